@@ -1,0 +1,1 @@
+"""One adapter: its description, its making, its arithmetic, and what it costs."""

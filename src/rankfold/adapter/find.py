@@ -1,0 +1,28 @@
+"""Finding adapters in a model, whoever wrapped its layers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from rankfold.adapter.module import Adapter
+
+
+@runtime_checkable
+class AdapterHost(Protocol):
+    """A layer that carries adapters, by name."""
+
+    rankfold_adapters: Mapping[str, Adapter]
+    active_adapters: list[str]
+
+
+def hosts_in(model: nn.Module) -> Iterator[tuple[str, AdapterHost]]:
+    """Yield every layer that carries adapters, with its path."""
+    return ((path, module) for path, module in model.named_modules() if isinstance(module, AdapterHost))
+
+
+def adapters_in(model: nn.Module) -> Iterator[tuple[str, str, Adapter]]:
+    """Yield every adapter of a model, with the path of its layer and its name."""
+    for path, host in hosts_in(model):
+        for name, adapter in host.rankfold_adapters.items():
+            yield path, name, adapter

@@ -1,0 +1,135 @@
+"""How the two sides of an adapter meet the input and the output of the base layer's kind.
+
+An adapter is three matrices. What differs between a linear layer, an embedding and a convolution is only how the down factor
+reads the input (`project`), how the core acts on the code in between (`mix`), and how the up factor writes the output
+(`expand`); and the shape that their product has as a base weight.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Geometry(ABC):
+    """The kind and the sizes of a base layer.
+
+    `in_features` and `out_features` are the sizes of the matrix that the adapter adds to, out_features x in_features.
+    """
+
+    in_features: int
+    out_features: int
+
+    @abstractmethod
+    def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
+        """Return the code of an input: down [rank, in_features] applied to it, after dropout."""
+
+    @abstractmethod
+    def mix(self, code: Tensor, core: Tensor) -> Tensor:
+        """Return the code after the core [rank_up, rank]."""
+
+    @abstractmethod
+    def expand(self, code: Tensor, up: Tensor) -> Tensor:
+        """Return up [out_features, rank_up] applied to a code, in the shape of the base layer's output."""
+
+    @abstractmethod
+    def as_base_weight(self, matrix: Tensor) -> Tensor:
+        """Return a matrix [out_features, in_features] in the shape of the base layer's weight."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Linear(Geometry):
+    """A linear layer; `transposed` where the weight is stored as [in_features, out_features] (GPT-2's Conv1D)."""
+
+    in_features: int
+    out_features: int
+    transposed: bool = False
+
+    def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
+        """Read the last axis: x [*batch, in_features] to code [*batch, rank]."""
+        return F.linear(dropout(x), down)
+
+    def mix(self, code: Tensor, core: Tensor) -> Tensor:
+        """Act on the last axis."""
+        return F.linear(code, core)
+
+    def expand(self, code: Tensor, up: Tensor) -> Tensor:
+        """Write the last axis: code [*batch, rank_up] to [*batch, out_features]."""
+        return F.linear(code, up)
+
+    def as_base_weight(self, matrix: Tensor) -> Tensor:
+        """Transpose where the layer stores its weight transposed."""
+        return matrix.T if self.transposed else matrix
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Embedding(Geometry):
+    """An embedding; its input is one of `in_features` tokens, as if one-hot."""
+
+    in_features: int
+    out_features: int
+
+    def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
+        """Look up one column of down for each token: x [*batch] to code [*batch, rank]."""
+        code = F.embedding(x, down.T)
+        # Dropout of a one-hot input drops or keeps the token as a whole.
+        return code * dropout(code.new_ones(x.shape)).unsqueeze(-1)
+
+    def mix(self, code: Tensor, core: Tensor) -> Tensor:
+        """Act on the last axis."""
+        return F.linear(code, core)
+
+    def expand(self, code: Tensor, up: Tensor) -> Tensor:
+        """Write the last axis: code [*batch, rank_up] to [*batch, out_features]."""
+        return F.linear(code, up)
+
+    def as_base_weight(self, matrix: Tensor) -> Tensor:
+        """Transpose: an embedding stores one row a token."""
+        return matrix.T
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Conv2d(Geometry):
+    """A two-dimensional convolution; in_features counts the input channels of one group times the kernel's area."""
+
+    in_channels: int
+    out_features: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    dilation: tuple[int, int]
+    groups: int
+    padding_mode: str
+    pad_widths: tuple[int, ...]
+
+    @property
+    def in_features(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] (derived here)
+        """Input channels of one group times the kernel's area."""
+        height, width = self.kernel_size
+        return self.in_channels // self.groups * height * width
+
+    def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
+        """Convolve x [batch, channels, height, width] with down as a kernel, each group alone."""
+        x, padding = dropout(x), self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self.pad_widths, mode=self.padding_mode), (0, 0)
+        kernel = down.reshape(down.shape[0], self.in_channels // self.groups, *self.kernel_size)
+        kernel = kernel.repeat(self.groups, 1, 1, 1)
+        return F.conv2d(x, kernel, None, self.stride, padding, self.dilation, self.groups)
+
+    def mix(self, code: Tensor, core: Tensor) -> Tensor:
+        """Act on the channels of every group."""
+        return F.conv2d(code, core[:, :, None, None].repeat(self.groups, 1, 1, 1), groups=self.groups)
+
+    def expand(self, code: Tensor, up: Tensor) -> Tensor:
+        """Write the channels, each group from its own code."""
+        return F.conv2d(code, up[:, :, None, None], groups=self.groups)
+
+    def as_base_weight(self, matrix: Tensor) -> Tensor:
+        """Fold the columns back into channels and kernel."""
+        return matrix.reshape(self.out_features, self.in_channels // self.groups, *self.kernel_size)

@@ -1,0 +1,54 @@
+"""Every exception and warning of rankfold.
+
+Each error derives from `RankfoldError` and from the builtin that fits, so that callers may catch either.
+A message is one sentence that names the value that is wrong, then what to do about it.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RankfoldError(Exception):
+    """Any error raised on purpose by rankfold."""
+
+
+class SpecError(RankfoldError, ValueError):
+    """A method, option, factor or target that cannot be built as asked."""
+
+
+class DataError(RankfoldError, ValueError):
+    """Data that cannot be trained or evaluated on: missing column, empty split, unknown label."""
+
+
+class AdapterFileError(RankfoldError, ValueError):
+    """A saved adapter that is damaged, incomplete, or belongs to another base model."""
+
+
+class TrainingError(RankfoldError, RuntimeError):
+    """A run that cannot go on, such as a loss that is not a number."""
+
+
+class OutputExistsError(RankfoldError, FileExistsError):
+    """An output that exists already and may not be overwritten."""
+
+
+class NotExactError(RankfoldError, ValueError):
+    """An operation that could only be done approximately where exactness was asked for."""
+
+
+class RankfoldWarning(UserWarning):
+    """Something that works but that the user can improve by acting."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> SpecError:
+    """Return the error for a name that is not known, with the nearest known one as a suggestion.
+
+    Args:
+        kind: What the name stands for, such as "method" or "option of 'lora'".
+        name: The name as it was given.
+        known: The names that would have been accepted.
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return SpecError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")

@@ -1,0 +1,46 @@
+"""Matrices. A factor yields one matrix; a spec describes a factor without tensors.
+
+The union `FactorSpec` is closed: a new kind of factor adds its file and its line here, and the type checker lists every
+`match` that has to answer for it.
+"""
+
+from rankfold.factors.base import Factor
+from rankfold.factors.dense import Dense, DenseSpec
+from rankfold.factors.diagonal import Diagonal, DiagonalSpec
+from rankfold.factors.initial import INITIALS, Initial, initial_matrix, standard_deviation
+from rankfold.factors.pool import SHARES, Pool, Share, Window
+from rankfold.factors.relay import RELAY_MAPS, Relay, RelayMap, RelaySpec, rank_cap
+from rankfold.factors.relay_batch import RelayBatches
+from rankfold.factors.seeded import Seeded, SeededSpec
+
+FactorSpec = DenseSpec | RelaySpec | SeededSpec
+"""What may stand at either side of an adapter."""
+
+CoreSpec = DenseSpec | DiagonalSpec
+"""What may stand between the two sides."""
+
+__all__ = [
+    "INITIALS",
+    "RELAY_MAPS",
+    "SHARES",
+    "CoreSpec",
+    "Dense",
+    "DenseSpec",
+    "Diagonal",
+    "DiagonalSpec",
+    "Factor",
+    "FactorSpec",
+    "Initial",
+    "Pool",
+    "Relay",
+    "RelayBatches",
+    "RelayMap",
+    "RelaySpec",
+    "Seeded",
+    "SeededSpec",
+    "Share",
+    "Window",
+    "initial_matrix",
+    "rank_cap",
+    "standard_deviation",
+]

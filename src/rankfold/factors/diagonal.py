@@ -1,0 +1,75 @@
+"""A square factor with trained numbers on its diagonal only."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rankfold.errors import SpecError, unknown_name
+from rankfold.factors.base import Factor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DiagonalSpec:
+    """Description of a `Diagonal` factor.
+
+    Args:
+        initial: `zeros` or `ones`.
+
+    Raises:
+        SpecError: If `initial` is neither.
+    """
+
+    initial: Literal["zeros", "ones"] = "zeros"
+    kind: Literal["diagonal"] = "diagonal"
+
+    def __post_init__(self) -> None:
+        """Check the initial value."""
+        if self.initial not in ("zeros", "ones"):
+            raise unknown_name("initial value of a diagonal core", self.initial, ("zeros", "ones"))
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the matrix is zero at the start."""
+        return self.initial == "zeros"
+
+    def build(self, rows: int, cols: int) -> "Diagonal":
+        """Return the factor, not yet reset."""
+        if rows != cols:
+            raise SpecError(
+                f"a diagonal core is square, but it stands between ranks {rows} and {cols}; give both sides one rank."
+            )
+        return Diagonal(rows, initial=self.initial)
+
+    def numbers(self, rows: int, cols: int) -> int:  # noqa: ARG002 (a diagonal core is square)
+        """Return how many numbers are trained, and stored."""
+        return rows
+
+
+@final
+class Diagonal(Factor):
+    """diag(d) with d trained: the middle factor of AdaLoRA (Zhang et al., 2023, eq. 3).
+
+    Cost: one number a rank, trained and stored.
+
+    Args:
+        rank: Rows and columns.
+        initial: `zeros` or `ones`.
+    """
+
+    def __init__(self, rank: int, *, initial: Literal["zeros", "ones"] = "zeros") -> None:
+        super().__init__(rank, rank)
+        self.initial = initial
+        self.weight = nn.Parameter(torch.zeros(rank))
+
+    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        """Return the diagonal matrix."""
+        return torch.diag(self.weight)
+
+    @torch.no_grad()
+    def reset(self, *, seed: int, name: str) -> None:  # noqa: ARG002 (nothing is drawn)
+        """Fill the diagonal."""
+        self.weight.fill_(0.0 if self.initial == "zeros" else 1.0)

@@ -1,0 +1,94 @@
+"""Sharing: one owner for each factor that several layers use.
+
+A pool serves one side (down or up) of one adapter on one model. The first layer that asks for a factor is told to own it,
+which means to register it; the others use the same module without registering it. So parameter counts, optimisers and files
+see a shared factor once, and moving or replacing its parameters can never separate the layers that use it.
+"""
+
+from collections.abc import Callable
+from typing import Literal, final, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rankfold.factors.base import Factor
+
+Share = Literal["none", "module_type", "in_features", "slice"]
+"""Which layers use one factor: `none` each its own; `module_type` those whose names end alike and whose sizes agree
+(ShareLoRA); `in_features` those of one input width (EffiLoRA; down side only); `slice` all of them, each using the first
+rows and columns of one factor as large as the largest."""
+
+SHARES: tuple[Share, ...] = get_args(Share)
+
+
+@final
+class Window(Factor):
+    """The first rows and columns of a larger, shared factor. Its parameters are the source's.
+
+    Args:
+        source: The factor that is looked into.
+        rows: How many of its rows.
+        cols: How many of its columns.
+    """
+
+    def __init__(self, source: Factor, rows: int, cols: int) -> None:
+        super().__init__(rows, cols)
+        self.source = source
+
+    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        """Return the top left part of the source's matrix."""
+        return self.source()[: self.rows, : self.cols]
+
+    def reset(self, *, seed: int, name: str) -> None:
+        """Do nothing: the owner resets the source."""
+
+
+@final
+class Pool:
+    """The factors of one side of one adapter, by group of layers.
+
+    Reserve every layer's size first: a sliced factor must be as large as the largest.
+
+    Args:
+        share: Which layers use one factor.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self.share: Share = share
+        self._largest = (1, 1)
+        self._factors: dict[str, Factor] = {}
+
+    def reserve(self, rows: int, cols: int) -> None:
+        """Announce that a layer will ask for a factor of this size."""
+        self._largest = max(self._largest[0], rows), max(self._largest[1], cols)
+
+    def take(
+        self, path: str, rows: int, cols: int, create: Callable[[str, int, int], Factor]
+    ) -> tuple[Factor, Factor | None]:
+        """Return the factor for a layer, and the factor that this layer has to own, or None if another one does.
+
+        Args:
+            path: The layer's path; its last part is the module type.
+            rows: Outputs of the factor.
+            cols: Inputs of the factor.
+            create: Called with the group's name, rows and cols where the group has no factor yet.
+        """
+        size = self._largest if self.share == "slice" else (rows, cols)
+        group = self._group(path, rows, cols)
+        is_first = group not in self._factors
+        if is_first:
+            self._factors[group] = create(group, *size)
+        factor = self._factors[group]
+        view = factor if size == (rows, cols) else Window(factor, rows, cols)
+        return view, factor if is_first else None
+
+    def _group(self, path: str, rows: int, cols: int) -> str:
+        match self.share:
+            case "none":
+                return path
+            case "module_type":
+                return f"shared.{path.rpartition('.')[2]}.{rows}x{cols}"
+            case "in_features":
+                return f"shared.in_features.{rows}x{cols}"
+            case "slice":
+                return "shared.slice"

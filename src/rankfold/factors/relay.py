@@ -1,0 +1,183 @@
+"""The relayed factor: the first entries of a square, low-rank product, laid out as a thin matrix."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol, final, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rankfold.errors import SpecError, unknown_name
+from rankfold.factors.base import Factor
+from rankfold.factors.initial import Initial, standard_deviation
+from rankfold.seeding import random_matrix, random_order
+
+RelayMap = Literal["row_major", "strided", "permuted"]
+"""Which entry of the square becomes which entry of the factor: `row_major` as in the paper's Figure 2; `strided` reads at
+equal distances that visit every entry once; `permuted` follows a fixed random order. Only the last two keep the rank."""
+
+RELAY_MAPS: tuple[RelayMap, ...] = get_args(RelayMap)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RelaySpec:
+    """Description of a `Relay` factor.
+
+    Args:
+        k: Inner width of the square product.
+        map: Which entry of the square goes where.
+        initial: Variance of the factor's entries at the start; with `zeros` the left matrix of the product is zero.
+        std: Standard deviation of the entries of both small matrices, in place of the one that `initial` implies.
+
+    Raises:
+        SpecError: If `k` is less than one, `std` is not positive, or `map` or `initial` is unknown.
+    """
+
+    k: int = 8
+    map: RelayMap = "strided"
+    initial: Initial = "kaiming"
+    std: float | None = None
+    kind: Literal["relay"] = "relay"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.k < 1:
+            raise SpecError(f"k={self.k} leaves a relayed factor without entries; give k at least 1.")
+        if self.map not in RELAY_MAPS:
+            raise unknown_name("relay map", self.map, RELAY_MAPS)
+        if self.std is not None and not self.std > 0:
+            raise SpecError(f"std={self.std} must be positive; leave it out for the variance of 'initial'.")
+        standard_deviation(self.initial, 1, 1)
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the matrix is zero at the start."""
+        return self.initial == "zeros"
+
+    def build(self, rows: int, cols: int) -> "Relay":
+        """Return the factor, not yet reset."""
+        return Relay(rows, cols, k=self.k, order=self.map, initial=self.initial, std=self.std)
+
+    def numbers(self, rows: int, cols: int) -> int:
+        """Return how many numbers are trained, and stored."""
+        return 2 * self.k * square_side(rows * cols)
+
+
+class Materialiser(Protocol):
+    """Something that computes the matrices of many relayed factors at once."""
+
+    def matrix(self, relay: "Relay") -> Tensor:
+        """Return the matrix of one of them."""
+        ...
+
+
+@final
+class Relay(Factor):
+    r"""A thin matrix read from a square product of two small ones.
+
+    With side $d = \lceil\sqrt{rows \cdot cols}\rceil$, entry i of the matrix, counted row by row, is the entry of
+    `left @ right` (d x k times k x d) that the map assigns to i.
+
+    Reference: Relayed LoRA, section 3 and Figure 2; `tests/reference/relay.py`.
+    Cost: 2 k d trained and stored; 2 k d^2 operations to build.
+
+    Args:
+        rows: Outputs of the factor.
+        cols: Inputs of the factor.
+        k: Inner width of the square product.
+        order: Which entry of the square goes where.
+        initial: Variance of the factor's entries at the start.
+        std: Standard deviation of the small matrices' entries, in place of the one that `initial` implies.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        cols: int,
+        *,
+        k: int = 8,
+        order: RelayMap = "strided",
+        initial: Initial = "kaiming",
+        std: float | None = None,
+    ) -> None:
+        super().__init__(rows, cols)
+        self.k = k
+        self.order: RelayMap = order
+        self.initial: Initial = initial
+        self.std = std
+        self.side = square_side(rows * cols)
+        self.left = nn.Parameter(torch.zeros(self.side, k))
+        self.right = nn.Parameter(torch.zeros(k, self.side))
+        self.materialiser: Materialiser | None = None
+
+    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        """Return the matrix, from the batch it belongs to if a forward pass of the model is under way."""
+        if self.materialiser is not None and not torch.compiler.is_compiling():
+            return self.materialiser.matrix(self)
+        return read_square(self.left @ self.right, self)
+
+    @torch.no_grad()
+    def reset(self, *, seed: int, name: str) -> None:
+        """Draw both small matrices so that the product has the asked variance; `zeros` zeroes the left one."""
+        if self.left.is_meta:
+            return
+        variance_like: Initial = "kaiming" if self.initial == "zeros" else self.initial
+        # An entry of the product is a sum of k products, so its variance is k times the fourth power of the small std.
+        std = self.std or (standard_deviation(variance_like, self.rows, self.cols) ** 2 / self.k) ** 0.25
+        left_std = 0.0 if self.initial == "zeros" else std
+        self.left.copy_(random_matrix(self.side, self.k, seed=seed, name=f"{name}.left", std=left_std))
+        self.right.copy_(random_matrix(self.k, self.side, seed=seed, name=f"{name}.right", std=std))
+
+    def extra_repr(self) -> str:
+        """Return size, inner width and map for `repr`."""
+        return f"{self.rows} x {self.cols}, k={self.k}, map={self.order}"
+
+
+def square_side(entries: int) -> int:
+    """Return the side of the smallest square with at least so many entries."""
+    return math.isqrt(entries - 1) + 1
+
+
+def read_square(square: Tensor, relay: Relay) -> Tensor:
+    """Return the entries of the square [side, side] that make up the factor [rows, cols]."""
+    flat = square.reshape(-1)
+    positions = positions_in_square(relay.order, relay.rows * relay.cols, square.device)
+    entries = flat[: relay.rows * relay.cols] if positions is None else flat[positions]
+    return entries.reshape(relay.rows, relay.cols)
+
+
+@lru_cache(maxsize=256)
+def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> Tensor | None:
+    """Return the flat position in the square of each entry, or None where they are the first ones in order."""
+    side = square_side(entries)
+    size = side * side
+    match order:
+        case "row_major":
+            return None
+        case "strided":
+            step = next(step for step in range(side + 1, 2 * size + 2) if math.gcd(step, size) == 1)
+            return (torch.arange(entries, device=device, dtype=torch.int64) * step) % size
+        case "permuted":
+            # One fixed order a size: it is part of the file format, not of the seed.
+            return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
+
+
+def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:
+    """Return the largest rank that the map allows the factor, which may be less than min(rows, cols).
+
+    Row by row, neighbouring rows of the factor come out of the same row of the square, and the product has rank k only:
+    where the factor's columns divide the side, its rank is at most k side / cols; where the side divides its columns, at
+    most k cols / side. Found by measurement, see the project's log.
+    """
+    full = min(rows, cols)
+    if spec.map != "row_major":
+        return full
+    side = square_side(rows * cols)
+    if side % cols == 0:
+        return min(full, spec.k * side // cols)
+    if cols % side == 0:
+        return min(full, spec.k * cols // side)
+    return full

@@ -1,0 +1,128 @@
+"""All relayed squares of one shape in one batched product, once for each forward pass of the model.
+
+A pass lasts from the model's forward pre-hook to its forward hook. Inside it the first relayed factor asked for builds all
+factors of its shape and the others take theirs from the result. Outside it (a layer called alone, a layer recomputed by
+gradient checkpointing during the backward pass) each factor builds itself. Nothing outlives a pass, so an optimiser step,
+however it writes its parameters, can never be missed.
+
+The product is a `torch.autograd.Function` that keeps what it needs on its context instead of among the saved tensors:
+non-reentrant checkpointing counts the saved tensors of a region, and a region must count the same whether it was the one
+that built the batch or not.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from rankfold.factors.relay import Relay, positions_in_square
+
+
+def materialise(relays: Sequence[Relay]) -> tuple[Tensor, ...]:
+    """Return the matrices of relayed factors of one side and k, each of shape [rows, cols]."""
+    parameters = [parameter for relay in relays for parameter in (relay.left, relay.right)]
+    matrices: tuple[Tensor, ...] = _SquareProducts.apply(tuple(relays), *parameters)
+    # A frozen factor in a batch with trained ones must not ask its layer for a gradient.
+    return tuple(
+        matrix if relay.left.requires_grad or relay.right.requires_grad else matrix.detach()
+        for relay, matrix in zip(relays, matrices, strict=True)
+    )
+
+
+@final
+class RelayBatches:
+    """The relayed factors of one adapter, batched by shape. Register `begin` and `end` as hooks of the model.
+
+    Args:
+        relays: The factors; their `materialiser` is set to the new object.
+    """
+
+    def __init__(self, relays: Iterable[Relay]) -> None:
+        self.relays = tuple(relays)
+        self._in_pass = False
+        self._matrices: dict[tuple[int, bool], Tensor] = {}
+        for relay in self.relays:
+            relay.materialiser = self
+
+    def begin(self, _module: nn.Module, _args: Any) -> None:
+        """Start a forward pass: a forward pre-hook."""
+        self._in_pass = True
+        self._matrices.clear()
+
+    def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Finish a forward pass: a forward hook, to be called after an error too."""
+        self._in_pass = False
+        self._matrices.clear()
+
+    def matrix(self, relay: Relay) -> Tensor:
+        """Return the matrix of one factor, shape [rows, cols]."""
+        if not self._in_pass:
+            return materialise((relay,))[0]
+        # Reentrant checkpointing runs parts of a pass without gradients; what it builds is of no use to the others.
+        with_gradient = torch.is_grad_enabled()
+        if (id(relay), with_gradient) not in self._matrices:
+            peers = [peer for peer in self.relays if peer is relay or _can_be_built_together(peer, relay)]
+            for peer, matrix in zip(peers, materialise(peers), strict=True):
+                self._matrices[id(peer), with_gradient] = matrix
+        return self._matrices[id(relay), with_gradient]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the matrices of a pass out of copies and pickles."""
+        return {"relays": self.relays, "_in_pass": False, "_matrices": {}}
+
+
+def _can_be_built_together(peer: Relay, relay: Relay) -> bool:
+    """Whether two factors have squares of one shape, both at hand: not offloaded and not sharded away."""
+    return all(
+        mine.shape == theirs.shape
+        and mine.dtype == theirs.dtype
+        and mine.device == theirs.device
+        and type(mine) is type(theirs)
+        for mine, theirs in ((peer.left, relay.left), (peer.right, relay.right))
+    )
+
+
+@final
+class _SquareProducts(torch.autograd.Function):
+    """left @ right of many factors as one batched product, in float32 at least, read out by each factor's map."""
+
+    @staticmethod
+    def forward(ctx: Any, relays: tuple[Relay, ...], *parameters: Tensor) -> tuple[Tensor, ...]:
+        dtype = torch.promote_types(parameters[0].dtype, torch.float32)
+        lefts = torch.stack(parameters[0::2]).to(dtype)
+        rights = torch.stack(parameters[1::2]).to(dtype)
+        ctx.set_materialize_grads(False)
+        ctx.lefts, ctx.rights, ctx.dtype = lefts, rights, parameters[0].dtype
+        ctx.readings = [
+            (relay.rows, relay.cols, positions_in_square(relay.order, relay.rows * relay.cols, lefts.device))
+            for relay in relays
+        ]
+        with torch.autocast(lefts.device.type, enabled=False):
+            squares = torch.bmm(lefts, rights).flatten(1)
+        return tuple(
+            (square[: rows * cols] if positions is None else square[positions]).reshape(rows, cols).to(ctx.dtype)
+            for square, (rows, cols, positions) in zip(squares, ctx.readings, strict=True)
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        count, side, _ = ctx.lefts.shape
+        squares = torch.zeros(count, side * side, dtype=ctx.lefts.dtype, device=ctx.lefts.device)
+        for square, gradient, (rows, cols, positions) in zip(squares, gradients, ctx.readings, strict=True):
+            if gradient is not None:
+                entries = gradient.reshape(-1).to(square.dtype)
+                if positions is None:
+                    square[: rows * cols] = entries
+                else:
+                    square[positions] = entries
+        squares = squares.view(count, side, side)
+        with torch.autocast(squares.device.type, enabled=False):
+            for_lefts = torch.bmm(squares, ctx.rights.transpose(1, 2)).to(ctx.dtype)
+            for_rights = torch.bmm(ctx.lefts.transpose(1, 2), squares).to(ctx.dtype)
+        pairs = zip(for_lefts, for_rights, gradients, strict=True)
+        return None, *(
+            None if gradient is None else each for left, right, gradient in pairs for each in (left, right)
+        )

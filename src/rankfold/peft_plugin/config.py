@@ -1,0 +1,186 @@
+"""The configuration: a `peft.PeftConfig` that carries an adapter's spec and says which layers get it."""
+
+import enum
+import json
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, cast, final
+
+from peft import PeftConfig
+from peft.utils import PeftType
+from peft.utils.other import get_pattern_key
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from rankfold.adapter.spec import AdapterSpec, DropoutPosition, Scaling
+from rankfold.errors import SpecError, unknown_name
+from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
+from rankfold.presets import find
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_FACTOR: TypeAdapter[FactorSpec] = TypeAdapter(Annotated[FactorSpec, Field(discriminator="kind")], config=_STRICT)
+_CORE: TypeAdapter[CoreSpec] = TypeAdapter(Annotated[CoreSpec, Field(discriminator="kind")], config=_STRICT)
+
+
+class RankfoldPeftType(str, enum.Enum):
+    """The name of our method in PEFT's tables and files: PEFT reads `.value`, so a plain string would not do."""
+
+    RANKFOLD = "RANKFOLD"
+
+
+@final
+@dataclass
+class RankfoldConfig(PeftConfig):
+    """Configuration of an adapter: its factors, and the layers that get it.
+
+    The factors are stored in full, whatever preset they came from, so that a file never depends on a preset's defaults.
+    Make one with `rankfold.config(preset, ...)`, or give factors yourself for a composition that nobody has published.
+
+    Args:
+        r: Rank.
+        rank_up: Columns of the up factor, if they differ from `r`; takes a core.
+        alpha: The number in the scaling.
+        scaling: `alpha_over_r`, `alpha_over_sqrt_r`, `none` or `learned`.
+        dropout: Probability of dropout.
+        dropout_position: `input` or `output`.
+        down: The factor r x in_features.
+        core: The factor rank_up x r, if any.
+        up: The factor out_features x rank_up.
+        share_down: Which layers use one down factor: `none`, `module_type`, `in_features` or `slice`.
+        share_up: Which layers use one up factor: `none`, `module_type` or `slice`.
+        seed: Seed of frozen factors, and of the initial values of the others.
+        target_modules: Names or a regular expression of the layers, or "all-linear"; the model's usual ones if left out.
+        exclude_modules: Names or a regular expression of layers to leave out.
+        layers_to_transform: Indices of the blocks whose layers are adapted.
+        layers_pattern: Name of the list of blocks, where it is not found by itself.
+        rank_pattern: Ranks of single layers, by name or regular expression.
+        alpha_pattern: Alphas of single layers, by name or regular expression.
+        modules_to_save: Modules that are trained and saved whole, such as a new head.
+        bias: `none`; biases are not trained.
+        init_weights: False starts at random values in place of zero, so that the adapter changes something at once.
+        preset: The preset that the factors came from, for the record.
+        base_fingerprint: A sketch of the base weights, written when an adapter is added to a model; loading compares it.
+
+    Raises:
+        SpecError: If a value is not possible.
+    """
+
+    r: int = 8
+    rank_up: int | None = None
+    alpha: float = 16.0
+    scaling: Scaling = "alpha_over_r"
+    dropout: float = 0.0
+    dropout_position: DropoutPosition = "input"
+    down: FactorSpec = field(default_factory=DenseSpec)
+    core: CoreSpec | None = None
+    up: FactorSpec = field(default_factory=lambda: DenseSpec("zeros"))
+    share_down: Share = "none"
+    share_up: Share = "none"
+    seed: int = 0
+    target_modules: list[str] | set[str] | str | None = None
+    exclude_modules: list[str] | set[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict[str, int])
+    alpha_pattern: dict[str, float] = field(default_factory=dict[str, float])
+    modules_to_save: list[str] | None = None
+    bias: str = "none"
+    init_weights: bool = True
+    preset: str | None = None
+    base_fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        """Read factors that come from a file, then check everything that needs no model."""
+        super().__post_init__()
+        self.peft_type = cast("PeftType", RankfoldPeftType.RANKFOLD)
+        self.down = _read(_FACTOR, self.down, "down")
+        self.up = _read(_FACTOR, self.up, "up")
+        self.core = None if self.core is None else _read(_CORE, self.core, "core")
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)
+        # Only a fingerprint that came with the configuration is compared: one that is written into it later is a record.
+        self.expected_fingerprint = self.base_fingerprint
+        if self.bias != "none":
+            raise SpecError(f"bias='{self.bias}' is not supported; leave it at 'none', or name modules in modules_to_save.")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise SpecError("layers_pattern without layers_to_transform selects nothing; give both.")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise SpecError("layers_to_transform has no effect on a regular expression; give target_modules as a list.")
+        self.spec_for("")
+        for path in {*self.rank_pattern, *self.alpha_pattern}:
+            self.spec_for(path)
+
+    def spec_for(self, path: str) -> AdapterSpec:
+        """Return the spec that holds for the layer at `path`.
+
+        Raises:
+            SpecError: If it is not possible.
+        """
+        rank = self.rank_pattern.get(get_pattern_key(self.rank_pattern.keys(), path), self.r)
+        alpha = self.alpha_pattern.get(get_pattern_key(self.alpha_pattern.keys(), path), self.alpha)
+        spec = AdapterSpec(
+            rank=rank,
+            rank_up=self.rank_up,
+            alpha=alpha,
+            scaling=self.scaling,
+            dropout=self.dropout,
+            dropout_position=self.dropout_position,
+            down=self.down,
+            core=self.core,
+            up=self.up,
+            share_down=self.share_down,
+            share_up=self.share_up,
+            seed=self.seed,
+        )
+        return spec if self.init_weights else spec.with_random_start()
+
+
+_SPEC_FIELDS = {"r": "rank"} | {
+    each: each
+    for each in (
+        "rank_up alpha scaling dropout dropout_position down core up share_down share_up seed".split()
+    )
+}
+_INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint"}
+
+
+def config(method: str, **options: Any) -> RankfoldConfig:
+    """Return the configuration of a published method.
+
+    Args:
+        method: Name of a preset; `rankfold methods` lists them.
+        **options: The preset's own options, and PEFT's for choosing layers: `target_modules`, `exclude_modules`,
+            `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`, `modules_to_save`, `task_type`,
+            `init_weights`, ...
+
+    Raises:
+        SpecError: If the method or an option is unknown, or a value is not possible.
+
+    Example:
+        >>> config("relayed_lora", r=8, k=4, target_modules=["query", "value"]).down
+        RelaySpec(k=4, map='strided', initial='zeros', std=None, kind='relay')
+    """
+    preset = find(method)
+    own = preset.options
+    targeting = {each.name for each in fields(RankfoldConfig)} - _SPEC_FIELDS.keys() - _INTERNAL_FIELDS
+    for name in options:
+        if name not in own and name not in targeting:
+            raise unknown_name(f"option of method '{method}'", name, {*own, *targeting})
+    spec = preset.spec(**{name: value for name, value in options.items() if name in own})
+    return RankfoldConfig(
+        preset=method,
+        **{name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()},
+        **{name: value for name, value in options.items() if name not in own},
+    )
+
+
+def _read(reader: TypeAdapter[Any], value: Any, role: str) -> Any:
+    """Return a factor's spec from a spec or from what a file says of it."""
+    try:
+        # Strict reading takes dictionaries from JSON only, which is where they come from.
+        return reader.validate_json(json.dumps(value)) if isinstance(value, dict) else reader.validate_python(value)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise SpecError(f"{role}={value!r} describes no factor ({faults}); give a spec such as DenseSpec().") from error

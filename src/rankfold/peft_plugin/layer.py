@@ -1,0 +1,173 @@
+"""A base layer with its adapters, as PEFT wants it."""
+
+import copy
+from typing import Any, final
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils.quantization_utils import QuantizationBackend
+from torch import Tensor, nn
+
+from rankfold.adapter.build import BuiltAdapter
+from rankfold.adapter.geometry import Linear
+from rankfold.adapter.module import Adapter
+from rankfold.errors import SpecError
+
+BASE = "__base__"
+"""In `adapter_names`, the name for rows that get no adapter."""
+
+
+@final
+class RankfoldLayer(nn.Module, BaseTunerLayer):
+    """A base layer plus the active ones of its adapters: y = base(x) + sum of adapter(x).
+
+    What an adapter trains is registered here by role, so that PEFT finds it under `<layer>.rankfold_<role>.<adapter>`. A
+    shared factor is registered at one layer only; the adapters themselves, which know all their factors, are held without
+    being registered.
+
+    Args:
+        base_layer: The layer that is adapted.
+        quantization_backend: How to read and write its weight, where it is quantised.
+    """
+
+    adapter_layer_names = ("rankfold_down", "rankfold_core", "rankfold_up", "rankfold_scale", "rankfold_dropout")
+    other_param_names = ("rankfold_adapters",)
+
+    def __init__(self, base_layer: nn.Module, quantization_backend: QuantizationBackend | None = None) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.quantization_backend = quantization_backend
+        self.rankfold_down = nn.ModuleDict()
+        self.rankfold_core = nn.ModuleDict()
+        self.rankfold_up = nn.ModuleDict()
+        self.rankfold_scale = nn.ModuleDict()
+        self.rankfold_dropout = nn.ModuleDict()
+        self.rankfold_adapters: dict[str, Adapter] = {}
+        self.merged_adapters: list[str] = []
+        self._before_merge: Tensor | nn.Module | None = None
+        self._disable_adapters = False
+        for size in ("in_features", "out_features"):
+            if hasattr(base_layer, size):
+                setattr(self, size, getattr(base_layer, size))
+
+    def update_layer(self, adapter_name: str, built: BuiltAdapter, *, inference_mode: bool) -> None:
+        """Add an adapter, on the device and in the dtype of the base layer."""
+        for role, part in built.owned.items():
+            getattr(self, f"rankfold_{role}")[adapter_name] = part
+        self.rankfold_adapters[adapter_name] = built.adapter
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        """Return the base layer's output plus the adapters' changes.
+
+        Args:
+            x: The base layer's input; its first axis is the batch.
+            *args: Passed to the base layer.
+            adapter_names: For each row its adapter, or `__base__`; None for the active adapters on every row.
+            **kwargs: Passed to the base layer.
+        """
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        if adapter_names is not None:
+            return self._forward_mixed(x, result, adapter_names)
+        if self.merged:
+            return result
+        # A quantised layer may return a view that must not be the operand of autograd.
+        changed = result if self.quantization_backend is None else self.quantization_backend.maybe_clone_base_result(result)
+        for name in self.active_adapters:
+            if name in self.rankfold_adapters:
+                changed = changed + self._change(name, x)
+        return changed.to(result.dtype)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: FBT001, FBT002 (PEFT's signature)
+        """Add adapters to the base weight, keeping the weight as it was, so that `unmerge` restores it bit for bit.
+
+        Args:
+            safe_merge: Refuse a merged weight that is not finite, leaving the base as it is.
+            adapter_names: Which adapters; the active ones if None.
+
+        Raises:
+            ValueError: If `safe_merge` finds a value that is not finite.
+            SpecError: If the base layer is quantised in a way that cannot be written.
+        """
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name not in self.rankfold_adapters:
+                continue
+            backend = self.quantization_backend
+            if backend is not None and not backend.supports_merge:
+                raise SpecError(f"a base layer quantised by {backend.backend_name} cannot be merged into; load it in float.")
+            weight = self.get_base_weight()
+            delta = self.get_delta_weight(name)
+            merged = (weight.to(torch.promote_types(weight.dtype, delta.dtype)) + delta.to(weight.device)).to(weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+            if self._before_merge is None:
+                self._before_merge = weight if backend is None else copy.deepcopy(self.get_base_layer())
+            self.set_base_weight(merged)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Restore the base layer as it was before the first merge."""
+        self.merged_adapters.clear()
+        before, self._before_merge = self._before_merge, None
+        if isinstance(before, nn.Module):
+            self.base_layer = before
+        elif before is not None:
+            self.get_base_layer().weight.data = before
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Return an adapter's change of the base weight, in its shape."""
+        with torch.no_grad():
+            return self.rankfold_adapters[adapter].delta_weight()
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002 (PEFT's signature)
+        """Whether PEFT's conversion to LoRA takes this kind of layer."""
+        return all(isinstance(adapter.geometry, Linear) for adapter in self.rankfold_adapters.values())
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Set the strength of an adapter, as a multiple of its own scaling."""
+        if adapter in self.rankfold_adapters:
+            self.rankfold_adapters[adapter].strength = scale
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the strength of the active adapters."""
+        for name in self.active_adapters:
+            if name in self.rankfold_adapters:
+                self.rankfold_adapters[name].strength *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the strength of the active adapters, or set it back to 1 if `scale` is None."""
+        for name in self.active_adapters:
+            if name in self.rankfold_adapters:
+                adapter = self.rankfold_adapters[name]
+                adapter.strength = 1.0 if scale is None else adapter.strength / scale
+
+    def _change(self, name: str, x: Tensor) -> Tensor:
+        adapter = self.rankfold_adapters[name]
+        change = adapter(self._cast_input_dtype(x, adapter.dtype) if x.is_floating_point() else x)
+        # Some embeddings multiply what they look up, and so must the adapter, or merging would change the output.
+        embed_scale = None if x.is_floating_point() else self._get_embed_scale()
+        return change if embed_scale is None else change * embed_scale.to(change.dtype)
+
+    def _forward_mixed(self, x: Tensor, result: Tensor, adapter_names: list[str]) -> Tensor:
+        if self.merged:
+            raise ValueError("Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first.")
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively."
+            )
+        result = result.clone()
+        for name in dict.fromkeys(adapter_names):
+            if name != BASE and name in self.rankfold_adapters:
+                rows = torch.tensor([row for row, of in enumerate(adapter_names) if of == name], device=x.device)
+                result[rows] = (result[rows] + self._change(name, x[rows])).to(result.dtype)
+        return result
+
+    def __repr__(self) -> str:
+        """Return PEFT's form of a layer's representation."""
+        return "rankfold." + super().__repr__()

@@ -1,0 +1,181 @@
+"""The tuner: puts adapters on a model's layers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, final
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from rankfold.adapter.build import Builder, Site
+from rankfold.errors import AdapterFileError, SpecError
+from rankfold.peft_plugin.config import RankfoldConfig
+from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
+from rankfold.peft_plugin.layer import BASE, RankfoldLayer
+from rankfold.peft_plugin.targets import Target, find_targets
+
+
+@final
+class RankfoldModel(BaseTuner):
+    """PEFT's tuner for rankfold adapters; made by `peft.get_peft_model`."""
+
+    prefix = "rankfold_"
+    tuner_layer_cls = RankfoldLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    # What layers share is owned by one of them, so adapters may be injected without this tuner being kept.
+    uses_shared_state = False
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,  # noqa: FBT001, FBT002 (PEFT's signature)
+        low_cpu_mem_usage: bool = False,  # noqa: FBT001, FBT002
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Add an adapter to the model, after checking that all of it is possible.
+
+        Raises:
+            SpecError: If a target matches nothing or cannot be adapted, or a rank is larger than a layer.
+            AdapterFileError: If the adapter was trained on another base model.
+        """
+        config: RankfoldConfig = self.peft_config[adapter_name]
+        self._targets = find_targets(self, model, config, state_dict)
+        if config.expected_fingerprint is not None:
+            check_fingerprint(config.expected_fingerprint, list(self._targets.values()))
+        config.base_fingerprint = fingerprint(list(self._targets.values()))
+        sites = {each.path: Site(each.geometry, config.spec_for(name)) for name, each in self._targets.items()}
+        self._builder = Builder(sites, name=adapter_name)
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+        self._batch_relays(model, adapter_name)
+        del self._targets, self._builder
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter from every layer."""
+        super().delete_adapter(adapter_name)
+        self._remove_hooks(adapter_name)
+
+    def _create_and_replace(
+        self,
+        peft_config: RankfoldConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        planned: Target = self._targets[current_key]
+        if isinstance(target, BaseTunerLayer) and not isinstance(target, RankfoldLayer):
+            raise SpecError(f"'{current_key}' carries an adapter of another PEFT method; unload that one first.")
+        layer = target
+        if not isinstance(layer, RankfoldLayer):
+            layer = RankfoldLayer(target, planned.quantization_backend)
+        built = self._builder.build(planned.path)
+        layer.update_layer(adapter_name, built, inference_mode=peft_config.inference_mode)
+        if layer is not target:
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(requires_grad=False)
+            self._replace_module(parent, target_name, layer, target)
+
+    def _batch_relays(self, model: nn.Module, adapter_name: str) -> None:
+        batches = self._builder.relay_batches()
+        if batches is not None:
+            self._hooks[adapter_name] = [
+                model.register_forward_pre_hook(batches.begin),
+                model.register_forward_hook(batches.end, always_call=True),
+            ]
+
+    @property
+    def _hooks(self) -> dict[str, list[RemovableHandle]]:
+        """The hooks on the model, by adapter; made on first use, since PEFT's constructor injects before ours could."""
+        return self.__dict__.setdefault("_rankfold_hooks", {})
+
+    def _remove_hooks(self, adapter_name: str) -> None:
+        for handle in self._hooks.pop(adapter_name, []):
+            handle.remove()
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        for adapter_name in list(self._hooks):
+            self._remove_hooks(adapter_name)
+        return model
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Refuse a file that lacks some of the adapter: PEFT would go on with random numbers in its place."""
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        wanted = {
+            f"{path}.{attribute}.{adapter_name}.{key}"
+            for path, layer in model.named_modules()
+            if isinstance(layer, RankfoldLayer)
+            for attribute in layer.adapter_layer_names
+            if adapter_name in getattr(layer, attribute)
+            for key in getattr(layer, attribute)[adapter_name].state_dict()
+        }
+        missing = sorted(wanted - remapped.keys())
+        if missing:
+            raise AdapterFileError(
+                f"the adapter's file lacks {len(missing)} of its {len(wanted)} tensors, such as '{missing[0]}'; it is "
+                "damaged or belongs to another base model."
+            )
+        surplus = sorted(key for key in remapped if f".{cls.prefix}" in key and key not in wanted)
+        if surplus:
+            raise AdapterFileError(
+                f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as '{surplus[0]}'; it "
+                "belongs to another base model or configuration."
+            )
+        return remapped
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names` to every layer for the time of one call.
+
+        Raises:
+            ValueError: If the model is in training mode, or a name is not one of an adapter.
+        """
+        adapter_names: list[str] | None = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        self._check_adapter_names(adapter_names)
+        beams = kwargs.get("num_beams")
+        # Beam search repeats every row; the encoder of an encoder-decoder model has run before that.
+        repeated = [name for name in adapter_names for _ in range(beams or 1)]
+        find_encoder = getattr(self.model, "get_encoder", None)
+        encoder = find_encoder() if find_encoder is not None and (beams or 1) > 1 else None
+        in_encoder = set() if encoder is None or encoder is self.model else set(encoder.modules())
+        handles = [
+            module.register_forward_pre_hook(
+                partial(_pass_adapter_names, adapter_names=adapter_names if module in in_encoder else repeated),
+                with_kwargs=True,
+            )
+            for module in self.modules()
+            if isinstance(module, RankfoldLayer | AuxiliaryTrainingWrapper)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_adapter_names(self, adapter_names: list[str]) -> None:
+        known = {name for layer in self.modules() if isinstance(layer, RankfoldLayer) for name in layer.rankfold_adapters}
+        unknown = sorted(set(adapter_names) - known - {BASE})
+        if unknown:
+            raise ValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; loaded are {', '.join(sorted(known))}, "
+                f"and '{BASE}' stands for none."
+            )
+
+
+def _pass_adapter_names(
+    _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, adapter_names: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "adapter_names": adapter_names}

@@ -1,0 +1,146 @@
+"""Which layers an adapter goes to: found, measured and checked before anything in the model is changed."""
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any, final
+
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, _maybe_include_all_linear_layers
+from peft.utils.quantization_utils import QuantizationBackend, get_quantization_kwargs, resolve_quantization_backend
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
+
+from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.errors import SpecError, unknown_name
+from rankfold.peft_plugin.config import RankfoldConfig
+
+if TYPE_CHECKING:
+    from rankfold.peft_plugin.model import RankfoldModel
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A layer that is to be adapted.
+
+    Args:
+        path: Where it is, below the deepest module that holds all targets. Unlike its full name this does not depend on
+            what the model is wrapped in, so frozen factors may be derived from it.
+        base_layer: The layer itself, without adapters around it.
+        geometry: Its kind and sizes.
+        quantization_backend: How to read and write its weight, where it is quantised.
+    """
+
+    path: str
+    base_layer: nn.Module
+    geometry: Geometry
+    quantization_backend: QuantizationBackend | None
+
+
+def find_targets(
+    tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig, state_dict: Mapping[str, Tensor] | None
+) -> dict[str, Target]:
+    """Return the layers that a configuration, or the keys of a state dict, names; by full name.
+
+    Empty if nothing matches: PEFT has its own error for that.
+
+    Raises:
+        SpecError: If a name, pattern or index matches no layer, or a layer is of a kind that cannot be adapted.
+    """
+    modules = dict(model.named_modules())
+    if state_dict is None:
+        names = _matching_names(tuner, model, config)
+        if names:
+            _check_that_all_match(config, names, modules)
+    else:
+        marker = f".{tuner.prefix}"
+        keyed = {key.rsplit(marker, 1)[0].removeprefix("_orig_mod.") for key in state_dict}
+        names = [name for name in modules if name in keyed]
+    quantization = get_quantization_kwargs(model)
+    shared = len(commonprefix([name.split(".")[:-1] for name in names]))
+    return {
+        name: _target(name, ".".join(name.split(".")[shared:]), modules[name], quantization) for name in names
+    }
+
+
+def _matching_names(tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig) -> list[str]:
+    # PEFT completes the configuration in place when it injects; here it must stay as it is.
+    completed: Any = copy.deepcopy(config)
+    completed = tuner._prepare_adapter_config(completed, tuner.get_model_config(model))
+    completed = _maybe_include_all_linear_layers(completed, model)
+    names: list[str] = []
+    wrapped: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name and not (wrapped and name.startswith(wrapped)) and tuner._check_target_module_exists(completed, name):
+            names.append(name)
+        if isinstance(module, BaseTunerLayer):
+            wrapped += (f"{name}.",)
+    return names
+
+
+def _check_that_all_match(config: RankfoldConfig, names: list[str], modules: Mapping[str, nn.Module]) -> None:
+    """Check that every name, pattern and index of the configuration matches a layer."""
+    if isinstance(config.target_modules, set):
+        for wanted in sorted(config.target_modules):
+            if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+                endings = {name.rpartition(".")[2] for name in modules if name}
+                raise unknown_name("target module", wanted, endings)
+    for option, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        for pattern in patterns:
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+                raise SpecError(f"{option} names '{pattern}', which matches no adapted layer; correct it or leave it out.")
+    for index in _indices(config.layers_to_transform):
+        if not any(str(index) in name.split(".") for name in names):
+            raise SpecError(f"layers_to_transform names block {index}, which has no adapted layer; leave it out.")
+
+
+def _indices(layers: Iterable[int] | int | None) -> Iterable[int]:
+    if layers is None:
+        return ()
+    return (layers,) if isinstance(layers, int) else layers
+
+
+def _target(name: str, path: str, module: nn.Module, quantization: dict[str, Any]) -> Target:
+    base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    backend = resolve_quantization_backend(base_layer, **quantization)
+    return Target(path, base_layer, _geometry(name, base_layer, backend), backend)
+
+
+def _geometry(name: str, layer: nn.Module, backend: QuantizationBackend | None) -> Geometry:
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        raise SpecError(
+            f"'{name}' is read by torch's MultiheadAttention without being called, so an adapter on it would do nothing; "
+            "exclude it by exclude_modules."
+        )
+    if isinstance(layer, nn.Embedding):
+        return Embedding(layer.num_embeddings, layer.embedding_dim)
+    if isinstance(layer, nn.Conv2d):
+        return Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            _pair(layer.kernel_size),
+            _pair(layer.stride),
+            layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
+            _pair(layer.dilation),
+            layer.groups,
+            layer.padding_mode,
+            tuple(layer._reversed_padding_repeated_twice),
+        )
+    if isinstance(layer, nn.Linear | Conv1D) or (backend is not None and backend.layer_type == "linear"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            in_features, out_features = _get_in_out_features(layer)
+        if in_features is not None and out_features is not None:
+            return Linear(in_features, out_features, transposed=isinstance(layer, Conv1D))
+    raise SpecError(
+        f"Target module '{name}' is not supported: it is a {type(layer).__name__}; "
+        "name Linear, Conv1D, Conv2d or Embedding layers in target_modules, or exclude it by exclude_modules."
+    )
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    return value[0], value[1]

@@ -1,0 +1,50 @@
+"""Methods as values. One file for each published method; a new file is found without being listed anywhere.
+
+Other packages add presets through the entry point group `rankfold.presets`.
+"""
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from rankfold.errors import SpecError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rankfold.presets._preset import Preset
+
+
+@cache
+def discover() -> "Mapping[str, Preset]":
+    """Return every preset by name: this package's files, then those of other packages.
+
+    Raises:
+        SpecError: If two presets have one name.
+    """
+    modules = (module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+    found: list[Preset] = [import_module(f"{__name__}.{name}").PRESET for name in modules]
+    found += [entry.load() for entry in entry_points(group="rankfold.presets")]
+    presets: dict[str, Preset] = {}
+    for preset in found:
+        if preset.name in presets:
+            raise SpecError(f"two presets are named '{preset.name}'; rename one of them.")
+        presets[preset.name] = preset
+    return MappingProxyType(presets)
+
+
+def find(name: str) -> "Preset":
+    """Return the preset of this name.
+
+    Raises:
+        SpecError: If there is none, with the nearest name.
+    """
+    if name not in discover():
+        raise unknown_name("method", name, discover())
+    return discover()[name]
+
+
+__all__ = ["discover", "find"]

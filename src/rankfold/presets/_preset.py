@@ -1,0 +1,108 @@
+"""What a preset is: a published method as a value."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, final, get_args, get_origin, get_type_hints
+
+from rankfold.adapter.spec import AdapterSpec
+from rankfold.errors import SpecError, unknown_name
+
+# Options that several methods have, with the words that explain them.
+Rank = Annotated[int, "rank of the adapter"]
+Alpha = Annotated[float, "the number in the scaling"]
+Dropout = Annotated[float, "probability of dropout"]
+Seed = Annotated[int, "seed of frozen factors and of initial values"]
+Reading = Literal["recommended", "paper"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a preset.
+
+    Args:
+        name: Its name.
+        types: The types a value may have.
+        default: Its default.
+        choices: The values it may have, if they are few.
+        help: What it means, in a few words.
+    """
+
+    name: str
+    types: tuple[type, ...]
+    default: Any
+    choices: tuple[Any, ...] | None
+    help: str
+
+    @property
+    def type(self) -> "type":
+        """The main type of a value."""
+        return self.types[0]
+
+    def checked(self, value: Any, preset: str) -> Any:
+        """Return a value in the option's type.
+
+        Raises:
+            SpecError: If the value has another type, or is none of the choices.
+        """
+        if self.choices is not None:
+            if value not in self.choices:
+                raise unknown_name(f"value of '{self.name}' for method '{preset}'", str(value), map(str, self.choices))
+            return value
+        if float in self.types and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):
+            wanted = " or ".join("none" if kind is NoneType else kind.__name__ for kind in self.types)
+            raise SpecError(f"{self.name}={value!r} of method '{preset}' is not {wanted}; give one.")
+        return value
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A published method: where it comes from, and the spec it stands for.
+
+    Args:
+        name: The name in configurations and on the command line.
+        title: The name in prose.
+        paper: Authors, year and where to find it.
+        summary: What is special about it, in one sentence.
+        learning_rate: A learning rate for AdamW that is a good start.
+        build: Returns the spec; its keyword parameters are the options, annotated with their meaning.
+    """
+
+    name: str
+    title: str
+    paper: str
+    summary: str
+    learning_rate: float
+    build: Callable[..., AdapterSpec]
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """The options, by name."""
+        hints = get_type_hints(self.build, include_extras=True)
+        parameters = inspect.signature(self.build).parameters.values()
+        return {each.name: _option(each.name, hints[each.name], each.default) for each in parameters}
+
+    def spec(self, **options: Any) -> AdapterSpec:
+        """Return the adapter's spec.
+
+        Raises:
+            SpecError: If an option is unknown, or its value is not possible.
+        """
+        known = self.options
+        for name in options:
+            if name not in known:
+                raise unknown_name(f"option of method '{self.name}'", name, known)
+        return self.build(**{name: known[name].checked(value, self.name) for name, value in options.items()})
+
+
+def _option(name: str, hint: Any, default: Any) -> Option:
+    kind, description = get_args(hint)
+    if get_origin(kind) is Literal:
+        return Option(name, (str,), default, get_args(kind), description)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return Option(name, tuple(kinds), default, None, description)

@@ -1,0 +1,30 @@
+"""LoRA."""
+
+from typing import Annotated
+
+from rankfold.adapter.spec import AdapterSpec, Scaling
+from rankfold.factors import DenseSpec
+from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
+
+
+def _spec(
+    *,
+    r: Rank = 8,
+    alpha: Alpha = 16.0,
+    dropout: Dropout = 0.0,
+    scaling: Annotated[Scaling, "how alpha becomes the multiplier"] = "alpha_over_r",
+    seed: Seed = 0,
+) -> AdapterSpec:
+    return AdapterSpec(
+        rank=r, alpha=alpha, dropout=dropout, scaling=scaling, down=DenseSpec(), up=DenseSpec("zeros"), seed=seed
+    )
+
+
+PRESET = Preset(
+    name="lora",
+    title="LoRA",
+    paper="Hu et al., 2022, arXiv:2106.09685",
+    summary="Two dense factors, the up one starting at zero.",
+    learning_rate=5e-4,
+    build=_spec,
+)

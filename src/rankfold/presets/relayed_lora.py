@@ -1,0 +1,45 @@
+"""Relayed LoRA (quad-matrix)."""
+
+from typing import Annotated, Literal
+
+from rankfold.adapter.spec import AdapterSpec
+from rankfold.errors import SpecError
+from rankfold.factors import RelayMap, RelaySpec
+from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Reading, Seed
+
+
+def _spec(
+    *,
+    r: Rank = 8,
+    k: Annotated[int, "inner width of the square products"] = 8,
+    alpha: Alpha = 16.0,
+    dropout: Dropout = 0.0,
+    map: Annotated[RelayMap | None, "entry of the square to entry of the factor; none: as the reading has it"] = None,
+    zero: Annotated[Literal["down", "up"], "which factor starts at zero"] = "down",
+    std: Annotated[float | None, "spread of the small matrices; none: LoRA's variance for the product"] = None,
+    reading: Annotated[Reading, "paper: row_major map, whose rank may be capped; recommended: strided map"] = (
+        "recommended"
+    ),
+    seed: Seed = 0,
+) -> AdapterSpec:
+    order: RelayMap = map or ("row_major" if reading == "paper" else "strided")
+    if map is not None and reading == "paper" and map != "row_major":
+        raise SpecError(f"map='{map}' is not the paper's reading; leave out one of map and reading.")
+    return AdapterSpec(
+        rank=r,
+        alpha=alpha,
+        dropout=dropout,
+        down=RelaySpec(k, order, initial="zeros" if zero == "down" else "kaiming", std=std),
+        up=RelaySpec(k, order, initial="zeros" if zero == "up" else "kaiming", std=std),
+        seed=seed,
+    )
+
+
+PRESET = Preset(
+    name="relayed_lora",
+    title="Relayed LoRA",
+    paper="Relayed LoRA, section 3, eq. 5-12",
+    summary="Both factors read from square products of two small matrices: 2k(d_up + d_down) numbers.",
+    learning_rate=2e-3,
+    build=_spec,
+)

@@ -1,0 +1,39 @@
+"""TLoRA (tri-matrix with frozen sides)."""
+
+from typing import Annotated
+
+from rankfold.adapter.spec import AdapterSpec
+from rankfold.factors import DenseSpec, SeededSpec
+from rankfold.presets._preset import Preset, Rank, Reading, Seed
+
+
+def _spec(
+    *,
+    r: Rank = 32,
+    dropout: Annotated[float | None, "dropout of the adapter's output; none: as the reading has it"] = None,
+    reading: Annotated[
+        Reading, "paper: output dropout 0.5 and a trained multiplier; recommended: a trained multiplier only"
+    ] = "recommended",
+    seed: Seed = 0,
+) -> AdapterSpec:
+    default_dropout = 0.5 if reading == "paper" else 0.0
+    return AdapterSpec(
+        rank=r,
+        scaling="learned",
+        dropout=default_dropout if dropout is None else dropout,
+        dropout_position="output",
+        down=SeededSpec("islam"),
+        core=DenseSpec("zeros"),
+        up=SeededSpec("islam"),
+        seed=seed,
+    )
+
+
+PRESET = Preset(
+    name="tlora",
+    title="TLoRA",
+    paper="Islam, 2025, arXiv:2504.18735",
+    summary="Frozen random sides kept as a seed; a small core and one multiplier a layer are trained.",
+    learning_rate=5e-3,
+    build=_spec,
+)
