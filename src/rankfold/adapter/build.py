@@ -62,10 +62,7 @@ class Builder:
         self.sites = {path: _checked(path, site) for path, site in sites.items()}
         self.name = name
         self._relays: list[Relay] = []
-        self._pools: dict[str, Pool] = {}
-        for site in self.sites.values():
-            for role, (_, rows, cols) in _sides(site).items():
-                self._pool(role, site.spec).reserve(rows, cols)
+        self._pools = _pools(self.sites)
         _warn_of_relays({site for site in self.sites.values()})
 
     def build(self, path: str) -> BuiltAdapter:
@@ -82,7 +79,7 @@ class Builder:
             def create(group: str, rows: int, cols: int, *, of: FactorSpec = factor_spec, role: str = role) -> Factor:
                 return self._create(of, rows, cols, spec.seed, f"{group}.{role}")
 
-            views[role], own = self._pool(role, spec).take(path, rows, cols, create)
+            views[role], own = self._pools[role].take(path, rows, cols, create)
             if own is not None:
                 owned[role] = own
         core = None
@@ -103,12 +100,21 @@ class Builder:
         )
         return BuiltAdapter(adapter, owned)
 
+    def trained_numbers(self) -> int:
+        """Return how many numbers the adapters of all sites train, without building them."""
+        groups: dict[str, int] = {}
+        for path, site in self.sites.items():
+            for role, (factor, rows, cols) in _sides(site).items():
+                group, *size = self._pools[role].group(path, rows, cols)
+                groups.setdefault(f"{group}.{role}", factor.numbers(*size))
+            spec = site.spec
+            groups[f"{path}.core"] = 0 if spec.core is None else spec.core.numbers(spec.up_rank, spec.rank)
+            groups[f"{path}.scale"] = 1 if spec.scaling == "learned" else 0
+        return sum(groups.values())
+
     def relay_batches(self) -> RelayBatches | None:
         """Return the batches of all relayed factors built so far, or None if there are none."""
         return RelayBatches(self._relays) if self._relays else None
-
-    def _pool(self, role: str, spec: AdapterSpec) -> Pool:
-        return self._pools.setdefault(role, Pool(spec.share_down if role == "down" else spec.share_up))
 
     def _create(self, spec: FactorSpec | CoreSpec, rows: int, cols: int, seed: int, name: str) -> Factor:
         factor = spec.build(rows, cols)
@@ -125,6 +131,16 @@ def _sides(site: Site) -> dict[str, tuple[FactorSpec, int, int]]:
         "down": (spec.down, spec.rank, geometry.in_features),
         "up": (spec.up, geometry.out_features, spec.up_rank),
     }
+
+
+def _pools(sites: Mapping[str, Site]) -> dict[str, Pool]:
+    """Return the pool of each side, with the size of every layer announced."""
+    pools: dict[str, Pool] = {}
+    for site in sites.values():
+        shares = {"down": site.spec.share_down, "up": site.spec.share_up}
+        for role, (_, rows, cols) in _sides(site).items():
+            pools.setdefault(role, Pool(shares[role])).reserve(rows, cols)
+    return pools
 
 
 def _checked(path: str, site: Site) -> Site:

@@ -73,22 +73,22 @@ class Pool:
             cols: Inputs of the factor.
             create: Called with the group's name, rows and cols where the group has no factor yet.
         """
-        size = self._largest if self.share == "slice" else (rows, cols)
-        group = self._group(path, rows, cols)
+        group, *size = self.group(path, rows, cols)
         is_first = group not in self._factors
         if is_first:
             self._factors[group] = create(group, *size)
         factor = self._factors[group]
-        view = factor if size == (rows, cols) else Window(factor, rows, cols)
+        view = factor if size == [rows, cols] else Window(factor, rows, cols)
         return view, factor if is_first else None
 
-    def _group(self, path: str, rows: int, cols: int) -> str:
+    def group(self, path: str, rows: int, cols: int) -> tuple[str, int, int]:
+        """Return the name of a layer's group, and the size of the factor that the group uses."""
         match self.share:
             case "none":
-                return path
+                return path, rows, cols
             case "module_type":
-                return f"shared.{path.rpartition('.')[2]}.{rows}x{cols}"
+                return f"shared.{path.rpartition('.')[2]}.{rows}x{cols}", rows, cols
             case "in_features":
-                return f"shared.in_features.{rows}x{cols}"
+                return f"shared.in_features.{rows}x{cols}", rows, cols
             case "slice":
-                return "shared.slice"
+                return "shared.slice", *self._largest

@@ -1,0 +1,98 @@
+"""Time of a training step against PEFT's own LoRA: interleaved, one thread, medians of process time.
+
+Each method is a model of its own in one process. A round runs every method once, in a random order, so that whatever else the
+machine does hits all of them alike; only the ratios to PEFT's LoRA in the same rounds mean anything.
+
+    python benchmarks/step_time.py --rounds 30 --out benchmarks/records/step_time.json
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import torch
+from torch import nn
+
+import rankfold
+from rankfold.train.models import Kind, load_model, resolve_model
+
+SETTINGS = {
+    "q,v r8": {"target_modules": ["query", "value"], "r": 8},
+    "all-linear r16": {"target_modules": "all-linear", "r": 16},
+}
+METHODS = ("lora", "relayed_lora", "tlora", "tlora_plus", "lora_fa", "share_lora", "effilora")
+REFERENCE = "peft:lora"
+
+
+def adapted(method: str, targets: dict[str, object]) -> nn.Module:
+    """Return MiniLM with an adapter, in training mode."""
+    base = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
+    if method == REFERENCE:
+        config = peft.LoraConfig(lora_alpha=16, task_type="SEQ_CLS", **targets)
+    else:
+        without_dropout = {"dropout": 0.0} if method == "effilora" else {}
+        config = rankfold.config(method, task_type="SEQ_CLS", **targets, **without_dropout)
+    return peft.get_peft_model(base, config).train()
+
+
+def step_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """Return a function that does one training step."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+
+    def step() -> None:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def measure(targets: dict[str, object], rounds: int, rows: int, tokens: int) -> dict[str, float]:
+    """Return, for each method, the median over the rounds of its time divided by the reference's."""
+    torch.manual_seed(0)
+    batch = {"input_ids": torch.randint(1000, 30000, (rows, tokens)), "labels": torch.randint(0, 2, (rows,))}
+    steps = {method: step_of(adapted(method, targets), batch) for method in (REFERENCE, *METHODS)}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {method: [] for method in steps}
+    for _ in range(rounds):
+        for method in random.sample(list(steps), len(steps)):
+            start = time.process_time()
+            steps[method]()
+            times[method].append(time.process_time() - start)
+    reference = statistics.median(times[REFERENCE])
+    return {method: statistics.median(each) / reference for method, each in times.items()}
+
+
+def main() -> None:
+    """Measure every setting and write the ratios down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    record: dict[str, object] = {
+        "command": f"python benchmarks/step_time.py --rounds {arguments.rounds}",
+        "versions": {"torch": torch.__version__, "peft": peft.__version__, "rankfold": rankfold.__version__},
+        "batch": [arguments.rows, arguments.tokens],
+    }
+    for name, targets in SETTINGS.items():
+        ratios = measure(targets, arguments.rounds, arguments.rows, arguments.tokens)
+        record[name] = ratios
+        for method, ratio in ratios.items():
+            print(f"{name:16} {method:14} {ratio:.3f}")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Laws that every factor, preset and composition obeys."""

@@ -1,0 +1,94 @@
+"""Laws about what an adapter computes."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+import rankfold
+from rankfold.adapter.find import adapters_in, hosts_in
+from tests.laws.law import law
+from tests.support.tolerance import assert_close
+from tests.support.toys import adapted, ids, toy
+
+
+def _base_with_deltas(model: nn.Module) -> nn.Module:
+    """Return the toy with every adapter's delta weight added to its weights, without any adapter code in its forward."""
+    changed = toy()
+    for path, host in hosts_in(model):
+        layer = changed.get_submodule(path.removeprefix("base_model.model."))
+        layer.weight.data += host.get_delta_weight("default")
+    return changed
+
+
+def _forward_agrees_with_the_materialised_weight(config: rankfold.RankfoldConfig) -> None:
+    """The forward pass equals that of a base whose weights carry the adapters' delta weights."""
+    model = adapted(config)
+    assert_close(model(ids()), _base_with_deltas(model)(ids()))
+    assert not torch.equal(model(ids()), toy()(ids()))
+
+
+def _a_fresh_adapter_changes_nothing(config: rankfold.RankfoldConfig) -> None:
+    """Before training, the output is the base's, bit for bit."""
+    assert torch.equal(adapted(config)(ids()), toy()(ids()))
+
+
+def _disabled_equals_base(config: rankfold.RankfoldConfig) -> None:
+    """With adapters disabled the output is the base's, bit for bit, and comes back when they are enabled."""
+    model = adapted(config)
+    before = model(ids())
+    with model.disable_adapter():
+        assert torch.equal(model(ids()), toy()(ids()))
+    assert torch.equal(model(ids()), before)
+
+
+def _merge_then_unmerge_restores(config: rankfold.RankfoldConfig) -> None:
+    """Merging gives the same output with no adapter at work, and unmerging restores the base weights bit for bit."""
+    model = adapted(config)
+    before, state = model(ids()), copy.deepcopy(model.state_dict())
+    model.merge_adapter()
+    assert_close(model(ids()), before)
+    model.unmerge_adapter()
+    assert torch.equal(model(ids()), before)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert_close(model.merge_and_unload()(ids()), before)
+
+
+def _only_what_is_declared_trainable_gets_a_gradient(config: rankfold.RankfoldConfig) -> None:
+    """Every trained number of every adapter gets a gradient that is not zero, and nothing else gets one."""
+    model = adapted(config).train()
+    model(ids(16)).square().sum().backward()
+    trained = {id(each) for _, _, adapter in adapters_in(model) for each in adapter.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in trained:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def _a_mixed_batch_equals_one_adapter_at_a_time(config: rankfold.RankfoldConfig) -> None:
+    """Rows under different adapters come out as they do in batches of one adapter."""
+    model = adapted(config)
+    other = rankfold.config("relayed_lora", r=2, k=1, target_modules=["query", "tokens"], init_weights=False)
+    model.add_adapter("other", other)
+    names = ["other", "default", "__base__", "default", "other"]
+    rows = ids(len(names))
+    expected: dict[str, Tensor] = {}
+    for name in ("default", "other"):
+        model.set_adapter(name)
+        expected[name] = model(rows)
+    with model.disable_adapter():
+        expected["__base__"] = model(rows)
+    mixed = model.eval()(rows, adapter_names=names)
+    for row, name in enumerate(names):
+        assert_close(mixed[row], expected[name][row])
+
+
+test_forward_agrees_with_the_materialised_weight = law(_forward_agrees_with_the_materialised_weight, init_weights=False)
+test_a_fresh_adapter_changes_nothing = law(_a_fresh_adapter_changes_nothing)
+test_disabled_equals_base = law(_disabled_equals_base, init_weights=False)
+test_merge_then_unmerge_restores = law(_merge_then_unmerge_restores, init_weights=False)
+test_only_what_is_declared_trainable_gets_a_gradient = law(
+    _only_what_is_declared_trainable_gets_a_gradient, init_weights=False
+)
+test_a_mixed_batch_equals_one_adapter_at_a_time = law(_a_mixed_batch_equals_one_adapter_at_a_time, init_weights=False)

@@ -1,0 +1,137 @@
+"""A small model with every kind of layer that can be adapted, and the compositions to put on it."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import peft
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+import rankfold
+from rankfold.adapter.spec import SCALINGS
+from rankfold.factors import INITIALS, RELAY_MAPS, SHARES
+from rankfold.presets import discover
+
+TOKENS, WIDTH = 7, 5
+LINEAR_TARGETS = ("query", "value", "mlp", "gpt")
+ALL_TARGETS = (*LINEAR_TARGETS, "tokens", "picture")
+
+
+class Block(nn.Module):
+    """Layers of three shapes, two of them alike, with a skip around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(WIDTH, WIDTH)
+        self.value = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.mlp = nn.Linear(WIDTH, 9)
+        self.gpt = Conv1D(WIDTH, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix [batch, tokens, WIDTH]."""
+        return x + torch.tanh(self.query(x)) * self.value(x) + self.gpt(torch.tanh(self.mlp(x)))
+
+
+class Toy(nn.Module):
+    """Embedding, convolution (grouped, strided, padded) and two blocks; no size divides another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(TOKENS, WIDTH)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.picture = nn.Conv2d(4, 6, (2, 3), stride=(1, 2), padding=(1, 0), groups=2)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids [batch, tokens] to scores [batch, 3]."""
+        x = self.tokens(ids)
+        for block in self.blocks:
+            x = block(x)
+        pixels = x.flatten(1)[:, :24].reshape(-1, 4, 2, 3)
+        return self.head(self.picture(pixels).mean(dim=(2, 3)))
+
+
+def toy(seed: int = 0, dtype: torch.dtype = torch.float64) -> Toy:
+    """Return the same toy for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Toy().to(dtype)
+
+
+def ids(rows: int = 3, seed: int = 1) -> Tensor:
+    """Return token ids [rows, 5]."""
+    return torch.randint(0, TOKENS, (rows, 5), generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def toy_sizes_allowed() -> Iterator[None]:
+    """Silence the warnings about ranks and relays that make sense on a real layer but not on a toy's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rankfold.RankfoldWarning)
+        yield
+
+
+def adapted(
+    config: Any, *, base: Toy | None = None, adapter_name: str = "default", dtype: torch.dtype = torch.float64
+) -> nn.Module:
+    """Return a toy with an adapter, in evaluation mode."""
+    with toy_sizes_allowed():
+        model = peft.get_peft_model(base or toy(dtype=dtype), config, adapter_name=adapter_name)
+    return model.eval()
+
+
+def preset_configs(**options: Any) -> dict[str, Any]:
+    """Return the configuration of every preset, of small rank, for all layers of the toy."""
+    ranks = {"r": 3}
+    options = {"target_modules": list(ALL_TARGETS), **ranks, **options}
+    return {name: rankfold.config(name, **options) for name in discover()}
+
+
+_RANDOM = tuple(initial for initial in INITIALS if initial != "zeros")
+
+
+def _trained(*initials: str) -> st.SearchStrategy[dict[str, Any]]:
+    initial = st.sampled_from(initials)
+    dense = st.fixed_dictionaries({"kind": st.just("dense"), "initial": initial})
+    relay = st.fixed_dictionaries(
+        {"kind": st.just("relay"), "initial": initial, "k": st.integers(1, 4), "map": st.sampled_from(RELAY_MAPS)}
+    )
+    return dense | relay
+
+
+_FROZEN = st.fixed_dictionaries({"kind": st.just("seeded"), "initial": st.sampled_from(_RANDOM)})
+
+
+@st.composite
+def compositions(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw the fields of a configuration that starts at zero: exactly one of its factors does.
+
+    Fields and not the configuration itself: the shape checker draws random numbers, which a strategy must not.
+    """
+    zero = draw(st.sampled_from(("down", "core", "up")))
+    rank_up: int | None = None
+    core: dict[str, Any] | None = None
+    if zero == "core":
+        core = {"kind": draw(st.sampled_from(("dense", "diagonal"))), "initial": "zeros"}
+        rank_up = draw(st.none() | st.integers(1, 5)) if core["kind"] == "dense" else None
+    elif draw(st.booleans()):
+        core = draw(
+            st.sampled_from(({"kind": "dense", "initial": "lecun"}, {"kind": "diagonal", "initial": "ones"}))
+        )
+    sides = {side: draw(_trained("zeros") if side == zero else _trained(*_RANDOM) | _FROZEN) for side in ("down", "up")}
+    return {
+        **sides,
+        "core": core,
+        "r": draw(st.integers(1, 5)),
+        "rank_up": rank_up,
+        "alpha": draw(st.sampled_from((1.0, 3.0, 16.0))),
+        "scaling": draw(st.sampled_from(SCALINGS)),
+        "share_down": draw(st.sampled_from(SHARES)),
+        "share_up": draw(st.sampled_from([share for share in SHARES if share != "in_features"])),
+        "seed": draw(st.integers(0, 9)),
+        "target_modules": list(draw(st.sampled_from((ALL_TARGETS, LINEAR_TARGETS, ("mlp", "picture"), ("query",))))),
+    }
