@@ -1,7 +1,8 @@
 """Time of a training step against PEFT's own LoRA: interleaved, one thread, medians of process time.
 
-Each method is a model of its own in one process. A round runs every method once, in a random order, so that whatever else the
-machine does hits all of them alike; only the ratios to PEFT's LoRA in the same rounds mean anything.
+Each method is a model of its own in one process. A round runs every method once, in a random order, so that
+whatever else the machine does hits all of them alike; only the ratios to PEFT's LoRA in the same rounds mean
+anything.
 
     python benchmarks/step_time.py --rounds 30 --out benchmarks/records/step_time.json
 """

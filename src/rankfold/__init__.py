@@ -1,7 +1,8 @@
 """rankfold: low-rank adaptation, factored further.
 
-One composable adapter on top of Hugging Face PEFT. Importing this package is free: it loads neither torch nor peft nor
-transformers, and as soon as peft is there, imported before or after, rankfold's methods are among its own.
+One composable adapter on top of Hugging Face PEFT. Importing this package is free: it loads neither torch nor
+peft nor transformers, and as soon as peft is there, imported before or after, rankfold's methods are among
+its own.
 """
 
 from importlib import import_module
@@ -46,9 +47,23 @@ _HOMES = {
     "count_parameters": "rankfold.adapter.count",
 }
 
-__all__ = [  # noqa: PLE0604 (strings only, made from the table)
+__all__ = [
+    "AdapterFileError",
+    "AdapterSpec",
+    "DataError",
+    "DenseSpec",
+    "DiagonalSpec",
+    "ParameterCount",
+    "RankfoldConfig",
+    "RankfoldError",
+    "RankfoldWarning",
+    "RelaySpec",
+    "SeededSpec",
+    "SpecError",
+    "TrainingError",
     "__version__",
-    *_HOMES,
+    "config",
+    "count_parameters",
 ]
 
 

@@ -1,9 +1,9 @@
-"""Making rankfold known to PEFT, whichever of the two is imported first, and even if rankfold is not imported at all.
+"""Making rankfold known to PEFT, whichever is imported first, and even if rankfold is not imported at all.
 
-PEFT has no plugin hook: it finds methods in tables that are filled while it is imported. So registration waits for that
-import. The package also declares `register_with_peft_when_imported` as an entry point that torch calls when it is imported
-(group `torch.backends`), so that `PeftModel.from_pretrained` finds a saved adapter's method in a program that never
-mentions rankfold. `TORCH_DEVICE_BACKEND_AUTOLOAD=0` turns that off.
+PEFT has no plugin hook: it finds methods in tables that are filled while it is imported. So registration
+waits for that import. The package also declares `register_with_peft_when_imported` as an entry point that
+torch calls when it is imported (group `torch.backends`), so that `PeftModel.from_pretrained` finds a saved
+adapter's method in a program that never mentions rankfold. `TORCH_DEVICE_BACKEND_AUTOLOAD=0` turns that off.
 """
 
 from importlib import import_module

@@ -1,11 +1,13 @@
-"""The counter-based generator behind frozen factors and initial values: the only source of randomness in an adapter.
+"""The counter-based generator of frozen factors and initial values, the only randomness of an adapter.
 
-An entry depends on a seed, a name, its row and its column, and on nothing else: not on the device, the torch version, the
-process, the size of the matrix, or how much was drawn before. This is a file format (a frozen factor is stored as its
-seed), so nothing here may change its output; golden values and the published test vectors of Philox are in the tests.
+An entry depends on a seed, a name, its row and its column, and on nothing else: not on the device, the torch
+version, the process, the size of the matrix, or how much was drawn before. This is a file format (a frozen
+factor is stored as its seed), so nothing here may change its output; golden values and the published test
+vectors of Philox are in the tests.
 
-Bits come from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11). Every entry is an
-integer that float32 holds exactly, times one float32 scale: a single rounding, which IEEE 754 fixes on every platform.
+Bits come from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11). Every
+entry is an integer that float32 holds exactly, times one float32 scale: a single rounding, which IEEE 754
+fixes on every platform.
 """
 
 import hashlib
@@ -39,8 +41,8 @@ def random_matrix(
 ) -> Float[Tensor, "{rows} {cols}"]:
     """Return a float32 matrix on the CPU whose entries are centred with standard deviation `std`.
 
-    `normal` is the standardised sum of eight uniform 16-bit integers (excess kurtosis -0.15, |z| at most 4.9): close to
-    a Gaussian and exact on every platform, which a transcendental function would not be.
+    `normal` is the standardised sum of eight uniform 16-bit integers (excess kurtosis -0.15, |z| at most
+    4.9): close to a Gaussian and exact on every platform, which a transcendental function would not be.
 
     Args:
         rows: Number of rows.

@@ -13,7 +13,7 @@ from tests.support.toys import adapted, ids, toy
 
 
 def _base_with_deltas(model: nn.Module) -> nn.Module:
-    """Return the toy with every adapter's delta weight added to its weights, without any adapter code in its forward."""
+    """Return the toy with every adapter's delta weight added to its own weights, and no adapter."""
     changed = toy()
     for path, host in hosts_in(model):
         layer = changed.get_submodule(path.removeprefix("base_model.model."))
@@ -43,7 +43,7 @@ def _disabled_equals_base(config: rankfold.RankfoldConfig) -> None:
 
 
 def _merge_then_unmerge_restores(config: rankfold.RankfoldConfig) -> None:
-    """Merging gives the same output with no adapter at work, and unmerging restores the base weights bit for bit."""
+    """Merging gives the same output, and unmerging restores the base weights bit for bit."""
     model = adapted(config)
     before, state = model(ids()), copy.deepcopy(model.state_dict())
     model.merge_adapter()
@@ -61,7 +61,8 @@ def _only_what_is_declared_trainable_gets_a_gradient(config: rankfold.RankfoldCo
     trained = {id(each) for _, _, adapter in adapters_in(model) for each in adapter.parameters()}
     for name, parameter in model.named_parameters():
         if id(parameter) in trained:
-            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
         else:
             assert parameter.grad is None, name
 
@@ -84,11 +85,15 @@ def _a_mixed_batch_equals_one_adapter_at_a_time(config: rankfold.RankfoldConfig)
         assert_close(mixed[row], expected[name][row])
 
 
-test_forward_agrees_with_the_materialised_weight = law(_forward_agrees_with_the_materialised_weight, init_weights=False)
+test_forward_agrees_with_the_materialised_weight = law(
+    _forward_agrees_with_the_materialised_weight, init_weights=False
+)
 test_a_fresh_adapter_changes_nothing = law(_a_fresh_adapter_changes_nothing)
 test_disabled_equals_base = law(_disabled_equals_base, init_weights=False)
 test_merge_then_unmerge_restores = law(_merge_then_unmerge_restores, init_weights=False)
 test_only_what_is_declared_trainable_gets_a_gradient = law(
     _only_what_is_declared_trainable_gets_a_gradient, init_weights=False
 )
-test_a_mixed_batch_equals_one_adapter_at_a_time = law(_a_mixed_batch_equals_one_adapter_at_a_time, init_weights=False)
+test_a_mixed_batch_equals_one_adapter_at_a_time = law(
+    _a_mixed_batch_equals_one_adapter_at_a_time, init_weights=False
+)

@@ -48,7 +48,7 @@ def _cost_predicts_the_built_module(config: rankfold.RankfoldConfig) -> None:
 
 
 def _spec_and_state_survive_a_round_trip(config: rankfold.RankfoldConfig) -> None:
-    """A saved adapter, loaded under another name, has the same spec and gives the same output, bit for bit."""
+    """A saved adapter, loaded under another name, has the same spec and output, bit for bit."""
     model = adapted(config)
     with tempfile.TemporaryDirectory() as folder:
         _saved(model, folder)
@@ -65,7 +65,7 @@ def _copies_are_equal_and_separate(config: rankfold.RankfoldConfig) -> None:
     """A deep copy and a pickle give the same output, and training the copy leaves the original alone."""
     model = adapted(config)
     before = model(ids())
-    assert torch.equal(pickle.loads(pickle.dumps(model))(ids()), before)  # noqa: S301 (our own bytes)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(ids()), before)
     twin = copy.deepcopy(model)
     assert torch.equal(twin(ids()), before)
     with torch.no_grad():
@@ -76,11 +76,15 @@ def _copies_are_equal_and_separate(config: rankfold.RankfoldConfig) -> None:
 
 
 def _a_seeded_factor_is_equal_everywhere(config: rankfold.RankfoldConfig) -> None:
-    """Frozen factors do not depend on the adapter's name, on the dtype, or on what the model is wrapped in."""
+    """Frozen factors depend neither on the adapter's name, the dtype, nor what the model is wrapped in."""
     wrapper = nn.ModuleDict({"somewhere": nn.ModuleDict({"deep": toy()})})
     other = adapted(copy.deepcopy(config), base=wrapper, adapter_name="other", dtype=torch.bfloat16)
     one = [factor for _, _, adapter in adapters_in(adapted(config)) for factor in _factors(adapter)]
-    two = [factor for _, _, adapter in adapters_in(other.to(torch.bfloat16).to(torch.float64)) for factor in _factors(adapter)]
+    two = [
+        factor
+        for _, _, adapter in adapters_in(other.to(torch.bfloat16).to(torch.float64))
+        for factor in _factors(adapter)
+    ]
     assert [factor.is_frozen for factor in one] == [factor.is_frozen for factor in two]
     for mine, theirs in zip(one, two, strict=True):
         if isinstance(mine, Seeded):
@@ -89,7 +93,7 @@ def _a_seeded_factor_is_equal_everywhere(config: rankfold.RankfoldConfig) -> Non
 
 
 def _dtype_follows_the_base_layer(config: rankfold.RankfoldConfig) -> None:
-    """The adapter takes the base's dtype where that is at least float32, and the output has the base's dtype."""
+    """The adapter takes the base's dtype from float32 on, and the output always has the base's dtype."""
     for dtype in (torch.float32, torch.float64):
         model = adapted(copy.deepcopy(config), dtype=dtype)
         assert {p.dtype for _, _, adapter in adapters_in(model) for p in adapter.parameters()} == {dtype}

@@ -98,7 +98,12 @@ def _trained(*initials: str) -> st.SearchStrategy[dict[str, Any]]:
     initial = st.sampled_from(initials)
     dense = st.fixed_dictionaries({"kind": st.just("dense"), "initial": initial})
     relay = st.fixed_dictionaries(
-        {"kind": st.just("relay"), "initial": initial, "k": st.integers(1, 4), "map": st.sampled_from(RELAY_MAPS)}
+        {
+            "kind": st.just("relay"),
+            "initial": initial,
+            "k": st.integers(1, 4),
+            "map": st.sampled_from(RELAY_MAPS),
+        }
     )
     return dense | relay
 
@@ -110,7 +115,8 @@ _FROZEN = st.fixed_dictionaries({"kind": st.just("seeded"), "initial": st.sample
 def compositions(draw: st.DrawFn) -> dict[str, Any]:
     """Draw the fields of a configuration that starts at zero: exactly one of its factors does.
 
-    Fields and not the configuration itself: the shape checker draws random numbers, which a strategy must not.
+    Fields and not the configuration itself: the shape checker draws random numbers, which a strategy must
+    not.
     """
     zero = draw(st.sampled_from(("down", "core", "up")))
     rank_up: int | None = None
@@ -122,7 +128,10 @@ def compositions(draw: st.DrawFn) -> dict[str, Any]:
         core = draw(
             st.sampled_from(({"kind": "dense", "initial": "lecun"}, {"kind": "diagonal", "initial": "ones"}))
         )
-    sides = {side: draw(_trained("zeros") if side == zero else _trained(*_RANDOM) | _FROZEN) for side in ("down", "up")}
+    sides = {
+        side: draw(_trained("zeros") if side == zero else _trained(*_RANDOM) | _FROZEN)
+        for side in ("down", "up")
+    }
     return {
         **sides,
         "core": core,
@@ -133,5 +142,7 @@ def compositions(draw: st.DrawFn) -> dict[str, Any]:
         "share_down": draw(st.sampled_from(SHARES)),
         "share_up": draw(st.sampled_from([share for share in SHARES if share != "in_features"])),
         "seed": draw(st.integers(0, 9)),
-        "target_modules": list(draw(st.sampled_from((ALL_TARGETS, LINEAR_TARGETS, ("mlp", "picture"), ("query",))))),
+        "target_modules": list(
+            draw(st.sampled_from((ALL_TARGETS, LINEAR_TARGETS, ("mlp", "picture"), ("query",))))
+        ),
     }

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 from torch import nn
@@ -12,7 +13,17 @@ from rankfold.adapter.geometry import Embedding, Geometry
 from rankfold.adapter.module import Adapter, LearnedScale
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import RankfoldWarning, SpecError
-from rankfold.factors import CoreSpec, Factor, FactorSpec, Pool, Relay, RelayBatches, RelaySpec, rank_cap
+from rankfold.factors import (
+    CoreSpec,
+    Factor,
+    FactorSpec,
+    Pool,
+    Relay,
+    RelayBatches,
+    RelaySpec,
+    Share,
+    rank_cap,
+)
 
 
 @final
@@ -36,8 +47,8 @@ class BuiltAdapter:
 
     Args:
         adapter: The adapter.
-        owned: By role (`down`, `core`, `up`, `scale`, `dropout`), what belongs to this layer; a shared factor belongs to one
-            layer only.
+        owned: By role (`down`, `core`, `up`, `scale`, `dropout`), what belongs to this layer; a shared factor
+            belongs to one layer only.
     """
 
     adapter: Adapter
@@ -49,10 +60,11 @@ class Builder:
     """Builds the adapters of one name on one model, one layer at a time, and keeps what they share.
 
     Args:
-        sites: The layers to be adapted, by their path below the deepest module that holds them all. Frozen factors are
-            derived from these paths, so they must not depend on what the model is wrapped in.
-        name: The adapter's name. It takes part in the initial values of trained factors, so that two adapters of one spec
-            differ, but not in frozen factors, so that an adapter may be loaded under another name.
+        sites: The layers to be adapted, by their path below the deepest module that holds them all. Frozen
+            factors are derived from these paths, so they must not depend on what the model is wrapped in.
+        name: The adapter's name. It takes part in the initial values of trained factors, so that two adapters
+            of one spec differ, but not in frozen factors, so that an adapter may be loaded under another
+            name.
 
     Raises:
         SpecError: If a rank is larger than a layer.
@@ -63,7 +75,7 @@ class Builder:
         self.name = name
         self._relays: list[Relay] = []
         self._pools = _pools(self.sites)
-        _warn_of_relays({site for site in self.sites.values()})
+        _warn_of_relays(set(self.sites.values()))
 
     def build(self, path: str) -> BuiltAdapter:
         """Return the adapter of one layer.
@@ -74,17 +86,14 @@ class Builder:
         site = self.sites[path]
         spec, owned = site.spec, dict[str, nn.Module]()
         views: dict[str, Factor] = {}
-        for role, (factor_spec, rows, cols) in _sides(site).items():
-
-            def create(group: str, rows: int, cols: int, *, of: FactorSpec = factor_spec, role: str = role) -> Factor:
-                return self._create(of, rows, cols, spec.seed, f"{group}.{role}")
-
+        for role, (factor, rows, cols) in _sides(site).items():
+            create = partial(self._create, factor, spec.seed, role)
             views[role], own = self._pools[role].take(path, rows, cols, create)
             if own is not None:
                 owned[role] = own
         core = None
         if spec.core is not None:
-            core = owned["core"] = self._create(spec.core, spec.up_rank, spec.rank, spec.seed, f"{path}.core")
+            core = owned["core"] = self._create(spec.core, spec.seed, "core", path, spec.up_rank, spec.rank)
         scale = None
         if spec.scaling == "learned":
             scale = owned["scale"] = LearnedScale()
@@ -116,8 +125,11 @@ class Builder:
         """Return the batches of all relayed factors built so far, or None if there are none."""
         return RelayBatches(self._relays) if self._relays else None
 
-    def _create(self, spec: FactorSpec | CoreSpec, rows: int, cols: int, seed: int, name: str) -> Factor:
+    def _create(
+        self, spec: FactorSpec | CoreSpec, seed: int, role: str, group: str, rows: int, cols: int
+    ) -> Factor:
         factor = spec.build(rows, cols)
+        name = f"{group}.{role}"
         factor.reset(seed=seed, name=name if factor.is_frozen else f"{self.name}/{name}")
         if isinstance(factor, Relay):
             self._relays.append(factor)
@@ -137,7 +149,7 @@ def _pools(sites: Mapping[str, Site]) -> dict[str, Pool]:
     """Return the pool of each side, with the size of every layer announced."""
     pools: dict[str, Pool] = {}
     for site in sites.values():
-        shares = {"down": site.spec.share_down, "up": site.spec.share_up}
+        shares: dict[str, Share] = {"down": site.spec.share_down, "up": site.spec.share_up}
         for role, (_, rows, cols) in _sides(site).items():
             pools.setdefault(role, Pool(shares[role])).reserve(rows, cols)
     return pools
@@ -153,7 +165,9 @@ def _checked(path: str, site: Site) -> Site:
             f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
         )
     if rank > min(sizes):
-        message = f"r={rank} is more than the rank of the layer '{path}' can be ({min(sizes)}); a smaller r learns as much."
+        message = (
+            f"r={rank} is more than the rank of '{path}' can be ({min(sizes)}); a smaller r learns as much."
+        )
         warnings.warn(message, RankfoldWarning, stacklevel=2)
     return replace(site, spec=site.spec.with_zero_down()) if isinstance(site.geometry, Embedding) else site
 
@@ -166,8 +180,11 @@ def _warn_of_relays(sites: set[Site]) -> None:
             continue
         size = f"the {role} factor ({rows} x {cols})"
         if 2 * spec.k >= math.sqrt(rows * cols):
-            message = f"k={spec.k} saves nothing on {size}: it trains {spec.numbers(rows, cols)} numbers for {rows * cols}."
+            numbers = spec.numbers(rows, cols)
+            message = f"k={spec.k} saves nothing on {size}: it trains {numbers} numbers for {rows * cols}."
             warnings.warn(message, RankfoldWarning, stacklevel=3)
         if (cap := rank_cap(spec, rows, cols)) < min(rows, cols):
-            message = f"map='row_major' with k={spec.k} caps the rank of {size} at {cap}; map='strided' does not."
+            message = (
+                f"map='row_major' with k={spec.k} caps the rank of {size} at {cap}; map='strided' does not."
+            )
             warnings.warn(message, RankfoldWarning, stacklevel=3)

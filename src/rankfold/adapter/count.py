@@ -28,9 +28,7 @@ class Count:
 
     def __add__(self, other: Self) -> "Count":
         """Return the sums."""
-        return Count(
-            self.stored + other.stored, self.trainable + other.trainable, self.active + other.active
-        )
+        return Count(self.stored + other.stored, self.trainable + other.trainable, self.active + other.active)
 
 
 @final

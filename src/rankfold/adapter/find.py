@@ -1,7 +1,7 @@
 """Finding adapters in a model, whoever wrapped its layers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -18,7 +18,8 @@ class AdapterHost(Protocol):
 
 def hosts_in(model: nn.Module) -> Iterator[tuple[str, AdapterHost]]:
     """Yield every layer that carries adapters, with its path."""
-    return ((path, module) for path, module in model.named_modules() if isinstance(module, AdapterHost))
+    named = cast(Iterator[tuple[str, nn.Module]], model.named_modules())
+    return ((path, module) for path, module in named if isinstance(module, AdapterHost))
 
 
 def adapters_in(model: nn.Module) -> Iterator[tuple[str, str, Adapter]]:

@@ -1,22 +1,23 @@
 """How the two sides of an adapter meet the input and the output of the base layer's kind.
 
-An adapter is three matrices. What differs between a linear layer, an embedding and a convolution is only how the down factor
-reads the input (`project`), how the core acts on the code in between (`mix`), and how the up factor writes the output
-(`expand`); and the shape that their product has as a base weight.
+An adapter is three matrices. What differs between a linear layer, an embedding and a convolution is only how
+the down factor reads the input (`project`), how the core acts on the code in between (`mix`), and how the up
+factor writes the output (`expand`); and the shape that their product has as a base weight.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Geometry(ABC):
     """The kind and the sizes of a base layer.
 
-    `in_features` and `out_features` are the sizes of the matrix that the adapter adds to, out_features x in_features.
+    `in_features` and `out_features` are the sizes of the matrix that the adapter adds to, out_features x
+    in_features.
     """
 
     in_features: int
@@ -42,7 +43,7 @@ class Geometry(ABC):
 @final
 @dataclass(frozen=True, slots=True)
 class Linear(Geometry):
-    """A linear layer; `transposed` where the weight is stored as [in_features, out_features] (GPT-2's Conv1D)."""
+    """A linear layer; `transposed` where its weight is [in_features, out_features] (GPT-2's Conv1D)."""
 
     in_features: int
     out_features: int
@@ -50,15 +51,15 @@ class Linear(Geometry):
 
     def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
         """Read the last axis: x [*batch, in_features] to code [*batch, rank]."""
-        return F.linear(dropout(x), down)
+        return functional.linear(dropout(x), down)
 
     def mix(self, code: Tensor, core: Tensor) -> Tensor:
         """Act on the last axis."""
-        return F.linear(code, core)
+        return functional.linear(code, core)
 
     def expand(self, code: Tensor, up: Tensor) -> Tensor:
         """Write the last axis: code [*batch, rank_up] to [*batch, out_features]."""
-        return F.linear(code, up)
+        return functional.linear(code, up)
 
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Transpose where the layer stores its weight transposed."""
@@ -75,17 +76,17 @@ class Embedding(Geometry):
 
     def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
         """Look up one column of down for each token: x [*batch] to code [*batch, rank]."""
-        code = F.embedding(x, down.T)
+        code = functional.embedding(x, down.T)
         # Dropout of a one-hot input drops or keeps the token as a whole.
         return code * dropout(code.new_ones(x.shape)).unsqueeze(-1)
 
     def mix(self, code: Tensor, core: Tensor) -> Tensor:
         """Act on the last axis."""
-        return F.linear(code, core)
+        return functional.linear(code, core)
 
     def expand(self, code: Tensor, up: Tensor) -> Tensor:
         """Write the last axis: code [*batch, rank_up] to [*batch, out_features]."""
-        return F.linear(code, up)
+        return functional.linear(code, up)
 
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Transpose: an embedding stores one row a token."""
@@ -95,7 +96,7 @@ class Embedding(Geometry):
 @final
 @dataclass(frozen=True, slots=True)
 class Conv2d(Geometry):
-    """A two-dimensional convolution; in_features counts the input channels of one group times the kernel's area."""
+    """A convolution; in_features counts the input channels of one group times the kernel's area."""
 
     in_channels: int
     out_features: int
@@ -117,18 +118,20 @@ class Conv2d(Geometry):
         """Convolve x [batch, channels, height, width] with down as a kernel, each group alone."""
         x, padding = dropout(x), self.padding
         if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self.pad_widths, mode=self.padding_mode), (0, 0)
+            x, padding = functional.pad(x, self.pad_widths, mode=self.padding_mode), (0, 0)
         kernel = down.reshape(down.shape[0], self.in_channels // self.groups, *self.kernel_size)
         kernel = kernel.repeat(self.groups, 1, 1, 1)
-        return F.conv2d(x, kernel, None, self.stride, padding, self.dilation, self.groups)
+        return functional.conv2d(x, kernel, None, self.stride, padding, self.dilation, self.groups)
 
     def mix(self, code: Tensor, core: Tensor) -> Tensor:
         """Act on the channels of every group."""
-        return F.conv2d(code, core[:, :, None, None].repeat(self.groups, 1, 1, 1), groups=self.groups)
+        return functional.conv2d(
+            code, core[:, :, None, None].repeat(self.groups, 1, 1, 1), groups=self.groups
+        )
 
     def expand(self, code: Tensor, up: Tensor) -> Tensor:
         """Write the channels, each group from its own code."""
-        return F.conv2d(code, up[:, :, None, None], groups=self.groups)
+        return functional.conv2d(code, up[:, :, None, None], groups=self.groups)
 
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Fold the columns back into channels and kernel."""

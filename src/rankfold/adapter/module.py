@@ -40,7 +40,7 @@ class Adapter(nn.Module):
         output_dropout: Dropout of what leaves, or the identity.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the parts of the formula)
         self,
         down: Factor,
         up: Factor,
@@ -80,7 +80,7 @@ class Adapter(nn.Module):
         return self.output_dropout(self.geometry.expand(code, self.up().to(dtype)))
 
     def delta_weight(self) -> Tensor:
-        """Return the change of the base weight, in its shape, in float32 at least; dropout plays no part in it."""
+        """Return the change of the base weight, in its shape, in float32 at least, without dropout."""
         dtype = torch.promote_types(self.dtype, torch.float32)
         matrix = self.down().to(dtype)
         if self.core is not None:

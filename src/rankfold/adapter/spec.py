@@ -1,14 +1,14 @@
 """What an adapter is, as a value without tensors."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self, final, get_args
 
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors import SHARES, CoreSpec, DenseSpec, DiagonalSpec, FactorSpec, SeededSpec, Share
 
 Scaling = Literal["alpha_over_r", "alpha_over_sqrt_r", "none", "learned"]
-"""The multiplier of an adapter: alpha / r (LoRA), alpha / sqrt(r) (rsLoRA), 1, or one trained number a layer (TLoRA)."""
+"""The multiplier: alpha / r (LoRA), alpha / sqrt(r) (rsLoRA), 1, or one trained number a layer (TLoRA)."""
 
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
@@ -47,9 +47,9 @@ class AdapterSpec:
     scaling: Scaling = "alpha_over_r"
     dropout: float = 0.0
     dropout_position: DropoutPosition = "input"
-    down: FactorSpec = DenseSpec()
+    down: FactorSpec = field(default_factory=DenseSpec)
     core: CoreSpec | None = None
-    up: FactorSpec = DenseSpec("zeros")
+    up: FactorSpec = field(default_factory=lambda: DenseSpec("zeros"))
     share_down: Share = "none"
     share_up: Share = "none"
     seed: int = 0
@@ -82,7 +82,7 @@ class AdapterSpec:
         return bool(_zero_factors(self))
 
     def with_random_start(self) -> Self:
-        """Return the same adapter with random instead of zero factors, so that it changes something at once."""
+        """Return the adapter with random instead of zero factors, so that it changes something at once."""
         changes: dict[str, FactorSpec | CoreSpec] = {}
         if isinstance(self.core, DiagonalSpec) and self.core.starts_at_zero:
             changes["core"] = DiagonalSpec("ones")
@@ -94,8 +94,9 @@ class AdapterSpec:
     def with_zero_down(self) -> Self:
         """Return the adapter with its zero moved from the up to the down factor, as for an embedding.
 
-        There a token reads one column of V; a random V would start with entries of size 1/sqrt(vocabulary), too small for
-        U to learn from. Adapters that start otherwise, or whose down factor is frozen, are returned as they are.
+        There a token reads one column of V; a random V would start with entries of size 1/sqrt(vocabulary),
+        too small for U to learn from. Adapters that start otherwise, or whose down factor is frozen, are
+        returned as they are.
         """
         if _zero_factors(self) != ["up"] or isinstance(self.down, SeededSpec):
             return self
@@ -115,14 +116,16 @@ def _check_ranges(spec: AdapterSpec) -> None:
     if not 0 <= spec.dropout < 1:
         raise SpecError(f"dropout={spec.dropout} is not a probability below 1; give one from 0 up to 1.")
     if not (math.isfinite(spec.alpha) and spec.alpha != 0):
-        raise SpecError(f"alpha={spec.alpha} makes an adapter that changes nothing; give a number that is not 0.")
+        raise SpecError(
+            f"alpha={spec.alpha} makes an adapter that changes nothing; give a number that is not 0."
+        )
     if spec.core is None and spec.up_rank != spec.rank:
         raise SpecError(
-            f"up reads rank {spec.up_rank} but down writes rank {spec.rank}; give both one rank, or a core between them."
+            f"up reads rank {spec.up_rank} but down writes rank {spec.rank}; give both one rank, or a core."
         )
     if isinstance(spec.core, DiagonalSpec) and spec.up_rank != spec.rank:
         raise SpecError(
-            f"a diagonal core cannot join rank {spec.rank} to rank {spec.up_rank}; give both one rank, or a dense core."
+            f"a diagonal core cannot join rank {spec.rank} to {spec.up_rank}; use one rank or a dense core."
         )
 
 
@@ -136,7 +139,7 @@ def _check_names(spec: AdapterSpec) -> None:
             raise unknown_name("share scope", share, SHARES)
     if spec.share_up == "in_features":
         raise SpecError(
-            "share_up='in_features' has no meaning, an up factor faces the outputs; use 'module_type' or 'slice'."
+            "share_up='in_features' has no meaning: an up factor faces outputs; use 'module_type' or 'slice'."
         )
 
 
@@ -144,8 +147,10 @@ def _check_that_it_can_learn(spec: AdapterSpec) -> None:
     zero = _zero_factors(spec)
     if len(zero) > 1:
         raise SpecError(
-            f"{' and '.join(zero)} both start at zero, so neither would ever get a gradient; let one start otherwise."
+            f"{' and '.join(zero)} start at zero, so neither would get a gradient; let one start otherwise."
         )
     factors = [factor for factor in (spec.down, spec.core, spec.up) if factor is not None]
     if all(isinstance(factor, SeededSpec) for factor in factors):
-        raise SpecError("every factor is frozen, so there is nothing to train; make one of them dense or relayed.")
+        raise SpecError(
+            "every factor is frozen, so there is nothing to train; make one of them dense or relayed."
+        )

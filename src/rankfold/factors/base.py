@@ -12,8 +12,9 @@ from rankfold.errors import SpecError
 class Factor(nn.Module, ABC):
     """A matrix of `rows` x `cols`, however it is parametrised. Call the factor to get the matrix.
 
-    Calling goes through `nn.Module.__call__` on purpose: offloading and sharding hang their work on it, and would be
-    missed by an attribute access. Every parameter of a factor is trained; what is frozen is not a parameter but a seed.
+    Calling goes through `nn.Module.__call__` on purpose: offloading and sharding hang their work on it, and
+    would be missed by an attribute access. Every parameter of a factor is trained; what is frozen is not a
+    parameter but a seed.
 
     Args:
         rows: Outputs of the factor.

@@ -39,12 +39,10 @@ class DiagonalSpec:
     def build(self, rows: int, cols: int) -> "Diagonal":
         """Return the factor, not yet reset."""
         if rows != cols:
-            raise SpecError(
-                f"a diagonal core is square, but it stands between ranks {rows} and {cols}; give both sides one rank."
-            )
+            raise SpecError(f"a diagonal core cannot join rank {cols} to {rows}; give both sides one rank.")
         return Diagonal(rows, initial=self.initial)
 
-    def numbers(self, rows: int, cols: int) -> int:  # noqa: ARG002 (a diagonal core is square)
+    def numbers(self, rows: int, cols: int) -> int:
         """Return how many numbers are trained, and stored."""
         return rows
 
@@ -70,6 +68,6 @@ class Diagonal(Factor):
         return torch.diag(self.weight)
 
     @torch.no_grad()
-    def reset(self, *, seed: int, name: str) -> None:  # noqa: ARG002 (nothing is drawn)
+    def reset(self, *, seed: int, name: str) -> None:
         """Fill the diagonal."""
         self.weight.fill_(0.0 if self.initial == "zeros" else 1.0)

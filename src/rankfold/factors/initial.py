@@ -12,8 +12,9 @@ from rankfold.seeding import random_matrix
 Initial = Literal["kaiming", "lecun", "islam", "zeros"]
 """How a factor starts.
 
-`kaiming`: variance 1/(3 cols), PEFT's start of LoRA. `lecun`: variance 1/cols (TLoRA+, section 3.2). `islam`: variance
-1/(3 rows), which is what the code of TLoRA draws, since it stores its factors transposed. `zeros`: all zero.
+`kaiming`: variance 1/(3 cols), PEFT's start of LoRA. `lecun`: variance 1/cols (TLoRA+, section 3.2). `islam`:
+variance 1/(3 rows), which is what the code of TLoRA draws, since it stores its factors transposed. `zeros`:
+all zero.
 """
 
 INITIALS: tuple[Initial, ...] = get_args(Initial)

@@ -1,8 +1,9 @@
 """Sharing: one owner for each factor that several layers use.
 
-A pool serves one side (down or up) of one adapter on one model. The first layer that asks for a factor is told to own it,
-which means to register it; the others use the same module without registering it. So parameter counts, optimisers and files
-see a shared factor once, and moving or replacing its parameters can never separate the layers that use it.
+A pool serves one side (down or up) of one adapter on one model. The first layer that asks for a factor is
+told to own it, which means to register it; the others use the same module without registering it. So
+parameter counts, optimisers and files see a shared factor once, and moving or replacing its parameters can
+never separate the layers that use it.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from torch import Tensor
 from rankfold.factors.base import Factor
 
 Share = Literal["none", "module_type", "in_features", "slice"]
-"""Which layers use one factor: `none` each its own; `module_type` those whose names end alike and whose sizes agree
-(ShareLoRA); `in_features` those of one input width (EffiLoRA; down side only); `slice` all of them, each using the first
+"""Which layers use one factor: `none` each its own; `module_type` those whose names end alike and whose sizes
+agree (ShareLoRA); `in_features` those of one input width (EffiLoRA; down side only); `slice` all of them,
+each using the first
 rows and columns of one factor as large as the largest."""
 
 SHARES: tuple[Share, ...] = get_args(Share)
@@ -65,7 +67,7 @@ class Pool:
     def take(
         self, path: str, rows: int, cols: int, create: Callable[[str, int, int], Factor]
     ) -> tuple[Factor, Factor | None]:
-        """Return the factor for a layer, and the factor that this layer has to own, or None if another one does.
+        """Return the factor for a layer, and the factor it has to own, or None if another layer owns it.
 
         Args:
             path: The layer's path; its last part is the module type.
@@ -91,4 +93,4 @@ class Pool:
             case "in_features":
                 return f"shared.in_features.{rows}x{cols}", rows, cols
             case "slice":
-                return "shared.slice", *self._largest
+                return "shared.slice", self._largest[0], self._largest[1]

@@ -15,8 +15,9 @@ from rankfold.factors.initial import Initial, standard_deviation
 from rankfold.seeding import random_matrix, random_order
 
 RelayMap = Literal["row_major", "strided", "permuted"]
-"""Which entry of the square becomes which entry of the factor: `row_major` as in the paper's Figure 2; `strided` reads at
-equal distances that visit every entry once; `permuted` follows a fixed random order. Only the last two keep the rank."""
+"""Which entry of the square becomes which entry of the factor: `row_major` as in the paper's Figure 2;
+`strided` reads at equal distances that visit every entry once; `permuted` follows a fixed random order. Only
+the last two keep the rank."""
 
 RELAY_MAPS: tuple[RelayMap, ...] = get_args(RelayMap)
 
@@ -29,8 +30,10 @@ class RelaySpec:
     Args:
         k: Inner width of the square product.
         map: Which entry of the square goes where.
-        initial: Variance of the factor's entries at the start; with `zeros` the left matrix of the product is zero.
-        std: Standard deviation of the entries of both small matrices, in place of the one that `initial` implies.
+        initial: Variance of the factor's entries at the start; with `zeros` the left matrix of the product is
+            zero.
+        std: Standard deviation of the entries of both small matrices, in place of the one that `initial`
+            implies.
 
     Raises:
         SpecError: If `k` is less than one, `std` is not positive, or `map` or `initial` is unknown.
@@ -78,8 +81,8 @@ class Materialiser(Protocol):
 class Relay(Factor):
     r"""A thin matrix read from a square product of two small ones.
 
-    With side $d = \lceil\sqrt{rows \cdot cols}\rceil$, entry i of the matrix, counted row by row, is the entry of
-    `left @ right` (d x k times k x d) that the map assigns to i.
+    With side $d = \lceil\sqrt{rows \cdot cols}\rceil$, entry i of the matrix, counted row by row, is the
+    entry of `left @ right` (d x k times k x d) that the map assigns to i.
 
     Reference: Relayed LoRA, section 3 and Figure 2; `tests/reference/relay.py`.
     Cost: 2 k d trained and stored; 2 k d^2 operations to build.
@@ -114,18 +117,19 @@ class Relay(Factor):
         self.materialiser: Materialiser | None = None
 
     def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
-        """Return the matrix, from the batch it belongs to if a forward pass of the model is under way."""
+        """Return the matrix, from its batch if a forward pass of the model is under way."""
         if self.materialiser is not None and not torch.compiler.is_compiling():
             return self.materialiser.matrix(self)
         return read_square(self.left @ self.right, self)
 
     @torch.no_grad()
     def reset(self, *, seed: int, name: str) -> None:
-        """Draw both small matrices so that the product has the asked variance; `zeros` zeroes the left one."""
+        """Draw both small matrices so that the product has the variance asked; `zeros` zeroes the left."""
         if self.left.is_meta:
             return
         variance_like: Initial = "kaiming" if self.initial == "zeros" else self.initial
-        # An entry of the product is a sum of k products, so its variance is k times the fourth power of the small std.
+        # An entry of the product is a sum of k products, so its variance is k times the fourth power of the
+        # small std.
         std = self.std or (standard_deviation(variance_like, self.rows, self.cols) ** 2 / self.k) ** 0.25
         left_std = 0.0 if self.initial == "zeros" else std
         self.left.copy_(random_matrix(self.side, self.k, seed=seed, name=f"{name}.left", std=left_std))
@@ -151,7 +155,7 @@ def read_square(square: Tensor, relay: Relay) -> Tensor:
 
 @lru_cache(maxsize=256)
 def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> Tensor | None:
-    """Return the flat position in the square of each entry, or None where they are the first ones in order."""
+    """Return the position of each entry in the flat square, or None if they are the first ones in order."""
     side = square_side(entries)
     size = side * side
     match order:
@@ -168,9 +172,9 @@ def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> 
 def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:
     """Return the largest rank that the map allows the factor, which may be less than min(rows, cols).
 
-    Row by row, neighbouring rows of the factor come out of the same row of the square, and the product has rank k only:
-    where the factor's columns divide the side, its rank is at most k side / cols; where the side divides its columns, at
-    most k cols / side. Found by measurement, see the project's log.
+    Row by row, neighbouring rows of the factor come out of the same row of the square, and the product has
+    rank k only: where the factor's columns divide the side, its rank is at most k side / cols; where the side
+    divides its columns, at most k cols / side. Found by measurement, see the project's log.
     """
     full = min(rows, cols)
     if spec.map != "row_major":

@@ -1,17 +1,17 @@
 """All relayed squares of one shape in one batched product, once for each forward pass of the model.
 
-A pass lasts from the model's forward pre-hook to its forward hook. Inside it the first relayed factor asked for builds all
-factors of its shape and the others take theirs from the result. Outside it (a layer called alone, a layer recomputed by
-gradient checkpointing during the backward pass) each factor builds itself. Nothing outlives a pass, so an optimiser step,
-however it writes its parameters, can never be missed.
+A pass lasts from the model's forward pre-hook to its forward hook. Inside it the first relayed factor asked
+for builds all factors of its shape and the others take theirs from the result. Outside it (a layer called
+alone, a layer recomputed by gradient checkpointing during the backward pass) each factor builds itself.
+Nothing outlives a pass, so an optimiser step, however it writes its parameters, can never be missed.
 
-The product is a `torch.autograd.Function` that keeps what it needs on its context instead of among the saved tensors:
-non-reentrant checkpointing counts the saved tensors of a region, and a region must count the same whether it was the one
-that built the batch or not.
+The product is a `torch.autograd.Function` that keeps what it needs on its context instead of among the saved
+tensors: non-reentrant checkpointing counts the saved tensors of a region, and a region must count the same
+whether it was the one that built the batch or not.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from rankfold.factors.relay import Relay, positions_in_square
 def materialise(relays: Sequence[Relay]) -> tuple[Tensor, ...]:
     """Return the matrices of relayed factors of one side and k, each of shape [rows, cols]."""
     parameters = [parameter for relay in relays for parameter in (relay.left, relay.right)]
-    matrices: tuple[Tensor, ...] = _SquareProducts.apply(tuple(relays), *parameters)
+    matrices = cast(tuple[Tensor, ...], cast(Any, _SquareProducts).apply(tuple(relays), *parameters))
     # A frozen factor in a batch with trained ones must not ask its layer for a gradient.
     return tuple(
         matrix if relay.left.requires_grad or relay.right.requires_grad else matrix.detach()
@@ -60,7 +60,8 @@ class RelayBatches:
         """Return the matrix of one factor, shape [rows, cols]."""
         if not self._in_pass:
             return materialise((relay,))[0]
-        # Reentrant checkpointing runs parts of a pass without gradients; what it builds is of no use to the others.
+        # Reentrant checkpointing runs parts of a pass without gradients; what it builds is of no use to the
+        # others.
         with_gradient = torch.is_grad_enabled()
         if (id(relay), with_gradient) not in self._matrices:
             peers = [peer for peer in self.relays if peer is relay or _can_be_built_together(peer, relay)]
@@ -86,7 +87,7 @@ def _can_be_built_together(peer: Relay, relay: Relay) -> bool:
 
 @final
 class _SquareProducts(torch.autograd.Function):
-    """left @ right of many factors as one batched product, in float32 at least, read out by each factor's map."""
+    """left @ right of many factors in one product, in float32 at least, read by each factor's map."""
 
     @staticmethod
     def forward(ctx: Any, relays: tuple[Relay, ...], *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -102,13 +103,17 @@ class _SquareProducts(torch.autograd.Function):
         with torch.autocast(lefts.device.type, enabled=False):
             squares = torch.bmm(lefts, rights).flatten(1)
         return tuple(
-            (square[: rows * cols] if positions is None else square[positions]).reshape(rows, cols).to(ctx.dtype)
+            (square[: rows * cols] if positions is None else square[positions])
+            .reshape(rows, cols)
+            .to(ctx.dtype)
             for square, (rows, cols, positions) in zip(squares, ctx.readings, strict=True)
         )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (torch passes ctx by position)
+        ctx: Any, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         count, side, _ = ctx.lefts.shape
         squares = torch.zeros(count, side * side, dtype=ctx.lefts.dtype, device=ctx.lefts.device)
         for square, gradient, (rows, cols, positions) in zip(squares, gradients, ctx.readings, strict=True):

@@ -22,7 +22,8 @@ class SeededSpec:
         initial: Distribution of the entries.
 
     Raises:
-        SpecError: If `initial` is unknown, or is `zeros`: a frozen zero matrix would silence the adapter for ever.
+        SpecError: If `initial` is unknown, or is `zeros`: a frozen zero matrix would silence the adapter for
+            ever.
     """
 
     initial: Initial = "kaiming"
@@ -31,7 +32,9 @@ class SeededSpec:
     def __post_init__(self) -> None:
         """Check the initial value."""
         if standard_deviation(self.initial, 1, 1) == 0:
-            raise SpecError("a seeded factor cannot start at 'zeros', since it never changes; choose 'kaiming'.")
+            raise SpecError(
+                "a seeded factor cannot start at 'zeros', since it never changes; choose 'kaiming'."
+            )
 
     @property
     def starts_at_zero(self) -> bool:
@@ -51,10 +54,12 @@ class SeededSpec:
 class Seeded(Factor):
     """A frozen random matrix that is derived from its seed and name whenever it is needed, and never stored.
 
-    The matrix is float32 whatever the model's dtype: rounding it to bfloat16 and back would give other weights than the
-    file promises. It has no parameter, so nothing can set it to trainable, and no entry in a state dict.
+    The matrix is float32 whatever the model's dtype: rounding it to bfloat16 and back would give other
+    weights than the file promises. It has no parameter, so nothing can set it to trainable, and no entry in a
+    state dict.
 
-    Reference: LoRA-FA (Zhang et al., 2023), section 3, and TLoRA (Islam, 2025), eq. 2, whose outer factors are frozen.
+    Reference: LoRA-FA (Zhang et al., 2023), section 3, and TLoRA (Islam, 2025), eq. 2, whose outer factors
+        are frozen.
     Cost: nothing trained, nothing stored, rows x cols in memory.
 
     Args:

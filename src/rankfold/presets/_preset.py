@@ -47,9 +47,11 @@ class Option:
         Raises:
             SpecError: If the value has another type, or is none of the choices.
         """
-        if self.choices is not None:
+        if self.choices is not None and not (value is None and NoneType in self.types):
             if value not in self.choices:
-                raise unknown_name(f"value of '{self.name}' for method '{preset}'", str(value), map(str, self.choices))
+                raise unknown_name(
+                    f"value of '{self.name}' for method '{preset}'", str(value), map(str, self.choices)
+                )
             return value
         if float in self.types and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
@@ -102,7 +104,7 @@ class Preset:
 
 def _option(name: str, hint: Any, default: Any) -> Option:
     kind, description = get_args(hint)
-    if get_origin(kind) is Literal:
-        return Option(name, (str,), default, get_args(kind), description)
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return Option(name, tuple(kinds), default, None, description)
+    choices = tuple(choice for each in kinds if get_origin(each) is Literal for choice in get_args(each))
+    types = tuple(str if get_origin(each) is Literal else each for each in kinds)
+    return Option(name, types, default, choices or None, description)

@@ -16,7 +16,13 @@ def _spec(
     seed: Seed = 0,
 ) -> AdapterSpec:
     return AdapterSpec(
-        rank=r, alpha=alpha, dropout=dropout, scaling=scaling, down=DenseSpec(), up=DenseSpec("zeros"), seed=seed
+        rank=r,
+        alpha=alpha,
+        dropout=dropout,
+        scaling=scaling,
+        down=DenseSpec(),
+        up=DenseSpec("zeros"),
+        seed=seed,
     )
 
 

@@ -14,12 +14,16 @@ def _spec(
     k: Annotated[int, "inner width of the square products"] = 8,
     alpha: Alpha = 16.0,
     dropout: Dropout = 0.0,
-    map: Annotated[RelayMap | None, "entry of the square to entry of the factor; none: as the reading has it"] = None,
+    map: Annotated[
+        RelayMap | None, "entry of the square to entry of the factor; none: as the reading has it"
+    ] = None,
     zero: Annotated[Literal["down", "up"], "which factor starts at zero"] = "down",
-    std: Annotated[float | None, "spread of the small matrices; none: LoRA's variance for the product"] = None,
-    reading: Annotated[Reading, "paper: row_major map, whose rank may be capped; recommended: strided map"] = (
-        "recommended"
-    ),
+    std: Annotated[
+        float | None, "spread of the small matrices; none: LoRA's variance for the product"
+    ] = None,
+    reading: Annotated[
+        Reading, "paper: row_major map, whose rank may be capped; recommended: strided map"
+    ] = ("recommended"),
     seed: Seed = 0,
 ) -> AdapterSpec:
     order: RelayMap = map or ("row_major" if reading == "paper" else "strided")

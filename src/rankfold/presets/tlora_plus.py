@@ -18,7 +18,8 @@ def _spec(
     dropout: Dropout = 0.0,
     alpha: Annotated[float | None, "scale by alpha / r; none: no scaling, as the paper states none"] = None,
     reading: Annotated[
-        Reading, "paper: the core starts random, so a fresh adapter changes the model; recommended: it starts at zero"
+        Reading,
+        "paper: the core starts random, so a fresh adapter changes the model; recommended: it starts at zero",
     ] = "recommended",
     seed: Seed = 0,
 ) -> AdapterSpec:
