@@ -13,6 +13,7 @@ from rankfold.errors import SpecError, unknown_name
 from rankfold.factors.base import Factor
 from rankfold.factors.initial import Initial, standard_deviation
 from rankfold.seeding import random_matrix, random_order
+from rankfold.shapes import FlatIndex
 
 RelayMap = Literal["row_major", "strided", "permuted"]
 """Which entry of the square becomes which entry of the factor: `row_major` as in the paper's Figure 2;
@@ -147,23 +148,21 @@ def square_side(entries: int) -> int:
 
 def read_square(square: Tensor, relay: Relay) -> Tensor:
     """Return the entries of the square [side, side] that make up the factor [rows, cols]."""
-    flat = square.reshape(-1)
     positions = positions_in_square(relay.order, relay.rows * relay.cols, square.device)
-    entries = flat[: relay.rows * relay.cols] if positions is None else flat[positions]
-    return entries.reshape(relay.rows, relay.cols)
+    return square.reshape(-1)[positions].reshape(relay.rows, relay.cols)
 
 
 @lru_cache(maxsize=256)
-def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> Tensor | None:
-    """Return the position of each entry in the flat square, or None if they are the first ones in order."""
+def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
+    """Return the position of each entry in the flat square."""
     side = square_side(entries)
     size = side * side
     match order:
         case "row_major":
-            return None
+            return torch.arange(entries, device=device)
         case "strided":
             step = next(step for step in range(side + 1, 2 * size + 2) if math.gcd(step, size) == 1)
-            return (torch.arange(entries, device=device, dtype=torch.int64) * step) % size
+            return (torch.arange(entries, device=device) * step) % size
         case "permuted":
             # One fixed order a size: it is part of the file format, not of the seed.
             return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
@@ -172,16 +171,20 @@ def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> 
 def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:
     """Return the largest rank that the map allows the factor, which may be less than min(rows, cols).
 
-    Row by row, neighbouring rows of the factor come out of the same row of the square, and the product has
-    rank k only: where the factor's columns divide the side, its rank is at most k side / cols; where the side
-    divides its columns, at most k cols / side. Found by measurement, see the project's log.
+    Row by row, rows of the factor that begin at one column of the square are cut from it alike, and each piece
+    has rank k at most. Where cols divides the side, this is k side / cols in all; where the side divides cols,
+    k cols / side.
     """
     full = min(rows, cols)
     if spec.map != "row_major":
         return full
     side = square_side(rows * cols)
-    if side % cols == 0:
-        return min(full, spec.k * side // cols)
-    if cols % side == 0:
-        return min(full, spec.k * cols // side)
-    return full
+    period = side // math.gcd(side, cols)  # the beginnings repeat after so many rows
+
+    def rank_of_rows_like(row: int) -> int:
+        first_piece = min(cols, side - row * cols % side)
+        whole_pieces, last_piece = divmod(cols - first_piece, side)
+        pieces = min(spec.k, first_piece) + whole_pieces * min(spec.k, side) + min(spec.k, last_piece)
+        return min(pieces, len(range(row, rows, period)))
+
+    return min(full, sum(rank_of_rows_like(row) for row in range(min(rows, period))))

@@ -10,14 +10,14 @@ tensors: non-reentrant checkpointing counts the saved tensors of a region, and a
 whether it was the one that built the batch or not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rankfold.factors.relay import Relay, positions_in_square
+from rankfold.factors.relay import Relay, RelayMap, positions_in_square
 
 
 def materialise(relays: Sequence[Relay]) -> tuple[Tensor, ...]:
@@ -95,19 +95,15 @@ class _SquareProducts(torch.autograd.Function):
         lefts = torch.stack(parameters[0::2]).to(dtype)
         rights = torch.stack(parameters[1::2]).to(dtype)
         ctx.set_materialize_grads(False)
-        ctx.lefts, ctx.rights, ctx.dtype = lefts, rights, parameters[0].dtype
-        ctx.readings = [
-            (relay.rows, relay.cols, positions_in_square(relay.order, relay.rows * relay.cols, lefts.device))
-            for relay in relays
-        ]
+        ctx.relays, ctx.lefts, ctx.rights, ctx.dtype = relays, lefts, rights, parameters[0].dtype
         with torch.autocast(lefts.device.type, enabled=False):
             squares = torch.bmm(lefts, rights).flatten(1)
-        return tuple(
-            (square[: rows * cols] if positions is None else square[positions])
-            .reshape(rows, cols)
-            .to(ctx.dtype)
-            for square, (rows, cols, positions) in zip(squares, ctx.readings, strict=True)
-        )
+        matrices = dict[int, Tensor]()
+        for members, positions in _readings(relays, squares.device):
+            entries = squares[members].gather(1, positions.expand(len(members), -1)).to(ctx.dtype)
+            for member, row in zip(members, entries, strict=True):
+                matrices[member] = row.view(relays[member].rows, relays[member].cols)
+        return tuple(matrices[member] for member in range(len(relays)))
 
     @staticmethod
     @once_differentiable
@@ -115,14 +111,12 @@ class _SquareProducts(torch.autograd.Function):
         ctx: Any, *gradients: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         count, side, _ = ctx.lefts.shape
-        squares = torch.zeros(count, side * side, dtype=ctx.lefts.dtype, device=ctx.lefts.device)
-        for square, gradient, (rows, cols, positions) in zip(squares, gradients, ctx.readings, strict=True):
-            if gradient is not None:
-                entries = gradient.reshape(-1).to(square.dtype)
-                if positions is None:
-                    square[: rows * cols] = entries
-                else:
-                    square[positions] = entries
+        squares = ctx.lefts.new_zeros(count, side * side)
+        for members, positions in _readings(ctx.relays, squares.device):
+            rows = [gradients[member] for member in members]
+            zero = squares.new_zeros(positions.numel())
+            entries = torch.stack([zero if row is None else row.reshape(-1).to(zero.dtype) for row in rows])
+            squares[members] = squares[members].scatter(1, positions.expand(len(members), -1), entries)
         squares = squares.view(count, side, side)
         with torch.autocast(squares.device.type, enabled=False):
             for_lefts = torch.bmm(squares, ctx.rights.transpose(1, 2)).to(ctx.dtype)
@@ -131,3 +125,12 @@ class _SquareProducts(torch.autograd.Function):
         return None, *(
             None if gradient is None else each for left, right, gradient in pairs for each in (left, right)
         )
+
+
+def _readings(relays: Sequence[Relay], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield the factors that are read alike, by index, with the positions [entries] that they read."""
+    alike: dict[tuple[RelayMap, int], list[int]] = {}
+    for index, relay in enumerate(relays):
+        alike.setdefault((relay.order, relay.rows * relay.cols), []).append(index)
+    for (order, entries), members in alike.items():
+        yield members, positions_in_square(order, entries, device)

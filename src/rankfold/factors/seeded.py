@@ -82,8 +82,10 @@ class Seeded(Factor):
     def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
         """Return the matrix in float32."""
         if self._matrix is None or self._matrix.device != self.anchor.device:
-            matrix = initial_matrix(self.initial, self.rows, self.cols, seed=self.seed, name=self.name)
-            self._matrix = matrix.to(self.anchor.device)
+            # The first call may be in inference mode, but training after it needs an ordinary tensor.
+            with torch.inference_mode(mode=False):
+                matrix = initial_matrix(self.initial, self.rows, self.cols, seed=self.seed, name=self.name)
+                self._matrix = matrix.to(self.anchor.device)
         return self._matrix
 
     def reset(self, *, seed: int, name: str) -> None:
