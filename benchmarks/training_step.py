@@ -4,7 +4,7 @@ Each method is a model of its own in one process. A round runs every method once
 whatever else the machine does hits all of them alike; only the ratios to PEFT's LoRA in the same rounds mean
 anything.
 
-    python benchmarks/step_time.py --rounds 30 --out benchmarks/records/step_time.json
+    python benchmarks/training_step.py --rounds 30 --out benchmarks/records/training_step.json
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record: dict[str, object] = {
-        "command": f"python benchmarks/step_time.py --rounds {arguments.rounds}",
+        "command": f"python benchmarks/training_step.py --rounds {arguments.rounds}",
         "versions": {"torch": torch.__version__, "peft": peft.__version__, "rankfold": rankfold.__version__},
         "batch": [arguments.rows, arguments.tokens],
     }

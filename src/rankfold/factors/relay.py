@@ -171,9 +171,9 @@ def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> 
 def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:
     """Return the largest rank that the map allows the factor, which may be less than min(rows, cols).
 
-    Row by row, rows of the factor that begin at one column of the square are cut from it alike, and each piece
-    has rank k at most. Where cols divides the side, this is k side / cols in all; where the side divides cols,
-    k cols / side.
+    Row by row, rows of the factor that begin at one column of the square are cut from it alike, and each
+    piece has rank k at most. Where cols divides the side, this is k side / cols in all; where the side
+    divides cols, k cols / side.
     """
     full = min(rows, cols)
     if spec.map != "row_major":

@@ -12,6 +12,7 @@ from rankfold.adapter.build import BuiltAdapter
 from rankfold.adapter.geometry import Linear
 from rankfold.adapter.module import Adapter
 from rankfold.errors import SpecError
+from rankfold.peft_plugin.targets import sizes_of
 
 BASE = "__base__"
 """In `adapter_names`, the name for rows that get no adapter."""
@@ -46,9 +47,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._before_merge: Tensor | nn.Module | None = None
         self._disable_adapters = False
-        for size in ("in_features", "out_features"):
-            if hasattr(base_layer, size):
-                setattr(self, size, getattr(base_layer, size))
+        self.in_features, self.out_features = sizes_of(base_layer)
 
     def update_layer(self, adapter_name: str, built: BuiltAdapter, *, inference_mode: bool) -> None:
         """Add an adapter, on the device and in the dtype of the base layer."""

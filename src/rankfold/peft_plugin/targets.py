@@ -131,15 +131,21 @@ def _geometry(name: str, layer: nn.Module, backend: QuantizationBackend | None) 
             tuple(layer._reversed_padding_repeated_twice),
         )
     if isinstance(layer, nn.Linear | Conv1D) or (backend is not None and backend.layer_type == "linear"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            in_features, out_features = _get_in_out_features(layer)
+        in_features, out_features = sizes_of(layer)
         if in_features is not None and out_features is not None:
             return Linear(in_features, out_features, transposed=isinstance(layer, Conv1D))
     raise SpecError(
         f"Target module '{name}' is not supported: it is a {type(layer).__name__}; "
         "name Linear, Conv1D, Conv2d or Embedding layers in target_modules, or exclude it by exclude_modules."
     )
+
+
+def sizes_of(layer: nn.Module) -> tuple[int | None, int | None]:
+    """Return what PEFT calls a layer's `in_features` and `out_features`; a convolution's are its channels."""
+    with warnings.catch_warnings():
+        # PEFT warns of kinds it does not know; those that we take are checked by us.
+        warnings.simplefilter("ignore", UserWarning)
+        return _get_in_out_features(layer)
 
 
 def _pair(value: tuple[int, ...]) -> tuple[int, int]:

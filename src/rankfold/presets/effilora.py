@@ -31,6 +31,6 @@ PRESET = Preset(
     title="EffiLoRA",
     paper="Tian et al., 2025, arXiv:2512.00878",
     summary="One down factor for all layers of an input width, an up factor for each layer.",
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     build=_spec,
 )

@@ -31,6 +31,6 @@ PRESET = Preset(
     title="LoRA",
     paper="Hu et al., 2022, arXiv:2106.09685",
     summary="Two dense factors, the up one starting at zero.",
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     build=_spec,
 )

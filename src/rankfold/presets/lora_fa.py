@@ -16,6 +16,6 @@ PRESET = Preset(
     title="LoRA-FA",
     paper="Zhang et al., 2023, arXiv:2308.03303",
     summary="LoRA with the down factor frozen at its random start, kept as a seed.",
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     build=_spec,
 )

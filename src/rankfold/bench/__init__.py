@@ -1,0 +1,1 @@
+"""CLAIMS: tasks, runs and their records, and the statistics that say what a comparison is worth."""

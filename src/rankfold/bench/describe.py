@@ -1,0 +1,104 @@
+"""What is known about a run before it starts: the record without results."""
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import JsonValue
+
+import rankfold
+from rankfold.bench.prepare import Prepared, head_parameters
+from rankfold.bench.record import (
+    BytesPart,
+    DataPart,
+    HardwarePart,
+    MethodPart,
+    ModelPart,
+    RunRecord,
+    SecondsPart,
+    TaskPart,
+    TrainingPart,
+)
+from rankfold.train.hardware import cpu_name, gpu_name
+
+_LIBRARIES = ("torch", "peft", "transformers", "accelerate", "datasets", "numpy")
+
+
+def started_record(prepared: Prepared) -> RunRecord:
+    """Return the record of a run that has not got anywhere yet; its status is "failed" until it has."""
+    request, data, base = prepared.request, prepared.data, prepared.base
+    examples = data.examples.labelled or data.examples.instructions
+    return RunRecord(
+        status="failed",
+        error="it did not start",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=request.command(),
+        method=MethodPart(
+            request.method, dict(request.options), _plain(cast(Any, prepared.config).to_dict())
+        ),
+        model=ModelPart(base.name, base.source, base.sha256()),
+        task=TaskPart(
+            data.task.name, data.kind, data.task.metrics[0], data.examples.label_names, data.task.licence
+        ),
+        data=DataPart(data.source, data.sha256, {split: len(items) for split, items in examples.items()}),
+        training=_training(prepared),
+        versions=_versions(),
+        hardware=HardwarePart(cpu_name(), torch.get_num_threads(), gpu_name(prepared.device)),
+        parameters=prepared.parameters(),
+        bytes=BytesPart(0, 0, 0),
+        seconds=SecondsPart(0.0, 0.0, 0.0, 0.0),
+        peak_memory_bytes=0,
+        metrics={},
+        baselines={},
+    )
+
+
+def _training(prepared: Prepared) -> TrainingPart:
+    schedule = prepared.schedule
+    return TrainingPart(
+        epochs=schedule.steps / math.ceil(len(prepared.rows) / schedule.batch_size),
+        steps=schedule.steps,
+        batch_size=schedule.batch_size,
+        learning_rate=schedule.learning_rate,
+        scheduler=schedule.scheduler,
+        warmup=schedule.warmup,
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm,
+        max_length=prepared.evaluator.max_length,
+        precision=schedule.precision,
+        seed=schedule.seed,
+        head=_head(prepared),
+    )
+
+
+def _head(prepared: Prepared) -> Literal["trained", "frozen", "none"]:
+    parameters = head_parameters(prepared.model)
+    if not parameters:
+        return "none"
+    return "trained" if any(parameter.requires_grad for parameter in parameters) else "frozen"
+
+
+def _versions() -> dict[str, str]:
+    found = {"rankfold": rankfold.__version__, "python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """Return a PEFT configuration as JSON values: sets sorted, enumerations by value."""
+    return cast("dict[str, JsonValue]", json.loads(json.dumps(config, default=_plain_value)))
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, set | frozenset):
+        return sorted(cast("set[str]", value))
+    return str(value)

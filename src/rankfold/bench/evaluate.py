@@ -1,0 +1,132 @@
+"""A saved adapter, measured on a split of a task."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from peft import PeftModel
+
+from rankfold.bench.record import NAME as RECORD_NAME
+from rankfold.bench.record import Prediction, RunRecord
+from rankfold.bench.tasks import TaskData, TaskRequest, load_task
+from rankfold.errors import AdapterFileError
+from rankfold.train.hardware import choose_device, choose_precision
+from rankfold.train.load import load_adapter, stored_bytes
+from rankfold.train.models import BaseModel, LoadedModel, default_max_length, load_model, resolve_model
+from rankfold.train.predict import Evaluation, Evaluator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """What to measure.
+
+    Args:
+        adapter: A folder that `rankfold train` or `save_pretrained` wrote.
+        model: The base model, as for `rankfold train`.
+        data: The task.
+        split: `train`, `validation` or `test`.
+        batch_size: Rows at a time.
+        max_length: The most tokens of a row; the usual one for the kind of task if None.
+        precision: `auto`, `fp32` or `bf16`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+    """
+
+    adapter: Path
+    model: str
+    data: TaskRequest
+    split: str = "validation"
+    batch_size: int = 16
+    max_length: int | None = None
+    precision: str = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What was measured; the names are those of a run's record."""
+
+    adapter: str
+    model: str
+    task: str
+    metric: str
+    split: str
+    rows: int
+    loss: float
+    metrics: dict[str, float]
+    predictions: tuple[Prediction, ...]
+
+
+def find_record(adapter: Path) -> RunRecord | None:
+    """Return the record beside an adapter, or None if the adapter was not trained by `rankfold train`.
+
+    Raises:
+        AdapterFileError: If the folder is no adapter, or a file is damaged.
+        DataError: If the record is damaged.
+    """
+    stored_bytes(adapter)
+    return RunRecord.read(adapter) if (adapter / RECORD_NAME).is_file() else None
+
+
+def evaluate(request: EvaluateRequest) -> EvaluateResult:
+    """Measure an adapter.
+
+    Raises:
+        AdapterFileError: If the adapter is damaged, or does not belong to the model.
+        SpecError: If the model or the task is unknown.
+        DataError: If the data cannot be read or understood.
+    """
+    record = find_record(request.adapter)
+    device = choose_device(request.device)
+    base = resolve_model(request.model)
+    data = _load_data(request, record, is_causal=base.is_causal)
+    loaded = load_model(base, data.kind, data.examples.label_names)
+    model = _adapted(request.adapter, record, base, loaded)
+    evaluator = Evaluator(
+        loaded.tokenizer,
+        device,
+        choose_precision(request.precision, device),
+        request.batch_size,
+        request.max_length or default_max_length(data.kind),
+    )
+    evaluation = evaluator.measure(model.to(device), data.examples, request.split, data.task.metrics)
+    return _result(request, data, evaluation)
+
+
+def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:
+    if record is None:
+        # The labels are those of the training split, whichever split is measured.
+        splits = tuple(dict.fromkeys(("train", request.split)))
+        return load_task(request.data, is_causal=is_causal, splits=splits)
+    known = replace(request.data, label_names=record.task.label_names, kind=record.task.kind)
+    return load_task(known, is_causal=is_causal, splits=(request.split,))
+
+
+def _adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: LoadedModel) -> PeftModel:
+    if record is not None and record.model.sha256 not in ("", base.sha256()):
+        raise AdapterFileError(
+            f"the adapter '{adapter}' was trained on '{record.model.name}', not on '{base.name}'; "
+            "name the model it was trained on with --model."
+        )
+    stored = tuple(stored_bytes(adapter))
+    for module in loaded.fresh_modules:
+        if not any(f".{module}." in key for key in stored):
+            raise AdapterFileError(
+                f"neither the model '{base.name}' nor the adapter '{adapter}' has weights for '{module}'; "
+                "save the adapter with its head (task_type, or modules_to_save)."
+            )
+    return load_adapter(loaded.model, adapter)
+
+
+def _result(request: EvaluateRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:
+    examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
+    measured = data.examples.labelled or data.examples.instructions
+    return EvaluateResult(
+        adapter=str(request.adapter),
+        model=request.model,
+        task=data.task.name,
+        metric=data.task.metrics[0],
+        split=request.split,
+        rows=len(measured[request.split]),
+        loss=evaluation.loss,
+        metrics=evaluation.metrics,
+        predictions=tuple(Prediction(*example) for example in examples),
+    )

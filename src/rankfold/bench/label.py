@@ -1,0 +1,38 @@
+"""Names for rows: the method, and of its settings only those that tell it from its other rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+Settings = Mapping[str, object]
+
+
+def labels_of(entries: Sequence[tuple[str, Settings]]) -> list[str]:
+    """Return one label per entry; entries that differ in a setting have different labels.
+
+    Args:
+        entries: The method's name with all its settings.
+
+    Example:
+        >>> labels_of([("lora", {"r": 8}), ("lora", {"r": 16}), ("tlora", {"r": 8})])
+        ['lora r=8', 'lora r=16', 'tlora']
+    """
+    return [
+        _label(name, settings, [s for other, s in entries if other == name]) for name, settings in entries
+    ]
+
+
+def _label(name: str, settings: Settings, siblings: Sequence[Settings]) -> str:
+    differing = [
+        f"{key}={_text(value)}"
+        for key, value in settings.items()
+        if any(key not in other or other[key] != value for other in siblings)
+    ]
+    return " ".join([name, *differing])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ",".join(_text(item) for item in cast("Sequence[object]", value))
+    return str(value)

@@ -1,0 +1,181 @@
+"""Everything a run needs before its first update: data, base model, adapter, schedule. Writes nothing."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import set_seed
+
+import rankfold
+from rankfold.bench.method import PEFT_PREFIX, method_config, recommended_learning_rate
+from rankfold.bench.record import ParametersPart
+from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
+from rankfold.bench.tasks import TaskData, load_task
+from rankfold.errors import DataError, RankfoldError, SpecError
+from rankfold.train.encode import encode_examples, encode_instructions
+from rankfold.train.examples import Examples
+from rankfold.train.hardware import choose_device, choose_precision
+from rankfold.train.load import adapter_state
+from rankfold.train.models import BaseModel, Kind, LoadedModel, default_max_length, load_model, resolve_model
+from rankfold.train.predict import Evaluator
+from rankfold.train.quiet import quiet_libraries
+from rankfold.train.trainer import Schedule
+
+# Runs with different seeds are to see the same rows, so that they can be compared in pairs.
+_SAMPLE_SEED = 0
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can start.
+
+    Args:
+        request: What was asked for.
+        base: Where the base model is from.
+        data: The task, and the examples that will be used.
+        model: The base model with the adapter, on the CPU.
+        config: The adapter's configuration.
+        schedule: How it will be trained.
+        rows: The encoded training split.
+        evaluator: Measures the model.
+    """
+
+    request: RunRequest
+    base: BaseModel
+    data: TaskData
+    model: PeftModel
+    config: PeftConfig
+    schedule: Schedule
+    rows: Sequence[Mapping[str, Any]]
+    evaluator: Evaluator
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run takes place."""
+        return self.evaluator.device
+
+    def parameters(self) -> ParametersPart:
+        """Count the numbers of adapter and head."""
+        head = sum(parameter.numel() for parameter in head_parameters(self.model))
+        if not self.request.method.startswith(PEFT_PREFIX):
+            count = rankfold.count_parameters(self.model)
+            return ParametersPart(count.stored, count.trainable, count.active, head)
+        state = adapter_state(self.model)
+        stored = sum(tensor.numel() for tensor in state.values()) - head
+        in_head = {id(parameter) for parameter in head_parameters(self.model)}
+        trainable = sum(
+            parameter.numel()
+            for parameter in self.model.parameters()
+            if parameter.requires_grad and id(parameter) not in in_head
+        )
+        return ParametersPart(stored, trainable, trainable, head)
+
+
+def head_parameters(model: PeftModel) -> list[torch.nn.Parameter]:
+    """Return the parameters of modules that are saved whole beside the adapter."""
+    return [parameter for name, parameter in model.named_parameters() if ".modules_to_save." in name]
+
+
+def prepare(request: RunRequest) -> Prepared:
+    """Read data, load the base model and add the adapter.
+
+    Raises:
+        SpecError: If method, options, model or task cannot be built as asked.
+        DataError: If the data cannot be read or understood.
+    """
+    device = choose_device(request.device)
+    precision = choose_precision(request.precision, device)
+    base = resolve_model(request.model)
+    data = load_task(request.task_request, is_causal=base.is_causal)
+    data = replace(data, examples=_limited(data.examples, request))
+    # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
+    set_seed(request.seed)
+    loaded = load_model(base, data.kind, data.examples.label_names)
+    max_length = _max_length(request, data.kind, loaded)
+    config = method_config(
+        request.method, request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules
+    )
+    set_seed(request.seed)
+    model = _with_adapter(loaded, config)
+    if request.freeze_head:
+        for parameter in head_parameters(model):
+            parameter.requires_grad = False
+    rows = _encoded(loaded, data.examples, max_length)
+    return Prepared(
+        request=request,
+        base=base,
+        data=data,
+        model=model,
+        config=config,
+        schedule=_schedule(request, len(rows), precision),
+        rows=rows,
+        evaluator=Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length),
+    )
+
+
+def _with_adapter(loaded: LoadedModel, config: PeftConfig) -> PeftModel:
+    try:
+        with quiet_libraries():
+            return cast(PeftModel, get_peft_model(loaded.model, config))
+    except RankfoldError:
+        raise
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        words = " ".join(str(error).split()).rstrip(".")
+        raise SpecError(
+            f"PEFT cannot add the adapter ({words}); change the options of the method."
+        ) from error
+
+
+def _schedule(request: RunRequest, rows: int, precision: str) -> Schedule:
+    epochs = request.epochs or DEFAULT_EPOCHS
+    return Schedule(
+        steps=request.steps or max(1, round(epochs * math.ceil(rows / request.batch_size))),
+        batch_size=request.batch_size,
+        learning_rate=request.learning_rate or recommended_learning_rate(request.method),
+        scheduler=request.scheduler,
+        warmup=request.warmup,
+        weight_decay=request.weight_decay,
+        precision=precision,
+        seed=request.seed,
+    )
+
+
+def _max_length(request: RunRequest, kind: Kind, loaded: LoadedModel) -> int:
+    wanted = request.max_length or default_max_length(kind)
+    most = getattr(loaded.model.config, "max_position_embeddings", None)
+    if isinstance(most, int) and wanted > most:
+        raise SpecError(
+            f"max_length is {wanted}, but '{request.model}' takes {most} tokens; give at most that."
+        )
+    return wanted
+
+
+def _encoded(loaded: LoadedModel, examples: Examples, max_length: int) -> Sequence[Mapping[str, Any]]:
+    if examples.kind is Kind.INSTRUCTION:
+        return encode_instructions(loaded.tokenizer, examples.instructions["train"], max_length)
+    return encode_examples(loaded.tokenizer, examples.labelled["train"], max_length)
+
+
+def _limited(examples: Examples, request: RunRequest) -> Examples:
+    limits = {"train": request.train_rows, "validation": request.eval_rows}
+    return replace(
+        examples,
+        labelled={split: _sample(items, limits[split]) for split, items in examples.labelled.items()},
+        instructions={split: _sample(items, limits[split]) for split, items in examples.instructions.items()},
+    )
+
+
+def _sample(items: Sequence[_Item], limit: int | None) -> Sequence[_Item]:
+    if limit is None or limit >= len(items):
+        return items
+    generator = random.Random(_SAMPLE_SEED)  # noqa: S311 (a sample is no secret)
+    chosen = [items[index] for index in sorted(generator.sample(range(len(items)), limit))]
+    if not chosen:
+        raise DataError("no rows are left to train on; raise the limit.")
+    return chosen

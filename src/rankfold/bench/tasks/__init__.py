@@ -1,0 +1,6 @@
+"""Tasks: data with a known meaning and a metric. Named ones, an embedded one, and the user's own."""
+
+from rankfold.bench.tasks.load import SPLITS, TaskData, TaskRequest, load_task
+from rankfold.bench.tasks.task import NAMED, Task
+
+__all__ = ["NAMED", "SPLITS", "Task", "TaskData", "TaskRequest", "load_task"]

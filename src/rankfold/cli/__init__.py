@@ -1,0 +1,1 @@
+"""WORDS: one file per command, loaded when it is called."""

@@ -1,0 +1,172 @@
+"""`rankfold compare`: several methods under one budget, one table and one page."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rankfold import __version__
+from rankfold.cli.console import note, print_json, progress_screen
+from rankfold.cli.notes import shown_notes
+from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.sections import SectionedCommand, section
+from rankfold.errors import RankfoldError, SpecError, TrainingError
+
+if TYPE_CHECKING:
+    from rankfold.bench.runner import Outcome
+    from rankfold.bench.suite import Suite
+
+DEFAULT_OUT = Path("runs")
+
+
+class _Seeds(click.ParamType[tuple[int, ...]]):
+    """Whole numbers separated by commas."""
+
+    name = "seeds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the numbers, or fail as a usage error."""
+        if isinstance(value, tuple):
+            return value  # type: ignore[return-value]
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is no list of whole numbers; write it as 0,1,2.", param, ctx)
+
+
+_what = section("What to compare")
+_data = section("Data")
+_how = section("How to train")
+_where = section("Where")
+
+_EPILOG = """\b
+Examples:
+  rankfold compare --suite quick
+  rankfold compare --suite my.toml --seeds 0,1,2 --out runs/mine
+  rankfold compare --task bbc_news --method 'lora r=8' --method peft:lora --seeds 0,1
+"""
+
+
+@click.command(cls=SectionedCommand, epilog=_EPILOG)
+@_what("--suite", metavar="NAME|FILE", help="A suite: quick, or a TOML file of your own.")
+@_what(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="'NAME KEY=VALUE ...'",
+    help="A method with its options, or one of PEFT's as peft:NAME; repeat it. The first is the reference.",
+)
+@_what(
+    "--seeds",
+    type=_Seeds(),
+    metavar="0,1,2",
+    help="Train every method once with each of these.  [default: 0]",
+)
+@_what("--model", help="minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]")
+@_what("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]")
+@_what("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
+@_data("--task", help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, cola, boolq, ...")
+@_data(
+    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
+)
+@_data(
+    "--data-root",
+    envvar="RANKFOLD_DATA",
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder with a folder a task.",
+)
+@_data("--kind", help="classification, regression or instruction; inferred from the data if left out.")
+@_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
+@_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")
+@_data("--max-length", type=int, help="Most tokens of a row.")
+@_how("--epochs", type=float, help="Passes over the training split.")
+@_how("--steps", type=int, help="Updates, instead of epochs.")
+@_how("--batch-size", type=int, help="Rows of an update.")
+@_how("--learning-rate", type=float, help="For all methods; each method's own if left out.")
+@_where("--device", help="auto, cpu, cuda or mps.")
+@_where("--threads", type=int, help="CPU threads.")
+@json_option
+def command(
+    *,
+    suite: str | None,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...] | None,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **budget: Any,
+) -> None:
+    """Train several methods under one budget and compare them.
+
+    Runs a suite, or the methods named by --method, and writes one table and one page. A comparison that was
+    stopped goes on when the same command is given again.
+    """
+    from rankfold.bench.runner import check_methods, run_all  # --help can do without these seconds
+
+    given = {key: value for key, value in budget.items() if value is not None}
+    plan = _plan(suite, methods, given)
+    if seeds is not None:
+        plan = replace(plan, seeds=seeds)
+    folder = out or DEFAULT_OUT / plan.name
+    requests = plan.requests(folder)
+    check_methods(requests)
+    with shown_notes(), progress_screen() as new_bar:
+        outcomes = run_all(requests, make_progress=new_bar, overwrite=overwrite)
+    _report(outcomes, folder, as_json=as_json)
+
+
+def _plan(suite: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
+    """Return the suite to run: a named one with what the command line changes, or one of given methods."""
+    from rankfold.bench.suite import Suite, parse_method, read_suite
+
+    if suite and methods:
+        raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
+    if suite:
+        found = read_suite(suite)
+        # Epochs and steps exclude each other; the command line's word replaces the suite's.
+        replaced = {"epochs", "steps"} if given.keys() & {"epochs", "steps"} else set[str]()
+        base = {key: value for key, value in found.base.items() if key not in replaced}
+        return replace(found, base={**base, **given})
+    if not methods:
+        raise SpecError(
+            "there is nothing to compare; give --suite quick, or --task with two or more --method."
+        )
+    named = tuple(parse_method(words, parse_settings) for words in methods)
+    return Suite("compare", {"model": "minilm", **given}, named)
+
+
+def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:
+    """Print and write what there is; fail if no run ended well."""
+    from rankfold.cli.results import print_studies, studies_as_json
+    from rankfold.report.study import make_studies
+    from rankfold.report.write import write_report
+
+    kept = sum(outcome.is_kept for outcome in outcomes)
+    if kept:
+        note(f"{kept} of {len(outcomes)} runs were done before and are kept; --overwrite does them again.")
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if len(failed) == len(outcomes):
+        _fail(failed)
+    studies = make_studies([outcome.record for outcome in outcomes if outcome.record])
+    page = write_report(studies, folder, version=__version__)
+    if as_json:
+        print_json(studies_as_json(studies))
+    else:
+        print_studies(studies)
+    note(f"report: {page}")
+
+
+def _fail(failed: "Sequence[Outcome]") -> None:
+    """Raise what happened; a reason that all runs share is raised as itself."""
+    errors = [outcome.error for outcome in failed if outcome.error]
+    if len({str(error) for error in errors}) == 1 and isinstance(errors[0], RankfoldError):
+        raise errors[0]
+    reasons = "; ".join(f"{outcome.request.out.name}: {str(outcome.error).rstrip('.')}" for outcome in failed)
+    raise TrainingError(
+        f"all {len(failed)} runs failed ({reasons}); mend the causes and run it again."
+    ) from errors[0]

@@ -1,0 +1,184 @@
+"""What the terminal shows: data on stdout, all else on stderr. The only file that imports rich."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO, cast, final
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as LiveDisplay
+from rich.table import Table
+from rich.text import Text
+
+from rankfold.train.progress import Progress
+
+LINE_INTERVAL_SECONDS = 10.0
+
+_UNWRAPPED_COLUMNS = 400
+
+
+def note(text: str) -> None:
+    """Print one line for the user on stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout; a number that is not finite becomes null."""
+    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in cast("Sequence[object]", value)]
+    return value
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str | None = None,
+    left: Sequence[int] = (0,),
+    caption: str | None = None,
+) -> None:
+    """Print a table on stdout.
+
+    Args:
+        columns: Headings.
+        rows: One text per column and row; shown as it is, never read as markup.
+        title: A line above.
+        left: Indices of the columns that hold words; the others are aligned to the right, as numbers are.
+        caption: A line below.
+    """
+    stdout = Console(file=sys.stdout, highlight=False)
+    # A pipe has no width: a file or a test must get whole rows.
+    console = (
+        stdout if stdout.is_terminal else Console(file=sys.stdout, width=_UNWRAPPED_COLUMNS, highlight=False)
+    )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if index in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    with console.capture() as captured:
+        if title:
+            console.print(Text(title, style="bold"))
+        console.print(table)
+        if caption:
+            console.print(Text(caption))
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+@contextmanager
+def progress_screen() -> Generator[Callable[[], Progress]]:
+    """Give a maker of progress bars; several may run at once, one under the other.
+
+    With a terminal they are live bars with the time left; without one, a plain line every ten seconds.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda: PlainBar(sys.stderr)
+        return
+    live = LiveDisplay(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}", markup=False),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+    )
+    with live:
+        yield lambda: LiveBar(live)
+
+
+@final
+@dataclass
+class LiveBar:
+    """One line of rich's live display."""
+
+    live: LiveDisplay
+    _task: TaskID | None = None
+
+    def start(self, total: int, description: str) -> None:
+        """Begin work of `total` units."""
+        self.finish()
+        self._task = self.live.add_task(description, total=total, shown="")
+
+    def advance(self, done: int, **fields: object) -> None:
+        """State that `done` units are finished."""
+        if self._task is not None:
+            self.live.update(self._task, completed=done, shown=_fields_text(fields))
+
+    def finish(self) -> None:
+        """Take the line away."""
+        if self._task is not None:
+            self.live.remove_task(self._task)
+            self._task = None
+
+
+@final
+@dataclass
+class PlainBar:
+    """Progress as plain lines: the first, the last, and one every ten seconds between them."""
+
+    stream: TextIO
+    clock: Callable[[], float] = time.monotonic
+    _total: int = 0
+    _done: int = 0
+    _description: str = ""
+    _began: float = 0.0
+    _printed: float = field(default=-math.inf)
+
+    def start(self, total: int, description: str) -> None:
+        """Begin work of `total` units."""
+        self._total, self._done, self._description = total, 0, description
+        self._began = self.clock()
+        self._print("")
+
+    def advance(self, done: int, **fields: object) -> None:
+        """State that `done` units are finished; prints only when the last line is old enough."""
+        self._done = done
+        now = self.clock()
+        if now - self._printed < LINE_INTERVAL_SECONDS:
+            return
+        left = (now - self._began) / max(done, 1) * max(self._total - done, 0)
+        self._print(f", {_seconds_text(left)} left {_fields_text(fields)}")
+
+    def finish(self) -> None:
+        """Print how long it took, once."""
+        if self._description:
+            self._print(f" in {_seconds_text(self.clock() - self._began)}")
+            self._description = ""
+
+    def _print(self, tail: str) -> None:
+        click.echo(f"{self._description}: {self._done}/{self._total}{tail}".rstrip(), file=self.stream)
+        self._printed = self.clock()
+
+
+def _fields_text(fields: Mapping[str, object]) -> str:
+    shown = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in fields.items()
+    )
+    return "  ".join(shown)
+
+
+def _seconds_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,101 @@
+"""`rankfold evaluate`: measure a saved adapter on held-out data."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rankfold.cli.console import print_json, print_table
+from rankfold.cli.notes import shown_notes
+from rankfold.cli.options import json_option
+from rankfold.cli.sections import SectionedCommand, section
+from rankfold.cli.train import command as train_command
+from rankfold.errors import SpecError
+
+if TYPE_CHECKING:
+    from rankfold.bench.evaluate import EvaluateResult
+    from rankfold.bench.record import RunRecord
+
+_what = section("What to evaluate")
+_data = section("Data")
+_where = section("Where")
+
+_DATA_OPTIONS = ("task", "data", "data_root", "kind", "text_column", "pair_column", "label_column")
+_RUN_OPTIONS = ("model", "batch_size", "max_length")
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("adapter", type=click.Path(path_type=Path))
+@_what("--model", help="The base model; that of the run if left out.")
+@_what("--split", default="validation", show_default=True, help="train, validation or test.")
+@_data("--task", help="A task whose metric is known; that of the run if left out.")
+@_data(
+    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
+)
+@_data(
+    "--data-root",
+    envvar="RANKFOLD_DATA",
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder with a folder a task.",
+)
+@_data("--kind", help="classification, regression or instruction.")
+@_data("--text-column", help="Column of the text.")
+@_data("--pair-column", help="Column of the second text.")
+@_data("--label-column", help="Column of the label.")
+@_data("--max-length", type=int, help="Most tokens of a row; that of the run if left out.")
+@_where("--batch-size", type=int, help="Rows at a time; that of the run if left out.")
+@_where("--precision", help="auto, fp32 or bf16; that of the run if left out.")
+@_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@json_option
+def command(
+    adapter: Path, split: str, device: str, precision: str | None, *, as_json: bool, **given: Any
+) -> None:
+    """Measure the adapter in the folder ADAPTER. What is not said is taken from the run.json beside it."""
+    from rankfold.bench.evaluate import EvaluateRequest, evaluate, find_record
+    from rankfold.bench.tasks import SPLITS, TaskRequest
+    from rankfold.errors import unknown_name
+    from rankfold.train.columns import Columns
+
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    record = find_record(adapter)
+    options = _completed(given, record)
+    if options["model"] is None:
+        raise SpecError(f"'{adapter}' has no run.json that names its base model; name it with --model.")
+    columns = Columns(options["text_column"], options["pair_column"], options["label_column"])
+    request = EvaluateRequest(
+        adapter=adapter,
+        model=options["model"],
+        data=TaskRequest(options["task"], options["data"], options["data_root"], options["kind"], columns),
+        split=split,
+        batch_size=options["batch_size"] or 16,
+        max_length=options["max_length"] or (record.training.max_length if record else None),
+        precision=precision or (record.training.precision if record else "auto"),
+        device=device,
+    )
+    with shown_notes():
+        result = evaluate(request)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _print(result)
+
+
+def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, Any]:
+    """Return the options as given, and for those left out what the run was given."""
+    if record is None:
+        return given
+    run = train_command.make_context("rankfold train", list(record.command[2:])).params
+    # Other data has other columns: then nothing about the run's data holds.
+    is_same_data = given["task"] is None and given["data"] is None
+    taken = (*_RUN_OPTIONS, *_DATA_OPTIONS) if is_same_data else _RUN_OPTIONS
+    return given | {name: run[name] for name in taken if given[name] is None}
+
+
+def _print(result: "EvaluateResult") -> None:
+    lines = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
+    lines += [("loss", f"{result.loss:.4f}"), ("rows", f"{result.rows:,}")]
+    title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}"
+    print_table(("", ""), lines, title=title, left=(0, 1))

@@ -1,0 +1,153 @@
+"""The door of the command line: finds a command, imports it only then, and turns errors into exit codes."""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, TextIO, final
+
+import click
+
+from rankfold import __version__
+from rankfold.errors import (
+    DataError,
+    OutputExistsError,
+    RankfoldError,
+    RankfoldWarning,
+    SpecError,
+    unknown_name,
+)
+
+COMMANDS = {
+    "train": "Fine-tune a model with one method.",
+    "evaluate": "Measure a trained adapter on held-out data.",
+    "compare": "Train several methods under one budget and compare them.",
+    "report": "Write the comparison page from finished runs.",
+    "methods": "List the methods, or the options of one.",
+    "params": "Count what a method would train, without loading weights.",
+    "size": "Explain every byte of a saved adapter.",
+}
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+_DEBUG = "rankfold.debug"
+
+
+def _remember_debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if value:
+        context.find_root().obj[_DEBUG] = True
+
+
+def _debug_option() -> click.Option:
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_debug,
+        help="Show the traceback when something fails.",
+    )
+
+
+@final
+class Program(click.Group):
+    """The group of all commands; each lives in `rankfold.cli.<name>` as `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of the help page."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command and return it; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        if cmd_name not in self.commands:
+            command: click.Command = import_module(f"rankfold.cli.{cmd_name}").command
+            command.params.append(_debug_option())
+            self.commands[cmd_name] = command
+        return self.commands[cmd_name]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the words name.
+
+        Raises:
+            SpecError: If there is none, with the nearest name.
+        """
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        # click would import every command to read its first line.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        """Run the program and leave with 0 (done), 1 (failed), 2 (wrong use) or 130 (interrupted)."""
+        words = list(sys.argv[1:] if args is None else args)
+        if words[:1] == ["--help"] and len(words) > 1:
+            words = [*words[1:], "--help"]  # `rankfold --help train` asks for the page of `train`
+        state: dict[str, bool] = {}
+        extra.update(standalone_mode=False, obj=state)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                sys.exit(super().main(words, *more, **extra) or 0)
+            except Exception as error:  # the one place that answers for every failure
+                sys.exit(_explain(error, debug=state.get(_DEBUG, False)))
+
+
+def _explain(error: Exception, *, debug: bool) -> int:
+    """Say on stderr what went wrong and return the exit code."""
+    if debug and not isinstance(error, click.ClickException | click.Abort):
+        traceback.print_exception(error)
+    match error:
+        case click.Abort():
+            click.echo("interrupted.", err=True)
+            return INTERRUPTED
+        case click.ClickException():
+            error.show()
+            return MISUSED if isinstance(error, click.UsageError) else FAILED
+        case SpecError() | DataError() | OutputExistsError():
+            click.echo(f"error: {error}", err=True)
+            return MISUSED
+        case RankfoldError():
+            click.echo(f"error: {error}", err=True)
+            return FAILED
+        case _:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            hint = "" if debug else " Run again with --debug for the traceback."
+            click.echo(f"unexpected error: {words.rstrip('.')}.{hint}", err=True)
+            return FAILED
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings as one line; a library's with its place, as Python does."""
+    if issubclass(category, RankfoldWarning):
+        click.echo(f"warning: {message}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="rankfold")
+def cli() -> None:
+    """Low-rank adaptation, factored further: train, compare and measure adapters."""
+
+
+cli.params.append(_debug_option())
+
+
+def main() -> None:
+    """Entry point of the command `rankfold`."""
+    cli()

@@ -1,0 +1,88 @@
+"""`rankfold methods`: which methods there are, and what can be set on one."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rankfold.cli.console import note, print_json, print_table
+from rankfold.cli.options import json_option
+
+if TYPE_CHECKING:
+    from rankfold.presets._preset import Preset
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def command(name: str | None, *, as_json: bool) -> None:
+    """List the methods, or the options of one: NAME is a method of the list."""
+    from rankfold.presets import discover, find  # seconds of imports that --help can do without
+
+    if name is None:
+        _show_all(discover(), as_json=as_json)
+    else:
+        _show_one(find(name), as_json=as_json)
+
+
+def _show_all(presets: "Mapping[str, Preset]", *, as_json: bool) -> None:
+    if as_json:
+        print_json([_described(preset) for preset in presets.values()])
+        return
+    rows = [
+        [preset.name, preset.title, preset.paper, _defaults_text(preset), preset.summary]
+        for preset in presets.values()
+    ]
+    print_table(["name", "title", "paper", "defaults", "what is trained"], rows, left=range(5))
+    note("`rankfold methods NAME` explains the options of one. PEFT's own methods work too, as peft:NAME.")
+
+
+def _show_one(preset: "Preset", *, as_json: bool) -> None:
+    if as_json:
+        print_json(_described(preset))
+        return
+    rows = [
+        [name, _value_text(option.default), _choices_text(option.choices), option.help]
+        for name, option in preset.options.items()
+    ]
+    title = f"{preset.name}: {preset.title} ({preset.paper})"
+    print_table(
+        ["option", "default", "choices", "meaning"], rows, left=range(4), title=title, caption=preset.summary
+    )
+    note(
+        f"recommended learning rate with AdamW: {preset.learning_rate:g}. "
+        "Beside these: target_modules, exclude_modules, layers_to_transform, layers_pattern, rank_pattern, "
+        "alpha_pattern, modules_to_save."
+    )
+
+
+def _described(preset: "Preset") -> dict[str, Any]:
+    return {
+        "name": preset.name,
+        "title": preset.title,
+        "paper": preset.paper,
+        "summary": preset.summary,
+        "learning_rate": preset.learning_rate,
+        "options": {
+            name: {
+                "default": option.default,
+                "choices": None if option.choices is None else list(option.choices),
+                "help": option.help,
+            }
+            for name, option in preset.options.items()
+        },
+    }
+
+
+def _defaults_text(preset: "Preset") -> str:
+    return " ".join(f"{name}={_value_text(option.default)}" for name, option in preset.options.items())
+
+
+def _value_text(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _choices_text(choices: tuple[object, ...] | None) -> str:
+    return "" if choices is None else " | ".join(_value_text(choice) for choice in choices)

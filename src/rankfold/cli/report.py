@@ -1,0 +1,45 @@
+"""`rankfold report`: the comparison page from runs that are there already."""
+
+from pathlib import Path
+
+import click
+
+from rankfold import __version__
+from rankfold.cli.console import note, print_json
+from rankfold.cli.options import json_option
+from rankfold.errors import OutputExistsError
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The HTML file; DIR/report.html if not given.",
+)
+@click.option(
+    "--reference",
+    metavar="LABEL",
+    help="The row the others are held against; the earliest run's if not given.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that --out names.")
+@json_option
+def command(folder: Path, *, out: Path | None, reference: str | None, overwrite: bool, as_json: bool) -> None:
+    """Compare the runs under DIR and write the page.
+
+    DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth.
+    """
+    from rankfold.cli.results import print_studies, studies_as_json  # --help can do without them
+    from rankfold.report.study import make_studies
+    from rankfold.report.write import HTML_NAME, find_records, write_html
+
+    if out is not None and out.exists() and not overwrite:
+        raise OutputExistsError(f"'{out}' exists; choose another file, or add --overwrite to replace it.")
+    studies = make_studies(find_records(folder), reference=reference)
+    page = out or folder / HTML_NAME
+    write_html(studies, page, version=__version__)
+    if as_json:
+        print_json(studies_as_json(studies))
+    else:
+        print_studies(studies)
+    note(f"report: {page}")

@@ -1,0 +1,127 @@
+"""`rankfold train`: fine-tune a model with one method."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rankfold.cli.console import print_json, print_table, progress_screen
+from rankfold.cli.notes import shown_notes
+from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.sections import SectionedCommand, section
+
+if TYPE_CHECKING:
+    from rankfold.bench.record import RunRecord
+
+_what = section("What to train")
+_data = section("Data")
+_how = section("How to train")
+_where = section("Where")
+
+_EPILOG = """\b
+Examples:
+  rankfold train --model minilm --task bbc_news --method relayed_lora --set r=8 --set k=8 --out runs/relayed
+  rankfold train --model minilm --task mrpc --data-root data --method peft:lora --out runs/mrpc
+  rankfold train --model smollm2 --data rows.jsonl --method lora --steps 200 --out runs/answers
+"""
+
+
+@click.command(cls=SectionedCommand, epilog=_EPILOG)
+@_what("--model", required=True, help="minilm, smollm2, a model folder, a GGUF file or a hub id.")
+@_what("--method", required=True, help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora.")
+@_what(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated."
+)
+@_what("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
+@_what("--overwrite", is_flag=True, help="Replace the run in --out, once this one has succeeded.")
+@_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
+@_data("--task", help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, cola, boolq, ...")
+@_data(
+    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
+)
+@_data(
+    "--data-root",
+    envvar="RANKFOLD_DATA",
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder with a folder a task.",
+)
+@_data("--kind", help="classification, regression or instruction; inferred from the data if left out.")
+@_data("--text-column", help="Column of the text.")
+@_data("--pair-column", help="Column of the second text.")
+@_data("--label-column", help="Column of the label.")
+@_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
+@_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")
+@_data("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
+@_how("--epochs", type=float, help="Passes over the training split.  [default: 3]")
+@_how("--steps", type=int, help="Updates, instead of epochs.")
+@_how("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
+@_how("--learning-rate", type=float, help="Highest learning rate; the method's own if left out.")
+@_how("--scheduler", default="linear", show_default=True, help="Learning rate after the warm-up.")
+@_how(
+    "--warmup",
+    type=float,
+    default=0.06,
+    show_default=True,
+    help="Share of the steps in which the rate rises.",
+)
+@_how("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
+@_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
+@_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@_where("--threads", type=int, help="CPU threads.")
+@click.option("--dry-run", is_flag=True, help="Build and count everything, train and write nothing.")
+@json_option
+def command(*, settings: Sequence[str], dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Fine-tune a model with one method, and write the adapter with its record and curve."""
+    from rankfold.bench.request import RunRequest
+    from rankfold.bench.run import rehearse, run
+
+    request = RunRequest(options=parse_settings(settings), **options)
+    with shown_notes():
+        if dry_run:
+            record = rehearse(request)
+        else:
+            with progress_screen() as new_bar:
+                record = run(request, progress=new_bar())
+    if as_json:
+        print_json(record.to_dict())
+        return
+    if dry_run:
+        _print_plan(record, request.out)
+    else:
+        _print_result(record, request.out)
+
+
+def _print_plan(record: "RunRecord", out: Path) -> None:
+    training, parameters = record.training, record.parameters
+    rows = ", ".join(f"{count} {split}" for split, count in record.data.rows.items())
+    lines = [
+        ("model", f"{record.model.name} ({record.model.source})"),
+        ("task", f"{record.task.name}, {record.task.kind}, measured by {record.task.metric}"),
+        ("rows", rows),
+        ("method", record.method.name),
+        ("trainable parameters", f"{parameters.trainable:,} in the adapter, {parameters.head:,} in the head"),
+        ("steps", f"{training.steps:,} of {training.batch_size} rows ({training.epochs:.3g} epochs)"),
+        ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup:.0%}"),
+        ("precision", f"{training.precision}, {record.hardware.gpu or record.hardware.cpu}"),
+        ("would write", str(out)),
+    ]
+    print_table(("", "dry run"), lines, left=(0, 1))
+
+
+def _print_result(record: "RunRecord", out: Path) -> None:
+    parameters, seconds = record.parameters, record.seconds
+    lines = [(name, f"{value:.4f}") for name, value in record.metrics.items()]
+    lines += [(f"{record.task.metric} of {name}", f"{value:.4f}") for name, value in record.baselines.items()]
+    lines += [
+        ("trainable parameters", f"{parameters.trainable:,} in the adapter, {parameters.head:,} in the head"),
+        ("weights file", f"{record.bytes.weights_file:,} bytes"),
+        ("seconds", f"{seconds.total:.1f} ({seconds.train:.1f} training, {seconds.evaluate:.1f} evaluating)"),
+        ("written to", str(out)),
+    ]
+    title = (
+        f"{record.method.name} on {record.task.name} with {record.model.name}, seed {record.training.seed}"
+    )
+    print_table(("", ""), lines, title=title, left=(0, 1))

@@ -1,0 +1,1 @@
+"""PAGES from records: one self-contained HTML file, Markdown and CSV."""

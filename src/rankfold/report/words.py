@@ -1,0 +1,129 @@
+"""Numbers and findings in words, the same on the terminal, in Markdown and in HTML."""
+
+from collections.abc import Sequence
+
+from rankfold.bench.stats import Interval
+from rankfold.report.study import Row, Study
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric as it is written in prose: "macro_f1" is "macro F1"."""
+    return {"f1": "F1", "macro_f1": "macro F1", "matthews": "Matthews correlation"}.get(
+        metric, metric.replace("_", " ")
+    )
+
+
+def score_text(interval: Interval | None) -> str:
+    """Return a metric's value, "0.962"."""
+    return "–" if interval is None else f"{interval.value:.3f}"
+
+
+def range_text(interval: Interval | None) -> str:
+    """Return the bounds of an interval, "[0.940, 0.976]"; nothing where there is no interval."""
+    if interval is None or interval.low == interval.high:
+        return ""
+    return f"[{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, "+0.012" or "−0.012"; zero has none."""
+    text = f"{abs(value):.3f}"
+    if text == "0.000":
+        return text
+    return f"+{text}" if value > 0 else f"−{text}"
+
+
+def difference_range(interval: Interval) -> str:
+    """Return the bounds of a difference, "[−0.003, +0.021]"."""
+    return f"[{signed(interval.low)}, {signed(interval.high)}]"
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes as people read it: "3.1 kB", "22.4 MB" (powers of 1000)."""
+    if count < 999.5:  # noqa: PLR2004
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95:  # noqa: PLR2004
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration: "0.4 s", "35 s", "12 min 05 s", "3 h 20 min"."""
+    if seconds < 9.95:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if whole < 60:  # noqa: PLR2004
+        return f"{whole} s"
+    if whole < 3600:  # noqa: PLR2004
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def seeds_text(row: Row) -> str:
+    """Return how many runs ended well, and how many did not: "3", "2 of 3", "0 of 1"."""
+    done, failed = len(row.records), len(row.failures)
+    return f"{done} of {done + failed}" if failed else str(done)
+
+
+def headline(study: Study) -> list[str]:
+    """Return what was found, in one to four sentences."""
+    reference = study.rows[0]
+    sentences = [*_separated(study), *_not_separated(study), *_smallest(study)]
+    if reference.score is None:
+        sentences.insert(
+            0, f"The reference {reference.label} has no finished run; nothing is compared with it."
+        )
+    elif len(study.rows) == 1:
+        score = f"{score_text(reference.score)} {range_text(reference.score)}".strip()
+        sentences.insert(0, f"{reference.label} reaches {metric_name(study.metric)} {score}.")
+    lost = [row.label for row in study.rows if not row.records]
+    if lost:
+        sentences.append(f"{listed(lost)} failed in every run.")
+    return sentences
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in prose: "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
+
+
+def _separated(study: Study) -> list[str]:
+    sentences: list[str] = []
+    for row in study.rows[1:]:
+        if row.difference and row.verdict in ("better", "worse"):
+            interval = row.difference.interval
+            sentences.append(
+                f"{row.label} is {row.verdict} than {study.rows[0].label} in {metric_name(study.metric)}, "
+                f"by {signed(interval.value)} {difference_range(interval)}."
+            )
+    return sentences
+
+
+def _not_separated(study: Study) -> list[str]:
+    names = [row.label for row in study.rows if row.verdict == "not separated"]
+    if not names:
+        return []
+    verb = "is" if len(names) == 1 else "are"
+    metric = metric_name(study.metric)
+    return [
+        f"{listed(names)} {verb} not separated from {study.rows[0].label} in {metric} "
+        f"by {study.examples:,} examples."
+    ]
+
+
+def _smallest(study: Study) -> list[str]:
+    """Say what the smallest file costs, unless it is the reference's."""
+    sizes = [(size, row) for row in study.rows if (size := row.mean(lambda run: run.bytes.weights_file))]
+    reference = study.rows[0].mean(lambda run: run.bytes.weights_file)
+    if not sizes or not reference:
+        return []
+    size, row = min(sizes, key=lambda pair: pair[0])
+    if row is study.rows[0]:
+        return []
+    return [
+        f"{row.label} has the smallest file: {bytes_text(size)}, {size / reference:.0%} "
+        f"of {study.rows[0].label}'s {bytes_text(reference)}."
+    ]

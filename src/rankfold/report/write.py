@@ -1,0 +1,62 @@
+"""From folders of runs to files: finds the records, writes the page, its Markdown and its CSV."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankfold.bench.record import NAME, RunRecord
+from rankfold.errors import DataError
+from rankfold.report.page import html_page
+from rankfold.report.study import Study
+from rankfold.report.table import comma_separated, markdown
+
+HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "report.md", "records.csv"
+
+
+def find_records(folder: Path) -> list[RunRecord]:
+    """Return every record under a folder, the earliest run first; hidden folders are left out.
+
+    Args:
+        folder: A run's folder, or one that holds such folders at any depth.
+
+    Raises:
+        DataError: If there is no such folder, or no run in it.
+        RecordError: If a record is damaged.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder '{folder}'; name one that `rankfold compare` or `rankfold train` wrote."
+        )
+    paths = sorted(
+        path
+        for path in folder.rglob(NAME)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not paths:
+        raise DataError(
+            f"there is no {NAME} under '{folder}'; run `rankfold train` or `rankfold compare` first."
+        )
+    return sorted(map(RunRecord.read, paths), key=lambda record: record.created)
+
+
+def write_html(studies: Sequence[Study], path: Path, *, version: str) -> None:
+    """Write the page; it appears complete or not at all."""
+    _write(path, html_page(studies, version=version))
+
+
+def write_report(studies: Sequence[Study], folder: Path, *, version: str) -> Path:
+    """Write page, Markdown and CSV into a folder, and return the page's path."""
+    _write(folder / MARKDOWN_NAME, markdown(studies))
+    _write(folder / CSV_NAME, comma_separated(studies))
+    write_html(studies, folder / HTML_NAME, version=version)
+    return folder / HTML_NAME
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        work.write_text(text, encoding="utf-8")
+        work.replace(path)
+    finally:
+        work.unlink(missing_ok=True)

@@ -1,0 +1,174 @@
+"""Reading data: a folder of splits, one file, or a hub dataset become rows."""
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+from rankfold.errors import DataError
+from rankfold.train.quiet import quiet_libraries
+
+Row = Mapping[str, object]
+Rows = Sequence[Row]
+
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "validation_matched", "dev_matched"),
+    "test": ("test", "test_matched"),
+}
+_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Data that has been found, not read.
+
+    Args:
+        name: Shown in messages and records: a path or a hub id.
+        files: One file a split; empty for a hub dataset.
+    """
+
+    name: str
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one split.
+
+    Args:
+        rows: One mapping a row, with the same columns in each.
+        class_names: For columns of class ids, the names the ids stand for.
+    """
+
+    rows: Rows
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+
+def find_source(name: str) -> Source:
+    """Find data by a folder, a file, or a hub id (`owner/name`, or `owner/name:config`).
+
+    Raises:
+        DataError: If there is nothing of that name, or nothing in it that can be read.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Source(name, _files_of(path))
+    if path.is_file():
+        _builder_of(path)
+        return Source(name, {"train": path})
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise DataError(
+            f"there is no data at '{name}'; name a folder, a JSONL, CSV or Parquet file, or a hub dataset."
+        )
+    return Source(name)
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for split, names in _SPLIT_NAMES.items():
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.name.partition(".")[0] in names and _suffix(path) in _BUILDERS
+        )
+        if len(found) > 1:
+            listed = ", ".join(f"'{path.name}'" for path in found)
+            raise DataError(
+                f"'{folder}' has several files for the split '{split}' ({listed}); keep one of them."
+            )
+        if found:
+            files[split] = found[0]
+    if not files:
+        raise DataError(
+            f"'{folder}' has no split to read; it needs train.jsonl, train.csv or train.parquet "
+            "(and the same for validation and test), which may be gzipped."
+        )
+    return files
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
+def _builder_of(path: Path) -> str:
+    builder = _BUILDERS.get(_suffix(path))
+    if builder is None:
+        raise DataError(
+            f"cannot read '{path}'; use a file that ends in {', '.join(_BUILDERS)} (.gz is fine)."
+        )
+    return builder
+
+
+def read_split(source: Source, split: str) -> Table | None:
+    """Read one split, or return None if the source has no such split.
+
+    Raises:
+        DataError: If the file is damaged or empty, or the hub does not give the dataset.
+    """
+    if not source.files:
+        return _read_hub(source.name, split)
+    path = source.files.get(split)
+    if path is None:
+        return None
+    options: dict[str, Any] = {"data_files": str(path), "split": "train"}
+    if _builder_of(path) == "csv":
+        # "NA" and "None" are words of a text; an empty label is found when labels are read.
+        options["keep_default_na"] = False
+    # The library wants a folder to unpack into; nothing of it is needed once the rows are in memory.
+    with tempfile.TemporaryDirectory(prefix="rankfold-") as scratch, quiet_libraries():
+        try:
+            loaded = cast(Any, datasets).load_dataset(
+                _builder_of(path), cache_dir=scratch, keep_in_memory=True, **options
+            )
+        except StopIteration:
+            # The JSON reader's way to say that there is no first row.
+            raise DataError(f"'{path}' is empty; give it at least one row.") from None
+        except (DatasetGenerationError, OSError, ValueError, EOFError, TypeError) as error:
+            raise DataError(
+                f"cannot read '{path}' ({_reason(error)}); check that the file is whole."
+            ) from error
+        return _table(loaded, f"'{path}'")
+
+
+def _read_hub(name: str, split: str) -> Table | None:
+    repository, _, config = name.partition(":")
+    with quiet_libraries():
+        try:
+            available: list[str] = cast(Any, datasets).get_dataset_split_names(repository, config or None)
+            found = next((own for own in _SPLIT_NAMES[split] if own in available), None)
+            if found is None:
+                return None
+            loaded = cast(Any, datasets).load_dataset(repository, config or None, split=found)
+        except (OSError, ValueError, DatasetNotFoundError, RuntimeError) as error:
+            raise DataError(
+                f"there is no folder or file '{name}' and the hub did not give it ({_reason(error)}); "
+                "check the name and the network, or name a local folder."
+            ) from error
+        return _table(loaded, f"'{name}'")
+
+
+def _table(loaded: Any, shown: str) -> Table:
+    rows = cast("list[dict[str, object]]", loaded.to_list())
+    if not rows:
+        raise DataError(f"{shown} is empty; give it at least one row.")
+    names = {
+        column: tuple(feature.names)
+        for column, feature in loaded.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    return Table(rows, names)
+
+
+def _reason(error: BaseException) -> str:
+    # The library wraps the real reason, sometimes twice.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = " ".join(str(error).split()).rstrip(".")
+    return words[:200] or type(error).__name__

@@ -1,0 +1,145 @@
+"""Rows as examples: checked, with labels as ids, ready to be encoded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rankfold.errors import DataError
+from rankfold.train.columns import Columns
+from rankfold.train.data import Row, Rows, Table
+from rankfold.train.labels import find_labels, label_of, number_of
+from rankfold.train.models import Kind
+from rankfold.train.prompts import (
+    answer_index,
+    candidate_answers,
+    choices_of,
+    closed_answers,
+    prompt_and_answer,
+    text_of,
+)
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text, or pair of texts, with what is to be predicted: a class id or a number."""
+
+    id: int | str
+    text: str
+    pair: str | None
+    label: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One prompt with its answer, and the answers it competes with (empty if it is open)."""
+
+    id: int | str
+    prompt: str
+    answer: str
+    candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The examples of every split that was asked for.
+
+    Args:
+        kind: What is to be learned.
+        label_names: Class names in the order of their ids; None unless it is a classification.
+        labelled: Examples by split name, for classification and regression.
+        instructions: Examples by split name, for instructions.
+    """
+
+    kind: Kind
+    label_names: tuple[str, ...] | None
+    labelled: Mapping[str, Sequence[Example]]
+    instructions: Mapping[str, Sequence[Instruction]]
+
+
+def make_examples(
+    tables: Mapping[str, Table], columns: Columns, kind: Kind, label_names: Sequence[str] | None = None
+) -> Examples:
+    """Turn the rows of every split into examples.
+
+    Args:
+        tables: Tables by split name; the first defines the labels.
+        columns: What to read.
+        kind: What is to be learned.
+        label_names: The class names in the order of their ids, where they are known.
+
+    Raises:
+        DataError: If a value is missing or of the wrong type, or a split has labels that the first has not.
+    """
+    rows = {split: table.rows for split, table in tables.items()}
+    if kind is Kind.INSTRUCTION:
+        return Examples(kind, None, {}, _instructions(rows))
+    column = columns.label
+    if column is None:
+        names = _common_choices(rows)
+        return Examples(kind, names, _labelled(rows, Columns("question", None, "answer"), answer_index), {})
+    if kind is Kind.REGRESSION:
+        return Examples(kind, None, _labelled(rows, columns, lambda row: number_of(row, column)), {})
+    _each(rows, lambda row, _index: label_of(row, column))
+    labels = find_labels(column, rows, next(iter(tables.values())).class_names.get(column) or label_names)
+    return Examples(
+        kind, labels.names, _labelled(rows, columns, lambda row: labels.ids[label_of(row, column)]), {}
+    )
+
+
+def _labelled(
+    splits: Mapping[str, Rows], columns: Columns, label: Callable[[Row], int | float]
+) -> dict[str, list[Example]]:
+    def example(row: Row, index: int) -> Example:
+        pair = text_of(row, columns.pair) if columns.pair else None
+        return Example(_id(row, index), text_of(row, columns.text or ""), pair, label(row))
+
+    return _each(splits, example)
+
+
+def _common_choices(splits: Mapping[str, Rows]) -> tuple[str, ...]:
+    """Return the choices that all rows share: the classes of a question with a fixed set of answers."""
+    different = {
+        choices for found in _each(splits, lambda row, _index: choices_of(row)).values() for choices in found
+    }
+    if len(different) > 1:
+        raise DataError(
+            "the rows have different choices, which a classification head cannot tell apart; "
+            "use a model that generates text, such as 'smollm2'."
+        )
+    return next(iter(different))
+
+
+def _instructions(splits: Mapping[str, Rows]) -> dict[str, list[Instruction]]:
+    def instruction(row: Row, index: int) -> Instruction:
+        prompt, answer = prompt_and_answer(row)
+        return Instruction(_id(row, index), prompt, answer, candidate_answers(row, answer))
+
+    read = _each(splits, instruction)
+    closed = closed_answers([item.answer for item in next(iter(read.values()))])
+    return {split: [_with_candidates(item, closed) for item in items] for split, items in read.items()}
+
+
+def _with_candidates(item: Instruction, closed: tuple[str, ...]) -> Instruction:
+    if item.candidates or item.answer not in closed:
+        return item
+    return Instruction(item.id, item.prompt, item.answer, closed)
+
+
+def _each(splits: Mapping[str, Rows], read: Callable[[Row, int], _Value]) -> dict[str, list[_Value]]:
+    """Read every row; an error says in which one it happened."""
+    values: dict[str, list[_Value]] = {}
+    for split, rows in splits.items():
+        values[split] = []
+        for index, row in enumerate(rows):
+            try:
+                values[split].append(read(row, index))
+            except DataError as error:
+                raise DataError(f"row {index + 1} of the split '{split}': {error}") from error
+    return values
+
+
+def _id(row: Row, index: int) -> int | str:
+    value = row.get("id", row.get("idx"))
+    return value if isinstance(value, int | str) else index

@@ -1,0 +1,55 @@
+"""GGUF files as base models: read by transformers, converted once into the cache."""
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rankfold.errors import DataError
+from rankfold.train.cache import cache_dir, new_folder
+from rankfold.train.digest import sha256_of_file
+from rankfold.train.quiet import quiet_libraries
+
+logger = logging.getLogger("rankfold.train")
+
+_LAYOUT = 1
+"""Raised when a converted folder changes, so that an old one is not taken for a new one."""
+
+
+def convert_gguf(path: Path) -> Path:
+    """Return a folder with the model of a GGUF file as float32 safetensors, converting it on first use.
+
+    The folder's name carries the hash of the file, so another file never finds it. Two processes may convert
+    at once: each works in its own folder, and the first to finish is kept.
+
+    Args:
+        path: The GGUF file, of an architecture that transformers can read.
+
+    Raises:
+        DataError: If transformers cannot read the file.
+    """
+    target = cache_dir() / "models" / f"{path.stem}-{sha256_of_file(path)[:16]}-{_LAYOUT}"
+    if target.is_dir():
+        return target
+    logger.info("converting '%s' once into '%s'.", path.name, target)
+    with quiet_libraries(), new_folder(target) as work:
+        try:
+            model = cast(Any, AutoModelForCausalLM).from_pretrained(
+                str(path.parent), gguf_file=path.name, dtype=torch.float32
+            )
+            tokenizer = cast(Any, AutoTokenizer).from_pretrained(str(path.parent), gguf_file=path.name)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise DataError(f"cannot read '{path}' as a GGUF model ({_first_line(error)}).") from error
+        # The tensors are dequantised: a folder that still claims quantisation could not be loaded again.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer = None
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+    return target
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")

@@ -1,0 +1,106 @@
+"""Saved adapters back on their base model, with errors that say what to do."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.modeling_utils import PreTrainedModel
+
+from rankfold.errors import AdapterFileError
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+_ITEM_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+}
+
+
+def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put the adapter of a folder on a base model, in evaluation mode.
+
+    Args:
+        base: The model it was trained on, with a head of the same size.
+        folder: What `save_pretrained` of a PEFT model, or `rankfold train`, wrote.
+
+    Raises:
+        AdapterFileError: If the folder is no adapter, a file is damaged, or it does not fit the base.
+    """
+    stored = set(stored_bytes(folder))
+    try:
+        with warnings.catch_warnings():
+            # Counted below, with both sides.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            model: PeftModel = cast(Any, PeftModel).from_pretrained(base, str(folder))
+            expected = set(adapter_state(model))
+    except KeyError as error:
+        raise AdapterFileError(
+            f"'{folder}' has the unknown method {error}; update rankfold and peft."
+        ) from error
+    except AdapterFileError:
+        raise
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise _misfit(folder, " ".join(str(error).split())[:300].rstrip(".")) from error
+    for problem, keys in (("lacks", expected - stored), ("has no place for", stored - expected)):
+        if keys:
+            reason = f"it {problem} '{min(keys)}'" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+            raise _misfit(folder, reason)
+    return model.eval()
+
+
+def adapter_state(model: PeftModel) -> dict[str, Tensor]:
+    """Return the tensors that `save_pretrained` would write, by their names in the file."""
+    return cast(Any, peft).get_peft_model_state_dict(model)
+
+
+def stored_bytes(folder: Path) -> dict[str, int]:
+    """Return the tensors of an adapter's weights file with the bytes of their values.
+
+    Raises:
+        AdapterFileError: If the folder is no adapter, or a file is damaged.
+    """
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise AdapterFileError(f"'{folder}' has no {name}; name a folder that holds a saved adapter.")
+    config = folder / CONFIG_NAME
+    try:
+        if not isinstance(json.loads(config.read_text("utf-8")), dict):
+            raise AdapterFileError(f"'{config}' is no JSON object; save the adapter again.")
+    except ValueError as error:
+        raise AdapterFileError(f"'{config}' cannot be read ({error}); save the adapter again.") from error
+    weights = folder / WEIGHTS_NAME
+    sizes: dict[str, int] = {}
+    try:
+        with cast(Any, safe_open)(weights, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (it is not a mapping)
+                tensor = file.get_slice(key)
+                count = 1
+                for side in tensor.get_shape():
+                    count *= side
+                sizes[key] = count * _ITEM_BYTES.get(tensor.get_dtype(), 1)
+    except (SafetensorError, OSError) as error:
+        raise AdapterFileError(
+            f"'{weights}' is damaged ({str(error).rstrip('.')}); copy it again or train the adapter again."
+        ) from error
+    return sizes
+
+
+def _misfit(folder: Path, reason: str) -> AdapterFileError:
+    return AdapterFileError(
+        f"the adapter '{folder}' does not fit this base model ({reason}); "
+        "name the model it was trained on with --model."
+    )

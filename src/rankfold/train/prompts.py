@@ -1,0 +1,102 @@
+"""Rows of instruction tasks as a prompt, its answer, and the answers it is compared with.
+
+The texts are those of LLM-Adapters, whose answers are "the correct answer is answer2", or "... is true".
+"""
+
+import re
+from collections.abc import Sequence
+from typing import cast
+
+from rankfold.errors import DataError
+from rankfold.train.data import Row
+
+_MOST_ANSWERS = 10
+"""A training split with no more different answers than this is a choice among them."""
+
+
+def prompt_and_answer(row: Row) -> tuple[str, str]:
+    """Return the prompt of a row and the answer to learn.
+
+    A row has `instruction` and `output` (and perhaps `input`), or `question`, `choices` and `answer`
+    (and perhaps `context`), for which the prompt is written here.
+
+    Raises:
+        DataError: If a column is missing or empty, or the answer is not one of the choices.
+    """
+    if "instruction" in row and "output" in row:
+        instruction, more = text_of(row, "instruction"), row.get("input")
+        prompt = f"{instruction}\n\n{more}" if isinstance(more, str) and more else instruction
+        return prompt, text_of(row, "output")
+    choices = choices_of(row)
+    context = row.get("context")
+    question = (
+        f"{context} {text_of(row, 'question')}" if isinstance(context, str) else text_of(row, "question")
+    )
+    listed = " ".join(f"Answer{number}: {choice}" for number, choice in enumerate(choices, start=1))
+    names = "/".join(f"answer{number}" for number in range(1, len(choices) + 1))
+    prompt = (
+        f"Please choose the correct answer to the question: {question}\n\n{listed}\n\nAnswer format: {names}"
+    )
+    return prompt, f"the correct answer is answer{answer_index(row) + 1}"
+
+
+def candidate_answers(row: Row, answer: str) -> tuple[str, ...]:
+    """Return the answers a row could have, the right one among them, in the order of its choices.
+
+    Empty if the row has no choices, or if the text of the answer does not say which choice it names.
+    """
+    if "choices" not in row or "answer" not in row:
+        return ()
+    choices, right = choices_of(row), answer_index(row)
+    if answer.endswith(choices[right]):
+        stem = answer.removesuffix(choices[right])
+        return tuple(stem + choice for choice in choices)
+    numbered = re.fullmatch(r"(.*?)(\d+)", answer, flags=re.DOTALL)
+    if numbered and int(numbered[2]) == right + 1:
+        return tuple(f"{numbered[1]}{number}" for number in range(1, len(choices) + 1))
+    return ()
+
+
+def closed_answers(answers: Sequence[str]) -> tuple[str, ...]:
+    """Return the different answers in order if there are few enough to choose among, else nothing."""
+    different = sorted(set(answers))
+    return tuple(different) if 1 < len(different) <= _MOST_ANSWERS < len(answers) else ()
+
+
+def choices_of(row: Row) -> tuple[str, ...]:
+    """Return the choices of a row.
+
+    Raises:
+        DataError: If they are not a list of at least two texts.
+    """
+    value = row.get("choices")
+    choices = cast("list[object]", value) if isinstance(value, list) else []
+    if len(choices) < 2 or not all(isinstance(choice, str) for choice in choices):  # noqa: PLR2004
+        raise DataError(f"'choices' holds '{value}'; it needs a list of two or more texts.")
+    return tuple(cast("list[str]", choices))
+
+
+def answer_index(row: Row) -> int:
+    """Return the index of the right choice.
+
+    Raises:
+        DataError: If it is not the index of a choice.
+    """
+    answer, count = row.get("answer"), len(choices_of(row))
+    if not isinstance(answer, int) or not 0 <= answer < count:
+        raise DataError(f"'answer' holds '{answer}', but there are {count} choices; count them from 0.")
+    return answer
+
+
+def text_of(row: Row, column: str) -> str:
+    """Return the text in a column.
+
+    Raises:
+        DataError: If there is none.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise DataError(
+            f"the column '{column}' holds '{value}' where a text is needed; mend or remove the row."
+        )
+    return value

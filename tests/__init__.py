@@ -1,0 +1,1 @@
+"""The tests of rankfold; each folder answers one question, see CONTRIBUTING.md."""

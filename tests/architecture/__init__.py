@@ -1,0 +1,1 @@
+"""Is the code base still itself?"""

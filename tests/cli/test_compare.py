@@ -1,0 +1,107 @@
+"""`rankfold compare` runs a suite, says what it found and what failed, and goes on where it stopped."""
+
+import functools
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from rankfold.bench import runner
+from rankfold.cli.main import cli
+from tests.support.records import Trainer
+
+
+@pytest.fixture
+def compare(monkeypatch, tmp_path):
+    """Return a function that compares with a stand-in for training."""
+    original = runner.run_all
+
+    def call(*words, trainer=None):
+        monkeypatch.setattr(runner, "run_all", functools.partial(original, run_one=trainer or Trainer()))
+        return CliRunner().invoke(cli, ["compare", "--out", str(tmp_path / "out"), *words])
+
+    return call
+
+
+TWO = ("--task", "bbc_news", "--method", "lora r=8", "--method", "peft:lora r=8")
+
+
+def test_compare_prints_one_table_and_writes_three_files(compare, tmp_path):
+    result = compare("--suite", "quick")
+    assert result.exit_code == 0
+    assert all(
+        name in result.stdout for name in ("lora", "relayed_lora", "tlora_plus", "effilora", "reference")
+    )
+    assert {path.name for path in (tmp_path / "out").glob("*.*")} == {
+        "report.html",
+        "report.md",
+        "records.csv",
+    }
+
+
+def test_compare_trains_every_method_with_every_seed(compare):
+    trainer = Trainer()
+    compare(*TWO, "--seeds", "0,1", trainer=trainer)
+    assert trainer.asked == ["lora-seed0", "peft_lora-seed0", "lora-seed1", "peft_lora-seed1"]
+
+
+def test_compare_as_json_prints_only_json(compare):
+    (study,) = json.loads(compare(*TWO, "--json").stdout)
+    assert [row["label"] for row in study["rows"]] == ["lora", "peft:lora"]
+
+
+def test_compare_called_again_keeps_what_is_done(compare):
+    first, trainer = compare(*TWO), Trainer()
+    again = compare(*TWO, trainer=trainer)
+    assert trainer.asked == []
+    assert again.stdout == first.stdout
+    assert "2 of 2 runs were done before" in again.stderr
+
+
+def test_compare_with_one_failure_shows_it_and_succeeds(compare):
+    result = compare(*TWO, trainer=Trainer(["peft_lora-seed0"]))
+    assert result.exit_code == 0
+    assert "failed" in result.stdout
+    assert "peft:lora, seed 0, failed: the loss is not a number" in result.stderr
+
+
+def test_compare_fails_when_every_run_fails(compare, tmp_path):
+    result = compare(*TWO, trainer=Trainer(["lora-seed0", "peft_lora-seed0"]))
+    assert result.exit_code == 1
+    assert "the loss is not a number" in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_command_line_changes_the_budget_of_a_suite(compare):
+    requests = []
+
+    class Asking(Trainer):
+        def __call__(self, request, *, progress=None):
+            requests.append(request)
+            return super().__call__(request, progress=progress)
+
+    compare("--suite", "quick", "--epochs", "0.5", "--batch-size", "4", trainer=Asking())
+    assert {(request.epochs, request.steps, request.batch_size) for request in requests} == {(0.5, None, 4)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing to compare"),
+        (("--suite", "quik"), "Did you mean 'quick'"),
+        (("--suite", "quick", "--method", "lora"), "both given"),
+        (("--task", "bbc_news", "--method", "lroa"), "Did you mean 'lora'"),
+        (("--task", "bbc_news", "--method", "lora rank=8"), "'rank'"),
+        (("--task", "bbc_news", "--method", "lora", "--seeds", "a,b"), "whole numbers"),
+        (("--suite", "quick", "--steps", "0"), "steps is 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_use_is_refused_before_anything_is_trained(compare, tmp_path, words, message):
+    trainer = Trainer()
+    result = compare(*words, trainer=trainer)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert trainer.asked == []
+    assert not (tmp_path / "out").exists()

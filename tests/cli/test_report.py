@@ -1,0 +1,65 @@
+"""`rankfold report` makes the page from any folder of runs."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from rankfold.cli.main import cli
+from tests.support.records import fail, make_record
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for index, record in enumerate([make_record("lora"), make_record("tlora"), fail(make_record("lora_fa"))]):
+        folder = tmp_path / "runs" / str(index)
+        folder.mkdir(parents=True)
+        record.write(folder)
+    return tmp_path / "runs"
+
+
+def test_report_prints_a_table_and_writes_the_page(runs):
+    result = CliRunner().invoke(cli, ["report", str(runs)])
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in ("lora", "tlora", "not separated", "majority class"))
+    assert "lora_fa, seed 0, failed: the loss is not a number" in result.stderr
+    assert (runs / "report.html").is_file()
+
+
+def test_report_as_json_has_stable_keys(runs):
+    (study,) = json.loads(CliRunner().invoke(cli, ["report", str(runs), "--json"]).stdout)
+    assert set(study) == {"model", "task", "metric", "examples", "baselines", "rows"}
+    assert set(study["rows"][0]) == {
+        "label", "seeds", "score", "difference", "p_value", "verdict", "trainable", "bytes", "seconds", "failures",
+    }  # fmt: skip
+    assert [row["verdict"] for row in study["rows"]] == ["reference", "not separated", "not comparable"]
+
+
+def test_report_writes_where_it_is_told_and_never_over_a_file(runs, tmp_path):
+    words = ["report", str(runs), "--out", str(tmp_path / "page.html")]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    before = (tmp_path / "page.html").read_bytes()
+    refused = CliRunner().invoke(cli, words)
+    assert (refused.exit_code, (tmp_path / "page.html").read_bytes()) == (2, before)
+    assert CliRunner().invoke(cli, [*words, "--overwrite"]).exit_code == 0
+
+
+def test_report_takes_another_reference(runs):
+    (study,) = json.loads(
+        CliRunner().invoke(cli, ["report", str(runs), "--reference", "tlora", "--json"]).stdout
+    )
+    assert study["rows"][0]["label"] == "tlora"
+
+
+@pytest.mark.parametrize("name", ["", "absent"], ids=["no runs", "no folder"])
+def test_report_of_nothing_is_wrong_use(tmp_path, name):
+    result = CliRunner().invoke(cli, ["report", str(tmp_path / name)])
+    assert (result.exit_code, len(result.stderr.splitlines()), result.stdout) == (2, 1, "")
+
+
+def test_report_of_a_damaged_record_names_the_file_and_writes_nothing(runs):
+    (runs / "0" / "run.json").write_text("{")
+    result = CliRunner().invoke(cli, ["report", str(runs)])
+    assert result.exit_code == 2
+    assert "run.json" in result.stderr
+    assert not (runs / "report.html").exists()

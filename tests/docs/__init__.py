@@ -1,0 +1,1 @@
+"""Does what we show run, and does the site build?"""

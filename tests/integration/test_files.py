@@ -1,0 +1,145 @@
+"""What is saved is what was learned, and what is loaded is what was saved, bit for bit."""
+
+import json
+from functools import cache
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertForSequenceClassification
+
+from tests.integration.models import (
+    METHODS,
+    PICTURE_TARGETS,
+    adapted,
+    bert,
+    config_of,
+    gpt2,
+    learned,
+    picture,
+    scores,
+    train,
+)
+
+ALL = pytest.mark.parametrize("method", METHODS)
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@cache
+def trained(method: str) -> Any:
+    """Return a trained model, the same object each time: tests only read it."""
+    model = adapted(config_of(method))
+    train(model)
+    return model
+
+
+@ALL
+def test_loaded_adapter_gives_the_same_scores(method, tmp_path):
+    trained(method).save_pretrained(tmp_path)
+    for options in ({}, {"low_cpu_mem_usage": True}, {"adapter_name": "other"}, {"is_trainable": True}):
+        loaded = peft.PeftModel.from_pretrained(bert(), tmp_path, **options).eval()
+        assert torch.equal(scores(loaded), scores(trained(method))), options
+        adapters = learned(loaded)
+        assert len(adapters) == len(learned(trained(method)))
+        assert all(parameter.requires_grad == ("is_trainable" in options) for parameter in adapters.values())
+
+
+@ALL
+def test_auto_class_gives_the_same_scores(method, tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    bert().save_pretrained(base)
+    model = adapted(config_of(method), BertForSequenceClassification.from_pretrained(base))
+    model.save_pretrained(adapter)
+    loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(adapter, num_labels=3).eval()
+    assert torch.equal(scores(loaded), scores(model))
+
+
+@ALL
+def test_adapter_loaded_beside_others_gives_the_same_scores(method, tmp_path):
+    trained(method).save_pretrained(tmp_path)
+    model = adapted(config_of("tlora_plus", seed=3), adapter_name="first")
+    model.load_adapter(tmp_path, adapter_name="second")
+    model.load_adapter(tmp_path, adapter_name="third", low_cpu_mem_usage=True)
+    model.set_adapter("third")
+    model.delete_adapter("first")
+    model.delete_adapter("second")
+    assert torch.equal(scores(model), scores(trained(method)))
+    model.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "third" / WEIGHTS).read_bytes() == (tmp_path / WEIGHTS).read_bytes()
+
+
+@ALL
+def test_saving_again_gives_the_same_file(method, tmp_path):
+    trained(method).save_pretrained(tmp_path / "one")
+    loaded = peft.PeftModel.from_pretrained(bert(), tmp_path / "one")
+    loaded.save_pretrained(tmp_path / "two")
+    assert (tmp_path / "one" / WEIGHTS).read_bytes() == (tmp_path / "two" / WEIGHTS).read_bytes()
+    one, two = (json.loads((tmp_path / name / CONFIG).read_text()) for name in ("one", "two"))
+    # PEFT itself lists the head of a classifier once more each time.
+    one["modules_to_save"], two["modules_to_save"] = set(one["modules_to_save"]), set(two["modules_to_save"])
+    assert one == two
+
+
+@ALL
+def test_file_holds_each_learned_number_once_and_nothing_else(method, tmp_path):
+    model = adapted(config_of(method))
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / WEIGHTS)
+    head = {name for name in stored if "classifier" in name}
+    adapters = {name.replace(".default", ""): parameter for name, parameter in learned(model).items()}
+    assert stored.keys() - head == adapters.keys()
+    assert all(torch.equal(stored[name], parameter) for name, parameter in adapters.items())
+    for name in adapters:
+        factor, attribute = name.split(".rankfold_")[1].split(".")
+        assert factor in ("down", "core", "up", "scale")
+        assert attribute in ("weight", "left", "right", "value")
+
+
+@ALL
+def test_picture_adapter_gives_the_same_scores_when_loaded(method, tmp_path):
+    model = adapted(config_of(method, target_modules=PICTURE_TARGETS, task_type=None), picture())
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(picture(), tmp_path).eval()
+    assert torch.equal(scores(loaded), scores(model))
+    assert not torch.equal(scores(loaded), scores(picture()))
+
+
+@ALL
+def test_gpt2_adapter_gives_the_same_scores_when_loaded(method, tmp_path):
+    model = adapted(config_of(method, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM"), gpt2())
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(gpt2(), tmp_path).eval()
+    assert torch.equal(scores(loaded), scores(model))
+
+
+@ALL
+def test_state_can_be_set_by_function(method):
+    state = peft.get_peft_model_state_dict(trained(method))
+    other = adapted(config_of("lora"), adapter_name="first")
+    other.add_adapter("second", trained(method).peft_config["default"])
+    other.set_adapter("second")
+    peft.set_peft_model_state_dict(other, state, adapter_name="second")
+    assert torch.equal(scores(other.eval()), scores(trained(method)))
+
+
+@ALL
+def test_injection_by_the_keys_of_a_state_dict_finds_the_same_layers(method):
+    original = adapted(config_of(method, task_type=None))
+    prefix = "base_model.model."
+    state = {name.removeprefix(prefix): value for name, value in peft.get_peft_model_state_dict(original).items()}
+    model = peft.inject_adapter_in_model(original.peft_config["default"], bert(), state_dict=state)
+    assert not peft.set_peft_model_state_dict(model, state).unexpected_keys
+    assert torch.equal(scores(model.eval()), scores(original))
+
+
+def test_configuration_keeps_every_option(tmp_path):
+    config = config_of("relayed_lora", rank_pattern={"layer.0.*query": 3}, alpha_pattern={"value": 2.0}, exclude_modules=["x"])
+    config.save_pretrained(tmp_path)
+    assert peft.PeftConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_base_model_is_never_written(tmp_path):
+    adapted(config_of("lora")).save_pretrained(tmp_path)
+    assert not any("base_layer" in name for name in load_file(tmp_path / WEIGHTS))

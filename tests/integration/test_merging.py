@@ -1,0 +1,164 @@
+"""Merging puts the adapters into the base weights; unmerging brings back the base, bit for bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.integration.models import (
+    METHODS,
+    PICTURE_TARGETS,
+    adapted,
+    bert,
+    config_of,
+    gpt2,
+    picture,
+    scores,
+)
+from tests.support.tolerance import assert_close
+
+ALL = pytest.mark.parametrize("method", METHODS)
+BASES = {
+    "linear": (bert, {}),
+    "conv1d": (gpt2, {"target_modules": ["c_attn", "c_fc"], "task_type": "CAUSAL_LM"}),
+    "picture": (picture, {"target_modules": PICTURE_TARGETS, "task_type": None}),
+}
+
+
+def two_adapters(method, base=bert):
+    model = adapted(config_of(method, task_type=None), base(), adapter_name="first")
+    model.add_adapter("second", config_of("tlora_plus", seed=7, task_type=None))
+    model.base_model.set_adapter(["first", "second"])
+    return model.eval()
+
+
+def base_weights(model):
+    return {name: weight.clone() for name, weight in model.state_dict().items() if ".rankfold_" not in name}
+
+
+def assert_same(weights, expected):
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@ALL
+@pytest.mark.parametrize("base", BASES)
+def test_merged_model_gives_the_same_scores_and_unmerging_restores_the_base(method, base):
+    make, options = BASES[base]
+    model = adapted(config_of(method, **options), make())
+    before, expected = base_weights(model), scores(model)
+    model.merge_adapter()
+    assert_close(scores(model), expected)
+    assert not all(torch.equal(base_weights(model)[name], before[name]) for name in before)
+    model.unmerge_adapter()
+    assert_same(base_weights(model), before)
+    assert torch.equal(scores(model), expected)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_unmerging_two_adapters_restores_the_base(method, dtype):
+    model = two_adapters(method, lambda: bert().to(dtype))
+    before, expected = base_weights(model), scores(model)
+    model.merge_adapter()
+    assert_close(scores(model), expected)
+    model.unmerge_adapter()
+    assert_same(base_weights(model), before)
+    assert torch.equal(scores(model), expected)
+
+
+@ALL
+def test_merging_one_after_the_other_is_merging_both(method):
+    together, one_by_one = two_adapters(method), two_adapters(method)
+    before = base_weights(one_by_one)
+    together.merge_adapter(["first", "second"])
+    one_by_one.merge_adapter(["first"])
+    one_by_one.merge_adapter(["second"])
+    assert torch.equal(scores(one_by_one), scores(together))
+    one_by_one.unmerge_adapter()
+    assert_same(base_weights(one_by_one), before)
+
+
+@ALL
+def test_merge_and_unload_leaves_a_plain_model(method):
+    model = adapted(config_of(method))
+    expected = scores(model)
+    plain = model.merge_and_unload(safe_merge=True)
+    assert_close(scores(plain), expected)
+    assert plain.state_dict().keys() == bert().state_dict().keys()
+    assert {type(module) for module in plain.modules()} == {type(module) for module in bert().modules()}
+    assert hooks_on(plain) == 0
+
+
+@ALL
+def test_unload_gives_back_the_base(method):
+    plain = adapted(config_of(method, task_type=None)).unload()
+    assert_same(plain.state_dict(), bert().state_dict())
+    assert torch.equal(scores(plain), scores(bert()))
+    assert hooks_on(plain) == 0
+
+
+def hooks_on(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@ALL
+def test_disabling_equals_the_base_also_when_merged(method):
+    model = adapted(config_of(method, task_type=None))
+    expected = scores(bert())
+    with model.disable_adapter():
+        assert torch.equal(scores(model), expected)
+    model.merge_adapter()
+    with model.disable_adapter():
+        assert torch.equal(scores(model), expected)
+
+
+@ALL
+def test_merging_some_adapters_leaves_the_others_out(method):
+    model = two_adapters(method)
+    model.base_model.set_adapter(["first"])
+    expected = scores(model)
+    model.base_model.set_adapter(["first", "second"])
+    plain = model.merge_and_unload(adapter_names=["first"])
+    assert_close(scores(plain), expected)
+
+
+def test_safe_merge_refuses_what_is_not_finite_and_leaves_the_base_as_it_was():
+    model = two_adapters("lora")
+    layer = model.base_model.model.bert.encoder.layer[0].attention.self.query
+    before = base_weights(model)
+    with torch.no_grad():
+        layer.rankfold_up["first"].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="first seems to be broken"):
+        model.merge_adapter(safe_merge=True)
+    model.unmerge_adapter()
+    assert_same(base_weights(model), before)
+
+
+def test_strength_of_an_adapter_takes_part_in_merging():
+    model = two_adapters("lora")
+    for module in model.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("first", 0.5)
+            module.set_scale("second", 0.0)
+    expected = scores(model)
+    model.merge_adapter()
+    assert_close(scores(model), expected)
+
+
+def test_embedding_that_multiplies_what_it_looks_up_is_merged_right():
+    class Scaled(nn.Embedding):
+        """As Gemma's: the embedding times a factor."""
+
+        def __init__(self) -> None:
+            super().__init__(64, 16)
+            self.embed_scale = torch.tensor(4.0)
+
+        def forward(self, tokens):
+            return super().forward(tokens) * self.embed_scale
+
+    base = picture()
+    base.tokens = Scaled()
+    model = adapted(config_of("lora", target_modules=["tokens"], task_type=None), base)
+    expected = scores(model)
+    model.merge_adapter()
+    assert_close(scores(model), expected)

@@ -1,0 +1,138 @@
+"""One batch for many adapters gives each row what a pass of its own would give it."""
+
+import pytest
+import torch
+
+from tests.integration.models import (
+    METHODS,
+    PICTURE_TARGETS,
+    VOCABULARY,
+    adapted,
+    config_of,
+    gpt2,
+    ids,
+    picture,
+    scores,
+    t5,
+)
+from tests.support.tolerance import assert_close
+
+ALL = pytest.mark.parametrize("method", METHODS)
+ROWS = ["first", "__base__", "second", "second", "first", "__base__"]
+
+
+def mixed(method, base=None, **options):
+    """A model with two adapters: one of the method under test, one of LoRA on fewer layers."""
+    model = adapted(config_of(method, **options), base, adapter_name="first")
+    other = {**options, "target_modules": config_of(method, **options).target_modules}
+    other["target_modules"] = sorted(other["target_modules"])[:1]
+    model.add_adapter("second", config_of("lora", seed=7, **other))
+    return model.eval()
+
+
+def one_at_a_time(model, run):
+    """Each row of ROWS from a pass of its own."""
+    outputs = {}
+    with model.disable_adapter():
+        outputs["__base__"] = run()
+    for name in ("first", "second"):
+        model.set_adapter(name)
+        outputs[name] = run()
+    assert not torch.equal(outputs["first"], outputs["second"])
+    assert not torch.equal(outputs["first"], outputs["__base__"])
+    return torch.stack([outputs[name][row] for row, name in enumerate(ROWS)])
+
+
+@ALL
+def test_mixed_batch_equals_separate_passes(method):
+    model = mixed(method)
+    assert_close(scores(model, adapter_names=ROWS), one_at_a_time(model, lambda: scores(model)))
+
+
+@ALL
+def test_mixed_batch_equals_separate_passes_when_layers_are_convolutions_and_embeddings(method):
+    model = mixed(method, picture(), target_modules=PICTURE_TARGETS, task_type=None)
+    assert_close(scores(model, adapter_names=ROWS), one_at_a_time(model, lambda: scores(model)))
+
+
+def test_mixed_batch_uses_the_head_of_each_adapter():
+    model = mixed("relayed_lora")
+    heads = model.base_model.model.classifier.modules_to_save
+    with torch.no_grad():
+        heads["first"].bias.add_(1.0)
+        heads["second"].bias.sub_(1.0)
+    assert_close(scores(model, adapter_names=ROWS), one_at_a_time(model, lambda: scores(model)))
+
+
+def generate(model, **options):
+    return model.generate(
+        input_ids=ids(length=5),
+        attention_mask=torch.ones(6, 5, dtype=torch.long),
+        max_new_tokens=6,
+        do_sample=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    ("base", "targets", "task"),
+    [(gpt2, ["c_attn", "c_fc"], "CAUSAL_LM"), (t5, ["q", "v", "wo"], "SEQ_2_SEQ_LM")],
+    ids=["gpt2", "t5"],
+)
+def test_mixed_generation_equals_separate_passes(base, targets, task, beams):
+    model = mixed("relayed_lora", base(), target_modules=targets, task_type=task, alpha=64.0)
+    together = generate(model, num_beams=beams, adapter_names=ROWS)
+    assert torch.equal(together, one_at_a_time(model, lambda: generate(model, num_beams=beams)))
+    assert together.max() < VOCABULARY
+
+
+def test_mixed_batch_leaves_no_hooks():
+    model = mixed("relayed_lora")
+    before = {name: len(module._forward_pre_hooks) for name, module in model.named_modules()}
+    scores(model, adapter_names=ROWS)
+    with pytest.raises(ValueError, match="adapter_names"):
+        scores(model, adapter_names=ROWS[:2])
+    assert before == {name: len(module._forward_pre_hooks) for name, module in model.named_modules()}
+
+
+def test_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"third.*loaded are first, second"):
+        scores(mixed("lora"), adapter_names=[*ROWS[:5], "third"])
+
+
+def test_mixed_batch_is_refused_when_training():
+    with pytest.raises(ValueError, match="training mode"):
+        scores(mixed("lora").train(), adapter_names=ROWS)
+
+
+def test_mixed_batch_is_refused_when_merged():
+    model = mixed("lora")
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="merged adapters"):
+        scores(model, adapter_names=ROWS)
+
+
+def test_mixed_batch_of_the_base_alone_equals_the_base():
+    model = mixed("tlora")
+    with model.disable_adapter():
+        base = scores(model)
+    assert torch.equal(scores(model, adapter_names=["__base__"] * 6), base)
+
+
+def test_mixed_batch_with_many_presets_equals_separate_passes():
+    names = list(METHODS)
+    model = adapted(config_of(names[0]), adapter_name=names[0])
+    for position, name in enumerate(names[1:]):
+        targets = ["query", "key"] if position % 2 else ["value", "dense"]
+        model.add_adapter(name, config_of(name, target_modules=targets, seed=position))
+    model.eval()
+    rows = [name for name in names for _ in range(2)]
+    tokens = ids(rows=len(rows))
+    with torch.no_grad():
+        together = model(input_ids=tokens, adapter_names=rows).logits
+        for row in range(0, len(rows), 2):
+            model.set_adapter(rows[row])
+            assert_close(together[row : row + 2], model(input_ids=tokens).logits[row : row + 2])
+
+

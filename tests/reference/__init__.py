@@ -1,0 +1,1 @@
+"""The papers' formulas, naive, in the papers' own symbols. Nothing here imports rankfold."""

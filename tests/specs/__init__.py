@@ -1,0 +1,1 @@
+"""One file for each preset: is it the paper's method?"""

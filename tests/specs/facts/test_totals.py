@@ -1,0 +1,20 @@
+"""The base models have the sizes that the papers' shares refer to."""
+
+import pytest
+
+from tests.specs.facts.models import total
+
+TOTALS = {
+    "roberta-base": 124_647_170,
+    "roberta-large": 355_361_794,
+    "roberta-large-mnli": 355_362_819,
+    "deberta-base": 139_193_858,
+    "deberta-v3-base": 184_423_682,
+    "opt-125m": 125_240_832,
+    "llama3-8b": 8_030_261_248,
+}
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_base_model_has_the_size_of_the_published_one(name):
+    assert total(name) == TOTALS[name]

@@ -1,0 +1,154 @@
+"""Run records that could have come from runs: all fields, curves and predictions, drawn from a seed."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from rankfold.bench.record import (
+    BytesPart,
+    CurvePart,
+    DataPart,
+    HardwarePart,
+    MethodPart,
+    ModelPart,
+    ParametersPart,
+    Prediction,
+    RunRecord,
+    SecondsPart,
+    TaskPart,
+    TrainingPart,
+)
+from rankfold.errors import TrainingError
+
+
+def make_record(
+    method="lora",
+    *,
+    seed=0,
+    quality=0.95,
+    size=148_000,
+    options=None,
+    learning_rate=5e-4,
+    task="bbc_news",
+    model="minilm",
+    kind="classification",
+    examples=445,
+    steps=100,
+):
+    """Return a finished run whose predictions are right with the probability `quality`."""
+    name = sum(map(ord, method))
+    generator = np.random.default_rng([name, seed])
+    labels = np.random.default_rng(0).integers(0, 5, examples)
+    if kind == "regression":
+        predictions = quality * labels + (1 - quality) * 4 * generator.normal(size=examples)
+        metric, names, baselines = "pearson", None, {"mean": 0.0}
+    else:
+        predictions = np.where(generator.random(examples) < quality, labels, (labels + 1) % 5)
+        metric, names = "accuracy", ("business", "entertainment", "politics", "sport", "tech")
+        baselines = {"majority": 0.229}
+    value = (
+        float(np.corrcoef(labels, predictions)[0, 1])
+        if kind == "regression"
+        else float(np.mean(labels == predictions))
+    )
+    return RunRecord(
+        status="done",
+        error=None,
+        created=f"2026-03-0{1 + seed}T10:20:30+00:00",
+        command=("rankfold", "train", "--method", method, "--task", task, "--seed", str(seed)),
+        method=MethodPart(
+            method, options or {"r": 8}, {"peft_type": "RANKFOLD", "r": 8, "target_modules": ["query"]}
+        ),
+        model=ModelPart(model, f"package {model}", "ab" * 32),
+        task=TaskPart(task, kind, metric, names, "CC0"),
+        data=DataPart(f"package {task}", "cd" * 32, {"train": 1600, "validation": examples}),
+        training=TrainingPart(
+            epochs=1.0,
+            steps=steps,
+            batch_size=16,
+            learning_rate=learning_rate,
+            scheduler="linear",
+            warmup=0.06,
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            max_length=128,
+            precision="float32",
+            seed=seed,
+            head="trained",
+        ),
+        versions={"rankfold": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "peft": "0.21.2"},
+        hardware=HardwarePart("a processor with two cores", 1, None),
+        parameters=ParametersPart(size // 4, size // 4, size // 4, 150_149),
+        bytes=BytesPart(size + 4_000, size + 10_000, size),
+        seconds=SecondsPart(80.0 + seed, 6.0, 88.0 + seed, 0.7),
+        peak_memory_bytes=900_000_000,
+        metrics={metric: value},
+        baselines=baselines,
+        predictions=tuple(
+            Prediction(index, label, prediction)
+            for index, (label, prediction) in enumerate(
+                zip(labels.tolist(), predictions.tolist(), strict=True)
+            )
+        ),
+        curve=_curve(generator, metric, value, steps),
+    )
+
+
+def fail(record, error="the loss is not a number at step 12; lower the learning rate."):
+    """Return the record of the same run, had it failed."""
+    nothing = {
+        "metrics": {},
+        "baselines": {},
+        "predictions": (),
+        "curve": CurvePart(),
+        "peak_memory_bytes": 0,
+    }
+    return replace(
+        record,
+        status="failed",
+        error=error,
+        training=replace(record.training, steps=12),
+        parameters=ParametersPart(0, 0, 0, 0),
+        bytes=BytesPart(0, 0, 0),
+        seconds=SecondsPart(0.0, 0.0, 0.0, 0.0),
+        **nothing,
+    )
+
+
+def _curve(generator, metric, value, steps):
+    train = tuple(
+        {
+            "step": float(step),
+            "loss": float(1.6 * np.exp(-step / 30) + 0.15 + 0.05 * generator.normal()),
+            "learning_rate": 5e-4 * (1 - step / steps),
+        }
+        for step in range(1, steps + 1, 5)
+    )
+    validation = tuple(
+        {
+            "step": float(step),
+            "loss": float(1.6 * np.exp(-step / 30) + 0.2),
+            metric: value * float(1 - 0.7 * np.exp(-step / 25)),
+        }
+        for step in range(steps // 5, steps + 1, steps // 5)
+    )
+    return CurvePart(train, validation)
+
+
+class Trainer:
+    """Stands in for training: writes a record, or fails as told, and remembers what it was asked."""
+
+    def __init__(self, failing=(), *, leaves_record=False):
+        self.failing, self.leaves_record, self.asked = failing, leaves_record, []
+
+    def __call__(self, request, *, progress=None):
+        self.asked.append(request.out.name)
+        record = replace(make_record(request.method, seed=request.seed), command=request.command())
+        if request.out.name in self.failing:
+            if self.leaves_record:
+                request.out.mkdir(parents=True)
+                fail(record, "the loss is not a number.").write(request.out)
+            raise TrainingError("the loss is not a number.")
+        request.out.mkdir(parents=True, exist_ok=True)
+        record.write(request.out)
+        return record

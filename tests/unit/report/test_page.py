@@ -1,0 +1,196 @@
+"""The page is complete, opens offline, and shows a user's text as text."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import vl_convert
+
+from rankfold.bench.stats import Interval
+from rankfold.errors import DataError, RankfoldError
+from rankfold.report.charts import mark_of
+from rankfold.report.page import html_page
+from rankfold.report.study import make_studies
+from rankfold.report.table import cells, columns, comma_separated, markdown
+from rankfold.report.words import bytes_text, headline, range_text, seconds_text, signed
+from rankfold.report.write import find_records, write_report
+from tests.support.records import fail, make_record
+
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+def some_studies():
+    names = ("lora", "relayed_lora", "tlora")
+    records = [
+        make_record(name, seed=seed, size=90_000 * (i + 1)) for i, name in enumerate(names) for seed in (0, 1)
+    ]
+    records += [fail(make_record("lora_fa"))]
+    records += [make_record(name, kind="regression", task="stsb", quality=0.8) for name in names]
+    return make_studies(records)
+
+
+def hostile_studies():
+    records = [
+        make_record(HOSTILE, options={HOSTILE: HOSTILE}, task=HOSTILE, model=HOSTILE),
+        fail(make_record("lora", task=HOSTILE, model=HOSTILE), HOSTILE),
+    ]
+    return make_studies(records)
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page with their attributes, and the text of JSON scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.specs, self.inside = [], [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.found.append((tag, attributes))
+        self.inside = tag == "script" and attributes.get("type") == "application/json"
+
+    def handle_data(self, data):
+        if self.inside:
+            self.specs.append(json.loads(data))
+            self.inside = False
+
+
+@pytest.fixture(scope="module")
+def page():
+    return html_page(some_studies(), version="1.2.3")
+
+
+def test_page_loads_nothing(page):
+    for tag, attributes in Elements(page).found:
+        assert tag not in ("link", "img", "iframe", "object") or attributes.get("href", "").startswith(
+            "data:"
+        )
+        assert "src" not in attributes
+
+
+def test_page_is_smaller_than_a_megabyte_and_a_half(page):
+    assert len(page.encode()) < 1_500_000
+
+
+def test_page_has_a_row_per_method_and_baseline(page):
+    rows = [
+        attributes
+        for tag, attributes in Elements(page).found
+        if tag == "th" and attributes.get("scope") == "row"
+    ]
+    assert len(rows) == (4 + 1) + (3 + 1)
+
+
+def test_every_chart_is_a_specification_that_vega_accepts(page):
+    specs = Elements(page).specs
+    assert len(specs) == 8
+    for spec in specs:
+        assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400, "autosize": "pad"})
+
+
+def test_charts_leave_methods_that_have_no_results_out(page):
+    for spec in Elements(page).specs:
+        assert "lora_fa" not in {row["method"] for row in spec["data"]["values"]}
+
+
+def test_charts_of_runs_without_curves_are_left_out():
+    (study,) = make_studies([fail(make_record())])
+    assert Elements(html_page([study], version="1")).specs == []
+
+
+def test_page_holds_every_run_with_its_command_and_hash(page):
+    assert page.count("<summary><span>") == 6 + 1 + 3
+    assert "rankfold train --method relayed_lora --task bbc_news --seed 1" in page
+    assert "cdcdcdcdcdcdcdcd" in page
+
+
+def test_text_of_the_user_is_never_markup():
+    benign = Elements(html_page(make_studies([make_record("a"), fail(make_record("lora"))]), version="1"))
+    hostile = Elements(html_page(hostile_studies(), version="1"))
+    assert [tag for tag, _ in hostile.found].count("script") == [tag for tag, _ in benign.found].count(
+        "script"
+    )
+    assert HOSTILE in json.dumps(hostile.specs)
+
+
+def test_markdown_of_hostile_names_has_no_markup_and_whole_rows():
+    text = markdown(hostile_studies())
+    assert "<script" not in text
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_csv_has_a_row_for_every_run():
+    rows = list(csv.DictReader(io.StringIO(comma_separated(some_studies()))))
+    assert len(rows) == 6 + 1 + 3
+    assert [row["status"] for row in rows].count("failed") == 1
+    assert float(rows[0]["value"]) == make_record("lora").metrics["accuracy"]
+
+
+def test_table_has_as_many_cells_as_columns():
+    for study in some_studies():
+        assert {len(row) for row in cells(study)} == {len(columns(study))}
+
+
+def test_headline_names_every_method_that_was_compared():
+    study = some_studies()[0]
+    text = " ".join(headline(study))
+    assert all(row.label in text for row in study.rows)
+
+
+def test_marks_of_neighbours_differ_in_colour_shape_and_dash():
+    for index in range(12):
+        first, second = mark_of(index), mark_of(index + 1)
+        assert first.colour != second.colour
+        assert first.shape != second.shape
+        assert first.dash != second.dash
+    assert len({(mark_of(i).colour, mark_of(i).shape, mark_of(i).dash) for i in range(35)}) == 35
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (bytes_text(999), "999 B"),
+        (bytes_text(999.6), "1.0 kB"),
+        (bytes_text(999_960), "1.0 MB"),
+        (seconds_text(9.96), "10 s"),
+        (seconds_text(59.7), "1 min 00 s"),
+        (seconds_text(3600), "1 h 00 min"),
+        (signed(-0.0004), "0.000"),
+        (signed(-0.012), "−0.012"),
+        (range_text(Interval(1, 1, 1)), ""),
+    ],
+)
+def test_numbers_are_rounded_into_the_next_unit(text, expected):
+    assert text == expected
+
+
+def test_report_is_written_from_the_folders_that_hold_records(tmp_path):
+    for seed in (0, 1):
+        folder = tmp_path / "deep" / f"lora-seed{seed}"
+        folder.mkdir(parents=True)
+        make_record(seed=seed).write(folder)
+    hidden = tmp_path / ".unfinished"
+    hidden.mkdir()
+    make_record("tlora").write(hidden)
+    records = find_records(tmp_path)
+    assert records == [make_record(seed=seed) for seed in (0, 1)]
+    write_report(make_studies(records), tmp_path / "out", version="1")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.md", "records.csv"}
+
+
+def test_folder_without_records_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no run\.json"):
+        find_records(tmp_path)
+    with pytest.raises(DataError, match="no folder"):
+        find_records(tmp_path / "absent")
+
+
+def test_damaged_record_is_refused_with_its_path(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RankfoldError, match=r"run\.json"):
+        find_records(tmp_path)

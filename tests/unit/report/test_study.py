@@ -1,0 +1,119 @@
+"""Records become rows: runs that belong together meet, those that do not stay apart, and nothing disappears unseen."""
+
+from dataclasses import replace
+
+import pytest
+
+from rankfold.errors import DataError, SpecError
+from rankfold.report.study import make_studies
+from tests.support.records import fail, make_record
+
+
+def labels(study):
+    return [row.label for row in study.rows]
+
+
+def test_seeds_of_one_method_are_one_row():
+    (study,) = make_studies([make_record(name, seed=seed) for seed in (1, 0) for name in ("lora", "tlora")])
+    assert labels(study) == ["lora", "tlora"]
+    assert [[run.training.seed for run in row.records] for row in study.rows] == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"options": {"r": 16}}, "lora r=16"),
+        ({"learning_rate": 1e-4}, "lora learning_rate=0.0001"),
+        ({"steps": 50}, "lora steps=50"),
+    ],
+    ids=["option", "learning rate", "budget"],
+)
+def test_settings_that_differ_make_rows_of_their_own(change, label):
+    (study,) = make_studies([make_record(), make_record(**change)])
+    assert labels(study)[1] == label
+    assert len(study.rows) == 2
+
+
+@pytest.mark.parametrize("change", [{"task": "mrpc"}, {"model": "other"}], ids=["task", "model"])
+def test_tasks_and_models_are_studies_of_their_own(change):
+    studies = make_studies([make_record(), make_record(**change)])
+    assert [(study.task, study.model) for study in studies] == [
+        ("bbc_news", "minilm"),
+        (change.get("task", "bbc_news"), change.get("model", "minilm")),
+    ]
+
+
+def test_first_row_is_the_reference_unless_another_is_named():
+    records = [make_record("lora"), make_record("tlora")]
+    assert [row.verdict for row in make_studies(records)[0].rows][0] == "reference"
+    (study,) = make_studies(records, reference="tlora")
+    assert labels(study) == ["tlora", "lora"]
+    assert study.rows[0].verdict == "reference"
+    assert study.rows[1].difference is not None
+
+
+def test_reference_with_a_typo_is_refused_with_a_suggestion():
+    with pytest.raises(SpecError, match="Did you mean 'lora'"):
+        make_studies([make_record("lora")], reference="lroa")
+
+
+def test_clear_difference_has_a_verdict_and_a_small_one_has_none():
+    records = [
+        make_record("lora", quality=0.9),
+        make_record("tlora", quality=0.5),
+        make_record("lora_fa", quality=0.9),
+    ]
+    (study,) = make_studies(records)
+    assert [row.verdict for row in study.rows] == ["reference", "worse", "not separated"]
+
+
+def test_score_equals_the_metric_of_the_records():
+    records = [make_record(seed=seed) for seed in (0, 1)]
+    (study,) = make_studies(records)
+    expected = sum(record.metrics["accuracy"] for record in records) / 2
+    assert study.rows[0].score.value == pytest.approx(expected)
+
+
+def test_failed_run_joins_the_row_of_its_method():
+    (study,) = make_studies([make_record(seed=0), fail(make_record(seed=1))])
+    (row,) = study.rows
+    assert (len(row.records), len(row.failures)) == (1, 1)
+
+
+def test_method_that_only_failed_is_a_row_without_a_score():
+    (study,) = make_studies([make_record("lora"), fail(make_record("tlora"))])
+    assert labels(study) == ["lora", "tlora"]
+    assert study.rows[1].score is None
+    assert study.rows[1].verdict == "not comparable"
+
+
+def test_latest_of_equal_runs_counts_and_the_others_are_counted_as_left_out():
+    old, new = make_record(quality=0.1), replace(make_record(), created="2027-01-01T00:00:00+00:00")
+    (study,) = make_studies([new, old])
+    assert study.rows[0].records == (new,)
+    assert study.repeats == 1
+
+
+def test_finished_run_is_preferred_to_a_later_failure():
+    done, failed = make_record(), replace(fail(make_record()), created="2027-01-01T00:00:00+00:00")
+    (study,) = make_studies([done, failed])
+    assert study.rows[0].records == (done,)
+
+
+def test_rows_are_compared_on_the_examples_that_all_runs_share():
+    whole = make_record("lora")
+    part = replace(make_record("tlora"), predictions=make_record("tlora").predictions[100:])
+    (study,) = make_studies([whole, part])
+    assert study.examples == len(whole.predictions) - 100
+
+
+def test_metric_without_predictions_has_a_value_and_no_verdict():
+    records = [replace(make_record(name), predictions=()) for name in ("lora", "tlora")]
+    (study,) = make_studies(records)
+    assert study.rows[1].score.value == records[1].metrics["accuracy"]
+    assert study.rows[1].verdict == "not comparable"
+
+
+def test_nothing_to_report_is_an_error():
+    with pytest.raises(DataError, match="no runs"):
+        make_studies([])

@@ -1,0 +1,162 @@
+"""The generator behind frozen factors: a file format, so its bytes are fixed for ever."""
+
+import concurrent.futures
+import hashlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankfold.factors import initial_matrix
+from rankfold.seeding import philox, random_matrix, random_order
+
+# Counter, key and output of Philox4x32-10, from the known-answer tests that come with Random123.
+KNOWN_ANSWERS = {
+    "zeros": ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    "ones": ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    "pi": (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
+}
+
+GOLDEN = [
+GOLDEN_ROWS
+]
+
+DISTRIBUTIONS = pytest.mark.parametrize("distribution", ["uniform", "normal"])
+
+
+def sha256(tensor):
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def draw(rows=5, cols=9, *, seed=3, name="layer.down", std=0.5, distribution="normal"):
+    return random_matrix(rows, cols, seed=seed, name=name, std=std, distribution=distribution)
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS.values(), ids=KNOWN_ANSWERS)
+def test_philox_gives_the_published_answers(counter, key, expected):
+    words = philox(tuple(torch.tensor([word]) for word in counter), key)
+    assert " ".join(f"{word.item():08x}" for word in words) == expected
+
+
+@given(
+    st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4),
+    st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
+)
+def test_philox_equals_plain_integer_arithmetic(counter, key):
+    words = philox(tuple(torch.tensor([word]) for word in counter), key)
+    c, (k0, k1) = list(counter), key
+    for _ in range(10):
+        first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(second >> 32) ^ c[1] ^ k0, second % 2**32, (first >> 32) ^ c[3] ^ k1, first % 2**32]
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    assert [word.item() for word in words] == c
+
+
+@pytest.mark.parametrize(("initial", "rows", "cols", "seed", "name", "expected"), GOLDEN)
+def test_matrix_has_its_golden_bytes(initial, rows, cols, seed, name, expected):
+    assert sha256(initial_matrix(initial, rows, cols, seed=seed, name=name)) == expected
+
+
+def test_order_has_its_golden_bytes():
+    assert sha256(random_order(6241, seed=0, name="relay.6241")) == ORDER_HASH
+    assert random_order(9, seed=0, name="relay.9").tolist() == ORDER_NINE
+
+
+@DISTRIBUTIONS
+def test_matrix_is_the_same_in_a_fresh_process(distribution):
+    program = (
+        "import sys; from rankfold.seeding import random_matrix;"
+        f"m = random_matrix(5, 9, seed=3, name='layer.down', std=0.5, distribution={distribution!r});"
+        "sys.stdout.buffer.write(m.numpy().tobytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout == draw(distribution=distribution).numpy().tobytes()
+
+
+@DISTRIBUTIONS
+@given(
+    rows=st.integers(1, 9), cols=st.integers(1, 9), more_rows=st.integers(0, 5), more_cols=st.integers(0, 5)
+)
+def test_matrix_is_the_corner_of_every_larger_one(distribution, rows, cols, more_rows, more_cols):
+    larger = draw(rows + more_rows, cols + more_cols, distribution=distribution)
+    assert torch.equal(draw(rows, cols, distribution=distribution), larger[:rows, :cols])
+
+
+@DISTRIBUTIONS
+def test_matrix_ignores_the_default_dtype_and_device_and_the_global_generator(distribution):
+    expected = draw(distribution=distribution)
+    state = torch.random.get_rng_state()
+    previous = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            assert torch.equal(draw(distribution=distribution), expected)
+    finally:
+        torch.set_default_dtype(previous)
+    with torch.device("meta"):
+        in_context = draw(distribution=distribution)
+        order = random_order(20, seed=0, name="x")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = draw(distribution=distribution)
+    assert torch.equal(in_context, expected)
+    assert torch.equal(under_autocast, expected)
+    assert torch.equal(order, random_order(20, seed=0, name="x"))
+    assert (expected.dtype, expected.device.type) == (torch.float32, "cpu")
+    assert torch.equal(torch.random.get_rng_state(), state), "nothing is drawn from torch's generator"
+
+
+def test_matrices_do_not_depend_on_threads_or_on_order():
+    names = [f"layer.{index}" for index in range(12)]
+    alone = [draw(name=name) for name in names]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda name: draw(name=name), reversed(names)))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        many = draw(300, 300)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(alone, reversed(together), strict=True))
+    assert torch.equal(many, draw(300, 300))
+
+
+@DISTRIBUTIONS
+def test_matrix_has_the_asked_moments(distribution):
+    matrix = draw(500, 400, std=0.5, distribution=distribution).double()
+    count = matrix.numel()
+    kurtosis = {"uniform": 1.8, "normal": 2.85}[distribution]
+    assert abs(matrix.mean()) < 5 * 0.5 / count**0.5
+    assert matrix.std().item() == pytest.approx(0.5, rel=0.01)
+    assert (matrix / 0.5).pow(4).mean().item() == pytest.approx(kurtosis, rel=0.03)
+    assert abs((matrix / 0.5).pow(3).mean()) < 0.05
+    limit = {"uniform": 3**0.5, "normal": 4.9}[distribution]
+    assert matrix.abs().max() <= limit * 0.5
+
+
+@DISTRIBUTIONS
+def test_neighbours_in_a_matrix_are_not_correlated(distribution):
+    matrix = draw(400, 400, std=1.0, distribution=distribution).double()
+    for shift, axis in ((1, 0), (1, 1), (2, 1), (4, 1)):
+        assert abs((matrix * matrix.roll(shift, axis)).mean()) < 5 / 400
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 4}, {"seed": -3}, {"seed": 2**80}, {"name": "layer.up"}, {"distribution": "uniform"}],
+    ids=str,
+)
+def test_matrices_of_another_seed_name_or_distribution_are_independent(other):
+    one, two = draw(200, 200, std=1.0), draw(200, 200, **{"std": 1.0, **other})
+    assert abs((one * two).mean()) < 5 / 200
+
+
+@given(seed=st.integers(), name=st.text(max_size=8), size=st.integers(1, 60))
+def test_order_is_a_permutation(seed, name, size):
+    assert sorted(random_order(size, seed=seed, name=name).tolist()) == list(range(size))

@@ -1,0 +1,172 @@
+"""Reading: every format gives the same rows, and what cannot be read says why."""
+
+import csv
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rankfold.errors import DataError
+from rankfold.train.data import find_source, read_split
+from rankfold.train.digest import sha256_of_rows
+from rankfold.train.hold_out import HOLD_OUT_FRACTION, hold_out
+from tests.support.tiny_models import review_rows, write_splits
+
+ROWS = [
+    {"text": "NA", "label": 1},
+    {"text": 'a "quoted", text\nof two lines', "label": 0},
+    {"text": "", "label": 1},
+    {"text": "Äpfel – 🍏", "label": 0},
+]
+
+
+def _jsonl(path):
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), "utf-8")
+
+
+def _jsonl_gz(path):
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS).encode()))
+
+
+def _csv(path):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+def _parquet(path):
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("train.jsonl", _jsonl), ("train.jsonl.gz", _jsonl_gz), ("train.csv", _csv), ("train.parquet", _parquet)],
+)
+def test_rows_are_the_same_in_every_format(tmp_path, name, write):
+    write(tmp_path / name)
+    in_folder = read_split(find_source(str(tmp_path)), "train")
+    alone = read_split(find_source(str(tmp_path / name)), "train")
+    assert list(in_folder.rows) == list(alone.rows) == ROWS
+    assert sha256_of_rows({"train": in_folder.rows}) == sha256_of_rows({"train": ROWS})
+
+
+def test_reading_leaves_nothing_beside_the_data(tmp_path):
+    _jsonl(tmp_path / "train.jsonl")
+    read_split(find_source(str(tmp_path)), "train")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev", "validation_matched"])
+def test_a_validation_split_is_found_under_its_usual_names(tmp_path, name):
+    write_splits(tmp_path, **{name: ROWS})
+    assert list(read_split(find_source(str(tmp_path)), "validation").rows) == ROWS
+
+
+def test_a_split_that_is_absent_is_none(tmp_path):
+    write_splits(tmp_path, train=ROWS)
+    assert read_split(find_source(str(tmp_path)), "test") is None
+
+
+def test_the_hash_depends_on_every_value_and_on_the_split():
+    changed = [*ROWS[:-1], ROWS[-1] | {"label": 1}]
+    hashes = {sha256_of_rows(splits) for splits in ({"train": ROWS}, {"train": changed}, {"test": ROWS})}
+    assert len(hashes) == 3
+
+
+def _empty(folder):
+    (folder / "train.jsonl").write_text("")
+
+
+def _empty_gzip(folder):
+    (folder / "train.jsonl.gz").write_bytes(gzip.compress(b""))
+
+
+def _header_only(folder):
+    (folder / "train.csv").write_text("text,label\n")
+
+
+def _cut_gzip(folder):
+    whole = gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in ROWS * 100))
+    (folder / "train.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+
+
+def _no_json(folder):
+    (folder / "train.jsonl").write_text('{"text": "a", "label": 1}\n{"text": \n')
+
+
+def _no_parquet(folder):
+    (folder / "train.parquet").write_bytes(b"PAR1 and nothing more")
+
+
+def _two_files(folder):
+    _jsonl(folder / "train.jsonl")
+    _csv(folder / "train.csv")
+
+
+def _other_files(folder):
+    (folder / "notes.txt").write_text("nothing to train on")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_empty, "train.jsonl' is empty"),
+        (_empty_gzip, "train.jsonl.gz' is empty"),
+        (_header_only, "train.csv' is empty"),
+        (_cut_gzip, "check that the file is whole"),
+        (_no_json, "check that the file is whole"),
+        (_no_parquet, "check that the file is whole"),
+        (_two_files, "'train.csv', 'train.jsonl'"),
+        (_other_files, "has no split to read"),
+    ],
+)
+def test_data_that_cannot_be_read_is_a_clear_error(tmp_path, spoil, words):
+    spoil(tmp_path)
+    with pytest.raises(DataError, match=words):
+        read_split(find_source(str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "/nowhere/at/all"])
+def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name):
+    with pytest.raises(DataError, match="there is no data at"):
+        find_source(name)
+
+
+def test_a_hub_dataset_without_network_says_what_to_check():
+    with pytest.raises(DataError, match="the hub did not give it"):
+        read_split(find_source("nobody/nothing"), "train")
+
+
+def test_a_file_of_another_kind_says_which_are_read(tmp_path):
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"\.jsonl"):
+        find_source(str(tmp_path / "rows.xlsx"))
+
+
+def test_a_hold_out_splits_the_rows_and_keeps_the_share_of_each_label():
+    rows = [{"id": index, "label": "rare" if index % 5 == 0 else "common"} for index in range(200)]
+    kept, held = hold_out(rows, "label")
+    assert sorted([row["id"] for row in (*kept, *held)]) == list(range(200))
+    assert len(held) == HOLD_OUT_FRACTION * 200
+    assert sum(row["label"] == "rare" for row in held) == len(held) / 5
+
+
+def test_a_hold_out_is_the_same_every_time_and_no_prefix():
+    rows = review_rows(100)
+    first, second = hold_out(rows, "label"), hold_out(rows, "label")
+    assert first == second
+    assert first[1] != rows[: len(first[1])]
+
+
+def test_a_hold_out_of_measurements_ignores_them():
+    rows = [{"label": index / 7} for index in range(50)]
+    kept, held = hold_out(rows, "label")
+    assert (len(kept), len(held)) == (45, 5)
+
+
+def test_a_hold_out_of_one_row_is_refused():
+    with pytest.raises(DataError, match="too few"):
+        hold_out([{"label": 1}], "label")

