@@ -8,7 +8,7 @@ from importlinter.cli import lint_imports
 
 from tests.architecture.sources import ROOT
 
-HEAVY = ["peft", "transformers", "accelerate", "datasets", "rich", "click", "pydantic", "plotly"]
+HEAVY = ["torch", "peft", "transformers", "accelerate", "datasets", "rich", "click", "pydantic", "plotly"]
 
 
 def loads(statement: str, module: str) -> bool:

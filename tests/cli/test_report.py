@@ -30,7 +30,8 @@ def test_report_as_json_has_stable_keys(runs):
     (study,) = json.loads(CliRunner().invoke(cli, ["report", str(runs), "--json"]).stdout)
     assert set(study) == {"model", "task", "metric", "examples", "baselines", "rows"}
     assert set(study["rows"][0]) == {
-        "label", "seeds", "score", "difference", "p_value", "verdict", "trainable", "bytes", "seconds", "failures",
+        "label", "seeds", "score", "difference", "p_value", "verdict",
+        "trainable", "bytes", "seconds", "failures",
     }  # fmt: skip
     assert [row["verdict"] for row in study["rows"]] == ["reference", "not separated", "not comparable"]
 

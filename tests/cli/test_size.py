@@ -53,6 +53,17 @@ def test_tensors_are_grouped_by_factor_and_the_head_is_apart(adapter):
     assert found["classifier"] == ("head", 2, 66, 132)
 
 
+def test_factors_of_rankfold_are_named_by_role_and_part(tmp_path):
+    names = ("rankfold_down.left", "rankfold_down.right", "rankfold_up.weight")
+    found = {f"{LAYER.format(0)}.{name}": np.full(2, i, np.float32) for i, name in enumerate(names)}
+    save_file(found, tmp_path / "adapter_model.safetensors")
+    assert [part.name for part in explain(tmp_path).parts if part.kind == "factor"] == [
+        "down.left",
+        "down.right",
+        "up",
+    ]
+
+
 def test_learned_bytes_are_those_of_factors_and_head(adapter):
     assert explain(adapter).learned_bytes == sum(array.nbytes for array in tensors().values())
 

@@ -72,7 +72,8 @@ def test_merging_one_after_the_other_is_merging_both(method):
     before = base_weights(one_by_one)
     together.merge_adapter(["first", "second"])
     one_by_one.merge_adapter(["first"])
-    one_by_one.merge_adapter(["second"])
+    with pytest.warns(UserWarning, match="merged first"):
+        one_by_one.merge_adapter(["second"])
     assert torch.equal(scores(one_by_one), scores(together))
     one_by_one.unmerge_adapter()
     assert_same(base_weights(one_by_one), before)

@@ -81,9 +81,9 @@ def test_deleting_every_adapter_leaves_the_base(method, model):
         warnings.simplefilter("ignore", UserWarning)
         model.delete_adapter("first")
         model.delete_adapter("second")
-    assert torch.equal(scores(model), scores(bert()))
-    assert not learned(model)
-    base = model.get_base_model()
+    base = model.base_model.model
+    assert torch.equal(scores(base), scores(bert()))
+    assert not learned(base)
     assert not base._forward_hooks
     assert not base._forward_pre_hooks
 

@@ -1,6 +1,7 @@
 """The base layers, term by term, with the weight W + dW: what an adapter has to amount to.
 
-A change dW is always a matrix of outputs x inputs; each function here says how its layer's weight is written as one.
+A change dW is always a matrix of outputs x inputs; each function here says how its layer's weight is written
+as one.
 """
 
 import torch
@@ -24,7 +25,7 @@ def embedding(x: Tensor, W: Tensor, dW: Tensor) -> Tensor:
     return torch.stack(rows).reshape(*x.shape, W.shape[1])
 
 
-def conv2d(  # noqa: PLR0913 (a convolution has that many settings)
+def conv2d(
     x: Tensor,
     W: Tensor,
     b: Tensor,
@@ -37,7 +38,7 @@ def conv2d(  # noqa: PLR0913 (a convolution has that many settings)
 ) -> Tensor:
     """y_o = b_o + sum over channel c and tap (i, j) of (W + dW)_ocij x_c, shifted by the tap.
 
-    Row o of dW lists channels, then the kernel's rows and columns. Output o reads the channels of its own group only.
+    Row o of dW lists channels, then the kernel's rows and columns. Output o reads its group's channels only.
     """
     batch, _, height, width = x.shape
     outputs, channels, kernel_height, kernel_width = W.shape
@@ -53,7 +54,9 @@ def conv2d(  # noqa: PLR0913 (a convolution has that many settings)
             for i in range(kernel_height):
                 for j in range(kernel_width):
                     weight = W[o, c, i, j] + dW[o, (c * kernel_height + i) * kernel_width + j]
-                    seen = padded[:, first_channel + c, i * dilation[0] :: stride[0], j * dilation[1] :: stride[1]]
+                    seen = padded[
+                        :, first_channel + c, i * dilation[0] :: stride[0], j * dilation[1] :: stride[1]
+                    ]
                     total = total + weight * seen[:, :rows, :cols]
         return total
 

@@ -1,4 +1,7 @@
-"""LoRA. Hu et al., 2022, arXiv:2106.09685, section 4.1, eq. 3; rank-stabilised: Kalajdzievski, 2023, arXiv:2312.03732."""
+"""LoRA. Hu et al., 2022, arXiv:2106.09685, section 4.1, eq. 3.
+
+Rank-stabilised: Kalajdzievski, 2023, arXiv:2312.03732.
+"""
 
 import math
 

@@ -1,10 +1,11 @@
 """Relayed LoRA, section 3, eq. 5-12 and Figure 2.
 
-dW = A B, where A (m x r) and B (r x n) are not trained themselves: their entries are those of the squares A1 A2 and B1 B2,
-one after the other, and what the square has too many is discarded. A1 and B1 are d x k, A2 and B2 are k x d.
+dW = A B, where A (m x r) and B (r x n) are not trained themselves: their entries are those of the squares
+A1 A2 and B1 B2, one after the other, and what the square has too many is discarded. A1 and B1 are d x k, A2
+and B2 are k x d.
 
-Figure 2 fills the matrix row by row from the square, row by row (`row_major`). The text says that any fixed assignment would do;
-the two others here are ours: they keep the rank, which row by row does not.
+Figure 2 fills the matrix row by row from the square, row by row (`row_major`). The text says that any fixed
+assignment would do; `strided` is ours: it keeps the rank, which row by row does not.
 """
 
 import math
@@ -29,7 +30,7 @@ def row_major(number: int, d: int) -> tuple[int, int]:
 
 
 def strided(number: int, d: int) -> tuple[int, int]:
-    """As `row_major`, but counting in steps of the least t > d that is coprime to d d, around and around the square."""
+    """As `row_major`, but in steps of the least t > d that is coprime to d d, around and around."""
     t = d + 1
     while math.gcd(t, d * d) != 1:
         t += 1
@@ -40,7 +41,7 @@ def strided(number: int, d: int) -> tuple[int, int]:
 
 
 def relayed(left: Tensor, right: Tensor, rows: int, cols: int, position=row_major) -> Tensor:
-    """The rows x cols matrix whose entry `number`, counted row by row, is entry `position(number, d)` of left right."""
+    """The rows x cols matrix whose entry `number`, row by row, is at `position(number, d)` in left right."""
     d = side(rows * cols)
     square = product(left, right)
     assert square.shape == (d, d)
@@ -49,7 +50,7 @@ def relayed(left: Tensor, right: Tensor, rows: int, cols: int, position=row_majo
 
 
 def delta(A: Tensor, B: Tensor, alpha: float) -> Tensor:
-    """dW = (alpha / r) A B (eq. 5). The paper states no scale; this is LoRA's, which its training settings follow."""
+    """dW = (alpha / r) A B (eq. 5). The paper states no scale; this is LoRA's, whose settings it has."""
     r = B.shape[0]
     return alpha / r * product(A, B)
 

@@ -1,4 +1,4 @@
-"""TLoRA. Islam, 2025, arXiv:2504.18735, eq. 1-3: A and C are frozen at random, B and the scalar alpha of the layer are trained."""
+"""TLoRA. Islam, 2025, arXiv:2504.18735, eq. 1-3: A and C are frozen at random, B and alpha are trained."""
 
 import math
 

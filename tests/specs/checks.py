@@ -19,7 +19,7 @@ from tests.support.tolerance import assert_close
 
 @dataclass(frozen=True)
 class Parts:
-    """What one adapter consists of, for a reference formula: trained tensors as leaves of their own, frozen ones as they are."""
+    """What one adapter consists of, for a reference: trained tensors as leaves, frozen ones as they are."""
 
     adapter: Adapter
     leaves: dict[int, Tensor]
@@ -53,7 +53,9 @@ def randomise(model: nn.Module) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
-def assert_equals_reference(method: str, kind: str, delta_of: Callable[[Parts], Tensor], **options: Any) -> None:
+def assert_equals_reference(
+    method: str, kind: str, delta_of: Callable[[Parts], Tensor], **options: Any
+) -> None:
     """Check outputs, and the gradients of every trained tensor and of the input, against a formula for dW."""
     model = adapted(method, kind, init_weights=False, **options)
     randomise(model)
@@ -101,7 +103,7 @@ def assert_counts(model: peft.PeftModel, expected: int) -> None:
 
 
 def assert_trains_exactly(model: peft.PeftModel, roles: set[str], folder: Path) -> None:
-    """Check that these roles are trained, that nothing else is, and that the saved file holds nothing else."""
+    """Check that these roles are trained and saved, and that nothing else is."""
     assert {name.split(".rankfold_")[1].split(".")[0] for name in trained(model)} == roles
     model.save_pretrained(folder)
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -115,7 +117,13 @@ def roles_with_gradient(model: peft.PeftModel) -> set[str]:
     moved = []
     for adapter in adapters(model).values():
         gradients = {name: parameter.grad for name, parameter in adapter.named_parameters()}
-        moved.append({name for name, gradient in gradients.items() if gradient is not None and gradient.abs().max() > 0})
+        moved.append(
+            {
+                name
+                for name, gradient in gradients.items()
+                if gradient is not None and gradient.abs().max() > 0
+            }
+        )
     assert all(each == moved[0] for each in moved)
     return moved[0]
 
@@ -137,7 +145,9 @@ def assert_runs(method: str, option: str, value: Any) -> None:
     outputs = model.train()(example_input())
     assert all(torch.isfinite(output).all() for output in outputs)
     weighted_sum(outputs).backward()
-    assert all(tensor.grad is not None and torch.isfinite(tensor.grad).all() for tensor in trained(model).values())
+    assert all(
+        tensor.grad is not None and torch.isfinite(tensor.grad).all() for tensor in trained(model).values()
+    )
 
 
 def spread(matrix: Tensor) -> float:

@@ -16,10 +16,17 @@ from tests.reference import base_layers
 KINDS = ("linear", "conv1d", "embedding", "conv2d")
 TARGETS = ("query", "value", "narrow")
 
-# (inputs, outputs) of each target; a convolution's inputs are the channels of a group times the kernel's area.
+# (inputs, outputs) of each target. A convolution's inputs are a group's channels times the kernel's area.
 SIZES = {"query": (7, 5), "value": (7, 3), "narrow": (4, 5)}
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
-    "query": {"in_channels": 4, "out_channels": 6, "kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0), "groups": 2},
+    "query": {
+        "in_channels": 4,
+        "out_channels": 6,
+        "kernel_size": (3, 2),
+        "stride": (2, 1),
+        "padding": (1, 0),
+        "groups": 2,
+    },
     "value": {"in_channels": 4, "out_channels": 5, "kernel_size": (2, 1), "dilation": (2, 1)},
     "narrow": {"in_channels": 2, "out_channels": 6, "kernel_size": (3, 2), "padding": (2, 1)},
 }

@@ -1,4 +1,4 @@
-"""EffiLoRA with one head is LoRA with one down factor for all layers that read one width (Tian et al., 2025, section 3.1)."""
+"""EffiLoRA with one head: LoRA with one down factor for each input width (Tian et al., 2025, section 3.1)."""
 
 import itertools
 import math

@@ -76,7 +76,9 @@ def test_lora_embedding_starts_with_zero_down_and_random_up():
 
 
 def test_lora_scales_by_alpha_over_r_of_the_layer_where_patterns_differ():
-    model = adapted("lora", r=2, alpha=8.0, rank_pattern={"value": 1}, alpha_pattern={"value": 3.0}, init_weights=False)
+    model = adapted(
+        "lora", r=2, alpha=8.0, rank_pattern={"value": 1}, alpha_pattern={"value": 3.0}, init_weights=False
+    )
     for path, adapter in adapters(model).items():
         alpha = 3.0 if path.endswith("value") else 8.0
         expected = lora.delta(adapter.up().detach(), adapter.down().detach(), alpha)

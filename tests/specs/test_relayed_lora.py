@@ -1,4 +1,4 @@
-"""Relayed LoRA is its paper's section 3, eq. 5-12: thin matrices read from square products of two small ones."""
+"""Relayed LoRA is its paper's section 3, eq. 5-12: thin matrices read from square products of small ones."""
 
 import pytest
 import torch
@@ -62,7 +62,9 @@ def assignment(role):
     return found
 
 
-@pytest.mark.parametrize(("options", "order"), [({}, "strided"), (PAPER, "row_major"), ({"map": "permuted"}, "permuted")])
+@pytest.mark.parametrize(
+    ("options", "order"), [({}, "strided"), (PAPER, "row_major"), ({"map": "permuted"}, "permuted")]
+)
 def test_relayed_lora_reads_the_square_as_its_reading_says(options, order):
     for adapter in adapters(adapted("relayed_lora", r=2, k=1, **options)).values():
         assert (adapter.down.order, adapter.up.order) == (order, order)
@@ -72,7 +74,9 @@ def test_relayed_lora_reads_the_square_as_its_reading_says(options, order):
 @pytest.mark.parametrize(("r", "k"), [(1, 1), (2, 3), (3, 2)])
 @pytest.mark.parametrize("options", [{}, PAPER], ids=["recommended", "paper"])
 def test_relayed_lora_has_the_papers_number_of_parameters(kind, r, k, options):
-    checks.assert_counts(adapted("relayed_lora", kind, r=r, k=k, **options), relay.parameters(sizes(kind), r, k))
+    checks.assert_counts(
+        adapted("relayed_lora", kind, r=r, k=k, **options), relay.parameters(sizes(kind), r, k)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,7 +94,7 @@ def test_relayed_lora_trains_and_saves_four_small_matrices_a_layer_and_nothing_e
 
 @pytest.mark.parametrize("zero", ["down", "up"])
 def test_relayed_lora_moves_only_the_zeroed_matrix_in_the_first_step(zero):
-    """The other half of the zeroed product has the zero as its gradient's factor; the other side has the zero side."""
+    """The zero stands in the gradient of its partner, and of both matrices of the other side."""
     assert checks.roles_with_gradient(adapted("relayed_lora", r=2, k=2, zero=zero)) == {f"{zero}.left"}
 
 
@@ -102,7 +106,7 @@ def test_relayed_lora_runs_with_every_value_of_every_option(option, value):
 @pytest.mark.parametrize("k", [4, 16])
 @pytest.mark.parametrize("order", ["row_major", "strided", "permuted"])
 def test_relayed_lora_starts_with_the_spread_of_loras_random_start(k, order):
-    """LoRA draws entries of variance 1/(3 f), with f what the factor reads: r for the up side, n for the down side."""
+    """LoRA draws entries of variance 1/(3 f), f being what the factor reads: r for up, n for down."""
     adapter = wide_adapter("relayed_lora", r=64, k=k, map=order, init_weights=False)
     assert checks.spread(adapter.down()) == pytest.approx((3 * INPUTS) ** -0.5, rel=0.1)
     assert checks.spread(adapter.up()) == pytest.approx((3 * 64) ** -0.5, rel=0.1)

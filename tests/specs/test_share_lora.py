@@ -25,7 +25,9 @@ def test_share_lora_equals_the_papers_formula(kind, shared):
 @pytest.mark.parametrize("kind", KINDS)
 def test_share_lora_slices_equal_the_corner_of_one_large_factor(kind, shared):
     def matrix(parts, role, rows, cols):
-        name = f"{role}.source.weight" if hasattr(getattr(parts.adapter, role), "source") else f"{role}.weight"
+        name = (
+            f"{role}.source.weight" if hasattr(getattr(parts.adapter, role), "source") else f"{role}.weight"
+        )
         return parts.trained(name)[:rows, :cols]
 
     def delta(parts):
@@ -48,7 +50,9 @@ def test_share_lora_ties_the_layers_of_a_type_and_no_others(shared):
 @SHARED
 @pytest.mark.parametrize("r", [1, 2, 3])
 def test_share_lora_counts_what_is_shared_once_a_type(shared, r):
-    checks.assert_counts(adapted("share_lora", r=r, shared=shared), share_lora.parameters(typed_sizes(), r, shared))
+    checks.assert_counts(
+        adapted("share_lora", r=r, shared=shared), share_lora.parameters(typed_sizes(), r, shared)
+    )
 
 
 @SHARED
@@ -68,7 +72,9 @@ def test_share_lora_changes_nothing_at_the_start(shared, scope):
 @SHARED
 @pytest.mark.parametrize("scope", ["module_type", "slice"])
 def test_share_lora_trains_and_saves_both_factors_and_shared_ones_once(shared, scope, tmp_path):
-    checks.assert_trains_exactly(adapted("share_lora", r=2, shared=shared, scope=scope), {"down", "up"}, tmp_path)
+    checks.assert_trains_exactly(
+        adapted("share_lora", r=2, shared=shared, scope=scope), {"down", "up"}, tmp_path
+    )
 
 
 @SHARED

@@ -14,7 +14,9 @@ from tests.specs.wide import INPUTS, OUTPUTS, wide_adapter
 def test_tlora_equals_the_papers_formula(kind, reading):
     def delta(parts):
         sides = parts.frozen("up"), parts.frozen("down")
-        return tlora.delta(sides[0], parts.trained("core.weight"), sides[1], alpha=parts.trained("scale.value"))
+        return tlora.delta(
+            sides[0], parts.trained("core.weight"), sides[1], alpha=parts.trained("scale.value")
+        )
 
     checks.assert_equals_reference("tlora", kind, delta, r=3, reading=reading, dropout=0.0)
 

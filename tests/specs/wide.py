@@ -18,4 +18,3 @@ def wide_adapter(method: str, inputs: int = INPUTS, outputs: int = OUTPUTS, **op
     model = peft.get_peft_model(base, rankfold.config(method, target_modules=["0"], **options))
     [(_, _, adapter)] = adapters_in(model)
     return adapter.requires_grad_(requires_grad=False)
-

@@ -17,6 +17,8 @@ BAD = ("bad", "awful", "poor")
 _FILLERS = ("the", "film", "was", "a", "story", "and", "music")
 _ANSWERS = ("answer", "is", "true", "false", "question", ":", "?", "correct", "1", "2", "3")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+# Wide enough that two layers of random weights tell words apart.
+_SPREAD = 0.2
 VOCABULARY = {word: index for index, word in enumerate((*_SPECIAL, *GOOD, *BAD, *_FILLERS, *_ANSWERS))}
 
 
@@ -30,6 +32,7 @@ def write_bert(folder, *, hidden_size=16, layers=2, seed=0):
         num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=64,
+        initializer_range=_SPREAD,
     )
     BertModel(config).save_pretrained(folder)
     _tokenizer(pair_template="[CLS] $A [SEP] $B:1 [SEP]:1").save_pretrained(folder)
@@ -46,6 +49,7 @@ def write_llama(folder, *, chat_template=None, seed=0):
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=64,
+        initializer_range=_SPREAD,
         bos_token_id=VOCABULARY["[CLS]"],
         eos_token_id=VOCABULARY["[SEP]"],
     )

@@ -1,7 +1,7 @@
 """How close is close: the one table of bounds, and the one comparison that reads it.
 
-The measure is the root mean square of the error, relative to that of the expected values: one number for a whole tensor, blind to
-nothing and independent of its scale. An absolute bound would pass anything that is small enough.
+The measure is the root mean square of the error, relative to that of the expected values: one number for a
+whole tensor, independent of its scale. An absolute bound would pass anything that is small enough.
 """
 
 import torch
@@ -17,7 +17,7 @@ RELATIVE_RMS: dict[torch.dtype, float] = {
 
 
 def relative_rms(actual: Tensor, expected: Tensor) -> float:
-    """Return the error's root mean square over that of `expected`; infinite where only one of them is zero."""
+    """Return the root mean square of the error over that of `expected`; infinite where only that is zero."""
     error = (actual.double() - expected.double()).square().mean().sqrt()
     size = expected.double().square().mean().sqrt()
     if size == 0:
@@ -25,9 +25,13 @@ def relative_rms(actual: Tensor, expected: Tensor) -> float:
     return (error / size).item()
 
 
-def assert_close(actual: Tensor, expected: Tensor, *, dtype: torch.dtype | None = None, what: str = "values") -> None:
-    """Check that two tensors have one shape and agree within the bound of `dtype`, by default that of `actual`."""
-    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+def assert_close(
+    actual: Tensor, expected: Tensor, *, dtype: torch.dtype | None = None, what: str = "values"
+) -> None:
+    """Check that two tensors have one shape and agree within the bound of `dtype`, or of `actual`'s."""
+    assert actual.shape == expected.shape, (
+        f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    )
     assert torch.isfinite(expected).all(), f"{what}: the expected values are not finite"
     bound = RELATIVE_RMS[actual.dtype if dtype is None else dtype]
     error = relative_rms(actual, expected)

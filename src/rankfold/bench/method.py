@@ -75,6 +75,10 @@ def _peft_config(method: str, options: Mapping[str, Any]) -> PeftConfig:
 
 
 def peft_methods() -> dict[str, type[PeftConfig]]:
-    """Return the configuration class of every method of PEFT, by the name it has here."""
+    """Return the configuration class of every method of PEFT itself, by the name it has here."""
     table = cast("Mapping[Enum, type[PeftConfig]]", PEFT_TYPE_TO_CONFIG_MAPPING)
-    return {f"{PEFT_PREFIX}{str(kind.value).lower()}": config for kind, config in table.items()}
+    return {
+        f"{PEFT_PREFIX}{str(kind.value).lower()}": config
+        for kind, config in table.items()
+        if config is not rankfold.RankfoldConfig
+    }

@@ -21,6 +21,7 @@ CONFIG_NAME = "adapter_config.json"
 _PREFIX_BYTES = 8
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LEAVES = ("weight", "bias")
+_OUR_PREFIX = "rankfold_"
 
 Kind = Literal["factor", "head", "duplicate", "header", "padding"]
 
@@ -189,7 +190,10 @@ def _group(name: str, heads: tuple[str, ...]) -> tuple[Kind, str]:
             return "head", head
     while len(places) > 1 and places[-1] in _LEAVES:
         places.pop()
-    return "factor", places[-1]
+    ours = next(
+        (index for index, place in enumerate(places) if place.startswith(_OUR_PREFIX)), len(places) - 1
+    )
+    return "factor", ".".join(places[ours:]).removeprefix(_OUR_PREFIX)
 
 
 def _digest(file: BinaryIO, begin: int, count: int) -> tuple[bytes, bool]:

@@ -7,6 +7,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rankfold.adapter.build import BuiltAdapter
 from rankfold.adapter.geometry import Linear
@@ -32,7 +33,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("rankfold_down", "rankfold_core", "rankfold_up", "rankfold_scale", "rankfold_dropout")
-    other_param_names = ("rankfold_adapters",)
+    other_param_names = ("rankfold_adapters", "rankfold_hooks")
 
     def __init__(self, base_layer: nn.Module, quantization_backend: QuantizationBackend | None = None) -> None:
         super().__init__()
@@ -44,6 +45,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         self.rankfold_scale = nn.ModuleDict()
         self.rankfold_dropout = nn.ModuleDict()
         self.rankfold_adapters: dict[str, Adapter] = {}
+        self.rankfold_hooks: dict[str, list[RemovableHandle]] = {}
         self.merged_adapters: list[str] = []
         self._before_merge: Tensor | nn.Module | None = None
         self._disable_adapters = False
@@ -117,6 +119,16 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
             self.base_layer = before
         elif before is not None:
             self.get_base_layer().weight.data = before
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter, and the hooks on the model that serve it."""
+        self.remove_hooks(adapter_name)
+        super().delete_adapter(adapter_name)
+
+    def remove_hooks(self, adapter_name: str) -> None:
+        """Remove the hooks on the model that serve an adapter."""
+        for hook in self.rankfold_hooks.pop(adapter_name, []):
+            hook.remove()
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return an adapter's change of the base weight, in its shape."""

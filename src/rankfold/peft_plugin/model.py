@@ -8,7 +8,6 @@ from typing import Any, final
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from rankfold.adapter.build import Builder, Site
 from rankfold.errors import AdapterFileError, SpecError
@@ -53,11 +52,6 @@ class RankfoldModel(BaseTuner):
         self._batch_relays(model, adapter_name)
         del self._targets, self._builder
 
-    def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter from every layer."""
-        super().delete_adapter(adapter_name)
-        self._remove_hooks(adapter_name)
-
     def _create_and_replace(
         self,
         peft_config: RankfoldConfig,
@@ -82,25 +76,23 @@ class RankfoldModel(BaseTuner):
 
     def _batch_relays(self, model: nn.Module, adapter_name: str) -> None:
         batches = self._builder.relay_batches()
-        if batches is not None:
-            self._hooks[adapter_name] = [
-                model.register_forward_pre_hook(batches.begin),
-                model.register_forward_hook(batches.end, always_call=True),
-            ]
-
-    @property
-    def _hooks(self) -> dict[str, list[RemovableHandle]]:
-        """The hooks on the model, by adapter; made on first use, since PEFT's constructor injects before ours could."""
-        return self.__dict__.setdefault("_rankfold_hooks", {})
-
-    def _remove_hooks(self, adapter_name: str) -> None:
-        for handle in self._hooks.pop(adapter_name, []):
-            handle.remove()
+        if batches is None:
+            return
+        hooks = [
+            model.register_forward_pre_hook(batches.begin),
+            model.register_forward_hook(batches.end, always_call=True),
+        ]
+        # The layers keep them, because the tuner may be gone when the adapter is deleted.
+        for layer in _layers(model):
+            if adapter_name in layer.rankfold_adapters:
+                layer.rankfold_hooks[adapter_name] = hooks
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        layers = _layers(self.model)
         model = super()._unload_and_optionally_merge(*args, **kwargs)
-        for adapter_name in list(self._hooks):
-            self._remove_hooks(adapter_name)
+        for layer in layers:
+            for adapter_name in layer.rankfold_adapters:
+                layer.remove_hooks(adapter_name)
         return model
 
     @classmethod
@@ -166,13 +158,17 @@ class RankfoldModel(BaseTuner):
                 handle.remove()
 
     def _check_adapter_names(self, adapter_names: list[str]) -> None:
-        known = {name for layer in self.modules() if isinstance(layer, RankfoldLayer) for name in layer.rankfold_adapters}
+        known = {name for layer in _layers(self) for name in layer.rankfold_adapters}
         unknown = sorted(set(adapter_names) - known - {BASE})
         if unknown:
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; loaded are {', '.join(sorted(known))}, "
                 f"and '{BASE}' stands for none."
             )
+
+
+def _layers(model: nn.Module) -> list[RankfoldLayer]:
+    return [module for module in model.modules() if isinstance(module, RankfoldLayer)]
 
 
 def _pass_adapter_names(

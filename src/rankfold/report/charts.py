@@ -174,6 +174,7 @@ def _chart(body: Spec, *, height: int) -> Spec:
                 "domainColor": "var(--line)",
                 "tickColor": "var(--line)",
                 "labelOverlap": True,
+                "labelSeparation": 8,
             },
         },
         **body,

@@ -40,7 +40,7 @@ def figures(study: Study, marks: Mapping[str, Mark]) -> list[dict[str, Any]]:
                 curves(loss, looks, x=step, y=Axis("value", "loss")), loss),
         _figure("metric", f"{metric.capitalize()} on held-out data", "During training.",
                 curves(held_metric, looks, x=step, y=score, line=line), held_metric),
-        _figure("held", "Loss on held-out data", "Rising while the training loss falls is overfitting.",
+        _figure("held", "Loss on held-out data", "Rising again means overfitting.",
                 curves(held_loss, looks, x=step, y=Axis("value", "loss")), held_loss),
     ]  # fmt: skip
     return [chart for chart in charts if chart["rows"]]

@@ -127,10 +127,9 @@ def read_split(source: Source, split: str) -> Table | None:
             loaded = cast(Any, datasets).load_dataset(
                 _builder_of(path), cache_dir=scratch, keep_in_memory=True, **options
             )
-        except StopIteration:
-            # The JSON reader's way to say that there is no first row.
-            raise DataError(f"'{path}' is empty; give it at least one row.") from None
-        except (DatasetGenerationError, OSError, ValueError, EOFError, TypeError) as error:
+        except (DatasetGenerationError, OSError, ValueError, EOFError, TypeError, StopIteration) as error:
+            if _is_empty(error):
+                raise _empty(f"'{path}'") from error
             raise DataError(
                 f"cannot read '{path}' ({_reason(error)}); check that the file is whole."
             ) from error
@@ -157,13 +156,22 @@ def _read_hub(name: str, split: str) -> Table | None:
 def _table(loaded: Any, shown: str) -> Table:
     rows = cast("list[dict[str, object]]", loaded.to_list())
     if not rows:
-        raise DataError(f"{shown} is empty; give it at least one row.")
+        raise _empty(shown)
     names = {
         column: tuple(feature.names)
         for column, feature in loaded.features.items()
         if isinstance(feature, datasets.ClassLabel)
     }
     return Table(rows, names)
+
+
+def _empty(shown: str) -> DataError:
+    return DataError(f"{shown} is empty; give it at least one row.")
+
+
+def _is_empty(error: BaseException) -> bool:
+    # The JSON reader looks for a first row that is not there; the CSV reader makes a split of nothing.
+    return isinstance(error, StopIteration) or "corresponds to no data" in str(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """GGUF files as base models: read by transformers, converted once into the cache."""
 
 import logging
+import struct
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ def convert_gguf(path: Path) -> Path:
                 str(path.parent), gguf_file=path.name, dtype=torch.float32
             )
             tokenizer = cast(Any, AutoTokenizer).from_pretrained(str(path.parent), gguf_file=path.name)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (OSError, ValueError, LookupError, ImportError, struct.error) as error:
             raise DataError(f"cannot read '{path}' as a GGUF model ({_first_line(error)}).") from error
         # The tensors are dequantised: a folder that still claims quantisation could not be loaded again.
         if hasattr(model.config, "quantization_config"):

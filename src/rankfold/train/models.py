@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -153,7 +154,7 @@ def load_model(base: BaseModel, kind: Kind, label_names: Sequence[str] | None = 
         try:
             tokenizer = cast(PreTrainedTokenizerBase, cast(Any, AutoTokenizer).from_pretrained(base.location))
             model, fresh = _from_pretrained(base.location, kind, label_names)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().split("\n", 1)[0].rstrip(".")
             raise SpecError(f"cannot load the model '{base.name}' ({first}); check its files.") from error
     if tokenizer.pad_token is None:

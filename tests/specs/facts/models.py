@@ -21,7 +21,12 @@ import rankfold
 
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-DEBERTA = {"max_position_embeddings": 512, "relative_attention": True, "position_biased_input": False, "type_vocab_size": 0}
+DEBERTA = {
+    "max_position_embeddings": 512,
+    "relative_attention": True,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 
 CONFIGS: dict[str, PretrainedConfig] = {
     "roberta-base": RobertaConfig(**ROBERTA, num_labels=2),

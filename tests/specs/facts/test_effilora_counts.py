@@ -1,7 +1,7 @@
-"""EffiLoRA, table 1, LLaMA3-8B with r = 16 on five projections: exact counts, and how the printed shares come out.
+"""EffiLoRA, table 1, LLaMA3-8B with r = 16 on five projections: exact counts, and what is printed.
 
-The paper's shares assume that down and up factors are of one size (half of LoRA each), which grouped queries and the
-feed-forward layers are not. So the printed share is that of the half, and the exact count is another.
+The paper's shares assume that down and up factors are of one size (half of LoRA each), which grouped queries
+and the feed-forward layers are not. So the printed share is that of the half, and the exact count is another.
 """
 
 import pytest

@@ -32,5 +32,7 @@ def test_other_maps_keep_the_full_rank(order, k):
 
 
 def test_row_major_warns_with_the_rank_and_the_way_out():
-    with pytest.warns(UserWarning, match=r"caps the rank of the (down|up) factor .* at 16; map='strided' does not"):
+    with pytest.warns(
+        UserWarning, match=r"caps the rank of the (down|up) factor .* at 16; map='strided' does not"
+    ):
         rank_of_change(k=4, reading="paper")

@@ -1,4 +1,4 @@
-"""Records become rows: runs that belong together meet, those that do not stay apart, and nothing disappears unseen."""
+"""Records become rows: runs that belong together meet, others stay apart, and nothing disappears unseen."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def test_tasks_and_models_are_studies_of_their_own(change):
 
 def test_first_row_is_the_reference_unless_another_is_named():
     records = [make_record("lora"), make_record("tlora")]
-    assert [row.verdict for row in make_studies(records)[0].rows][0] == "reference"
+    assert make_studies(records)[0].rows[0].verdict == "reference"
     (study,) = make_studies(records, reference="tlora")
     assert labels(study) == ["tlora", "lora"]
     assert study.rows[0].verdict == "reference"

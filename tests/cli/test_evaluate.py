@@ -1,0 +1,92 @@
+"""`rankfold evaluate`: takes from the run what is not said, and refuses what does not fit."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from rankfold.cli.main import cli
+from tests.support.tiny_models import write_bert
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def _call(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bert, reviews, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    result = _call(
+        *("train", "--model", tiny_bert, "--data", reviews, "--method", "lora", "--out", folder, "--steps", 6),
+        *("--batch-size", 8, "--max-length", 32, "--learning-rate", 0.02),
+    )
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def adapter(trained, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(trained, tmp_path / "adapter")
+
+
+def test_evaluating_a_run_gives_its_own_metrics(trained):
+    result = _call("evaluate", trained, "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((trained / "run.json").read_text("utf-8"))
+    measured = json.loads(result.stdout)
+    assert measured["metrics"] == record["metrics"]
+    assert measured["predictions"] == record["predictions"]
+
+
+def test_another_split_is_measured_when_asked_for(trained):
+    measured = json.loads(_call("evaluate", trained, "--split", "test", "--json").stdout)
+    assert (measured["split"], measured["rows"]) == ("test", 12)
+    assert "accuracy" in _call("evaluate", trained, "--split", "test").stdout
+
+
+def test_an_adapter_without_record_needs_its_model_and_data(adapter, tiny_bert, reviews):
+    (adapter / "run.json").unlink()
+    alone = _call("evaluate", adapter)
+    assert alone.exit_code == 2
+    assert "--model" in alone.stderr
+    named = _call("evaluate", adapter, "--model", tiny_bert, "--data", reviews, "--max-length", 32, "--json")
+    assert named.exit_code == 0, named.stderr
+
+
+def _truncate(folder):
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def _no_config(folder):
+    (folder / "adapter_config.json").unlink()
+
+
+@pytest.mark.parametrize(("spoil", "words"), [(_truncate, "damaged"), (_no_config, "adapter_config.json")])
+def test_a_spoilt_adapter_has_exit_code_1_and_a_remedy(adapter, spoil, words):
+    spoil(adapter)
+    result = _call("evaluate", adapter)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("other", [{"seed": 5}, {"hidden_size": 8}, {"layers": 3}], ids=str)
+@pytest.mark.parametrize("has_record", [True, False])
+def test_an_adapter_of_another_base_has_exit_code_1(adapter, reviews, tmp_path, other, has_record):
+    if not has_record:
+        (adapter / "run.json").unlink()
+    base = write_bert(tmp_path / "other", **other)
+    result = _call("evaluate", adapter, "--model", base, "--data", reviews, "--max-length", 32)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "base model" in result.stderr or "--model" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_split_has_a_suggestion(trained):
+    result = _call("evaluate", trained, "--split", "tset")
+    assert result.exit_code == 2
+    assert "Did you mean 'test'" in result.stderr

@@ -1,0 +1,120 @@
+"""`rankfold train`: options reach the run, output is data, errors are one line."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from rankfold.bench.record import RunRecord
+from rankfold.cli.main import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture
+def train(tiny_bert, reviews, tmp_path):
+    """Return a function that calls `rankfold train` on the tiny model and returns the result."""
+
+    def call(*more, model=tiny_bert, data=reviews, method="lora", out=tmp_path / "run"):
+        words = ["train", "--model", model, "--data", data, "--method", method, "--out", out]
+        words += ["--steps", 3, "--batch-size", 8, "--max-length", 32, *more]
+        return CliRunner().invoke(cli, [str(word) for word in words])
+
+    return call
+
+
+def test_train_prints_a_table_and_writes_the_run(train, tmp_path):
+    result = train("--set", "r=2", "--learning-rate", "0.01", "--seed", "7")
+    assert result.exit_code == 0, result.stderr
+    for word in ("accuracy", "majority", "trainable parameters", "weights file", "seconds", str(tmp_path / "run")):
+        assert word in result.stdout
+    record = RunRecord.read(tmp_path / "run")
+    assert record.method.config["r"] == 2
+    assert (record.training.seed, record.training.learning_rate) == (7, 0.01)
+
+
+def test_train_as_json_prints_the_record_and_nothing_else(train, tmp_path):
+    result = train("--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == RunRecord.read(tmp_path / "run").to_dict()
+
+
+def test_the_recorded_command_repeats_the_run(train, tmp_path):
+    first = json.loads(train("--json", "--set", "r=2", "--set", "target_modules=query,value").stdout)
+    words = [word.replace(str(tmp_path / "run"), str(tmp_path / "again")) for word in first["command"][1:]]
+    again = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
+    for part in ("metrics", "predictions", "curve", "method", "training", "data", "parameters"):
+        assert again[part] == first[part]
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(train, tmp_path):
+    result = train("--dry-run")
+    assert result.exit_code == 0, result.stderr
+    for word in ("48 train, 16 validation", "trainable parameters", "3 of 8 rows", "learning rate"):
+        assert word in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--set", "rr=2"), "Did you mean"),
+        (("--set", "r"), "key=value"),
+        (("--set", "r=-1"), "-1"),
+        (("--set", "target_modules=nowhere"), "'query'"),
+        (("--text-column", "body"), "'sentence', 'label'"),
+        (("--steps", "0"), "above 0"),
+        (("--epochs", "2"), "give one of them"),
+        (("--kind", "ranking"), "unknown kind"),
+        (("--task", "mrcp"), "Did you mean 'mrpc'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_use_is_one_line_with_a_remedy_and_exit_code_2(train, tmp_path, more, words):
+    result = train(*more)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stderr.startswith("error: ") and len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "lroa"}, "Did you mean 'lora'"),
+        ({"model": "/nowhere/at/all"}, "no model folder"),
+        ({"data": "/nowhere/at/all"}, "no data"),
+    ],
+    ids=["method", "model", "data"],
+)
+def test_a_name_that_does_not_exist_has_exit_code_2(train, change, words):
+    result = train(**change)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_existing_folder_has_exit_code_2_and_stays(train, tmp_path):
+    assert train().exit_code == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    result = train("--seed", "1")
+    assert result.exit_code == 2
+    assert "--overwrite" in result.stderr
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert train("--seed", "1", "--overwrite").exit_code == 0
+    assert (tmp_path / "run" / "run.json").read_bytes() != before
+
+
+def test_a_loss_that_is_not_a_number_has_exit_code_1_and_no_traceback(train, tmp_path):
+    result = train("--learning-rate", "1e30")
+    assert result.exit_code == 1
+    assert "lower --learning-rate" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert RunRecord.read(tmp_path / "run").status == "failed"
+
+
+def test_help_has_sections_and_an_example():
+    result = CliRunner().invoke(cli, ["train", "--help"])
+    assert result.exit_code == 0
+    for heading in ("What to train:", "Data:", "How to train:", "Where:", "Other options:", "Examples:"):
+        assert heading in result.stdout

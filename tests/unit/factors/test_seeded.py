@@ -1,0 +1,66 @@
+"""A frozen factor is its seed: nothing to train, nothing to store, the same matrix wherever it goes."""
+
+import copy
+
+import torch
+
+from rankfold.factors import Seeded
+
+
+def seeded():
+    factor = Seeded(3, 5)
+    factor.reset(seed=4, name="layer.down")
+    return factor
+
+
+def test_seeded_has_no_parameters_and_an_empty_state():
+    factor = seeded()
+    factor()
+    assert list(factor.parameters()) == []
+    assert factor.state_dict() == {}
+    assert factor.is_frozen
+
+
+def test_seeded_stays_float32_whatever_the_model_is_cast_to():
+    expected = seeded()()
+    for cast in (torch.bfloat16, torch.float16, torch.float64):
+        factor = seeded().to(cast).float()
+        assert torch.equal(factor(), expected)
+        assert seeded().to(cast)().dtype == torch.float32
+
+
+def test_seeded_comes_back_from_the_meta_device():
+    expected = seeded()()
+    assert torch.equal(seeded().to("meta").to_empty(device="cpu")(), expected)
+    with torch.device("meta"):
+        born_there = seeded()
+    assert torch.equal(born_there.to_empty(device="cpu")(), expected)
+
+
+def test_seeded_on_the_meta_device_yields_a_meta_matrix():
+    matrix = seeded().to("meta")()
+    assert matrix.is_meta
+    assert matrix.shape == (3, 5)
+
+
+def test_seeded_is_drawn_once_until_it_is_reset():
+    factor = seeded()
+    first = factor()
+    assert factor() is first
+    factor.reset(seed=5, name="layer.down")
+    assert not torch.equal(factor(), first)
+
+
+def test_seeded_does_not_carry_its_matrix_into_copies():
+    factor = seeded()
+    factor()
+    assert copy.deepcopy(factor)._matrix is None
+
+
+def test_seeded_can_be_trained_through_after_a_first_call_in_inference_mode():
+    factor = seeded()
+    with torch.inference_mode():
+        factor()
+    x = torch.ones(5, requires_grad=True)
+    (factor() @ x).sum().backward()
+    assert torch.equal(x.grad, factor().sum(dim=0))

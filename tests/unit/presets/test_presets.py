@@ -1,0 +1,124 @@
+"""Presets as values: options that explain themselves, and refuse what they do not know."""
+
+from typing import get_args
+
+import pytest
+
+from rankfold.adapter.spec import AdapterSpec, Scaling
+from rankfold.errors import SpecError
+from rankfold.presets import discover, find
+
+EVERY_PRESET = pytest.mark.parametrize("preset", discover().values(), ids=lambda preset: preset.name)
+OPTIONS = [(preset, option) for preset in discover().values() for option in preset.options.values()]
+EVERY_OPTION = pytest.mark.parametrize(
+    ("preset", "option"), OPTIONS, ids=[f"{preset.name}.{option.name}" for preset, option in OPTIONS]
+)
+
+
+def test_presets_of_this_version_are_found():
+    assert set(discover()) == {
+        "lora", "lora_fa", "share_lora", "relayed_lora", "tlora", "tlora_plus", "effilora",
+    }  # fmt: skip
+
+
+@EVERY_PRESET
+def test_preset_introduces_itself(preset):
+    assert find(preset.name) is preset
+    assert preset.title
+    assert any(character.isdigit() for character in preset.paper)
+    assert preset.summary.endswith(".")
+    assert 1e-6 < preset.learning_rate < 1
+    assert {"r", "dropout", "seed"} <= set(preset.options)
+
+
+@EVERY_OPTION
+def test_option_explains_itself_and_its_default_is_one_of_its_values(preset, option):
+    assert option.help
+    assert option.name == next(
+        name for name, each in preset.options.items() if each is not None and each == option
+    )
+    assert all(isinstance(kind, type) for kind in option.types)
+    assert option.type is option.types[0]
+    assert option.checked(option.default, preset.name) == option.default
+    assert isinstance(preset.spec(**{option.name: option.default}), AdapterSpec)
+
+
+@EVERY_OPTION
+def test_option_given_at_its_default_changes_nothing(preset, option):
+    assert preset.spec(**{option.name: option.default}) == preset.spec()
+
+
+@EVERY_OPTION
+def test_option_accepts_each_choice_and_none_only_where_it_may_be_none(preset, option):
+    for choice in option.choices or ():
+        assert option.checked(choice, preset.name) == choice
+    if type(None) in option.types:
+        assert option.checked(None, preset.name) is None
+    else:
+        with pytest.raises(SpecError, match=option.name):
+            option.checked(None, preset.name)
+
+
+@EVERY_OPTION
+def test_option_refuses_a_value_of_another_kind(preset, option):
+    with pytest.raises(SpecError, match=rf"{option.name}.*'{preset.name}'"):
+        preset.spec(**{option.name: "of another kind"})
+
+
+@EVERY_OPTION
+def test_option_refuses_a_truth_value_for_a_number(preset, option):
+    if option.choices is None:
+        with pytest.raises(
+            SpecError, match=f"{option.name}=True of method '{preset.name}' is not (int|float)"
+        ):
+            preset.spec(**{option.name: True})
+
+
+@EVERY_OPTION
+def test_option_reads_an_integer_as_a_float_and_not_the_reverse(preset, option):
+    if float in option.types:
+        value = option.checked(1, preset.name)
+        assert (value, type(value)) == (1.0, float)
+    elif int in option.types:
+        with pytest.raises(SpecError, match=rf"{option.name}=1.0 of method '{preset.name}' is not int"):
+            option.checked(1.0, preset.name)
+
+
+@EVERY_PRESET
+def test_unknown_option_is_refused_with_the_nearest(preset):
+    with pytest.raises(
+        SpecError, match=rf"unknown option of method '{preset.name}' 'dropuot'\. Did you mean 'dropout'\?"
+    ):
+        preset.spec(dropuot=0.1)
+
+
+def test_unknown_method_is_refused_with_the_nearest():
+    with pytest.raises(SpecError, match=r"unknown method 'relaid_lora'\. Did you mean 'relayed_lora'\?"):
+        find("relaid_lora")
+    with pytest.raises(SpecError, match=r"unknown method 'xyz'\. Available: effilora, lora, lora_fa"):
+        find("xyz")
+
+
+def test_choices_are_those_of_the_spec():
+    assert find("lora").options["scaling"].choices == get_args(Scaling)
+
+
+def test_unknown_choice_is_refused_with_the_nearest():
+    with pytest.raises(
+        SpecError,
+        match=r"unknown value of 'map' for method 'relayed_lora' 'stridden'\. Did you mean 'strided'\?",
+    ):
+        find("relayed_lora").spec(map="stridden")
+
+
+def test_alpha_of_zero_is_refused_where_none_means_no_scaling():
+    with pytest.raises(
+        SpecError, match="alpha=0 makes an adapter that changes nothing; leave it out for no scaling"
+    ):
+        find("tlora_plus").spec(alpha=0)
+
+
+@EVERY_PRESET
+def test_preset_takes_its_seed_rank_and_dropout(preset):
+    spec = preset.spec(r=3, seed=11, dropout=0.25)
+    assert (spec.rank, spec.seed, spec.dropout) == (3, 11, 0.25)

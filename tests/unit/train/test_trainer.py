@@ -1,0 +1,119 @@
+"""Training: what a seed fixes, what the curve holds, and how a bad loss ends it."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from rankfold.errors import TrainingError
+from rankfold.train.encode import encode_examples, make_collator
+from rankfold.train.examples import Example
+from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.predict import Evaluation
+from rankfold.train.trainer import CURVE_POINTS, Schedule, train_model
+from tests.support.tiny_models import review_rows
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def train(tiny_bert):
+    """Return a function that trains LoRA on reviews and returns the model and the curve."""
+
+    def run(schedule, *, seed=0, spoil=False, **more):
+        torch.manual_seed(seed)
+        loaded = load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=["query", "value"], task_type="SEQ_CLS"))
+        if spoil:
+            next(parameter for parameter in model.parameters() if parameter.requires_grad).data.fill_(math.nan)
+        examples = [Example(i, row["sentence"], None, row["label"]) for i, row in enumerate(review_rows(32))]
+        rows = encode_examples(loaded.tokenizer, examples, 32)
+        collate = make_collator(loaded.tokenizer, tokens_have_labels=False)
+        return model, train_model(model, rows, schedule, collate=collate, device=CPU, **more)
+
+    return run
+
+
+class Recorder:
+    def __init__(self):
+        self.events = []
+
+    def start(self, total, description):
+        self.events.append(("start", total))
+
+    def advance(self, done, **fields):
+        self.events.append(("advance", done))
+
+    def finish(self):
+        self.events.append(("finish", None))
+
+
+def test_the_same_seed_trains_the_same_weights_bit_for_bit(train):
+    (first, one), (second, two) = (train(Schedule(6, 8, 1e-2, seed=5)) for _ in range(2))
+    assert one.train == two.train
+    for left, right in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_another_seed_sees_the_rows_in_another_order(train):
+    curves = [train(Schedule(4, 8, 1e-2, seed=seed))[1].train for seed in (0, 1)]
+    assert curves[0] != curves[1]
+
+
+def test_training_lowers_the_loss(train):
+    curve = train(Schedule(60, 8, 2e-2))[1]
+    first, last = (sum(p["loss"] for p in part) for part in (curve.train[:10], curve.train[-10:]))
+    assert last < 0.8 * first
+
+
+@pytest.mark.parametrize("steps", [1, CURVE_POINTS + 3])
+def test_a_curve_ends_at_the_last_step_and_stays_short(train, steps):
+    curve = train(Schedule(steps, 8, 1e-3))[1]
+    assert curve.train[-1]["step"] == steps
+    assert len(curve.train) <= CURVE_POINTS
+    assert len(curve.step_seconds) == steps
+
+
+def test_the_rate_rises_during_the_warm_up_and_then_falls(train):
+    rates = [point["learning_rate"] for point in train(Schedule(20, 8, 1e-3, warmup=0.25))[1].train]
+    top = rates.index(max(rates))
+    assert rates[0] == 0.0
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+
+
+def test_held_out_data_is_measured_before_between_and_after(train):
+    steps_of_an_epoch = 4
+    curve = train(
+        Schedule(2 * steps_of_an_epoch + 1, 8, 1e-3), evaluate=lambda: Evaluation(1.5, {"accuracy": 0.5})
+    )[1]
+    assert [point["step"] for point in curve.validation] == [0, 4, 8, 9]
+    assert curve.validation[0] == {"step": 0, "loss": 1.5, "accuracy": 0.5}
+
+
+def test_progress_hears_every_update_and_the_end(train):
+    recorder = Recorder()
+    train(Schedule(3, 8, 1e-3), progress=recorder)
+    assert recorder.events == [("start", 3), ("advance", 1), ("advance", 2), ("advance", 3), ("finish", None)]
+
+
+def test_a_loss_that_is_not_a_number_stops_at_once_and_says_what_to_do(train):
+    recorder = Recorder()
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 1; lower --learning-rate \(it is 0\.001\)"):
+        train(Schedule(3, 8, 1e-3), spoil=True, progress=recorder)
+    assert recorder.events == [("start", 3), ("finish", None)]
+
+
+def test_bf16_on_the_cpu_trains_close_to_fp32(train):
+    losses = [train(Schedule(8, 8, 1e-2, precision=precision))[1].train[-1]["loss"] for precision in ("fp32", "bf16")]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_training_prints_nothing(train, capsys):
+    train(Schedule(2, 8, 1e-3))
+    assert capsys.readouterr() == ("", "")
