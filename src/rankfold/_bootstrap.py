@@ -14,8 +14,10 @@ import wrapt
 
 def register_with_peft_when_imported() -> None:
     """Register rankfold's methods now if peft is imported, or as soon as it is."""
-    wrapt.register_post_import_hook(_register, "peft")
+    # All that the plugin needs of PEFT is there once its tuners are. Waiting for `peft` itself would not do: where PEFT's
+    # import is what loads torch, and torch calls us, `peft` is among the imported modules already, but empty.
+    wrapt.register_post_import_hook(_register, "peft.tuners")
 
 
-def _register(_peft: ModuleType) -> None:
+def _register(_tuners: ModuleType) -> None:
     import_module("rankfold.peft_plugin.registration").register()

@@ -26,7 +26,14 @@ def train(tiny_bert, reviews, tmp_path):
 def test_train_prints_a_table_and_writes_the_run(train, tmp_path):
     result = train("--set", "r=2", "--learning-rate", "0.01", "--seed", "7")
     assert result.exit_code == 0, result.stderr
-    for word in ("accuracy", "majority", "trainable parameters", "weights file", "seconds", str(tmp_path / "run")):
+    for word in (
+        "accuracy",
+        "majority",
+        "trainable parameters",
+        "weights file",
+        "seconds",
+        str(tmp_path / "run"),
+    ):
         assert word in result.stdout
     record = RunRecord.read(tmp_path / "run")
     assert record.method.config["r"] == 2
@@ -61,7 +68,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(train, tmp_path):
         (("--set", "rr=2"), "Did you mean"),
         (("--set", "r"), "key=value"),
         (("--set", "r=-1"), "-1"),
-        (("--set", "target_modules=nowhere"), "'query'"),
+        (("--set", "target_modules=nowhere"), "query"),
         (("--text-column", "body"), "'sentence', 'label'"),
         (("--steps", "0"), "above 0"),
         (("--epochs", "2"), "give one of them"),
@@ -74,7 +81,8 @@ def test_wrong_use_is_one_line_with_a_remedy_and_exit_code_2(train, tmp_path, mo
     result = train(*more)
     assert result.exit_code == 2
     assert words in result.stderr
-    assert result.stderr.startswith("error: ") and len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
     assert result.stdout == ""
     assert not (tmp_path / "run").exists()
 
@@ -91,7 +99,8 @@ def test_wrong_use_is_one_line_with_a_remedy_and_exit_code_2(train, tmp_path, mo
 def test_a_name_that_does_not_exist_has_exit_code_2(train, change, words):
     result = train(**change)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert words in result.stderr and "Traceback" not in result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_an_existing_folder_has_exit_code_2_and_stays(train, tmp_path):

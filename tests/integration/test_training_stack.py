@@ -1,5 +1,6 @@
 """Checkpointing, autocast, compilation, distribution and the Trainer treat our layers like any others."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,8 @@ def test_compiled_model_learns_the_same(method):
 def train_half_a_batch(rank: int, folder: str) -> None:
     """One of two processes: train every method on its half of the rows and keep the result."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    meeting = f"file://{folder}/meeting"
+    distributed.init_process_group("gloo", meeting, rank=rank, world_size=2, timeout=timedelta(minutes=2))
     for method in METHODS:
         torch.manual_seed(0)
         model = DistributedDataParallel(adapted(config_of(method)).train())

@@ -1,4 +1,4 @@
-"""A BERT and a Llama of a few thousand weights, and reviews that they can learn, written to folders at test time."""
+"""A BERT and a Llama of a few thousand weights, and reviews that they can learn, written at test time."""
 
 import gzip
 import json
@@ -85,7 +85,7 @@ def review_rows(count, *, seed=0):
     rows = []
     for index in range(count):
         label = index % 2
-        words = generator.sample(_FILLERS, 4) + [generator.choice(GOOD if label else BAD)]
+        words = [*generator.sample(_FILLERS, 4), generator.choice(GOOD if label else BAD)]
         generator.shuffle(words)
         rows.append({"sentence": " ".join(words), "label": label})
     return rows
@@ -94,7 +94,10 @@ def review_rows(count, *, seed=0):
 def question_rows(count, *, seed=0):
     """Return the same reviews as questions that are answered with true or false."""
     return [
-        {"instruction": f"question : {row['sentence']} ?", "output": f"answer is {('false', 'true')[row['label']]}"}
+        {
+            "instruction": f"question : {row['sentence']} ?",
+            "output": f"answer is {('false', 'true')[row['label']]}",
+        }
         for row in review_rows(count, seed=seed)
     ]
 

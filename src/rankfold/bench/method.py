@@ -16,6 +16,7 @@ from rankfold.train.models import Kind
 
 PEFT_PREFIX = "peft:"
 
+_LISTS = ("target_modules", "exclude_modules", "modules_to_save")
 _RATE_OF_OTHERS = "lora"
 _TASK_TYPES = {Kind.CLASSIFICATION: "SEQ_CLS", Kind.REGRESSION: "SEQ_CLS", Kind.INSTRUCTION: "CAUSAL_LM"}
 # PEFT trains and saves these by itself for sequence classification.
@@ -38,10 +39,14 @@ def method_config(
         SpecError: If the method or an option is unknown, or a value is not possible.
     """
     given: dict[str, Any] = {"task_type": _TASK_TYPES[kind], **options}
+    for name in _LISTS:
+        # PEFT reads a text as a regular expression for the whole path, which a bare name never matches.
+        if isinstance(given.get(name), str) and given[name].isidentifier():
+            given[name] = [given[name]]
     others = [name for name in fresh_modules if not _HEADS & set(name.split("."))]
     if others:
         given["modules_to_save"] = [
-            *(cast("list[str] | None", options.get("modules_to_save")) or ()),
+            *(given.get("modules_to_save") or ()),
             *others,
         ]
     if method.startswith(PEFT_PREFIX):

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -20,7 +20,15 @@ from rankfold.train.encode import encode_examples, encode_instructions
 from rankfold.train.examples import Examples
 from rankfold.train.hardware import choose_device, choose_precision
 from rankfold.train.load import adapter_state
-from rankfold.train.models import BaseModel, Kind, LoadedModel, default_max_length, load_model, resolve_model
+from rankfold.train.models import (
+    BaseModel,
+    Kind,
+    LoadedModel,
+    default_max_length,
+    load_model,
+    resolve_model,
+    start_at_mean,
+)
 from rankfold.train.predict import Evaluator
 from rankfold.train.quiet import quiet_libraries
 from rankfold.train.trainer import Schedule
@@ -101,6 +109,8 @@ def prepare(request: RunRequest) -> Prepared:
     config = method_config(
         request.method, request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules
     )
+    if data.kind is Kind.REGRESSION:
+        start_at_mean(loaded, [float(example.label) for example in data.examples.labelled["train"]])
     set_seed(request.seed)
     model = _with_adapter(loaded, config)
     if request.freeze_head:
@@ -127,9 +137,22 @@ def _with_adapter(loaded: LoadedModel, config: PeftConfig) -> PeftModel:
         raise
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         words = " ".join(str(error).split()).rstrip(".")
+        targets = _shown(getattr(config, "target_modules", None))
         raise SpecError(
-            f"PEFT cannot add the adapter ({words}); change the options of the method."
+            f"cannot add the adapter to target_modules {targets} ({words}); change the method's options: "
+            f"the model's linear layers are {_shown(_linear_names(loaded.model))}."
         ) from error
+
+
+def _linear_names(model: torch.nn.Module) -> set[str]:
+    modules: Iterable[tuple[str, torch.nn.Module]] = cast(Any, model).named_modules()
+    return {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
+
+
+def _shown(names: object) -> str:
+    if not isinstance(names, set | list):
+        return f"'{names}'"
+    return ", ".join(f"'{name}'" for name in sorted(cast("set[str]", names)))
 
 
 def _schedule(request: RunRequest, rows: int, precision: str) -> Schedule:

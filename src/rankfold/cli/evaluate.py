@@ -98,4 +98,4 @@ def _print(result: "EvaluateResult") -> None:
     lines = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
     lines += [("loss", f"{result.loss:.4f}"), ("rows", f"{result.rows:,}")]
     title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}"
-    print_table(("", ""), lines, title=title, left=(0, 1))
+    print_table((title, ""), lines, left=(0, 1))

@@ -108,7 +108,7 @@ def _print_plan(record: "RunRecord", out: Path) -> None:
         ("precision", f"{training.precision}, {record.hardware.gpu or record.hardware.cpu}"),
         ("would write", str(out)),
     ]
-    print_table(("", "dry run"), lines, left=(0, 1))
+    print_table(("dry run", ""), lines, left=(0, 1))
 
 
 def _print_result(record: "RunRecord", out: Path) -> None:
@@ -124,4 +124,4 @@ def _print_result(record: "RunRecord", out: Path) -> None:
     title = (
         f"{record.method.name} on {record.task.name} with {record.model.name}, seed {record.training.seed}"
     )
-    print_table(("", ""), lines, title=title, left=(0, 1))
+    print_table((title, ""), lines, left=(0, 1))

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, cast, final
 
-from peft import PeftConfig
+from peft.config import PeftConfig
 from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError

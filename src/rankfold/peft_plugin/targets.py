@@ -9,6 +9,7 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, final
 
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, _maybe_include_all_linear_layers
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.quantization_utils import QuantizationBackend, get_quantization_kwargs, resolve_quantization_backend
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -46,16 +47,14 @@ def find_targets(
 ) -> dict[str, Target]:
     """Return the layers that a configuration, or the keys of a state dict, names; by full name.
 
-    Empty if nothing matches: PEFT has its own error for that.
-
     Raises:
         SpecError: If a name, pattern or index matches no layer, or a layer is of a kind that cannot be adapted.
     """
     modules = dict(model.named_modules())
     if state_dict is None:
         names = _matching_names(tuner, model, config)
-        if names:
-            _check_that_all_match(config, names, modules)
+        _check_target_modules(config, names, modules)
+        _check_patterns(config, names)
     else:
         marker = f".{tuner.prefix}"
         keyed = {key.rsplit(marker, 1)[0].removeprefix("_orig_mod.") for key in state_dict}
@@ -82,13 +81,28 @@ def _matching_names(tuner: "RankfoldModel", model: nn.Module, config: RankfoldCo
     return names
 
 
-def _check_that_all_match(config: RankfoldConfig, names: list[str], modules: Mapping[str, nn.Module]) -> None:
-    """Check that every name, pattern and index of the configuration matches a layer."""
-    if isinstance(config.target_modules, set):
-        for wanted in sorted(config.target_modules):
-            if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
-                endings = {name.rpartition(".")[2] for name in modules if name}
-                raise unknown_name("target module", wanted, endings)
+def _check_target_modules(config: RankfoldConfig, names: Iterable[str], modules: Iterable[str]) -> None:
+    """Check that every name, or the regular expression, matches a layer that is not left out."""
+    targets = config.target_modules
+    if isinstance(targets, str) and not names and targets != DUMMY_TARGET_MODULES:
+        raise SpecError(f"target_modules='{targets}' matches no layer that is not left out; correct it.")
+    for wanted in sorted(targets) if isinstance(targets, set) else ():
+        if _is_among(wanted, names):
+            continue
+        if _is_among(wanted, modules):
+            raise SpecError(
+                f"target module '{wanted}' is left out by exclude_modules, modules_to_save or layers_to_transform "
+                "wherever it occurs; name it in one of them only."
+            )
+        raise unknown_name("target module", wanted, {name.rpartition(".")[2] for name in modules if name})
+
+
+def _is_among(wanted: str, names: Iterable[str]) -> bool:
+    return any(name == wanted or name.endswith(f".{wanted}") for name in names)
+
+
+def _check_patterns(config: RankfoldConfig, names: Iterable[str]) -> None:
+    """Check that every pattern of ranks and alphas and every index of a block matches an adapted layer."""
     for option, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for pattern in patterns:
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):

@@ -1,7 +1,9 @@
 """GGUF files as base models: read by transformers, converted once into the cache."""
 
+import io
 import logging
 import struct
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +37,8 @@ def convert_gguf(path: Path) -> Path:
     if target.is_dir():
         return target
     logger.info("converting '%s' once into '%s'.", path.name, target)
-    with quiet_libraries(), new_folder(target) as work:
+    # The reader draws a progress bar that cannot be switched off.
+    with quiet_libraries(), redirect_stderr(io.StringIO()), new_folder(target) as work:
         try:
             model = cast(Any, AutoModelForCausalLM).from_pretrained(
                 str(path.parent), gguf_file=path.name, dtype=torch.float32

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -182,3 +183,19 @@ def _from_pretrained(
     mismatched = (entry[0] for entry in info["mismatched_keys"])
     fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *mismatched)}
     return model, tuple(sorted(fresh))
+
+
+def start_at_mean(loaded: LoadedModel, labels: Sequence[float]) -> None:
+    """Let a new regression head predict the mean of the labels, whatever the text.
+
+    A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias by no
+    more than the learning rate at a time.
+
+    Args:
+        loaded: A model with one output; a head that its files hold is left as it is.
+        labels: Those of the training split.
+    """
+    for name in loaded.fresh_modules:
+        module = loaded.model.get_submodule(name)
+        if isinstance(module, nn.Linear) and module.out_features == 1:
+            nn.init.constant_(cast(torch.Tensor, module.bias), sum(labels) / len(labels))

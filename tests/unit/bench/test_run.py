@@ -2,16 +2,13 @@
 
 import csv
 import json
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import rankfold
 from rankfold.bench.evaluate import EvaluateRequest, evaluate
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
@@ -126,7 +123,9 @@ def test_the_curve_file_has_the_points_of_the_record(request_):
 
 
 def test_a_regression_is_measured_against_the_mean(request_, tmp_path):
-    rows = [json.dumps({"text": word * 2, "label": index / 3}) for index, word in enumerate(["good ", "bad "] * 8)]
+    rows = [
+        json.dumps({"text": word * 2, "label": index / 3}) for index, word in enumerate(["good ", "bad "] * 8)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     record = run(replace(request_, data=str(tmp_path / "rows.jsonl")))
     assert (record.task.kind, record.task.metric) == ("regression", "pearson")
@@ -167,7 +166,8 @@ def test_limits_choose_the_same_rows_for_every_seed(request_, tmp_path):
     limited = replace(request_, train_rows=24, eval_rows=5)
     records = [run(replace(limited, seed=seed, out=tmp_path / str(seed))) for seed in (0, 1)]
     ids = [[each.id for each in record.predictions] for record in records]
-    assert ids[0] == ids[1] and len(ids[0]) == 5
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 5
     assert records[0].data.rows == {"train": 24, "validation": 5}
 
 

@@ -75,7 +75,9 @@ def test_pairs_of_real_data_are_pairs(shared_data, task):
 
 def test_a_task_of_rows_with_float_labels_is_a_regression(tmp_path):
     rows = [{"text": f"text {index}", "label": index / 3} for index in range(12)]
-    data = load_task(TaskRequest(data=str(write_splits(tmp_path / "d", train=rows, dev=rows))), is_causal=False)
+    data = load_task(
+        TaskRequest(data=str(write_splits(tmp_path / "d", train=rows, dev=rows))), is_causal=False
+    )
     assert (data.kind, data.task.metrics) == (Kind.REGRESSION, ("pearson", "spearman"))
 
 

@@ -43,7 +43,12 @@ def _parquet(path):
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("train.jsonl", _jsonl), ("train.jsonl.gz", _jsonl_gz), ("train.csv", _csv), ("train.parquet", _parquet)],
+    [
+        ("train.jsonl", _jsonl),
+        ("train.jsonl.gz", _jsonl_gz),
+        ("train.csv", _csv),
+        ("train.parquet", _parquet),
+    ],
 )
 def test_rows_are_the_same_in_every_format(tmp_path, name, write):
     write(tmp_path / name)

@@ -8,7 +8,10 @@ from rankfold.train.examples import Example, Instruction
 from rankfold.train.models import Kind, load_model, resolve_model
 from tests.support.tiny_models import VOCABULARY, write_llama
 
-CHAT = "{% for message in messages %}question : {{ message['content'] }}{% endfor %}{% if add_generation_prompt %} answer :{% endif %}"
+CHAT = (
+    "{% for message in messages %}question : {{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %} answer :{% endif %}"
+)
 LONG = " ".join(["film"] * 100)
 
 

@@ -90,7 +90,9 @@ def test_label_ids_stay_the_same_when_the_names_are_given_back(labels):
 
 
 def test_a_split_with_a_label_of_its_own_is_refused_with_its_name():
-    with pytest.raises(DataError, match="'validation' has the labels 'c', but the labels of 'label' are 'a', 'b'"):
+    with pytest.raises(
+        DataError, match=r"'validation' has the labels 'c', but the labels of 'label' are 'a', 'b'"
+    ):
         _examples(train=_rows("a", "b"), validation=_rows("a", "c"))
 
 
@@ -116,7 +118,7 @@ def test_a_single_label_is_no_classification():
 
 @pytest.mark.parametrize("label", [None, math.nan, math.inf, "3", True])
 def test_a_regression_needs_numbers(label):
-    with pytest.raises(DataError, match="row 2 of the split 'train'.*a number is needed"):
+    with pytest.raises(DataError, match=r"row 2 of the split 'train'.*a number is needed"):
         _examples(kind=Kind.REGRESSION, train=_rows(0.5, label))
 
 

@@ -26,7 +26,9 @@ def adapter(tiny_bert, tmp_path):
     """An adapter whose every weight has been moved, and what it says."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(_base(tiny_bert), LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS"))
+        model = get_peft_model(
+            _base(tiny_bert), LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
+        )
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data.normal_()
@@ -118,7 +120,7 @@ def test_a_spoilt_adapter_is_a_clear_error(tiny_bert, adapter, spoil, words):
 def test_an_adapter_of_another_base_is_refused(adapter, tmp_path, shape):
     folder, _ = adapter
     other = write_bert(tmp_path / "other", **shape)
-    with pytest.raises(AdapterFileError, match="does not fit this base model.*--model"):
+    with pytest.raises(AdapterFileError, match=r"does not fit this base model.*--model"):
         load_adapter(_base(other), folder)
 
 

@@ -110,9 +110,13 @@ def test_a_new_folder_appears_when_it_is_whole(tmp_path):
 
 
 def test_a_new_folder_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "made") as work:
-        (work / "file").write_text("x")
-        raise RuntimeError
+    def fail():
+        with new_folder(tmp_path / "made") as work:
+            (work / "file").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert not list(tmp_path.iterdir())
 
 

@@ -12,11 +12,11 @@ from tests.support.tiny_models import review_rows
 
 CPU = torch.device("cpu")
 TEXTS = [
-    Example(f"r{i}", row["sentence"] + " film" * i, None, row["label"]) for i, row in enumerate(review_rows(7))]
-CHOICES = ("is true", "is false", "correct answer is true")
-ASKED = [
-    Instruction(i, "the film was good ?" + " film" * i, CHOICES[i % 3], CHOICES) for i in range(5)
+    Example(f"r{i}", row["sentence"] + " film" * i, None, row["label"])
+    for i, row in enumerate(review_rows(7))
 ]
+CHOICES = ("is true", "is false", "correct answer is true")
+ASKED = [Instruction(i, "the film was good ?" + " film" * i, CHOICES[i % 3], CHOICES) for i in range(5)]
 OPEN = [Instruction("open", "a story", "the film was good")]
 
 

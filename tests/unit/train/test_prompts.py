@@ -3,8 +3,8 @@
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.train.data import Table
 from rankfold.train.columns import Columns
+from rankfold.train.data import Table
 from rankfold.train.examples import make_examples
 from rankfold.train.models import Kind
 from rankfold.train.prompts import candidate_answers, closed_answers, prompt_and_answer

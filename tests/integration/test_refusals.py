@@ -1,0 +1,174 @@
+"""What cannot work is refused with the remedy, and the model is left as it was."""
+
+import json
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rankfold import AdapterFileError, DenseSpec, RankfoldConfig, SpecError
+from tests.integration.models import METHODS, adapted, bert, config_of, scores, train
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def state_of(model):
+    """All that injection could change: keys, modules, attributes and hooks."""
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    return list(model.state_dict()), [type(module) for module in model.modules()], sorted(vars(model)), hooks
+
+
+REFUSED = {
+    "unmatched_name": ({"target_modules": ["query", "valeu"]}, r"'valeu'. Did you mean 'value'"),
+    "excluded_name": ({"exclude_modules": ["value"]}, r"'value' is left out by exclude_modules"),
+    "excluded_names": ({"exclude_modules": ["value", "query"]}, r"'query' is left out by exclude_modules"),
+    "pattern_of_ranks": ({"rank_pattern": {"kwery": 2}}, r"rank_pattern names 'kwery'"),
+    "pattern_of_alphas": ({"alpha_pattern": {"layer.7": 2.0}}, r"alpha_pattern names 'layer.7'"),
+    "block": ({"layers_to_transform": [0, 2]}, r"layers_to_transform names block 2"),
+    "rank": ({"r": 100}, r"r=100 is larger than the layer .*query.*give r at most 32"),
+    "kind": ({"target_modules": ["query", "LayerNorm"]}, r"LayerNorm.*is not supported.*exclude_modules"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_impossible_target_is_refused_and_the_model_left_as_it_was(case):
+    options, message = REFUSED[case]
+    config = config_of("relayed_lora", task_type=None, **options)
+    model = bert()
+    before = state_of(model)
+    with pytest.raises(SpecError, match=message):
+        peft.get_peft_model(model, config)
+    assert state_of(model) == before
+    assert torch.equal(scores(model), scores(bert()))
+
+    carrying = adapted(config_of("relayed_lora", task_type=None), adapter_name="first")
+    before = state_of(carrying)
+    with pytest.raises(SpecError, match=message):
+        carrying.add_adapter("second", config)
+    assert state_of(carrying) == before
+    assert set(carrying.peft_config) == {"first"}
+
+
+def test_nothing_matched_is_refused():
+    model = bert()
+    before = state_of(model)
+    with pytest.raises(SpecError, match=r"unknown target module 'kwery'. Did you mean 'key'"):
+        peft.get_peft_model(model, config_of("lora", target_modules=["kwery"]))
+    with pytest.raises(SpecError, match="kwery"):
+        peft.get_peft_model(model, config_of("lora", target_modules=".*kwery"))
+    assert state_of(model) == before
+
+
+def test_projection_inside_an_attention_of_torch_is_refused():
+    model = nn.TransformerEncoderLayer(8, 2, 16)
+    with pytest.raises(SpecError, match=r"'self_attn.out_proj'.*exclude_modules"):
+        peft.get_peft_model(model, RankfoldConfig(r=2, target_modules=["out_proj", "linear1"]))
+    chosen = RankfoldConfig(r=2, target_modules=r".*(out_proj|linear1)", exclude_modules=["out_proj"])
+    assert peft.get_peft_model(model, chosen)
+
+
+IMPOSSIBLE = {
+    "bias": ({"bias": "all"}, "bias='all'"),
+    "pattern_alone": ({"layers_pattern": "layer"}, "layers_pattern without layers_to_transform"),
+    "index_of_pattern": ({"target_modules": ".*query", "layers_to_transform": 1}, "no effect on a regular expression"),
+    "kind_of_factor": ({"down": {"kind": "dence"}}, "down=.*describes no factor"),
+    "field_of_factor": ({"down": {"kind": "relay", "kk": 3}}, "down=.*describes no factor"),
+    "rank": ({"rank_pattern": {"query": 0}}, "r=0"),
+    "zeros": ({"down": DenseSpec("zeros")}, "start at zero"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_configuration_is_refused_before_a_model_is_there(case):
+    options, message = IMPOSSIBLE[case]
+    with pytest.raises(SpecError, match=message):
+        RankfoldConfig(**{"target_modules": ["query"], **options})
+
+
+@pytest.fixture
+def saved(method, tmp_path):
+    """The folder of a trained adapter."""
+    model = adapted(config_of(method))
+    train(model)
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def load(folder, base=None):
+    return peft.PeftModel.from_pretrained(bert() if base is None else base, folder).eval()
+
+
+ONE_OF_EACH = pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora", "relay_in_one_pool"])
+
+
+@ONE_OF_EACH
+def test_cut_file_is_refused(method, saved):
+    data = (saved / WEIGHTS).read_bytes()
+    for length in (0, 4, len(data) // 2, len(data) - 1):
+        (saved / WEIGHTS).write_bytes(data[:length])
+        with pytest.raises(Exception, match=r"(?i)safetensor|header|deserializ"):
+            load(saved)
+
+
+@ONE_OF_EACH
+def test_missing_and_surplus_tensors_are_refused(method, saved):
+    tensors = load_file(saved / WEIGHTS)
+    names = sorted(name for name in tensors if ".rankfold_" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != names[0]}, saved / WEIGHTS)
+    with pytest.raises(AdapterFileError, match=f"lacks 1 of its {len(names)} tensors"):
+        load(saved)
+    surplus = names[0].replace("layer.0", "layer.7")
+    save_file({**tensors, surplus: torch.zeros(3)}, saved / WEIGHTS)
+    with pytest.raises(AdapterFileError, match="holds 1 tensors that have no place"):
+        load(saved)
+
+
+@ONE_OF_EACH
+def test_other_base_of_the_same_shape_is_refused(method, saved):
+    base = bert(seed=5)
+    before = state_of(base)
+    with pytest.raises(AdapterFileError, match="trained on another base model"):
+        load(saved, base)
+    assert state_of(base) == before
+
+
+@ONE_OF_EACH
+def test_other_base_of_another_shape_is_refused(method, saved):
+    for options in ({"hidden_size": 40}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}):
+        with pytest.raises((AdapterFileError, SpecError, RuntimeError)):
+            load(saved, bert(**options))
+
+
+@ONE_OF_EACH
+def test_rounded_version_of_the_same_base_is_accepted(method, saved):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        load(saved, bert().to(dtype))
+
+
+@ONE_OF_EACH
+def test_fingerprint_may_be_removed_on_purpose(method, saved):
+    config = json.loads((saved / CONFIG).read_text())
+    assert config.pop("base_fingerprint")
+    (saved / CONFIG).write_text(json.dumps(config))
+    load(saved, bert(seed=5))
+
+
+def test_damaged_fingerprint_is_refused(tmp_path):
+    model = adapted(config_of("lora"))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    for damaged in ("float:xyz", "float:", "other:0000", ""):
+        (tmp_path / CONFIG).write_text(json.dumps({**config, "base_fingerprint": damaged}))
+        with pytest.raises(AdapterFileError, match="damaged"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_model_on_the_meta_device_takes_every_method(method):
+    with torch.device("meta"):
+        model = adapted(config_of(method), bert())
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+

@@ -1,0 +1,68 @@
+"""Methods by name: rankfold's presets and PEFT's own, with the same care for unknown options."""
+
+import pytest
+
+from rankfold.bench.method import method_config, peft_methods, recommended_learning_rate
+from rankfold.errors import SpecError
+from rankfold.presets import discover
+from rankfold.train.models import Kind
+
+
+@pytest.mark.parametrize("method", [*sorted(discover()), "peft:lora"])
+@pytest.mark.parametrize(
+    ("kind", "task_type"), [(Kind.REGRESSION, "SEQ_CLS"), (Kind.INSTRUCTION, "CAUSAL_LM")]
+)
+def test_a_method_gets_the_task_type_of_its_task(method, kind, task_type):
+    assert method_config(method, {}, kind, seed=0).task_type == task_type
+
+
+@pytest.mark.parametrize("method", ["lora", "peft:lora"])
+def test_a_bare_name_is_a_list_of_one_module(method):
+    config = method_config(method, {"target_modules": "query"}, Kind.REGRESSION, seed=0)
+    assert set(config.target_modules) == {"query"}
+
+
+@pytest.mark.parametrize("method", ["lora", "peft:lora"])
+@pytest.mark.parametrize("pattern", [r".*\.query", "all-linear"])
+def test_a_pattern_stays_a_pattern(method, pattern):
+    config = method_config(method, {"target_modules": pattern}, Kind.REGRESSION, seed=0)
+    assert config.target_modules == pattern
+
+
+def test_the_seed_reaches_a_method_that_draws_frozen_factors():
+    assert method_config("lora_fa", {}, Kind.REGRESSION, seed=5).seed == 5
+    assert method_config("lora_fa", {"seed": 9}, Kind.REGRESSION, seed=5).seed == 9
+
+
+@pytest.mark.parametrize("method", ["lora", "peft:lora"])
+def test_modules_that_the_base_lacks_are_trained_and_saved(method):
+    fresh = ("bert.pooler.dense", "classifier")
+    config = method_config(method, {}, Kind.REGRESSION, seed=0, fresh_modules=fresh)
+    assert config.modules_to_save == ["bert.pooler.dense"]
+    both = method_config(method, {"modules_to_save": "norm"}, Kind.REGRESSION, seed=0, fresh_modules=fresh)
+    assert both.modules_to_save == ["norm", "bert.pooler.dense"]
+
+
+def test_our_own_configuration_is_no_method_of_peft():
+    assert "peft:rankfold" not in peft_methods()
+    assert {"peft:lora", "peft:vera", "peft:lokr", "peft:adalora"} <= set(peft_methods())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("peft:lora", {"lora_alhpa": 1}, "Did you mean 'lora_alpha'"),
+        ("lora", {"alhpa": 1}, "Did you mean 'alpha'"),
+        ("lroa", {}, "Did you mean 'lora'"),
+        ("peft:lokk", {}, "Did you mean 'peft:lokr'"),
+    ],
+)
+def test_an_unknown_word_has_a_suggestion(method, options, words):
+    with pytest.raises(SpecError, match=words):
+        method_config(method, options, Kind.REGRESSION, seed=0)
+
+
+@pytest.mark.parametrize("name", sorted(discover()))
+def test_a_preset_recommends_its_own_learning_rate(name):
+    assert recommended_learning_rate(name) == discover()[name].learning_rate
+    assert recommended_learning_rate(f"peft:{name}") == discover()["lora"].learning_rate
