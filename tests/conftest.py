@@ -15,10 +15,10 @@ os.environ.update(
     COLUMNS="100",
 )
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
 from tests import shape_checker
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # Shapes are checked wherever they are annotated; outside the tests this costs nothing.
-install_import_hook(["rankfold.factors", "rankfold.adapter"], f"{shape_checker.__name__}.check")
+jaxtyping.install_import_hook(["rankfold.factors", "rankfold.adapter"], f"{shape_checker.__name__}.check")
 
 torch.set_num_threads(1)
 
@@ -64,3 +64,11 @@ def use_shared_cache(shared_cache: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANKFOLD_CACHE", str(shared_cache))
         yield
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Leave shapes unchecked: torch.compile would trace the checks too."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

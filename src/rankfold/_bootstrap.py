@@ -14,8 +14,8 @@ import wrapt
 
 def register_with_peft_when_imported() -> None:
     """Register rankfold's methods now if peft is imported, or as soon as it is."""
-    # All that the plugin needs of PEFT is there once its tuners are. Waiting for `peft` itself would not do: where PEFT's
-    # import is what loads torch, and torch calls us, `peft` is among the imported modules already, but empty.
+    # All that the plugin needs of PEFT is there once its tuners are. Waiting for `peft` itself would not do:
+    # where PEFT's import is what loads torch, and torch calls us, `peft` is imported already, but empty.
     wrapt.register_post_import_hook(_register, "peft.tuners")
 
 

@@ -83,7 +83,9 @@ def test_shared_factor_stays_one_object_after_every_move(method):
     model.to(torch.float64).to(torch.bfloat16).float()
     twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
     adapters = [
-        module.rankfold_adapters["default"] for module in twin.modules() if hasattr(module, "rankfold_adapters")
+        module.rankfold_adapters["default"]
+        for module in twin.modules()
+        if hasattr(module, "rankfold_adapters")
     ]
     owned = {id(parameter) for parameter in learned(twin).values()}
     assert {id(parameter) for adapter in adapters for parameter in adapter.parameters()} == owned

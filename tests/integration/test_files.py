@@ -128,14 +128,21 @@ def test_state_can_be_set_by_function(method):
 def test_injection_by_the_keys_of_a_state_dict_finds_the_same_layers(method):
     original = adapted(config_of(method, task_type=None))
     prefix = "base_model.model."
-    state = {name.removeprefix(prefix): value for name, value in peft.get_peft_model_state_dict(original).items()}
+    state = {
+        name.removeprefix(prefix): value for name, value in peft.get_peft_model_state_dict(original).items()
+    }
     model = peft.inject_adapter_in_model(original.peft_config["default"], bert(), state_dict=state)
     assert not peft.set_peft_model_state_dict(model, state).unexpected_keys
     assert torch.equal(scores(model.eval()), scores(original))
 
 
 def test_configuration_keeps_every_option(tmp_path):
-    config = config_of("relayed_lora", rank_pattern={"layer.0.*query": 3}, alpha_pattern={"value": 2.0}, exclude_modules=["x"])
+    config = config_of(
+        "relayed_lora",
+        rank_pattern={"layer.0.*query": 3},
+        alpha_pattern={"value": 2.0},
+        exclude_modules=["x"],
+    )
     config.save_pretrained(tmp_path)
     assert peft.PeftConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 

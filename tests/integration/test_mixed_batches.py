@@ -134,5 +134,3 @@ def test_mixed_batch_with_many_presets_equals_separate_passes():
         for row in range(0, len(rows), 2):
             model.set_adapter(rows[row])
             assert_close(together[row : row + 2], model(input_ids=tokens).logits[row : row + 2])
-
-

@@ -72,7 +72,10 @@ def test_projection_inside_an_attention_of_torch_is_refused():
 IMPOSSIBLE = {
     "bias": ({"bias": "all"}, "bias='all'"),
     "pattern_alone": ({"layers_pattern": "layer"}, "layers_pattern without layers_to_transform"),
-    "index_of_pattern": ({"target_modules": ".*query", "layers_to_transform": 1}, "no effect on a regular expression"),
+    "index_of_pattern": (
+        {"target_modules": ".*query", "layers_to_transform": 1},
+        "no effect on a regular expression",
+    ),
     "kind_of_factor": ({"down": {"kind": "dence"}}, "down=.*describes no factor"),
     "field_of_factor": ({"down": {"kind": "relay", "kk": 3}}, "down=.*describes no factor"),
     "rank": ({"rank_pattern": {"query": 0}}, "r=0"),
@@ -170,5 +173,3 @@ def test_model_on_the_meta_device_takes_every_method(method):
     with torch.device("meta"):
         model = adapted(config_of(method), bert())
     assert all(parameter.is_meta for parameter in model.parameters())
-
-

@@ -15,12 +15,16 @@ ALL = pytest.mark.parametrize("method", METHODS)
 def model(method):
     """A model with the method under test and, on other layers, of another rank, ShareLoRA."""
     model = adapted(config_of(method, task_type=None), adapter_name="first")
-    model.add_adapter("second", config_of("share_lora", r=3, target_modules=["query", "dense"], task_type=None))
+    model.add_adapter(
+        "second", config_of("share_lora", r=3, target_modules=["query", "dense"], task_type=None)
+    )
     return model.eval()
 
 
 def trained_names(model):
-    return {name.split(".rankfold_")[1].split(".")[1] for name, p in learned(model).items() if p.requires_grad}
+    return {
+        name.split(".rankfold_")[1].split(".")[1] for name, p in learned(model).items() if p.requires_grad
+    }
 
 
 @ALL
@@ -72,7 +76,9 @@ def test_deleting_an_adapter_that_owns_shared_factors_leaves_the_others(method, 
     assert not any(".first" in name for name in model.state_dict())
     model.add_adapter("first", config_of(method, task_type=None))
     model.set_adapter("first")
-    assert torch.equal(scores(model.eval()), scores(adapted(config_of(method, task_type=None), adapter_name="first")))
+    assert torch.equal(
+        scores(model.eval()), scores(adapted(config_of(method, task_type=None), adapter_name="first"))
+    )
 
 
 @ALL
@@ -135,6 +141,11 @@ def test_layers_say_what_they_are():
 def test_model_with_another_method_of_peft_is_refused():
     model = peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))
     keys = set(model.state_dict())
-    with pytest.raises(ValueError, match="another PEFT method"), pytest.warns(UserWarning, match="peft_config"):
-        peft.inject_adapter_in_model(config_of("lora", target_modules=["query"]), model.get_base_model(), "second")
+    with (
+        pytest.raises(ValueError, match="another PEFT method"),
+        pytest.warns(UserWarning, match="peft_config"),
+    ):
+        peft.inject_adapter_in_model(
+            config_of("lora", target_modules=["query"]), model.get_base_model(), "second"
+        )
     assert set(model.state_dict()) == keys

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
-from torch import distributed
+from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
@@ -61,6 +60,7 @@ def test_autocast_computes_in_bfloat16_and_trains_in_float32(method):
     assert all(torch.isfinite(gradient).all() for gradient in got.values())
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @ALL
 def test_compiled_model_is_one_graph_with_the_same_scores(method):
     model = adapted(config_of(method))
@@ -70,12 +70,15 @@ def test_compiled_model_is_one_graph_with_the_same_scores(method):
     assert_close(scores(compiled), expected)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora"])
 def test_compiled_model_learns_the_same(method):
     torch.compiler.reset()
     plain, compiled = adapted(config_of(method)), adapted(config_of(method))
     losses = train(plain, steps=3)
-    assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(losses, rel=1e-4)
+    assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(
+        losses, rel=1e-4
+    )
 
 
 def train_half_a_batch(rank: int, folder: str) -> None:
@@ -93,7 +96,9 @@ def train_half_a_batch(rank: int, folder: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
         if rank == 0:
-            torch.save({n: p for n, p in model.module.named_parameters() if p.requires_grad}, f"{folder}/{method}.pt")
+            torch.save(
+                {n: p for n, p in model.module.named_parameters() if p.requires_grad}, f"{folder}/{method}.pt"
+            )
     distributed.destroy_process_group()
 
 
@@ -119,7 +124,9 @@ def test_two_processes_learn_what_one_learns(method, trained_by_two: Path):
 
 
 def trainer(model, folder, **options):
-    rows = [{"input_ids": row, "labels": label} for row, label in zip(ids(24), torch.arange(24) % 3, strict=True)]
+    rows = [
+        {"input_ids": row, "labels": label} for row, label in zip(ids(24), torch.arange(24) % 3, strict=True)
+    ]
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=2,
@@ -145,5 +152,3 @@ def test_trainer_that_is_stopped_and_resumed_learns_the_same(method, tmp_path):
     for name, parameter in learned(whole).items():
         assert torch.equal(learned(again)[name], parameter), name
         assert not torch.equal(fresh[name], parameter)
-
-

@@ -1,0 +1,1 @@
+"""Doubles and toys shared by tests."""

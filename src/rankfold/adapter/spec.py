@@ -95,10 +95,11 @@ class AdapterSpec:
         """Return the adapter with its zero moved from the up to the down factor, as for an embedding.
 
         There a token reads one column of V; a random V would start with entries of size 1/sqrt(vocabulary),
-        too small for U to learn from. Adapters that start otherwise, or whose down factor is frozen, are
-        returned as they are.
+        too small for U to learn from. Adapters that start otherwise, whose down factor is frozen, or that
+        share a factor with layers of other kinds are returned as they are.
         """
-        if _zero_factors(self) != ["up"] or isinstance(self.down, SeededSpec):
+        is_shared = self.share_down != "none" or self.share_up != "none"
+        if _zero_factors(self) != ["up"] or isinstance(self.down, SeededSpec) or is_shared:
             return self
         return replace(self, down=replace(self.down, initial="zeros"), up=replace(self.up, initial="kaiming"))
 

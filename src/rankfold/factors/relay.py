@@ -152,20 +152,28 @@ def read_square(square: Tensor, relay: Relay) -> Tensor:
     return square.reshape(-1)[positions].reshape(relay.rows, relay.cols)
 
 
-@lru_cache(maxsize=256)
+# To torch.compile the positions are a constant, which it must not trace its way to.
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
 def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
     """Return the position of each entry in the flat square."""
+    return _positions(order, entries, device)
+
+
+@lru_cache(maxsize=256)
+def _positions(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
     side = square_side(entries)
     size = side * side
-    match order:
-        case "row_major":
-            return torch.arange(entries, device=device)
-        case "strided":
-            step = next(step for step in range(side + 1, 2 * size + 2) if math.gcd(step, size) == 1)
-            return (torch.arange(entries, device=device) * step) % size
-        case "permuted":
-            # One fixed order a size: it is part of the file format, not of the seed.
-            return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
+    # The first call may be in inference mode, but training after it needs an ordinary tensor.
+    with torch.inference_mode(mode=False):
+        match order:
+            case "row_major":
+                return torch.arange(entries, device=device)
+            case "strided":
+                step = next(step for step in range(side + 1, 2 * size + 2) if math.gcd(step, size) == 1)
+                return (torch.arange(entries, device=device) * step) % size
+            case "permuted":
+                # One fixed order a size: it is part of the file format, not of the seed.
+                return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
 
 
 def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:

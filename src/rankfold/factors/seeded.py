@@ -82,15 +82,19 @@ class Seeded(Factor):
     def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
         """Return the matrix in float32."""
         if self._matrix is None or self._matrix.device != self.anchor.device:
-            # The first call may be in inference mode, but training after it needs an ordinary tensor.
-            with torch.inference_mode(mode=False):
-                matrix = initial_matrix(self.initial, self.rows, self.cols, seed=self.seed, name=self.name)
-                self._matrix = matrix.to(self.anchor.device)
+            self._matrix = self._materialise()
         return self._matrix
 
     def reset(self, *, seed: int, name: str) -> None:
-        """Take another seed or name, hence another matrix."""
-        self.seed, self.name, self._matrix = seed, name, None
+        """Take another seed or name, hence another matrix; on the meta device it waits until it is needed."""
+        self.seed, self.name = seed, name
+        self._matrix = None if self.anchor.is_meta else self._materialise()
+
+    def _materialise(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        # The first call may be in inference mode, but training after it needs an ordinary tensor.
+        with torch.inference_mode(mode=False):
+            matrix = initial_matrix(self.initial, self.rows, self.cols, seed=self.seed, name=self.name)
+            return matrix.to(self.anchor.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
         # A meta tensor cannot be moved, so the anchor is made anew; only its device matters.

@@ -16,12 +16,14 @@ from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
 from rankfold.presets import find
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
-_FACTOR: TypeAdapter[FactorSpec] = TypeAdapter(Annotated[FactorSpec, Field(discriminator="kind")], config=_STRICT)
+_FACTOR: TypeAdapter[FactorSpec] = TypeAdapter(
+    Annotated[FactorSpec, Field(discriminator="kind")], config=_STRICT
+)
 _CORE: TypeAdapter[CoreSpec] = TypeAdapter(Annotated[CoreSpec, Field(discriminator="kind")], config=_STRICT)
 
 
-class RankfoldPeftType(str, enum.Enum):
-    """The name of our method in PEFT's tables and files: PEFT reads `.value`, so a plain string would not do."""
+class RankfoldPeftType(enum.StrEnum):
+    """The name of our method in PEFT's tables: PEFT reads `.value`, so a plain string would not do."""
 
     RANKFOLD = "RANKFOLD"
 
@@ -31,8 +33,9 @@ class RankfoldPeftType(str, enum.Enum):
 class RankfoldConfig(PeftConfig):
     """Configuration of an adapter: its factors, and the layers that get it.
 
-    The factors are stored in full, whatever preset they came from, so that a file never depends on a preset's defaults.
-    Make one with `rankfold.config(preset, ...)`, or give factors yourself for a composition that nobody has published.
+    The factors are stored in full, whatever preset they came from, so that a file never depends on a preset's
+    defaults. Make one with `rankfold.config(preset, ...)`, or give factors yourself for a composition that
+    nobody has published.
 
     Args:
         r: Rank.
@@ -47,7 +50,8 @@ class RankfoldConfig(PeftConfig):
         share_down: Which layers use one down factor: `none`, `module_type`, `in_features` or `slice`.
         share_up: Which layers use one up factor: `none`, `module_type` or `slice`.
         seed: Seed of frozen factors, and of the initial values of the others.
-        target_modules: Names or a regular expression of the layers, or "all-linear"; the model's usual ones if left out.
+        target_modules: Names or a regular expression of the layers, or "all-linear"; the model's usual ones
+            if left out.
         exclude_modules: Names or a regular expression of layers to leave out.
         layers_to_transform: Indices of the blocks whose layers are adapted.
         layers_pattern: Name of the list of blocks, where it is not found by itself.
@@ -55,9 +59,11 @@ class RankfoldConfig(PeftConfig):
         alpha_pattern: Alphas of single layers, by name or regular expression.
         modules_to_save: Modules that are trained and saved whole, such as a new head.
         bias: `none`; biases are not trained.
-        init_weights: False starts at random values in place of zero, so that the adapter changes something at once.
+        init_weights: False starts at random values in place of zero, so that the adapter changes something at
+            once.
         preset: The preset that the factors came from, for the record.
-        base_fingerprint: A sketch of the base weights, written when an adapter is added to a model; loading compares it.
+        base_fingerprint: A sketch of the base weights, written when an adapter is added to a model; loading
+            compares it.
 
     Raises:
         SpecError: If a value is not possible.
@@ -98,14 +104,19 @@ class RankfoldConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
-        # Only a fingerprint that came with the configuration is compared: one that is written into it later is a record.
+        # Only a fingerprint that came with the configuration is compared: one that is written into it later
+        # is a record.
         self.expected_fingerprint = self.base_fingerprint
         if self.bias != "none":
-            raise SpecError(f"bias='{self.bias}' is not supported; leave it at 'none', or name modules in modules_to_save.")
+            raise SpecError(
+                f"bias='{self.bias}' is not supported; leave it at 'none' or name modules in modules_to_save."
+            )
         if self.layers_pattern and self.layers_to_transform is None:
             raise SpecError("layers_pattern without layers_to_transform selects nothing; give both.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise SpecError("layers_to_transform has no effect on a regular expression; give target_modules as a list.")
+            raise SpecError(
+                "layers_to_transform has no effect on a regular expression; give target_modules as a list."
+            )
         self.spec_for("")
         for path in {*self.rank_pattern, *self.alpha_pattern}:
             self.spec_for(path)
@@ -116,8 +127,8 @@ class RankfoldConfig(PeftConfig):
         Raises:
             SpecError: If it is not possible.
         """
-        rank = self.rank_pattern.get(get_pattern_key(self.rank_pattern.keys(), path), self.r)
-        alpha = self.alpha_pattern.get(get_pattern_key(self.alpha_pattern.keys(), path), self.alpha)
+        rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), path), self.r)
+        alpha = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), path), self.alpha)
         spec = AdapterSpec(
             rank=rank,
             rank_up=self.rank_up,
@@ -138,7 +149,19 @@ class RankfoldConfig(PeftConfig):
 _SPEC_FIELDS = {"r": "rank"} | {
     each: each
     for each in (
-        "rank_up alpha scaling dropout dropout_position down core up share_down share_up seed".split()
+        [
+            "rank_up",
+            "alpha",
+            "scaling",
+            "dropout",
+            "dropout_position",
+            "down",
+            "core",
+            "up",
+            "share_down",
+            "share_up",
+            "seed",
+        ]
     )
 }
 _INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint"}
@@ -149,9 +172,9 @@ def config(method: str, **options: Any) -> RankfoldConfig:
 
     Args:
         method: Name of a preset; `rankfold methods` lists them.
-        **options: The preset's own options, and PEFT's for choosing layers: `target_modules`, `exclude_modules`,
-            `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`, `modules_to_save`, `task_type`,
-            `init_weights`, ...
+        **options: The preset's own options, and PEFT's for choosing layers: `target_modules`,
+            `exclude_modules`, `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`,
+            `modules_to_save`, `task_type`, `init_weights`, ...
 
     Raises:
         SpecError: If the method or an option is unknown, or a value is not possible.
@@ -178,9 +201,16 @@ def _read(reader: TypeAdapter[Any], value: Any, role: str) -> Any:
     """Return a factor's spec from a spec or from what a file says of it."""
     try:
         # Strict reading takes dictionaries from JSON only, which is where they come from.
-        return reader.validate_json(json.dumps(value)) if isinstance(value, dict) else reader.validate_python(value)
+        return (
+            reader.validate_json(json.dumps(value))
+            if isinstance(value, dict)
+            else reader.validate_python(value)
+        )
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}" for fault in error.errors()
+            f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}"
+            for fault in error.errors()
         )
-        raise SpecError(f"{role}={value!r} describes no factor ({faults}); give a spec such as DenseSpec().") from error
+        raise SpecError(
+            f"{role}={value!r} describes no factor ({faults}); give a spec such as DenseSpec()."
+        ) from error

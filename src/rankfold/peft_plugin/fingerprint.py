@@ -1,7 +1,7 @@
 """A sketch of the base weights, to notice an adapter that is put on another model than it was trained on.
 
-It is not a hash: the same model loaded in another dtype, or quantised, must still be recognised. So it keeps a few weights of
-a few layers and compares them with a tolerance.
+It is not a hash: the same model loaded in another dtype, or quantised, must still be recognised. So it keeps
+a few weights of a few layers and compares them with a tolerance.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from rankfold.peft_plugin.targets import Target
 _LAYERS, _WEIGHTS = 16, 4
 _FLOAT, _QUANTISED = "float", "quantised"
 
-# Rounding a weight to bfloat16 moves it by at most 2**-9 of itself, to 4 bits by about a tenth of a typical one.
+# Rounding a weight to bfloat16 moves it by at most 2**-9 of itself, to 4 bits by about a tenth of a typical
+# one.
 _TOLERANCE = {_FLOAT: 0.02, _QUANTISED: 0.3}
 
 
@@ -46,8 +47,9 @@ def check_fingerprint(expected: str, targets: Sequence[Target]) -> None:
     if values.shape == actual_values.shape and (values - actual_values).norm() <= tolerance * values.norm():
         return
     raise AdapterFileError(
-        "the adapter was trained on another base model: the base weights differ from its 'base_fingerprint'; load the base "
-        "model it was trained on, or remove 'base_fingerprint' from its adapter_config.json to use it here all the same."
+        "the adapter was trained on another base model: the base weights differ from its 'base_fingerprint'; "
+        "load the base model it was trained on, or remove 'base_fingerprint' from its adapter_config.json to "
+        "use it here all the same."
     )
 
 
@@ -74,8 +76,11 @@ def _read(sketch: str) -> tuple[str, Tensor]:
     kind, _, digits = sketch.partition(":")
     try:
         data = bytearray.fromhex(digits)
-        if kind not in _TOLERANCE or not data:
-            raise ValueError(kind)
-        return kind, torch.frombuffer(data, dtype=torch.float16).float()
+        values = torch.frombuffer(data, dtype=torch.float16).float()
     except ValueError as error:
-        raise AdapterFileError(f"base_fingerprint={sketch!r} is damaged; restore adapter_config.json.") from error
+        raise AdapterFileError(
+            f"base_fingerprint={sketch!r} is damaged; restore adapter_config.json."
+        ) from error
+    if kind not in _TOLERANCE:
+        raise AdapterFileError(f"base_fingerprint={sketch!r} is of an unknown kind; update rankfold.")
+    return kind, values

@@ -23,19 +23,27 @@ BASE = "__base__"
 class RankfoldLayer(nn.Module, BaseTunerLayer):
     """A base layer plus the active ones of its adapters: y = base(x) + sum of adapter(x).
 
-    What an adapter trains is registered here by role, so that PEFT finds it under `<layer>.rankfold_<role>.<adapter>`. A
-    shared factor is registered at one layer only; the adapters themselves, which know all their factors, are held without
-    being registered.
+    What an adapter trains is registered here by role, so that PEFT finds it under
+    `<layer>.rankfold_<role>.<adapter>`. A shared factor is registered at one layer only; the adapters
+    themselves, which know all their factors, are held without being registered.
 
     Args:
         base_layer: The layer that is adapted.
         quantization_backend: How to read and write its weight, where it is quantised.
     """
 
-    adapter_layer_names = ("rankfold_down", "rankfold_core", "rankfold_up", "rankfold_scale", "rankfold_dropout")
+    adapter_layer_names = (
+        "rankfold_down",
+        "rankfold_core",
+        "rankfold_up",
+        "rankfold_scale",
+        "rankfold_dropout",
+    )
     other_param_names = ("rankfold_adapters", "rankfold_hooks")
 
-    def __init__(self, base_layer: nn.Module, quantization_backend: QuantizationBackend | None = None) -> None:
+    def __init__(
+        self, base_layer: nn.Module, quantization_backend: QuantizationBackend | None = None
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.quantization_backend = quantization_backend
@@ -78,14 +86,18 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         if self.merged:
             return result
         # A quantised layer may return a view that must not be the operand of autograd.
-        changed = result if self.quantization_backend is None else self.quantization_backend.maybe_clone_base_result(result)
+        changed = (
+            result
+            if self.quantization_backend is None
+            else self.quantization_backend.maybe_clone_base_result(result)
+        )
         for name in self.active_adapters:
             if name in self.rankfold_adapters:
                 changed = changed + self._change(name, x)
         return changed.to(result.dtype)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: FBT001, FBT002 (PEFT's signature)
-        """Add adapters to the base weight, keeping the weight as it was, so that `unmerge` restores it bit for bit.
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add adapters to the base weight, keeping the weight as it was for `unmerge`.
 
         Args:
             safe_merge: Refuse a merged weight that is not finite, leaving the base as it is.
@@ -100,12 +112,18 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
                 continue
             backend = self.quantization_backend
             if backend is not None and not backend.supports_merge:
-                raise SpecError(f"a base layer quantised by {backend.backend_name} cannot be merged into; load it in float.")
+                raise SpecError(
+                    f"a base quantised by {backend.backend_name} cannot be merged into; load it in float."
+                )
             weight = self.get_base_weight()
             delta = self.get_delta_weight(name)
-            merged = (weight.to(torch.promote_types(weight.dtype, delta.dtype)) + delta.to(weight.device)).to(weight.dtype)
+            merged = (weight.to(torch.promote_types(weight.dtype, delta.dtype)) + delta.to(weight.device)).to(
+                weight.dtype
+            )
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+                raise ValueError(
+                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
+                )
             if self._before_merge is None:
                 self._before_merge = weight if backend is None else copy.deepcopy(self.get_base_layer())
             self.set_base_weight(merged)
@@ -135,7 +153,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         with torch.no_grad():
             return self.rankfold_adapters[adapter].delta_weight()
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:  # noqa: ARG002 (PEFT's signature)
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether PEFT's conversion to LoRA takes this kind of layer."""
         return all(isinstance(adapter.geometry, Linear) for adapter in self.rankfold_adapters.values())
 
@@ -160,13 +178,16 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
     def _change(self, name: str, x: Tensor) -> Tensor:
         adapter = self.rankfold_adapters[name]
         change = adapter(self._cast_input_dtype(x, adapter.dtype) if x.is_floating_point() else x)
-        # Some embeddings multiply what they look up, and so must the adapter, or merging would change the output.
+        # Some embeddings multiply what they look up, and so must the adapter, or merging would change the
+        # output.
         embed_scale = None if x.is_floating_point() else self._get_embed_scale()
         return change if embed_scale is None else change * embed_scale.to(change.dtype)
 
     def _forward_mixed(self, x: Tensor, result: Tensor, adapter_names: list[str]) -> Tensor:
         if self.merged:
-            raise ValueError("Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first.")
+            raise ValueError(
+                "Cannot pass `adapter_names` when there are merged adapters; call `unmerge_adapter` first."
+            )
         if len(x) != len(adapter_names):
             raise ValueError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
@@ -175,7 +196,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         result = result.clone()
         for name in dict.fromkeys(adapter_names):
             if name != BASE and name in self.rankfold_adapters:
-                rows = torch.tensor([row for row, of in enumerate(adapter_names) if of == name], device=x.device)
+                rows = torch.tensor(
+                    [row for row, of in enumerate(adapter_names) if of == name], device=x.device
+                )
                 result[rows] = (result[rows] + self._change(name, x[rows])).to(result.dtype)
         return result
 

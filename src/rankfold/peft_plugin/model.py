@@ -1,9 +1,9 @@
 """The tuner: puts adapters on a model's layers."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, final
+from typing import Any, cast, final
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
@@ -23,7 +23,7 @@ class RankfoldModel(BaseTuner):
 
     prefix = "rankfold_"
     tuner_layer_cls = RankfoldLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = cast("dict[str, list[str]]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
     # What layers share is owned by one of them, so adapters may be injected without this tuner being kept.
     uses_shared_state = False
 
@@ -31,8 +31,8 @@ class RankfoldModel(BaseTuner):
         self,
         model: nn.Module,
         adapter_name: str,
-        autocast_adapter_dtype: bool = True,  # noqa: FBT001, FBT002 (PEFT's signature)
-        low_cpu_mem_usage: bool = False,  # noqa: FBT001, FBT002
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
         """Add an adapter to the model, after checking that all of it is possible.
@@ -41,12 +41,14 @@ class RankfoldModel(BaseTuner):
             SpecError: If a target matches nothing or cannot be adapted, or a rank is larger than a layer.
             AdapterFileError: If the adapter was trained on another base model.
         """
-        config: RankfoldConfig = self.peft_config[adapter_name]
+        config = cast("RankfoldConfig", self.peft_config[adapter_name])
         self._targets = find_targets(self, model, config, state_dict)
         if config.expected_fingerprint is not None:
             check_fingerprint(config.expected_fingerprint, list(self._targets.values()))
         config.base_fingerprint = fingerprint(list(self._targets.values()))
-        sites = {each.path: Site(each.geometry, config.spec_for(name)) for name, each in self._targets.items()}
+        sites = {
+            each.path: Site(each.geometry, config.spec_for(name)) for name, each in self._targets.items()
+        }
         self._builder = Builder(sites, name=adapter_name)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         self._batch_relays(model, adapter_name)
@@ -62,10 +64,13 @@ class RankfoldModel(BaseTuner):
         current_key: str,
     ) -> None:
         planned: Target = self._targets[current_key]
-        if isinstance(target, BaseTunerLayer) and not isinstance(target, RankfoldLayer):
-            raise SpecError(f"'{current_key}' carries an adapter of another PEFT method; unload that one first.")
-        layer = target
-        if not isinstance(layer, RankfoldLayer):
+        if isinstance(target, RankfoldLayer):
+            layer = target
+        elif isinstance(target, BaseTunerLayer):
+            raise SpecError(
+                f"'{current_key}' carries an adapter of another PEFT method; unload that one first."
+            )
+        else:
             layer = RankfoldLayer(target, planned.quantization_backend)
         built = self._builder.build(planned.path)
         layer.update_layer(adapter_name, built, inference_mode=peft_config.inference_mode)
@@ -89,7 +94,8 @@ class RankfoldModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         layers = _layers(self.model)
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        # PEFT declares that it returns nothing, but it returns the model.
+        model = cast("nn.Module", super()._unload_and_optionally_merge(*args, **kwargs))
         for layer in layers:
             for adapter_name in layer.rankfold_adapters:
                 layer.remove_hooks(adapter_name)
@@ -112,19 +118,19 @@ class RankfoldModel(BaseTuner):
         missing = sorted(wanted - remapped.keys())
         if missing:
             raise AdapterFileError(
-                f"the adapter's file lacks {len(missing)} of its {len(wanted)} tensors, such as '{missing[0]}'; it is "
-                "damaged or belongs to another base model."
+                f"the adapter's file lacks {len(missing)} of its {len(wanted)} tensors, such as "
+                f"'{missing[0]}'; it is damaged or belongs to another base model."
             )
         surplus = sorted(key for key in remapped if f".{cls.prefix}" in key and key not in wanted)
         if surplus:
             raise AdapterFileError(
-                f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as '{surplus[0]}'; it "
-                "belongs to another base model or configuration."
+                f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as "
+                f"'{surplus[0]}'; it belongs to another base model or configuration."
             )
         return remapped
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Iterator[None]:
+    def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Generator[None]:
         """Hand `adapter_names` to every layer for the time of one call.
 
         Raises:
@@ -145,7 +151,9 @@ class RankfoldModel(BaseTuner):
         in_encoder = set() if encoder is None or encoder is self.model else set(encoder.modules())
         handles = [
             module.register_forward_pre_hook(
-                partial(_pass_adapter_names, adapter_names=adapter_names if module in in_encoder else repeated),
+                partial(
+                    _pass_adapter_names, adapter_names=adapter_names if module in in_encoder else repeated
+                ),
                 with_kwargs=True,
             )
             for module in self.modules()
@@ -162,8 +170,8 @@ class RankfoldModel(BaseTuner):
         unknown = sorted(set(adapter_names) - known - {BASE})
         if unknown:
             raise ValueError(
-                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; loaded are {', '.join(sorted(known))}, "
-                f"and '{BASE}' stands for none."
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; "
+                f"loaded are {', '.join(sorted(known))}, and '{BASE}' stands for none."
             )
 
 

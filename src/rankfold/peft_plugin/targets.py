@@ -5,12 +5,16 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, _maybe_include_all_linear_layers
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from peft.utils.quantization_utils import QuantizationBackend, get_quantization_kwargs, resolve_quantization_backend
+from peft.utils.quantization_utils import (
+    QuantizationBackend,
+    get_quantization_kwargs,
+    resolve_quantization_backend,
+)
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
@@ -29,8 +33,8 @@ class Target:
     """A layer that is to be adapted.
 
     Args:
-        path: Where it is, below the deepest module that holds all targets. Unlike its full name this does not depend on
-            what the model is wrapped in, so frozen factors may be derived from it.
+        path: Where it is, below the deepest module that holds all targets. Unlike its full name this does not
+            depend on what the model is wrapped in, so frozen factors may be derived from it.
         base_layer: The layer itself, without adapters around it.
         geometry: Its kind and sizes.
         quantization_backend: How to read and write its weight, where it is quantised.
@@ -48,7 +52,8 @@ def find_targets(
     """Return the layers that a configuration, or the keys of a state dict, names; by full name.
 
     Raises:
-        SpecError: If a name, pattern or index matches no layer, or a layer is of a kind that cannot be adapted.
+        SpecError: If a name, pattern or index matches no layer, or a layer is of a kind that cannot be
+            adapted.
     """
     modules = dict(model.named_modules())
     if state_dict is None:
@@ -60,7 +65,8 @@ def find_targets(
         keyed = {key.rsplit(marker, 1)[0].removeprefix("_orig_mod.") for key in state_dict}
         names = [name for name in modules if name in keyed]
     quantization = get_quantization_kwargs(model)
-    shared = len(commonprefix([name.split(".")[:-1] for name in names]))
+    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))
     return {
         name: _target(name, ".".join(name.split(".")[shared:]), modules[name], quantization) for name in names
     }
@@ -74,7 +80,11 @@ def _matching_names(tuner: "RankfoldModel", model: nn.Module, config: RankfoldCo
     names: list[str] = []
     wrapped: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if name and not (wrapped and name.startswith(wrapped)) and tuner._check_target_module_exists(completed, name):
+        if (
+            name
+            and not (wrapped and name.startswith(wrapped))
+            and tuner._check_target_module_exists(completed, name)
+        ):
             names.append(name)
         if isinstance(module, BaseTunerLayer):
             wrapped += (f"{name}.",)
@@ -91,8 +101,8 @@ def _check_target_modules(config: RankfoldConfig, names: Iterable[str], modules:
             continue
         if _is_among(wanted, modules):
             raise SpecError(
-                f"target module '{wanted}' is left out by exclude_modules, modules_to_save or layers_to_transform "
-                "wherever it occurs; name it in one of them only."
+                f"target module '{wanted}' is left out by exclude_modules, modules_to_save or "
+                "layers_to_transform wherever it occurs; name it in one of them only."
             )
         raise unknown_name("target module", wanted, {name.rpartition(".")[2] for name in modules if name})
 
@@ -106,10 +116,14 @@ def _check_patterns(config: RankfoldConfig, names: Iterable[str]) -> None:
     for option, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for pattern in patterns:
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
-                raise SpecError(f"{option} names '{pattern}', which matches no adapted layer; correct it or leave it out.")
+                raise SpecError(
+                    f"{option} names '{pattern}', which matches no adapted layer; correct it or leave it out."
+                )
     for index in _indices(config.layers_to_transform):
         if not any(str(index) in name.split(".") for name in names):
-            raise SpecError(f"layers_to_transform names block {index}, which has no adapted layer; leave it out.")
+            raise SpecError(
+                f"layers_to_transform names block {index}, which has no adapted layer; leave it out."
+            )
 
 
 def _indices(layers: Iterable[int] | int | None) -> Iterable[int]:
@@ -127,8 +141,8 @@ def _target(name: str, path: str, module: nn.Module, quantization: dict[str, Any
 def _geometry(name: str, layer: nn.Module, backend: QuantizationBackend | None) -> Geometry:
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         raise SpecError(
-            f"'{name}' is read by torch's MultiheadAttention without being called, so an adapter on it would do nothing; "
-            "exclude it by exclude_modules."
+            f"'{name}' is read by torch's MultiheadAttention without being called, so an adapter on it would "
+            "do nothing; exclude it by exclude_modules."
         )
     if isinstance(layer, nn.Embedding):
         return Embedding(layer.num_embeddings, layer.embedding_dim)

@@ -188,8 +188,8 @@ def _from_pretrained(
 def start_at_mean(loaded: LoadedModel, labels: Sequence[float]) -> None:
     """Let a new regression head predict the mean of the labels, whatever the text.
 
-    A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias by no
-    more than the learning rate at a time.
+    A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias by
+    no more than the learning rate at a time.
 
     Args:
         loaded: A model with one output; a head that its files hold is left as it is.

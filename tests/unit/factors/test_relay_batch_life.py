@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rankfold.factors import RelayBatches
+from rankfold.factors import relay_batch as module_under_test
 from tests.support.tolerance import assert_close
 from tests.unit.factors.relay_chain import Chain, assert_same_step, chain, example_input, hook_up, relays
 
@@ -73,13 +74,24 @@ def test_batch_multiplies_in_float32_under_autocast_to_bfloat16():
         assert_close(relay.left.grad, alone.left.grad, dtype=torch.float32)
 
 
-def test_batch_of_bfloat16_factors_multiplies_in_float32():
+def test_batch_of_bfloat16_factors_multiplies_in_float32(monkeypatch):
+    dtypes = set()
+    original = torch.bmm
+
+    def recorded(lefts, rights):
+        dtypes.update((lefts.dtype, rights.dtype))
+        return original(lefts, rights)
+
+    monkeypatch.setattr(module_under_test.torch, "bmm", recorded)
     batched = relays([(24, 24, 16, "strided")], torch.bfloat16)
     RelayBatches(batched)
     exact = (batched[0].left.float() @ batched[0].right.float()).detach().flatten()
     matrix = batched[0]().detach()
     assert matrix.dtype == torch.bfloat16
     assert set(matrix.flatten().tolist()) <= set(exact.to(torch.bfloat16).tolist())
+    batched[0]().sum().backward()
+    assert dtypes == {torch.float32}
+    assert batched[0].left.grad.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("write", ["step", "data"])
@@ -118,6 +130,17 @@ def test_batch_forgets_its_matrices_after_an_error_in_the_forward():
     assert_same_step(model, reference)
 
 
+def test_batch_starts_anew_after_a_pass_that_was_interrupted():
+    """Torch calls no hook after a KeyboardInterrupt, so the next pass has to begin by forgetting."""
+    model, reference = chain(batched=True), chain(batched=False)
+    model.relays[0].materialiser.begin(model, ())
+    model.relays[0]()
+    for each in (model, reference):
+        for relay in each.relays:
+            relay.left.data.mul_(2)
+    assert_same_step(model, reference)
+
+
 def test_batch_accumulates_gradients_over_passes():
     model, reference = chain(batched=True), chain(batched=False)
     for _ in range(2):
@@ -136,6 +159,7 @@ def test_batch_copied_in_the_middle_of_a_pass_is_independent_and_works(duplicate
     assert inner is not batches
     assert inner.relays == tuple(twin.relays)
     assert not inner._matrices
+    assert not inner._in_pass, "a copy is in no pass, whatever its original is doing"
     assert_same_step(twin, model)
     for relay in model.relays:
         relay.left.data.zero_()
