@@ -49,7 +49,7 @@ QUERY_VALUE: dict[str, Any] = {"target_modules": ["query", "value"], "task_type"
 
 
 def config_of(method: str, **options: Any) -> RankfoldConfig:
-    """Return a configuration for `bert` that starts at random values, so that the adapter changes something at once."""
+    """Return a configuration for `bert` that starts at random, so that it changes something at once."""
     return METHODS[method](**{**QUERY_VALUE, "init_weights": False, **options})
 
 

@@ -1,4 +1,4 @@
-"""The preset `lora` is PEFT's LoRA: same weights, same data, same curve; and PEFT converts our adapters to it."""
+"""The preset `lora` is PEFT's LoRA: same weights, data and curve; and PEFT converts our adapters to it."""
 
 import peft
 import pytest

@@ -71,9 +71,13 @@ def saved(tmp_path_factory):
 
 
 LOADERS = {
-    "peft": "from peft import AutoPeftModelForSequenceClassification as auto; model = auto.from_pretrained(adapter)",
+    "peft": (
+        "from peft import AutoPeftModelForSequenceClassification as auto;"
+        "model = auto.from_pretrained(adapter)"
+    ),
     "transformers": (
-        "from transformers import AutoModelForSequenceClassification as auto; model = auto.from_pretrained(base);"
+        "from transformers import AutoModelForSequenceClassification as auto;"
+        "model = auto.from_pretrained(base);"
         "model.load_adapter(adapter)"
     ),
 }

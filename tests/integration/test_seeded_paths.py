@@ -1,4 +1,4 @@
-"""Frozen factors depend on seed and path alone, not on where the model hangs or how the adapter came to be."""
+"""Frozen factors depend on seed and path alone, not on where the model hangs."""
 
 import peft
 import pytest
