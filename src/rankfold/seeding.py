@@ -52,6 +52,8 @@ def random_matrix(
         std: Standard deviation of an entry.
         distribution: `uniform` on (-sqrt(3) std, sqrt(3) std), or `normal` as described.
     """
+    if std == 0:
+        return torch.zeros(rows, cols, device="cpu", dtype=torch.float32)
     if distribution == "uniform":
         integers, unit = _uniform_integers(rows, cols, seed, name), _UNIFORM_STD * 2**24
     else:

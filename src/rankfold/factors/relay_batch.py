@@ -42,7 +42,7 @@ class RelayBatches:
     def __init__(self, relays: Iterable[Relay]) -> None:
         self.relays = tuple(relays)
         self._in_pass = False
-        self._matrices: dict[tuple[int, bool], Tensor] = {}
+        self._matrices: dict[tuple[int, ...], Tensor] = {}
         for relay in self.relays:
             relay.materialiser = self
 
@@ -63,15 +63,21 @@ class RelayBatches:
         # Reentrant checkpointing runs parts of a pass without gradients; what it builds is of no use to the
         # others.
         with_gradient = torch.is_grad_enabled()
-        if (id(relay), with_gradient) not in self._matrices:
+        if _key(relay, with_gradient) not in self._matrices:
             peers = [peer for peer in self.relays if peer is relay or _can_be_built_together(peer, relay)]
             for peer, matrix in zip(peers, materialise(peers), strict=True):
-                self._matrices[id(peer), with_gradient] = matrix
-        return self._matrices[id(relay), with_gradient]
+                self._matrices[_key(peer, with_gradient)] = matrix
+        return self._matrices[_key(relay, with_gradient)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the matrices of a pass out of copies and pickles."""
         return {"relays": self.relays, "_in_pass": False, "_matrices": {}}
+
+
+def _key(relay: Relay, with_gradient: bool) -> tuple[int, ...]:  # noqa: FBT001 (a part of the key)
+    """Return what a matrix is kept under; it follows the parameters, since an interrupt may leave a pass open."""
+    small = (relay.left, relay.right)
+    return id(relay), with_gradient, *(0 if each.is_inference() else each._version for each in small)
 
 
 def _can_be_built_together(peer: Relay, relay: Relay) -> bool:

@@ -1,10 +1,11 @@
 """The tuner: puts adapters on a model's layers."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast, final
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -72,7 +73,10 @@ class RankfoldModel(BaseTuner):
             )
         else:
             layer = RankfoldLayer(target, planned.quantization_backend)
-        built = self._builder.build(planned.path)
+        # On a model without weights the adapter needs none either, and drawing them would only take time.
+        is_meta = any(parameter.is_meta for parameter in planned.base_layer.parameters())
+        with torch.device("meta") if is_meta else nullcontext():
+            built = self._builder.build(planned.path)
         layer.update_layer(adapter_name, built, inference_mode=peft_config.inference_mode)
         if layer is not target:
             if adapter_name not in self.active_adapters:

@@ -164,3 +164,14 @@ def test_batch_copied_in_the_middle_of_a_pass_is_independent_and_works(duplicate
     for relay in model.relays:
         relay.left.data.zero_()
     assert twin.relays[0]().any()
+
+
+def test_changed_parameters_are_seen_even_in_a_pass_that_an_interrupt_left_open():
+    relay = Relay(5, 3, k=2)
+    relay.reset(seed=0, name="layer")
+    batches = RelayBatches([relay])
+    batches.begin(relay, ())
+    before = relay().detach()
+    with torch.no_grad():
+        relay.left.mul_(2)
+    assert torch.equal(relay(), 2 * before)
