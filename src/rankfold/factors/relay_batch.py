@@ -75,7 +75,7 @@ class RelayBatches:
 
 
 def _key(relay: Relay, with_gradient: bool) -> tuple[int, ...]:  # noqa: FBT001 (a part of the key)
-    """Return what a matrix is kept under; it follows the parameters, since an interrupt may leave a pass open."""
+    """Return what a matrix is kept under; it follows the parameters: an interrupt may leave a pass open."""
     small = (relay.left, relay.right)
     return id(relay), with_gradient, *(0 if each.is_inference() else each._version for each in small)
 

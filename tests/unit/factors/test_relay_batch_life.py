@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rankfold.factors import RelayBatches
+from rankfold.factors import Relay, RelayBatches
 from rankfold.factors import relay_batch as module_under_test
 from tests.support.tolerance import assert_close
 from tests.unit.factors.relay_chain import Chain, assert_same_step, chain, example_input, hook_up, relays
@@ -167,7 +167,7 @@ def test_batch_copied_in_the_middle_of_a_pass_is_independent_and_works(duplicate
 
 
 def test_changed_parameters_are_seen_even_in_a_pass_that_an_interrupt_left_open():
-    relay = Relay(5, 3, k=2)
+    relay = Relay(5, 3, k=2, initial="kaiming")
     relay.reset(seed=0, name="layer")
     batches = RelayBatches([relay])
     batches.begin(relay, ())
