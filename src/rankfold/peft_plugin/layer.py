@@ -57,6 +57,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._before_merge: Tensor | nn.Module | None = None
         self._disable_adapters = False
+        # `peft.helpers.disable_input_dtype_casting` switches it.
+        self.cast_input_dtype_enabled = True
         self.in_features, self.out_features = sizes_of(base_layer)
 
     def update_layer(self, adapter_name: str, built: BuiltAdapter, *, inference_mode: bool) -> None:
