@@ -82,5 +82,7 @@ def _read(sketch: str) -> tuple[str, Tensor]:
             f"base_fingerprint={sketch!r} is damaged; restore adapter_config.json."
         ) from error
     if kind not in _TOLERANCE:
-        raise AdapterFileError(f"base_fingerprint={sketch!r} is of an unknown kind; update rankfold.")
+        raise AdapterFileError(
+            f"base_fingerprint={sketch!r} is damaged or of a newer kind; restore adapter_config.json or update rankfold."
+        )
     return kind, values

@@ -15,7 +15,7 @@ from rankfold.errors import AdapterFileError, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
 from rankfold.peft_plugin.layer import BASE, RankfoldLayer
-from rankfold.peft_plugin.targets import Target, find_targets
+from rankfold.peft_plugin.targets import find_targets
 
 
 @final
@@ -44,12 +44,11 @@ class RankfoldModel(BaseTuner):
         """
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
         self._targets = find_targets(self, model, config, state_dict)
+        targets = list(self._targets.values())
         if config.expected_fingerprint is not None:
-            check_fingerprint(config.expected_fingerprint, list(self._targets.values()))
-        config.base_fingerprint = fingerprint(list(self._targets.values()))
-        sites = {
-            each.path: Site(each.geometry, config.spec_for(name)) for name, each in self._targets.items()
-        }
+            check_fingerprint(config.expected_fingerprint, targets)
+        config.base_fingerprint = fingerprint(targets)
+        sites = {each.path: Site(each.geometry, config.spec_for(each.name)) for each in targets}
         self._builder = Builder(sites, name=adapter_name)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         self._batch_relays(model, adapter_name)
@@ -64,7 +63,7 @@ class RankfoldModel(BaseTuner):
         parent: nn.Module,
         current_key: str,
     ) -> None:
-        planned: Target = self._targets[current_key]
+        planned = self._targets[target]
         if isinstance(target, RankfoldLayer):
             layer = target
         elif isinstance(target, BaseTunerLayer):

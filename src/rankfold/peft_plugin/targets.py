@@ -26,6 +26,9 @@ from rankfold.peft_plugin.config import RankfoldConfig
 if TYPE_CHECKING:
     from rankfold.peft_plugin.model import RankfoldModel
 
+# Where torch.compile puts the model that it wraps.
+_COMPILED = "_orig_mod."
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Target:
     """A layer that is to be adapted.
 
     Args:
+        name: Its full name in the model.
         path: Where it is, below the deepest module that holds all targets. Unlike its full name this does not
             depend on what the model is wrapped in, so frozen factors may be derived from it.
         base_layer: The layer itself, without adapters around it.
@@ -40,6 +44,7 @@ class Target:
         quantization_backend: How to read and write its weight, where it is quantised.
     """
 
+    name: str
     path: str
     base_layer: nn.Module
     geometry: Geometry
@@ -48,8 +53,10 @@ class Target:
 
 def find_targets(
     tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig, state_dict: Mapping[str, Tensor] | None
-) -> dict[str, Target]:
-    """Return the layers that a configuration, or the keys of a state dict, names; by full name.
+) -> dict[nn.Module, Target]:
+    """Return the layers that a configuration, or the keys of a state dict, names.
+
+    They are found by the module itself: the names that PEFT has for it differ where the model is compiled.
 
     Raises:
         SpecError: If a name, pattern or index matches no layer, or a layer is of a kind that cannot be
@@ -62,13 +69,14 @@ def find_targets(
         _check_patterns(config, names)
     else:
         marker = f".{tuner.prefix}"
-        keyed = {key.rsplit(marker, 1)[0].removeprefix("_orig_mod.") for key in state_dict}
-        names = [name for name in modules if name in keyed]
+        keyed = {key.rsplit(marker, 1)[0].removeprefix(_COMPILED) for key in state_dict}
+        names = [name for name in modules if name.removeprefix(_COMPILED) in keyed]
     quantization = get_quantization_kwargs(model)
     parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))
     return {
-        name: _target(name, ".".join(name.split(".")[shared:]), modules[name], quantization) for name in names
+        modules[name]: _target(name, ".".join(name.split(".")[shared:]), modules[name], quantization)
+        for name in names
     }
 
 
@@ -135,7 +143,7 @@ def _indices(layers: Iterable[int] | int | None) -> Iterable[int]:
 def _target(name: str, path: str, module: nn.Module, quantization: dict[str, Any]) -> Target:
     base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     backend = resolve_quantization_backend(base_layer, **quantization)
-    return Target(path, base_layer, _geometry(name, base_layer, backend), backend)
+    return Target(name, path, base_layer, _geometry(name, base_layer, backend), backend)
 
 
 def _geometry(name: str, layer: nn.Module, backend: QuantizationBackend | None) -> Geometry:
