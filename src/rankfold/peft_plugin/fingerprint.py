@@ -83,6 +83,6 @@ def _read(sketch: str) -> tuple[str, Tensor]:
         ) from error
     if kind not in _TOLERANCE:
         raise AdapterFileError(
-            f"base_fingerprint={sketch!r} is damaged or newer; restore adapter_config.json or update rankfold."
+            f"base_fingerprint={sketch!r} is damaged or newer; restore its file or update rankfold."
         )
     return kind, values
