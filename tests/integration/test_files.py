@@ -136,6 +136,20 @@ def test_injection_by_the_keys_of_a_state_dict_finds_the_same_layers(method):
     assert torch.equal(scores(model.eval()), scores(original))
 
 
+# torch imports its own deprecated parts when it first compiles.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@ALL
+def test_injection_into_a_compiled_model_finds_the_same_layers(method):
+    config = config_of(method, task_type=None)
+    plain = peft.inject_adapter_in_model(config, bert())
+    state = peft.get_peft_model_state_dict(plain)
+    for options in ({}, {"state_dict": state}):
+        compiled = peft.inject_adapter_in_model(config, torch.compile(bert()), **options)
+        same = {name.removeprefix("_orig_mod."): value for name, value in compiled.state_dict().items()}
+        assert same.keys() == plain.state_dict().keys()
+        assert all(torch.equal(same[name], value) for name, value in plain.state_dict().items())
+
+
 def test_configuration_keeps_every_option(tmp_path):
     config = config_of(
         "relayed_lora",
