@@ -70,3 +70,30 @@ def test_peft_converts_our_adapter_to_lora(method):
     lora = peft.get_peft_model(bert(), config).eval()
     peft.set_peft_model_state_dict(lora, state)
     assert torch.allclose(scores(lora), expected, atol=1e-5)
+
+
+PATTERNS = [
+    "query",
+    "layer.0.attention.self.query",
+    r"layer\.\d+\.attention\.self\.value",
+    "^bert.encoder.layer.1.attention.self.value",
+    "bert.encoder.layer.0.*",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_choose_the_ranks_and_alphas_that_peft_chooses(pattern):
+    patterns = {"rank_pattern": {pattern: 3, "value": 2}, "alpha_pattern": {"query": 8.0, pattern: 9.0}}
+    ours = adapted(config_of("lora", target_modules=TARGETS, **patterns))
+    chosen = {
+        path: (module.rankfold_adapters["default"].down.rows, module.rankfold_adapters["default"].scaling)
+        for path, module in ours.named_modules()
+        if hasattr(module, "rankfold_adapters")
+    }
+    expected = {
+        path: (module.r["default"], module.scaling["default"])
+        for path, module in with_peft(**patterns).named_modules()
+        if hasattr(module, "lora_A")
+    }
+    assert chosen == expected
+    assert len(set(chosen.values())) > 1

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rankfold import AdapterFileError, DenseSpec, RankfoldConfig, SpecError
+from rankfold.peft_plugin.layer import RankfoldLayer
 from tests.integration.models import METHODS, adapted, bert, config_of, scores, train
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -22,8 +23,14 @@ def state_of(model):
 
 REFUSED = {
     "unmatched_name": ({"target_modules": ["query", "valeu"]}, r"'valeu'. Did you mean 'value'"),
-    "excluded_name": ({"exclude_modules": ["value"]}, r"'value' is left out by exclude_modules"),
-    "excluded_names": ({"exclude_modules": ["value", "query"]}, r"'query' is left out by exclude_modules"),
+    "excluded_names": (
+        {"exclude_modules": ["value", "query"]},
+        r"\['query', 'value'\] leaves no layer to adapt",
+    ),
+    "name_outside_of_blocks": (
+        {"target_modules": ["query", "pooler.dense"], "layers_to_transform": [0]},
+        r"'pooler.dense' is in no block",
+    ),
     "pattern_of_ranks": ({"rank_pattern": {"kwery": 2}}, r"rank_pattern names 'kwery'"),
     "pattern_of_alphas": ({"alpha_pattern": {"layer.7": 2.0}}, r"alpha_pattern names 'layer.7'"),
     "block": ({"layers_to_transform": [0, 2]}, r"layers_to_transform names block 2"),
@@ -49,6 +56,14 @@ def test_impossible_target_is_refused_and_the_model_left_as_it_was(case):
         carrying.add_adapter("second", config)
     assert state_of(carrying) == before
     assert set(carrying.peft_config) == {"first"}
+
+
+def test_excluded_layers_are_left_out():
+    config = config_of("lora", task_type=None, exclude_modules=["value", "layer.1.attention.self.query"])
+    model = adapted(config)
+    assert [name for name, module in model.named_modules() if isinstance(module, RankfoldLayer)] == [
+        "base_model.model.bert.encoder.layer.0.attention.self.query"
+    ]
 
 
 def test_nothing_matched_is_refused():

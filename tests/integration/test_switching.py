@@ -129,10 +129,30 @@ def test_merged_adapter_cannot_be_deleted():
         model.delete_adapter("default")
 
 
+@ALL
+def test_second_adapter_for_all_linear_layers_goes_where_the_first_went(method, tmp_path):
+    model = adapted(config_of(method, target_modules="all-linear"), adapter_name="first")
+    model.add_adapter("second", config_of("lora", target_modules="all-linear"))
+    assert model.peft_config["first"].target_modules == model.peft_config["second"].target_modules
+    # Six in each of two blocks, and the pooler; the classifier is saved whole.
+    assert len(model.peft_config["first"].target_modules) == 13
+    model.set_adapter("second")
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(bert(), tmp_path / "second").eval()
+    assert torch.equal(scores(loaded), scores(model.eval()))
+
+
+def test_status_of_the_model_names_the_method():
+    status = adapted(config_of("lora")).get_model_status()
+    assert status.peft_types == {"default": "RANKFOLD"}
+    assert status.available_adapters == status.active_adapters == ["default"]
+    assert status.requires_grad == {"default": True}
+
+
 def test_layers_say_what_they_are():
     layer = adapted(config_of("lora")).base_model.model.bert.encoder.layer[0].attention.self.query
     text = repr(layer)
-    assert text.startswith("rankfold.RankfoldLayer")
+    assert text.startswith("rankfold.RankfoldLinear")
     assert "in_features=32" in text
     assert "rankfold_down" in text
     assert (layer.in_features, layer.out_features) == (32, 32)

@@ -22,7 +22,7 @@ _FACTOR: TypeAdapter[FactorSpec] = TypeAdapter(
 _CORE: TypeAdapter[CoreSpec] = TypeAdapter(Annotated[CoreSpec, Field(discriminator="kind")], config=_STRICT)
 
 
-class RankfoldPeftType(enum.StrEnum):
+class RankfoldPeftType(str, enum.Enum):  # noqa: UP042 (as PEFT's own: a StrEnum prints differently)
     """The name of our method in PEFT's tables: PEFT reads `.value`, so a plain string would not do."""
 
     RANKFOLD = "RANKFOLD"

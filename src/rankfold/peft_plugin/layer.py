@@ -1,7 +1,8 @@
 """A base layer with its adapters, as PEFT wants it."""
 
 import copy
-from typing import Any, final
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rankfold.adapter.build import BuiltAdapter
-from rankfold.adapter.geometry import Linear
 from rankfold.adapter.module import Adapter
 from rankfold.errors import SpecError
 from rankfold.peft_plugin.targets import sizes_of
@@ -19,8 +19,7 @@ BASE = "__base__"
 """In `adapter_names`, the name for rows that get no adapter."""
 
 
-@final
-class RankfoldLayer(nn.Module, BaseTunerLayer):
+class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     """A base layer plus the active ones of its adapters: y = base(x) + sum of adapter(x).
 
     What an adapter trains is registered here by role, so that PEFT finds it under
@@ -155,10 +154,6 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         with torch.no_grad():
             return self.rankfold_adapters[adapter].delta_weight()
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether PEFT's conversion to LoRA takes this kind of layer."""
-        return all(isinstance(adapter.geometry, Linear) for adapter in self.rankfold_adapters.values())
-
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set the strength of an adapter, as a multiple of its own scaling."""
         if adapter in self.rankfold_adapters:
@@ -177,13 +172,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
                 adapter = self.rankfold_adapters[name]
                 adapter.strength = 1.0 if scale is None else adapter.strength / scale
 
+    @abstractmethod
     def _change(self, name: str, x: Tensor) -> Tensor:
-        adapter = self.rankfold_adapters[name]
-        change = adapter(self._cast_input_dtype(x, adapter.dtype) if x.is_floating_point() else x)
-        # Some embeddings multiply what they look up, and so must the adapter, or merging would change the
-        # output.
-        embed_scale = None if x.is_floating_point() else self._get_embed_scale()
-        return change if embed_scale is None else change * embed_scale.to(change.dtype)
+        """Return what an adapter adds to the base layer's output for the input x."""
 
     def _forward_mixed(self, x: Tensor, result: Tensor, adapter_names: list[str]) -> Tensor:
         if self.merged:

@@ -8,6 +8,7 @@ from typing import Any, cast, final
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder, Site
@@ -15,6 +16,7 @@ from rankfold.errors import AdapterFileError, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
 from rankfold.peft_plugin.layer import BASE, RankfoldLayer
+from rankfold.peft_plugin.layers import wrap
 from rankfold.peft_plugin.targets import find_targets
 
 
@@ -48,6 +50,9 @@ class RankfoldModel(BaseTuner):
         if config.expected_fingerprint is not None:
             check_fingerprint(config.expected_fingerprint, targets)
         config.base_fingerprint = fingerprint(targets)
+        if str(config.target_modules).lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND:
+            # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
+            config.target_modules = {each.name for each in targets}
         sites = {each.path: Site(each.geometry, config.spec_for(each.name)) for each in targets}
         self._builder = Builder(sites, name=adapter_name)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
@@ -71,7 +76,7 @@ class RankfoldModel(BaseTuner):
                 f"'{current_key}' carries an adapter of another PEFT method; unload that one first."
             )
         else:
-            layer = RankfoldLayer(target, planned.quantization_backend)
+            layer = wrap(target, planned.geometry, planned.quantization_backend)
         # On a model without weights the adapter needs none either, and drawing them would only take time.
         is_meta = any(parameter.is_meta for parameter in planned.base_layer.parameters())
         with torch.device("meta") if is_meta else nullcontext():

@@ -3,12 +3,17 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, _maybe_include_all_linear_layers
+from peft.tuners.tuners_utils import (
+    BaseTunerLayer,
+    _ExcludedModule,
+    _get_in_out_features,
+    _maybe_include_all_linear_layers,
+)
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.quantization_utils import (
     QuantizationBackend,
@@ -62,10 +67,10 @@ def find_targets(
         SpecError: If a name, pattern or index matches no layer, or a layer is of a kind that cannot be
             adapted.
     """
-    modules = dict(model.named_modules())
+    modules = _modules_outside_of_adapters(model)
     if state_dict is None:
-        names = _matching_names(tuner, model, config)
-        _check_target_modules(config, names, modules)
+        names, excluded = _split_by_targeting(tuner, model, config, modules)
+        _check_target_modules(config, names, excluded, modules)
         _check_patterns(config, names)
     else:
         marker = f".{tuner.prefix}"
@@ -80,39 +85,45 @@ def find_targets(
     }
 
 
-def _matching_names(tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig) -> list[str]:
+def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every module by name, adapted layers included, but not what is inside them."""
+    modules: dict[str, nn.Module] = {}
+    adapted: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name and not name.startswith(adapted):
+            modules[name] = module
+        if isinstance(module, BaseTunerLayer):
+            adapted += (f"{name}.",)
+    return modules
+
+
+def _split_by_targeting(
+    tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig, modules: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """Return the names of the modules that are targeted, and of those that would be but are excluded."""
     # PEFT completes the configuration in place when it injects; here it must stay as it is.
     completed: Any = copy.deepcopy(config)
     completed = tuner._prepare_adapter_config(completed, tuner.get_model_config(model))
     completed = _maybe_include_all_linear_layers(completed, model)
-    names: list[str] = []
-    wrapped: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if (
-            name
-            and not (wrapped and name.startswith(wrapped))
-            and tuner._check_target_module_exists(completed, name)
-        ):
-            names.append(name)
-        if isinstance(module, BaseTunerLayer):
-            wrapped += (f"{name}.",)
-    return names
+    found: dict[str, Any] = {name: tuner._check_target_module_exists(completed, name) for name in modules}
+    excluded = [name for name, answer in found.items() if isinstance(answer, _ExcludedModule)]
+    return [name for name, answer in found.items() if answer], excluded
 
 
-def _check_target_modules(config: RankfoldConfig, names: Iterable[str], modules: Iterable[str]) -> None:
-    """Check that every name, or the regular expression, matches a layer that is not left out."""
+def _check_target_modules(
+    config: RankfoldConfig, names: Sequence[str], excluded: Iterable[str], modules: Iterable[str]
+) -> None:
+    """Check that every name matches a layer, which may be excluded, and that some layer is left."""
     targets = config.target_modules
-    if isinstance(targets, str) and not names and targets != DUMMY_TARGET_MODULES:
-        raise SpecError(f"target_modules='{targets}' matches no layer that is not left out; correct it.")
     for wanted in sorted(targets) if isinstance(targets, set) else ():
-        if _is_among(wanted, names):
+        if _is_among(wanted, names) or _is_among(wanted, excluded):
             continue
         if _is_among(wanted, modules):
-            raise SpecError(
-                f"target module '{wanted}' is left out by exclude_modules, modules_to_save or "
-                "layers_to_transform wherever it occurs; name it in one of them only."
-            )
-        raise unknown_name("target module", wanted, {name.rpartition(".")[2] for name in modules if name})
+            raise SpecError(f"target module '{wanted}' is in no block of layers_to_transform; leave it out.")
+        raise unknown_name("target module", wanted, {name.rpartition(".")[2] for name in modules})
+    if targets and not names and targets != DUMMY_TARGET_MODULES:
+        given = f"'{targets}'" if isinstance(targets, str) else sorted(targets)
+        raise SpecError(f"target_modules={given} leaves no layer to adapt; correct it or exclude_modules.")
 
 
 def _is_among(wanted: str, names: Iterable[str]) -> bool:

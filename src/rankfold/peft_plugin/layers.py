@@ -1,0 +1,59 @@
+"""The kinds of layers that carry adapters, one for each geometry.
+
+The names matter: where a model carries adapters already, PEFT takes a layer for a linear one, as "all-linear"
+asks for, if the name of its class says so.
+"""
+
+from typing import final
+
+from peft.utils.quantization_utils import QuantizationBackend
+from torch import Tensor, nn
+
+from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.peft_plugin.layer import RankfoldLayer
+
+
+@final
+class RankfoldLinear(RankfoldLayer):
+    """A linear layer with its adapters."""
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Say that PEFT can convert the adapters to LoRA."""
+        return True
+
+    def _change(self, name: str, x: Tensor) -> Tensor:
+        adapter = self.rankfold_adapters[name]
+        return adapter(self._cast_input_dtype(x, adapter.dtype))
+
+
+@final
+class RankfoldConv2d(RankfoldLayer):
+    """A convolution with its adapters."""
+
+    def _change(self, name: str, x: Tensor) -> Tensor:
+        adapter = self.rankfold_adapters[name]
+        return adapter(self._cast_input_dtype(x, adapter.dtype))
+
+
+@final
+class RankfoldEmbedding(RankfoldLayer):
+    """An embedding with its adapters."""
+
+    def _change(self, name: str, x: Tensor) -> Tensor:
+        change = self.rankfold_adapters[name](x)
+        # Some embeddings multiply what they look up, and so must the adapter, or merging would change the
+        # output.
+        scale = self._get_embed_scale()
+        return change if scale is None else change * scale.to(change.dtype)
+
+
+_KINDS: dict[type[Geometry], type[RankfoldLayer]] = {
+    Linear: RankfoldLinear,
+    Conv2d: RankfoldConv2d,
+    Embedding: RankfoldEmbedding,
+}
+
+
+def wrap(base_layer: nn.Module, geometry: Geometry, backend: QuantizationBackend | None) -> RankfoldLayer:
+    """Return the layer of the right kind around a base layer, still without adapters."""
+    return _KINDS[type(geometry)](base_layer, backend)
