@@ -21,7 +21,7 @@ from rankfold.adapter.router import Router
 MlpRole = Literal["entry", "exit"]
 """What a layer is in its MLP."""
 
-Codes = Float[Tensor, "*batch code_heads rank"]
+Codes = Float[Tensor, "*#batch #heads rank"]
 """The codes of a token: one that all heads share, or one for each head."""
 
 
@@ -46,7 +46,9 @@ class Gating(ABC):
         """
 
 
-def weigh(codes: Codes, weights: Float[Tensor, "*batch heads"]) -> Float[Tensor, "*batch heads_times_rank"]:
+def weigh(
+    codes: Codes, weights: Float[Tensor, "*batch heads"]
+) -> Float[Tensor, "*batch {codes.shape[-1]*weights.shape[-1]}"]:
     """Return each head's code times the head's weight, side by side."""
     return (codes * weights.unsqueeze(-1)).flatten(-2)
 
@@ -205,7 +207,7 @@ class ExpertExitGating(Gating):
     def join(self, x: Float[Tensor, "places *batch in_features"]) -> Float[Tensor, "*batch in_features"]:
         """Return the weighed sum of what the experts hand to the layer."""
         weights, _ = _places(self._mlp.weights(), self.places)
-        # As the first expert and how the others differ: where none does, the sum is the first one, bit for bit.
+        # As the first expert and how the others differ: where none does, it is the first one, bit for bit.
         differences = (x[1:] - x[0]) * weights[1:].unsqueeze(-1).to(x.dtype)
         return x[0] + differences.sum(dim=0)
 

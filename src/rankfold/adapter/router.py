@@ -108,7 +108,7 @@ class RouterSpec:
 
     def numbers(self, heads: int, in_features: int) -> int:
         """Return how many numbers are trained, and stored."""
-        rounds = 0 if self.rounds == 1 else heads * in_features + 6 * in_features * (in_features + 1)
+        rounds = 0 if self.rounds == 1 else heads * in_features + 6 * in_features**2
         return heads * in_features + (heads if self.bias else 0) + rounds
 
 
@@ -127,40 +127,6 @@ class Decision:
 
 
 @final
-class Deliberation(nn.Module):
-    """One more round of thought: what was read, after hearing the heads that were chosen.
-
-    Ours, after the idea of GraphMoE (Tang et al., 2025): the heads are nodes of a graph, a recurrent cell
-    carries a token's state from one round to the next.
-
-    Args:
-        heads: Number of heads.
-        features: Number of features that the router reads.
-    """
-
-    def __init__(self, heads: int, features: int) -> None:
-        super().__init__()
-        self.nodes = nn.Parameter(torch.zeros(heads, features))
-        self.cell = nn.GRUCell(features, features)
-
-    def forward(
-        self, weights: Float[Tensor, "*batch heads"], state: Float[Tensor, "*batch features"]
-    ) -> Float[Tensor, "*batch features"]:
-        """Return the next state: the cell hears the state as the chosen nodes see it."""
-        message = (weights @ self.nodes) * state
-        flat = self.cell(message.flatten(0, -2), state.flatten(0, -2))
-        return flat.reshape(state.shape)
-
-    @torch.no_grad()
-    def reset(self, *, seed: int, name: str) -> None:
-        """Draw the initial values: the nodes close to 1, the cell as a linear layer."""
-        for part, parameter in self.named_parameters():
-            rows, std = len(parameter), 1 / math.sqrt(3 * parameter.shape[-1])
-            matrix = random_matrix(rows, parameter.numel() // rows, seed=seed, name=f"{name}.{part}", std=std)
-            parameter.copy_(matrix.reshape(parameter.shape) + (1 if part == "nodes" else 0))
-
-
-@final
 class Router(nn.Module):
     """A softmax router: from features to a weight for each head (Shazeer et al., 2017, without its noise).
 
@@ -175,7 +141,11 @@ class Router(nn.Module):
         self.heads, self.in_features, self.spec = heads, in_features, spec
         self.weight = nn.Parameter(torch.zeros(heads, in_features))
         self.bias = nn.Parameter(torch.zeros(heads)) if spec.bias else None
-        self.deliberation = Deliberation(heads, in_features) if spec.rounds > 1 else None
+        # Flat, not in a module of their own: PEFT finds an adapter's name in a key by counting from its end.
+        has_rounds = spec.rounds > 1
+        self.nodes = nn.Parameter(torch.zeros(heads, in_features)) if has_rounds else None
+        self.message_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
+        self.state_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
         self.decision: Decision | None = None
 
     def forward(self, features: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch heads"]:
@@ -189,11 +159,10 @@ class Router(nn.Module):
             features = features * noise
         probabilities = self._probabilities(features)
         weights, chosen = self._choose(probabilities)
-        if self.deliberation is not None:
-            for _ in range(self.spec.rounds - 1):
-                features = self.deliberation(weights.to(features.dtype), features)
-                probabilities = self._probabilities(features)
-                weights, chosen = self._choose(probabilities)
+        for _ in range(self.spec.rounds - 1):
+            features = self._next_state(features, weights.to(features.dtype))
+            probabilities = self._probabilities(features)
+            weights, chosen = self._choose(probabilities)
         if self.spec.balance is not None and self.training and torch.is_grad_enabled():
             self.decision = Decision(probabilities, chosen.detach())
         return weights.to(features.dtype)
@@ -210,23 +179,37 @@ class Router(nn.Module):
             return
         if self.bias is not None:
             self.bias.zero_()
-        kaiming = self.spec.initial == "kaiming"
-        std = {"kaiming": 1 / math.sqrt(3 * self.in_features), "normal": _NORMAL_STD, "zeros": 0.0}
-        matrix = random_matrix(
-            self.heads,
-            self.in_features,
-            seed=seed,
-            name=name,
-            std=std[self.spec.initial],
-            distribution="uniform" if kaiming else "normal",
-        )
-        self.weight.copy_(matrix)
-        if self.deliberation is not None:
-            self.deliberation.reset(seed=seed, name=name)
+        kaiming = 1 / math.sqrt(3 * self.in_features)
+        std = {"kaiming": kaiming, "normal": _NORMAL_STD, "zeros": 0.0}[self.spec.initial]
+        distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
+        parts = {
+            "": (self.weight, std, distribution),
+            ".nodes": (self.nodes, 1.0, "normal"),
+            ".message": (self.message_gates, kaiming, "uniform"),
+            ".state": (self.state_gates, kaiming, "uniform"),
+        }
+        for part, (parameter, spread, law) in parts.items():
+            if parameter is not None:
+                rows, cols = parameter.shape
+                matrix = random_matrix(rows, cols, seed=seed, name=name + part, std=spread, distribution=law)
+                parameter.copy_(matrix)
 
     def _probabilities(self, features: Tensor) -> Tensor:
         scores = functional.linear(features, self.weight, self.bias)
         return torch.softmax(scores.float() / self.spec.temperature, dim=-1)
+
+    def _next_state(self, state: Tensor, weights: Tensor) -> Tensor:
+        """Return what is read in the next round: a recurrent cell hears the state as the chosen nodes see it.
+
+        Ours, after the idea of GraphMoE (Tang et al., 2025): the heads are nodes of a graph.
+        """
+        if self.nodes is None or self.message_gates is None or self.state_gates is None:
+            return state
+        message = (weights @ self.nodes) * state
+        flat = torch.gru_cell(
+            message.flatten(0, -2), state.flatten(0, -2), self.message_gates, self.state_gates
+        )
+        return flat.reshape(state.shape)
 
     def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the heads, and 1 for each that is chosen."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, final, get_args
+from typing import Any, Literal, Self, cast, final, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,9 @@ Split = Literal["up", "even"]
 """Where the singular values go: to the `up` factor, or their roots to both."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+# It has no types.
+_linalg = cast(Any, torch.linalg)
 
 # With these the leading vectors of a trained weight are found to float32's precision, at the price of a few
 # thin products where a full decomposition would take minutes.
@@ -143,11 +146,16 @@ def _leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     rows, cols = weight.shape
     width = min(rank + _OVERSAMPLING, rows, cols)
     start = random_matrix(cols, width, seed=0, name="svd.start", std=1.0).to(torch.float64)
-    basis: Any = torch.linalg.qr(weight @ start).Q
+    basis = _orthonormal(weight @ start)
     for _ in range(_ITERATIONS):
-        basis = torch.linalg.qr(weight @ torch.linalg.qr(weight.T @ basis).Q).Q
-    left, values, right = torch.linalg.svd(basis.T @ weight, full_matrices=False)
+        basis = _orthonormal(weight @ _orthonormal(weight.T @ basis))
+    left, values, right = cast(tuple[Tensor, ...], _linalg.svd(basis.T @ weight, full_matrices=False))
     left, values, right = (basis @ left)[:, :rank], values[:rank], right[:rank]
     largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
     signs = torch.where(largest < 0, -1.0, 1.0).to(torch.float64)
     return left * signs.T, values, right * signs
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    """Return an orthonormal basis of what the columns span."""
+    return cast(Tensor, _linalg.qr(matrix).Q)

@@ -156,7 +156,9 @@ class RankfoldModel(BaseTuner):
                 f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as "
                 f"'{surplus[0]}'; it belongs to another base model or configuration."
             )
-        return remapped
+        # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and
+        # its products may differ in the last bit.
+        return {key: tensor.clone() if key in wanted else tensor for key, tensor in remapped.items()}
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Generator[None]:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, final, get_args, get_origin, get_type_hints
 
 from rankfold.adapter.balance import BalanceKind, BalanceSpec
 from rankfold.adapter.spec import AdapterSpec
@@ -61,7 +61,7 @@ class Option:
                 )
             return value
         if tuple in self.types and isinstance(value, list):
-            return tuple(value)
+            return tuple(cast("list[Any]", value))
         if float in self.types and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):

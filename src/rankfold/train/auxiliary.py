@@ -45,8 +45,8 @@ def auxiliary_loss(
 ) -> Float[Tensor, ""]:
     """Return what is to be added to the task's loss so that the heads of routers stay in use.
 
-    Call it once after each forward pass in training mode; it takes what the routers decided and leaves nothing
-    behind. Without balance losses it is zero and costs nothing.
+    Call it once after each forward pass in training mode; it takes what the routers decided and leaves
+    nothing behind. Without balance losses it is zero and costs nothing.
 
     Args:
         model: A model with rankfold adapters.
