@@ -1,5 +1,6 @@
 """The arithmetic of one adapter."""
 
+from functools import partial
 from typing import final
 
 import torch
@@ -129,13 +130,13 @@ class Adapter(nn.Module):
 
     def _weighed(self, gating: Gating, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code of every head, weighed, [*batch, heads * rank_up]."""
+        codes: Tensor = code.reshape(*code.shape[:-1], self.down_heads, -1)
+        return gating(x, self._mixed(codes, down.dtype), partial(self._undropped, x, code, down))
 
-        def read() -> Tensor:
-            drops = isinstance(self.input_dropout, nn.Dropout) and self.input_dropout.training
-            return self.geometry.project(x, down, nn.Identity()) if drops else code
-
-        codes = code.unflatten(-1, (self.down_heads, -1))
-        return gating(x, self._mixed(codes, down.dtype), read)
+    def _undropped(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+        """Return the code without dropout."""
+        drops = isinstance(self.input_dropout, nn.Dropout) and self.input_dropout.training
+        return self.geometry.project(x, down, nn.Identity()) if drops else code
 
     def _scaled(self, tensor: Tensor) -> Tensor:
         multiplier = self.scaling * self.strength

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from rankfold.adapter.balance import BalanceSpec
 from rankfold.errors import SpecError, unknown_name
-from rankfold.seeding import random_matrix
+from rankfold.seeding import Distribution, random_matrix
 
 RouterInput = Literal["input", "code"]
 """What a router reads: the layer's `input` x (HydraLoRA), or its `code` V x (EffiLoRA); without dropout."""
@@ -181,8 +181,8 @@ class Router(nn.Module):
             self.bias.zero_()
         kaiming = 1 / math.sqrt(3 * self.in_features)
         std = {"kaiming": kaiming, "normal": _NORMAL_STD, "zeros": 0.0}[self.spec.initial]
-        distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
-        parts = {
+        distribution: Distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
+        parts: dict[str, tuple[nn.Parameter | None, float, Distribution]] = {
             "": (self.weight, std, distribution),
             ".nodes": (self.nodes, 1.0, "normal"),
             ".message": (self.message_gates, kaiming, "uniform"),
