@@ -227,8 +227,8 @@ def test_a_failed_run_leaves_a_record_that_says_why(request_):
     [
         ({"method": "lroa"}, "Did you mean 'lora'"),
         ({"method": "peft:loraa"}, "Did you mean 'peft:lora'"),
-        ({"options": {"rr": 2}}, "option of method 'lora' 'rr'"),
-        ({"method": "peft:lora", "options": {"rank": 2}}, "option of method 'peft:lora' 'rank'"),
+        ({"options": {"rr": 2}}, "option 'rr' of method 'lora'"),
+        ({"method": "peft:lora", "options": {"rank": 2}}, "option 'rank' of method 'peft:lora'"),
         ({"method": "peft:lora", "options": {"r": -1}}, "'?r'?"),
         ({"options": {"target_modules": ["nowhere"]}}, "nowhere"),
         ({"method": "peft:lora", "options": {"target_modules": ["nowhere"]}}, "nowhere"),
