@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rankfold.bench.record import NAME as RECORD_NAME
-from rankfold.errors import OutputExistsError
+from rankfold.errors import OutputExistsError, SpecError
 from rankfold.train.load import CONFIG_NAME
 
 
@@ -16,7 +16,9 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputExistsError: If it exists and may not be replaced, or does not look like a run or an adapter.
+        SpecError: If nothing can be written where it is to be.
     """
+    _check_writable(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
@@ -27,6 +29,17 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(
             f"'{folder}' holds no run or adapter, so it is not replaced; choose another folder."
         )
+
+
+def _check_writable(folder: Path) -> None:
+    """Make a folder beside the one that is wanted, or where its first missing parent will be."""
+    try:
+        place = next((parent for parent in folder.absolute().parents if parent.exists()), folder)
+        # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=place):
+            pass
+    except OSError as error:
+        raise SpecError(f"cannot write '{folder}' ({error.strerror}); choose another folder.") from error
 
 
 @contextmanager

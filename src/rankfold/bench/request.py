@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from rankfold.bench.tasks import TaskRequest
-from rankfold.errors import SpecError
+from rankfold.errors import SpecError, unknown_name
 from rankfold.train.columns import Columns
+from rankfold.train.trainer import SCHEDULERS
 
 DEFAULT_EPOCHS = 3.0
 
@@ -46,7 +48,7 @@ class RunRequest:
         steps: Updates, instead of epochs.
         batch_size: Rows of an update.
         learning_rate: The highest; the method's own recommendation if None.
-        scheduler: The shape of the learning rate after the warm-up, by transformers' name.
+        scheduler: The shape of the learning rate after the warm-up, one of `trainer.SCHEDULERS`.
         warmup: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         max_length: The most tokens of a row; 128, or 256 for instructions, if None.
@@ -59,7 +61,7 @@ class RunRequest:
         overwrite: Replace `out` if it holds an earlier run.
 
     Raises:
-        SpecError: If a number is not positive, or both epochs and steps are given.
+        SpecError: If a number is out of its range, the scheduler unknown, or both epochs and steps given.
     """
 
     model: str
@@ -94,12 +96,16 @@ class RunRequest:
         """Check what can be checked without a model."""
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (value > 0 and isfinite(value)):
                 raise SpecError(f"{name} is {value}; give a number above 0.")
+        if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
+            raise SpecError(f"weight_decay is {self.weight_decay}; give 0 or a number above it.")
         if self.epochs is not None and self.steps is not None:
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
+        if self.scheduler not in SCHEDULERS:
+            raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
         if not 0 <= self.warmup < 1:
             raise SpecError(f"warmup is {self.warmup}; give the share of steps, from 0 to below 1.")
         if not 0 <= self.seed < 2**32:

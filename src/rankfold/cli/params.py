@@ -64,8 +64,8 @@ def count_on_meta(
     from rankfold.bench.method import PEFT_PREFIX, method_config
     from rankfold.train.models import Kind
 
-    described = _model_config(model)
-    chosen = Kind(kind) if kind else _kind_of(described)
+    described, usual = _described(model)
+    chosen = Kind(kind) if kind else usual
     described.num_labels = num_labels if chosen is Kind.CLASSIFICATION else 1
     config = method_config(method, options, chosen, seed=0)
     lora = _plain_lora(config)
@@ -83,27 +83,18 @@ def count_on_meta(
     return Counted(base, count.stored, count.trainable, count.active, head, by_factor, by_module, reference)
 
 
-def _model_config(model: str) -> "PreTrainedConfig":
-    from transformers import AutoConfig
+def _described(model: str) -> "tuple[PreTrainedConfig, Kind]":
+    """Return a model's configuration, and what it would learn if nobody says."""
+    from rankfold.train.models import Kind, is_causal, read_config, resolve_model
 
-    from rankfold.train.models import resolve_model
-
-    location = (
-        model if Path(model).is_file() and Path(model).suffix == ".json" else resolve_model(model).location
-    )
-    try:
-        return cast("Any", AutoConfig).from_pretrained(location)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().split("\n", 1)[0].rstrip(".")
-        raise SpecError(f"cannot read the configuration of '{model}' ({first}); check the file.") from error
-
-
-def _kind_of(config: "PreTrainedConfig") -> "Kind":
-    from rankfold.train.models import Kind
-
-    names = cast("list[str] | None", getattr(config, "architectures", None)) or []
-    is_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-    return Kind.INSTRUCTION if is_causal else Kind.CLASSIFICATION
+    path = Path(model)
+    if path.suffix == ".json" and path.is_file():
+        config = read_config(model)
+        generates = is_causal(config)
+    else:
+        base = resolve_model(model)
+        config, generates = base.config(), base.is_causal
+    return config, Kind.INSTRUCTION if generates else Kind.CLASSIFICATION
 
 
 def _plain_lora(config: "PeftConfig") -> "PeftConfig | None":

@@ -58,7 +58,12 @@ Examples:
 @_how("--steps", type=int, help="Updates, instead of epochs.")
 @_how("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
 @_how("--learning-rate", type=float, help="Highest learning rate; the method's own if left out.")
-@_how("--scheduler", default="linear", show_default=True, help="Learning rate after the warm-up.")
+@_how(
+    "--scheduler",
+    default="linear",
+    show_default=True,
+    help="Learning rate after the warm-up: linear, cosine, constant, ...",
+)
 @_how(
     "--warmup",
     type=float,

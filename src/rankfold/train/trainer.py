@@ -20,6 +20,17 @@ from rankfold.train.quiet import quiet_libraries
 CURVE_POINTS = 100
 """The most points of a training curve; a longer run has each point average several steps."""
 
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""Those of transformers that need no more numbers than a `Schedule` has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -29,7 +40,7 @@ class Schedule:
         steps: Number of updates.
         batch_size: Rows of an update.
         learning_rate: The highest.
-        scheduler: The shape after the warm-up, by transformers' name.
+        scheduler: The shape after the warm-up, one of `SCHEDULERS`.
         warmup: Share of the steps in which the rate rises from zero.
         weight_decay: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
 
 import peft
@@ -189,6 +190,14 @@ def test_an_existing_folder_is_refused_before_anything_is_read(request_):
         run(replace(request_, model="nothing like a model"))
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(request_, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for out in (tmp_path / "file" / "run", tmp_path / "file" / "new" / "run", tmp_path / ("x" * 300)):
+        with pytest.raises(SpecError, match=r"cannot write .* choose another folder"):
+            run(replace(request_, out=out, model="nothing like a model"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_overwriting_replaces_a_run_but_never_a_folder_that_is_none(request_):
     run(request_)
     (request_.out / "left over").touch()
@@ -227,8 +236,8 @@ def test_a_failed_run_leaves_a_record_that_says_why(request_):
     [
         ({"method": "lroa"}, "Did you mean 'lora'"),
         ({"method": "peft:loraa"}, "Did you mean 'peft:lora'"),
-        ({"options": {"rr": 2}}, "option of method 'lora' 'rr'"),
-        ({"method": "peft:lora", "options": {"rank": 2}}, "option of method 'peft:lora' 'rank'"),
+        ({"options": {"rr": 2}}, "option 'rr' of method 'lora'"),
+        ({"method": "peft:lora", "options": {"rank": 2}}, "option 'rank' of method 'peft:lora'"),
         ({"method": "peft:lora", "options": {"r": -1}}, "'?r'?"),
         ({"options": {"target_modules": ["nowhere"]}}, "nowhere"),
         ({"method": "peft:lora", "options": {"target_modules": ["nowhere"]}}, "nowhere"),
@@ -246,12 +255,28 @@ def test_a_run_that_cannot_be_built_says_why_and_leaves_nothing(request_, change
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"epochs": 2}, {"warmup": 1.0}, {"seed": -1}],
+    [
+        {"steps": 0},
+        {"batch_size": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.inf},
+        {"weight_decay": -0.1},
+        {"weight_decay": math.nan},
+        {"epochs": 2},
+        {"epochs": math.inf, "steps": None},
+        {"warmup": 1.0},
+        {"seed": -1},
+    ],
     ids=str,
 )
 def test_numbers_that_make_no_sense_are_refused(request_, change):
     with pytest.raises(SpecError):
         replace(request_, **change)
+
+
+def test_an_unknown_scheduler_is_refused_with_the_nearest(request_):
+    with pytest.raises(SpecError, match=r"unknown scheduler 'linaer'. Did you mean 'linear'"):
+        replace(request_, scheduler="linaer")
 
 
 def test_the_command_names_everything_that_is_not_a_default(request_):

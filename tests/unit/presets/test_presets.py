@@ -87,7 +87,7 @@ def test_option_reads_an_integer_as_a_float_and_not_the_reverse(preset, option):
 @EVERY_PRESET
 def test_unknown_option_is_refused_with_the_nearest(preset):
     with pytest.raises(
-        SpecError, match=rf"unknown option of method '{preset.name}' 'dropuot'\. Did you mean 'dropout'\?"
+        SpecError, match=rf"unknown option 'dropuot' of method '{preset.name}'\. Did you mean 'dropout'\?"
     ):
         preset.spec(dropuot=0.1)
 
@@ -106,7 +106,7 @@ def test_choices_are_those_of_the_spec():
 def test_unknown_choice_is_refused_with_the_nearest():
     with pytest.raises(
         SpecError,
-        match=r"unknown value of 'map' for method 'relayed_lora' 'stridden'\. Did you mean 'strided'\?",
+        match=r"unknown value 'stridden' of 'map' for method 'relayed_lora'\. Did you mean 'strided'\?",
     ):
         find("relayed_lora").spec(map="stridden")
 

@@ -136,9 +136,11 @@ def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[st
 
 
 def _cut(train: Table, columns: Columns, name: str) -> tuple[Table, Table]:
-    kept, held = hold_out(train.rows, find_columns(train.rows, columns).label)
-    logger.info("'%s' has no validation split; held out %d of its %d rows.", name, len(held), len(train.rows))
-    return Table(kept, train.class_names), Table(held, train.class_names)
+    kept, held = hold_out(train, find_columns(train.rows, columns).label)
+    logger.info(
+        "'%s' has no validation split; held out %d of its %d rows.", name, len(held.rows), len(train.rows)
+    )
+    return kept, held
 
 
 def _kind(name: str | None) -> Kind | None:
