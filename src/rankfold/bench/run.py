@@ -15,6 +15,7 @@ from rankfold.bench.output import check_output, output_folder
 from rankfold.bench.prepare import Prepared, prepare
 from rankfold.bench.record import BytesPart, CurvePart, Prediction, RunRecord, SecondsPart
 from rankfold.bench.request import RunRequest
+from rankfold.train.curve import Curve
 from rankfold.train.encode import make_collator
 from rankfold.train.hardware import peak_memory_bytes
 from rankfold.train.load import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
@@ -22,7 +23,7 @@ from rankfold.train.metrics import measure, trivial_predictions
 from rankfold.train.models import Kind
 from rankfold.train.predict import Evaluation
 from rankfold.train.progress import Progress
-from rankfold.train.trainer import Curve, train_model
+from rankfold.train.trainer import train_model
 
 logger = logging.getLogger("rankfold.bench")
 
