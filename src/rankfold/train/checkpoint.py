@@ -64,12 +64,8 @@ def seal(checkpoint: Path) -> None:
     files = _files(checkpoint)
     for name in files:
         _flush(checkpoint / name)
-    text = json.dumps({name: sha256_of_file(checkpoint / name) for name in files}, indent=1)
-    draft = checkpoint / f"{SEAL}.new"
-    draft.write_text(text, encoding="utf-8")
-    _flush(draft)
-    draft.replace(checkpoint / SEAL)
-    _flush(checkpoint)
+    digests = {name: sha256_of_file(checkpoint / name) for name in files}
+    write_durably(checkpoint / SEAL, json.dumps(digests, indent=1).encode())
     _flush(checkpoint.parent)
 
 
@@ -80,6 +76,15 @@ def is_whole(checkpoint: Path) -> bool:
         return all(sha256_of_file(checkpoint / name) == digest for name, digest in digests.items())
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that it is there with all its content or not at all, whatever stops the machine."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.write_bytes(content)
+    _flush(draft)
+    draft.replace(path)
+    _flush(path.parent)
 
 
 def _files(checkpoint: Path) -> list[str]:
