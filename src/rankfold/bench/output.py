@@ -11,7 +11,8 @@ from rankfold.bench.request import RunRequest
 from rankfold.errors import OutputExistsError
 from rankfold.train.load import CONFIG_NAME
 
-_NEW, _OLD = "new", "old"
+# Hidden, so that nobody takes what is in them for a finished run.
+_NEW, _OLD = ".new", ".old"
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:

@@ -79,9 +79,20 @@ class Listener(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as transformers asks for it."""
-        names = ("train", "validation", "losses", "measured_at", "evaluate_seconds")
+        names = ("points", "losses", "measured_at", "evaluate_seconds")
         attributes = {name: getattr(self, name) for name in names}
         return {"args": {}, "attributes": {**attributes, "earlier_seconds": self._seconds()}}
+
+    @property
+    def points(self) -> dict[str, list[list[tuple[str, float]]]]:
+        """The points of the curve as pairs: a checkpoint sorts names, but their order is that of `curve.csv`."""
+        parts = {"train": self.train, "validation": self.validation}
+        return {name: [list(point.items()) for point in points] for name, points in parts.items()}
+
+    @points.setter
+    def points(self, saved: dict[str, list[list[tuple[str, float]]]]) -> None:
+        self.train = [dict(pairs) for pairs in saved["train"]]
+        self.validation = [dict(pairs) for pairs in saved["validation"]]
 
     def curve(self) -> Curve:
         """Return what the training went through."""
