@@ -85,7 +85,7 @@ class Listener(TrainerCallback, ExportableState):
 
     @property
     def points(self) -> dict[str, list[list[tuple[str, float]]]]:
-        """The points of the curve as pairs: a checkpoint sorts names, but their order is that of `curve.csv`."""
+        """The curve as pairs: a checkpoint sorts names, whose order is that of `curve.csv`."""
         parts = {"train": self.train, "validation": self.validation}
         return {name: [list(point.items()) for point in points] for name, points in parts.items()}
 
