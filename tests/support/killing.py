@@ -1,5 +1,6 @@
 """Real processes that train and are killed, forked from one server that has imported everything once."""
 
+import gc
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -33,6 +34,8 @@ def train(request: Any, connection: Connection) -> None:
     """Do one run, as the body of a process."""
     from rankfold.bench.run import run
 
+    # The garbage collector would look through every library again in each process.
+    gc.freeze()
     run(request, progress=Told(connection))
 
 
