@@ -18,8 +18,9 @@ from rankfold.bench.request import RunRequest
 from rankfold.bench.unfinished import check_unfinished, unfinished_run
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.curve import Curve
+from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
 from rankfold.train.encode import make_collator
-from rankfold.train.hardware import peak_memory_bytes
+from rankfold.train.hardware import choose_device, peak_memory_bytes
 from rankfold.train.load import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
 from rankfold.train.metrics import measure, trivial_predictions
 from rankfold.train.models import Kind
@@ -52,10 +53,12 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
         DataError: If the data cannot be read or understood.
         TrainingError: If a loss is not a finite number, or the memory is too small.
     """
+    join_processes(choose_device(request.device))
     if (done := _done_before(request)) is not None:
         return done
     check_output(request.out, overwrite=request.overwrite)
     check_unfinished(request)
+    wait_for_all()
     began = time.perf_counter()
     with _threads(request.threads):
         prepared = prepare(request)
@@ -66,14 +69,12 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
             except Exception as error:
                 _leave_failure(started, request.out, checkpoints.folder, error)
                 raise
-            with output_folder(request.out, scratch=checkpoints.folder, overwrite=request.overwrite) as work:
-                _save(prepared, work)
-                seconds = time.perf_counter() - began + result.curve.earlier_seconds
-                record = _finished(started, prepared, result, work, seconds)
-                _write_curve(result.curve, work / CURVE_NAME)
-                record.write(work)
-    logger.info("wrote '%s'.", request.out)
-    return record
+            seconds = time.perf_counter() - began + result.curve.earlier_seconds
+            if is_main_process():
+                _write(started, prepared, result, checkpoints.folder, seconds)
+                logger.info("wrote '%s'.", request.out)
+            wait_for_all()
+    return RunRecord.read(request.out)
 
 
 def _done_before(request: RunRequest) -> RunRecord | None:
@@ -81,8 +82,11 @@ def _done_before(request: RunRequest) -> RunRecord | None:
     if not request.resume or request.overwrite:
         return None
     record = finished(request)
+    wait_for_all()
     if record is None:
-        clear_failure(request.out)
+        if is_main_process():
+            clear_failure(request.out)
+        wait_for_all()
     else:
         logger.info("'%s' is done already; --overwrite does it again.", request.out)
     return record
@@ -154,6 +158,17 @@ def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | 
     return _Result(curve, evaluation, curve.evaluate_seconds + time.perf_counter() - began)
 
 
+def _write(
+    started: RunRecord, prepared: Prepared, result: _Result, scratch: Path, total_seconds: float
+) -> None:
+    request = prepared.request
+    with output_folder(request.out, scratch=scratch, overwrite=request.overwrite) as work:
+        _save(prepared, work)
+        record = _finished(started, prepared, result, work, total_seconds)
+        _write_curve(result.curve, work / CURVE_NAME)
+        record.write(work)
+
+
 def _finished(
     started: RunRecord, prepared: Prepared, result: _Result, folder: Path, total_seconds: float
 ) -> RunRecord:
@@ -220,7 +235,7 @@ def _columns(points: Sequence[dict[str, str | float]]) -> list[str]:
 
 
 def _leave_failure(started: RunRecord, folder: Path, scratch: Path, error: Exception) -> None:
-    if folder.exists():
+    if folder.exists() or not is_main_process():
         return
     with output_folder(folder, scratch=scratch, overwrite=False) as work:
         replace(started, error=f"{type(error).__name__}: {error}").write(work)

@@ -24,6 +24,7 @@ from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.errors import DataError, OutputExistsError, RankfoldError, RankfoldWarning, SpecError
 from rankfold.train.checkpoint import Checkpoints, write_durably
+from rankfold.train.distributed import is_main_process, wait_for_all
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -112,9 +113,13 @@ def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpo
         SpecError: If the run to resume was of another model, other data or another method.
     """
     folder = folder_beside(request.out)
+    checkpoints = Checkpoints(folder, request.checkpoint_every)
+    if not is_main_process():
+        wait_for_all()
+        yield checkpoints
+        return
     with _locked(folder, request.out):
         restore_replaced(request.out, folder)
-        checkpoints = Checkpoints(folder, request.checkpoint_every)
         newest = checkpoints.newest() if request.resume and is_unfinished(request.out) else None
         if newest is not None:
             _check_same(request.out, read_start(request.out).record, started)
@@ -122,6 +127,7 @@ def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpo
         else:
             _clear(folder)
             write_durably(folder / _START, _adapter().dump_json(Start(request, started), indent=1))
+        wait_for_all()
         try:
             yield checkpoints
         except RankfoldError:

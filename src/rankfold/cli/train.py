@@ -1,5 +1,6 @@
 """`rankfold train`: fine-tune a model with one method."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,9 @@ def command(*, settings: Sequence[str], dry_run: bool, as_json: bool, **options:
     from rankfold.bench.run import rehearse, run
 
     request = _request(settings, options)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first does the talking
+        run(request)
+        return
     with shown_notes():
         if dry_run:
             record = rehearse(request)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
 from rankfold.train.digest import sha256_of_file
+from rankfold.train.distributed import wait_for_all
 
 SEAL = "complete.json"
 KEPT = 2
@@ -138,7 +138,7 @@ class Checkpointer(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Seal what has been written."""
         # Every process has written its random state before the seal says so.
-        PartialState().wait_for_everyone()
+        wait_for_all()
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from rankfold.errors import TrainingError
 from rankfold.train.checkpoint import KEPT, Checkpointer, Checkpoints
 from rankfold.train.curve import Curve, Listener
+from rankfold.train.distributed import rows_of_a_process
 from rankfold.train.predict import Evaluation
 from rankfold.train.progress import Progress
 from rankfold.train.quiet import quiet_libraries
@@ -85,6 +86,8 @@ def train_model(  # noqa: PLR0913 (what a training needs)
             callbacks=[Checkpointer(saved, [listener, *callbacks]), listener, *callbacks],
         )
         trainer.listener = listener
+        # A loss over rows is a mean already; told of their number, the Trainer would count every process.
+        trainer.model_accepts_loss_kwargs &= isinstance(rows[0]["labels"], list)
         # Without a terminal one of them prints, with one the other draws; the listener does both.
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
@@ -115,7 +118,7 @@ def _arguments(schedule: Schedule, device: torch.device, folder: Path) -> Traini
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,
-        per_device_train_batch_size=schedule.batch_size,
+        per_device_train_batch_size=rows_of_a_process(schedule.batch_size),
         learning_rate=schedule.learning_rate,
         lr_scheduler_type=schedule.scheduler,
         warmup_steps=math.ceil(schedule.warmup * schedule.steps),
@@ -138,12 +141,13 @@ def _arguments(schedule: Schedule, device: torch.device, folder: Path) -> Traini
 
 @final
 class _Trainer(Trainer):
-    """The Trainer, with every loss shown to the listener before the update that it would spoil."""
+    """The Trainer, with every loss (of all processes) shown to the listener before it can spoil an update."""
 
     listener: Listener
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         rate = float(cast(Any, self).lr_scheduler.get_last_lr()[0])
-        self.listener.loss(loss.item(), self.state.global_step + 1, rate)
+        mean: torch.Tensor = cast(Any, self).accelerator.reduce(loss, "mean")
+        self.listener.loss(mean.item(), self.state.global_step + 1, rate)
         return loss
