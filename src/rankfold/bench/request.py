@@ -58,7 +58,9 @@ class RunRequest:
         train_rows: Train on this many rows, drawn with a fixed seed; on all if None.
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
         freeze_head: Leave a new head as the seed drew it.
-        overwrite: Replace `out` if it holds an earlier run.
+        overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
+        resume: Go on with a run that is not finished, if there is one.
+        checkpoint_every: Updates from one checkpoint to the next; 0 makes none.
 
     Raises:
         SpecError: If a number is out of its range, the scheduler unknown, or both epochs and steps given.
@@ -91,6 +93,8 @@ class RunRequest:
     eval_rows: int | None = None
     freeze_head: bool = False
     overwrite: bool = False
+    resume: bool = False
+    checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
@@ -108,6 +112,10 @@ class RunRequest:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
         if not 0 <= self.warmup < 1:
             raise SpecError(f"warmup is {self.warmup}; give the share of steps, from 0 to below 1.")
+        if self.checkpoint_every < 0:
+            raise SpecError(
+                f"checkpoint_every is {self.checkpoint_every}; give a number of steps, or 0 for none."
+            )
         if not 0 <= self.seed < 2**32:
             raise SpecError(f"seed is {self.seed}; give a whole number from 0 to 4294967295.")
 
@@ -118,9 +126,11 @@ class RunRequest:
         return TaskRequest(self.task, self.data, self.data_root, self.kind, columns)
 
     def command(self) -> tuple[str, ...]:
-        """Return the command line that repeats this run."""
+        """Return the command line that repeats this run, from its beginning."""
         words = ["rankfold", "train"]
         for each in fields(self):
+            if each.name == "resume":
+                continue
             value = getattr(self, each.name)
             flag = f"--{each.name.replace('_', '-')}"
             if each.name == "options":
@@ -129,5 +139,10 @@ class RunRequest:
             elif value is True:
                 words.append(flag)
             elif value is not None and value is not False and value != each.default:
-                words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+                words += [flag, _number_text(value) if isinstance(value, float) else str(value)]
         return tuple(words)
+
+
+def _number_text(value: float) -> str:
+    """Return the shortest text that is read as the same number."""
+    return short if float(short := f"{value:g}") == value else repr(value)

@@ -8,11 +8,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rankfold.errors import TrainingError
+from rankfold.train.curve import CURVE_POINTS
 from rankfold.train.encode import encode_examples, make_collator
 from rankfold.train.examples import Example
 from rankfold.train.models import Kind, load_model, resolve_model
 from rankfold.train.predict import Evaluation
-from rankfold.train.trainer import CURVE_POINTS, SCHEDULERS, Schedule, train_model
+from rankfold.train.trainer import SCHEDULERS, Schedule, train_model
 from tests.support.tiny_models import review_rows
 
 CPU = torch.device("cpu")
