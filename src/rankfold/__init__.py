@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from rankfold.factors import SeededSpec as SeededSpec
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.train.learning_rates import optimizer as optimizer
+    from rankfold.train.learning_rates import parameter_groups as parameter_groups
+    from rankfold.train.lora_fa import lora_fa_correction as lora_fa_correction
+    from rankfold.train.rate_table import RateGroup as RateGroup
+    from rankfold.train.rate_table import RateTable as RateTable
 
 __version__ = "0.1.0"
 
@@ -39,12 +44,17 @@ _HOMES = {
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
+    "RateGroup": "rankfold.train.rate_table",
+    "RateTable": "rankfold.train.rate_table",
     "RelaySpec": "rankfold.factors",
     "SeededSpec": "rankfold.factors",
     "SpecError": "rankfold.errors",
     "TrainingError": "rankfold.errors",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
+    "lora_fa_correction": "rankfold.train.lora_fa",
+    "optimizer": "rankfold.train.learning_rates",
+    "parameter_groups": "rankfold.train.learning_rates",
 }
 
 __all__ = [
@@ -57,6 +67,8 @@ __all__ = [
     "RankfoldConfig",
     "RankfoldError",
     "RankfoldWarning",
+    "RateGroup",
+    "RateTable",
     "RelaySpec",
     "SeededSpec",
     "SpecError",
@@ -64,6 +76,9 @@ __all__ = [
     "__version__",
     "config",
     "count_parameters",
+    "lora_fa_correction",
+    "optimizer",
+    "parameter_groups",
 ]
 
 

@@ -128,6 +128,7 @@ def _execute(prepared: Prepared, progress: Progress | None) -> _Result:
             prepared.evaluator.tokenizer, tokens_have_labels=prepared.data.kind is Kind.INSTRUCTION
         ),
         device=prepared.device,
+        groups=prepared.groups,
         evaluate=validation.during,
         progress=progress,
     )

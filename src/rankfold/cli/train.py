@@ -9,6 +9,7 @@ import click
 from rankfold.cli.console import print_json, print_table, progress_screen
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.rates import rate_options
 from rankfold.cli.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ Examples:
 @_how("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
 @_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
 @_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@rate_options(section("Learning rates by role"))
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
 @click.option("--dry-run", is_flag=True, help="Build and count everything, train and write nothing.")

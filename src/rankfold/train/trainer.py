@@ -68,13 +68,14 @@ class Curve:
         return median(self.step_seconds) if self.step_seconds else 0.0
 
 
-def train_model(
+def train_model(  # noqa: PLR0913 (what is trained, on what, how, and who is told)
     model: nn.Module,
     rows: Sequence[Mapping[str, Any]],
     schedule: Schedule,
     *,
     collate: Callable[..., Any],
     device: torch.device,
+    groups: Sequence[Mapping[str, Any]] | None = None,
     evaluate: Callable[[], Evaluation] | None = None,
     progress: Progress | None = None,
 ) -> Curve:
@@ -86,6 +87,8 @@ def train_model(
         schedule: How.
         collate: Makes a batch of rows.
         device: Where to train; the model stays there.
+        groups: What is trained at which learning rate, from `parameter_groups`; all of it at the schedule's
+            rate if None.
         evaluate: Measures held-out data, before the first update, at the end of every epoch and at the end.
         progress: Is told about every update.
 
@@ -94,12 +97,14 @@ def train_model(
     """
     listener = _Listener(Curve(), schedule, evaluate, progress or Silent())
     with tempfile.TemporaryDirectory(prefix="rankfold-") as scratch, quiet_libraries():
+        arguments = _arguments(schedule, device, scratch)
         trainer = _Trainer(
             model=model,
-            args=_arguments(schedule, device, scratch),
+            args=arguments,
             train_dataset=cast(Any, rows),
             data_collator=collate,
             callbacks=[listener],
+            optimizer_cls_and_kwargs=None if groups is None else _optimizer_of(groups, arguments),
         )
         trainer.listener = listener
         # Without a terminal one of them prints, with one the other draws; the listener does both.
@@ -138,6 +143,12 @@ def _arguments(schedule: Schedule, device: torch.device, scratch: str) -> Traini
         save_strategy="no",
         eval_strategy="no",
     )
+
+
+def _optimizer_of(groups: Sequence[Mapping[str, Any]], arguments: TrainingArguments) -> tuple[Any, Any]:
+    """Return the class and the options of the optimiser that the Trainer would make, but of these groups."""
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    return kind, {**options, "params": [dict(group) for group in groups]}
 
 
 @final
@@ -207,6 +218,8 @@ class _Trainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        rate = float(cast(Any, self).lr_scheduler.get_last_lr()[0])
+        # Every group is scheduled alike, so the first one tells the base rate.
+        multiplier = cast(Any, self).optimizer.param_groups[0].get("multiplier", 1.0)
+        rate = float(cast(Any, self).lr_scheduler.get_last_lr()[0]) / multiplier
         self.listener.loss(loss.item(), self.state.global_step + 1, rate)
         return loss
