@@ -99,10 +99,8 @@ def optimizer(
 ) -> _OptimizerT:
     """Return an optimiser of what a model trains, with learning rates by role.
 
-    In transformers' Trainer it is either `optimizers=(rankfold.optimizer(model, ...), None)`, or, where the
-    Trainer is to make it, `optimizer_cls_and_kwargs=(rankfold.optimizer, {"model": model, ...})`. The
-    Trainer's schedule multiplies the rate of every group; its own `learning_rate` and `weight_decay` have no
-    effect then.
+    In a Trainer of transformers this is `optimizers=(rankfold.optimizer(model, ...), None)`. Its schedule
+    scales the rate of every group; its own `learning_rate` and `weight_decay` have no effect then.
 
     Args:
         model: A model with rankfold adapters.

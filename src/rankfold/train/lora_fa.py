@@ -82,4 +82,4 @@ def _trained_up(model: nn.Module) -> Iterator[tuple[Adapter, nn.Parameter]]:
 def _inverse_gram(adapter: Adapter, delta: float) -> Tensor:
     """Return (V V^T + delta I)^-1; V does not change, so this is done once, on the CPU in float64."""
     down = adapter.down().cpu().double()
-    return torch.linalg.inv(down @ down.T + delta * torch.eye(adapter.down.rows, dtype=torch.float64))
+    return (down @ down.T + delta * torch.eye(adapter.down.rows, dtype=torch.float64)).inverse()

@@ -96,7 +96,7 @@ class Rates:
     def roles(self) -> set[str]:
         """Return the roles that are to have another rate than the base: each must be there to be trained."""
         if self.per_module or self.tlora_ratio not in (None, 1):
-            return _POWERS.keys() - {self.base_role}
+            return _POWERS.keys() - {self.base_role} | {"core"}  # without a core it would not be TLoRA+
         if self.loraplus_ratio is not None:
             embedding = set[str]() if self.embedding_lr is None else {EMBEDDING}
             return embedding if self.loraplus_ratio == 1 else {"up", *embedding}
@@ -115,7 +115,7 @@ class Rates:
             if isinstance(adapter.geometry, Embedding):
                 return EMBEDDING, (self.embedding_lr or _EMBEDDING_RATE) / lr
             is_fast = role == "up" or parameter.ndim == 1
-            return role, self.loraplus_ratio if is_fast else 1.0
+            return role, float(self.loraplus_ratio) if is_fast else 1.0
         if role in _POWERS and (self.per_module or self.tlora_ratio is not None):
             ratio = self.tlora_ratio
             rates = _rates_by_sizes(adapter) if ratio is None else _rates_by_ratio(ratio)
@@ -123,7 +123,7 @@ class Rates:
         return role, float(self.groups.get(role, 1.0))
 
 
-def check_positive(name: str, value: float) -> None:
+def check_positive(name: str, value: object) -> None:
     """Refuse what is not a number above 0.
 
     Raises:
