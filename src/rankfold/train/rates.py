@@ -1,6 +1,5 @@
 """How the learning rates of an adapter's parts differ, as a value: TLoRA+, LoRA+ or free multiples."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -129,8 +128,7 @@ def check_positive(name: str, value: object) -> None:
     Raises:
         SpecError: If it is not.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and 0 < value < _LARGEST):
+    if isinstance(value, bool) or not (isinstance(value, int | float) and 0 < value < _LARGEST):
         raise SpecError(f"{name} is {value!r}; give a number above 0, and below {_LARGEST:g}.")
 
 
