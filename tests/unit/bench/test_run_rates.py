@@ -75,3 +75,18 @@ def test_a_ratio_that_reaches_nothing_ends_the_run_before_it_starts(request_, ch
     with pytest.raises(SpecError, match=words):
         run(replace(request_, **change))
     assert not request_.out.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tlora_ratio": 0.0},
+        {"tlora_ratio": 4.0, "loraplus_ratio": 16.0},
+        {"lr_groups": {"dwon": 2.0}},
+        {"lr_base_role": "core"},
+    ],
+    ids=str,
+)
+def test_rates_that_make_no_sense_are_refused_before_anything_is_read(request_, change):
+    with pytest.raises(SpecError):
+        replace(request_, model="nothing like a model", **change)
