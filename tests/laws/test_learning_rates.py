@@ -113,7 +113,8 @@ def _rates_by_sizes_are_the_formulas_or_are_refused(config: rankfold.RankfoldCon
     expected: dict[nn.Parameter, set[str]] = {}
     for _, _, adapter in adapters_in(model):
         sizes = adapter.geometry.out_features, adapter.geometry.in_features
-        eta = tlora_plus_rates(*sizes, adapter.up.cols, adapter.down.rows)
+        rank_up = adapter.down.rows if adapter.core is None else adapter.core.rows
+        eta = tlora_plus_rates(*sizes, rank_up, adapter.down.rows)
         for letter, factor in (("A", adapter.down), ("B", adapter.core), ("C", adapter.up)):
             for parameter in () if factor is None else factor.parameters():
                 expected.setdefault(parameter, set()).add(f"{RATE * eta[letter]:.6g}")
