@@ -13,17 +13,21 @@ from rankfold._bootstrap import register_with_peft_when_imported
 if TYPE_CHECKING:
     from rankfold.adapter.count import ParameterCount as ParameterCount
     from rankfold.adapter.count import count_parameters as count_parameters
+    from rankfold.adapter.router import RouterSpec as RouterSpec
     from rankfold.adapter.spec import AdapterSpec as AdapterSpec
     from rankfold.errors import AdapterFileError as AdapterFileError
     from rankfold.errors import DataError as DataError
+    from rankfold.errors import NotExactError as NotExactError
     from rankfold.errors import RankfoldError as RankfoldError
     from rankfold.errors import RankfoldWarning as RankfoldWarning
     from rankfold.errors import SpecError as SpecError
     from rankfold.errors import TrainingError as TrainingError
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
+    from rankfold.factors import LowRankSpec as LowRankSpec
     from rankfold.factors import RelaySpec as RelaySpec
     from rankfold.factors import SeededSpec as SeededSpec
+    from rankfold.factors import SvdSpec as SvdSpec
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
     from rankfold.train.learning_rates import optimizer as optimizer
@@ -40,6 +44,8 @@ _HOMES = {
     "DataError": "rankfold.errors",
     "DenseSpec": "rankfold.factors",
     "DiagonalSpec": "rankfold.factors",
+    "LowRankSpec": "rankfold.factors",
+    "NotExactError": "rankfold.errors",
     "ParameterCount": "rankfold.adapter.count",
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
@@ -47,8 +53,10 @@ _HOMES = {
     "RateGroup": "rankfold.train.rate_table",
     "RateTable": "rankfold.train.rate_table",
     "RelaySpec": "rankfold.factors",
+    "RouterSpec": "rankfold.adapter.router",
     "SeededSpec": "rankfold.factors",
     "SpecError": "rankfold.errors",
+    "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
@@ -63,6 +71,8 @@ __all__ = [
     "DataError",
     "DenseSpec",
     "DiagonalSpec",
+    "LowRankSpec",
+    "NotExactError",
     "ParameterCount",
     "RankfoldConfig",
     "RankfoldError",
@@ -70,8 +80,10 @@ __all__ = [
     "RateGroup",
     "RateTable",
     "RelaySpec",
+    "RouterSpec",
     "SeededSpec",
     "SpecError",
+    "SvdSpec",
     "TrainingError",
     "__version__",
     "config",

@@ -2,11 +2,14 @@
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import rankfold
+from rankfold import NotExactError
 from rankfold.adapter.find import adapters_in, hosts_in
+from rankfold.train.auxiliary import auxiliary_loss
 from tests.laws.law import law
 from tests.support.tolerance import assert_close
 from tests.support.toys import adapted, ids, toy
@@ -22,8 +25,15 @@ def _base_with_deltas(model: nn.Module) -> nn.Module:
 
 
 def _forward_agrees_with_the_materialised_weight(config: rankfold.RankfoldConfig) -> None:
-    """The forward pass equals that of a base whose weights carry the adapters' delta weights."""
+    """The forward pass equals that of a base whose weights carry the adapters' delta weights.
+
+    If a router weighs heads there is no such weight, and asking for one is refused.
+    """
     model = adapted(config)
+    if config.router is not None:
+        with pytest.raises(NotExactError, match="gates depend on the input"):
+            _base_with_deltas(model)
+        return
     assert_close(model(ids()), _base_with_deltas(model)(ids()))
     assert not torch.equal(model(ids()), toy()(ids()))
 
@@ -43,9 +53,18 @@ def _disabled_equals_base(config: rankfold.RankfoldConfig) -> None:
 
 
 def _merge_then_unmerge_restores(config: rankfold.RankfoldConfig) -> None:
-    """Merging gives the same output, and unmerging restores the base weights bit for bit."""
+    """Merging gives the same output, and unmerging restores the base weights bit for bit.
+
+    If a router weighs heads, merging is refused and leaves every weight as it was.
+    """
     model = adapted(config)
     before, state = model(ids()), copy.deepcopy(model.state_dict())
+    if config.router is not None:
+        for merge in (model.merge_adapter, model.merge_and_unload):
+            with pytest.raises(NotExactError, match="'default' has"):
+                merge()
+        assert torch.equal(model(ids()), before)
+        return
     model.merge_adapter()
     assert_close(model(ids()), before)
     model.unmerge_adapter()
@@ -57,7 +76,9 @@ def _merge_then_unmerge_restores(config: rankfold.RankfoldConfig) -> None:
 def _only_what_is_declared_trainable_gets_a_gradient(config: rankfold.RankfoldConfig) -> None:
     """Every trained number of every adapter gets a gradient that is not zero, and nothing else gets one."""
     model = adapted(config).train()
-    model(ids(16)).square().sum().backward()
+    rows = ids(16)
+    loss = model(rows).square().sum()
+    (loss + auxiliary_loss(model, task_type=torch.arange(16) % 2)).backward()
     trained = {id(each) for _, _, adapter in adapters_in(model) for each in adapter.parameters()}
     for name, parameter in model.named_parameters():
         if id(parameter) in trained:

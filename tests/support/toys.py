@@ -15,25 +15,26 @@ import rankfold
 from rankfold.adapter.spec import SCALINGS
 from rankfold.factors import INITIALS, RELAY_MAPS, SHARES
 from rankfold.presets import discover
+from rankfold.presets._preset import Preset
 
 TOKENS, WIDTH = 7, 5
-LINEAR_TARGETS = ("query", "value", "mlp", "gpt")
+LINEAR_TARGETS = ("query", "value", "c_fc", "c_proj")
 ALL_TARGETS = (*LINEAR_TARGETS, "tokens", "picture")
 
 
 class Block(nn.Module):
-    """Layers of three shapes, two of them alike, with a skip around them."""
+    """Layers of three shapes, two of them alike, the others an MLP as GPT-2 has it; a skip around them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.query = nn.Linear(WIDTH, WIDTH)
         self.value = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.mlp = nn.Linear(WIDTH, 9)
-        self.gpt = Conv1D(WIDTH, 9)
+        self.c_fc = nn.Linear(WIDTH, 9)
+        self.c_proj = Conv1D(WIDTH, 9)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix [batch, tokens, WIDTH]."""
-        return x + torch.tanh(self.query(x)) * self.value(x) + self.gpt(torch.tanh(self.mlp(x)))
+        return x + torch.tanh(self.query(x)) * self.value(x) + self.c_proj(torch.tanh(self.c_fc(x)))
 
 
 class Toy(nn.Module):
@@ -85,10 +86,15 @@ def adapted(
 
 
 def preset_configs(**options: Any) -> dict[str, Any]:
-    """Return the configuration of every preset, of small rank, for all layers of the toy."""
-    ranks = {"r": 3}
-    options = {"target_modules": list(ALL_TARGETS), **ranks, **options}
-    return {name: rankfold.config(name, **options) for name in discover()}
+    """Return the configuration of every preset, of small rank, for all layers of the toy that it can take."""
+    return {name: _preset_config(preset, **options) for name, preset in discover().items()}
+
+
+def _preset_config(preset: Preset, **options: Any) -> Any:
+    is_routed = preset.spec().router is not None
+    targets = LINEAR_TARGETS if is_routed else ALL_TARGETS
+    small = {"r": 2 if is_routed else 3, **({"inner": 2} if "inner" in preset.options else {})}
+    return rankfold.config(preset.name, **{"target_modules": list(targets), **small, **options})
 
 
 _RANDOM = tuple(initial for initial in INITIALS if initial != "zeros")
@@ -143,6 +149,6 @@ def compositions(draw: st.DrawFn) -> dict[str, Any]:
         "share_up": draw(st.sampled_from([share for share in SHARES if share != "in_features"])),
         "seed": draw(st.integers(0, 9)),
         "target_modules": list(
-            draw(st.sampled_from((ALL_TARGETS, LINEAR_TARGETS, ("mlp", "picture"), ("query",))))
+            draw(st.sampled_from((ALL_TARGETS, LINEAR_TARGETS, ("c_fc", "picture"), ("query",))))
         ),
     }

@@ -1,43 +1,37 @@
 """From a spec to adapters: where configuration stops and modules begin."""
 
-import math
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import final
 
-from torch import nn
+from torch import Tensor, nn
 
-from rankfold.adapter.geometry import Embedding, Geometry
+from rankfold.adapter.gating import (
+    CodeGating,
+    ExpertEntryGating,
+    ExpertExitGating,
+    Gating,
+    InputGating,
+    MlpEntryGating,
+    MlpExitGating,
+    MlpPass,
+)
 from rankfold.adapter.module import Adapter, LearnedScale
-from rankfold.adapter.spec import AdapterSpec
-from rankfold.errors import RankfoldWarning, SpecError
+from rankfold.adapter.router import RouterSpec
+from rankfold.adapter.site import Site, checked, warn_of_relays
 from rankfold.factors import (
     CoreSpec,
+    Decomposition,
     Factor,
     FactorSpec,
     Pool,
     Relay,
     RelayBatches,
-    RelaySpec,
     Share,
-    rank_cap,
+    Side,
+    Svd,
 )
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One layer that is to be adapted.
-
-    Args:
-        geometry: Kind and sizes of the base layer.
-        spec: What it gets, with the rank and the alpha that hold for this layer.
-    """
-
-    geometry: Geometry
-    spec: AdapterSpec
 
 
 @final
@@ -47,8 +41,8 @@ class BuiltAdapter:
 
     Args:
         adapter: The adapter.
-        owned: By role (`down`, `core`, `up`, `scale`, `dropout`), what belongs to this layer; a shared factor
-            belongs to one layer only.
+        owned: By role (`down`, `core`, `up`, `scale`, `router`, `dropout`), what belongs to this layer; a
+            shared factor belongs to one layer only.
     """
 
     adapter: Adapter
@@ -67,26 +61,33 @@ class Builder:
             name.
 
     Raises:
-        SpecError: If a rank is larger than a layer.
+        SpecError: If a rank is larger than a layer, or a layer cannot have several heads.
     """
 
     def __init__(self, sites: Mapping[str, Site], *, name: str) -> None:
-        self.sites = {path: _checked(path, site) for path, site in sites.items()}
+        self.sites = {path: checked(path, site) for path, site in sites.items()}
         self.name = name
         self._relays: list[Relay] = []
+        self._passes: dict[str, MlpPass] = {}
         self._pools = _pools(self.sites)
-        _warn_of_relays(set(self.sites.values()))
+        warn_of_relays(set(self.sites.values()))
 
-    def build(self, path: str) -> BuiltAdapter:
+    def build(self, path: str, base_weight: Callable[[], Tensor] | None = None) -> BuiltAdapter:
         """Return the adapter of one layer.
+
+        Args:
+            path: The layer's path.
+            base_weight: Returns the base layer's weight, in its shape, for factors that are taken from it;
+                None where the base has no values.
 
         Raises:
             KeyError: If `path` is not among the sites.
+            SpecError: If a factor wants more of the base weight than there is.
         """
         site = self.sites[path]
         spec, owned = site.spec, dict[str, nn.Module]()
-        views: dict[str, Factor] = {}
-        for role, (factor, rows, cols) in _sides(site).items():
+        views: dict[Side, Factor] = {}
+        for role, (factor, rows, cols) in site.sides.items():
             create = partial(self._create, factor, spec.seed, role)
             views[role], own = self._pools[role].take(path, rows, cols, create)
             if own is not None:
@@ -97,6 +98,9 @@ class Builder:
         scale = None
         if spec.scaling == "learned":
             scale = owned["scale"] = LearnedScale()
+        if base_weight is not None:
+            _take_from_weight(views, site, base_weight)
+        gating = self._gating(path, owned)
         dropout = owned["dropout"] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
         adapter = Adapter(
             views["down"],
@@ -105,6 +109,8 @@ class Builder:
             core=core,
             scaling=spec.multiplier,
             scale=scale,
+            gating=gating,
+            down_heads=spec.down_heads,
             **{f"{spec.dropout_position}_dropout": dropout},
         )
         return BuiltAdapter(adapter, owned)
@@ -113,17 +119,32 @@ class Builder:
         """Return how many numbers the adapters of all sites train, without building them."""
         groups: dict[str, int] = {}
         for path, site in self.sites.items():
-            for role, (factor, rows, cols) in _sides(site).items():
+            for role, (factor, rows, cols) in site.sides.items():
                 group, *size = self._pools[role].group(path, rows, cols)
                 groups.setdefault(f"{group}.{role}", factor.numbers(*size))
             spec = site.spec
             groups[f"{path}.core"] = 0 if spec.core is None else spec.core.numbers(spec.up_rank, spec.rank)
             groups[f"{path}.scale"] = 1 if spec.scaling == "learned" else 0
+            if spec.router is not None:
+                groups[site.router_group(path)] = spec.router.numbers(*site.router_size(spec.router))
         return sum(groups.values())
 
     def relay_batches(self) -> RelayBatches | None:
         """Return the batches of all relayed factors built so far, or None if there are none."""
         return RelayBatches(self._relays) if self._relays else None
+
+    def _gating(self, path: str, owned: dict[str, nn.Module]) -> Gating | None:
+        """Return what weighs the heads of one layer, if there are several; its router may be owned by it."""
+        site = self.sites[path]
+        spec = site.spec.router
+        if spec is None:
+            return None
+        group = site.router_group(path)
+        if group not in self._passes:
+            owned["router"] = router = spec.build(*site.router_size(spec))
+            router.reset(seed=site.spec.seed, name=f"{self.name}/{group}")
+            self._passes[group] = MlpPass(router)
+        return _gating(self._passes[group], spec, site)
 
     def _create(
         self, spec: FactorSpec | CoreSpec, seed: int, role: str, group: str, rows: int, cols: int
@@ -136,55 +157,36 @@ class Builder:
         return factor
 
 
-def _sides(site: Site) -> dict[str, tuple[FactorSpec, int, int]]:
-    """Return spec, rows and cols of the down and of the up factor."""
-    spec, geometry = site.spec, site.geometry
-    return {
-        "down": (spec.down, spec.rank, geometry.in_features),
-        "up": (spec.up, geometry.out_features, spec.up_rank),
-    }
+def _gating(mlp: MlpPass, spec: RouterSpec, site: Site) -> Gating:
+    """Return the gating that a router's scope and a layer's place ask for."""
+    match spec.scope, site.mlp and site.mlp.role:
+        case "layer", _:
+            return CodeGating(mlp.router) if spec.reads == "code" else InputGating(mlp.router)
+        case "mlp", "entry":
+            return MlpEntryGating(mlp)
+        case "mlp", _:
+            return MlpExitGating(mlp)
+        case "experts", "entry":
+            return ExpertEntryGating(mlp, spec.top_k or mlp.router.heads)
+        case _:
+            return ExpertExitGating(mlp, spec.top_k or mlp.router.heads)
 
 
-def _pools(sites: Mapping[str, Site]) -> dict[str, Pool]:
+def _take_from_weight(views: Mapping[Side, Factor], site: Site, base_weight: Callable[[], Tensor]) -> None:
+    """Give the factors that are parts of the base weight their values."""
+    sides = {role: view for role, view in views.items() if isinstance(view, Svd)}
+    if sides:
+        weight = site.geometry.as_matrix(base_weight())
+        decomposition = Decomposition(weight, max(site.spec.rank, site.spec.up_rank))
+        for role, factor in sides.items():
+            factor.take(decomposition, role)
+
+
+def _pools(sites: Mapping[str, Site]) -> dict[Side, Pool]:
     """Return the pool of each side, with the size of every layer announced."""
-    pools: dict[str, Pool] = {}
+    pools: dict[Side, Pool] = {}
     for site in sites.values():
-        shares: dict[str, Share] = {"down": site.spec.share_down, "up": site.spec.share_up}
-        for role, (_, rows, cols) in _sides(site).items():
+        shares: dict[Side, Share] = {"down": site.spec.share_down, "up": site.spec.share_up}
+        for role, (_, rows, cols) in site.sides.items():
             pools.setdefault(role, Pool(shares[role])).reserve(rows, cols)
     return pools
-
-
-def _checked(path: str, site: Site) -> Site:
-    """Return the site with the spec that suits its kind, after checking the rank."""
-    sizes = site.geometry.in_features, site.geometry.out_features
-    rank = max(site.spec.rank, site.spec.up_rank)
-    if rank > max(sizes):
-        raise SpecError(
-            f"r={rank} is larger than the layer '{path}' ({sizes[0]} in, {sizes[1]} out); "
-            f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
-        )
-    if rank > min(sizes):
-        message = (
-            f"r={rank} is more than the rank of '{path}' can be ({min(sizes)}); a smaller r learns as much."
-        )
-        warnings.warn(message, RankfoldWarning, stacklevel=2)
-    return replace(site, spec=site.spec.with_zero_down()) if isinstance(site.geometry, Embedding) else site
-
-
-def _warn_of_relays(sites: set[Site]) -> None:
-    """Warn, once a size, where relaying costs more than it saves or where its map caps the rank."""
-    sides = {(role, *side) for site in sites for role, side in _sides(site).items()}
-    for role, spec, rows, cols in sorted(sides, key=repr):
-        if not isinstance(spec, RelaySpec):
-            continue
-        size = f"the {role} factor ({rows} x {cols})"
-        if 2 * spec.k >= math.sqrt(rows * cols):
-            numbers = spec.numbers(rows, cols)
-            message = f"k={spec.k} saves nothing on {size}: it trains {numbers} numbers for {rows * cols}."
-            warnings.warn(message, RankfoldWarning, stacklevel=3)
-        if (cap := rank_cap(spec, rows, cols)) < min(rows, cols):
-            message = (
-                f"map='row_major' with k={spec.k} caps the rank of {size} at {cap}; map='strided' does not."
-            )
-            warnings.warn(message, RankfoldWarning, stacklevel=3)

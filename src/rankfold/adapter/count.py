@@ -8,7 +8,7 @@ from torch import nn
 from rankfold.adapter.find import adapters_in, hosts_in
 from rankfold.errors import SpecError, unknown_name
 
-ROLES = ("down", "core", "up", "scale")
+ROLES = ("down", "core", "up", "scale", "router")
 
 
 @final
@@ -42,7 +42,7 @@ class ParameterCount:
         active: What would be updated in a step now.
         heads: Trained numbers outside the adapters, such as a new classification head.
         total: All parameters of the model, base included; frozen factors are not parameters.
-        by_factor: Counts by role: down, core, up, scale.
+        by_factor: Counts by role: down, core, up, scale, router.
         by_module: Counts by path of the layer; a shared factor counts at the layer that owns it.
     """
 

@@ -27,3 +27,8 @@ def adapters_in(model: nn.Module) -> Iterator[tuple[str, str, Adapter]]:
     for path, host in hosts_in(model):
         for name, adapter in host.rankfold_adapters.items():
             yield path, name, adapter
+
+
+def block_of(path: str) -> int | None:
+    """Return the index of a layer's block, the first number in its path; None outside of blocks."""
+    return next((int(part) for part in path.split(".") if part.isdecimal()), None)

@@ -39,6 +39,10 @@ class Geometry(ABC):
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Return a matrix [out_features, in_features] in the shape of the base layer's weight."""
 
+    @abstractmethod
+    def as_matrix(self, base_weight: Tensor) -> Tensor:
+        """Return the base layer's weight as a matrix [out_features, in_features]."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,10 @@ class Linear(Geometry):
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Transpose where the layer stores its weight transposed."""
         return matrix.T if self.transposed else matrix
+
+    def as_matrix(self, base_weight: Tensor) -> Tensor:
+        """Transpose where the layer stores its weight transposed."""
+        return base_weight.T if self.transposed else base_weight
 
 
 @final
@@ -91,6 +99,10 @@ class Embedding(Geometry):
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Transpose: an embedding stores one row a token."""
         return matrix.T
+
+    def as_matrix(self, base_weight: Tensor) -> Tensor:
+        """Transpose: an embedding stores one row a token."""
+        return base_weight.T
 
 
 @final
@@ -136,3 +148,7 @@ class Conv2d(Geometry):
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Fold the columns back into channels and kernel."""
         return matrix.reshape(self.out_features, self.in_channels // self.groups, *self.kernel_size)
+
+    def as_matrix(self, base_weight: Tensor) -> Tensor:
+        """Put channels and kernel into columns."""
+        return base_weight.reshape(self.out_features, self.in_features)

@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rankfold.adapter.gating import Gating
 from rankfold.adapter.geometry import Geometry
+from rankfold.errors import NotExactError
 from rankfold.factors import Factor
 
 
@@ -25,17 +27,19 @@ class LearnedScale(nn.Module):
 
 @final
 class Adapter(nn.Module):
-    r"""The change of one layer: $\Delta y = s \cdot U C V \, dropout(x)$.
+    r"""The change of one layer: $\Delta y = s \sum_e g_e(x) \, U_e C V_e \, dropout(x)$ over its heads e.
 
-    An adapter has no parameters of its own, only factors; a factor may serve several adapters.
+    An adapter has no parameters of its own, only factors and a router; each may serve several adapters.
 
     Args:
-        down: V, rank x in_features.
-        up: U, out_features x rank_up.
+        down: V, rank x in_features; with `down_heads` > 1 those of the heads one above the other.
+        up: U, out_features x rank_up; those of the heads side by side.
         geometry: Kind and sizes of the base layer.
         core: C, rank_up x rank, if any.
         scaling: The fixed multiplier s.
         scale: A trained multiplier beside it, if any.
+        gating: What weighs the heads, if there are several.
+        down_heads: How many heads have a V of their own; 1 if they share one.
         input_dropout: Dropout of what enters, or the identity.
         output_dropout: Dropout of what leaves, or the identity.
     """
@@ -49,14 +53,20 @@ class Adapter(nn.Module):
         core: Factor | None = None,
         scaling: float = 1.0,
         scale: LearnedScale | None = None,
+        gating: Gating | None = None,
+        down_heads: int = 1,
         input_dropout: nn.Module | None = None,
         output_dropout: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.down, self.core, self.up, self.scale = down, core, up, scale
+        self.gating = gating
+        self.router = None if gating is None else gating.router
+        self.down_heads = down_heads
         self.geometry = geometry
         self.scaling = scaling
         self.strength = 1.0
+        self.is_detached = False
         self.input_dropout = input_dropout or nn.Identity()
         self.output_dropout = output_dropout or nn.Identity()
 
@@ -68,27 +78,70 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the change of the base layer's output.
 
+        While `is_detached`, no factor gets a gradient from this adapter, not even one that others use; the
+        input still does.
+
         Args:
             x: The base layer's input, in the adapter's dtype; tokens for an embedding.
         """
         dtype = self.dtype
-        code = self.geometry.project(x, self.down().to(dtype), self.input_dropout)
-        if self.core is not None:
-            code = self.geometry.mix(code, self.core().to(dtype))
+        down = self._matrix(self.down, dtype)
+        code = self.geometry.project(x, down, self.input_dropout)
+        code = self._mixed(code, dtype) if self.gating is None else self._weighed(self.gating, x, code, down)
         # The code has rank features where the output has out_features: the cheaper place to scale.
         code = self._scaled(code)
-        return self.output_dropout(self.geometry.expand(code, self.up().to(dtype)))
+        return self.output_dropout(self.geometry.expand(code, self._matrix(self.up, dtype)))
 
     def delta_weight(self) -> Tensor:
-        """Return the change of the base weight, in its shape, in float32 at least, without dropout."""
+        """Return the change of the base weight, in its shape, in float32 at least, without dropout.
+
+        Raises:
+            NotExactError: If a router weighs the heads, so that no single weight is the adapter.
+        """
+        self.check_is_a_weight("this adapter")
         dtype = torch.promote_types(self.dtype, torch.float32)
         matrix = self.down().to(dtype)
         if self.core is not None:
             matrix = self.core().to(dtype) @ matrix
         return self.geometry.as_base_weight(self.up().to(dtype) @ self._scaled(matrix))
 
+    def check_is_a_weight(self, name: str) -> None:
+        """Check that the adapter equals one change of the base weight.
+
+        Args:
+            name: What the error calls the adapter.
+
+        Raises:
+            NotExactError: If a router weighs its heads, which is different for every token.
+        """
+        if self.router is not None:
+            raise NotExactError(
+                f"'{name}' has {self.router.heads} heads whose gates depend on the input, so no weight "
+                "equals it; use it as an adapter, or train one with heads=1."
+            )
+
+    def _matrix(self, factor: Factor, dtype: torch.dtype) -> Tensor:
+        matrix = factor().to(dtype)
+        return matrix.detach() if self.is_detached else matrix
+
+    def _mixed(self, code: Tensor, dtype: torch.dtype) -> Tensor:
+        return code if self.core is None else self.geometry.mix(code, self._matrix(self.core, dtype))
+
+    def _weighed(self, gating: Gating, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+        """Return the code of every head, weighed, [*batch, heads * rank_up]."""
+
+        def read() -> Tensor:
+            drops = isinstance(self.input_dropout, nn.Dropout) and self.input_dropout.training
+            return self.geometry.project(x, down, nn.Identity()) if drops else code
+
+        codes = code.unflatten(-1, (self.down_heads, -1))
+        return gating(x, self._mixed(codes, down.dtype), read)
+
     def _scaled(self, tensor: Tensor) -> Tensor:
         multiplier = self.scaling * self.strength
         if multiplier != 1:
             tensor = tensor * multiplier
-        return tensor if self.scale is None else tensor * self.scale()
+        if self.scale is None:
+            return tensor
+        scale = self.scale()
+        return tensor * (scale.detach() if self.is_detached else scale)

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self, final, get_args
 
+from rankfold.adapter.router import RouterSpec
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors import SHARES, CoreSpec, DenseSpec, DiagonalSpec, FactorSpec, SeededSpec, Share
+from rankfold.factors import SHARES, CoreSpec, DenseSpec, DiagonalSpec, FactorSpec, SeededSpec, Share, SvdSpec
 
 Scaling = Literal["alpha_over_r", "alpha_over_sqrt_r", "none", "learned"]
 """The multiplier: alpha / r (LoRA), alpha / sqrt(r) (rsLoRA), 1, or one trained number a layer (TLoRA)."""
@@ -18,10 +19,19 @@ DropoutPosition = Literal["input", "output"]
 DROPOUT_POSITIONS: tuple[DropoutPosition, ...] = get_args(DropoutPosition)
 
 
+FROZEN = (SeededSpec, SvdSpec)
+"""The factors that are not trained."""
+
+HeadsIn = Literal["all", "mlp"]
+"""Which layers have several heads: `all` of them, or those of MLPs only, the others being plain."""
+
+HEADS_IN: tuple[HeadsIn, ...] = get_args(HeadsIn)
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSpec:
-    r"""Description of one adapter: $\Delta y = s \cdot U C V \, dropout(x)$.
+    r"""Description of an adapter: $\Delta y = s \sum_e g_e(x) \, U_e C V_e \, dropout(x)$ over its heads e.
 
     Args:
         rank: Rows of the down factor V.
@@ -35,6 +45,11 @@ class AdapterSpec:
         up: The factor U, out_features x rank_up.
         share_down: Which layers use one V.
         share_up: Which layers use one U.
+        heads: Number of U side by side; several numbers are those of as many equal parts of the model's
+            blocks, from the first block on (MoLA).
+        heads_in: Which layers have them.
+        down_per_head: Whether each head has a V of its own.
+        router: What weighs the heads.
         seed: Seed of the frozen factors, and of the initial values of the others.
 
     Raises:
@@ -52,6 +67,10 @@ class AdapterSpec:
     up: FactorSpec = field(default_factory=lambda: DenseSpec("zeros"))
     share_down: Share = "none"
     share_up: Share = "none"
+    heads: int | tuple[int, ...] = 1
+    heads_in: HeadsIn = "all"
+    down_per_head: bool = False
+    router: RouterSpec | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +78,8 @@ class AdapterSpec:
         _check_ranges(self)
         _check_names(self)
         _check_that_it_can_learn(self)
+        _check_heads(self)
+        _check_decompositions(self)
 
     @property
     def up_rank(self) -> int:
@@ -75,6 +96,32 @@ class AdapterSpec:
                 return self.alpha / math.sqrt(self.rank)
             case "none" | "learned":
                 return 1.0
+
+    @property
+    def most_heads(self) -> int:
+        """The number of heads; of several numbers the largest."""
+        return self.heads if isinstance(self.heads, int) else max(self.heads)
+
+    @property
+    def down_heads(self) -> int:
+        """How many V there are, one above the other."""
+        return self.most_heads if self.down_per_head else 1
+
+    def at(self, *, block: int | None, blocks: int, is_in_mlp: bool) -> Self:
+        """Return the spec that holds at one place of a model, with one number of heads.
+
+        Args:
+            block: Index of the layer's block; None outside of blocks, where the first number of heads holds.
+            blocks: Number of blocks.
+            is_in_mlp: Whether the layer belongs to an MLP.
+        """
+        if self.router is None:
+            return self
+        numbers = (self.heads,) if isinstance(self.heads, int) else self.heads
+        heads = numbers[0 if block is None else block * len(numbers) // blocks]
+        if heads == 1 or (self.heads_in == "mlp" and not is_in_mlp):
+            return replace(self, heads=1, down_per_head=False, router=None, heads_in="all")
+        return replace(self, heads=heads)
 
     @property
     def starts_at_zero(self) -> bool:
@@ -99,7 +146,7 @@ class AdapterSpec:
         share a factor with layers of other kinds are returned as they are.
         """
         is_shared = self.share_down != "none" or self.share_up != "none"
-        if _zero_factors(self) != ["up"] or isinstance(self.down, SeededSpec) or is_shared:
+        if _zero_factors(self) != ["up"] or isinstance(self.down, FROZEN) or is_shared:
             return self
         return replace(self, down=replace(self.down, initial="zeros"), up=replace(self.up, initial="kaiming"))
 
@@ -135,6 +182,8 @@ def _check_names(spec: AdapterSpec) -> None:
         raise unknown_name("scaling", spec.scaling, SCALINGS)
     if spec.dropout_position not in DROPOUT_POSITIONS:
         raise unknown_name("dropout position", spec.dropout_position, DROPOUT_POSITIONS)
+    if spec.heads_in not in HEADS_IN:
+        raise unknown_name("layers to have several heads", spec.heads_in, HEADS_IN)
     for share in (spec.share_down, spec.share_up):
         if share not in SHARES:
             raise unknown_name("share scope", share, SHARES)
@@ -151,7 +200,40 @@ def _check_that_it_can_learn(spec: AdapterSpec) -> None:
             f"{' and '.join(zero)} start at zero, so neither would get a gradient; let one start otherwise."
         )
     factors = [factor for factor in (spec.down, spec.core, spec.up) if factor is not None]
-    if all(isinstance(factor, SeededSpec) for factor in factors):
+    if all(isinstance(factor, FROZEN) for factor in factors):
         raise SpecError(
             "every factor is frozen, so there is nothing to train; make one of them dense or relayed."
         )
+
+
+def _check_heads(spec: AdapterSpec) -> None:
+    numbers = (spec.heads,) if isinstance(spec.heads, int) else spec.heads
+    if not numbers or min(numbers) < 1:
+        raise SpecError(f"heads={spec.heads} leaves layers without any; give at least 1.")
+    if spec.most_heads == 1:
+        if spec.router is not None:
+            raise SpecError(
+                "a router has nothing to choose from with one head; give more heads, or no router."
+            )
+        if spec.down_per_head or spec.heads_in != "all":
+            raise SpecError("down_per_head and heads_in are about several heads; give heads more than 1.")
+        return
+    if spec.router is None:
+        raise SpecError(f"heads={spec.heads} without a router is one head of a larger rank; give a router.")
+    top_k = spec.router.top_k
+    if top_k is not None and top_k > min(number for number in numbers if number > 1):
+        raise SpecError(f"top_k={top_k} is more than the heads there are ({spec.heads}); give fewer.")
+    if spec.router.scope != "layer" and spec.heads_in != "mlp":
+        raise SpecError(
+            f"a router of scope '{spec.router.scope}' serves MLPs only; give heads_in='mlp', "
+            "so that other layers have one head."
+        )
+
+
+def _check_decompositions(spec: AdapterSpec) -> None:
+    for role, factor, share in (("down", spec.down, spec.share_down), ("up", spec.up, spec.share_up)):
+        if isinstance(factor, SvdSpec) and (share != "none" or spec.most_heads > 1):
+            raise SpecError(
+                f"an svd factor at the {role} side belongs to one layer and one head; "
+                f"give share_{role}='none' and heads=1."
+            )

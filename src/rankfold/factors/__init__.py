@@ -8,22 +8,26 @@ from rankfold.factors.base import Factor
 from rankfold.factors.dense import Dense, DenseSpec
 from rankfold.factors.diagonal import Diagonal, DiagonalSpec
 from rankfold.factors.initial import INITIALS, Initial, initial_matrix, standard_deviation
+from rankfold.factors.low_rank import LowRank, LowRankSpec
 from rankfold.factors.pool import SHARES, Pool, Share, Window
 from rankfold.factors.relay import RELAY_MAPS, Relay, RelayMap, RelaySpec, rank_cap
 from rankfold.factors.relay_batch import RelayBatches
 from rankfold.factors.seeded import Seeded, SeededSpec
+from rankfold.factors.svd import SPLITS, Decomposition, Side, Split, Svd, SvdSpec
 
-FactorSpec = DenseSpec | RelaySpec | SeededSpec
+FactorSpec = DenseSpec | RelaySpec | SeededSpec | SvdSpec
 """What may stand at either side of an adapter."""
 
-CoreSpec = DenseSpec | DiagonalSpec
+CoreSpec = DenseSpec | DiagonalSpec | LowRankSpec
 """What may stand between the two sides."""
 
 __all__ = [
     "INITIALS",
     "RELAY_MAPS",
     "SHARES",
+    "SPLITS",
     "CoreSpec",
+    "Decomposition",
     "Dense",
     "DenseSpec",
     "Diagonal",
@@ -31,6 +35,8 @@ __all__ = [
     "Factor",
     "FactorSpec",
     "Initial",
+    "LowRank",
+    "LowRankSpec",
     "Pool",
     "Relay",
     "RelayBatches",
@@ -39,6 +45,10 @@ __all__ = [
     "Seeded",
     "SeededSpec",
     "Share",
+    "Side",
+    "Split",
+    "Svd",
+    "SvdSpec",
     "Window",
     "initial_matrix",
     "rank_cap",

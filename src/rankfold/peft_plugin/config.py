@@ -10,7 +10,8 @@ from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from rankfold.adapter.spec import AdapterSpec, DropoutPosition, Scaling
+from rankfold.adapter.router import RouterSpec
+from rankfold.adapter.spec import AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
 from rankfold.presets import find
@@ -19,6 +20,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 _FACTOR: TypeAdapter[FactorSpec] = TypeAdapter(
     Annotated[FactorSpec, Field(discriminator="kind")], config=_STRICT
 )
+_ROUTER: TypeAdapter[RouterSpec | None] = TypeAdapter(RouterSpec | None, config=_STRICT)
 _CORE: TypeAdapter[CoreSpec] = TypeAdapter(Annotated[CoreSpec, Field(discriminator="kind")], config=_STRICT)
 
 
@@ -49,9 +51,14 @@ class RankfoldConfig(PeftConfig):
         up: The factor out_features x rank_up.
         share_down: Which layers use one down factor: `none`, `module_type`, `in_features` or `slice`.
         share_up: Which layers use one up factor: `none`, `module_type` or `slice`.
+        heads: Number of up factors side by side, weighed by a router; several numbers are those of as many
+            equal parts of the model's blocks, from the first block on.
+        heads_in: Which layers have several heads: `all`, or those in an `mlp`.
+        down_per_head: Whether each head has a down factor of its own.
+        router: What weighs the heads.
         seed: Seed of frozen factors, and of the initial values of the others.
-        target_modules: Names or a regular expression of the layers, or "all-linear"; the model's usual ones
-            if left out.
+        target_modules: Names or a regular expression of the layers, "all-linear", or "mlp" for those of
+            the MLPs; the model's usual ones if left out.
         exclude_modules: Names or a regular expression of layers to leave out.
         layers_to_transform: Indices of the blocks whose layers are adapted.
         layers_pattern: Name of the list of blocks, where it is not found by itself.
@@ -80,6 +87,10 @@ class RankfoldConfig(PeftConfig):
     up: FactorSpec = field(default_factory=lambda: DenseSpec("zeros"))
     share_down: Share = "none"
     share_up: Share = "none"
+    heads: int | tuple[int, ...] = 1
+    heads_in: HeadsIn = "all"
+    down_per_head: bool = False
+    router: RouterSpec | None = None
     seed: int = 0
     target_modules: list[str] | set[str] | str | None = None
     exclude_modules: list[str] | set[str] | str | None = None
@@ -100,6 +111,9 @@ class RankfoldConfig(PeftConfig):
         self.down = _read(_FACTOR, self.down, "down")
         self.up = _read(_FACTOR, self.up, "up")
         self.core = None if self.core is None else _read(_CORE, self.core, "core")
+        self.router = _read(_ROUTER, self.router, "router")
+        if isinstance(self.heads, list):
+            self.heads = tuple(self.heads)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
@@ -141,6 +155,10 @@ class RankfoldConfig(PeftConfig):
             up=self.up,
             share_down=self.share_down,
             share_up=self.share_up,
+            heads=self.heads,
+            heads_in=self.heads_in,
+            down_per_head=self.down_per_head,
+            router=self.router,
             seed=self.seed,
         )
         return spec if self.init_weights else spec.with_random_start()
@@ -160,6 +178,10 @@ _SPEC_FIELDS = {"r": "rank"} | {
             "up",
             "share_down",
             "share_up",
+            "heads",
+            "heads_in",
+            "down_per_head",
+            "router",
             "seed",
         ]
     )
@@ -190,6 +212,8 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         if name not in own and name not in targeting:
             raise unknown_name(f"option of method '{method}'", name, {*own, *targeting})
     spec = preset.spec(**{name: value for name, value in options.items() if name in own})
+    if preset.targets is not None:
+        options = {"target_modules": preset.targets, **options}
     return RankfoldConfig(
         preset=method,
         **{name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()},
@@ -212,5 +236,6 @@ def _read(reader: TypeAdapter[Any], value: Any, role: str) -> Any:
             for fault in error.errors()
         )
         raise SpecError(
-            f"{role}={value!r} describes no factor ({faults}); give a spec such as DenseSpec()."
+            f"{role}={value!r} describes no {role} ({faults}); "
+            f"give a {'RouterSpec()' if role == 'router' else 'spec such as DenseSpec()'}."
         ) from error

@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rankfold.adapter.build import BuiltAdapter
+from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating
 from rankfold.adapter.module import Adapter
 from rankfold.errors import SpecError
-from rankfold.peft_plugin.targets import sizes_of
-
-BASE = "__base__"
-"""In `adapter_names`, the name for rows that get no adapter."""
+from rankfold.peft_plugin.kinds import sizes_of
+from rankfold.peft_plugin.mixed import forward_mixed
 
 
 class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
@@ -36,6 +36,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         "rankfold_core",
         "rankfold_up",
         "rankfold_scale",
+        "rankfold_router",
         "rankfold_dropout",
     )
     other_param_names = ("rankfold_adapters", "rankfold_hooks")
@@ -50,6 +51,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self.rankfold_core = nn.ModuleDict()
         self.rankfold_up = nn.ModuleDict()
         self.rankfold_scale = nn.ModuleDict()
+        self.rankfold_router = nn.ModuleDict()
         self.rankfold_dropout = nn.ModuleDict()
         self.rankfold_adapters: dict[str, Adapter] = {}
         self.rankfold_hooks: dict[str, list[RemovableHandle]] = {}
@@ -79,23 +81,42 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         """
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
-            return result
-        if adapter_names is not None:
-            return self._forward_mixed(x, result, adapter_names)
-        if self.merged:
-            return result
+        if adapter_names is not None and not self.disable_adapters:
+            return forward_mixed(self, x, adapter_names, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return self.base_layer(x, *args, **kwargs)
+        active = [name for name in self.active_adapters if name in self.rankfold_adapters]
+        active = [name for name in active if self.rankfold_adapters[name].strength]
+        joined = self._join(active, x)
+        result = self.base_layer(joined, *args, **kwargs)
         # A quantised layer may return a view that must not be the operand of autograd.
         changed = (
             result
             if self.quantization_backend is None
             else self.quantization_backend.maybe_clone_base_result(result)
         )
-        for name in self.active_adapters:
-            if name in self.rankfold_adapters:
-                changed = changed + self._change(name, x)
+        for name in active:
+            changed = changed + self.change(name, x if self.joins(name) else joined)
         return changed.to(result.dtype)
+
+    @abstractmethod
+    def change(self, name: str, x: Tensor) -> Tensor:
+        """Return what an adapter adds to the base layer's output for the input x."""
+
+    def joins(self, name: str) -> bool:
+        """Whether an adapter joins here the experts that it parted where the MLP began."""
+        return isinstance(self.rankfold_adapters[name].gating, ExpertExitGating)
+
+    def _join(self, active: Sequence[str], x: Tensor) -> Tensor:
+        """Return what the base layer reads."""
+        gatings = [self.rankfold_adapters[name].gating for name in active]
+        experts = [each for each in gatings if isinstance(each, ExpertEntryGating | ExpertExitGating)]
+        if len(experts) > 1:
+            raise SpecError(
+                f"the adapters {', '.join(active)} are active together, but the experts of two of them would "
+                "read each other's hidden states; activate one of them."
+            )
+        return experts[0].join(x) if experts and isinstance(experts[0], ExpertExitGating) else x
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, keeping the weight as it was for `unmerge`.
@@ -107,7 +128,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         Raises:
             ValueError: If `safe_merge` finds a value that is not finite.
             SpecError: If the base layer is quantised in a way that cannot be written.
+            NotExactError: If the gates of an adapter depend on the input.
         """
+        self.check_can_merge(adapter_names)
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.rankfold_adapters:
                 continue
@@ -129,6 +152,23 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
                 self._before_merge = weight if backend is None else copy.deepcopy(self.get_base_layer())
             self.set_base_weight(merged)
             self.merged_adapters.append(name)
+
+    def check_can_merge(self, adapter_names: list[str] | None = None) -> None:
+        """Check that each of these adapters, the active ones if None, equals a weight.
+
+        Raises:
+            NotExactError: If one of them does not.
+        """
+        for name in adapter_names or self.active_adapters:
+            if name in self.rankfold_adapters:
+                self.rankfold_adapters[name].check_is_a_weight(name)
+
+    def original_weight(self) -> Tensor:
+        """Return the base weight without merged adapters, dequantised."""
+        before = self._before_merge
+        if isinstance(before, nn.Module) and self.quantization_backend is not None:
+            return self.quantization_backend.get_base_weight(before)
+        return before if isinstance(before, Tensor) else self.get_base_weight()
 
     def unmerge(self) -> None:
         """Restore the base layer as it was before the first merge."""
@@ -171,29 +211,6 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             if name in self.rankfold_adapters:
                 adapter = self.rankfold_adapters[name]
                 adapter.strength = 1.0 if scale is None else adapter.strength / scale
-
-    @abstractmethod
-    def _change(self, name: str, x: Tensor) -> Tensor:
-        """Return what an adapter adds to the base layer's output for the input x."""
-
-    def _forward_mixed(self, x: Tensor, result: Tensor, adapter_names: list[str]) -> Tensor:
-        if self.merged:
-            raise ValueError(
-                "Cannot pass `adapter_names` when there are merged adapters; call `unmerge_adapter` first."
-            )
-        if len(x) != len(adapter_names):
-            raise ValueError(
-                "Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(adapter_names)} and {len(x)} respectively."
-            )
-        result = result.clone()
-        for name in dict.fromkeys(adapter_names):
-            if name != BASE and name in self.rankfold_adapters:
-                rows = torch.tensor(
-                    [row for row, of in enumerate(adapter_names) if of == name], device=x.device
-                )
-                result[rows] = (result[rows] + self._change(name, x[rows])).to(result.dtype)
-        return result
 
     def __repr__(self) -> str:
         """Return PEFT's form of a layer's representation."""

@@ -18,10 +18,11 @@ class RankfoldLinear(RankfoldLayer):
     """A linear layer with its adapters."""
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Say that PEFT can convert the adapters to LoRA."""
-        return True
+        """Whether PEFT can convert the adapters to LoRA: not if their gates depend on the input."""
+        return all(adapter.router is None for adapter in self.rankfold_adapters.values())
 
-    def _change(self, name: str, x: Tensor) -> Tensor:
+    def change(self, name: str, x: Tensor) -> Tensor:
+        """Return what an adapter adds to the output for x [*batch, in_features]."""
         adapter = self.rankfold_adapters[name]
         return adapter(self._cast_input_dtype(x, adapter.dtype))
 
@@ -30,7 +31,8 @@ class RankfoldLinear(RankfoldLayer):
 class RankfoldConv2d(RankfoldLayer):
     """A convolution with its adapters."""
 
-    def _change(self, name: str, x: Tensor) -> Tensor:
+    def change(self, name: str, x: Tensor) -> Tensor:
+        """Return what an adapter adds to the output for x [batch, channels, height, width]."""
         adapter = self.rankfold_adapters[name]
         return adapter(self._cast_input_dtype(x, adapter.dtype))
 
@@ -39,7 +41,8 @@ class RankfoldConv2d(RankfoldLayer):
 class RankfoldEmbedding(RankfoldLayer):
     """An embedding with its adapters."""
 
-    def _change(self, name: str, x: Tensor) -> Tensor:
+    def change(self, name: str, x: Tensor) -> Tensor:
+        """Return what an adapter adds to the output for tokens x [*batch]."""
         change = self.rankfold_adapters[name](x)
         # Some embeddings multiply what they look up, and so must the adapter, or merging would change the
         # output.

@@ -11,12 +11,14 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, Auxil
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 
-from rankfold.adapter.build import Builder, Site
+from rankfold.adapter.build import Builder
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
-from rankfold.peft_plugin.layer import BASE, RankfoldLayer
+from rankfold.peft_plugin.layer import RankfoldLayer
 from rankfold.peft_plugin.layers import wrap
+from rankfold.peft_plugin.mixed import BASE
+from rankfold.peft_plugin.mlps import MLP_TARGETS
 from rankfold.peft_plugin.targets import find_targets
 
 
@@ -50,11 +52,10 @@ class RankfoldModel(BaseTuner):
         if config.expected_fingerprint is not None:
             check_fingerprint(config.expected_fingerprint, targets)
         config.base_fingerprint = fingerprint(targets)
-        if str(config.target_modules).lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND:
+        if str(config.target_modules).lower() in (INCLUDE_LINEAR_LAYERS_SHORTHAND, MLP_TARGETS):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
             config.target_modules = {each.name for each in targets}
-        sites = {each.path: Site(each.geometry, config.spec_for(each.name)) for each in targets}
-        self._builder = Builder(sites, name=adapter_name)
+        self._builder = Builder({each.path: each.site for each in targets}, name=adapter_name)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         self._batch_relays(model, adapter_name)
         del self._targets, self._builder
@@ -80,7 +81,7 @@ class RankfoldModel(BaseTuner):
         # On a model without weights the adapter needs none either, and drawing them would only take time.
         is_meta = any(parameter.is_meta for parameter in planned.base_layer.parameters())
         with torch.device("meta") if is_meta else nullcontext():
-            built = self._builder.build(planned.path)
+            built = self._builder.build(planned.path, None if is_meta else layer.original_weight)
         layer.update_layer(adapter_name, built, inference_mode=peft_config.inference_mode)
         if layer is not target:
             if adapter_name not in self.active_adapters:
@@ -100,10 +101,30 @@ class RankfoldModel(BaseTuner):
             if adapter_name in layer.rankfold_adapters:
                 layer.rankfold_hooks[adapter_name] = hooks
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters into the base weights, all of them or none.
+
+        Raises:
+            NotExactError: If the gates of one depend on the input.
+        """
+        for layer in _layers(self.model):
+            layer.check_can_merge(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
         layers = _layers(self.model)
+        for layer in layers if merge else ():
+            layer.check_can_merge(adapter_names)
         # PEFT declares that it returns nothing, but it returns the model.
-        model = cast("nn.Module", super()._unload_and_optionally_merge(*args, **kwargs))
+        model = cast(
+            "nn.Module", super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+        )
         for layer in layers:
             for adapter_name in layer.rankfold_adapters:
                 layer.remove_hooks(adapter_name)
@@ -135,7 +156,9 @@ class RankfoldModel(BaseTuner):
                 f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as "
                 f"'{surplus[0]}'; it belongs to another base model or configuration."
             )
-        return remapped
+        # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and
+        # its products may differ in the last bit.
+        return {key: tensor.clone() if key in wanted else tensor for key, tensor in remapped.items()}
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Generator[None]:

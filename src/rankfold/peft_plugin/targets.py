@@ -2,16 +2,14 @@
 
 import copy
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
 from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     _ExcludedModule,
-    _get_in_out_features,
     _maybe_include_all_linear_layers,
 )
 from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -21,12 +19,14 @@ from peft.utils.quantization_utils import (
     resolve_quantization_backend,
 )
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from transformers.pytorch_utils import Conv1D
 
-from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.adapter.find import block_of
+from rankfold.adapter.geometry import Geometry
+from rankfold.adapter.site import MlpPlace, Site
 from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
+from rankfold.peft_plugin.kinds import geometry_of
+from rankfold.peft_plugin.mlps import MLP_TARGETS, mlp_places
 
 if TYPE_CHECKING:
     from rankfold.peft_plugin.model import RankfoldModel
@@ -45,15 +45,20 @@ class Target:
         path: Where it is, below the deepest module that holds all targets. Unlike its full name this does not
             depend on what the model is wrapped in, so frozen factors may be derived from it.
         base_layer: The layer itself, without adapters around it.
-        geometry: Its kind and sizes.
+        site: Its kind and sizes, and what it gets.
         quantization_backend: How to read and write its weight, where it is quantised.
     """
 
     name: str
     path: str
     base_layer: nn.Module
-    geometry: Geometry
+    site: Site
     quantization_backend: QuantizationBackend | None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The layer's kind and sizes."""
+        return self.site.geometry
 
 
 def find_targets(
@@ -76,13 +81,45 @@ def find_targets(
         marker = f".{tuner.prefix}"
         keyed = {key.rsplit(marker, 1)[0].removeprefix(_COMPILED) for key in state_dict}
         names = [name for name in modules if name.removeprefix(_COMPILED) in keyed]
-    quantization = get_quantization_kwargs(model)
+    places = mlp_places(modules)
+    _check_whole_mlps(config, names, places)
+    plan = _Plan(
+        config, places, _common_depth(names), _number_of_blocks(modules), get_quantization_kwargs(model)
+    )
+    return {modules[name]: plan.target(name, modules[name]) for name in names}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the targets of one adapter have in common."""
+
+    config: RankfoldConfig
+    places: Mapping[str, MlpPlace]
+    depth: int
+    blocks: int
+    quantization: dict[str, Any]
+
+    def target(self, name: str, module: nn.Module) -> Target:
+        base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        backend = resolve_quantization_backend(base_layer, **self.quantization)
+        place = self.places.get(name)
+        spec = self.config.spec_for(name).at(
+            block=block_of(name), blocks=self.blocks, is_in_mlp=place is not None
+        )
+        mlp = None if place is None else replace(place, root=self._path(place.root))
+        site = Site(geometry_of(name, base_layer, backend), spec, mlp)
+        return Target(name, self._path(name), base_layer, site, backend)
+
+    def _path(self, name: str) -> str:
+        """Return a name without what all targets are in."""
+        return ".".join(name.split(".")[self.depth :])
+
+
+def _common_depth(names: Iterable[str]) -> int:
+    """Return how many modules around them these modules have in common."""
     parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))
-    return {
-        modules[name]: _target(name, ".".join(name.split(".")[shared:]), modules[name], quantization)
-        for name in names
-    }
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))
 
 
 def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
@@ -98,13 +135,15 @@ def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _split_by_targeting(
-    tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig, modules: Iterable[str]
+    tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig, modules: Mapping[str, nn.Module]
 ) -> tuple[list[str], list[str]]:
     """Return the names of the modules that are targeted, and of those that would be but are excluded."""
     # PEFT completes the configuration in place when it injects; here it must stay as it is.
     completed: Any = copy.deepcopy(config)
     completed = tuner._prepare_adapter_config(completed, tuner.get_model_config(model))
     completed = _maybe_include_all_linear_layers(completed, model)
+    if completed.target_modules == MLP_TARGETS:
+        completed.target_modules = set(mlp_places(modules))
     found: dict[str, Any] = {name: tuner._check_target_module_exists(completed, name) for name in modules}
     excluded = [name for name, answer in found.items() if isinstance(answer, _ExcludedModule)]
     return [name for name, answer in found.items() if answer], excluded
@@ -151,49 +190,23 @@ def _indices(layers: Iterable[int] | int | None) -> Iterable[int]:
     return (layers,) if isinstance(layers, int) else layers
 
 
-def _target(name: str, path: str, module: nn.Module, quantization: dict[str, Any]) -> Target:
-    base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    backend = resolve_quantization_backend(base_layer, **quantization)
-    return Target(name, path, base_layer, _geometry(name, base_layer, backend), backend)
-
-
-def _geometry(name: str, layer: nn.Module, backend: QuantizationBackend | None) -> Geometry:
-    if isinstance(layer, NonDynamicallyQuantizableLinear):
+def _check_whole_mlps(config: RankfoldConfig, names: Sequence[str], places: Mapping[str, MlpPlace]) -> None:
+    """Check that a router that serves an MLP finds all its layers adapted: it decides for them together."""
+    if config.router is None or config.router.scope == "layer":
+        return
+    roots = {places[name].root for name in names if name in places}
+    if not roots:
         raise SpecError(
-            f"'{name}' is read by torch's MultiheadAttention without being called, so an adapter on it would "
-            "do nothing; exclude it by exclude_modules."
+            f"a router of scope '{config.router.scope}' found no MLP whose layers are among target_modules; "
+            "name all linear layers of the MLPs, or use scope 'layer' for an architecture that is not known."
         )
-    if isinstance(layer, nn.Embedding):
-        return Embedding(layer.num_embeddings, layer.embedding_dim)
-    if isinstance(layer, nn.Conv2d):
-        return Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            _pair(layer.kernel_size),
-            _pair(layer.stride),
-            layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
-            _pair(layer.dilation),
-            layer.groups,
-            layer.padding_mode,
-            tuple(layer._reversed_padding_repeated_twice),
+    missing = sorted(name for name, place in places.items() if place.root in roots and name not in names)
+    if missing:
+        raise SpecError(
+            f"a router of scope '{config.router.scope}' decides for whole MLPs, but '{missing[0]}' is not "
+            "adapted; add it to target_modules."
         )
-    if isinstance(layer, nn.Linear | Conv1D) or (backend is not None and backend.layer_type == "linear"):
-        in_features, out_features = sizes_of(layer)
-        if in_features is not None and out_features is not None:
-            return Linear(in_features, out_features, transposed=isinstance(layer, Conv1D))
-    raise SpecError(
-        f"Target module '{name}' is not supported: it is a {type(layer).__name__}; "
-        "name Linear, Conv1D, Conv2d or Embedding layers in target_modules, or exclude it by exclude_modules."
-    )
 
 
-def sizes_of(layer: nn.Module) -> tuple[int | None, int | None]:
-    """Return what PEFT calls a layer's `in_features` and `out_features`; a convolution's are its channels."""
-    with warnings.catch_warnings():
-        # PEFT warns of kinds it does not know; those that we take are checked by us.
-        warnings.simplefilter("ignore", UserWarning)
-        return _get_in_out_features(layer)
-
-
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    return value[0], value[1]
+def _number_of_blocks(names: Iterable[str]) -> int:
+    return 1 + max((block for name in names if (block := block_of(name)) is not None), default=0)

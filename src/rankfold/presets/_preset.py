@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, final, get_args, get_origin, get_type_hints
 
+from rankfold.adapter.balance import BalanceKind, BalanceSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
 
@@ -13,8 +14,14 @@ from rankfold.errors import SpecError, unknown_name
 Rank = Annotated[int, "rank of the adapter"]
 Alpha = Annotated[float, "the number in the scaling"]
 Dropout = Annotated[float, "probability of dropout"]
+Heads = Annotated[int, "number of heads"]
 Seed = Annotated[int, "seed of frozen factors and of initial values"]
 Reading = Literal["recommended", "paper"]
+
+
+def balance(kind: BalanceKind, coefficient: float, delta: float = 0.1) -> BalanceSpec | None:
+    """Return an auxiliary loss, or None where the coefficient is zero, which costs nothing."""
+    return BalanceSpec(kind=kind, coefficient=coefficient, delta=delta) if coefficient else None
 
 
 @final
@@ -53,6 +60,8 @@ class Option:
                     f"value of '{self.name}' for method '{preset}'", str(value), map(str, self.choices)
                 )
             return value
+        if tuple in self.types and isinstance(value, list):
+            return tuple(cast("list[Any]", value))
         if float in self.types and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):
@@ -73,6 +82,8 @@ class Preset:
         summary: What is special about it, in one sentence.
         learning_rate: A learning rate for AdamW that is a good start.
         build: Returns the spec; its keyword parameters are the options, annotated with their meaning.
+        targets: The layers that the method is made for, as PEFT's `target_modules`; the model's usual ones if
+            None.
     """
 
     name: str
@@ -81,6 +92,7 @@ class Preset:
     summary: str
     learning_rate: float
     build: Callable[..., AdapterSpec]
+    targets: str | None = None
 
     @property
     def options(self) -> Mapping[str, Option]:
@@ -106,5 +118,5 @@ def _option(name: str, hint: Any, default: Any) -> Option:
     kind, description = get_args(hint)
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     choices = tuple(choice for each in kinds if get_origin(each) is Literal for choice in get_args(each))
-    types = tuple(str if get_origin(each) is Literal else each for each in kinds)
+    types = tuple(str if get_origin(each) is Literal else get_origin(each) or each for each in kinds)
     return Option(name, types, default, choices or None, description)

@@ -1,10 +1,11 @@
-"""EffiLoRA with one head."""
+"""EffiLoRA."""
 
 from typing import Annotated
 
+from rankfold.adapter.router import RouterInput, RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec, Share
-from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
+from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
 
 
 def _spec(
@@ -12,9 +13,15 @@ def _spec(
     r: Rank = 16,
     alpha: Alpha = 32.0,
     dropout: Dropout = 0.05,
+    heads: Heads = 4,
     share: Annotated[Share, "which layers use one down factor"] = "in_features",
+    router_reads: Annotated[RouterInput, "what the gates are read off; the paper's counts say code"] = "code",
+    balance_loss: Annotated[
+        float, "coefficient of LLaVA-MoLE's balance loss, which the paper leaves out"
+    ] = 0.0,
     seed: Seed = 0,
 ) -> AdapterSpec:
+    router = RouterSpec(reads=router_reads, balance=balance("llava_mole", balance_loss))
     return AdapterSpec(
         rank=r,
         alpha=alpha,
@@ -22,6 +29,8 @@ def _spec(
         down=DenseSpec(),
         up=DenseSpec("zeros"),
         share_down=share,
+        heads=heads,
+        router=router if heads > 1 else None,
         seed=seed,
     )
 
@@ -30,7 +39,7 @@ PRESET = Preset(
     name="effilora",
     title="EffiLoRA",
     paper="Tian et al., 2025, arXiv:2512.00878",
-    summary="One down factor for all layers of an input width, an up factor for each layer.",
+    summary="One down factor for all layers of an input width; in each layer several up factors, weighed.",
     learning_rate=1e-3,
     build=_spec,
 )

@@ -1,0 +1,218 @@
+"""How the heads of an adapter are weighed: by a router of its own, or by that of the whole MLP.
+
+The heads lie side by side in one up factor, so weighing them is a product with the code that enters it: all
+heads together are one matrix product, and none is run for itself.
+
+The layers of an MLP that read its input are its entries (gate and up projection), the one that writes its
+output is its exit (down projection). With one router for all of them an entry asks the router, and the exit
+takes what the entries were told; nothing is kept from one pass to the next.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rankfold.adapter.router import Router
+
+MlpRole = Literal["entry", "exit"]
+"""What a layer is in its MLP."""
+
+Codes = Float[Tensor, "*#batch #heads rank"]
+"""The codes of a token: one that all heads share, or one for each head."""
+
+
+class Gating(ABC):
+    """Weighs the heads of one adapter.
+
+    Args:
+        router: The router that decides, which may serve several adapters.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+
+    @abstractmethod
+    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+        """Return what enters the up factor, with heads times rank features.
+
+        Args:
+            x: What the layer reads, without dropout.
+            codes: The adapter's codes of x.
+            read: Returns the codes without dropout, flat, [*batch, code_heads * rank].
+        """
+
+
+def weigh(
+    codes: Codes, weights: Float[Tensor, "*batch heads"]
+) -> Float[Tensor, "*batch {codes.shape[-1]*weights.shape[-1]}"]:
+    """Return each head's code times the head's weight, side by side."""
+    return (codes * weights.unsqueeze(-1)).flatten(-2)
+
+
+@final
+class InputGating(Gating):
+    """Gates that a router reads off the layer's input (HydraLoRA; Tian et al., 2024, eq. 5)."""
+
+    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+        """Ask the router about x."""
+        return weigh(codes, self.router(x))
+
+
+@final
+class CodeGating(Gating):
+    """Gates that a router reads off the adapter's code (EffiLoRA; Tian et al., 2025, section 3.1)."""
+
+    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+        """Ask the router about the code."""
+        return weigh(codes, self.router(read()))
+
+
+@final
+class MlpPass:
+    """What a router said of the input of its MLP, from the first entry to the exit of one forward pass.
+
+    Args:
+        router: The router of the MLP.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self._x: Tensor | None = None
+        self._weights: Tensor | None = None
+
+    def enter(self, x: Tensor) -> Float[Tensor, "*batch heads"]:
+        """Return the weights for x; further entries of the MLP, which read the same x, get them again."""
+        if self._weights is None or self._x is not x:
+            self._x, self._weights = x, self.router(x)
+        return self._weights
+
+    def weights(self) -> Float[Tensor, "*batch heads"]:
+        """Return what the entries got.
+
+        Raises:
+            RuntimeError: If no entry has run.
+        """
+        if self._weights is None:
+            raise RuntimeError("the last layer of an MLP ran before its first; call the MLP as a whole.")
+        return self._weights
+
+    def leave(self) -> None:
+        """Forget the pass."""
+        self._x = self._weights = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the pass out of copies and pickles."""
+        return {"router": self.router, "_x": None, "_weights": None}
+
+
+@final
+class MlpEntryGating(Gating):
+    """Gates of a layer that reads the MLP's input (LLaVA-MoLE; Chen et al., 2024).
+
+    Args:
+        mlp: What the layers of the MLP share.
+    """
+
+    def __init__(self, mlp: MlpPass) -> None:
+        super().__init__(mlp.router)
+        self._mlp = mlp
+
+    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+        """Ask the router about the MLP's input."""
+        return weigh(codes, self._mlp.enter(x))
+
+
+@final
+class MlpExitGating(Gating):
+    """Gates of the layer that writes the MLP's output: those of its entries.
+
+    Args:
+        mlp: What the layers of the MLP share.
+    """
+
+    def __init__(self, mlp: MlpPass) -> None:
+        super().__init__(mlp.router)
+        self._mlp = mlp
+
+    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+        """Take the weights of the entries."""
+        weighed = weigh(codes, self._mlp.weights())
+        self._mlp.leave()
+        return weighed
+
+
+def _places(weights: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    """Return the weight of each place, and its head as zeros and a one.
+
+    Args:
+        weights: Zero for heads that are not chosen, [*batch, heads].
+        places: How many are chosen.
+
+    Returns:
+        [places, *batch] and [places, *batch, heads].
+    """
+    chosen = weights.topk(places, dim=-1)
+    heads = torch.zeros_like(weights).expand(places, *weights.shape).contiguous()
+    heads.scatter_(-1, chosen.indices.movedim(-1, 0).unsqueeze(-1), 1.0)
+    return chosen.values.movedim(-1, 0), heads
+
+
+@final
+class ExpertEntryGating(Gating):
+    """Where the experts of an MLP part: one output for each of a token's chosen experts (MixLoRA).
+
+    Every expert is the frozen MLP with a head of its own in each layer, so its hidden state is its own. What
+    comes out has an axis in front, one entry for each chosen expert; whatever the MLP does between its layers
+    acts on each entry alone.
+
+    Reference: Li et al., 2024, eq. 4 and 5.
+
+    Args:
+        mlp: What the layers of the MLP share.
+        places: How many experts are chosen for a token.
+    """
+
+    def __init__(self, mlp: MlpPass, places: int) -> None:
+        super().__init__(mlp.router)
+        self._mlp = mlp
+        self.places = places
+
+    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+        """Return a code for each place, [places, *batch, heads * rank]."""
+        _, heads = _places(self._mlp.enter(x), self.places)
+        return weigh(codes, heads)
+
+
+@final
+class ExpertExitGating(Gating):
+    """Where the experts of an MLP join, weighed.
+
+    The layer is linear and the weights sum to 1, so joining what enters it is the same as joining what leaves
+    it, and the base layer runs once, not once for each expert.
+
+    Args:
+        mlp: What the layers of the MLP share.
+        places: How many experts are chosen for a token.
+    """
+
+    def __init__(self, mlp: MlpPass, places: int) -> None:
+        super().__init__(mlp.router)
+        self._mlp = mlp
+        self.places = places
+
+    def join(self, x: Float[Tensor, "places *batch in_features"]) -> Float[Tensor, "*batch in_features"]:
+        """Return the weighed sum of what the experts hand to the layer."""
+        weights, _ = _places(self._mlp.weights(), self.places)
+        # As the first expert and how the others differ: where none does, it is the first one, bit for bit.
+        differences = (x[1:] - x[0]) * weights[1:].unsqueeze(-1).to(x.dtype)
+        return x[0] + differences.sum(dim=0)
+
+    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+        """Return the experts' codes, weighed and summed over places, [*batch, heads * rank]."""
+        weights, heads = _places(self._mlp.weights(), self.places)
+        self._mlp.leave()
+        return weigh(codes, heads * weights.unsqueeze(-1)).sum(dim=0)

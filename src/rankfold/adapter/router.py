@@ -1,0 +1,240 @@
+"""Routers: how much each head counts for each token.
+
+A router is a linear map to one score a head, then a softmax in float32. What it says of a token depends on
+that token alone, never on another of the batch: rows served together cannot change each other.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, final, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rankfold.adapter.balance import BalanceSpec
+from rankfold.errors import SpecError, unknown_name
+from rankfold.seeding import random_matrix
+
+RouterInput = Literal["input", "code"]
+"""What a router reads: the layer's `input` x (HydraLoRA), or its `code` V x (EffiLoRA); without dropout."""
+
+RouterScope = Literal["layer", "mlp", "experts"]
+"""What a router decides about: the heads of one `layer`; the heads of all layers of one `mlp`, by its input;
+or `experts`, each of which is that MLP as a whole with one head in each layer (MixLoRA)."""
+
+RouterInitial = Literal["kaiming", "normal", "zeros"]
+"""How a router starts: uniform of variance 1/(3 inputs), normal of standard deviation 0.02 (MixLoRA), or all
+heads alike."""
+
+HeadWeights = Literal["renormalized", "probability", "straight_through"]
+"""The weights of the chosen heads: scaled to sum to 1; the probabilities themselves; or 1 each with the
+probability's gradient (a choice that is not differentiable, made trainable)."""
+
+_CHOICES = {"reads": RouterInput, "scope": RouterScope, "initial": RouterInitial, "weights": HeadWeights}
+_NORMAL_STD = 0.02
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSpec:
+    """Description of a `Router`.
+
+    Args:
+        reads: What it reads.
+        scope: What it decides about.
+        bias: Whether its scores have one.
+        initial: How its weight starts.
+        top_k: How many heads are chosen for a token; all of them if None.
+        weights: The weights of the chosen heads.
+        temperature: Scores are divided by it.
+        jitter: In training, what is read is multiplied by numbers from 1 - jitter to 1 + jitter.
+        rounds: How often it decides; before each further time its state takes in what the heads chosen so far
+            say (experimental, after GraphMoE).
+        balance: The auxiliary loss that keeps its heads in use, if any.
+
+    Raises:
+        SpecError: If a value is not possible.
+    """
+
+    reads: RouterInput = "input"
+    scope: RouterScope = "layer"
+    bias: bool = False
+    initial: RouterInitial = "kaiming"
+    top_k: int | None = None
+    weights: HeadWeights = "renormalized"
+    temperature: float = 1.0
+    jitter: float = 0.0
+    rounds: int = 1
+    balance: BalanceSpec | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise unknown_name(f"router {name}", getattr(self, name), get_args(choices))
+        if self.top_k is not None and self.top_k < 1:
+            raise SpecError(f"top_k={self.top_k} chooses no head; give at least 1, or none for all heads.")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise SpecError(f"temperature={self.temperature} is not above 0; give 1 for a plain softmax.")
+        if not 0 <= self.jitter < 1:
+            raise SpecError(f"jitter={self.jitter} is not a share; give one from 0 up to 1.")
+        if self.rounds < 1:
+            raise SpecError(f"rounds={self.rounds} never decides; give at least 1.")
+        self._check_scope()
+
+    def _check_scope(self) -> None:
+        if self.scope != "layer" and self.reads == "code":
+            raise SpecError(
+                f"a router of scope '{self.scope}' cannot read the code, which differs between its layers; "
+                "let it read the input."
+            )
+        if self.scope == "experts" and self.weights != "renormalized":
+            raise SpecError(
+                f"weights='{self.weights}' of experts do not sum to 1, as their sum needs; "
+                "use 'renormalized'."
+            )
+
+    def build(self, heads: int, in_features: int) -> "Router":
+        """Return the router, not yet reset.
+
+        Raises:
+            SpecError: If it would choose more heads than there are.
+        """
+        if self.top_k is not None and self.top_k > heads:
+            raise SpecError(f"top_k={self.top_k} is more than the {heads} heads; give at most {heads}.")
+        return Router(heads, in_features, self)
+
+    def numbers(self, heads: int, in_features: int) -> int:
+        """Return how many numbers are trained, and stored."""
+        rounds = 0 if self.rounds == 1 else heads * in_features + 6 * in_features**2
+        return heads * in_features + (heads if self.bias else 0) + rounds
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a router decided, for an auxiliary loss.
+
+    Args:
+        probabilities: The softmax over all heads, [*batch, heads], float32.
+        chosen: 1 for each chosen head, [*batch, heads]; without a gradient.
+    """
+
+    probabilities: Float[Tensor, "*batch heads"]
+    chosen: Float[Tensor, "*batch heads"]
+
+
+@final
+class Router(nn.Module):
+    """A softmax router: from features to a weight for each head (Shazeer et al., 2017, without its noise).
+
+    Args:
+        heads: Number of heads.
+        in_features: Number of features that are read.
+        spec: The rest of its description.
+    """
+
+    def __init__(self, heads: int, in_features: int, spec: RouterSpec) -> None:
+        super().__init__()
+        self.heads, self.in_features, self.spec = heads, in_features, spec
+        self.weight = nn.Parameter(torch.zeros(heads, in_features))
+        self.bias = nn.Parameter(torch.zeros(heads)) if spec.bias else None
+        # Flat, not in a module of their own: PEFT finds an adapter's name in a key by counting from its end.
+        has_rounds = spec.rounds > 1
+        self.nodes = nn.Parameter(torch.zeros(heads, in_features)) if has_rounds else None
+        self.message_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
+        self.state_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
+        self.decision: Decision | None = None
+
+    def forward(self, features: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch heads"]:
+        """Return the weights of the heads, zero for those that are not chosen, in the dtype of `features`.
+
+        While a balance loss is asked for and gradients are recorded, the decision is kept until
+        `take_decision`.
+        """
+        if self.training and self.spec.jitter:
+            noise = torch.empty_like(features).uniform_(1 - self.spec.jitter, 1 + self.spec.jitter)
+            features = features * noise
+        probabilities = self._probabilities(features)
+        weights, chosen = self._choose(probabilities)
+        for _ in range(self.spec.rounds - 1):
+            features = self._next_state(features, weights.to(features.dtype))
+            probabilities = self._probabilities(features)
+            weights, chosen = self._choose(probabilities)
+        if self.spec.balance is not None and self.training and torch.is_grad_enabled():
+            self.decision = Decision(probabilities, chosen.detach())
+        return weights.to(features.dtype)
+
+    def take_decision(self) -> Decision | None:
+        """Return the decision of the last forward pass, once."""
+        decision, self.decision = self.decision, None
+        return decision
+
+    @torch.no_grad()
+    def reset(self, *, seed: int, name: str) -> None:
+        """Draw the initial values; on the meta device they are left as they are."""
+        if self.weight.is_meta:
+            return
+        if self.bias is not None:
+            self.bias.zero_()
+        kaiming = 1 / math.sqrt(3 * self.in_features)
+        std = {"kaiming": kaiming, "normal": _NORMAL_STD, "zeros": 0.0}[self.spec.initial]
+        distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
+        parts = {
+            "": (self.weight, std, distribution),
+            ".nodes": (self.nodes, 1.0, "normal"),
+            ".message": (self.message_gates, kaiming, "uniform"),
+            ".state": (self.state_gates, kaiming, "uniform"),
+        }
+        for part, (parameter, spread, law) in parts.items():
+            if parameter is not None:
+                rows, cols = parameter.shape
+                matrix = random_matrix(rows, cols, seed=seed, name=name + part, std=spread, distribution=law)
+                parameter.copy_(matrix)
+
+    def _probabilities(self, features: Tensor) -> Tensor:
+        scores = functional.linear(features, self.weight, self.bias)
+        return torch.softmax(scores.float() / self.spec.temperature, dim=-1)
+
+    def _next_state(self, state: Tensor, weights: Tensor) -> Tensor:
+        """Return what is read in the next round: a recurrent cell hears the state as the chosen nodes see it.
+
+        Ours, after the idea of GraphMoE (Tang et al., 2025): the heads are nodes of a graph.
+        """
+        if self.nodes is None or self.message_gates is None or self.state_gates is None:
+            return state
+        message = (weights @ self.nodes) * state
+        flat = torch.gru_cell(
+            message.flatten(0, -2), state.flatten(0, -2), self.message_gates, self.state_gates
+        )
+        return flat.reshape(state.shape)
+
+    def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights of the heads, and 1 for each that is chosen."""
+        top_k, kind = self.spec.top_k, self.spec.weights
+        if top_k is None or top_k == self.heads:
+            return probabilities, torch.ones_like(probabilities)
+        indices = probabilities.topk(top_k, dim=-1).indices
+        chosen = torch.zeros_like(probabilities).scatter(-1, indices, 1.0)
+        weights = probabilities * chosen
+        if kind == "renormalized":
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        elif kind == "straight_through":
+            weights = weights + (chosen - weights).detach()
+        return weights, chosen
+
+    def extra_repr(self) -> str:
+        """Return the size for `repr`."""
+        return f"{self.heads} heads, {self.in_features} features"
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the last decision out of copies and pickles."""
+        return {**self.__dict__, "decision": None}
+
+    if TYPE_CHECKING:  # `nn.Module.__call__` is typed as Any; a router's call is its forward.
+
+        def __call__(self, features: Tensor) -> Tensor:
+            """Return the weights of the heads."""
+            ...

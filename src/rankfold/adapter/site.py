@@ -1,0 +1,117 @@
+"""One layer that is to be adapted: its sizes, its spec and its place in the model, checked together."""
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from typing import final
+
+from rankfold.adapter.gating import MlpRole
+from rankfold.adapter.geometry import Embedding, Geometry, Linear
+from rankfold.adapter.router import RouterSpec
+from rankfold.adapter.spec import AdapterSpec
+from rankfold.errors import RankfoldWarning, SpecError
+from rankfold.factors import FactorSpec, RelaySpec, Side, rank_cap
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MlpPlace:
+    """A layer's place in an MLP.
+
+    Args:
+        root: Path of the MLP, the same for all its layers.
+        role: What the layer is in it.
+        width: Features of the MLP's input.
+    """
+
+    root: str
+    role: MlpRole
+    width: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One layer that is to be adapted.
+
+    Args:
+        geometry: Kind and sizes of the base layer.
+        spec: What it gets, with the rank, the alpha and the number of heads that hold for this layer.
+        mlp: Its place in an MLP, if it is in one.
+    """
+
+    geometry: Geometry
+    spec: AdapterSpec
+    mlp: MlpPlace | None = None
+
+    @property
+    def sides(self) -> dict[Side, tuple[FactorSpec, int, int]]:
+        """Spec, rows and cols of the down and of the up factor, all heads included."""
+        spec, geometry = self.spec, self.geometry
+        return {
+            "down": (spec.down, spec.down_heads * spec.rank, geometry.in_features),
+            "up": (spec.up, geometry.out_features, spec.most_heads * spec.up_rank),
+        }
+
+    def router_group(self, path: str) -> str:
+        """Return the name of the layers that ask one router with the layer at `path`."""
+        spec = self.spec.router
+        root = self.mlp.root if spec is not None and spec.scope != "layer" and self.mlp is not None else path
+        return f"{root}.router"
+
+    def router_size(self, spec: RouterSpec) -> tuple[int, int]:
+        """Return the heads of the layer's router, and the features that it reads."""
+        heads = self.spec.most_heads
+        if spec.reads == "code":
+            return heads, self.spec.down_heads * self.spec.rank
+        is_own = spec.scope == "layer" or self.mlp is None
+        return heads, self.geometry.in_features if is_own else self.mlp.width
+
+
+def checked(path: str, site: Site) -> Site:
+    """Return the site with the spec that suits its kind, after checking the rank."""
+    sizes = site.geometry.in_features, site.geometry.out_features
+    if site.spec.router is not None:
+        _check_routed(path, site, site.spec.router)
+    rank = max(site.spec.rank, site.spec.up_rank)
+    if rank > max(sizes):
+        raise SpecError(
+            f"r={rank} is larger than the layer '{path}' ({sizes[0]} in, {sizes[1]} out); "
+            f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
+        )
+    if rank > min(sizes):
+        message = (
+            f"r={rank} is more than the rank of '{path}' can be ({min(sizes)}); a smaller r learns as much."
+        )
+        warnings.warn(message, RankfoldWarning, stacklevel=2)
+    return replace(site, spec=site.spec.with_zero_down()) if isinstance(site.geometry, Embedding) else site
+
+
+def _check_routed(path: str, site: Site, spec: RouterSpec) -> None:
+    if not isinstance(site.geometry, Linear):
+        raise SpecError(
+            f"'{path}' is not linear, so no router can weigh heads on it; leave it out of target_modules, "
+            "or give it one head."
+        )
+    if spec.scope != "layer" and site.mlp is None:
+        raise SpecError(
+            f"'{path}' is in no MLP, but its router has scope '{spec.scope}'; use scope 'layer' for it."
+        )
+
+
+def warn_of_relays(sites: set[Site]) -> None:
+    """Warn, once a size, where relaying costs more than it saves or where its map caps the rank."""
+    sides = {(role, *side) for site in sites for role, side in site.sides.items()}
+    for role, spec, rows, cols in sorted(sides, key=repr):
+        if not isinstance(spec, RelaySpec):
+            continue
+        size = f"the {role} factor ({rows} x {cols})"
+        if 2 * spec.k >= math.sqrt(rows * cols):
+            numbers = spec.numbers(rows, cols)
+            message = f"k={spec.k} saves nothing on {size}: it trains {numbers} numbers for {rows * cols}."
+            warnings.warn(message, RankfoldWarning, stacklevel=3)
+        if (cap := rank_cap(spec, rows, cols)) < min(rows, cols):
+            message = (
+                f"map='row_major' with k={spec.k} caps the rank of {size} at {cap}; map='strided' does not."
+            )
+            warnings.warn(message, RankfoldWarning, stacklevel=3)

@@ -1,0 +1,81 @@
+"""The core that is itself a product: two thin trained matrices."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rankfold.errors import SpecError
+from rankfold.factors.base import Factor
+from rankfold.factors.initial import Initial, initial_matrix, standard_deviation
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LowRankSpec:
+    """Description of a `LowRank` factor.
+
+    Args:
+        inner: Rank of the product.
+        initial: How the left matrix starts; the right one starts as LoRA's down factor does.
+
+    Raises:
+        SpecError: If `inner` is less than one, or `initial` is unknown.
+    """
+
+    inner: int = 4
+    initial: Initial = "zeros"
+    kind: Literal["low_rank"] = "low_rank"
+
+    def __post_init__(self) -> None:
+        """Check both fields."""
+        if self.inner < 1:
+            raise SpecError(f"inner={self.inner} leaves a factor without entries; give inner at least 1.")
+        standard_deviation(self.initial, 1, 1)
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the matrix is zero at the start."""
+        return self.initial == "zeros"
+
+    def build(self, rows: int, cols: int) -> "LowRank":
+        """Return the factor, not yet reset."""
+        return LowRank(rows, cols, inner=self.inner, initial=self.initial)
+
+    def numbers(self, rows: int, cols: int) -> int:
+        """Return how many numbers are trained, and stored."""
+        return self.inner * (rows + cols)
+
+
+@final
+class LowRank(Factor):
+    """Q P with Q and P trained: the inner pair of nested LoRA (NoRA; Lin et al., 2024).
+
+    Cost: inner x (rows + cols) trained and stored.
+
+    Args:
+        rows: Outputs of the factor.
+        cols: Inputs of the factor.
+        inner: Rank of the product.
+        initial: How Q starts.
+    """
+
+    def __init__(self, rows: int, cols: int, *, inner: int, initial: Initial = "zeros") -> None:
+        super().__init__(rows, cols)
+        self.initial: Initial = initial
+        self.left = nn.Parameter(torch.zeros(rows, inner))
+        self.right = nn.Parameter(torch.zeros(inner, cols))
+
+    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        """Return the product."""
+        return self.left @ self.right
+
+    @torch.no_grad()
+    def reset(self, *, seed: int, name: str) -> None:
+        """Draw both matrices; on the meta device they are left as they are."""
+        if self.left.is_meta:
+            return
+        for matrix, initial, side in ((self.left, self.initial, "left"), (self.right, "kaiming", "right")):
+            matrix.copy_(initial_matrix(initial, *matrix.shape, seed=seed, name=f"{name}.{side}"))

@@ -1,0 +1,161 @@
+"""The frozen factor that is taken from the base weight: its leading singular vectors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Self, cast, final, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rankfold.errors import SpecError, unknown_name
+from rankfold.factors.base import Factor
+from rankfold.seeding import random_matrix
+
+Side = Literal["down", "up"]
+
+Split = Literal["up", "even"]
+"""Where the singular values go: to the `up` factor, or their roots to both."""
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+# It has no types.
+_linalg = cast(Any, torch.linalg)
+
+# With these the leading vectors of a trained weight are found to float32's precision, at the price of a few
+# thin products where a full decomposition would take minutes.
+_OVERSAMPLING = 16
+_ITERATIONS = 12
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SvdSpec:
+    """Description of an `Svd` factor.
+
+    Args:
+        split: Where the singular values go.
+
+    Raises:
+        SpecError: If `split` is unknown.
+    """
+
+    split: Split = "up"
+    kind: Literal["svd"] = "svd"
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        if self.split not in SPLITS:
+            raise unknown_name("split of singular values", self.split, SPLITS)
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Never: a base weight of zeros has nothing to take."""
+        return False
+
+    def build(self, rows: int, cols: int) -> "Svd":
+        """Return the factor, not yet taken from a weight."""
+        return Svd(rows, cols, split=self.split)
+
+    def numbers(self, rows: int, cols: int) -> int:
+        """Return how many numbers are trained, and stored."""
+        return 0  # the base weight stands for all of them
+
+
+@final
+class Decomposition:
+    """The leading part of a base weight's singular value decomposition, computed once for both sides.
+
+    It is a fixed sequence of float64 products from a fixed start, with the sign of each pair of vectors fixed
+    too: the same weight gives the same factors when a saved adapter is loaded again.
+
+    Reference: Halko et al., 2011, algorithm 4.4 (subspace iteration).
+
+    Args:
+        weight: The base weight, [out_features, in_features].
+        rank: How many singular vectors are wanted, at most the smaller side.
+
+    Raises:
+        SpecError: If the rank is larger than that.
+    """
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        if rank > min(weight.shape):
+            raise SpecError(
+                f"r={rank} is more than the {min(weight.shape)} singular vectors of a weight of "
+                f"{weight.shape[0]} x {weight.shape[1]}; give r at most {min(weight.shape)}."
+            )
+        self.left, self.values, self.right = _leading(weight.detach().to("cpu", torch.float64), rank)
+
+    def side(self, side: Side, split: Split) -> Tensor:
+        """Return U S [out_features, rank] or V [rank, in_features], or both with the root of S; float32."""
+        values = self.values if split == "up" else self.values.sqrt()
+        if side == "up":
+            return (self.left * values).float()
+        return (self.right if split == "up" else values[:, None] * self.right).float()
+
+
+@final
+class Svd(Factor):
+    """A frozen matrix of a base weight's leading singular vectors, derived when the adapter is built.
+
+    Like a `Seeded` factor it has no parameter and no entry in a state dict, and is float32 whatever the
+    model's dtype.
+
+    Reference: NoRA (Lin et al., 2024): the outer factors of nested LoRA.
+    Cost: nothing trained, nothing stored, rows x cols in memory.
+
+    Args:
+        rows: Outputs of the factor.
+        cols: Inputs of the factor.
+        split: Where the singular values go.
+    """
+
+    def __init__(self, rows: int, cols: int, *, split: Split = "up") -> None:
+        super().__init__(rows, cols)
+        self.split: Split = split
+        self._matrix: Tensor | None = None
+
+    def take(self, decomposition: Decomposition, side: Side) -> None:
+        """Take one side of a base weight's decomposition."""
+        self._matrix = decomposition.side(side, self.split)[: self.rows, : self.cols]
+
+    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        """Return the matrix in float32.
+
+        Raises:
+            SpecError: If the adapter was built on a model without weights.
+        """
+        if self._matrix is None:
+            raise SpecError(
+                "an svd factor was built on a base without weights, so it has no values; load the base first."
+            )
+        return self._matrix
+
+    def reset(self, *, seed: int, name: str) -> None:
+        """Do nothing: the matrix comes from the base weight."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
+        if self._matrix is not None:
+            # Only the device may change: in another dtype it would be another matrix.
+            self._matrix = self._matrix.to(fn(torch.empty(0, device=self._matrix.device)).device)
+        return self
+
+
+def _leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    rows, cols = weight.shape
+    width = min(rank + _OVERSAMPLING, rows, cols)
+    start = random_matrix(cols, width, seed=0, name="svd.start", std=1.0).to(torch.float64)
+    basis = _orthonormal(weight @ start)
+    for _ in range(_ITERATIONS):
+        basis = _orthonormal(weight @ _orthonormal(weight.T @ basis))
+    left, values, right = cast(tuple[Tensor, ...], _linalg.svd(basis.T @ weight, full_matrices=False))
+    left, values, right = (basis @ left)[:, :rank], values[:rank], right[:rank]
+    largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
+    signs = torch.where(largest < 0, -1.0, 1.0).to(torch.float64)
+    return left * signs.T, values, right * signs
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    """Return an orthonormal basis of what the columns span."""
+    return cast(Tensor, _linalg.qr(matrix).Q)

@@ -1,0 +1,36 @@
+"""HydraLoRA."""
+
+from rankfold.adapter.router import RouterSpec
+from rankfold.adapter.spec import AdapterSpec
+from rankfold.factors import DenseSpec
+from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed
+
+
+def _spec(
+    *,
+    r: Rank = 16,
+    alpha: Alpha = 32.0,
+    dropout: Dropout = 0.05,
+    heads: Heads = 4,
+    seed: Seed = 0,
+) -> AdapterSpec:
+    return AdapterSpec(
+        rank=r,
+        alpha=alpha,
+        dropout=dropout,
+        down=DenseSpec(),
+        up=DenseSpec("zeros"),
+        heads=heads,
+        router=RouterSpec(reads="input") if heads > 1 else None,
+        seed=seed,
+    )
+
+
+PRESET = Preset(
+    name="hydra_lora",
+    title="HydraLoRA",
+    paper="Tian et al., 2024, arXiv:2404.19245",
+    summary="One down and several up factors in each layer, weighed by what the layer reads.",
+    learning_rate=1e-3,
+    build=_spec,
+)
