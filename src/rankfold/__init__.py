@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from rankfold.factors import SvdSpec as SvdSpec
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.train.learning_rates import optimizer as optimizer
+    from rankfold.train.learning_rates import parameter_groups as parameter_groups
+    from rankfold.train.lora_fa import lora_fa_correction as lora_fa_correction
+    from rankfold.train.rate_table import RateGroup as RateGroup
+    from rankfold.train.rate_table import RateTable as RateTable
 
 __version__ = "0.1.0"
 
@@ -45,6 +50,8 @@ _HOMES = {
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
+    "RateGroup": "rankfold.train.rate_table",
+    "RateTable": "rankfold.train.rate_table",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
     "SeededSpec": "rankfold.factors",
@@ -53,6 +60,9 @@ _HOMES = {
     "TrainingError": "rankfold.errors",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
+    "lora_fa_correction": "rankfold.train.lora_fa",
+    "optimizer": "rankfold.train.learning_rates",
+    "parameter_groups": "rankfold.train.learning_rates",
 }
 
 __all__ = [
@@ -67,6 +77,8 @@ __all__ = [
     "RankfoldConfig",
     "RankfoldError",
     "RankfoldWarning",
+    "RateGroup",
+    "RateTable",
     "RelaySpec",
     "RouterSpec",
     "SeededSpec",
@@ -76,6 +88,9 @@ __all__ = [
     "__version__",
     "config",
     "count_parameters",
+    "lora_fa_correction",
+    "optimizer",
+    "parameter_groups",
 ]
 
 

@@ -74,6 +74,13 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(train, tmp_path):
         (("--epochs", "2"), "give one of them"),
         (("--kind", "ranking"), "unknown kind"),
         (("--task", "mrcp"), "Did you mean 'mrpc'"),
+        (("--tlora-ratio", "4"), "'core' reaches no parameter"),
+        (("--tlora-ratio", "-1"), "above 0"),
+        (("--tlora-ratio", "4", "--loraplus-ratio", "16"), "give one of them"),
+        (("--lr-group", "dwon=2"), "Did you mean 'down'"),
+        (("--lr-group", "up=fast"), "above 0"),
+        (("--lr-group", "up"), "key=value"),
+        (("--lr-base-role", "core"), "tlora_ratio"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -122,8 +129,49 @@ def test_a_loss_that_is_not_a_number_has_exit_code_1_and_no_traceback(train, tmp
     assert RunRecord.read(tmp_path / "run").status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("method", "more", "names"),
+    [
+        ("tlora_plus", ("--tlora-ratio", "4"), ["down", "core x8", "up x2", "head"]),
+        (
+            "tlora_plus",
+            ("--tlora-ratio", "4", "--lr-base-role", "core"),
+            ["down x0.125", "core", "up x0.25", "head"],
+        ),
+        ("lora", ("--loraplus-ratio", "16"), ["down", "up x16", "head"]),
+        ("lora", ("--lr-group", "up=2", "--lr-group", "head=0.5"), ["down", "up x2", "head x0.5"]),
+    ],
+    ids=["ratio", "base role", "lora plus", "free"],
+)
+def test_the_table_of_rates_stands_before_the_training_and_in_the_record(
+    train, tmp_path, method, more, names
+):
+    result = train(*more, method=method)
+    assert result.exit_code == 0, result.stderr
+    table, _, training = result.stderr.partition("training:")
+    assert training
+    assert all(f"\n{name}  " in table for name in names)
+    groups = RunRecord.read(tmp_path / "run").training.groups
+    assert list(dict.fromkeys(group.name for group in groups)) == names
+
+
+def test_a_recorded_command_repeats_the_rates(train, tmp_path):
+    more = ("--lr-group", "up=2", "--lr-group", "core=8.5")
+    first = json.loads(train("--json", *more, method="tlora_plus").stdout)
+    words = [word.replace(str(tmp_path / "run"), str(tmp_path / "again")) for word in first["command"][1:]]
+    again = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
+    assert first["training"]["rates"] == {"groups": {"up": 2, "core": 8.5}}
+    for part in ("training", "curve"):
+        assert again[part] == first[part]
+
+
+def test_a_training_without_ratios_shows_no_table(train):
+    assert "learning rate" not in train().stderr
+
+
 def test_help_has_sections_and_an_example():
     result = CliRunner().invoke(cli, ["train", "--help"])
     assert result.exit_code == 0
-    for heading in ("What to train:", "Data:", "How to train:", "Where:", "Other options:", "Examples:"):
+    headings = ("What to train:", "Data:", "How to train:", "Learning rates by role:", "Where:")
+    for heading in (*headings, "Other options:", "Examples:"):
         assert heading in result.stdout

@@ -25,6 +25,7 @@ from rankfold.bench.record import (
     TrainingPart,
 )
 from rankfold.train.hardware import cpu_name, gpu_name
+from rankfold.train.rate_table import RateTable
 
 _LIBRARIES = ("torch", "peft", "transformers", "accelerate", "datasets", "numpy")
 
@@ -73,6 +74,8 @@ def _training(prepared: Prepared) -> TrainingPart:
         precision=schedule.precision,
         seed=schedule.seed,
         head=_head(prepared),
+        rates=prepared.request.rates.asked(),
+        groups=RateTable.of(prepared.groups or ()).groups,
     )
 
 

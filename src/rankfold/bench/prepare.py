@@ -19,6 +19,7 @@ from rankfold.errors import DataError, RankfoldError, SpecError
 from rankfold.train.encode import encode_examples, encode_instructions
 from rankfold.train.examples import Examples
 from rankfold.train.hardware import choose_device, choose_precision
+from rankfold.train.learning_rates import parameter_groups
 from rankfold.train.load import adapter_state
 from rankfold.train.models import (
     BaseModel,
@@ -31,6 +32,7 @@ from rankfold.train.models import (
 )
 from rankfold.train.predict import Evaluator
 from rankfold.train.quiet import quiet_libraries
+from rankfold.train.rates import Rates
 from rankfold.train.trainer import Schedule
 
 # Runs with different seeds are to see the same rows, so that they can be compared in pairs.
@@ -50,6 +52,7 @@ class Prepared:
         model: The base model with the adapter, on the CPU.
         config: The adapter's configuration.
         schedule: How it will be trained.
+        groups: What is trained at which learning rate, where the request asks for several.
         rows: The encoded training split.
         evaluator: Measures the model.
     """
@@ -60,6 +63,7 @@ class Prepared:
     model: PeftModel
     config: PeftConfig
     schedule: Schedule
+    groups: list[dict[str, Any]] | None
     rows: Sequence[Mapping[str, Any]]
     evaluator: Evaluator
 
@@ -117,13 +121,15 @@ def prepare(request: RunRequest) -> Prepared:
         for parameter in head_parameters(model):
             parameter.requires_grad = False
     rows = _encoded(loaded, data.examples, max_length)
+    schedule = _schedule(request, len(rows), precision)
     return Prepared(
         request=request,
         base=base,
         data=data,
         model=model,
         config=config,
-        schedule=_schedule(request, len(rows), precision),
+        schedule=schedule,
+        groups=_groups(model, schedule, request.rates),
         rows=rows,
         evaluator=Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length),
     )
@@ -166,6 +172,14 @@ def _schedule(request: RunRequest, rows: int, precision: str) -> Schedule:
         weight_decay=request.weight_decay,
         precision=precision,
         seed=request.seed,
+    )
+
+
+def _groups(model: PeftModel, schedule: Schedule, rates: Rates) -> list[dict[str, Any]] | None:
+    if not rates.asked():
+        return None
+    return parameter_groups(
+        model, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, **rates.asked()
     )
 
 

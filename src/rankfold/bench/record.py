@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal, cast
@@ -15,6 +15,7 @@ from typing import Literal, cast
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
 
 from rankfold.errors import DataError
+from rankfold.train.rate_table import RateGroup
 
 FORMAT = 1
 NAME = "run.json"
@@ -66,7 +67,11 @@ class DataPart:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPart:
-    """How it was trained. `steps` is what was done; `epochs` may be a fraction."""
+    """How it was trained. `steps` is what was done; `epochs` may be a fraction.
+
+    `rates` is what was asked about learning rates by role, and `groups` what came of it; both are empty where
+    everything learned at `learning_rate`.
+    """
 
     epochs: float
     steps: int
@@ -80,6 +85,8 @@ class TrainingPart:
     precision: str
     seed: int
     head: Literal["trained", "frozen", "none"]
+    rates: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    groups: tuple[RateGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

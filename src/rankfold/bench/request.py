@@ -11,10 +11,12 @@ from pydantic import JsonValue
 from rankfold.bench.tasks import TaskRequest
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.columns import Columns
+from rankfold.train.rates import Rates
 from rankfold.train.trainer import SCHEDULERS
 
 DEFAULT_EPOCHS = 3.0
 
+_REPEATED = {"options": "--set", "lr_groups": "--lr-group"}
 _POSITIVE = (
     "epochs",
     "steps",
@@ -51,6 +53,11 @@ class RunRequest:
         scheduler: The shape of the learning rate after the warm-up, one of `trainer.SCHEDULERS`.
         warmup: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
+        tlora_ratio: TLoRA+'s ratio of learning rates.
+        loraplus_ratio: LoRA+'s.
+        lr_groups: Free multiples of the learning rate by role.
+        lr_per_module: TLoRA+'s rates by the sizes of each layer.
+        lr_base_role: Which factor has `learning_rate` itself in TLoRA+.
         max_length: The most tokens of a row; 128, or 256 for instructions, if None.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -63,7 +70,8 @@ class RunRequest:
         checkpoint_every: Updates from one checkpoint to the next; 0 makes none.
 
     Raises:
-        SpecError: If a number is out of its range, the scheduler unknown, or both epochs and steps given.
+        SpecError: If a number is out of its range, the scheduler unknown, both epochs and steps given, or the
+            options of learning rates do not go together.
     """
 
     model: str
@@ -85,6 +93,11 @@ class RunRequest:
     scheduler: str = "linear"
     warmup: float = 0.06
     weight_decay: float = 0.0
+    tlora_ratio: float | None = None
+    loraplus_ratio: float | None = None
+    lr_groups: Mapping[str, float] = field(default_factory=dict[str, float])
+    lr_per_module: bool = False
+    lr_base_role: str = "down"
     max_length: int | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -102,14 +115,18 @@ class RunRequest:
             value = getattr(self, name)
             if value is not None and not (value > 0 and isfinite(value)):
                 raise SpecError(f"{name} is {value}; give a number above 0.")
-        if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
-            raise SpecError(f"weight_decay is {self.weight_decay}; give 0 or a number above it.")
         if self.epochs is not None and self.steps is not None:
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+        _ = self.rates  # checks its options by being made
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
+            raise SpecError(f"weight_decay is {self.weight_decay}; give 0 or a number above it.")
         if not 0 <= self.warmup < 1:
             raise SpecError(f"warmup is {self.warmup}; give the share of steps, from 0 to below 1.")
         if self.checkpoint_every < 0:
@@ -125,6 +142,17 @@ class RunRequest:
         columns = Columns(self.text_column, self.pair_column, self.label_column)
         return TaskRequest(self.task, self.data, self.data_root, self.kind, columns)
 
+    @property
+    def rates(self) -> Rates:
+        """How the learning rates of the adapter's parts differ."""
+        return Rates(
+            tlora_ratio=self.tlora_ratio,
+            per_module=self.lr_per_module,
+            base_role=self.lr_base_role,
+            loraplus_ratio=self.loraplus_ratio,
+            groups=self.lr_groups,
+        )
+
     def command(self) -> tuple[str, ...]:
         """Return the command line that repeats this run, from its beginning."""
         words = ["rankfold", "train"]
@@ -133,9 +161,9 @@ class RunRequest:
                 continue
             value = getattr(self, each.name)
             flag = f"--{each.name.replace('_', '-')}"
-            if each.name == "options":
-                for key, option in self.options.items():
-                    words += ["--set", f"{key}={json.dumps(option)}"]
+            if each.name in _REPEATED:
+                for key, option in value.items():
+                    words += [_REPEATED[each.name], f"{key}={json.dumps(option)}"]
             elif value is True:
                 words.append(flag)
             elif value is not None and value is not False and value != each.default:

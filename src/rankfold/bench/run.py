@@ -149,6 +149,7 @@ def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | 
             prepared.evaluator.tokenizer, tokens_have_labels=prepared.data.kind is Kind.INSTRUCTION
         ),
         device=prepared.device,
+        groups=prepared.groups,
         evaluate=validation.during,
         progress=progress,
         checkpoints=checkpoints,

@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "Write the comparison page from finished runs.",
     "methods": "List the methods, or the options of one.",
     "params": "Count what a method would train, without loading weights.",
+    "lr": "List the learning rate of each part of an adapter, without loading weights.",
     "size": "Explain every byte of a saved adapter.",
 }
 

@@ -2,22 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.options import json_option, parse_settings, set_option
-from rankfold.errors import RankfoldError, SpecError
+from rankfold.cli.meta import meta_base, model_and_method_options
+from rankfold.cli.options import json_option, parse_settings
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from transformers import PreTrainedConfig
-
-    from rankfold.train.models import Kind
-
-_KINDS = ("classification", "regression", "instruction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +56,13 @@ def count_on_meta(
     """
     import rankfold  # seconds of imports that --help can do without
     from rankfold.bench.method import PEFT_PREFIX, method_config
-    from rankfold.train.models import Kind
 
-    described, usual = _described(model)
-    chosen = Kind(kind) if kind else usual
-    described.num_labels = num_labels if chosen is Kind.CLASSIFICATION else 1
-    config = method_config(method, options, chosen, seed=0)
+    plan = meta_base(model, kind=kind, num_labels=num_labels)
+    config = method_config(method, options, plan.kind, seed=0)
     lora = _plain_lora(config)
-    base, adapted = _adapted(described, chosen, config)
+    base, adapted = plan.adapted(config)
     head = sum(p.numel() for name, p in adapted.named_parameters() if ".modules_to_save." in name)
-    reference = None if lora is None else _trainable(_adapted(described, chosen, lora)[1]) - head
+    reference = None if lora is None else _trainable(plan.adapted(lora)[1]) - head
     if method.startswith(PEFT_PREFIX):
         trainable = _trainable(adapted) - head
         return Counted(
@@ -81,20 +72,6 @@ def count_on_meta(
     by_factor = {name: part.trainable for name, part in count.by_factor.items() if part.trainable}
     by_module = {name: part.trainable for name, part in count.by_module.items()}
     return Counted(base, count.stored, count.trainable, count.active, head, by_factor, by_module, reference)
-
-
-def _described(model: str) -> "tuple[PreTrainedConfig, Kind]":
-    """Return a model's configuration, and what it would learn if nobody says."""
-    from rankfold.train.models import Kind, is_causal, read_config, resolve_model
-
-    path = Path(model)
-    if path.suffix == ".json" and path.is_file():
-        config = read_config(model)
-        generates = is_causal(config)
-    else:
-        base = resolve_model(model)
-        config, generates = base.config(), base.is_causal
-    return config, Kind.INSTRUCTION if generates else Kind.CLASSIFICATION
 
 
 def _plain_lora(config: "PeftConfig") -> "PeftConfig | None":
@@ -114,30 +91,6 @@ def _plain_lora(config: "PeftConfig") -> "PeftConfig | None":
     )
     targets = {name: value for name in names if (value := getattr(config, name, None)) is not None}
     return LoraConfig(r=rank, task_type=config.task_type, **targets)
-
-
-def _adapted(described: "PreTrainedConfig", kind: "Kind", config: "PeftConfig") -> "tuple[int, PeftModel]":
-    """Return the parameters of the base model, and the model with its adapter, all on the meta device."""
-    import peft
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    from rankfold.train.models import Kind
-    from rankfold.train.quiet import quiet_libraries
-
-    build = AutoModelForCausalLM if kind is Kind.INSTRUCTION else AutoModelForSequenceClassification
-    try:
-        with quiet_libraries(), torch.device("meta"):
-            model = cast("Any", build).from_config(described)
-            base = sum(parameter.numel() for parameter in model.parameters())
-            return base, cast("PeftModel", peft.get_peft_model(model, config))
-    except RankfoldError:
-        raise
-    except (ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise SpecError(
-            f"the adapter cannot be built on this model ({reason}); change its options."
-        ) from error
 
 
 def _trainable(model: "PeftModel") -> int:
@@ -165,17 +118,7 @@ def _by_name(model: "PeftModel") -> tuple[dict[str, int], dict[str, int]]:
 
 
 @click.command()
-@click.option("--model", required=True, help="minilm, smollm2, a folder, a config.json or a hub id.")
-@click.option(
-    "--method", required=True, help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora."
-)
-@set_option
-@click.option(
-    "--task-kind", type=click.Choice(_KINDS), help="What is learned; by the architecture if left out."
-)
-@click.option(
-    "--num-labels", type=click.IntRange(min=1), default=2, show_default=True, help="Classes of the head."
-)
+@model_and_method_options
 @click.option("--by-module", is_flag=True, help="Show every layer.")
 @json_option
 def command(

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from rankfold.cli.console import print_json, print_table, progress_screen
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.rates import rate_options
 from rankfold.cli.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ Examples:
     metavar="STEPS",
     help="Save what --resume needs, so often; 0 never.",
 )
+@rate_options(section("Learning rates by role"))
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
 @click.option("--dry-run", is_flag=True, help="Build and count everything, train and write nothing.")

@@ -29,7 +29,8 @@ def run_facts(label: str, record: RunRecord, metric: str) -> dict[str, Any]:
     groups: dict[str, Facts] = {
         "Metrics": [(metric_name(name), f"{value:.4f}") for name, value in record.metrics.items()],
         "Method": [("name", record.method.name), *_plain(record.method.options)],
-        "Training": _plain(asdict(record.training)),
+        "Training": _training(record),
+        "Learning rates": [(group.name, f"{group.learning_rate:g}") for group in record.training.groups],
         "Model": _model(record),
         "Data": _data(record),
         "Size": _sizes(record),
@@ -48,6 +49,12 @@ def run_facts(label: str, record: RunRecord, metric: str) -> dict[str, Any]:
         if record.method.config
         else "",
     }
+
+
+def _training(record: RunRecord) -> Facts:
+    values = asdict(record.training)
+    del values["groups"], values["rates"]
+    return _plain({**values, **record.training.rates})
 
 
 def _model(record: RunRecord) -> Facts:

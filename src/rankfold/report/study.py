@@ -169,7 +169,8 @@ def _key(record: RunRecord) -> str:
 
 def _settings(record: RunRecord) -> dict[str, object]:
     """Return what makes two runs the same method; the seed and what a run reports of itself are left out."""
-    return {**record.method.options, **{name: getattr(record.training, name) for name in _ASKED}}
+    training = {name: getattr(record.training, name) for name in _ASKED}
+    return {**record.method.options, **training, **record.training.rates}
 
 
 def _budget(record: RunRecord) -> dict[str, object]:

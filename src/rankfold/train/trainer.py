@@ -66,6 +66,7 @@ def train_model(  # noqa: PLR0913 (what a training needs)
     *,
     collate: Callable[..., Any],
     device: torch.device,
+    groups: Sequence[Mapping[str, Any]] | None = None,
     evaluate: Callable[[], Evaluation] | None = None,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
@@ -79,6 +80,8 @@ def train_model(  # noqa: PLR0913 (what a training needs)
         schedule: How.
         collate: Makes a batch of rows.
         device: Where to train; the model stays there.
+        groups: What is trained at which learning rate, from `parameter_groups`; all of it at the schedule's
+            rate if None.
         evaluate: Measures held-out data, before the first update, at the end of every epoch and at the end.
         progress: Is told about every update.
         checkpoints: Where to go on from, bit for bit, and to save what it takes to go on.
@@ -89,12 +92,14 @@ def train_model(  # noqa: PLR0913 (what a training needs)
     """
     listener = Listener(schedule.steps, schedule.learning_rate, evaluate=evaluate, progress=progress)
     with _folder(checkpoints) as saved, quiet_libraries():
+        arguments = _arguments(schedule, device, saved.folder)
         trainer = _Trainer(
             model=model,
-            args=_arguments(schedule, device, saved.folder),
+            args=arguments,
             train_dataset=cast(Any, rows),
             data_collator=collate,
             callbacks=[Checkpointer(saved, [listener, *callbacks]), listener, *callbacks],
+            optimizer_cls_and_kwargs=None if groups is None else _optimizer_of(groups, arguments),
         )
         trainer.listener = listener
         # A loss over rows is a mean already; told of their number, the Trainer would count every process.
@@ -150,6 +155,12 @@ def _arguments(schedule: Schedule, device: torch.device, folder: Path) -> Traini
     )
 
 
+def _optimizer_of(groups: Sequence[Mapping[str, Any]], arguments: TrainingArguments) -> tuple[Any, Any]:
+    """Return the class and the options of the optimiser that the Trainer would make, but of these groups."""
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    return kind, {**options, "params": [dict(group) for group in groups]}
+
+
 @final
 class _Trainer(Trainer):
     """The Trainer, with every loss (of all processes) shown to the listener before it can spoil an update."""
@@ -158,7 +169,9 @@ class _Trainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        rate = float(cast(Any, self).lr_scheduler.get_last_lr()[0])
+        # Every group is scheduled alike, so the first one tells the base rate.
+        multiplier = cast(Any, self).optimizer.param_groups[0].get("multiplier", 1.0)
+        rate = float(cast(Any, self).lr_scheduler.get_last_lr()[0]) / multiplier
         mean: torch.Tensor = cast(Any, self).accelerator.reduce(loss, "mean")
         self.listener.loss(mean.item(), self.state.global_step + 1, rate)
         return loss

@@ -34,6 +34,13 @@ def test_settings_that_differ_make_rows_of_their_own(change, label):
     assert len(study.rows) == 2
 
 
+def test_runs_that_differ_in_their_rates_alone_are_rows_of_their_own():
+    plain = make_record("tlora_plus")
+    four = replace(plain, training=replace(plain.training, rates={"tlora_ratio": 4.0}))
+    (study,) = make_studies([plain, four])
+    assert labels(study) == ["tlora_plus", "tlora_plus tlora_ratio=4"]
+
+
 @pytest.mark.parametrize("change", [{"task": "mrpc"}, {"model": "other"}], ids=["task", "model"])
 def test_tasks_and_models_are_studies_of_their_own(change):
     studies = make_studies([make_record(), make_record(**change)])

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def train(tiny_bert):
     """Return a function that trains LoRA on reviews and returns the model and the curve."""
 
-    def run(schedule, *, seed=0, spoil=False, **more):
+    def run(schedule, *, seed=0, spoil=False, multiplier=None, **more):
         torch.manual_seed(seed)
         loaded = load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
         with warnings.catch_warnings():
@@ -38,7 +38,16 @@ def train(tiny_bert):
         examples = [Example(i, row["sentence"], None, row["label"]) for i, row in enumerate(review_rows(32))]
         rows = encode_examples(loaded.tokenizer, examples, 32)
         collate = make_collator(loaded.tokenizer, tokens_have_labels=False)
-        return model, train_model(model, rows, schedule, collate=collate, device=CPU, **more)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = multiplier and [
+            {
+                "params": trained,
+                "lr": schedule.learning_rate * multiplier,
+                "multiplier": multiplier,
+                "weight_decay": 0.0,
+            }
+        ]
+        return model, train_model(model, rows, schedule, collate=collate, device=CPU, groups=groups, **more)
 
     return run
 
@@ -135,3 +144,17 @@ def test_training_prints_nothing(train, capsys):
 def test_every_scheduler_trains(train, scheduler):
     _, curve = train(Schedule(steps=2, batch_size=8, learning_rate=1e-2, scheduler=scheduler))
     assert len(curve.train) == 2
+
+
+def test_groups_train_at_their_multiple_and_the_curve_shows_the_base_rate(train):
+    runs = [
+        train(Schedule(6, 8, rate, warmup=0.5), multiplier=multiplier)
+        for rate, multiplier in ((1e-3, None), (1e-3, 1.0), (1e-3, 8.0), (8e-3, None))
+    ]
+    weights = [[each.detach() for each in model.parameters() if each.requires_grad] for model, _ in runs]
+    for one, other, is_same in ((0, 1, True), (0, 2, False), (2, 3, True)):
+        pairs = zip(weights[one], weights[other], strict=True)
+        assert all(torch.equal(left, right) for left, right in pairs) == is_same
+    rates = [[point["learning_rate"] for point in curve.train] for _, curve in runs]
+    assert rates[1] == rates[0]
+    assert rates[2] == pytest.approx(rates[0])

@@ -1,0 +1,55 @@
+"""`rankfold lr`: at which learning rate each part of an adapter would be trained."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from rankfold.cli.console import print_json, print_table
+from rankfold.cli.meta import meta_base, model_and_method_options
+from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.rates import rate_options, rates_asked
+
+_EPILOG = """\b
+Examples:
+  rankfold lr --model minilm --method tlora_plus --tlora-ratio 4
+  rankfold lr --model minilm --method lora --loraplus-ratio 16 --learning-rate 5e-5
+  rankfold lr --model minilm --method tlora_plus --lr-group core=8 --lr-group up=2
+"""
+
+
+@click.command(epilog=_EPILOG)
+@model_and_method_options
+@rate_options(click.option)
+@click.option("--learning-rate", type=float, help="The base rate; the method's own if left out.")
+@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of matrices.")
+@json_option
+def command(
+    *,
+    model: str,
+    method: str,
+    settings: Sequence[str],
+    task_kind: str | None,
+    num_labels: int,
+    learning_rate: float | None,
+    weight_decay: float,
+    as_json: bool,
+    **rates: Any,
+) -> None:
+    """List what a method trains on a model, with the learning rate of each part, without loading weights."""
+    from rankfold.bench.method import method_config, recommended_learning_rate  # seconds of imports
+    from rankfold.train.learning_rates import parameter_groups
+    from rankfold.train.rate_table import COLUMNS, RateTable
+
+    asked = rates_asked(**rates)
+    plan = meta_base(model, kind=task_kind, num_labels=num_labels)
+    _, adapted = plan.adapted(method_config(method, parse_settings(settings), plan.kind, seed=0))
+    base = recommended_learning_rate(method) if learning_rate is None else learning_rate
+    table = RateTable.of(parameter_groups(adapted, lr=base, weight_decay=weight_decay, **asked))
+    if as_json:
+        groups = [{"name": group.name, **asdict(group)} for group in table.groups]
+        print_json({"model": model, "method": method, "learning_rate": base, "groups": groups})
+        return
+    cells = [group.cells() for group in table.groups]
+    print_table(COLUMNS, cells, title=f"{method} on {model}, learning rate {base:g}")

@@ -1,0 +1,22 @@
+"""What the page says of one run."""
+
+from dataclasses import replace
+
+from rankfold.report.runs import run_facts
+from rankfold.train.rate_table import RateGroup
+from tests.support.records import make_record
+
+
+def facts(record):
+    return {group["name"]: dict(group["facts"]) for group in run_facts("a row", record, "accuracy")["groups"]}
+
+
+def test_rates_by_role_are_shown_where_they_differ_and_nowhere_else():
+    plain = make_record("tlora_plus")
+    groups = (RateGroup("down", 1.0, 5e-5, 0.0, 12, 36_864), RateGroup("core", 8.0, 4e-4, 0.0, 12, 768))
+    training = replace(plain.training, rates={"tlora_ratio": 4.0}, groups=groups)
+    shown = facts(replace(plain, training=training))
+    assert shown["Learning rates"] == {"down": "5e-05", "core x8": "0.0004"}
+    assert shown["Training"]["tlora ratio"] == "4"
+    assert "Learning rates" not in facts(plain)
+    assert shown["Training"].keys() - facts(plain)["Training"].keys() == {"tlora ratio"}
