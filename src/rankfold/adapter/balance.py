@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, final, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from rankfold.errors import SpecError, unknown_name
@@ -122,7 +122,7 @@ def llava_mole_loss(groups: Sequence[Routed]) -> Float[Tensor, ""]:
 
 
 def localized_loss(
-    routers: Sequence[Routed], *, task_type: Float[Tensor, " batch"], delta: float
+    routers: Sequence[Routed], *, task_type: Num[Tensor, " batch"], delta: float
 ) -> Float[Tensor, ""]:
     r"""Return $\sum$ Var(q) / Mean(q)² over routers (Dou et al., 2024, eq. 7).
 

@@ -1,7 +1,7 @@
 """Routers: how much each head counts for each token.
 
-A router is a linear map to one score a head, then a softmax in float32. What it says of a token depends on
-that token alone, never on another of the batch: rows served together cannot change each other.
+A router is a linear map to one score a head, then a softmax in float32 at least. What it says of a token
+depends on that token alone, never on another of the batch: rows served together cannot change each other.
 """
 
 import math
@@ -76,6 +76,10 @@ class RouterSpec:
                 raise unknown_name(f"router {name}", getattr(self, name), get_args(choices))
         if self.top_k is not None and self.top_k < 1:
             raise SpecError(f"top_k={self.top_k} chooses no head; give at least 1, or none for all heads.")
+        if self.top_k is None and self.weights == "straight_through":
+            raise SpecError(
+                "weights='straight_through' are those of chosen heads, but all heads count; give top_k."
+            )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise SpecError(f"temperature={self.temperature} is not above 0; give 1 for a plain softmax.")
         if not 0 <= self.jitter < 1:
@@ -118,7 +122,7 @@ class Decision:
     """What a router decided, for an auxiliary loss.
 
     Args:
-        probabilities: The softmax over all heads, [*batch, heads], float32.
+        probabilities: The softmax over all heads, [*batch, heads], in float32 at least.
         chosen: 1 for each chosen head, [*batch, heads]; without a gradient.
     """
 
@@ -196,7 +200,8 @@ class Router(nn.Module):
 
     def _probabilities(self, features: Tensor) -> Tensor:
         scores = functional.linear(features, self.weight, self.bias)
-        return torch.softmax(scores.float() / self.spec.temperature, dim=-1)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        return torch.softmax(scores.to(dtype) / self.spec.temperature, dim=-1)
 
     def _next_state(self, state: Tensor, weights: Tensor) -> Tensor:
         """Return what is read in the next round: a recurrent cell hears the state as the chosen nodes see it.
@@ -206,15 +211,16 @@ class Router(nn.Module):
         if self.nodes is None or self.message_gates is None or self.state_gates is None:
             return state
         message = (weights @ self.nodes) * state
+        rows = -1, state.shape[-1]
         flat = torch.gru_cell(
-            message.flatten(0, -2), state.flatten(0, -2), self.message_gates, self.state_gates
+            message.reshape(rows), state.reshape(rows), self.message_gates, self.state_gates
         )
         return flat.reshape(state.shape)
 
     def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the heads, and 1 for each that is chosen."""
         top_k, kind = self.spec.top_k, self.spec.weights
-        if top_k is None or top_k == self.heads:
+        if top_k is None or (top_k == self.heads and kind != "straight_through"):
             return probabilities, torch.ones_like(probabilities)
         indices = probabilities.topk(top_k, dim=-1).indices
         chosen = torch.zeros_like(probabilities).scatter(-1, indices, 1.0)

@@ -10,7 +10,7 @@ from rankfold.adapter.geometry import Embedding, Geometry, Linear
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import RankfoldWarning, SpecError
-from rankfold.factors import FactorSpec, RelaySpec, Side, rank_cap
+from rankfold.factors import FactorSpec, RelaySpec, Side, SvdSpec, rank_cap
 
 
 @final
@@ -78,6 +78,11 @@ def checked(path: str, site: Site) -> Site:
     if rank > max(sizes):
         raise SpecError(
             f"r={rank} is larger than the layer '{path}' ({sizes[0]} in, {sizes[1]} out); "
+            f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
+        )
+    if rank > min(sizes) and any(isinstance(side, SvdSpec) for side, _, _ in site.sides.values()):
+        raise SpecError(
+            f"r={rank} is more than the {min(sizes)} singular vectors of '{path}'; "
             f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
         )
     if rank > min(sizes):

@@ -38,13 +38,13 @@ def test_share_lora_trains_13074432():
 
 
 def test_effilora_with_one_head_trains_12877824_and_the_paper_prints_the_half_and_the_shared():
-    assert trained("effilora", r=16) == 12_877_824
+    assert trained("effilora", r=16, heads=1) == 12_877_824
     assert round(100 * 12_877_824 / total("llama3-8b"), 3) == 0.160
     assert HALF + TYPES_OF_INPUT == 14_450_688
     assert percent(14_450_688, total("llama3-8b")) == 0.18
 
 
 def test_effilora_shares_one_down_factor_for_each_input_width():
-    by_factor = count("llama3-8b", "effilora", targets=TARGETS, r=16).by_factor
+    by_factor = count("llama3-8b", "effilora", targets=TARGETS, r=16, heads=1).by_factor
     assert by_factor["down"].stored == TYPES_OF_INPUT
     assert by_factor["up"].stored == 12_582_912
