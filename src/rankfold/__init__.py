@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rankfold.factors import SeededSpec as SeededSpec
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.train.reducer import Reducer as Reducer
+    from rankfold.train.reducer_spec import ReducerSpec as ReducerSpec
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,8 @@ _HOMES = {
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
+    "Reducer": "rankfold.train.reducer",
+    "ReducerSpec": "rankfold.train.reducer_spec",
     "RelaySpec": "rankfold.factors",
     "SeededSpec": "rankfold.factors",
     "SpecError": "rankfold.errors",
@@ -57,6 +61,8 @@ __all__ = [
     "RankfoldConfig",
     "RankfoldError",
     "RankfoldWarning",
+    "Reducer",
+    "ReducerSpec",
     "RelaySpec",
     "SeededSpec",
     "SpecError",

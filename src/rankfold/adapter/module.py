@@ -27,7 +27,9 @@ class LearnedScale(nn.Module):
 class Adapter(nn.Module):
     r"""The change of one layer: $\Delta y = s \cdot U C V \, dropout(x)$.
 
-    An adapter has no parameters of its own, only factors; a factor may serve several adapters.
+    An adapter has no parameters of its own, only factors; a factor may serve several adapters. One that is
+    detached (`is_detached`) changes the output as before, but none of its factors learns from it and nothing
+    is kept for their gradients.
 
     Args:
         down: V, rank x in_features.
@@ -57,6 +59,7 @@ class Adapter(nn.Module):
         self.geometry = geometry
         self.scaling = scaling
         self.strength = 1.0
+        self.is_detached = False
         self.input_dropout = input_dropout or nn.Identity()
         self.output_dropout = output_dropout or nn.Identity()
 
@@ -72,12 +75,12 @@ class Adapter(nn.Module):
             x: The base layer's input, in the adapter's dtype; tokens for an embedding.
         """
         dtype = self.dtype
-        code = self.geometry.project(x, self.down().to(dtype), self.input_dropout)
+        code = self.geometry.project(x, self._used(self.down).to(dtype), self.input_dropout)
         if self.core is not None:
-            code = self.geometry.mix(code, self.core().to(dtype))
+            code = self.geometry.mix(code, self._used(self.core).to(dtype))
         # The code has rank features where the output has out_features: the cheaper place to scale.
         code = self._scaled(code)
-        return self.output_dropout(self.geometry.expand(code, self.up().to(dtype)))
+        return self.output_dropout(self.geometry.expand(code, self._used(self.up).to(dtype)))
 
     def delta_weight(self) -> Tensor:
         """Return the change of the base weight, in its shape, in float32 at least, without dropout."""
@@ -91,4 +94,8 @@ class Adapter(nn.Module):
         multiplier = self.scaling * self.strength
         if multiplier != 1:
             tensor = tensor * multiplier
-        return tensor if self.scale is None else tensor * self.scale()
+        return tensor if self.scale is None else tensor * self._used(self.scale)
+
+    def _used(self, part: Factor | LearnedScale) -> Tensor:
+        value: Tensor = part()
+        return value.detach() if self.is_detached else value
