@@ -108,7 +108,8 @@ def _check_users(users: dict[nn.Parameter, frozenset[int]], blocks: Blocks, spec
             "the up factors are shared between blocks (share_up), so those of one block cannot rest alone; "
             "use freeze='all', or share_up='none'."
         )
-    if all(len(of) >= len(blocks.names) for of in users.values()) and not spec.stop_shared_gradient:
+    is_stuck = all(len(of) >= len(blocks.names) for of in users.values())
+    if is_stuck and spec.mode == "freeze" and not spec.stop_shared_gradient:
         raise SpecError(
             "all that the adapters train is shared by all blocks, so no block can rest; use "
             "stop_shared_gradient=True, or share less."
