@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from rankfold.bench.tasks import TaskRequest
 from rankfold.errors import SpecError
 from rankfold.train.columns import Columns
+from rankfold.train.reducer_spec import ReducerSpec
 
 DEFAULT_EPOCHS = 3.0
 
@@ -56,10 +57,12 @@ class RunRequest:
         train_rows: Train on this many rows, drawn with a fixed seed; on all if None.
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
         freeze_head: Leave a new head as the seed drew it.
+        reducer: The options of a Reducer, which trains only some layers in each step; none if None.
         overwrite: Replace `out` if it holds an earlier run.
 
     Raises:
-        SpecError: If a number is not positive, or both epochs and steps are given.
+        SpecError: If a number is not positive, both epochs and steps are given, or an option of the Reducer
+            is not possible.
     """
 
     model: str
@@ -88,6 +91,7 @@ class RunRequest:
     train_rows: int | None = None
     eval_rows: int | None = None
     freeze_head: bool = False
+    reducer: Mapping[str, JsonValue] | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -100,6 +104,8 @@ class RunRequest:
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
+        if self.reducer is not None:
+            ReducerSpec.of(self.reducer)
         if not 0 <= self.warmup < 1:
             raise SpecError(f"warmup is {self.warmup}; give the share of steps, from 0 to below 1.")
         if not 0 <= self.seed < 2**32:
@@ -120,6 +126,10 @@ class RunRequest:
             if each.name == "options":
                 for key, option in self.options.items():
                     words += ["--set", f"{key}={json.dumps(option)}"]
+            elif each.name == "reducer" and self.reducer is not None:
+                words += ["--reducer"]
+                for key, option in self.reducer.items():
+                    words += ["--reducer-set", f"{key}={json.dumps(option)}"]
             elif value is True:
                 words.append(flag)
             elif value is not None and value is not False and value != each.default:

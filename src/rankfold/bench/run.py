@@ -13,7 +13,15 @@ import torch
 from rankfold.bench.describe import started_record
 from rankfold.bench.output import check_output, output_folder
 from rankfold.bench.prepare import Prepared, prepare
-from rankfold.bench.record import BytesPart, CurvePart, Prediction, RunRecord, SecondsPart
+from rankfold.bench.record import (
+    BytesPart,
+    CurvePart,
+    Prediction,
+    ReducerPart,
+    ReducerPoint,
+    RunRecord,
+    SecondsPart,
+)
 from rankfold.bench.request import RunRequest
 from rankfold.train.encode import make_collator
 from rankfold.train.hardware import peak_memory_bytes
@@ -130,6 +138,7 @@ def _execute(prepared: Prepared, progress: Progress | None) -> _Result:
         device=prepared.device,
         evaluate=validation.during,
         progress=progress,
+        callbacks=[prepared.reducer] if prepared.reducer else [],
     )
     train_seconds = time.perf_counter() - began - validation.seconds
     return _Result(curve, validation.final(), train_seconds, validation.seconds)
@@ -152,6 +161,16 @@ def _finished(
         baselines=_baselines(prepared, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurvePart(tuple(result.curve.train), tuple(result.curve.validation)),
+        reducer=_with_history(started.reducer, prepared),
+    )
+
+
+def _with_history(part: ReducerPart | None, prepared: Prepared) -> ReducerPart | None:
+    if part is None or prepared.reducer is None:
+        return None
+    history = prepared.reducer.scores.history
+    return replace(
+        part, history=tuple(ReducerPoint(each.step, each.importance, each.trained) for each in history)
     )
 
 

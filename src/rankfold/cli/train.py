@@ -69,16 +69,33 @@ Examples:
 @_how("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
 @_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
 @_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@_how("--reducer", "has_reducer", is_flag=True, help="Train only some layers in each step, by importance.")
+@_how(
+    "--reducer-set",
+    "reducer_settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the Reducer, such as active_fraction=0.5; may be repeated.",
+)
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
 @click.option("--dry-run", is_flag=True, help="Build and count everything, train and write nothing.")
 @json_option
-def command(*, settings: Sequence[str], dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    *,
+    settings: Sequence[str],
+    has_reducer: bool,
+    reducer_settings: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
     from rankfold.bench.request import RunRequest
     from rankfold.bench.run import rehearse, run
 
-    request = RunRequest(options=parse_settings(settings), **options)
+    reducer = parse_settings(reducer_settings) if has_reducer or reducer_settings else None
+    request = RunRequest(options=parse_settings(settings), reducer=reducer, **options)
     with shown_notes():
         if dry_run:
             record = rehearse(request)

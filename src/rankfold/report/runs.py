@@ -30,6 +30,7 @@ def run_facts(label: str, record: RunRecord, metric: str) -> dict[str, Any]:
         "Metrics": [(metric_name(name), f"{value:.4f}") for name, value in record.metrics.items()],
         "Method": [("name", record.method.name), *_plain(record.method.options)],
         "Training": _plain(asdict(record.training)),
+        "Reducer": _plain(record.reducer.options) if record.reducer else [],
         "Model": _model(record),
         "Data": _data(record),
         "Size": _sizes(record),

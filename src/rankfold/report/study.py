@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rankfold.bench.label import labels_of
+from rankfold.bench.label import labels_of, reducer_settings
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
 from rankfold.bench.stats import (
@@ -169,7 +169,9 @@ def _key(record: RunRecord) -> str:
 
 def _settings(record: RunRecord) -> dict[str, object]:
     """Return what makes two runs the same method; the seed and what a run reports of itself are left out."""
-    return {**record.method.options, **{name: getattr(record.training, name) for name in _ASKED}}
+    asked = {name: getattr(record.training, name) for name in _ASKED}
+    reducer = reducer_settings(record.reducer.options if record.reducer else None)
+    return {**record.method.options, **reducer, **asked}
 
 
 def _budget(record: RunRecord) -> dict[str, object]:

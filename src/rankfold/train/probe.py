@@ -5,10 +5,10 @@ before.
 """
 
 import math
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import Any, TypeVar, cast, final
 
 import torch
 from torch import Tensor, distributed, nn
@@ -23,6 +23,10 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 # As in IST's code.
 _ROWS_OF_A_BATCH = 16
+# What `rankfold train` holds out of the training rows: one in ten, for at most so many different probes.
+_HOLD_OUT_DIVISOR, _MOST_BATCHES = 10, 32
+
+_Row = TypeVar("_Row")
 
 
 @final
@@ -155,6 +159,29 @@ def loss_of_model(model: nn.Module, batch: Any) -> Tensor:
             "the model reports no loss for a probe batch; put labels into the batches, or give loss=."
         )
     return loss
+
+
+def hold_out_probes(rows: Sequence[_Row], batch_size: int) -> tuple[Sequence[_Row], Sequence[_Row]]:
+    """Cut a tenth of the training rows off for probes, but not many: the same rows every time.
+
+    Args:
+        rows: The training rows.
+        batch_size: Rows of a probe; rows for at most 32 of them are cut off.
+
+    Raises:
+        DataError: If there are too few rows to hold any out.
+    """
+    count = min(len(rows) // _HOLD_OUT_DIVISOR, _MOST_BATCHES * batch_size)
+    if count == 0:
+        raise DataError(
+            f"{len(rows)} training rows are too few to hold any out for the Reducer's probes; train on at "
+            f"least {_HOLD_OUT_DIVISOR}, or choose layers without probes (select='random')."
+        )
+    held = set(random_order(len(rows), seed=0, name="reducer/probes")[:count].numpy().tolist())
+    return (
+        [row for index, row in enumerate(rows) if index not in held],
+        [row for index, row in enumerate(rows) if index in held],
+    )
 
 
 def rows_of_training(loader: DataLoader[Any], *, seed: int) -> DataLoader[Any]:

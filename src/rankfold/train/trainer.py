@@ -68,7 +68,7 @@ class Curve:
         return median(self.step_seconds) if self.step_seconds else 0.0
 
 
-def train_model(
+def train_model(  # noqa: PLR0913 (what a training is made of)
     model: nn.Module,
     rows: Sequence[Mapping[str, Any]],
     schedule: Schedule,
@@ -77,6 +77,7 @@ def train_model(
     device: torch.device,
     evaluate: Callable[[], Evaluation] | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Curve:
     """Train a model in place.
 
@@ -88,6 +89,7 @@ def train_model(
         device: Where to train; the model stays there.
         evaluate: Measures held-out data, before the first update, at the end of every epoch and at the end.
         progress: Is told about every update.
+        callbacks: Take part in the training, such as a Reducer.
 
     Raises:
         TrainingError: If a loss is not a finite number, or the memory is too small.
@@ -99,7 +101,7 @@ def train_model(
             args=_arguments(schedule, device, scratch),
             train_dataset=cast(Any, rows),
             data_collator=collate,
-            callbacks=[listener],
+            callbacks=[listener, *callbacks],
         )
         trainer.listener = listener
         # Without a terminal one of them prints, with one the other draws; the listener does both.
