@@ -54,6 +54,28 @@ def test_the_recorded_command_repeats_the_run(train, tmp_path):
         assert again[part] == first[part]
 
 
+def test_a_reducer_is_recorded_with_the_command_that_repeats_it(train, tmp_path):
+    options = ("--reducer-set", "active_layers=1", "--reducer-set", "select=last")
+    for flags, recorded in (
+        ((), None),
+        (("--reducer",), {}),
+        (options, {"active_layers": 1, "select": "last"}),
+    ):
+        result = train("--json", "--dry-run", *flags)
+        assert result.exit_code == 0, result.stderr
+        record = json.loads(result.stdout)
+        assert (record["reducer"] and record["reducer"]["options"]) == recorded
+        again = CliRunner().invoke(cli, [*record["command"][1:], "--json", "--dry-run"])
+        assert json.loads(again.stdout)["reducer"] == record["reducer"]
+
+
+def test_an_unknown_option_of_the_reducer_is_refused(train, tmp_path):
+    result = train("--reducer-set", "active_fracton=0.5")
+    assert result.exit_code == 2
+    assert "unknown option of the Reducer 'active_fracton'. Did you mean 'active_fraction'?" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(train, tmp_path):
     result = train("--dry-run")
     assert result.exit_code == 0, result.stderr

@@ -4,7 +4,7 @@ Heads are nodes of a graph. A router decides T times; before each further time a
 token's state by what the nodes chosen so far say. The gates of the last round weigh the heads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def forward(
     *,
     W_g: Tensor,
     nodes: Tensor,
-    cell: Mapping[str, Tensor],
+    cell: tuple[Tensor, Tensor],
     k: int,
     rounds: int,
     alpha: float,
@@ -50,22 +50,20 @@ def decide(W_g: Tensor, h: Tensor, k: int) -> dict[int, Tensor]:
     return renormalised(g, largest(g, k))
 
 
-def gru(m: Tensor, h: Tensor, cell: Mapping[str, Tensor]) -> Tensor:
+def gru(m: Tensor, h: Tensor, cell: tuple[Tensor, Tensor]) -> Tensor:
     """Cho et al., 2014, as torch has it: reset s, update u, candidate c; (1 - u) c + u h.
 
-    The cell's matrices and biases are those of s, u and c, one above the other.
+    Each of the two matrices is those of s, u and c, one above the other; there are no biases.
     """
-    W_s, W_u, W_c = cell["weight_ih"].chunk(3)
-    V_s, V_u, V_c = cell["weight_hh"].chunk(3)
-    b_s, b_u, b_c = cell["bias_ih"].chunk(3)
-    d_s, d_u, d_c = cell["bias_hh"].chunk(3)
-    s = torch.sigmoid(W_s @ m + b_s + V_s @ h + d_s)
-    u = torch.sigmoid(W_u @ m + b_u + V_u @ h + d_u)
-    c = torch.tanh(W_c @ m + b_c + s * (V_c @ h + d_c))
+    W_s, W_u, W_c = cell[0].chunk(3)
+    V_s, V_u, V_c = cell[1].chunk(3)
+    s = torch.sigmoid(W_s @ m + V_s @ h)
+    u = torch.sigmoid(W_u @ m + V_u @ h)
+    c = torch.tanh(W_c @ m + s * (V_c @ h))
     return (1 - u) * c + u * h
 
 
 def parameters(layers: list[tuple[int, int]], r: int, N: int, rounds: int) -> int:
-    """r n + N r m a layer (n inputs, m outputs), N r of its router; with more rounds N r and 6 r (r + 1)."""
-    deliberation = 0 if rounds == 1 else N * r + 6 * r * (r + 1)
+    """r n + N r m a layer (n inputs, m outputs), N r of its router; with more rounds N r and 6 r^2."""
+    deliberation = 0 if rounds == 1 else N * r + 6 * r * r
     return sum(r * n + N * r * m + N * r + deliberation for n, m in layers)

@@ -13,10 +13,7 @@ from tests.specs.wide import wide_adapter
 @pytest.mark.parametrize(("heads", "top_k", "rounds"), [(4, 2, 3), (3, 2, 2), (2, 2, 4)])
 def test_graph_moe_equals_its_formula(kind, heads, top_k, rounds):
     def forward(x, W, b, parts):
-        cell = {
-            name: parts.trained(f"router.deliberation.cell.{name}")
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        }
+        gates = parts.trained("router.message_gates"), parts.trained("router.state_gates")
         return graph_moe.forward(
             x,
             W,
@@ -24,8 +21,8 @@ def test_graph_moe_equals_its_formula(kind, heads, top_k, rounds):
             parts.trained("down.weight"),
             parts.ups,
             W_g=parts.trained("router.weight"),
-            nodes=parts.trained("router.deliberation.nodes"),
-            cell=cell,
+            nodes=parts.trained("router.nodes"),
+            cell=gates,
             k=top_k,
             rounds=rounds,
             alpha=5.0,
@@ -66,8 +63,7 @@ def test_graph_moe_moves_only_the_up_factors_in_the_first_step():
 def test_graph_moe_moves_all_parts_later():
     moved = checks.roles_with_gradient(adapted("graph_moe", r=3, dropout=0.0, init_weights=False))
     assert {name.split(".")[0] for name in moved} == {"down", "up", "router"}
-    assert "router.deliberation.nodes" in moved
-    assert "router.deliberation.cell.weight_hh" in moved
+    assert {"router.nodes", "router.message_gates", "router.state_gates"} <= moved
 
 
 @pytest.mark.parametrize(("option", "value"), checks.every_value("graph_moe", heads=(2, 3), top_k=(1, 2)))
@@ -82,7 +78,7 @@ def test_graph_moe_further_rounds_change_what_is_chosen():
     before = model(example_input())
     with torch.no_grad():
         for adapter in adapters(model).values():
-            adapter.router.deliberation.nodes.mul_(-1)
+            adapter.router.nodes.mul_(-1)
     assert any(not torch.allclose(a, b) for a, b in zip(before, model(example_input()), strict=True))
 
 
@@ -95,7 +91,7 @@ def test_graph_moe_defaults_are_documented_as_ours():
 
 
 def test_graph_moe_memory_starts_as_a_linear_layer_and_the_nodes_close_to_one():
-    memory = wide_adapter("graph_moe", r=64).router.deliberation
-    for name in ("weight_ih", "weight_hh"):
-        assert checks.spread(getattr(memory.cell, name)) == pytest.approx((3 * 64) ** -0.5, rel=0.02)
+    memory = wide_adapter("graph_moe", r=64).router
+    for gates in (memory.message_gates, memory.state_gates):
+        assert checks.spread(gates) == pytest.approx((3 * 64) ** -0.5, rel=0.02)
     assert checks.spread(memory.nodes - 1) == pytest.approx((3 * 64) ** -0.5, rel=0.2)

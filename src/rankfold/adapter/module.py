@@ -30,7 +30,9 @@ class LearnedScale(nn.Module):
 class Adapter(nn.Module):
     r"""The change of one layer: $\Delta y = s \sum_e g_e(x) \, U_e C V_e \, dropout(x)$ over its heads e.
 
-    An adapter has no parameters of its own, only factors and a router; each may serve several adapters.
+    An adapter has no parameters of its own, only factors and a router; each may serve several adapters. One
+    that is detached (`is_detached`) changes the output as before, but none of its factors learns from it and
+    nothing is kept for their gradients.
 
     Args:
         down: V, rank x in_features; with `down_heads` > 1 those of the heads one above the other.
@@ -122,8 +124,7 @@ class Adapter(nn.Module):
             )
 
     def _matrix(self, factor: Factor, dtype: torch.dtype) -> Tensor:
-        matrix = factor().to(dtype)
-        return matrix.detach() if self.is_detached else matrix
+        return self._used(factor).to(dtype)
 
     def _mixed(self, code: Tensor, dtype: torch.dtype) -> Tensor:
         return code if self.core is None else self.geometry.mix(code, self._matrix(self.core, dtype))
@@ -142,7 +143,8 @@ class Adapter(nn.Module):
         multiplier = self.scaling * self.strength
         if multiplier != 1:
             tensor = tensor * multiplier
-        if self.scale is None:
-            return tensor
-        scale = self.scale()
-        return tensor * (scale.detach() if self.is_detached else scale)
+        return tensor if self.scale is None else tensor * self._used(self.scale)
+
+    def _used(self, part: Factor | LearnedScale) -> Tensor:
+        value: Tensor = part()
+        return value.detach() if self.is_detached else value

@@ -188,7 +188,7 @@ class Router(nn.Module):
         distribution: Distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
         parts: dict[str, tuple[nn.Parameter | None, float, Distribution]] = {
             "": (self.weight, std, distribution),
-            ".nodes": (self.nodes, 1.0, "normal"),
+            ".nodes": (self.nodes, kaiming, "uniform"),
             ".message": (self.message_gates, kaiming, "uniform"),
             ".state": (self.state_gates, kaiming, "uniform"),
         }
@@ -196,7 +196,8 @@ class Router(nn.Module):
             if parameter is not None:
                 rows, cols = parameter.shape
                 matrix = random_matrix(rows, cols, seed=seed, name=name + part, std=spread, distribution=law)
-                parameter.copy_(matrix)
+                # Nodes that are close to 1 let the state through at the start.
+                parameter.copy_(matrix + 1 if parameter is self.nodes else matrix)
 
     def _probabilities(self, features: Tensor) -> Tensor:
         scores = functional.linear(features, self.weight, self.bias)

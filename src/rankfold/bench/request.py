@@ -12,11 +12,12 @@ from rankfold.bench.tasks import TaskRequest
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.columns import Columns
 from rankfold.train.rates import Rates
+from rankfold.train.reducer_spec import ReducerSpec
 from rankfold.train.trainer import SCHEDULERS
 
 DEFAULT_EPOCHS = 3.0
 
-_REPEATED = {"options": "--set", "lr_groups": "--lr-group"}
+_REPEATED = {"options": "--set", "lr_groups": "--lr-group", "reducer": "--reducer-set"}
 _POSITIVE = (
     "epochs",
     "steps",
@@ -66,12 +67,13 @@ class RunRequest:
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
         freeze_head: Leave a new head as the seed drew it.
         overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
+        reducer: The options of a Reducer, which trains only some layers in each step; none if None.
         resume: Go on with a run that is not finished, if there is one.
         checkpoint_every: Updates from one checkpoint to the next; 0 makes none.
 
     Raises:
         SpecError: If a number is out of its range, the scheduler unknown, both epochs and steps given, or the
-            options of learning rates do not go together.
+            options of learning rates or of the Reducer are not possible.
     """
 
     model: str
@@ -105,6 +107,7 @@ class RunRequest:
     train_rows: int | None = None
     eval_rows: int | None = None
     freeze_head: bool = False
+    reducer: Mapping[str, JsonValue] | None = None
     overwrite: bool = False
     resume: bool = False
     checkpoint_every: int = 200
@@ -121,7 +124,10 @@ class RunRequest:
             )
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
-        _ = self.rates  # checks its options by being made
+        # Both check their options by being made.
+        _ = self.rates
+        if self.reducer is not None:
+            ReducerSpec.of(self.reducer)
         self._check_ranges()
 
     def _check_ranges(self) -> None:
@@ -161,8 +167,10 @@ class RunRequest:
                 continue
             value = getattr(self, each.name)
             flag = f"--{each.name.replace('_', '-')}"
+            if each.name == "reducer" and self.reducer is not None:
+                words.append("--reducer")
             if each.name in _REPEATED:
-                for key, option in value.items():
+                for key, option in (value or {}).items():
                     words += [_REPEATED[each.name], f"{key}={json.dumps(option)}"]
             elif value is True:
                 words.append(flag)

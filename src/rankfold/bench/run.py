@@ -13,7 +13,15 @@ import torch
 from rankfold.bench.describe import started_record
 from rankfold.bench.output import check_output, clear_failure, finished, output_folder
 from rankfold.bench.prepare import Prepared, prepare
-from rankfold.bench.record import BytesPart, CurvePart, Prediction, RunRecord, SecondsPart
+from rankfold.bench.record import (
+    BytesPart,
+    CurvePart,
+    Prediction,
+    ReducerPart,
+    ReducerPoint,
+    RunRecord,
+    SecondsPart,
+)
 from rankfold.bench.request import RunRequest
 from rankfold.bench.unfinished import check_unfinished, unfinished_run
 from rankfold.train.checkpoint import Checkpoints
@@ -152,6 +160,7 @@ def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | 
         groups=prepared.groups,
         evaluate=validation.during,
         progress=progress,
+        callbacks=[prepared.reducer] if prepared.reducer else [],
         checkpoints=checkpoints,
     )
     began = time.perf_counter()
@@ -187,6 +196,16 @@ def _finished(
         baselines=_baselines(prepared, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurvePart(tuple(result.curve.train), tuple(result.curve.validation)),
+        reducer=_with_history(started.reducer, prepared),
+    )
+
+
+def _with_history(part: ReducerPart | None, prepared: Prepared) -> ReducerPart | None:
+    if part is None or prepared.reducer is None:
+        return None
+    history = prepared.reducer.scores.history
+    return replace(
+        part, history=tuple(ReducerPoint(each.step, each.importance, each.trained) for each in history)
     )
 
 

@@ -97,15 +97,32 @@ Examples:
     help="Save what --resume needs, so often; 0 never.",
 )
 @rate_options(section("Learning rates by role"))
+@_how("--reducer", "has_reducer", is_flag=True, help="Train only some layers in each step, by importance.")
+@_how(
+    "--reducer-set",
+    "reducer_settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the Reducer, such as active_fraction=0.5; may be repeated.",
+)
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
 @click.option("--dry-run", is_flag=True, help="Build and count everything, train and write nothing.")
 @json_option
-def command(*, settings: Sequence[str], dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    *,
+    settings: Sequence[str],
+    has_reducer: bool,
+    reducer_settings: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
     from rankfold.bench.run import rehearse, run
 
-    request = _request(settings, options)
+    reducer = parse_settings(reducer_settings) if has_reducer or reducer_settings else None
+    request = _request(settings, {**options, "reducer": reducer})
     if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first does the talking
         run(request)
         return

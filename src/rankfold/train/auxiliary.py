@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, cast, final
 
 import torch
 from jaxtyping import Float, Num
@@ -152,3 +152,25 @@ def _routed(decisions: Sequence[Decision], shape: torch.Size, mask: Tensor | Non
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+class AuxiliaryLossMixin:
+    """For a subclass of `transformers.Trainer`: adds the auxiliary losses of the model to the task's.
+
+    A column `task_type` of the data is taken out of the batch for LoRAMoE's localized loss.
+
+    Example:
+        class MyTrainer(rankfold.AuxiliaryLossMixin, transformers.Trainer): ...
+    """
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the Trainer computes, with the auxiliary losses added while the model is trained."""
+        task_type = inputs.pop("task_type", None)
+        computed: Any = cast(Any, super()).compute_loss(model, inputs, *args, **kwargs)
+        if not (model.training and has_auxiliary_loss(model)):
+            return computed
+        added = auxiliary_loss(model, inputs.get("attention_mask"), task_type)
+        if kwargs.get("num_items_in_batch") is not None:
+            # The Trainer has divided the task's loss by the tokens of all its parts, and divides no more.
+            added = added / cast(Any, self).current_gradient_accumulation_steps
+        return (computed[0] + added, *computed[1:]) if isinstance(computed, tuple) else computed + added

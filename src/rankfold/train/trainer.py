@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rankfold.errors import TrainingError
+from rankfold.train.auxiliary import AuxiliaryLossMixin
 from rankfold.train.checkpoint import KEPT, Checkpointer, Checkpoints
 from rankfold.train.curve import Curve, Listener
 from rankfold.train.distributed import rows_of_a_process
@@ -162,7 +163,7 @@ def _optimizer_of(groups: Sequence[Mapping[str, Any]], arguments: TrainingArgume
 
 
 @final
-class _Trainer(Trainer):
+class _Trainer(AuxiliaryLossMixin, Trainer):
     """The Trainer, with every loss (of all processes) shown to the listener before it can spoil an update."""
 
     listener: Listener
