@@ -5,6 +5,7 @@ depends on that token alone, never on another of the batch: rows served together
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final, get_args
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.adapter.balance import BalanceSpec
-from rankfold.errors import SpecError, unknown_name
+from rankfold.errors import RankfoldWarning, SpecError, unknown_name
 from rankfold.seeding import Distribution, random_matrix
 
 RouterInput = Literal["input", "code"]
@@ -34,6 +35,7 @@ probability's gradient (a choice that is not differentiable, made trainable)."""
 
 _CHOICES = {"reads": RouterInput, "scope": RouterScope, "initial": RouterInitial, "weights": HeadWeights}
 _NORMAL_STD = 0.02
+_MOST_LOST = 4
 
 
 @final
@@ -151,6 +153,7 @@ class Router(nn.Module):
         self.message_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
         self.state_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
         self.decision: Decision | None = None
+        self._lost = 0
 
     def forward(self, features: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch heads"]:
         """Return the weights of the heads, zero for those that are not chosen, in the dtype of `features`.
@@ -168,13 +171,25 @@ class Router(nn.Module):
             probabilities = self._probabilities(features)
             weights, chosen = self._choose(probabilities)
         if self.spec.balance is not None and self.training and torch.is_grad_enabled():
-            self.decision = Decision(probabilities, chosen.detach())
+            self._keep(Decision(probabilities, chosen.detach()))
         return weights.to(features.dtype)
 
     def take_decision(self) -> Decision | None:
         """Return the decision of the last forward pass, once."""
         decision, self.decision = self.decision, None
+        self._lost = 0
         return decision
+
+    def _keep(self, decision: Decision) -> None:
+        # One may be lost in each step where gradient checkpointing runs a layer twice; more, and nobody asks.
+        self._lost += self.decision is not None
+        if self._lost == _MOST_LOST:
+            message = (
+                "a router's balance loss is never added to the loss; add rankfold.auxiliary_loss(model) to "
+                "it in each step, use rankfold.AuxiliaryLossMixin, or set balance_loss=0."
+            )
+            warnings.warn(message, RankfoldWarning, stacklevel=3)
+        self.decision = decision
 
     @torch.no_grad()
     def reset(self, *, seed: int, name: str) -> None:
@@ -226,7 +241,11 @@ class Router(nn.Module):
         indices = probabilities.topk(top_k, dim=-1).indices
         chosen = torch.zeros_like(probabilities).scatter(-1, indices, 1.0)
         weights = probabilities * chosen
-        if kind == "renormalized":
+        if kind == "renormalized" and top_k == 1:
+            # The weight is 1. It stays a function of the probability, whose gradient is zero, because a
+            # distributed wrapper waits for a gradient of every parameter.
+            weights = chosen + 0 * weights
+        elif kind == "renormalized":
             weights = weights / weights.sum(dim=-1, keepdim=True)
         elif kind == "straight_through":
             weights = weights + (chosen - weights).detach()

@@ -1,6 +1,7 @@
 """A run's folder appears complete or not at all, and an earlier one is never lost to a failure."""
 
 import shutil
+import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

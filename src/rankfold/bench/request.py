@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
+from typing import cast
 
 from pydantic import JsonValue
 
@@ -170,7 +171,7 @@ class RunRequest:
             if each.name == "reducer" and self.reducer is not None:
                 words.append("--reducer")
             if each.name in _REPEATED:
-                for key, option in (value or {}).items():
+                for key, option in cast("dict[str, JsonValue]", value or {}).items():
                     words += [_REPEATED[each.name], f"{key}={json.dumps(option)}"]
             elif value is True:
                 words.append(flag)

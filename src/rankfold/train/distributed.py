@@ -4,6 +4,7 @@ Every process prepares and measures the same; only the main one writes and speak
 """
 
 import os
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -19,7 +20,7 @@ def join_processes(device: torch.device) -> None:
 
 def process_count() -> int:
     """Return how many processes train together; 1 unless they have been joined."""
-    return PartialState().num_processes
+    return cast(int, cast(Any, PartialState()).num_processes)
 
 
 def is_main_process() -> bool:
