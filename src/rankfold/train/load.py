@@ -68,7 +68,7 @@ def _read_config(folder: Path) -> PeftConfig:
         with warnings.catch_warnings():
             # PEFT would go on without the fields that it does not know.
             warnings.filterwarnings("error", message="Unexpected keyword arguments", category=UserWarning)
-            return PeftConfig.from_pretrained(str(folder))
+            return cast(Any, PeftConfig).from_pretrained(str(folder))
     except KeyError as error:
         raise AdapterFileError(
             f"'{file}' has the unknown method {error}; update rankfold and peft."
