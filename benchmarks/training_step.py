@@ -26,6 +26,7 @@ from torch import nn
 import rankfold
 from rankfold.train.hardware import cpu_name
 from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.quiet import quiet_libraries
 
 SETTINGS = {
     "q,v r8": {"target_modules": ["query", "value"], "r": 8},
@@ -43,7 +44,8 @@ def adapted(method: str, targets: dict[str, object]) -> nn.Module:
     else:
         without_dropout = {"dropout": 0.0} if method == "effilora" else {}
         config = rankfold.config(method, task_type="SEQ_CLS", **targets, **without_dropout)
-    return peft.get_peft_model(base, config).train()
+    with quiet_libraries():
+        return peft.get_peft_model(base, config).train()
 
 
 def step_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], None]:

@@ -26,9 +26,9 @@ from rankfold.train.models import (
     BaseModel,
     Kind,
     LoadedModel,
-    default_max_length,
     load_model,
     resolve_model,
+    row_length,
     start_at_mean,
 )
 from rankfold.train.predict import Evaluator
@@ -127,7 +127,7 @@ def prepare(request: RunRequest) -> Prepared:
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     loaded = load_model(base, data.kind, data.examples.label_names)
-    max_length = _max_length(request, data.kind, loaded)
+    max_length = row_length(loaded, data.kind, request.max_length)
     config = method_config(
         request.method, request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules
     )
@@ -219,16 +219,6 @@ def _groups(model: PeftModel, schedule: Schedule, rates: Rates) -> list[dict[str
     return parameter_groups(
         model, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, **rates.asked()
     )
-
-
-def _max_length(request: RunRequest, kind: Kind, loaded: LoadedModel) -> int:
-    wanted = request.max_length or default_max_length(kind)
-    most = getattr(loaded.model.config, "max_position_embeddings", None)
-    if isinstance(most, int) and wanted > most:
-        raise SpecError(
-            f"max_length is {wanted}, but '{request.model}' takes {most} tokens; give at most that."
-        )
-    return wanted
 
 
 def _encoded(loaded: LoadedModel, examples: Examples, max_length: int) -> Sequence[Mapping[str, Any]]:

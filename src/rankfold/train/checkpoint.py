@@ -164,9 +164,10 @@ def restore_callbacks(callbacks: Sequence[TrainerCallback], states: Mapping[str,
         if isinstance(callback, ExportableState):
             by_name.setdefault(type(callback).__name__, []).append(callback)
     for name, alike in by_name.items():
-        known: Any = states.get(name, [])
+        found: Any = states.get(name, [])
+        known: list[Any] = cast("list[Any]", found) if isinstance(found, list) else [found]
         # Of several callbacks of one class transformers appends the states at every save; the last are right.
-        newest: list[Any] = known[-len(alike) :] if isinstance(known, list) else [known]
+        newest = known[-len(alike) :]
         if len(newest) != len(alike):
             raise TrainingError(f"the checkpoint has no state of '{name}'; train from the beginning.")
         for callback, exported in zip(alike, newest, strict=True):

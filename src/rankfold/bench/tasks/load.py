@@ -96,7 +96,7 @@ def _find(request: TaskRequest) -> tuple[Task, Source | None]:
         own = Task(Path(request.data).name.partition(".")[0] or request.data, None, ())
         return (own if name is None else _named(name)), find_source(request.data)
     if name is None:
-        raise SpecError("there is nothing to train on; name a task with --task or data with --data.")
+        raise SpecError("neither a task nor data is given; name a task with --task or data with --data.")
     if name == EMBEDDED:
         return NAMED[name], None
     root = request.data_root or os.environ.get(DATA_ROOT)
