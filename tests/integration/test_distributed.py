@@ -29,7 +29,7 @@ def together(tmp_path_factory, root):
     folder = tmp_path_factory.mktemp("together")
     write_bert(folder / "bert")
     config = json.loads((folder / "bert" / "config.json").read_text())
-    # Each process draws its own dropout, so that equal results take a model without.
+    # Equal results take a model without dropout too.
     dropout = {name: 0.0 for name in config if name.endswith("dropout_prob")}
     (folder / "bert" / "config.json").write_text(json.dumps(config | dropout))
     write_splits(folder / "data", train=review_rows(48), validation=review_rows(16, seed=1))
