@@ -48,7 +48,7 @@ def parameter_groups(  # noqa: PLR0913 (three ways to ask, each with its options
         lr: The base learning rate.
         tlora_ratio: TLoRA+: down : core : up = 1 : ratio^1.5 : ratio^0.5.
         loraplus_ratio: LoRA+: the up factor, and vectors such as a learned scale, at this multiple.
-        groups: Free multiples by role: `down`, `core`, `up`, `scale`, ... and `head`; the others have 1.
+        groups: Free multiples by role: `down`, `core`, `up`, `scale`, `router` and `head`; the others have 1.
         per_module: TLoRA+ with the sizes of each layer in place of a ratio.
         base_role: In TLoRA+, which of `down`, `core` and `up` has the base rate.
         embedding_lr: In LoRA+, the learning rate of adapters on embeddings; 1e-6 if None.

@@ -70,7 +70,8 @@ def _trained_up(model: nn.Module) -> Iterator[tuple[Adapter, nn.Parameter]]:
             continue
         up = adapter.up
         is_alike = adapter.down.is_frozen and isinstance(up, Dense) and up.cols == adapter.down.rows
-        if not is_alike or adapter.core is not None or len(trained) > 1 or trained[0] in seen:
+        has_more = adapter.core is not None or adapter.router is not None or len(trained) > 1
+        if not is_alike or has_more or trained[0] in seen:
             raise SpecError(
                 f"the adapter '{name}' of '{path}' is not a dense up factor of its own beside a frozen down "
                 "factor, and LoRA-FA's correction is defined for nothing else; leave it out."

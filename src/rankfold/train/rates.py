@@ -49,7 +49,7 @@ class Rates:
         loraplus_ratio: The ratio of LoRA+ (Hayou et al., 2024, arXiv:2402.12354): the up factor, and vectors
             such as a learned scale, have this multiple.
         embedding_lr: In LoRA+, the learning rate of adapters on embeddings; 1e-6 if None.
-        groups: Multiples by role: `down`, `core`, `up`, `scale`, ..., and `head` for what is trained outside
+        groups: Multiples by role: `down`, `core`, `up`, `scale`, `router`, and `head` for what is trained outside
             adapters. A role that is not named has the base rate.
 
     Raises:
@@ -143,7 +143,7 @@ def _rates_by_sizes(adapter: Adapter) -> dict[str, float]:
     one rank r these are the rates of the ratio n / r.
     """
     inputs, outputs = adapter.geometry.in_features, adapter.geometry.out_features
-    rank = adapter.down.rows
+    rank = adapter.down.rows // adapter.down_heads
     rank_up = rank if adapter.core is None else adapter.core.rows
     core = inputs**1.5 / (rank_up * rank**0.5)
     return {"down": 1.0, "core": core, "up": core * rank**1.5 / (outputs * rank_up**0.5)}

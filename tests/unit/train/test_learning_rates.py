@@ -15,7 +15,7 @@ LR = 1e-3
 
 
 def config(method="lora", **options):
-    return rankfold.config(method, **{"r": 2, "target_modules": ["query", "mlp"], **options})
+    return rankfold.config(method, **{"r": 2, "target_modules": ["query", "c_fc"], **options})
 
 
 def members(groups, role):
@@ -160,8 +160,8 @@ def test_adapters_of_embeddings_have_their_own_rate_in_lora_plus_only():
 
 def test_a_factor_that_layers_of_other_sizes_share_cannot_have_two_rates():
     fields = {"r": 2, "core": rankfold.DenseSpec("zeros"), "up": rankfold.DenseSpec(), "share_up": "slice"}
-    model = adapted(rankfold.RankfoldConfig(**fields, target_modules=["query", "mlp"]))
-    with pytest.raises(SpecError, match=r"the up factor of '.*mlp' is shared .* \(up x\S+ and up x\S+\)"):
+    model = adapted(rankfold.RankfoldConfig(**fields, target_modules=["query", "c_fc"]))
+    with pytest.raises(SpecError, match=r"the up factor of '.*c_fc' is shared .* \(up x\S+ and up x\S+\)"):
         rankfold.parameter_groups(model, lr=LR, per_module=True)
     assert len(members(rankfold.parameter_groups(model, lr=LR, tlora_ratio=4), "up")) == 1
 

@@ -10,7 +10,7 @@ from tests.support.tolerance import assert_close
 from tests.support.toys import adapted, ids, toy
 
 LR = 0.01
-TARGETS = ["query", "mlp", "gpt", "tokens"]
+TARGETS = ["query", "c_fc", "c_proj", "tokens"]
 
 
 def frozen_down(**options):
@@ -37,7 +37,7 @@ def test_the_weight_moves_by_the_full_gradient_projected_on_the_rows_of_the_down
     full = full_gradients()
     for path, _, adapter in adapters_in(model):
         weight = full[f"{path.removeprefix('base_model.model.')}.weight"]
-        is_transposed = path.endswith(("gpt", "tokens"))
+        is_transposed = path.endswith(("c_proj", "tokens"))
         gradient = weight.grad.T if is_transposed else weight.grad
         down = adapter.down().double()
         projection = torch.linalg.pinv(down) @ down

@@ -26,7 +26,7 @@ def rates_of(model, **options):
 @pytest.fixture
 def tri():
     """Three factors on one layer of 5 inputs and 9 outputs."""
-    return adapted(rankfold.config("tlora_plus", r=2, rank_up=3, target_modules=["blocks.0.mlp"]))
+    return adapted(rankfold.config("tlora_plus", r=2, rank_up=3, target_modules=["blocks.0.c_fc"]))
 
 
 @pytest.mark.parametrize(("ratio", "multiples"), TLORA_PLUS_MULTIPLES.items())
@@ -61,7 +61,7 @@ def test_rates_by_sizes_are_the_formulas_of_the_paper(tri):
 def test_rates_by_sizes_of_rank_one_are_the_simplified_ones():
     inputs, outputs = 5, 9
     with toy_sizes_allowed():
-        model = adapted(rankfold.config("tlora_plus", r=1, target_modules=["blocks.0.mlp"]))
+        model = adapted(rankfold.config("tlora_plus", r=1, target_modules=["blocks.0.c_fc"]))
     rates = rates_of(model, per_module=True)
     assert rates["core"] / LR == pytest.approx(inputs**1.5)
     assert rates["up"] / LR == pytest.approx(inputs**1.5 / outputs)
