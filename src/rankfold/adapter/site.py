@@ -64,8 +64,9 @@ class Site:
         heads = self.spec.most_heads
         if spec.reads == "code":
             return heads, self.spec.down_heads * self.spec.rank
-        is_own = spec.scope == "layer" or self.mlp is None
-        return heads, self.geometry.in_features if is_own else self.mlp.width
+        if spec.scope == "layer" or self.mlp is None:
+            return heads, self.geometry.in_features
+        return heads, self.mlp.width
 
 
 def checked(path: str, site: Site) -> Site:
