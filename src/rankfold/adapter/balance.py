@@ -133,7 +133,7 @@ def localized_loss(
     for group in routers:
         first_half = torch.arange(group.heads, device=group.counts.device) < group.heads // 2
         matches = first_half[None, :] == (task_type.to(group.counts.device) == 1)[:, None]
-        favour = torch.where(matches, 1 + delta, 1 - delta).to(group.probabilities.dtype)
+        favour = 1 + delta * (2 * matches.to(group.probabilities.dtype) - 1)
         for probabilities in group.probabilities:
             given = torch.einsum("bth,bt->bh", probabilities, group.counts) * favour
             losses.append(given.var() / (given.mean() ** 2 + _TINY))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast, final, get_args
+from typing import Any, Literal, Self, final, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,13 +14,12 @@ from rankfold.seeding import random_matrix
 
 Side = Literal["down", "up"]
 
+_LINALG: Any = torch.linalg  # torch leaves its functions untyped
+
 Split = Literal["up", "even"]
 """Where the singular values go: to the `up` factor, or their roots to both."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-# It has no types.
-_linalg = cast(Any, torch.linalg)
 
 EXACT_UP_TO = 1024
 """The smaller side up to which a weight is decomposed exactly; beyond, that would take too long a layer."""
@@ -152,8 +151,8 @@ def _leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
         basis = _orthonormal(weight @ _leading_basis(weight.T, rank))
     else:
         basis = _leading_basis(weight, rank)
-    left, values, right = cast(tuple[Tensor, ...], _linalg.svd(basis.T @ weight, full_matrices=False))
-    left, values, right = (basis @ left)[:, :rank], values[:rank], right[:rank]
+    parts: tuple[Tensor, Tensor, Tensor] = _LINALG.svd(basis.T @ weight, full_matrices=False)
+    left, values, right = (basis @ parts[0])[:, :rank], parts[1][:rank], parts[2][:rank]
     largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
     signs = torch.where(largest < 0, -1.0, 1.0).to(torch.float64)
     return left * signs.T, values, right * signs
@@ -163,7 +162,7 @@ def _leading_basis(weight: Tensor, rank: int) -> Tensor:
     """Return orthonormal columns that span the leading left vectors of a weight no taller than wide."""
     rows, cols = weight.shape
     if rows <= EXACT_UP_TO:
-        eigenvectors: Tensor = _linalg.eigh(weight @ weight.T).eigenvectors
+        eigenvectors: Tensor = _LINALG.eigh(weight @ weight.T).eigenvectors
         return eigenvectors[:, -rank:]
     start = random_matrix(cols, min(rank + _OVERSAMPLING, rows), seed=0, name="svd.start", std=1.0)
     basis = _orthonormal(weight @ start.to(torch.float64))
@@ -173,4 +172,4 @@ def _leading_basis(weight: Tensor, rank: int) -> Tensor:
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:
-    return cast(Tensor, _linalg.qr(matrix).Q)
+    return _LINALG.qr(matrix).Q

@@ -113,9 +113,8 @@ def _checked(task_type: Tensor | None, groups: Sequence[Routed]) -> Tensor:
                 "routed; give one number for each sample, and the attention mask."
             )
     if not bool(((task_type == 0) | (task_type == 1)).all()):
-        raise SpecError(
-            f"task_type={cast(Any, task_type).tolist()} are not all 0 or 1; there are two types of task."
-        )
+        found = [each.item() for each in task_type]
+        raise SpecError(f"task_type={found} are not all 0 or 1; there are two types of task.")
     return task_type
 
 
