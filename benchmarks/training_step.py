@@ -32,7 +32,7 @@ SETTINGS = {
     "q,v r8": {"target_modules": ["query", "value"], "r": 8},
     "all-linear r16": {"target_modules": "all-linear", "r": 16},
 }
-METHODS = ("lora", "relayed_lora", "tlora", "tlora_plus", "lora_fa", "share_lora", "effilora")
+METHODS = ("lora", "relayed_lora", "tlora", "tlora_plus", "lora_fa", "share_lora")
 REFERENCE = "peft:lora"
 
 
@@ -42,8 +42,7 @@ def adapted(method: str, targets: dict[str, object]) -> nn.Module:
     if method == REFERENCE:
         config = peft.LoraConfig(lora_alpha=16, task_type="SEQ_CLS", **targets)
     else:
-        without_dropout = {"dropout": 0.0} if method == "effilora" else {}
-        config = rankfold.config(method, task_type="SEQ_CLS", **targets, **without_dropout)
+        config = rankfold.config(method, task_type="SEQ_CLS", dropout=0.0, **targets)
     with quiet_libraries():
         return peft.get_peft_model(base, config).train()
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rankfold.adapter.fused import add_expanded, linear_and_code
 from rankfold.adapter.gating import Gating
 from rankfold.adapter.geometry import Geometry
 from rankfold.errors import NotExactError
@@ -87,13 +88,40 @@ class Adapter(nn.Module):
         Args:
             x: The base layer's input, in the adapter's dtype; tokens for an embedding.
         """
-        dtype = self.dtype
-        down = self._matrix(self.down, dtype)
-        code = self.geometry.project(x, down, self.input_dropout)
-        code = self._mixed(code, dtype) if self.gating is None else self._weighed(self.gating, x, code, down)
+        down = self._matrix(self.down, self.dtype)
+        code = self._finished(x, self.geometry.project(x, down, self.input_dropout), down)
+        return self.output_dropout(self.geometry.expand(code, self._matrix(self.up, down.dtype)))
+
+    def with_base(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output of a frozen linear base layer with the change added, in fewer steps than apart.
+
+        Only where `drops` is False.
+
+        Args:
+            x: The base layer's input, [*batch, in_features], in the dtype of the adapter and of the layer.
+            weight: The base layer's weight, [out_features, in_features].
+            bias: The base layer's bias, if any.
+        """
+        down = self._matrix(self.down, self.dtype)
+        result, code = linear_and_code(x, weight, bias, down)
+        return add_expanded(result, self._finished(x, code, down), self._matrix(self.up, down.dtype))
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts now."""
+        return any(
+            isinstance(dropout, nn.Dropout) and dropout.training
+            for dropout in (self.input_dropout, self.output_dropout)
+        )
+
+    def _finished(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+        """Return what enters the up factor, from the code of x."""
+        if self.gating is None:
+            code = self._mixed(code, down.dtype)
+        else:
+            code = self._weighed(self.gating, x, code, down)
         # The code has rank features where the output has out_features: the cheaper place to scale.
-        code = self._scaled(code)
-        return self.output_dropout(self.geometry.expand(code, self._matrix(self.up, dtype)))
+        return self._scaled(code)
 
     def delta_weight(self) -> Tensor:
         """Return the change of the base weight, in its shape, in float32 at least, without dropout.
@@ -136,8 +164,7 @@ class Adapter(nn.Module):
 
     def _undropped(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code without dropout."""
-        drops = isinstance(self.input_dropout, nn.Dropout) and self.input_dropout.training
-        return self.geometry.project(x, down, nn.Identity()) if drops else code
+        return self.geometry.project(x, down, nn.Identity()) if self.drops else code
 
     def _scaled(self, tensor: Tensor) -> Tensor:
         multiplier = self.scaling * self.strength
