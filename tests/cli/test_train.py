@@ -74,7 +74,7 @@ def test_a_reducer_is_recorded_with_the_command_that_repeats_it(train, tmp_path)
 def test_an_unknown_option_of_the_reducer_is_refused(train, tmp_path):
     result = train("--reducer-set", "active_fracton=0.5")
     assert result.exit_code == 2
-    assert "unknown option of the Reducer 'active_fracton'. Did you mean 'active_fraction'?" in result.stderr
+    assert "unknown option 'active_fracton' of the Reducer. Did you mean 'active_fraction'?" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

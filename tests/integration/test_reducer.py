@@ -44,18 +44,25 @@ def test_resting_heads_and_their_optimiser_state_do_not_change_and_all_else_trai
     model = reduced_bert(method)
     ours = reducer().attach(model)
     optimizer = adamw(model)
-    ups, downs = parts(model, "up"), parts(model, "down")
+    ups, downs, routers = (parts(model, role) for role in ("up", "down", "router"))
+    assert bool(routers) is (method == "effilora")
     head = [parameter for name, parameter in model.named_parameters() if "classifier.modules" in name]
     rested = set()
     for batch in batches(10):
         before = {layer: snapshot(optimizer, ups[layer]) for layer in ups}
-        others = [value.detach().clone() for values in (*downs.values(), head) for value in values]
+        others = [
+            value.detach().clone()
+            for values in (*downs.values(), *routers.values(), head)
+            for value in values
+        ]
         train(model, ours, optimizer, [batch])
         for layer in ups:
             is_active = layer in ours.scores.active
             assert same(before[layer], snapshot(optimizer, ups[layer])) is not is_active
             rested |= set() if is_active else {layer}
-        for old, value in zip(others, [v for vs in (*downs.values(), head) for v in vs], strict=True):
+        for old, value in zip(
+            others, [v for vs in (*downs.values(), *routers.values(), head) for v in vs], strict=True
+        ):
             assert not torch.equal(old, value)
     assert rested == set(range(LAYERS))
 

@@ -18,6 +18,8 @@ METHODS = {
     "relayed_lora": {"r": 4, "k": 2, "dropout": 0.2},
     "effilora": {"r": 2, "dropout": 0.2},
 }
+# Heads, a router, dropout, and a Reducer that has probed before most of the kills.
+REDUCERS = {"effilora": {"active_fraction": 0.5, "interval": 2, "start_step": 2}}
 FILES = ("adapter_model.safetensors", "adapter_config.json", "curve.csv")
 
 
@@ -32,6 +34,7 @@ def request_(tiny_bert, reviews, tmp_path):
             data=str(reviews),
             out=tmp_path / out,
             options=METHODS[method],
+            reducer=REDUCERS.get(method),
             steps=STEPS,
             batch_size=8,
             learning_rate=1e-2,

@@ -69,7 +69,7 @@ def test_a_reducer_on_instructions_probes_answers(asked, tiny_llama, questions):
         ({"method": "peft:lora"}, "no active rankfold adapter"),
         ({"reducer": {"active_layers": 3}}, "active_layers=3, but the model has 2 layers"),
         ({"reducer": {"interval": 0}}, "interval is '0'"),
-        ({"reducer": {"probe_loader": 1}}, "unknown option of the Reducer 'probe_loader'"),
+        ({"reducer": {"probe_loader": 1}}, "unknown option 'probe_loader' of the Reducer"),
         ({"train_rows": 9}, "9 training rows are too few to hold any out"),
     ],
 )

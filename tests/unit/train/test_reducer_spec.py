@@ -30,7 +30,7 @@ def test_all_layers_train_when_importance_is_only_measured():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"active_fracton": 0.5}, "unknown option of the Reducer 'active_fracton'. Did you mean 'active_fr"),
+        ({"active_fracton": 0.5}, "unknown option 'active_fracton' of the Reducer. Did you mean 'active_fr"),
         ({"active_fraction": 0}, "active_fraction=0 is no share"),
         ({"active_fraction": 1.5}, "active_fraction=1.5 is no share"),
         ({"suppress_fraction": -0.1}, "suppress_fraction=-0.1 is no share"),
