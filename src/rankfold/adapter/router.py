@@ -158,8 +158,7 @@ class Router(nn.Module):
     def forward(self, features: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch heads"]:
         """Return the weights of the heads, zero for those that are not chosen, in the dtype of `features`.
 
-        While a balance loss is asked for and gradients are recorded, the decision is kept until
-        `take_decision`.
+        In training, the decision is kept until `take_decision` if a balance loss is asked for.
         """
         if self.training and self.spec.jitter:
             noise = torch.empty_like(features).uniform_(1 - self.spec.jitter, 1 + self.spec.jitter)
@@ -170,7 +169,7 @@ class Router(nn.Module):
             features = self._next_state(features, weights.to(features.dtype))
             probabilities = self._probabilities(features)
             weights, chosen = self._choose(probabilities)
-        if self.spec.balance is not None and self.training and torch.is_grad_enabled():
+        if self.spec.balance is not None and self.training:
             self._keep(Decision(probabilities, chosen.detach()))
         return weights.to(features.dtype)
 

@@ -18,8 +18,8 @@ from rankfold.adapter.balance import (
     mixtral_loss,
     switch_loss,
 )
-from rankfold.adapter.find import adapters_in, block_of
-from rankfold.adapter.router import Decision
+from rankfold.adapter.find import adapters_in, block_of, hosts_in
+from rankfold.adapter.router import Decision, Router
 from rankfold.errors import SpecError
 
 
@@ -57,7 +57,8 @@ def auxiliary_loss(
         task_type: For LoRAMoE's localized loss, each sample's type of task, 0 or 1.
 
     Raises:
-        SpecError: If a loss needs `task_type`, or the mask or the types are not of the batch that was routed.
+        SpecError: If a loss needs `task_type`, or the mask or the types are not of the batch that was routed,
+            or the forward pass recorded no gradients, as under reentrant checkpointing.
 
     Example:
         loss = model(**batch).loss + rankfold.auxiliary_loss(model, batch["attention_mask"])
@@ -71,11 +72,29 @@ def auxiliary_loss(
 
 
 def _take(model: nn.Module) -> Iterator[_Taken]:
-    for path, _, adapter in adapters_in(model):
-        router = adapter.router
-        decision = None if router is None else router.take_decision()
-        if router is not None and router.spec.balance is not None and decision is not None:
-            yield _Taken(block_of(path), router.spec.balance, decision)
+    """Take all decisions, and yield those of the last forward pass.
+
+    A layer that is recomputed in the backward pass decides again, which the next forward pass writes over;
+    unless the adapter is not used then, so that what is left is not of that pass.
+    """
+    for path, host in hosts_in(model):
+        for name, adapter in host.rankfold_adapters.items():
+            router = adapter.router
+            decision = None if router is None else router.take_decision()
+            if router is None or router.spec.balance is None or decision is None:
+                continue
+            if name in host.active_adapters and adapter.strength:
+                _check_gradient(router, decision)
+                yield _Taken(block_of(path), router.spec.balance, decision)
+
+
+def _check_gradient(router: Router, decision: Decision) -> None:
+    is_trained = any(parameter.requires_grad for parameter in router.parameters())
+    if is_trained and torch.is_grad_enabled() and not decision.probabilities.requires_grad:
+        raise SpecError(
+            "the routers decided without gradients, so that no balance loss reaches them; where that comes "
+            "from checkpointing, give it use_reentrant=False."
+        )
 
 
 def _by_balance(taken: Sequence[_Taken]) -> dict[BalanceSpec, list[_Taken]]:

@@ -4,6 +4,7 @@ import peft
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rankfold import RankfoldConfig
 from rankfold.adapter.balance import (
@@ -32,12 +33,18 @@ EVERY_KIND = pytest.mark.parametrize("kind", BALANCE_KINDS)
 class Chain(nn.Module):
     """A layer that reads all tokens, flattened or not, and a pooler that reads the first of each sample."""
 
-    def __init__(self, *, flattens=False, pools=True):
+    def __init__(self, *, flattens=False, pools=True, checkpoints=None):
         super().__init__()
+        self.checkpoints = checkpoints
         self.encoder, self.pooler = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.flattens, self.pools = flattens, pools
 
     def forward(self, x):
+        if self.checkpoints is None or not self.training:
+            return self.run(x)
+        return checkpoint(self.run, x, use_reentrant=self.checkpoints == "reentrant")
+
+    def run(self, x):
         y = self.encoder(x.flatten(0, 1)).reshape(x.shape) if self.flattens else self.encoder(x)
         return self.pooler(y[:, 0]) if self.pools else y
 
@@ -161,6 +168,58 @@ def test_evaluation_leaves_nothing_to_collect():
     model = layers_model("mixtral").eval()
     model(tokens())
     assert auxiliary_loss(model, MASK) == 0
+
+
+@EVERY_KIND
+def test_loss_is_the_same_under_checkpointing_step_after_step(kind):
+    """Recomputed layers decide again in the backward pass; what is left then is not of the next pass."""
+    models = chain(kind), chain(kind, checkpoints="not reentrant")
+    models[1].load_state_dict(models[0].state_dict())
+    for _ in range(2):
+        losses = []
+        for model in models:
+            model.zero_grad()
+            output = model(tokens().requires_grad_()).square().sum()
+            losses.append(auxiliary_loss(model, MASK, TYPES))
+            (output + losses[-1]).backward()
+        assert_close(losses[1].detach(), losses[0].detach())
+        for (name, one), (_, other) in zip(*(model.named_parameters() for model in models), strict=True):
+            assert (one.grad is None) == (other.grad is None), name
+            if one.grad is not None:
+                assert_close(other.grad, one.grad, what=name)
+
+
+def test_what_checkpointing_leaves_of_an_adapter_that_is_no_longer_used_is_dropped():
+    model = chain("mixtral", checkpoints="not reentrant")
+    model(tokens().requires_grad_()).sum().backward()
+    assert all(decision is not None for decision in decisions(model).values())
+    model.add_adapter("plain", RankfoldConfig(r=2, target_modules=["encoder"]))
+    model.set_adapter("plain")
+    model(tokens())
+    assert auxiliary_loss(model, MASK) == 0
+    assert all(decision is None for decision in decisions(model).values())
+
+
+def test_forward_pass_without_gradients_is_refused_and_reentrant_checkpointing_named():
+    model = chain("mixtral", checkpoints="reentrant")
+    model(tokens().requires_grad_())
+    with pytest.raises(SpecError, match=r"decided without gradients, .* give it use_reentrant=False"):
+        auxiliary_loss(model, MASK)
+
+
+def test_loss_can_be_looked_at_without_gradients():
+    model = layers_model("mixtral")
+    with torch.no_grad():
+        model(tokens())
+        assert auxiliary_loss(model, MASK) > 0
+
+
+def test_router_that_is_not_trained_has_a_loss_all_the_same():
+    model = layers_model("mixtral")
+    for _, _, adapter in adapters_in(model):
+        adapter.router.requires_grad_(requires_grad=False)
+    model(tokens())
+    assert auxiliary_loss(model, MASK) > 0
 
 
 @EVERY_KIND
