@@ -85,16 +85,12 @@ def group(found, counts):
     )
 
 
-def loss_of(kind, groups):
-    match kind:
-        case "switch":
-            return switch_loss(groups)
-        case "mixtral":
-            return mixtral_loss(groups)
-        case "llava_mole":
-            return llava_mole_loss(groups)
-        case _:
-            return localized_loss(groups, task_type=TYPES, delta=0.1)
+LOSSES = {
+    "switch": switch_loss,
+    "mixtral": mixtral_loss,
+    "llava_mole": llava_mole_loss,
+    "localized": lambda groups: localized_loss(groups, task_type=TYPES, delta=0.1),
+}
 
 
 @EVERY_KIND
@@ -108,7 +104,7 @@ def test_loss_is_that_of_all_routers_times_its_coefficient(kind, mask):
     counts = torch.ones_like(MASK) if mask is None else MASK
     blocks = [[each for path, each in found.items() if f"blocks.{block}." in path] for block in (0, 1)]
     groups = blocks if kind == "switch" else [list(found.values())]
-    expected = 0.5 * loss_of(kind, [group(each, counts) for each in groups])
+    expected = 0.5 * LOSSES[kind]([group(each, counts) for each in groups])
     assert_close(auxiliary_loss(model, mask, TYPES).detach(), expected.detach())
 
 
@@ -245,7 +241,7 @@ def test_pooler_counts_one_token_a_sample_and_is_a_group_of_its_own(kind, mask):
     )
     counts = torch.ones_like(MASK) if mask is None else MASK
     groups = [group([encoder], counts), group([pooler], torch.ones(SAMPLES, 1))]
-    expected = 0.5 * loss_of(kind, groups)
+    expected = 0.5 * LOSSES[kind](groups)
     assert_close(auxiliary_loss(model, mask, TYPES).detach(), expected.detach())
 
 
