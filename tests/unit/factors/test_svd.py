@@ -160,7 +160,7 @@ def test_decomposition_refuses_more_vectors_than_there_are():
 
 
 def test_svd_spec_names_the_wrong_value_and_the_remedy():
-    with unchecked_types(), pytest.raises(SpecError, match=r"unknown split of singular values 'evn'"):
+    with unchecked_types(), pytest.raises(SpecError, match=r"unknown split 'evn' of singular values"):
         SvdSpec("evn")
     with pytest.raises(SpecError, match="a factor of 0 x 3 has no entries"):
         SvdSpec().build(0, 3)
