@@ -9,24 +9,30 @@ anything.
 
 import argparse
 import json
+import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import peft
 import torch
+import transformers
 from torch import nn
 
 import rankfold
+from rankfold.train.hardware import cpu_name
 from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.quiet import quiet_libraries
 
 SETTINGS = {
     "q,v r8": {"target_modules": ["query", "value"], "r": 8},
     "all-linear r16": {"target_modules": "all-linear", "r": 16},
 }
-METHODS = ("lora", "relayed_lora", "tlora", "tlora_plus", "lora_fa", "share_lora", "effilora")
+METHODS = ("lora", "relayed_lora", "tlora", "tlora_plus", "lora_fa", "share_lora")
 REFERENCE = "peft:lora"
 
 
@@ -36,9 +42,9 @@ def adapted(method: str, targets: dict[str, object]) -> nn.Module:
     if method == REFERENCE:
         config = peft.LoraConfig(lora_alpha=16, task_type="SEQ_CLS", **targets)
     else:
-        without_dropout = {"dropout": 0.0} if method == "effilora" else {}
-        config = rankfold.config(method, task_type="SEQ_CLS", **targets, **without_dropout)
-    return peft.get_peft_model(base, config).train()
+        config = rankfold.config(method, task_type="SEQ_CLS", dropout=0.0, **targets)
+    with quiet_libraries():
+        return peft.get_peft_model(base, config).train()
 
 
 def step_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
@@ -55,7 +61,7 @@ def step_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], No
 
 
 def measure(targets: dict[str, object], rounds: int, rows: int, tokens: int) -> dict[str, float]:
-    """Return, for each method, the median over the rounds of its time divided by the reference's."""
+    """Return, for each method, the median over the rounds of the processor time of a step, in seconds."""
     torch.manual_seed(0)
     batch = {"input_ids": torch.randint(1000, 30000, (rows, tokens)), "labels": torch.randint(0, 2, (rows,))}
     steps = {method: step_of(adapted(method, targets), batch) for method in (REFERENCE, *METHODS)}
@@ -67,12 +73,26 @@ def measure(targets: dict[str, object], rounds: int, rows: int, tokens: int) -> 
             start = time.process_time()
             steps[method]()
             times[method].append(time.process_time() - start)
-    reference = statistics.median(times[REFERENCE])
-    return {method: statistics.median(each) / reference for method, each in times.items()}
+    return {method: statistics.median(each) for method, each in times.items()}
+
+
+def circumstances(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return what the figures depend on, and what repeats them."""
+    libraries = {each.__name__: each.__version__ for each in (rankfold, torch, peft, transformers)}
+    return {
+        "command": ["python", *sys.argv],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **libraries},
+        "hardware": {"cpu": cpu_name(), "threads": torch.get_num_threads()},
+        "model": "minilm",
+        "batch": {"rows": arguments.rows, "tokens": arguments.tokens},
+        "rounds": arguments.rounds,
+        "reference": REFERENCE,
+    }
 
 
 def main() -> None:
-    """Measure every setting and write the ratios down."""
+    """Measure every setting, and write down the times and their ratios to the reference's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--rows", type=int, default=8)
@@ -80,17 +100,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    record: dict[str, object] = {
-        "command": f"python benchmarks/training_step.py --rounds {arguments.rounds}",
-        "versions": {"torch": torch.__version__, "peft": peft.__version__, "rankfold": rankfold.__version__},
-        "batch": [arguments.rows, arguments.tokens],
-    }
+    settings: dict[str, object] = {}
     for name, targets in SETTINGS.items():
-        ratios = measure(targets, arguments.rounds, arguments.rows, arguments.tokens)
-        record[name] = ratios
+        seconds = measure(targets, arguments.rounds, arguments.rows, arguments.tokens)
+        ratios = {method: each / seconds[REFERENCE] for method, each in seconds.items()}
+        settings[name] = {"seconds": seconds, "ratio": ratios}
         for method, ratio in ratios.items():
             print(f"{name:16} {method:14} {ratio:.3f}")
     if arguments.out:
+        record = {**circumstances(arguments), "settings": settings}
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rankfold._bootstrap import register_with_peft_when_imported
 
 if TYPE_CHECKING:
+    from rankfold.adapter.balance import BalanceSpec as BalanceSpec
     from rankfold.adapter.count import ParameterCount as ParameterCount
     from rankfold.adapter.count import count_parameters as count_parameters
     from rankfold.adapter.router import RouterSpec as RouterSpec
@@ -30,17 +31,23 @@ if TYPE_CHECKING:
     from rankfold.factors import SvdSpec as SvdSpec
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
+    from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
     from rankfold.train.learning_rates import optimizer as optimizer
     from rankfold.train.learning_rates import parameter_groups as parameter_groups
     from rankfold.train.lora_fa import lora_fa_correction as lora_fa_correction
     from rankfold.train.rate_table import RateGroup as RateGroup
     from rankfold.train.rate_table import RateTable as RateTable
+    from rankfold.train.reducer import Reducer as Reducer
+    from rankfold.train.reducer_spec import ReducerSpec as ReducerSpec
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AdapterFileError": "rankfold.errors",
     "AdapterSpec": "rankfold.adapter.spec",
+    "AuxiliaryLossMixin": "rankfold.train.auxiliary",
+    "BalanceSpec": "rankfold.adapter.balance",
     "DataError": "rankfold.errors",
     "DenseSpec": "rankfold.factors",
     "DiagonalSpec": "rankfold.factors",
@@ -52,12 +59,15 @@ _HOMES = {
     "RankfoldWarning": "rankfold.errors",
     "RateGroup": "rankfold.train.rate_table",
     "RateTable": "rankfold.train.rate_table",
+    "Reducer": "rankfold.train.reducer",
+    "ReducerSpec": "rankfold.train.reducer_spec",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
     "SeededSpec": "rankfold.factors",
     "SpecError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
+    "auxiliary_loss": "rankfold.train.auxiliary",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
     "lora_fa_correction": "rankfold.train.lora_fa",
@@ -68,6 +78,8 @@ _HOMES = {
 __all__ = [
     "AdapterFileError",
     "AdapterSpec",
+    "AuxiliaryLossMixin",
+    "BalanceSpec",
     "DataError",
     "DenseSpec",
     "DiagonalSpec",
@@ -79,6 +91,8 @@ __all__ = [
     "RankfoldWarning",
     "RateGroup",
     "RateTable",
+    "Reducer",
+    "ReducerSpec",
     "RelaySpec",
     "RouterSpec",
     "SeededSpec",
@@ -86,6 +100,7 @@ __all__ = [
     "SvdSpec",
     "TrainingError",
     "__version__",
+    "auxiliary_loss",
     "config",
     "count_parameters",
     "lora_fa_correction",

@@ -4,8 +4,8 @@ Each error derives from `RankfoldError` and from the builtin that fits, so that 
 A message is one sentence that names the value that is wrong, then what to do about it.
 """
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
 
 
 class RankfoldError(Exception):
@@ -44,11 +44,24 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> SpecError:
     """Return the error for a name that is not known, with the nearest known one as a suggestion.
 
     Args:
-        kind: What the name stands for, such as "method" or "option of 'lora'".
+        kind: What the name stands for, such as "method" or "option of method 'lora'".
         name: The name as it was given.
         known: The names that would have been accepted.
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return SpecError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")
+    near = _nearest(name, names)
+    hint = f" Did you mean '{near}'?" if near else ""
+    noun, of, owner = kind.partition(" of ")
+    return SpecError(f"unknown {noun} '{name}'{of}{owner}.{hint} Available: {', '.join(names) or 'none'}.")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """Return the name that is most like another: in order, and in letters, so that a swap counts little."""
+
+    def likeness(other: str) -> float:
+        matcher = SequenceMatcher(None, name, other)
+        # The quick ratio is that of the letters in any order.
+        return matcher.ratio() + matcher.quick_ratio()
+
+    near = get_close_matches(name, names, n=len(names) or 1)
+    return max(near, key=likeness, default=None)

@@ -99,6 +99,21 @@ def test_an_adapter_of_another_base_has_exit_code_1(adapter, reviews, tmp_path, 
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("--batch-size", "0"), "batch_size is 0"),
+        (("--max-length", "0"), "max_length is 0"),
+        (("--max-length", "65"), "takes 64 tokens"),
+    ],
+    ids=str,
+)
+def test_a_number_that_makes_no_sense_has_exit_code_2(trained, words, fault):
+    result = _call("evaluate", trained, *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert fault in result.stderr
+
+
 def test_an_unknown_split_has_a_suggestion(trained):
     result = _call("evaluate", trained, "--split", "tset")
     assert result.exit_code == 2

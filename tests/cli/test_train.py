@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from rankfold.bench.record import RunRecord
+from rankfold.bench.request import RunRequest
+from rankfold.bench.run import run
 from rankfold.cli.main import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -52,6 +54,28 @@ def test_the_recorded_command_repeats_the_run(train, tmp_path):
     again = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
     for part in ("metrics", "predictions", "curve", "method", "training", "data", "parameters"):
         assert again[part] == first[part]
+
+
+def test_a_reducer_is_recorded_with_the_command_that_repeats_it(train, tmp_path):
+    options = ("--reducer-set", "active_layers=1", "--reducer-set", "select=last")
+    for flags, recorded in (
+        ((), None),
+        (("--reducer",), {}),
+        (options, {"active_layers": 1, "select": "last"}),
+    ):
+        result = train("--json", "--dry-run", *flags)
+        assert result.exit_code == 0, result.stderr
+        record = json.loads(result.stdout)
+        assert (record["reducer"] and record["reducer"]["options"]) == recorded
+        again = CliRunner().invoke(cli, [*record["command"][1:], "--json", "--dry-run"])
+        assert json.loads(again.stdout)["reducer"] == record["reducer"]
+
+
+def test_an_unknown_option_of_the_reducer_is_refused(train, tmp_path):
+    result = train("--reducer-set", "active_fracton=0.5")
+    assert result.exit_code == 2
+    assert "unknown option 'active_fracton' of the Reducer. Did you mean 'active_fraction'?" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(train, tmp_path):
@@ -175,3 +199,67 @@ def test_help_has_sections_and_an_example():
     headings = ("What to train:", "Data:", "How to train:", "Learning rates by role:", "Where:")
     for heading in (*headings, "Other options:", "Examples:"):
         assert heading in result.stdout
+
+
+class Stop:
+    """A progress that stops a run as Ctrl-C does, after two checkpoints of one step."""
+
+    def start(self, total, description):
+        pass
+
+    def advance(self, done, **fields):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    def finish(self):
+        pass
+
+
+@pytest.fixture
+def stopped(tiny_bert, reviews, tmp_path):
+    """The words of a command whose run was stopped."""
+    request = RunRequest(
+        model=str(tiny_bert),
+        method="lora",
+        data=str(reviews),
+        out=tmp_path / "run",
+        steps=4,
+        max_length=32,
+        checkpoint_every=1,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(request, progress=Stop())
+    return list(request.command()[1:])
+
+
+def test_stopped_run_goes_on_with_its_folder_alone(stopped, tmp_path):
+    result = CliRunner().invoke(cli, ["train", "--resume", "--out", str(tmp_path / "run"), "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert "resuming" in result.stderr
+    assert "checkpoint-2" in result.stderr
+    assert json.loads(result.stdout)["training"]["steps"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_stopped_run_goes_on_with_its_command_and_resume(stopped):
+    result = CliRunner().invoke(cli, stopped)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--resume" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert CliRunner().invoke(cli, [*stopped, "--resume"]).exit_code == 0
+    again = CliRunner().invoke(cli, [*stopped, "--resume"])
+    assert again.exit_code == 0
+    assert "done already" in again.stderr
+
+
+def test_resuming_with_half_a_command_or_without_a_run_has_exit_code_2(stopped, tmp_path):
+    out = str(tmp_path / "run")
+    for words, what in (
+        (["--resume", "--out", out, "--seed", "3"], "--model"),
+        (["--out", out, "--method", "lora"], "--model"),
+        (["--resume", "--out", str(tmp_path / "nowhere")], "no unfinished run"),
+        ([*stopped[1:], "--resume", "--steps", "5"], "steps was 4 and is 5"),
+    ):
+        result = CliRunner().invoke(cli, ["train", *words])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert what in result.stderr

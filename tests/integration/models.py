@@ -27,8 +27,11 @@ _SMALL = {"r": 4, "k": 2, "dropout": 0.0}
 
 
 def _preset(name: str, **options: Any) -> RankfoldConfig:
-    own = discover()[name].options
-    return rankfold.config(name, **{**{key: value for key, value in _SMALL.items() if key in own}, **options})
+    preset = discover()[name]
+    own = {key: value for key, value in _SMALL.items() if key in preset.options}
+    if preset.targets is not None and options.get("target_modules") == QUERY_VALUE["target_modules"]:
+        options["target_modules"] = [*QUERY_VALUE["target_modules"], *MLP]
+    return rankfold.config(name, **{**own, **options})
 
 
 _COMPOSITIONS: dict[str, dict[str, Any]] = {
@@ -45,7 +48,12 @@ METHODS: dict[str, Callable[..., RankfoldConfig]] = {
 }
 """Every preset, and compositions that nobody has published, as functions of further options."""
 
+MLP = ["intermediate.dense", "output.dense"]
+
 QUERY_VALUE: dict[str, Any] = {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"}
+
+FOLDABLE = [name for name, make in METHODS.items() if make(target_modules=[]).router is None]
+"""Those that equal a change of the base weight; the others weigh heads, on linear layers only."""
 
 
 def config_of(method: str, **options: Any) -> RankfoldConfig:

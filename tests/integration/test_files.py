@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
+from rankfold.adapter.count import ROLES
 from tests.integration.models import (
+    FOLDABLE,
     METHODS,
     PICTURE_TARGETS,
     adapted,
@@ -92,12 +94,11 @@ def test_file_holds_each_learned_number_once_and_nothing_else(method, tmp_path):
     assert stored.keys() - head == adapters.keys()
     assert all(torch.equal(stored[name], parameter) for name, parameter in adapters.items())
     for name in adapters:
-        factor, attribute = name.split(".rankfold_")[1].split(".")
-        assert factor in ("down", "core", "up", "scale")
-        assert attribute in ("weight", "left", "right", "value")
+        role, _attribute = name.split(".rankfold_")[1].split(".")
+        assert role in ROLES
 
 
-@ALL
+@pytest.mark.parametrize("method", FOLDABLE)
 def test_picture_adapter_gives_the_same_scores_when_loaded(method, tmp_path):
     model = adapted(config_of(method, target_modules=PICTURE_TARGETS, task_type=None), picture())
     model.save_pretrained(tmp_path)
@@ -108,7 +109,8 @@ def test_picture_adapter_gives_the_same_scores_when_loaded(method, tmp_path):
 
 @ALL
 def test_gpt2_adapter_gives_the_same_scores_when_loaded(method, tmp_path):
-    model = adapted(config_of(method, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM"), gpt2())
+    targets = ["c_attn", "c_fc", "mlp.c_proj"]
+    model = adapted(config_of(method, target_modules=targets, task_type="CAUSAL_LM"), gpt2())
     model.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(gpt2(), tmp_path).eval()
     assert torch.equal(scores(loaded), scores(model))

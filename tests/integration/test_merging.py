@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.integration.models import (
-    METHODS,
+    FOLDABLE,
     PICTURE_TARGETS,
     adapted,
     bert,
@@ -16,7 +16,7 @@ from tests.integration.models import (
 )
 from tests.support.tolerance import assert_close
 
-ALL = pytest.mark.parametrize("method", METHODS)
+ALL = pytest.mark.parametrize("method", FOLDABLE)
 BASES = {
     "linear": (bert, {}),
     "conv1d": (gpt2, {"target_modules": ["c_attn", "c_fc"], "task_type": "CAUSAL_LM"}),

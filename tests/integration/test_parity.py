@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 
-from tests.integration.models import METHODS, adapted, bert, config_of, ids, scores
+from tests.integration.models import FOLDABLE, adapted, bert, config_of, ids, scores
 from tests.support.tolerance import assert_close
 
 TARGETS = ["query", "value", "dense"]
@@ -62,7 +62,7 @@ def test_lora_starts_with_the_spread_of_peft():
     assert spread(ours, "rankfold_up") == spread(theirs, "lora_B") == 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FOLDABLE)
 def test_peft_converts_our_adapter_to_lora(method):
     model = adapted(config_of(method, task_type=None))
     expected = scores(model)

@@ -35,6 +35,7 @@ REFUSED = {
     "pattern_of_alphas": ({"alpha_pattern": {"layer.7": 2.0}}, r"alpha_pattern names 'layer.7'"),
     "block": ({"layers_to_transform": [0, 2]}, r"layers_to_transform names block 2"),
     "rank": ({"r": 100}, r"r=100 is larger than the layer .*query.*give r at most 32"),
+    "module_to_save": ({"modules_to_save": ["clasifier"]}, r"'clasifier'. Did you mean 'classifier'"),
     "kind": ({"target_modules": ["query", "LayerNorm"]}, r"LayerNorm.*is not supported.*exclude_modules"),
 }
 
@@ -56,6 +57,14 @@ def test_impossible_target_is_refused_and_the_model_left_as_it_was(case):
         carrying.add_adapter("second", config)
     assert state_of(carrying) == before
     assert set(carrying.peft_config) == {"first"}
+
+
+@pytest.mark.parametrize("collection", [list, tuple, set, frozenset])
+def test_names_of_layers_may_come_in_any_collection(collection):
+    given, names = collection(["query", "value"]), {"query", "value"}
+    config = config_of("lora", target_modules=given, exclude_modules=given)
+    assert (config.target_modules, config.exclude_modules) == (names, names)
+    assert given == collection(["query", "value"])
 
 
 def test_excluded_layers_are_left_out():
@@ -94,6 +103,19 @@ IMPOSSIBLE = {
     "kind_of_factor": ({"down": {"kind": "dence"}}, "down=.*describes no factor"),
     "field_of_factor": ({"down": {"kind": "relay", "kk": 3}}, "down=.*describes no factor"),
     "rank": ({"rank_pattern": {"query": 0}}, "r=0"),
+    "task_type": ({"task_type": "SEQ_CLASS"}, "'SEQ_CLASS'. Did you mean 'SEQ_CLS'"),
+    "text_for_a_number": ({"r": "8"}, "r='8' cannot be read; give a whole number"),
+    "fraction": ({"r": 2.5}, "r=2.5 cannot be read"),
+    "number_for_a_name": ({"scaling": 3}, "scaling=3 cannot be read"),
+    "text_for_a_truth": ({"init_weights": "no"}, "init_weights='no' cannot be read"),
+    "names_of_layers": ({"target_modules": [1, 2]}, r"target_modules=\[1, 2\] cannot be read; give names"),
+    "expression": ({"target_modules": "(query"}, r"target_modules has '\(query', which is no regular"),
+    "index": ({"layers_to_transform": "one"}, "layers_to_transform='one' cannot be read"),
+    "fraction_of_index": ({"layers_to_transform": 1.5}, "layers_to_transform=1.5 cannot be read"),
+    "ranks": ({"rank_pattern": 4}, "rank_pattern=4 cannot be read; give numbers by name"),
+    "rank_as_text": ({"rank_pattern": {"query": "4"}}, "rank_pattern={'query': '4'} cannot be read"),
+    "expression_of_ranks": ({"rank_pattern": {"(": 4}}, r"rank_pattern has '\(', which is no regular"),
+    "name_to_save": ({"modules_to_save": "classifier"}, "modules_to_save='classifier' cannot be read"),
     "zeros": ({"down": DenseSpec("zeros")}, "start at zero"),
 }
 

@@ -1,6 +1,6 @@
 """What every preset's spec test asks, with the preset's own formula as the measure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import rankfold
 from rankfold.adapter.module import Adapter
 from rankfold.presets import discover
-from tests.specs.layers import adapted, adapters, example_input, reference_output
+from rankfold.train.auxiliary import auxiliary_loss
+from tests.specs.layers import adapted, adapters, example_input, layer_outputs, reference_output
 from tests.support.tolerance import assert_close
 
 
@@ -33,6 +34,17 @@ class Parts:
         factor = getattr(self.adapter, role)
         assert factor.is_frozen
         return factor().double()
+
+    @property
+    def ups(self) -> tuple[Tensor, ...]:
+        """The up factor of every head, m x r."""
+        heads = self.adapter.router.heads if self.adapter.router is not None else 1
+        return self.trained("up.weight").chunk(heads, dim=1)
+
+    @property
+    def downs(self) -> tuple[Tensor, ...]:
+        """The down factor of every head that has its own, r x n."""
+        return self.trained("down.weight").chunk(self.adapter.down_heads)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -58,13 +70,39 @@ def assert_equals_reference(
 ) -> None:
     """Check outputs, and the gradients of every trained tensor and of the input, against a formula for dW."""
     model = adapted(method, kind, init_weights=False, **options)
+    assert_same(
+        model,
+        example_input(kind),
+        lambda x, parts_of: reference_output(model, x, lambda adapter: delta_of(parts_of(adapter))),
+    )
+
+
+def assert_layers_equal_reference(
+    method: str, kind: str, forward_of: Callable[[Tensor, Tensor, Tensor, Parts], Tensor], **options: Any
+) -> None:
+    """Check the same against a formula for what a layer W, b writes for x."""
+    model = adapted(method, kind, init_weights=False, **options)
+    assert_same(
+        model,
+        example_input(kind),
+        lambda x, parts_of: layer_outputs(
+            model, x, lambda seen, W, b, adapter: forward_of(seen, W, b, parts_of(adapter))
+        ),
+    )
+
+
+def assert_same(
+    model: nn.Module,
+    x: Tensor,
+    expected_of: Callable[[Tensor, Callable[[Adapter], Parts]], Sequence[Tensor]],
+) -> None:
+    """Check outputs and gradients of a model against formulas for all that it returns."""
     randomise(model)
     leaves = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in trained(model).values()}
-    x = example_input(kind)
     x_of_reference = x.detach().clone().requires_grad_(x.requires_grad)
 
     outputs = model(x)
-    expected = reference_output(model, x_of_reference, lambda adapter: delta_of(Parts(adapter, leaves)))
+    expected = expected_of(x_of_reference, lambda adapter: Parts(adapter, leaves))
     for index, (actual, wanted) in enumerate(zip(outputs, expected, strict=True)):
         assert_close(actual, wanted, what=f"output {index}")
 
@@ -79,16 +117,16 @@ def assert_equals_reference(
         assert_close(tensor.grad, leaf.grad, what=f"gradient of {name}")
 
 
-def weighted_sum(outputs: list[Tensor]) -> Tensor:
+def weighted_sum(outputs: Sequence[Tensor]) -> Tensor:
     """Return a number that depends on every entry of every output in its own way."""
     generator = torch.Generator().manual_seed(3)
     weights = [torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in outputs]
     return sum((weight * output).sum() for weight, output in zip(weights, outputs, strict=True))
 
 
-def largest_change(model: peft.PeftModel, kind: str = "linear") -> float:
+def largest_change(model: peft.PeftModel, kind: str = "linear", x: Tensor | None = None) -> float:
     """Return the largest difference that the adapters make to any output."""
-    x = example_input(kind)
+    x = example_input(kind) if x is None else x
     outputs = model.eval()(x)
     with model.disable_adapter():
         without = model(x)
@@ -111,9 +149,9 @@ def assert_trains_exactly(model: peft.PeftModel, roles: set[str], folder: Path) 
     assert sum(tensor.numel() for tensor in tensors.values()) == rankfold.count_parameters(model).stored
 
 
-def roles_with_gradient(model: peft.PeftModel) -> set[str]:
+def roles_with_gradient(model: peft.PeftModel, x: Tensor | None = None) -> set[str]:
     """Return the parts that the first step would move, as `role.tensor`; all layers must agree."""
-    weighted_sum(model.eval()(example_input())).backward()
+    weighted_sum(model.eval()(example_input() if x is None else x)).backward()
     moved = []
     for adapter in adapters(model).values():
         gradients = {name: parameter.grad for name, parameter in adapter.named_parameters()}
@@ -128,23 +166,38 @@ def roles_with_gradient(model: peft.PeftModel) -> set[str]:
     return moved[0]
 
 
-def every_value(method: str) -> list[Any]:
-    """Return (option, value) for every choice of every option, and for a few values of the open ones."""
+def every_value(method: str, **values: Sequence[Any]) -> list[Any]:
+    """Return (option, value) for every choice of every option, and for a few values of the open ones.
+
+    Args:
+        method: Name of the preset.
+        **values: The values of an open option, where the usual ones do not go with the other options.
+    """
     samples: dict[type, tuple[Any, ...]] = {int: (1, 2, 3), float: (0.25, 0.5), type(None): (None,)}
-    return [
-        (option.name, value)
-        for option in discover()[method].options.values()
-        for kind in option.types
-        for value in (option.choices if option.choices and kind is str else samples[kind])
-    ]
+    options = discover()[method].options
+    assert values.keys() <= options.keys()
+    usual = {
+        name: [
+            value
+            for kind in option.types
+            for value in (option.choices if option.choices and kind is str else samples.get(kind, ()))
+        ]
+        for name, option in options.items()
+    }
+    return [(name, value) for name, of in (usual | values).items() for value in of]
 
 
 def assert_runs(method: str, option: str, value: Any) -> None:
     """Check that an adapter with this value can be built, called and trained."""
-    model = adapted(method, init_weights=False, **{"r": 2, option: value})
-    outputs = model.train()(example_input())
+    assert_can_train(adapted(method, init_weights=False, **{"r": 2, option: value}), example_input())
+
+
+def assert_can_train(model: nn.Module, x: Tensor) -> None:
+    """Check that outputs and all gradients are finite, auxiliary losses included."""
+    outputs = model.train()(x)
     assert all(torch.isfinite(output).all() for output in outputs)
-    weighted_sum(outputs).backward()
+    types = torch.arange(len(x)) % 2
+    (weighted_sum(outputs) + auxiliary_loss(model, task_type=types)).backward()
     assert all(
         tensor.grad is not None and torch.isfinite(tensor.grad).all() for tensor in trained(model).values()
     )

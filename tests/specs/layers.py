@@ -117,6 +117,20 @@ def adapters(model: nn.Module) -> dict[str, Adapter]:
     return {path.removeprefix("base_model.model."): adapter for path, _, adapter in adapters_in(model)}
 
 
+def layer_outputs(
+    model: peft.PeftModel, x: Tensor, forward_of: Callable[[Tensor, Tensor, Tensor, Adapter], Tensor]
+) -> list[Tensor]:
+    """Return what the six linear layers would write: `forward_of` what each reads, its W, b and adapter."""
+    is_transposed = model.get_base_model().kind == "conv1d"
+    outputs = []
+    for path, adapter in adapters(model).items():
+        base = model.get_submodule(f"base_model.model.{path}").get_base_layer()
+        seen = narrowed("linear", x) if path.endswith("narrow") else x
+        weight = base.weight.T if is_transposed else base.weight
+        outputs.append(forward_of(seen, weight, base.bias, adapter))
+    return outputs
+
+
 def reference_output(model: peft.PeftModel, x: Tensor, delta_of: Callable[[Adapter], Tensor]) -> list[Tensor]:
     """Return what the six layers would write if `delta_of` their adapter were in their weights."""
     kind = model.get_base_model().kind

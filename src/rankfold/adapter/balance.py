@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, final, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from rankfold.errors import SpecError, unknown_name
@@ -122,7 +122,7 @@ def llava_mole_loss(groups: Sequence[Routed]) -> Float[Tensor, ""]:
 
 
 def localized_loss(
-    routers: Sequence[Routed], *, task_type: Float[Tensor, " batch"], delta: float
+    routers: Sequence[Routed], *, task_type: Num[Tensor, " batch"], delta: float
 ) -> Float[Tensor, ""]:
     r"""Return $\sum$ Var(q) / Mean(q)² over routers (Dou et al., 2024, eq. 7).
 
@@ -133,7 +133,7 @@ def localized_loss(
     for group in routers:
         first_half = torch.arange(group.heads, device=group.counts.device) < group.heads // 2
         matches = first_half[None, :] == (task_type.to(group.counts.device) == 1)[:, None]
-        favour = torch.where(matches, 1 + delta, 1 - delta).to(group.probabilities.dtype)
+        favour = 1 + delta * (2 * matches.to(group.probabilities.dtype) - 1)
         for probabilities in group.probabilities:
             given = torch.einsum("bth,bt->bh", probabilities, group.counts) * favour
             losses.append(given.var() / (given.mean() ** 2 + _TINY))

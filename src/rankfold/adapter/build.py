@@ -174,7 +174,7 @@ def _gating(mlp: MlpPass, spec: RouterSpec, site: Site) -> Gating:
 
 def _take_from_weight(views: Mapping[Side, Factor], site: Site, base_weight: Callable[[], Tensor]) -> None:
     """Give the factors that are parts of the base weight their values."""
-    sides = {role: view for role, view in views.items() if isinstance(view, Svd)}
+    sides: dict[Side, Svd] = {role: view for role, view in views.items() if isinstance(view, Svd)}
     if sides:
         weight = site.geometry.as_matrix(base_weight())
         decomposition = Decomposition(weight, max(site.spec.rank, site.spec.up_rank))

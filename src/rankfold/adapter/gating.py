@@ -81,13 +81,22 @@ class MlpPass:
 
     def __init__(self, router: Router) -> None:
         self.router = router
-        self._x: Tensor | None = None
+        self._entered: list[Gating] = []
         self._weights: Tensor | None = None
 
-    def enter(self, x: Tensor) -> Float[Tensor, "*batch heads"]:
-        """Return the weights for x; further entries of the MLP, which read the same x, get them again."""
-        if self._weights is None or self._x is not x:
-            self._x, self._weights = x, self.router(x)
+    def enter(self, entry: Gating, x: Tensor) -> Float[Tensor, "*batch heads"]:
+        """Return the weights for x; further entries of the MLP, which read the same x, get them again.
+
+        An entry that comes a second time begins a new pass. That it is the same x is not asked of the tensor:
+        each entry has its own copy where the adapter's dtype is not the base's.
+
+        Args:
+            entry: Who enters.
+            x: The MLP's input.
+        """
+        if self._weights is None or entry in self._entered:
+            self._entered, self._weights = [], self.router(x)
+        self._entered.append(entry)
         return self._weights
 
     def weights(self) -> Float[Tensor, "*batch heads"]:
@@ -102,11 +111,11 @@ class MlpPass:
 
     def leave(self) -> None:
         """Forget the pass."""
-        self._x = self._weights = None
+        self._entered, self._weights = [], None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the pass out of copies and pickles."""
-        return {"router": self.router, "_x": None, "_weights": None}
+        return {"router": self.router, "_entered": [], "_weights": None}
 
 
 @final
@@ -123,7 +132,7 @@ class MlpEntryGating(Gating):
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Ask the router about the MLP's input."""
-        return weigh(codes, self._mlp.enter(x))
+        return weigh(codes, self._mlp.enter(self, x))
 
 
 @final
@@ -183,7 +192,7 @@ class ExpertEntryGating(Gating):
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Return a code for each place, [places, *batch, heads * rank]."""
-        _, heads = _places(self._mlp.enter(x), self.places)
+        _, heads = _places(self._mlp.enter(self, x), self.places)
         return weigh(codes, heads)
 
 

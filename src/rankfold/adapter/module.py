@@ -1,11 +1,13 @@
 """The arithmetic of one adapter."""
 
+from functools import partial
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rankfold.adapter.fused import add_expanded, linear_and_code
 from rankfold.adapter.gating import Gating
 from rankfold.adapter.geometry import Geometry
 from rankfold.errors import NotExactError
@@ -29,7 +31,9 @@ class LearnedScale(nn.Module):
 class Adapter(nn.Module):
     r"""The change of one layer: $\Delta y = s \sum_e g_e(x) \, U_e C V_e \, dropout(x)$ over its heads e.
 
-    An adapter has no parameters of its own, only factors and a router; each may serve several adapters.
+    An adapter has no parameters of its own, only factors and a router; each may serve several adapters. One
+    that is detached (`is_detached`) changes the output as before, but none of its factors learns from it and
+    nothing is kept for their gradients.
 
     Args:
         down: V, rank x in_features; with `down_heads` > 1 those of the heads one above the other.
@@ -84,13 +88,40 @@ class Adapter(nn.Module):
         Args:
             x: The base layer's input, in the adapter's dtype; tokens for an embedding.
         """
-        dtype = self.dtype
-        down = self._matrix(self.down, dtype)
-        code = self.geometry.project(x, down, self.input_dropout)
-        code = self._mixed(code, dtype) if self.gating is None else self._weighed(self.gating, x, code, down)
+        down = self._matrix(self.down, self.dtype)
+        code = self._finished(x, self.geometry.project(x, down, self.input_dropout), down)
+        return self.output_dropout(self.geometry.expand(code, self._matrix(self.up, down.dtype)))
+
+    def with_base(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output of a frozen linear base layer with the change added, in fewer steps than apart.
+
+        Only where `drops` is False.
+
+        Args:
+            x: The base layer's input, [*batch, in_features], in the dtype of the adapter and of the layer.
+            weight: The base layer's weight, [out_features, in_features].
+            bias: The base layer's bias, if any.
+        """
+        down = self._matrix(self.down, self.dtype)
+        result, code = linear_and_code(x, weight, bias, down)
+        return add_expanded(result, self._finished(x, code, down), self._matrix(self.up, down.dtype))
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts now."""
+        return any(
+            isinstance(dropout, nn.Dropout) and dropout.training
+            for dropout in (self.input_dropout, self.output_dropout)
+        )
+
+    def _finished(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+        """Return what enters the up factor, from the code of x."""
+        if self.gating is None:
+            code = self._mixed(code, down.dtype)
+        else:
+            code = self._weighed(self.gating, x, code, down)
         # The code has rank features where the output has out_features: the cheaper place to scale.
-        code = self._scaled(code)
-        return self.output_dropout(self.geometry.expand(code, self._matrix(self.up, dtype)))
+        return self._scaled(code)
 
     def delta_weight(self) -> Tensor:
         """Return the change of the base weight, in its shape, in float32 at least, without dropout.
@@ -121,27 +152,26 @@ class Adapter(nn.Module):
             )
 
     def _matrix(self, factor: Factor, dtype: torch.dtype) -> Tensor:
-        matrix = factor().to(dtype)
-        return matrix.detach() if self.is_detached else matrix
+        return self._used(factor).to(dtype)
 
     def _mixed(self, code: Tensor, dtype: torch.dtype) -> Tensor:
         return code if self.core is None else self.geometry.mix(code, self._matrix(self.core, dtype))
 
     def _weighed(self, gating: Gating, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code of every head, weighed, [*batch, heads * rank_up]."""
+        codes: Tensor = code.reshape(*code.shape[:-1], self.down_heads, -1)
+        return gating(x, self._mixed(codes, down.dtype), partial(self._undropped, x, code, down))
 
-        def read() -> Tensor:
-            drops = isinstance(self.input_dropout, nn.Dropout) and self.input_dropout.training
-            return self.geometry.project(x, down, nn.Identity()) if drops else code
-
-        codes = code.unflatten(-1, (self.down_heads, -1))
-        return gating(x, self._mixed(codes, down.dtype), read)
+    def _undropped(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+        """Return the code without dropout."""
+        return self.geometry.project(x, down, nn.Identity()) if self.drops else code
 
     def _scaled(self, tensor: Tensor) -> Tensor:
         multiplier = self.scaling * self.strength
         if multiplier != 1:
             tensor = tensor * multiplier
-        if self.scale is None:
-            return tensor
-        scale = self.scale()
-        return tensor * (scale.detach() if self.is_detached else scale)
+        return tensor if self.scale is None else tensor * self._used(self.scale)
+
+    def _used(self, part: Factor | LearnedScale) -> Tensor:
+        value: Tensor = part()
+        return value.detach() if self.is_detached else value

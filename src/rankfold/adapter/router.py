@@ -1,10 +1,11 @@
 """Routers: how much each head counts for each token.
 
-A router is a linear map to one score a head, then a softmax in float32. What it says of a token depends on
-that token alone, never on another of the batch: rows served together cannot change each other.
+A router is a linear map to one score a head, then a softmax in float32 at least. What it says of a token
+depends on that token alone, never on another of the batch: rows served together cannot change each other.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final, get_args
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.adapter.balance import BalanceSpec
-from rankfold.errors import SpecError, unknown_name
-from rankfold.seeding import random_matrix
+from rankfold.errors import RankfoldWarning, SpecError, unknown_name
+from rankfold.seeding import Distribution, random_matrix
 
 RouterInput = Literal["input", "code"]
 """What a router reads: the layer's `input` x (HydraLoRA), or its `code` V x (EffiLoRA); without dropout."""
@@ -34,6 +35,7 @@ probability's gradient (a choice that is not differentiable, made trainable)."""
 
 _CHOICES = {"reads": RouterInput, "scope": RouterScope, "initial": RouterInitial, "weights": HeadWeights}
 _NORMAL_STD = 0.02
+_MOST_LOST = 4
 
 
 @final
@@ -76,6 +78,10 @@ class RouterSpec:
                 raise unknown_name(f"router {name}", getattr(self, name), get_args(choices))
         if self.top_k is not None and self.top_k < 1:
             raise SpecError(f"top_k={self.top_k} chooses no head; give at least 1, or none for all heads.")
+        if self.top_k is None and self.weights == "straight_through":
+            raise SpecError(
+                "weights='straight_through' are those of chosen heads, but all heads count; give top_k."
+            )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise SpecError(f"temperature={self.temperature} is not above 0; give 1 for a plain softmax.")
         if not 0 <= self.jitter < 1:
@@ -118,7 +124,7 @@ class Decision:
     """What a router decided, for an auxiliary loss.
 
     Args:
-        probabilities: The softmax over all heads, [*batch, heads], float32.
+        probabilities: The softmax over all heads, [*batch, heads], in float32 at least.
         chosen: 1 for each chosen head, [*batch, heads]; without a gradient.
     """
 
@@ -147,12 +153,12 @@ class Router(nn.Module):
         self.message_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
         self.state_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
         self.decision: Decision | None = None
+        self._lost = 0
 
     def forward(self, features: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch heads"]:
         """Return the weights of the heads, zero for those that are not chosen, in the dtype of `features`.
 
-        While a balance loss is asked for and gradients are recorded, the decision is kept until
-        `take_decision`.
+        In training, the decision is kept until `take_decision` if a balance loss is asked for.
         """
         if self.training and self.spec.jitter:
             noise = torch.empty_like(features).uniform_(1 - self.spec.jitter, 1 + self.spec.jitter)
@@ -163,14 +169,26 @@ class Router(nn.Module):
             features = self._next_state(features, weights.to(features.dtype))
             probabilities = self._probabilities(features)
             weights, chosen = self._choose(probabilities)
-        if self.spec.balance is not None and self.training and torch.is_grad_enabled():
-            self.decision = Decision(probabilities, chosen.detach())
+        if self.spec.balance is not None and self.training:
+            self._keep(Decision(probabilities, chosen.detach()))
         return weights.to(features.dtype)
 
     def take_decision(self) -> Decision | None:
         """Return the decision of the last forward pass, once."""
         decision, self.decision = self.decision, None
+        self._lost = 0
         return decision
+
+    def _keep(self, decision: Decision) -> None:
+        # One may be lost in each step where gradient checkpointing runs a layer twice; more, and nobody asks.
+        self._lost += self.decision is not None
+        if self._lost == _MOST_LOST:
+            message = (
+                "a router's balance loss is never added to the loss; add rankfold.auxiliary_loss(model) to "
+                "it in each step, use rankfold.AuxiliaryLossMixin, or set balance_loss=0."
+            )
+            warnings.warn(message, RankfoldWarning, stacklevel=3)
+        self.decision = decision
 
     @torch.no_grad()
     def reset(self, *, seed: int, name: str) -> None:
@@ -181,10 +199,10 @@ class Router(nn.Module):
             self.bias.zero_()
         kaiming = 1 / math.sqrt(3 * self.in_features)
         std = {"kaiming": kaiming, "normal": _NORMAL_STD, "zeros": 0.0}[self.spec.initial]
-        distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
-        parts = {
+        distribution: Distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
+        parts: dict[str, tuple[nn.Parameter | None, float, Distribution]] = {
             "": (self.weight, std, distribution),
-            ".nodes": (self.nodes, 1.0, "normal"),
+            ".nodes": (self.nodes, kaiming, "uniform"),
             ".message": (self.message_gates, kaiming, "uniform"),
             ".state": (self.state_gates, kaiming, "uniform"),
         }
@@ -192,11 +210,13 @@ class Router(nn.Module):
             if parameter is not None:
                 rows, cols = parameter.shape
                 matrix = random_matrix(rows, cols, seed=seed, name=name + part, std=spread, distribution=law)
-                parameter.copy_(matrix)
+                # Nodes that are close to 1 let the state through at the start.
+                parameter.copy_(matrix + 1 if parameter is self.nodes else matrix)
 
     def _probabilities(self, features: Tensor) -> Tensor:
         scores = functional.linear(features, self.weight, self.bias)
-        return torch.softmax(scores.float() / self.spec.temperature, dim=-1)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        return torch.softmax(scores.to(dtype) / self.spec.temperature, dim=-1)
 
     def _next_state(self, state: Tensor, weights: Tensor) -> Tensor:
         """Return what is read in the next round: a recurrent cell hears the state as the chosen nodes see it.
@@ -206,20 +226,25 @@ class Router(nn.Module):
         if self.nodes is None or self.message_gates is None or self.state_gates is None:
             return state
         message = (weights @ self.nodes) * state
+        rows = -1, state.shape[-1]
         flat = torch.gru_cell(
-            message.flatten(0, -2), state.flatten(0, -2), self.message_gates, self.state_gates
+            message.reshape(rows), state.reshape(rows), self.message_gates, self.state_gates
         )
         return flat.reshape(state.shape)
 
     def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the heads, and 1 for each that is chosen."""
         top_k, kind = self.spec.top_k, self.spec.weights
-        if top_k is None or top_k == self.heads:
+        if top_k is None or (top_k == self.heads and kind != "straight_through"):
             return probabilities, torch.ones_like(probabilities)
         indices = probabilities.topk(top_k, dim=-1).indices
         chosen = torch.zeros_like(probabilities).scatter(-1, indices, 1.0)
         weights = probabilities * chosen
-        if kind == "renormalized":
+        if kind == "renormalized" and top_k == 1:
+            # The weight is 1. It stays a function of the probability, whose gradient is zero, because a
+            # distributed wrapper waits for a gradient of every parameter.
+            weights = chosen + 0 * weights
+        elif kind == "renormalized":
             weights = weights / weights.sum(dim=-1, keepdim=True)
         elif kind == "straight_through":
             weights = weights + (chosen - weights).detach()

@@ -10,7 +10,7 @@ from rankfold.adapter.geometry import Embedding, Geometry, Linear
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import RankfoldWarning, SpecError
-from rankfold.factors import FactorSpec, RelaySpec, Side, rank_cap
+from rankfold.factors import FactorSpec, RelaySpec, Side, SvdSpec, rank_cap
 
 
 @final
@@ -64,8 +64,9 @@ class Site:
         heads = self.spec.most_heads
         if spec.reads == "code":
             return heads, self.spec.down_heads * self.spec.rank
-        is_own = spec.scope == "layer" or self.mlp is None
-        return heads, self.geometry.in_features if is_own else self.mlp.width
+        if spec.scope == "layer" or self.mlp is None:
+            return heads, self.geometry.in_features
+        return heads, self.mlp.width
 
 
 def checked(path: str, site: Site) -> Site:
@@ -77,6 +78,11 @@ def checked(path: str, site: Site) -> Site:
     if rank > max(sizes):
         raise SpecError(
             f"r={rank} is larger than the layer '{path}' ({sizes[0]} in, {sizes[1]} out); "
+            f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
+        )
+    if rank > min(sizes) and any(isinstance(side, SvdSpec) for side, _, _ in site.sides.values()):
+        raise SpecError(
+            f"r={rank} is more than the {min(sizes)} singular vectors of '{path}'; "
             f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
         )
     if rank > min(sizes):

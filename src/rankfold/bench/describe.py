@@ -19,6 +19,7 @@ from rankfold.bench.record import (
     HardwarePart,
     MethodPart,
     ModelPart,
+    ReducerPart,
     RunRecord,
     SecondsPart,
     TaskPart,
@@ -33,7 +34,6 @@ _LIBRARIES = ("torch", "peft", "transformers", "accelerate", "datasets", "numpy"
 def started_record(prepared: Prepared) -> RunRecord:
     """Return the record of a run that has not got anywhere yet; its status is "failed" until it has."""
     request, data, base = prepared.request, prepared.data, prepared.base
-    examples = data.examples.labelled or data.examples.instructions
     return RunRecord(
         status="failed",
         error="it did not start",
@@ -46,7 +46,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         task=TaskPart(
             data.task.name, data.kind, data.task.metrics[0], data.examples.label_names, data.task.licence
         ),
-        data=DataPart(data.source, data.sha256, {split: len(items) for split, items in examples.items()}),
+        data=DataPart(data.source, data.sha256, _rows(prepared)),
         training=_training(prepared),
         versions=_versions(),
         hardware=HardwarePart(cpu_name(), torch.get_num_threads(), gpu_name(prepared.device)),
@@ -56,7 +56,23 @@ def started_record(prepared: Prepared) -> RunRecord:
         peak_memory_bytes=0,
         metrics={},
         baselines={},
+        reducer=_reducer(prepared),
     )
+
+
+def _rows(prepared: Prepared) -> dict[str, int]:
+    """Return the rows of each split, with those that were held out of the training for probes apart."""
+    examples = prepared.data.examples
+    counts = {split: len(items) for split, items in (examples.labelled or examples.instructions).items()}
+    if not prepared.probe_rows:
+        return counts
+    return {**counts, "train": len(prepared.rows), "probe": len(prepared.probe_rows)}
+
+
+def _reducer(prepared: Prepared) -> ReducerPart | None:
+    if prepared.request.reducer is None or prepared.reducer is None:
+        return None
+    return ReducerPart(dict(prepared.request.reducer), prepared.reducer.scores.layers)
 
 
 def _training(prepared: Prepared) -> TrainingPart:

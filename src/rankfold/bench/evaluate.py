@@ -8,10 +8,10 @@ from peft import PeftModel
 from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import Prediction, RunRecord
 from rankfold.bench.tasks import TaskData, TaskRequest, load_task
-from rankfold.errors import AdapterFileError
+from rankfold.errors import AdapterFileError, SpecError
 from rankfold.train.hardware import choose_device, choose_precision
 from rankfold.train.load import load_adapter, stored_bytes
-from rankfold.train.models import BaseModel, LoadedModel, default_max_length, load_model, resolve_model
+from rankfold.train.models import BaseModel, LoadedModel, load_model, resolve_model, row_length
 from rankfold.train.predict import Evaluation, Evaluator
 
 
@@ -28,6 +28,9 @@ class EvaluateRequest:
         max_length: The most tokens of a row; the usual one for the kind of task if None.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        SpecError: If a number is not positive.
     """
 
     adapter: Path
@@ -38,6 +41,13 @@ class EvaluateRequest:
     max_length: int | None = None
     precision: str = "auto"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model."""
+        for name in ("batch_size", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SpecError(f"{name} is {value}; give a number above 0.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
 
     Raises:
         AdapterFileError: If the adapter is damaged, or does not belong to the model.
-        SpecError: If the model or the task is unknown.
+        SpecError: If the model or the task is unknown, or takes fewer tokens than `max_length`.
         DataError: If the data cannot be read or understood.
     """
     record = find_record(request.adapter)
@@ -85,7 +95,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         device,
         choose_precision(request.precision, device),
         request.batch_size,
-        request.max_length or default_max_length(data.kind),
+        row_length(loaded, data.kind, request.max_length),
     )
     evaluation = evaluator.measure(model.to(device), data.examples, request.split, data.task.metrics)
     return _result(request, data, evaluation)

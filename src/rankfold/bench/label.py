@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from pydantic import JsonValue
+
 Settings = Mapping[str, object]
 
 
@@ -19,6 +21,13 @@ def labels_of(entries: Sequence[tuple[str, Settings]]) -> list[str]:
     return [
         _label(name, settings, [s for other, s in entries if other == name]) for name, settings in entries
     ]
+
+
+def reducer_settings(options: Mapping[str, JsonValue] | None) -> dict[str, object]:
+    """Return the options of a Reducer as settings of a method; none if there is no Reducer."""
+    if options is None:
+        return {}
+    return {"reducer": "on", **{f"reducer.{name}": value for name, value in options.items()}}
 
 
 def _label(name: str, settings: Settings, siblings: Sequence[Settings]) -> str:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 import rankfold
 from rankfold import presets
 from rankfold.errors import RankfoldError, SpecError, unknown_name
+from rankfold.peft_plugin.mlps import MLP_TARGETS
 from rankfold.train.models import Kind
 
 PEFT_PREFIX = "peft:"
@@ -40,9 +41,11 @@ def method_config(
     """
     given: dict[str, Any] = {"task_type": _TASK_TYPES[kind], **options}
     for name in _LISTS:
+        value = given.get(name)
+        is_our_word = value == MLP_TARGETS and name == "target_modules" and not method.startswith(PEFT_PREFIX)
         # PEFT reads a text as a regular expression for the whole path, which a bare name never matches.
-        if isinstance(given.get(name), str) and given[name].isidentifier():
-            given[name] = [given[name]]
+        if isinstance(value, str) and value.isidentifier() and not is_our_word:
+            given[name] = [value]
     others = [name for name in fresh_modules if not _HEADS & set(name.split("."))]
     if others:
         given["modules_to_save"] = [

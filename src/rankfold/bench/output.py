@@ -2,13 +2,18 @@
 
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rankfold.bench.record import NAME as RECORD_NAME
-from rankfold.errors import OutputExistsError
+from rankfold.bench.record import RunRecord
+from rankfold.bench.request import RunRequest
+from rankfold.errors import OutputExistsError, SpecError
 from rankfold.train.load import CONFIG_NAME
+
+# Hidden, so that nobody takes what is in them for a finished run.
+_NEW, _OLD = ".new", ".old"
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
@@ -16,7 +21,9 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
 
     Raises:
         OutputExistsError: If it exists and may not be replaced, or does not look like a run or an adapter.
+        SpecError: If nothing can be written where it is to be.
     """
+    _check_writable(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
@@ -29,24 +36,79 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         )
 
 
+def _check_writable(folder: Path) -> None:
+    """Make a folder beside the one that is wanted, or where its first missing parent will be."""
+    try:
+        place = next((parent for parent in folder.absolute().parents if parent.exists()), folder)
+        # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=place):
+            pass
+    except OSError as error:
+        raise SpecError(f"cannot write '{folder}' ({error.strerror}); choose another folder.") from error
+
+
+def finished(request: RunRequest) -> RunRecord | None:
+    """Return the record of a request that has been done well, or None if it is still to do.
+
+    Raises:
+        OutputExistsError: If its folder holds something else, which is not overwritten.
+    """
+    if not (request.out / RECORD_NAME).is_file():
+        check_output(request.out, overwrite=False)
+        return None
+    record = RunRecord.read(request.out)
+    if _without_out(record.command) != _without_out(request.command()):
+        raise OutputExistsError(
+            f"'{request.out}' holds another run ({' '.join(_without_out(record.command))}); "
+            "choose another folder, or add --overwrite to replace it."
+        )
+    return record if record.status == "done" else None
+
+
+def clear_failure(folder: Path) -> None:
+    """Take away the record of a failed run, so that the run can be tried again."""
+    if (folder / RECORD_NAME).is_file() and RunRecord.read(folder).status == "failed":
+        shutil.rmtree(folder)
+
+
+def _without_out(command: Sequence[str]) -> list[str]:
+    """Return a command without the folder it writes and the leave to replace it: the same run anywhere."""
+    words = [word for word in command if word != "--overwrite"]
+    place = words.index("--out") if "--out" in words else len(words)
+    return words[:place] + words[place + 2 :]
+
+
 @contextmanager
-def output_folder(folder: Path, *, overwrite: bool) -> Generator[Path]:
-    """Give a temporary sibling that takes the place of `folder` when the block ends without an error.
+def output_folder(folder: Path, *, scratch: Path, overwrite: bool) -> Generator[Path]:
+    """Give a new folder that takes the place of `folder` when the block ends without an error.
+
+    Args:
+        folder: What is written.
+        scratch: A folder on the same disk for the new folder, and for the old one while they change places.
+        overwrite: Replace what is there.
 
     Raises:
         OutputExistsError: If `folder` may not be written.
     """
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        work = Path(scratch) / "new"
-        work.mkdir()
+    work = scratch / _NEW
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
         yield work
         check_output(folder, overwrite=overwrite)
-        _swap(work, folder, Path(scratch) / "old")
+        _swap(work, folder, scratch / _OLD)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def restore_replaced(folder: Path, scratch: Path) -> None:
+    """Put back an earlier run that a process moved aside and was killed before it could replace it."""
+    if (scratch / _OLD).is_dir() and not folder.exists():
+        (scratch / _OLD).rename(folder)
 
 
 def _swap(work: Path, folder: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
     if not folder.exists():
         work.rename(folder)
         return

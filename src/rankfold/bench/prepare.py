@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch.utils.data import DataLoader
 from transformers import set_seed
 
 import rankfold
@@ -16,7 +17,7 @@ from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.bench.tasks import TaskData, load_task
 from rankfold.errors import DataError, RankfoldError, SpecError
-from rankfold.train.encode import encode_examples, encode_instructions
+from rankfold.train.encode import encode_examples, encode_instructions, make_collator
 from rankfold.train.examples import Examples
 from rankfold.train.hardware import choose_device, choose_precision
 from rankfold.train.learning_rates import parameter_groups
@@ -25,20 +26,24 @@ from rankfold.train.models import (
     BaseModel,
     Kind,
     LoadedModel,
-    default_max_length,
     load_model,
     resolve_model,
+    row_length,
     start_at_mean,
 )
 from rankfold.train.predict import Evaluator
+from rankfold.train.probe import hold_out_probes
 from rankfold.train.quiet import quiet_libraries
 from rankfold.train.rates import Rates
+from rankfold.train.reducer import Reducer
+from rankfold.train.reducer_spec import ReducerSpec
 from rankfold.train.trainer import Schedule
 
 # Runs with different seeds are to see the same rows, so that they can be compared in pairs.
 _SAMPLE_SEED = 0
 
 _Item = TypeVar("_Item")
+_Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Prepared:
         groups: What is trained at which learning rate, where the request asks for several.
         rows: The encoded training split.
         evaluator: Measures the model.
+        reducer: Chooses the layers that train, if it was asked for.
+        probe_rows: Encoded rows that were held out of the training split for the Reducer's probes.
     """
 
     request: RunRequest
@@ -64,8 +71,10 @@ class Prepared:
     config: PeftConfig
     schedule: Schedule
     groups: list[dict[str, Any]] | None
-    rows: Sequence[Mapping[str, Any]]
+    rows: _Rows
     evaluator: Evaluator
+    reducer: Reducer | None = None
+    probe_rows: _Rows = ()
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +85,7 @@ class Prepared:
         """Count the numbers of adapter and head."""
         head = sum(parameter.numel() for parameter in head_parameters(self.model))
         if not self.request.method.startswith(PEFT_PREFIX):
-            count = rankfold.count_parameters(self.model)
+            count = self._count()
             return ParametersPart(count.stored, count.trainable, count.active, head)
         state = adapter_state(self.model)
         stored = sum(tensor.numel() for tensor in state.values()) - head
@@ -87,6 +96,15 @@ class Prepared:
             if parameter.requires_grad and id(parameter) not in in_head
         )
         return ParametersPart(stored, trainable, trainable, head)
+
+    def _count(self) -> rankfold.ParameterCount:
+        """Count the adapter's numbers, as they are active in the first step."""
+        if self.reducer is None:
+            return rankfold.count_parameters(self.model)
+        self.reducer.attach(self.model).before_step()
+        count = rankfold.count_parameters(self.model)
+        self.reducer.detach()
+        return count
 
 
 def head_parameters(model: PeftModel) -> list[torch.nn.Parameter]:
@@ -109,7 +127,7 @@ def prepare(request: RunRequest) -> Prepared:
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     loaded = load_model(base, data.kind, data.examples.label_names)
-    max_length = _max_length(request, data.kind, loaded)
+    max_length = row_length(loaded, data.kind, request.max_length)
     config = method_config(
         request.method, request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules
     )
@@ -121,6 +139,9 @@ def prepare(request: RunRequest) -> Prepared:
         for parameter in head_parameters(model):
             parameter.requires_grad = False
     rows = _encoded(loaded, data.examples, max_length)
+    rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
+    if reducer is not None:
+        reducer.attach(model).detach()  # what it cannot work with is refused now
     schedule = _schedule(request, len(rows), precision)
     return Prepared(
         request=request,
@@ -132,7 +153,24 @@ def prepare(request: RunRequest) -> Prepared:
         groups=_groups(model, schedule, request.rates),
         rows=rows,
         evaluator=Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length),
+        reducer=reducer,
+        probe_rows=probe_rows,
     )
+
+
+def _reducer(
+    request: RunRequest, kind: Kind, loaded: LoadedModel, rows: _Rows
+) -> tuple[_Rows, _Rows, Reducer | None]:
+    """Return the rows to train on, those held out for probes, and the Reducer, if one was asked for."""
+    if request.reducer is None:
+        return rows, (), None
+    options: dict[str, Any] = {"seed": request.seed, **request.reducer}
+    if not ReducerSpec.of(options).needs_probes:
+        return rows, (), Reducer(**options)
+    rows, probe_rows = hold_out_probes(rows, request.batch_size)
+    collate = make_collator(loaded.tokenizer, tokens_have_labels=kind is Kind.INSTRUCTION)
+    loader = DataLoader(cast(Any, probe_rows), batch_size=request.batch_size, collate_fn=collate)
+    return rows, probe_rows, Reducer(probe_loader=loader, **options)
 
 
 def _with_adapter(loaded: LoadedModel, config: PeftConfig) -> PeftModel:
@@ -181,16 +219,6 @@ def _groups(model: PeftModel, schedule: Schedule, rates: Rates) -> list[dict[str
     return parameter_groups(
         model, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, **rates.asked()
     )
-
-
-def _max_length(request: RunRequest, kind: Kind, loaded: LoadedModel) -> int:
-    wanted = request.max_length or default_max_length(kind)
-    most = getattr(loaded.model.config, "max_position_embeddings", None)
-    if isinstance(most, int) and wanted > most:
-        raise SpecError(
-            f"max_length is {wanted}, but '{request.model}' takes {most} tokens; give at most that."
-        )
-    return wanted
 
 
 def _encoded(loaded: LoadedModel, examples: Examples, max_length: int) -> Sequence[Mapping[str, Any]]:

@@ -136,6 +136,30 @@ class CurvePart:
 
 
 @dataclass(frozen=True, slots=True)
+class ReducerPoint:
+    """What a Reducer knew after `step` updates: the importance of each layer, and how often it trained."""
+
+    step: int
+    importance: tuple[float, ...]
+    trained: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReducerPart:
+    """Which layers trained.
+
+    Args:
+        options: As they were given.
+        layers: From the input to the output.
+        history: What was known in the course of the training.
+    """
+
+    options: Mapping[str, JsonValue]
+    layers: tuple[str, ...]
+    history: tuple[ReducerPoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One held-out example: the right label (id, number or candidate index) and what the model said."""
 
@@ -168,6 +192,7 @@ class RunRecord:
     baselines: Mapping[str, float]
     predictions: tuple[Prediction, ...] = ()
     curve: CurvePart = CurvePart()
+    reducer: ReducerPart | None = None
     format: Literal[1] = FORMAT
 
     def to_dict(self) -> dict[str, JsonValue]:

@@ -3,18 +3,22 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
+from typing import cast
 
 from pydantic import JsonValue
 
 from rankfold.bench.tasks import TaskRequest
-from rankfold.errors import SpecError
+from rankfold.errors import SpecError, unknown_name
 from rankfold.train.columns import Columns
 from rankfold.train.rates import Rates
+from rankfold.train.reducer_spec import ReducerSpec
+from rankfold.train.trainer import SCHEDULERS
 
 DEFAULT_EPOCHS = 3.0
 
-_REPEATED = {"options": "--set", "lr_groups": "--lr-group"}
+_REPEATED = {"options": "--set", "lr_groups": "--lr-group", "reducer": "--reducer-set"}
 _POSITIVE = (
     "epochs",
     "steps",
@@ -48,7 +52,7 @@ class RunRequest:
         steps: Updates, instead of epochs.
         batch_size: Rows of an update.
         learning_rate: The highest; the method's own recommendation if None.
-        scheduler: The shape of the learning rate after the warm-up, by transformers' name.
+        scheduler: The shape of the learning rate after the warm-up, one of `trainer.SCHEDULERS`.
         warmup: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         tlora_ratio: TLoRA+'s ratio of learning rates.
@@ -63,11 +67,14 @@ class RunRequest:
         train_rows: Train on this many rows, drawn with a fixed seed; on all if None.
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
         freeze_head: Leave a new head as the seed drew it.
-        overwrite: Replace `out` if it holds an earlier run.
+        overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
+        reducer: The options of a Reducer, which trains only some layers in each step; none if None.
+        resume: Go on with a run that is not finished, if there is one.
+        checkpoint_every: Updates from one checkpoint to the next; 0 makes none.
 
     Raises:
-        SpecError: If a number is not positive, both epochs and steps are given, or the options of learning
-            rates do not go together.
+        SpecError: If a number is out of its range, the scheduler unknown, both epochs and steps given, or the
+            options of learning rates or of the Reducer are not possible.
     """
 
     model: str
@@ -101,21 +108,38 @@ class RunRequest:
     train_rows: int | None = None
     eval_rows: int | None = None
     freeze_head: bool = False
+    reducer: Mapping[str, JsonValue] | None = None
     overwrite: bool = False
+    resume: bool = False
+    checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (value > 0 and isfinite(value)):
                 raise SpecError(f"{name} is {value}; give a number above 0.")
         if self.epochs is not None and self.steps is not None:
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
-        _ = self.rates  # checks its options by being made
+        if self.scheduler not in SCHEDULERS:
+            raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+        # Both check their options by being made.
+        _ = self.rates
+        if self.reducer is not None:
+            ReducerSpec.of(self.reducer)
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
+            raise SpecError(f"weight_decay is {self.weight_decay}; give 0 or a number above it.")
         if not 0 <= self.warmup < 1:
             raise SpecError(f"warmup is {self.warmup}; give the share of steps, from 0 to below 1.")
+        if self.checkpoint_every < 0:
+            raise SpecError(
+                f"checkpoint_every is {self.checkpoint_every}; give a number of steps, or 0 for none."
+            )
         if not 0 <= self.seed < 2**32:
             raise SpecError(f"seed is {self.seed}; give a whole number from 0 to 4294967295.")
 
@@ -137,16 +161,25 @@ class RunRequest:
         )
 
     def command(self) -> tuple[str, ...]:
-        """Return the command line that repeats this run."""
+        """Return the command line that repeats this run, from its beginning."""
         words = ["rankfold", "train"]
         for each in fields(self):
+            if each.name == "resume":
+                continue
             value = getattr(self, each.name)
             flag = f"--{each.name.replace('_', '-')}"
+            if each.name == "reducer" and self.reducer is not None:
+                words.append("--reducer")
             if each.name in _REPEATED:
-                for key, option in value.items():
+                for key, option in cast("dict[str, JsonValue]", value or {}).items():
                     words += [_REPEATED[each.name], f"{key}={json.dumps(option)}"]
             elif value is True:
                 words.append(flag)
             elif value is not None and value is not False and value != each.default:
-                words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+                words += [flag, _number_text(value) if isinstance(value, float) else str(value)]
         return tuple(words)
+
+
+def _number_text(value: float) -> str:
+    """Return the shortest text that is read as the same number."""
+    return short if float(short := f"{value:g}") == value else repr(value)

@@ -11,18 +11,30 @@ from pathlib import Path
 import torch
 
 from rankfold.bench.describe import started_record
-from rankfold.bench.output import check_output, output_folder
+from rankfold.bench.output import check_output, clear_failure, finished, output_folder
 from rankfold.bench.prepare import Prepared, prepare
-from rankfold.bench.record import BytesPart, CurvePart, Prediction, RunRecord, SecondsPart
+from rankfold.bench.record import (
+    BytesPart,
+    CurvePart,
+    Prediction,
+    ReducerPart,
+    ReducerPoint,
+    RunRecord,
+    SecondsPart,
+)
 from rankfold.bench.request import RunRequest
+from rankfold.bench.unfinished import check_unfinished, unfinished_run
+from rankfold.train.checkpoint import Checkpoints
+from rankfold.train.curve import Curve
+from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
 from rankfold.train.encode import make_collator
-from rankfold.train.hardware import peak_memory_bytes
+from rankfold.train.hardware import choose_device, peak_memory_bytes
 from rankfold.train.load import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
 from rankfold.train.metrics import measure, trivial_predictions
 from rankfold.train.models import Kind
 from rankfold.train.predict import Evaluation
 from rankfold.train.progress import Progress
-from rankfold.train.trainer import Curve, train_model
+from rankfold.train.trainer import train_model
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -34,34 +46,57 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
 
     The folder is a PEFT adapter directory with `run.json` and `curve.csv` beside. It appears complete or not
     at all, and an earlier run is replaced only by a finished one. A training that fails leaves a folder with
-    nothing but a `run.json` of status "failed", unless the folder exists.
+    nothing but a `run.json` of status "failed", unless the folder exists. A training that is stopped leaves
+    `<out>.unfinished` beside it, and ends as if it had not been stopped when it is resumed. A run that is
+    done already is not resumed: its record is returned.
 
     Args:
         request: What to do.
         progress: Is told about every update.
 
     Raises:
-        OutputExistsError: If the folder exists and may not be replaced.
-        SpecError: If method, options, model or task cannot be built as asked.
+        OutputExistsError: If the folder exists and may not be replaced, or a run of it is not finished.
+        SpecError: If method, options, model or task cannot be built as asked, or are not those of the run to
+            resume.
         DataError: If the data cannot be read or understood.
         TrainingError: If a loss is not a finite number, or the memory is too small.
     """
+    join_processes(choose_device(request.device))
+    if (done := _done_before(request)) is not None:
+        return done
     check_output(request.out, overwrite=request.overwrite)
+    check_unfinished(request)
+    wait_for_all()
     began = time.perf_counter()
     with _threads(request.threads):
         prepared = prepare(request)
         started = started_record(prepared)
-        try:
-            result = _execute(prepared, progress)
-        except Exception as error:
-            _leave_failure(started, request.out, error)
-            raise
-        with output_folder(request.out, overwrite=request.overwrite) as work:
-            _save(prepared, work)
-            record = _finished(started, prepared, result, work, time.perf_counter() - began)
-            _write_curve(result.curve, work / CURVE_NAME)
-            record.write(work)
-    logger.info("wrote '%s'.", request.out)
+        with unfinished_run(request, started) as checkpoints:
+            try:
+                result = _execute(prepared, checkpoints, progress)
+            except Exception as error:
+                _leave_failure(started, request.out, checkpoints.folder, error)
+                raise
+            seconds = time.perf_counter() - began + result.curve.earlier_seconds
+            if is_main_process():
+                _write(started, prepared, result, checkpoints.folder, seconds)
+                logger.info("wrote '%s'.", request.out)
+            wait_for_all()
+    return RunRecord.read(request.out)
+
+
+def _done_before(request: RunRequest) -> RunRecord | None:
+    """Return the record of a run that there is nothing to resume of, because it is done."""
+    if not request.resume or request.overwrite:
+        return None
+    record = finished(request)
+    wait_for_all()
+    if record is None:
+        if is_main_process():
+            clear_failure(request.out)
+        wait_for_all()
+    else:
+        logger.info("'%s' is done already; --overwrite does it again.", request.out)
     return record
 
 
@@ -85,16 +120,14 @@ def rehearse(request: RunRequest) -> RunRecord:
 class _Result:
     curve: Curve
     evaluation: Evaluation
-    train_seconds: float
     evaluate_seconds: float
 
 
 @dataclass(slots=True)
 class _Validation:
-    """Measures the validation split, keeps the last measurement, and adds up the time it takes."""
+    """Measures the validation split, and keeps the last measurement."""
 
     prepared: Prepared
-    seconds: float = 0.0
     latest: Evaluation | None = None
 
     def during(self) -> Evaluation:
@@ -107,18 +140,14 @@ class _Validation:
         return self.latest
 
     def _measure(self, *, is_final: bool) -> Evaluation:
-        began = time.perf_counter()
         data = self.prepared.data
-        evaluation = self.prepared.evaluator.measure(
+        return self.prepared.evaluator.measure(
             self.prepared.model, data.examples, "validation", data.task.metrics, is_final=is_final
         )
-        self.seconds += time.perf_counter() - began
-        return evaluation
 
 
-def _execute(prepared: Prepared, progress: Progress | None) -> _Result:
+def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
     validation = _Validation(prepared)
-    began = time.perf_counter()
     prepared.model.to(prepared.device)
     curve = train_model(
         prepared.model,
@@ -131,9 +160,23 @@ def _execute(prepared: Prepared, progress: Progress | None) -> _Result:
         groups=prepared.groups,
         evaluate=validation.during,
         progress=progress,
+        callbacks=[prepared.reducer] if prepared.reducer else [],
+        checkpoints=checkpoints,
     )
-    train_seconds = time.perf_counter() - began - validation.seconds
-    return _Result(curve, validation.final(), train_seconds, validation.seconds)
+    began = time.perf_counter()
+    evaluation = validation.final()
+    return _Result(curve, evaluation, curve.evaluate_seconds + time.perf_counter() - began)
+
+
+def _write(
+    started: RunRecord, prepared: Prepared, result: _Result, scratch: Path, total_seconds: float
+) -> None:
+    request = prepared.request
+    with output_folder(request.out, scratch=scratch, overwrite=request.overwrite) as work:
+        _save(prepared, work)
+        record = _finished(started, prepared, result, work, total_seconds)
+        _write_curve(result.curve, work / CURVE_NAME)
+        record.write(work)
 
 
 def _finished(
@@ -147,12 +190,22 @@ def _finished(
         status="done",
         error=None,
         bytes=adapter_bytes(folder),
-        seconds=SecondsPart(result.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
+        seconds=SecondsPart(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
         peak_memory_bytes=peak_memory_bytes(prepared.device),
         metrics=evaluation.metrics,
         baselines=_baselines(prepared, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurvePart(tuple(result.curve.train), tuple(result.curve.validation)),
+        reducer=_with_history(started.reducer, prepared),
+    )
+
+
+def _with_history(part: ReducerPart | None, prepared: Prepared) -> ReducerPart | None:
+    if part is None or prepared.reducer is None:
+        return None
+    history = prepared.reducer.scores.history
+    return replace(
+        part, history=tuple(ReducerPoint(each.step, each.importance, each.trained) for each in history)
     )
 
 
@@ -201,10 +254,10 @@ def _columns(points: Sequence[dict[str, str | float]]) -> list[str]:
     return list(dict.fromkeys(name for point in points for name in point))
 
 
-def _leave_failure(started: RunRecord, folder: Path, error: Exception) -> None:
-    if folder.exists():
+def _leave_failure(started: RunRecord, folder: Path, scratch: Path, error: Exception) -> None:
+    if folder.exists() or not is_main_process():
         return
-    with output_folder(folder, overwrite=False) as work:
+    with output_folder(folder, scratch=scratch, overwrite=False) as work:
         replace(started, error=f"{type(error).__name__}: {error}").write(work)
 
 

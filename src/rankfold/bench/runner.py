@@ -1,14 +1,12 @@
 """Runs a suite: what is done already is kept, what fails becomes a record, and the rest goes on."""
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rankfold.bench.method import method_config, recommended_learning_rate
-from rankfold.bench.output import check_output
+from rankfold.bench.output import clear_failure, finished
 from rankfold.bench.record import (
     NAME,
     BytesPart,
@@ -19,7 +17,7 @@ from rankfold.bench.record import (
 )
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
-from rankfold.errors import OutputExistsError
+from rankfold.bench.unfinished import check_unfinished, is_unfinished
 from rankfold.train.models import Kind
 from rankfold.train.progress import Progress, Silent
 
@@ -63,7 +61,7 @@ def run_all(
     run_one: Run = run,
     overwrite: bool = False,
 ) -> list[Outcome]:
-    """Do what is not done yet; one failure does not stop the others.
+    """Do what is not done yet, and go on with what was stopped; one failure does not stop the others.
 
     Args:
         requests: The runs of a suite.
@@ -73,8 +71,13 @@ def run_all(
 
     Raises:
         OutputExistsError: If a folder holds something that was not asked for, before anything is run.
+        SpecError: If a run was stopped that is not what is asked for now.
     """
     kept = {request.out: None if overwrite else finished(request) for request in requests}
+    begun = {request.out for request in requests if not overwrite and is_unfinished(request.out)}
+    for request in requests:
+        if request.out in begun:
+            check_unfinished(replace(request, resume=True))
     whole = make_progress()
     whole.start(len(requests), "runs")
     outcomes: list[Outcome] = []
@@ -83,7 +86,8 @@ def run_all(
             whole.advance(len(outcomes), now=request.out.name)
             record = kept[request.out]
             if record is None:
-                outcomes.append(_attempt(replace(request, overwrite=overwrite), run_one, make_progress()))
+                request = replace(request, overwrite=overwrite, resume=request.out in begun)
+                outcomes.append(_attempt(request, run_one, make_progress()))
             else:
                 outcomes.append(Outcome(request, record, is_kept=True))
         whole.advance(len(outcomes))
@@ -92,33 +96,8 @@ def run_all(
     return _with_unstarted(outcomes)
 
 
-def finished(request: RunRequest) -> RunRecord | None:
-    """Return the record of a request that has been done well, or None if it is still to do.
-
-    Raises:
-        OutputExistsError: If its folder holds something else, which is not overwritten.
-    """
-    if not (request.out / NAME).is_file():
-        check_output(request.out, overwrite=False)
-        return None
-    record = RunRecord.read(request.out)
-    if _without_out(record.command) != _without_out(request.command()):
-        raise OutputExistsError(
-            f"'{request.out}' holds another run ({' '.join(_without_out(record.command))}); "
-            "choose another folder, or add --overwrite to replace it."
-        )
-    return record if record.status == "done" else None
-
-
-def _without_out(command: Sequence[str]) -> list[str]:
-    """Return a command without the folder it writes and the leave to replace it: the same run anywhere."""
-    words = [word for word in command if word != "--overwrite"]
-    place = words.index("--out") if "--out" in words else len(words)
-    return words[:place] + words[place + 2 :]
-
-
 def _attempt(request: RunRequest, run_one: Run, progress: Progress) -> Outcome:
-    _clear_failure(request.out)
+    clear_failure(request.out)
     try:
         return Outcome(request, run_one(request, progress=progress))
     except Exception as error:  # a failed run is a row of the comparison, whatever the reason
@@ -129,12 +108,6 @@ def _attempt(request: RunRequest, run_one: Run, progress: Progress) -> Outcome:
         return Outcome(request, record, error)
     finally:
         progress.finish()
-
-
-def _clear_failure(folder: Path) -> None:
-    """Take away the record of a failed run, so that the run can be tried again."""
-    if (folder / NAME).is_file() and RunRecord.read(folder).status == "failed":
-        shutil.rmtree(folder)
 
 
 def _with_unstarted(outcomes: Sequence[Outcome]) -> list[Outcome]:

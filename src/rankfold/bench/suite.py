@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from rankfold.bench.label import labels_of
+from rankfold.bench.label import labels_of, reducer_settings
 from rankfold.bench.request import RunRequest
 from rankfold.errors import SpecError, unknown_name
 
@@ -29,11 +29,13 @@ class SuiteMethod:
         name: A preset's name, or `peft:` and one of PEFT's methods.
         options: The method's options.
         learning_rate: The method's own recommendation if None.
+        reducer: The options of a Reducer for this method alone; the suite's if None.
     """
 
     name: str
     options: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     learning_rate: float | None = None
+    reducer: Mapping[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Suite:
             rate: dict[str, object] = (
                 {} if method.learning_rate is None else {"learning_rate": method.learning_rate}
             )
-            entries.append((method.name, {**method.options, **rate}))
+            entries.append((method.name, {**method.options, **rate, **reducer_settings(method.reducer)}))
         return labels_of(entries)
 
     def requests(self, out: Path) -> list[RunRequest]:
@@ -90,7 +92,8 @@ class Suite:
 
     def _request(self, method: SuiteMethod, seed: int, out: Path) -> RunRequest:
         rate = {} if method.learning_rate is None else {"learning_rate": method.learning_rate}
-        budget: dict[str, Any] = {**self.base, **rate}
+        reducer = {} if method.reducer is None else {"reducer": method.reducer}
+        budget: dict[str, Any] = {**self.base, **rate, **reducer}
         faults = [fault for key, value in budget.items() if (fault := self._fault(key, value))]
         if "model" not in budget:
             faults.append("model is missing")
@@ -115,6 +118,7 @@ class _MethodEntry(BaseModel):
     name: str
     options: dict[str, JsonValue] = Field(default_factory=dict)
     learning_rate: float | None = None
+    reducer: dict[str, JsonValue] | None = None
 
 
 class _File(BaseModel):
@@ -161,7 +165,9 @@ def read_suite(name: str) -> Suite:
         raise SpecError(f"the suite '{name}' is not TOML ({error}); correct it.") from error
     except ValidationError as error:
         raise SpecError(f"the suite '{name}' is not valid ({_faults(error)}); correct it.") from error
-    methods = tuple(SuiteMethod(entry.name, entry.options, entry.learning_rate) for entry in read.methods)
+    methods = tuple(
+        SuiteMethod(entry.name, entry.options, entry.learning_rate, entry.reducer) for entry in read.methods
+    )
     return Suite(read.name, read.base, methods, tuple(read.seeds), read.description)
 
 

@@ -22,7 +22,7 @@ _data = section("Data")
 _where = section("Where")
 
 _DATA_OPTIONS = ("task", "data", "data_root", "kind", "text_column", "pair_column", "label_column")
-_RUN_OPTIONS = ("model", "batch_size", "max_length")
+_RUN_OPTIONS = ("model", "batch_size")
 
 
 @click.command(cls=SectionedCommand)
@@ -70,8 +70,8 @@ def command(
         model=options["model"],
         data=TaskRequest(options["task"], options["data"], options["data_root"], options["kind"], columns),
         split=split,
-        batch_size=options["batch_size"] or 16,
-        max_length=options["max_length"] or (record.training.max_length if record else None),
+        batch_size=16 if options["batch_size"] is None else options["batch_size"],
+        max_length=options["max_length"],
         precision=precision or (record.training.precision if record else "auto"),
         device=device,
     )
@@ -91,7 +91,8 @@ def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, A
     # Other data has other columns: then nothing about the run's data holds.
     is_same_data = given["task"] is None and given["data"] is None
     taken = (*_RUN_OPTIONS, *_DATA_OPTIONS) if is_same_data else _RUN_OPTIONS
-    return given | {name: run[name] for name in taken if given[name] is None}
+    known = {"max_length": record.training.max_length} | {name: run[name] for name in taken}
+    return given | {name: value for name, value in known.items() if given[name] is None}
 
 
 def _print(result: "EvaluateResult") -> None:

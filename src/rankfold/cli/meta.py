@@ -98,32 +98,16 @@ def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
     Raises:
         SpecError: If there is no such model, or its configuration cannot be read.
     """
-    from rankfold.train.models import Kind
+    from rankfold.train.models import Kind, is_causal, read_config, resolve_model
 
-    described = _model_config(model)
-    chosen = Kind(kind) if kind else _kind_of(described)
+    path = Path(model)
+    if path.suffix == ".json" and path.is_file():
+        described = read_config(model)
+        generates = is_causal(described)
+    else:
+        base = resolve_model(model)
+        described, generates = base.config(), base.is_causal
+    usual = Kind.INSTRUCTION if generates else Kind.CLASSIFICATION
+    chosen = Kind(kind) if kind else usual
     described.num_labels = num_labels if chosen is Kind.CLASSIFICATION else 1
     return MetaBase(described, chosen)
-
-
-def _model_config(model: str) -> "PreTrainedConfig":
-    from transformers import AutoConfig
-
-    from rankfold.train.models import resolve_model
-
-    location = (
-        model if Path(model).is_file() and Path(model).suffix == ".json" else resolve_model(model).location
-    )
-    try:
-        return cast("Any", AutoConfig).from_pretrained(location)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().split("\n", 1)[0].rstrip(".")
-        raise SpecError(f"cannot read the configuration of '{model}' ({first}); check the file.") from error
-
-
-def _kind_of(config: "PreTrainedConfig") -> "Kind":
-    from rankfold.train.models import Kind
-
-    names = cast("list[str] | None", getattr(config, "architectures", None)) or []
-    is_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-    return Kind.INSTRUCTION if is_causal else Kind.CLASSIFICATION

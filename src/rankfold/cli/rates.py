@@ -31,7 +31,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
             "multiple": True,
             "metavar": "ROLE=FACTOR",
             "callback": _parsed,
-            "help": "Multiple of the learning rate of down, core, up, scale, router or head; may be repeated.",
+            "help": "Multiple of the rate of down, core, up, scale, router or head; may be repeated.",
         },
     ),
     (

@@ -1,10 +1,13 @@
 """`rankfold train`: fine-tune a model with one method."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rankfold.cli.console import print_json, print_table, progress_screen
 from rankfold.cli.notes import shown_notes
@@ -14,28 +17,38 @@ from rankfold.cli.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
     from rankfold.bench.record import RunRecord
+    from rankfold.bench.request import RunRequest
 
 _what = section("What to train")
 _data = section("Data")
 _how = section("How to train")
 _where = section("Where")
 
+# With these alone a run goes on as it began.
+_ALONE = {"resume", "out", "as_json", "dry_run"}
+
 _EPILOG = """\b
 Examples:
   rankfold train --model minilm --task bbc_news --method relayed_lora --set r=8 --set k=8 --out runs/relayed
   rankfold train --model minilm --task mrpc --data-root data --method peft:lora --out runs/mrpc
   rankfold train --model smollm2 --data rows.jsonl --method lora --steps 200 --out runs/answers
+  rankfold train --resume --out runs/answers
 """
 
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
-@_what("--model", required=True, help="minilm, smollm2, a model folder, a GGUF file or a hub id.")
-@_what("--method", required=True, help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora.")
+@_what("--model", help="minilm, smollm2, a model folder, a GGUF file or a hub id.")
+@_what("--method", help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora.")
 @_what(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated."
 )
 @_what("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist.")
 @_what("--overwrite", is_flag=True, help="Replace the run in --out, once this one has succeeded.")
+@_what(
+    "--resume",
+    is_flag=True,
+    help="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
+)
 @_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
 @_data("--task", help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, cola, boolq, ...")
 @_data(
@@ -59,7 +72,12 @@ Examples:
 @_how("--steps", type=int, help="Updates, instead of epochs.")
 @_how("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
 @_how("--learning-rate", type=float, help="Highest learning rate; the method's own if left out.")
-@_how("--scheduler", default="linear", show_default=True, help="Learning rate after the warm-up.")
+@_how(
+    "--scheduler",
+    default="linear",
+    show_default=True,
+    help="Learning rate after the warm-up: linear, cosine, constant, ...",
+)
 @_how(
     "--warmup",
     type=float,
@@ -70,17 +88,44 @@ Examples:
 @_how("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
 @_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
 @_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@_where(
+    "--checkpoint-every",
+    type=int,
+    default=200,
+    show_default=True,
+    metavar="STEPS",
+    help="Save what --resume needs, so often; 0 never.",
+)
 @rate_options(section("Learning rates by role"))
+@_how("--reducer", "has_reducer", is_flag=True, help="Train only some layers in each step, by importance.")
+@_how(
+    "--reducer-set",
+    "reducer_settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the Reducer, such as active_fraction=0.5; may be repeated.",
+)
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
 @click.option("--dry-run", is_flag=True, help="Build and count everything, train and write nothing.")
 @json_option
-def command(*, settings: Sequence[str], dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    *,
+    settings: Sequence[str],
+    has_reducer: bool,
+    reducer_settings: Sequence[str],
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
-    from rankfold.bench.request import RunRequest
     from rankfold.bench.run import rehearse, run
 
-    request = RunRequest(options=parse_settings(settings), **options)
+    reducer = parse_settings(reducer_settings) if has_reducer or reducer_settings else None
+    request = _request(settings, {**options, "reducer": reducer})
+    if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first does the talking
+        run(request)
+        return
     with shown_notes():
         if dry_run:
             record = rehearse(request)
@@ -94,6 +139,23 @@ def command(*, settings: Sequence[str], dry_run: bool, as_json: bool, **options:
         _print_plan(record, request.out)
     else:
         _print_result(record, request.out)
+
+
+def _request(settings: Sequence[str], options: dict[str, Any]) -> "RunRequest":
+    """Return what is asked for, or, where only --resume and --out are given, what was asked for before."""
+    from rankfold.bench.request import RunRequest
+    from rankfold.bench.unfinished import read_start
+
+    context = click.get_current_context()
+    given = {
+        name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    if options["resume"] and given <= _ALONE:
+        return replace(read_start(options["out"]).request, out=options["out"], resume=True)
+    for name in ("model", "method"):
+        if options[name] is None:
+            raise click.MissingParameter(param_hint=f"'--{name}'", param_type="option")
+    return RunRequest(options=parse_settings(settings), **options)
 
 
 def _print_plan(record: "RunRecord", out: Path) -> None:

@@ -77,5 +77,9 @@ class LowRank(Factor):
         """Draw both matrices; on the meta device they are left as they are."""
         if self.left.is_meta:
             return
-        for matrix, initial, side in ((self.left, self.initial, "left"), (self.right, "kaiming", "right")):
-            matrix.copy_(initial_matrix(initial, *matrix.shape, seed=seed, name=f"{name}.{side}"))
+        _draw(self.left, self.initial, seed, f"{name}.left")
+        _draw(self.right, "kaiming", seed, f"{name}.right")
+
+
+def _draw(matrix: Tensor, initial: Initial, seed: int, name: str) -> None:
+    matrix.copy_(initial_matrix(initial, *matrix.shape, seed=seed, name=name))

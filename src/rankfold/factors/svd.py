@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast, final, get_args
+from typing import Any, Literal, Self, final, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,16 +14,18 @@ from rankfold.seeding import random_matrix
 
 Side = Literal["down", "up"]
 
+_LINALG: Any = torch.linalg  # torch leaves its functions untyped
+
 Split = Literal["up", "even"]
 """Where the singular values go: to the `up` factor, or their roots to both."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-# It has no types.
-_linalg = cast(Any, torch.linalg)
+EXACT_UP_TO = 1024
+"""The smaller side up to which a weight is decomposed exactly; beyond, that would take too long a layer."""
 
-# With these the leading vectors of a trained weight are found to float32's precision, at the price of a few
-# thin products where a full decomposition would take minutes.
+# Beyond it, with these: what the factors keep of a weight is all but what the exact vectors would keep. The
+# last of the vectors may still differ from the exact ones, for their singular values are nearly alike.
 _OVERSAMPLING = 16
 _ITERATIONS = 12
 
@@ -66,8 +68,9 @@ class SvdSpec:
 class Decomposition:
     """The leading part of a base weight's singular value decomposition, computed once for both sides.
 
-    It is a fixed sequence of float64 products from a fixed start, with the sign of each pair of vectors fixed
-    too: the same weight gives the same factors when a saved adapter is loaded again.
+    It is a fixed sequence of float64 operations on the CPU, with the sign of each pair of vectors fixed too:
+    the same weight gives the same factors when a saved adapter is loaded again. Up to `EXACT_UP_TO` it is
+    exact; for larger weights it comes from subspace iteration with a fixed start.
 
     Reference: Halko et al., 2011, algorithm 4.4 (subspace iteration).
 
@@ -143,19 +146,30 @@ class Svd(Factor):
 
 
 def _leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    rows, cols = weight.shape
-    width = min(rank + _OVERSAMPLING, rows, cols)
-    start = random_matrix(cols, width, seed=0, name="svd.start", std=1.0).to(torch.float64)
-    basis = _orthonormal(weight @ start)
-    for _ in range(_ITERATIONS):
-        basis = _orthonormal(weight @ _orthonormal(weight.T @ basis))
-    left, values, right = cast(tuple[Tensor, ...], _linalg.svd(basis.T @ weight, full_matrices=False))
-    left, values, right = (basis @ left)[:, :rank], values[:rank], right[:rank]
+    """Return the left vectors, the values and the right vectors, largest first, from a basis of the left."""
+    if weight.shape[0] > weight.shape[1]:
+        basis = _orthonormal(weight @ _leading_basis(weight.T, rank))
+    else:
+        basis = _leading_basis(weight, rank)
+    parts: tuple[Tensor, Tensor, Tensor] = _LINALG.svd(basis.T @ weight, full_matrices=False)
+    left, values, right = (basis @ parts[0])[:, :rank], parts[1][:rank], parts[2][:rank]
     largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
     signs = torch.where(largest < 0, -1.0, 1.0).to(torch.float64)
     return left * signs.T, values, right * signs
 
 
+def _leading_basis(weight: Tensor, rank: int) -> Tensor:
+    """Return orthonormal columns that span the leading left vectors of a weight no taller than wide."""
+    rows, cols = weight.shape
+    if rows <= EXACT_UP_TO:
+        eigenvectors: Tensor = _LINALG.eigh(weight @ weight.T).eigenvectors
+        return eigenvectors[:, -rank:]
+    start = random_matrix(cols, min(rank + _OVERSAMPLING, rows), seed=0, name="svd.start", std=1.0)
+    basis = _orthonormal(weight @ start.to(torch.float64))
+    for _ in range(_ITERATIONS):
+        basis = _orthonormal(weight @ _orthonormal(weight.T @ basis))
+    return basis
+
+
 def _orthonormal(matrix: Tensor) -> Tensor:
-    """Return an orthonormal basis of what the columns span."""
-    return cast(Tensor, _linalg.qr(matrix).Q)
+    return _LINALG.qr(matrix).Q

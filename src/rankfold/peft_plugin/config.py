@@ -2,11 +2,12 @@
 
 import enum
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, cast, final
 
 from peft.config import PeftConfig
-from peft.utils import PeftType
+from peft.utils import PeftType, TaskType
 from peft.utils.other import get_pattern_key
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -14,6 +15,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
+from rankfold.peft_plugin.options import read_options
 from rankfold.presets import find
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -92,8 +94,8 @@ class RankfoldConfig(PeftConfig):
     down_per_head: bool = False
     router: RouterSpec | None = None
     seed: int = 0
-    target_modules: list[str] | set[str] | str | None = None
-    exclude_modules: list[str] | set[str] | str | None = None
+    target_modules: Collection[str] | str | None = None
+    exclude_modules: Collection[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict[str, int])
@@ -106,18 +108,16 @@ class RankfoldConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         """Read factors that come from a file, then check everything that needs no model."""
+        if self.task_type is not None and self.task_type not in list(TaskType):
+            raise unknown_name("task type", self.task_type, (each.value for each in TaskType))
         super().__post_init__()
         self.peft_type = cast("PeftType", RankfoldPeftType.RANKFOLD)
         self.down = _read(_FACTOR, self.down, "down")
         self.up = _read(_FACTOR, self.up, "up")
         self.core = None if self.core is None else _read(_CORE, self.core, "core")
         self.router = _read(_ROUTER, self.router, "router")
-        if isinstance(self.heads, list):
-            self.heads = tuple(self.heads)
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
-        if isinstance(self.exclude_modules, list):
-            self.exclude_modules = set(self.exclude_modules)
+        for name, value in read_options(vars(self)).items():
+            setattr(self, name, value)
         # Only a fingerprint that came with the configuration is compared: one that is written into it later
         # is a record.
         self.expected_fingerprint = self.base_fingerprint

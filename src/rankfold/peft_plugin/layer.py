@@ -87,6 +87,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             return self.base_layer(x, *args, **kwargs)
         active = [name for name in self.active_adapters if name in self.rankfold_adapters]
         active = [name for name in active if self.rankfold_adapters[name].strength]
+        fused = self.fused(active, x) if not (args or kwargs) else None
+        if fused is not None:
+            return fused
         joined = self._join(active, x)
         result = self.base_layer(joined, *args, **kwargs)
         # A quantised layer may return a view that must not be the operand of autograd.
@@ -98,6 +101,10 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         for name in active:
             changed = changed + self.change(name, x if self.joins(name) else joined)
         return changed.to(result.dtype)
+
+    @abstractmethod
+    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+        """Return base output and changes in one, where that is possible and faster; None where it is not."""
 
     @abstractmethod
     def change(self, name: str, x: Tensor) -> Tensor:

@@ -4,11 +4,15 @@ The names matter: where a model carries adapters already, PEFT takes a layer for
 asks for, if the name of its class says so.
 """
 
+from collections.abc import Sequence
 from typing import final
 
+import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
+from typing_extensions import TypeIs
 
+from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
 from rankfold.peft_plugin.layer import RankfoldLayer
 
@@ -21,6 +25,17 @@ class RankfoldLinear(RankfoldLayer):
         """Whether PEFT can convert the adapters to LoRA: not if their gates depend on the input."""
         return all(adapter.router is None for adapter in self.rankfold_adapters.values())
 
+    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+        """Take the fast way for one adapter without dropout on a plain layer, outside of autocast."""
+        base = self.base_layer
+        if len(active) != 1 or not _is_plain(base) or torch.is_autocast_enabled(x.device.type):
+            return None
+        adapter = self.rankfold_adapters[active[0]]
+        is_parted = isinstance(adapter.gating, ExpertEntryGating | ExpertExitGating)
+        if is_parted or adapter.drops or not x.dtype == base.weight.dtype == adapter.dtype:
+            return None
+        return adapter.with_base(x, base.weight, base.bias)
+
     def change(self, name: str, x: Tensor) -> Tensor:
         """Return what an adapter adds to the output for x [*batch, in_features]."""
         adapter = self.rankfold_adapters[name]
@@ -31,6 +46,10 @@ class RankfoldLinear(RankfoldLayer):
 class RankfoldConv2d(RankfoldLayer):
     """A convolution with its adapters."""
 
+    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+        """Take the plain way always."""
+        return None
+
     def change(self, name: str, x: Tensor) -> Tensor:
         """Return what an adapter adds to the output for x [batch, channels, height, width]."""
         adapter = self.rankfold_adapters[name]
@@ -40,6 +59,10 @@ class RankfoldConv2d(RankfoldLayer):
 @final
 class RankfoldEmbedding(RankfoldLayer):
     """An embedding with its adapters."""
+
+    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+        """Take the plain way always."""
+        return None
 
     def change(self, name: str, x: Tensor) -> Tensor:
         """Return what an adapter adds to the output for tokens x [*batch]."""
@@ -60,3 +83,14 @@ _KINDS: dict[type[Geometry], type[RankfoldLayer]] = {
 def wrap(base_layer: nn.Module, geometry: Geometry, backend: QuantizationBackend | None) -> RankfoldLayer:
     """Return the layer of the right kind around a base layer, still without adapters."""
     return _KINDS[type(geometry)](base_layer, backend)
+
+
+def _is_plain(base: nn.Module) -> TypeIs[nn.Linear]:
+    """Whether a layer's weight may be read without calling the layer: frozen, and no hook moves it."""
+    return (
+        type(base) is nn.Linear
+        and type(base.weight) is nn.Parameter
+        and not base.weight.requires_grad
+        and (base.bias is None or not base.bias.requires_grad)
+        and not (base._forward_pre_hooks or base._forward_hooks or hasattr(base, "_hf_hook"))
+    )

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 # Where torch.compile puts the model that it wraps.
 _COMPILED = "_orig_mod."
 
+# What PEFT adds to `modules_to_save` by the type of task, whether the model has it or not.
+_HEADS = ("classifier", "score", "qa_outputs")
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def find_targets(
         names, excluded = _split_by_targeting(tuner, model, config, modules)
         _check_target_modules(config, names, excluded, modules)
         _check_patterns(config, names)
+        _check_modules_to_save(config, modules)
     else:
         marker = f".{tuner.prefix}"
         keyed = {key.rsplit(marker, 1)[0].removeprefix(_COMPILED) for key in state_dict}
@@ -150,7 +154,10 @@ def _split_by_targeting(
 
 
 def _check_target_modules(
-    config: RankfoldConfig, names: Sequence[str], excluded: Iterable[str], modules: Iterable[str]
+    config: RankfoldConfig,
+    names: Sequence[str],
+    excluded: Iterable[str],
+    modules: Mapping[str, nn.Module],
 ) -> None:
     """Check that every name matches a layer, which may be excluded, and that some layer is left."""
     targets = config.target_modules
@@ -159,7 +166,9 @@ def _check_target_modules(
             continue
         if _is_among(wanted, modules):
             raise SpecError(f"target module '{wanted}' is in no block of layers_to_transform; leave it out.")
-        raise unknown_name("target module", wanted, {name.rpartition(".")[2] for name in modules})
+        raise unknown_name(
+            "target module", wanted, _leaves(name for name in modules if _is_layer(modules[name]))
+        )
     if targets and not names and targets != DUMMY_TARGET_MODULES:
         given = f"'{targets}'" if isinstance(targets, str) else sorted(targets)
         raise SpecError(f"target_modules={given} leaves no layer to adapt; correct it or exclude_modules.")
@@ -167,6 +176,22 @@ def _check_target_modules(
 
 def _is_among(wanted: str, names: Iterable[str]) -> bool:
     return any(name == wanted or name.endswith(f".{wanted}") for name in names)
+
+
+def _leaves(names: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Return whether a module has a weight matrix, as the layers that can be adapted have."""
+    return getattr(getattr(module, "weight", None), "ndim", 0) > 1
+
+
+def _check_modules_to_save(config: RankfoldConfig, modules: Iterable[str]) -> None:
+    """Check that every module to save is there; PEFT passes over those that are not."""
+    for wanted in config.modules_to_save or ():
+        if wanted not in _HEADS and not any(name.endswith(wanted) for name in modules):
+            raise unknown_name("module to save", wanted, _leaves(modules))
 
 
 def _check_patterns(config: RankfoldConfig, names: Iterable[str]) -> None:

@@ -46,6 +46,6 @@ PRESET = Preset(
     title="TLoRA+",
     paper="Cao and Liu, 2026, eq. 1-8",
     summary="Three dense factors; which of them are trained is a choice.",
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     build=_spec,
 )

@@ -150,6 +150,66 @@ def curves(
     return _chart({"layer": layers, "data": {"values": list(rows)}}, height=280)
 
 
+def heat_map(
+    cells: Sequence[Mapping[str, object]],
+    layers: Sequence[str],
+    *,
+    x: Axis,
+    colour: Axis,
+    is_signed: bool,
+) -> Spec:
+    """Return layers as rows, the output's on top, and spans of steps as columns, by colour.
+
+    Args:
+        cells: Rows with `method`, `layer`, the field of `x` and `from`, where its span begins, `importance`
+            and `trained`.
+        layers: From the input to the output.
+        x: Horizontal quantity.
+        colour: What is shown.
+        is_signed: Whether 0 is a middle, with a colour for each side, or the least.
+    """
+    most = max((abs(float(str(cell[colour.field]))) for cell in cells), default=0.0) or 1.0
+    scale: Spec = (
+        {"scheme": "blueorange", "domain": [-most, most]}
+        if is_signed
+        else {"scheme": "blues", "domain": [0, 1]}
+    )
+    begin = {"field": "from", "type": "quantitative", "scale": {"nice": False}, "axis": _axis(x)}
+    body: Spec = {
+        "mark": {"type": "rect"},
+        "encoding": {
+            "x": begin,
+            "x2": {"field": x.field},
+            "y": {
+                "field": "layer",
+                "type": "nominal",
+                "sort": list(reversed(layers)),
+                "title": None,
+                "axis": {"ticks": False, "domain": False},
+            },
+            "color": {
+                "field": colour.field,
+                "type": "quantitative",
+                "scale": scale,
+                "legend": {
+                    "title": colour.title,
+                    "titleColor": "var(--soft)",
+                    "labelColor": "var(--soft)",
+                    "titleFontWeight": "normal",
+                },
+            },
+            "tooltip": [
+                {"field": "layer"},
+                {"field": x.field, "title": x.title},
+                {"field": "importance", "format": ".3f"},
+                {"field": "trained", "title": "share of steps", "format": ".0%"},
+            ],
+        },
+        "data": {"values": list(cells)},
+    }
+    return _chart(body, height=max(120, 20 * len(layers)))
+
+
 def _chart(body: Spec, *, height: int) -> Spec:
     return {
         "$schema": _SCHEMA,

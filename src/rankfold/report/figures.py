@@ -8,6 +8,7 @@ import numpy as np
 
 from rankfold.bench.record import RunRecord
 from rankfold.report.charts import Axis, Mark, curves, scatter
+from rankfold.report.layers import layer_figures
 from rankfold.report.study import Study
 from rankfold.report.table import baseline_name
 from rankfold.report.words import bytes_text, metric_name, range_text, score_text
@@ -43,7 +44,7 @@ def figures(study: Study, marks: Mapping[str, Mark]) -> list[dict[str, Any]]:
         _figure("held", "Loss on held-out data", "Rising again means overfitting.",
                 curves(held_loss, looks, x=step, y=Axis("value", "loss")), held_loss),
     ]  # fmt: skip
-    return [chart for chart in charts if chart["rows"]]
+    return [chart for chart in (*charts, *layer_figures(study)) if chart["rows"]]
 
 
 def _figure(

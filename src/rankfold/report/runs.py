@@ -31,6 +31,7 @@ def run_facts(label: str, record: RunRecord, metric: str) -> dict[str, Any]:
         "Method": [("name", record.method.name), *_plain(record.method.options)],
         "Training": _training(record),
         "Learning rates": [(group.name, f"{group.learning_rate:g}") for group in record.training.groups],
+        "Reducer": _plain(record.reducer.options) if record.reducer else [],
         "Model": _model(record),
         "Data": _data(record),
         "Size": _sizes(record),

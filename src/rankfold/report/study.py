@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rankfold.bench.label import labels_of
+from rankfold.bench.label import labels_of, reducer_settings
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
 from rankfold.bench.stats import (
@@ -170,7 +170,8 @@ def _key(record: RunRecord) -> str:
 def _settings(record: RunRecord) -> dict[str, object]:
     """Return what makes two runs the same method; the seed and what a run reports of itself are left out."""
     training = {name: getattr(record.training, name) for name in _ASKED}
-    return {**record.method.options, **training, **record.training.rates}
+    reducer = reducer_settings(record.reducer.options if record.reducer else None)
+    return {**record.method.options, **reducer, **training, **record.training.rates}
 
 
 def _budget(record: RunRecord) -> dict[str, object]:

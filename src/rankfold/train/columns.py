@@ -51,7 +51,7 @@ def find_columns(rows: Rows, given: Columns) -> Columns:
     present = tuple(rows[0])
     for name in (given.text, given.pair, given.label):
         if name is not None and name not in present:
-            raise DataError(f"there is no column '{name}'; the data has {_listed(present)}.")
+            raise DataError(f"there is no column '{name}'; name one that the data has: {_listed(present)}.")
     if given == Columns() and (_has(present, INSTRUCTED) or _has(present, CHOSEN)):
         return Columns()
     label = given.label or next((name for name in _LABELS if name in present), None)
@@ -79,6 +79,25 @@ def _texts(row: Row, label: str) -> tuple[str, str | None]:
     raise DataError(
         f"cannot tell which column is the text; name it with --text-column, the data has {_listed(row)}."
     )
+
+
+def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
+    """Check that every split has the columns that were found in the first.
+
+    Args:
+        splits: At least one row by split name.
+        columns: What `find_columns` returned for the first split.
+
+    Raises:
+        DataError: If a split lacks a column.
+    """
+    for split, rows in splits.items():
+        for name in (columns.text, columns.pair, columns.label):
+            if name is not None and name not in rows[0]:
+                raise DataError(
+                    f"the split '{split}' has no column '{name}', but {_listed(rows[0])}; "
+                    "give every split the same columns."
+                )
 
 
 def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> Kind:

@@ -2,10 +2,10 @@
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import datasets
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
@@ -45,10 +45,21 @@ class Table:
     Args:
         rows: One mapping a row, with the same columns in each.
         class_names: For columns of class ids, the names the ids stand for.
+        places: Where each row stands in the source, from 0; None if these are all its rows, in order.
     """
 
     rows: Rows
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    places: Sequence[int] | None = None
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """Yield each row with its place in the source."""
+        return zip(range(len(self.rows)) if self.places is None else self.places, self.rows, strict=True)
+
+    def part(self, places: Iterable[int]) -> Self:
+        """Return some of all the rows of a source."""
+        chosen = tuple(places)
+        return replace(self, rows=[self.rows[place] for place in chosen], places=chosen)
 
 
 def find_source(name: str) -> Source:
@@ -63,7 +74,7 @@ def find_source(name: str) -> Source:
     if path.is_file():
         _builder_of(path)
         return Source(name, {"train": path})
-    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+    if not _HUB_ID.fullmatch(name) or name.startswith(".") or _suffix(path) in _BUILDERS:
         raise DataError(
             f"there is no data at '{name}'; name a folder, a JSONL, CSV or Parquet file, or a hub dataset."
         )
@@ -170,8 +181,14 @@ def _empty(shown: str) -> DataError:
 
 
 def _is_empty(error: BaseException) -> bool:
-    # The JSON reader looks for a first row that is not there; the CSV reader makes a split of nothing.
-    return isinstance(error, StopIteration) or "corresponds to no data" in str(error)
+    # The JSON reader looks for a first row that is not there; the CSV reader makes a split of nothing, or
+    # finds no line to read the columns from.
+    words = f"{error} {error.__cause__}"
+    return (
+        isinstance(error, StopIteration)
+        or "corresponds to no data" in words
+        or "No columns to parse" in words
+    )
 
 
 def _reason(error: BaseException) -> str:

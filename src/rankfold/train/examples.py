@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rankfold.errors import DataError
-from rankfold.train.columns import Columns
-from rankfold.train.data import Row, Rows, Table
+from rankfold.train.columns import Columns, check_columns
+from rankfold.train.data import Row, Table
 from rankfold.train.labels import find_labels, label_of, number_of
 from rankfold.train.models import Kind
 from rankfold.train.prompts import (
@@ -72,36 +72,36 @@ def make_examples(
     Raises:
         DataError: If a value is missing or of the wrong type, or a split has labels that the first has not.
     """
-    rows = {split: table.rows for split, table in tables.items()}
+    check_columns({split: table.rows for split, table in tables.items()}, columns)
     if kind is Kind.INSTRUCTION:
-        return Examples(kind, None, {}, _instructions(rows))
+        return Examples(kind, None, {}, _instructions(tables))
     column = columns.label
     if column is None:
-        names = _common_choices(rows)
-        return Examples(kind, names, _labelled(rows, Columns("question", None, "answer"), answer_index), {})
+        names = _common_choices(tables)
+        return Examples(kind, names, _labelled(tables, Columns("question", None, "answer"), answer_index), {})
     if kind is Kind.REGRESSION:
-        return Examples(kind, None, _labelled(rows, columns, lambda row: number_of(row, column)), {})
-    _each(rows, lambda row, _index: label_of(row, column))
-    labels = find_labels(column, rows, next(iter(tables.values())).class_names.get(column) or label_names)
+        return Examples(kind, None, _labelled(tables, columns, lambda row: number_of(row, column)), {})
+    values = _each(tables, lambda row, _place: label_of(row, column))
+    labels = find_labels(column, values, next(iter(tables.values())).class_names.get(column) or label_names)
     return Examples(
-        kind, labels.names, _labelled(rows, columns, lambda row: labels.ids[label_of(row, column)]), {}
+        kind, labels.names, _labelled(tables, columns, lambda row: labels.ids[label_of(row, column)]), {}
     )
 
 
 def _labelled(
-    splits: Mapping[str, Rows], columns: Columns, label: Callable[[Row], int | float]
+    tables: Mapping[str, Table], columns: Columns, label: Callable[[Row], int | float]
 ) -> dict[str, list[Example]]:
-    def example(row: Row, index: int) -> Example:
+    def example(row: Row, place: int) -> Example:
         pair = text_of(row, columns.pair) if columns.pair else None
-        return Example(_id(row, index), text_of(row, columns.text or ""), pair, label(row))
+        return Example(_id(row, place), text_of(row, columns.text or ""), pair, label(row))
 
-    return _each(splits, example)
+    return _each(tables, example)
 
 
-def _common_choices(splits: Mapping[str, Rows]) -> tuple[str, ...]:
+def _common_choices(tables: Mapping[str, Table]) -> tuple[str, ...]:
     """Return the choices that all rows share: the classes of a question with a fixed set of answers."""
     different = {
-        choices for found in _each(splits, lambda row, _index: choices_of(row)).values() for choices in found
+        choices for found in _each(tables, lambda row, _place: choices_of(row)).values() for choices in found
     }
     if len(different) > 1:
         raise DataError(
@@ -111,12 +111,12 @@ def _common_choices(splits: Mapping[str, Rows]) -> tuple[str, ...]:
     return next(iter(different))
 
 
-def _instructions(splits: Mapping[str, Rows]) -> dict[str, list[Instruction]]:
-    def instruction(row: Row, index: int) -> Instruction:
+def _instructions(tables: Mapping[str, Table]) -> dict[str, list[Instruction]]:
+    def instruction(row: Row, place: int) -> Instruction:
         prompt, answer = prompt_and_answer(row)
-        return Instruction(_id(row, index), prompt, answer, candidate_answers(row, answer))
+        return Instruction(_id(row, place), prompt, answer, candidate_answers(row, answer))
 
-    read = _each(splits, instruction)
+    read = _each(tables, instruction)
     closed = closed_answers([item.answer for item in next(iter(read.values()))])
     return {split: [_with_candidates(item, closed) for item in items] for split, items in read.items()}
 
@@ -127,19 +127,19 @@ def _with_candidates(item: Instruction, closed: tuple[str, ...]) -> Instruction:
     return Instruction(item.id, item.prompt, item.answer, closed)
 
 
-def _each(splits: Mapping[str, Rows], read: Callable[[Row, int], _Value]) -> dict[str, list[_Value]]:
+def _each(tables: Mapping[str, Table], read: Callable[[Row, int], _Value]) -> dict[str, list[_Value]]:
     """Read every row; an error says in which one it happened."""
     values: dict[str, list[_Value]] = {}
-    for split, rows in splits.items():
+    for split, table in tables.items():
         values[split] = []
-        for index, row in enumerate(rows):
+        for place, row in table.numbered():
             try:
-                values[split].append(read(row, index))
+                values[split].append(read(row, place))
             except DataError as error:
-                raise DataError(f"row {index + 1} of the split '{split}': {error}") from error
+                raise DataError(f"row {place + 1} of the split '{split}': {error}") from error
     return values
 
 
-def _id(row: Row, index: int) -> int | str:
+def _id(row: Row, place: int) -> int | str:
     value = row.get("id", row.get("idx"))
-    return value if isinstance(value, int | str) else index
+    return value if isinstance(value, int | str) else place

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from rankfold.errors import DataError
 from rankfold.train.cache import cache_dir, new_folder
@@ -19,6 +19,8 @@ logger = logging.getLogger("rankfold.train")
 
 _LAYOUT = 1
 """Raised when a converted folder changes, so that an old one is not taken for a new one."""
+
+_UNREADABLE = (OSError, ValueError, LookupError, ImportError, struct.error)
 
 
 def convert_gguf(path: Path) -> Path:
@@ -33,7 +35,7 @@ def convert_gguf(path: Path) -> Path:
     Raises:
         DataError: If transformers cannot read the file.
     """
-    target = cache_dir() / "models" / f"{path.stem}-{sha256_of_file(path)[:16]}-{_LAYOUT}"
+    target = _target(path)
     if target.is_dir():
         return target
     logger.info("converting '%s' once into '%s'.", path.name, target)
@@ -44,8 +46,8 @@ def convert_gguf(path: Path) -> Path:
                 str(path.parent), gguf_file=path.name, dtype=torch.float32
             )
             tokenizer = cast(Any, AutoTokenizer).from_pretrained(str(path.parent), gguf_file=path.name)
-        except (OSError, ValueError, LookupError, ImportError, struct.error) as error:
-            raise DataError(f"cannot read '{path}' as a GGUF model ({_first_line(error)}).") from error
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from error
         # The tensors are dequantised: a folder that still claims quantisation could not be loaded again.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
@@ -55,5 +57,26 @@ def convert_gguf(path: Path) -> Path:
     return target
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".")
+def read_gguf_config(path: Path) -> PreTrainedConfig:
+    """Return the configuration in a GGUF file, without reading its weights.
+
+    Raises:
+        DataError: If transformers cannot read the file.
+    """
+    target = _target(path)
+    if target.is_dir():
+        return cast(Any, AutoConfig).from_pretrained(target)
+    with quiet_libraries(), redirect_stderr(io.StringIO()):
+        try:
+            return cast(Any, AutoConfig).from_pretrained(str(path.parent), gguf_file=path.name)
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from error
+
+
+def _target(path: Path) -> Path:
+    return cache_dir() / "models" / f"{path.stem}-{sha256_of_file(path)[:16]}-{_LAYOUT}"
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    first = str(error).strip().split("\n", 1)[0].rstrip(".")
+    return DataError(f"cannot read '{path}' as a GGUF model ({first}); check that the file is whole.")

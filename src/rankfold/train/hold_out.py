@@ -5,24 +5,25 @@ import random
 from collections import defaultdict
 
 from rankfold.errors import DataError
-from rankfold.train.data import Row, Rows
+from rankfold.train.data import Row, Rows, Table
 
 HOLD_OUT_FRACTION = 0.1
 _SEED = 0
 
 
-def hold_out(rows: Rows, label_column: str | None) -> tuple[Rows, Rows]:
+def hold_out(table: Table, label_column: str | None) -> tuple[Table, Table]:
     """Cut a tenth of the rows off as validation, the same for the same rows every time.
 
     Each label keeps its share; a label with one row stays in the training part.
 
     Args:
-        rows: At least two rows.
+        table: At least two rows.
         label_column: The column whose values are kept in proportion; None for rows without labels.
 
     Raises:
         DataError: If there are too few rows to hold any out.
     """
+    rows = table.rows
     groups = _groups(rows, label_column)
     if len(groups) > math.sqrt(len(rows)):  # values of a measurement, not labels
         groups = _groups(rows, None)
@@ -36,10 +37,7 @@ def hold_out(rows: Rows, label_column: str | None) -> tuple[Rows, Rows]:
         raise DataError(
             f"{len(rows)} rows are too few to cut a validation split from; add a validation split."
         )
-    return (
-        [row for index, row in enumerate(rows) if index not in held],
-        [row for index, row in enumerate(rows) if index in held],
-    )
+    return table.part(index for index in range(len(rows)) if index not in held), table.part(sorted(held))
 
 
 def _groups(rows: Rows, label_column: str | None) -> dict[object, list[int]]:

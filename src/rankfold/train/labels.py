@@ -1,11 +1,11 @@
 """Labels as the data has them become class ids or numbers; what cannot is an error that names the value."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankfold.errors import DataError
-from rankfold.train.data import Row, Rows
+from rankfold.train.data import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +21,20 @@ class Labels:
     ids: Mapping[object, int]
 
 
-def find_labels(column: str, splits: Mapping[str, Rows], known: Sequence[str] | None) -> Labels:
+def find_labels(
+    column: str, splits: Mapping[str, Iterable[int | str]], known: Sequence[str] | None
+) -> Labels:
     """Return the classes of a column, sorted, and check that every split stays within those of the first.
 
     Args:
         column: Where the labels are.
-        splits: Rows by split name; the first split, the training split, defines the labels.
+        splits: Labels by split name; the first split, the training split, defines which there are.
         known: The class names in the order of their ids, if they are known; then labels are ids or names.
 
     Raises:
-        DataError: If a label is missing, a split has labels of its own, or types are mixed.
+        DataError: If a split has labels of its own, or types are mixed.
     """
-    values = {split: {label_of(row, column) for row in rows} for split, rows in splits.items()}
+    values = {split: set(labels) for split, labels in splits.items()}
     kinds = sorted({type(value).__name__ for found in values.values() for value in found})
     if len(kinds) > 1:
         raise DataError(f"the labels in '{column}' mix {' and '.join(kinds)}; use one type in every split.")

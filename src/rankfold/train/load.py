@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import peft
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
 from rankfold.errors import AdapterFileError
+from rankfold.train.quiet import quiet_libraries
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -41,25 +42,45 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         AdapterFileError: If the folder is no adapter, a file is damaged, or it does not fit the base.
     """
     stored = set(stored_bytes(folder))
+    config = _read_config(folder)
     try:
-        with warnings.catch_warnings():
+        with quiet_libraries():
             # Counted below, with both sides.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            model: PeftModel = cast(Any, PeftModel).from_pretrained(base, str(folder))
+            model: PeftModel = cast(Any, PeftModel).from_pretrained(base, str(folder), config=config)
             expected = set(adapter_state(model))
-    except KeyError as error:
-        raise AdapterFileError(
-            f"'{folder}' has the unknown method {error}; update rankfold and peft."
-        ) from error
     except AdapterFileError:
         raise
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise _misfit(folder, " ".join(str(error).split())[:300].rstrip(".")) from error
+        raise _misfit(folder, _first_reason(error)) from error
     for problem, keys in (("lacks", expected - stored), ("has no place for", stored - expected)):
         if keys:
             reason = f"it {problem} '{min(keys)}'" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
             raise _misfit(folder, reason)
     return model.eval()
+
+
+def _read_config(folder: Path) -> PeftConfig:
+    file = folder / CONFIG_NAME
+    if "peft_type" not in json.loads(file.read_text("utf-8")):
+        raise AdapterFileError(f"'{file}' names no method ('peft_type'); save the adapter again.")
+    try:
+        with warnings.catch_warnings():
+            # PEFT would go on without the fields that it does not know.
+            warnings.filterwarnings("error", message="Unexpected keyword arguments", category=UserWarning)
+            return cast(Any, PeftConfig).from_pretrained(str(folder))
+    except KeyError as error:
+        raise AdapterFileError(
+            f"'{file}' has the unknown method {error}; update rankfold and peft."
+        ) from error
+    except UserWarning as warning:
+        names = str(warning).partition("[")[2].partition("]")[0]
+        raise AdapterFileError(
+            f"'{file}' has the unknown fields {names}; update rankfold and peft."
+        ) from warning
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise AdapterFileError(f"'{file}' is damaged ({reason}); save the adapter again.") from error
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
@@ -78,10 +99,11 @@ def stored_bytes(folder: Path) -> dict[str, int]:
             raise AdapterFileError(f"'{folder}' has no {name}; name a folder that holds a saved adapter.")
     config = folder / CONFIG_NAME
     try:
-        if not isinstance(json.loads(config.read_text("utf-8")), dict):
-            raise AdapterFileError(f"'{config}' is no JSON object; save the adapter again.")
+        content = json.loads(config.read_text("utf-8"))
     except ValueError as error:
         raise AdapterFileError(f"'{config}' cannot be read ({error}); save the adapter again.") from error
+    if not isinstance(content, dict):
+        raise AdapterFileError(f"'{config}' is no JSON object; save the adapter again.")
     weights = folder / WEIGHTS_NAME
     sizes: dict[str, int] = {}
     try:
@@ -97,6 +119,14 @@ def stored_bytes(folder: Path) -> dict[str, int]:
             f"'{weights}' is damaged ({str(error).rstrip('.')}); copy it again or train the adapter again."
         ) from error
     return sizes
+
+
+def _first_reason(error: Exception) -> str:
+    """Return what an error says; of a list of tensors that do not fit, the first one."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return lines[1].rstrip(".")
+    return " ".join(lines)[:300].rstrip(".")
 
 
 def _misfit(folder: Path, reason: str) -> AdapterFileError:

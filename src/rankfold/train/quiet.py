@@ -1,5 +1,6 @@
 """Keeping the libraries below from printing: rankfold reports progress and results itself."""
 
+import logging
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 def quiet_libraries() -> Generator[None]:
     """Silence the progress bars and notes of transformers and datasets, and restore them afterwards.
 
-    Warnings and errors of these libraries that are raised as Python warnings or exceptions still pass.
+    What these libraries raise as Python warnings or exceptions still passes.
     """
     transformers_level = transformers_logging.get_verbosity()
     transformers_bars = transformers_logging.is_progress_bar_enabled()
@@ -21,7 +22,8 @@ def quiet_libraries() -> Generator[None]:
     datasets_bars = datasets.are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    datasets_logging.set_verbosity_error()
+    # It notes every error that it raises, as another line.
+    datasets_logging.set_verbosity(logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():

@@ -49,8 +49,8 @@ class Rates:
         loraplus_ratio: The ratio of LoRA+ (Hayou et al., 2024, arXiv:2402.12354): the up factor, and vectors
             such as a learned scale, have this multiple.
         embedding_lr: In LoRA+, the learning rate of adapters on embeddings; 1e-6 if None.
-        groups: Multiples by role: `down`, `core`, `up`, `scale`, `router`, and `head` for what is trained outside
-            adapters. A role that is not named has the base rate.
+        groups: Multiples by role: `down`, `core`, `up`, `scale`, `router`, and `head` for what is trained
+            outside adapters. A role that is not named has the base rate.
 
     Raises:
         SpecError: If a number is not above 0, a role is unknown, or options do not go together.

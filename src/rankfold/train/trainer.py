@@ -2,10 +2,10 @@
 
 import math
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast, final
 
 import torch
@@ -13,12 +13,24 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rankfold.errors import TrainingError
+from rankfold.train.auxiliary import AuxiliaryLossMixin
+from rankfold.train.checkpoint import KEPT, Checkpointer, Checkpoints
+from rankfold.train.curve import Curve, Listener
+from rankfold.train.distributed import rows_of_a_process
 from rankfold.train.predict import Evaluation
-from rankfold.train.progress import Progress, Silent
+from rankfold.train.progress import Progress
 from rankfold.train.quiet import quiet_libraries
 
-CURVE_POINTS = 100
-"""The most points of a training curve; a longer run has each point average several steps."""
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""Those of transformers that need no more numbers than a `Schedule` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,7 @@ class Schedule:
         steps: Number of updates.
         batch_size: Rows of an update.
         learning_rate: The highest.
-        scheduler: The shape after the warm-up, by transformers' name.
+        scheduler: The shape after the warm-up, one of `SCHEDULERS`.
         warmup: Share of the steps in which the rate rises from zero.
         weight_decay: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm.
@@ -48,27 +60,7 @@ class Schedule:
     seed: int = 0
 
 
-@dataclass(slots=True)
-class Curve:
-    """What a training went through.
-
-    Args:
-        train: Points of step, mean loss since the last point, and learning rate.
-        validation: Points of step, loss and metrics; the first is before any update.
-        step_seconds: How long each update took, without evaluation.
-    """
-
-    train: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
-    validation: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
-    step_seconds: list[float] = field(default_factory=list[float])
-
-    @property
-    def median_step_seconds(self) -> float:
-        """The median time of an update, in seconds."""
-        return median(self.step_seconds) if self.step_seconds else 0.0
-
-
-def train_model(  # noqa: PLR0913 (what is trained, on what, how, and who is told)
+def train_model(  # noqa: PLR0913 (what a training needs)
     model: nn.Module,
     rows: Sequence[Mapping[str, Any]],
     schedule: Schedule,
@@ -78,6 +70,8 @@ def train_model(  # noqa: PLR0913 (what is trained, on what, how, and who is tol
     groups: Sequence[Mapping[str, Any]] | None = None,
     evaluate: Callable[[], Evaluation] | None = None,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Curve:
     """Train a model in place.
 
@@ -91,42 +85,57 @@ def train_model(  # noqa: PLR0913 (what is trained, on what, how, and who is tol
             rate if None.
         evaluate: Measures held-out data, before the first update, at the end of every epoch and at the end.
         progress: Is told about every update.
+        checkpoints: Where to go on from, bit for bit, and to save what it takes to go on.
+        callbacks: Take part in the training; the state of an `ExportableState` is part of a checkpoint.
 
     Raises:
         TrainingError: If a loss is not a finite number, or the memory is too small.
     """
-    listener = _Listener(Curve(), schedule, evaluate, progress or Silent())
-    with tempfile.TemporaryDirectory(prefix="rankfold-") as scratch, quiet_libraries():
-        arguments = _arguments(schedule, device, scratch)
+    listener = Listener(schedule.steps, schedule.learning_rate, evaluate=evaluate, progress=progress)
+    with _folder(checkpoints) as saved, quiet_libraries():
+        arguments = _arguments(schedule, device, saved.folder)
         trainer = _Trainer(
             model=model,
             args=arguments,
             train_dataset=cast(Any, rows),
             data_collator=collate,
-            callbacks=[listener],
+            callbacks=[Checkpointer(saved, [listener, *callbacks]), listener, *callbacks],
             optimizer_cls_and_kwargs=None if groups is None else _optimizer_of(groups, arguments),
         )
         trainer.listener = listener
+        # A loss over rows is a mean already; told of their number, the Trainer would count every process.
+        cast(Any, trainer).model_accepts_loss_kwargs &= isinstance(rows[0]["labels"], list)
         # Without a terminal one of them prints, with one the other draws; the listener does both.
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
+        newest = saved.newest()
         try:
-            cast(Any, trainer).train()
+            cast(Any, trainer).train(resume_from_checkpoint=newest and str(newest))
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of '{device}' is too small; "
                 f"lower --batch-size (it is {schedule.batch_size}) or --max-length."
             ) from error
         finally:
-            listener.progress.finish()
-    return listener.curve
+            listener.finish()
+    return listener.curve()
 
 
-def _arguments(schedule: Schedule, device: torch.device, scratch: str) -> TrainingArguments:
+@contextmanager
+def _folder(checkpoints: Checkpoints | None) -> Generator[Checkpoints]:
+    """Give the checkpoints, or a folder for none, which the Trainer wants all the same."""
+    if checkpoints is not None:
+        yield checkpoints
+        return
+    with tempfile.TemporaryDirectory(prefix="rankfold-") as scratch:
+        yield Checkpoints(Path(scratch), every=0)
+
+
+def _arguments(schedule: Schedule, device: torch.device, folder: Path) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=scratch,
+        output_dir=str(folder),
         max_steps=schedule.steps,
-        per_device_train_batch_size=schedule.batch_size,
+        per_device_train_batch_size=rows_of_a_process(schedule.batch_size),
         learning_rate=schedule.learning_rate,
         lr_scheduler_type=schedule.scheduler,
         warmup_steps=math.ceil(schedule.warmup * schedule.steps),
@@ -140,7 +149,9 @@ def _arguments(schedule: Schedule, device: torch.device, scratch: str) -> Traini
         report_to=[],
         disable_tqdm=True,
         logging_strategy="no",
+        # The checkpointer says when, and this how many may lie there.
         save_strategy="no",
+        save_total_limit=KEPT,
         eval_strategy="no",
     )
 
@@ -152,74 +163,16 @@ def _optimizer_of(groups: Sequence[Mapping[str, Any]], arguments: TrainingArgume
 
 
 @final
-class _Listener(TrainerCallback):
-    """Turns the Trainer's events into a curve and progress."""
+class _Trainer(AuxiliaryLossMixin, Trainer):
+    """The Trainer, with every loss (of all processes) shown to the listener before it can spoil an update."""
 
-    def __init__(
-        self,
-        curve: Curve,
-        schedule: Schedule,
-        evaluate: Callable[[], Evaluation] | None,
-        progress: Progress,
-    ) -> None:
-        self.curve = curve
-        self.progress = progress
-        self._schedule = schedule
-        self._evaluate = evaluate
-        self._every = math.ceil(schedule.steps / CURVE_POINTS)
-        self._losses: list[float] = []
-        self._measured_at = -1
-        self._began = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._measure(0)
-        self.progress.start(self._schedule.steps, "training")
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._began = time.perf_counter()
-
-    def loss(self, value: float, step: int, learning_rate: float) -> None:
-        """Take the loss of one update, and refuse one that is not a number."""
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {step}; "
-                f"lower --learning-rate (it is {self._schedule.learning_rate:g}), or use --precision fp32."
-            )
-        self._losses.append(value)
-        if step % self._every == 0 or step == self._schedule.steps:
-            mean = sum(self._losses) / len(self._losses)
-            self.curve.train.append({"step": step, "loss": mean, "learning_rate": learning_rate})
-            self._losses = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.curve.step_seconds.append(time.perf_counter() - self._began)
-        latest = {"loss": self.curve.train[-1]["loss"]} if self.curve.train else {}
-        self.progress.advance(state.global_step, **latest)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._measure(state.global_step)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._measure(state.global_step)
-
-    def _measure(self, step: int) -> None:
-        if self._evaluate is None or step == self._measured_at:
-            return
-        self._measured_at = step
-        evaluation = self._evaluate()
-        self.curve.validation.append({"step": step, "loss": evaluation.loss, **evaluation.metrics})
-
-
-@final
-class _Trainer(Trainer):
-    """The Trainer, with every loss shown to the listener before the update that it would spoil."""
-
-    listener: _Listener
+    listener: Listener
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         # Every group is scheduled alike, so the first one tells the base rate.
         multiplier = cast(Any, self).optimizer.param_groups[0].get("multiplier", 1.0)
         rate = float(cast(Any, self).lr_scheduler.get_last_lr()[0]) / multiplier
-        self.listener.loss(loss.item(), self.state.global_step + 1, rate)
+        mean: torch.Tensor = cast(Any, self).accelerator.reduce(loss, "mean")
+        self.listener.loss(mean.item(), self.state.global_step + 1, rate)
         return loss

@@ -29,6 +29,13 @@ def test_a_pattern_stays_a_pattern(method, pattern):
     assert config.target_modules == pattern
 
 
+def test_our_word_for_the_layers_of_mlps_is_no_name_of_a_module():
+    options = {"target_modules": "mlp", "exclude_modules": "mlp"}
+    ours = method_config("lora", options, Kind.REGRESSION, seed=0)
+    assert (ours.target_modules, ours.exclude_modules) == ("mlp", {"mlp"})
+    assert method_config("peft:lora", options, Kind.REGRESSION, seed=0).target_modules == {"mlp"}
+
+
 def test_the_seed_reaches_a_method_that_draws_frozen_factors():
     assert method_config("lora_fa", {}, Kind.REGRESSION, seed=5).seed == 5
     assert method_config("lora_fa", {"seed": 9}, Kind.REGRESSION, seed=5).seed == 9

@@ -55,6 +55,24 @@ def test_learning_rate_of_a_method_wins_over_that_of_the_suite():
     assert [request.learning_rate for request in suite.requests(Path("out"))] == [0.1, 0.5]
 
 
+def test_reducer_of_a_method_wins_over_that_of_the_suite_and_names_the_run(tmp_path):
+    text = """
+    name = "some"
+    base = { model = "minilm", steps = 5, reducer = {} }
+    [[methods]]
+    name = "lora"
+    [[methods]]
+    name = "lora"
+    reducer = { active_fraction = 0.5 }
+    """
+    requests = read_suite(written(tmp_path, text)).requests(Path("out"))
+    assert [request.reducer for request in requests] == [{}, {"active_fraction": 0.5}]
+    assert [request.out.name for request in requests] == [
+        "lora-seed0",
+        "lora_reducer=on_reducer.active_fraction=0.5-seed0",
+    ]
+
+
 def test_folder_names_stay_inside_the_output_folder():
     suite = replace(
         SUITE, methods=(SuiteMethod("peft:lora", {"r": 8}), SuiteMethod("peft:lora", {"r": "../x"}))

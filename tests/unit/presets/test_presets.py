@@ -18,6 +18,7 @@ EVERY_OPTION = pytest.mark.parametrize(
 def test_presets_of_this_version_are_found():
     assert set(discover()) == {
         "lora", "lora_fa", "share_lora", "relayed_lora", "tlora", "tlora_plus", "effilora",
+        "hydra_lora", "mola", "lora_moe", "mole", "mix_lora", "nora", "graph_moe",
     }  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def test_option_refuses_a_value_of_another_kind(preset, option):
 def test_option_refuses_a_truth_value_for_a_number(preset, option):
     if option.choices is None:
         with pytest.raises(
-            SpecError, match=f"{option.name}=True of method '{preset.name}' is not (int|float)"
+            SpecError, match=f"{option.name}=True of method '{preset.name}' is not (tuple or )?(int|float)"
         ):
             preset.spec(**{option.name: True})
 
@@ -80,14 +81,16 @@ def test_option_reads_an_integer_as_a_float_and_not_the_reverse(preset, option):
         value = option.checked(1, preset.name)
         assert (value, type(value)) == (1.0, float)
     elif int in option.types:
-        with pytest.raises(SpecError, match=rf"{option.name}=1.0 of method '{preset.name}' is not int"):
+        with pytest.raises(
+            SpecError, match=rf"{option.name}=1.0 of method '{preset.name}' is not (tuple or )?int"
+        ):
             option.checked(1.0, preset.name)
 
 
 @EVERY_PRESET
 def test_unknown_option_is_refused_with_the_nearest(preset):
     with pytest.raises(
-        SpecError, match=rf"unknown option of method '{preset.name}' 'dropuot'\. Did you mean 'dropout'\?"
+        SpecError, match=rf"unknown option 'dropuot' of method '{preset.name}'\. Did you mean 'dropout'\?"
     ):
         preset.spec(dropuot=0.1)
 
@@ -95,7 +98,7 @@ def test_unknown_option_is_refused_with_the_nearest(preset):
 def test_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(SpecError, match=r"unknown method 'relaid_lora'\. Did you mean 'relayed_lora'\?"):
         find("relaid_lora")
-    with pytest.raises(SpecError, match=r"unknown method 'xyz'\. Available: effilora, lora, lora_fa"):
+    with pytest.raises(SpecError, match=r"unknown method 'xyz'\. Available: effilora, graph_moe, hydra_lora"):
         find("xyz")
 
 
@@ -106,7 +109,7 @@ def test_choices_are_those_of_the_spec():
 def test_unknown_choice_is_refused_with_the_nearest():
     with pytest.raises(
         SpecError,
-        match=r"unknown value of 'map' for method 'relayed_lora' 'stridden'\. Did you mean 'strided'\?",
+        match=r"unknown value 'stridden' of 'map' for method 'relayed_lora'\. Did you mean 'strided'\?",
     ):
         find("relayed_lora").spec(map="stridden")
 
@@ -116,6 +119,11 @@ def test_alpha_of_zero_is_refused_where_none_means_no_scaling():
         SpecError, match="alpha=0 makes an adapter that changes nothing; leave it out for no scaling"
     ):
         find("tlora_plus").spec(alpha=0)
+
+
+def test_list_is_read_as_the_tuple_that_a_spec_holds():
+    assert find("mola").spec(heads=[2, 3]).heads == (2, 3)
+    assert find("mola").spec(heads=3).heads == 3
 
 
 @EVERY_PRESET

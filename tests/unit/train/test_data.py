@@ -3,13 +3,14 @@
 import csv
 import gzip
 import json
+import logging
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.train.data import find_source, read_split
+from rankfold.train.data import Table, find_source, read_split
 from rankfold.train.digest import sha256_of_rows
 from rankfold.train.hold_out import HOLD_OUT_FRACTION, hold_out
 from tests.support.tiny_models import review_rows, write_splits
@@ -93,6 +94,10 @@ def _header_only(folder):
     (folder / "train.csv").write_text("text,label\n")
 
 
+def _empty_csv(folder):
+    (folder / "train.csv").write_text("")
+
+
 def _cut_gzip(folder):
     whole = gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in ROWS * 100))
     (folder / "train.jsonl.gz").write_bytes(whole[: len(whole) // 2])
@@ -115,12 +120,22 @@ def _other_files(folder):
     (folder / "notes.txt").write_text("nothing to train on")
 
 
+@pytest.fixture
+def logged(caplog):
+    """What the library that reads the files says beside raising, which its loggers keep to themselves."""
+    logger = logging.getLogger("datasets")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (_empty, "train.jsonl' is empty"),
         (_empty_gzip, "train.jsonl.gz' is empty"),
         (_header_only, "train.csv' is empty"),
+        (_empty_csv, "train.csv' is empty"),
         (_cut_gzip, "check that the file is whole"),
         (_no_json, "check that the file is whole"),
         (_no_parquet, "check that the file is whole"),
@@ -128,13 +143,14 @@ def _other_files(folder):
         (_other_files, "has no split to read"),
     ],
 )
-def test_data_that_cannot_be_read_is_a_clear_error(tmp_path, spoil, words):
+def test_data_that_cannot_be_read_is_a_clear_error_and_nothing_else(tmp_path, spoil, words, logged):
     spoil(tmp_path)
     with pytest.raises(DataError, match=words):
         read_split(find_source(str(tmp_path)), "train")
+    assert not logged.records
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "/nowhere/at/all"])
+@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "/nowhere/at/all", "nowhere.jsonl", "nowhere.csv.gz"])
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name):
     with pytest.raises(DataError, match="there is no data at"):
         find_source(name)
@@ -153,25 +169,27 @@ def test_a_file_of_another_kind_says_which_are_read(tmp_path):
 
 def test_a_hold_out_splits_the_rows_and_keeps_the_share_of_each_label():
     rows = [{"id": index, "label": "rare" if index % 5 == 0 else "common"} for index in range(200)]
-    kept, held = hold_out(rows, "label")
-    assert sorted([row["id"] for row in (*kept, *held)]) == list(range(200))
-    assert len(held) == HOLD_OUT_FRACTION * 200
-    assert sum(row["label"] == "rare" for row in held) == len(held) / 5
+    kept, held = hold_out(Table(rows), "label")
+    numbered = [*kept.numbered(), *held.numbered()]
+    assert sorted(row["id"] for _, row in numbered) == list(range(200))
+    assert all(row["id"] == place for place, row in numbered)
+    assert len(held.rows) == HOLD_OUT_FRACTION * 200
+    assert sum(row["label"] == "rare" for row in held.rows) == len(held.rows) / 5
 
 
 def test_a_hold_out_is_the_same_every_time_and_no_prefix():
     rows = review_rows(100)
-    first, second = hold_out(rows, "label"), hold_out(rows, "label")
+    first, second = hold_out(Table(rows), "label"), hold_out(Table(rows), "label")
     assert first == second
-    assert first[1] != rows[: len(first[1])]
+    assert first[1].rows != rows[: len(first[1].rows)]
 
 
 def test_a_hold_out_of_measurements_ignores_them():
     rows = [{"label": index / 7} for index in range(50)]
-    kept, held = hold_out(rows, "label")
-    assert (len(kept), len(held)) == (45, 5)
+    kept, held = hold_out(Table(rows), "label")
+    assert (len(kept.rows), len(held.rows)) == (45, 5)
 
 
 def test_a_hold_out_of_one_row_is_refused():
     with pytest.raises(DataError, match="too few"):
-        hold_out([{"label": 1}], "label")
+        hold_out(Table([{"label": 1}]), "label")

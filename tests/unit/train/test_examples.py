@@ -45,7 +45,11 @@ def test_columns_that_are_named_win():
 @pytest.mark.parametrize(
     ("row", "given", "words"),
     [
-        ({"text": "a", "label": 0}, Columns(text="body"), "no column 'body'; the data has 'text', 'label'"),
+        (
+            {"text": "a", "label": 0},
+            Columns(text="body"),
+            "no column 'body'; name one that the data has: 'text', 'label'",
+        ),
         ({"text": "a", "stars": 0}, Columns(), "no label column.*--label-column.*'text', 'stars'"),
         ({"title": "a", "body": "b", "label": 0}, Columns(), "which column is the text.*--text-column"),
     ],
@@ -125,6 +129,20 @@ def test_a_regression_needs_numbers(label):
 def test_a_fraction_is_no_class():
     with pytest.raises(DataError, match="--kind regression"):
         _examples(train=_rows(0.5, 1.0))
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_a_split_without_a_column_of_the_first_is_refused_with_its_name(column):
+    other = [{name: value for name, value in row.items() if name != column} for row in _rows("a", "b")]
+    with pytest.raises(DataError, match=f"the split 'validation' has no column '{column}', but '"):
+        _examples(train=_rows("a", "b"), validation=other)
+
+
+def test_a_row_is_named_by_its_place_in_the_source():
+    rows = [*_rows("a", "b", "a", "b"), {"text": None, "label": "a"}]
+    table = Table(rows).part([1, 2, 4])
+    with pytest.raises(DataError, match="row 5 of the split 'train'"):
+        make_examples({"train": table}, Columns("text", None, "label"), Kind.CLASSIFICATION)
 
 
 @pytest.mark.parametrize("text", [None, 3])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+import rankfold
 from rankfold.errors import AdapterFileError
 from rankfold.train.load import CONFIG_NAME, WEIGHTS_NAME, load_adapter, stored_bytes
 from rankfold.train.models import Kind, load_model, resolve_model
@@ -39,7 +40,10 @@ def adapter(tiny_bert, tmp_path):
 def test_a_loaded_adapter_says_the_same_bit_for_bit(tiny_bert, adapter):
     folder, logits = adapter
     # Another seed draws another head, which the adapter's own has to replace.
-    assert torch.equal(load_adapter(_base(tiny_bert, seed=9), folder)(TOKENS).logits, logits)
+    base = _base(tiny_bert, seed=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(load_adapter(base, folder)(TOKENS).logits, logits)
 
 
 def test_stored_bytes_are_those_of_the_values(adapter):
@@ -84,6 +88,16 @@ def _unknown_method(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "NOVEL"}))
 
 
+def _without_method(folder):
+    path = folder / CONFIG_NAME
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "peft_type"}))
+
+
+def _unknown_field(folder):
+    path = folder / CONFIG_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"novelty": 1}))
+
+
 def _other_rank(folder):
     path = folder / CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 3}))
@@ -103,15 +117,36 @@ def _other_targets(folder):
         (_no_weights, f"has no {WEIGHTS_NAME}"),
         (_no_config, f"has no {CONFIG_NAME}"),
         (_half_config, "cannot be read"),
-        (_list_config, "is no JSON object"),
+        (_list_config, "^'[^']*' is no JSON object; save"),
         (_unknown_method, "unknown method 'NOVEL'"),
-        (_other_rank, "does not fit this base model"),
+        (_without_method, "names no method"),
+        (_unknown_field, "unknown fields 'novelty'; update"),
+        (_other_rank, r"does not fit this base model \(size mismatch for .*\[3, 16\]\)\); name"),
         (_other_targets, "lacks 'base_model"),
     ],
 )
 def test_a_spoilt_adapter_is_a_clear_error(tiny_bert, adapter, spoil, words):
     folder, _ = adapter
     spoil(folder)
+    with pytest.raises(AdapterFileError, match=words):
+        load_adapter(_base(tiny_bert), folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"r": "eight"}, "is damaged .r='eight' cannot be read; give a whole number"),
+        ({"r": 0}, "is damaged .r=0"),
+        ({"down": {"kind": "dens"}}, "is damaged .down=.* describes no factor"),
+        ({"task_type": "GUESS"}, "is damaged .unknown task type 'GUESS'"),
+        ({"base_fingerprint": 3}, "is damaged .base_fingerprint=3"),
+    ],
+    ids=str,
+)
+def test_a_damaged_configuration_of_ours_is_a_clear_error(tiny_bert, adapter, change, words):
+    folder, _ = adapter
+    config = rankfold.config("lora", r=2, target_modules=["query"], task_type="SEQ_CLS").to_dict()
+    (folder / CONFIG_NAME).write_text(json.dumps(config | change, default=list))
     with pytest.raises(AdapterFileError, match=words):
         load_adapter(_base(tiny_bert), folder)
 

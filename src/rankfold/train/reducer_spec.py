@@ -1,0 +1,222 @@
+"""What a Reducer does, as a value."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, final, get_args
+
+from rankfold.errors import SpecError, unknown_name
+
+ScoreRule = Literal["reward", "loss_delta"]
+"""How a probe moves importance: `reward` compares several suppressed sets with each other (IST's code);
+`loss_delta` adds what suppressing cost (the paper's prose; with `lowest` it cannot rank layers)."""
+
+SuppressSelect = Literal["sample", "lowest"]
+"""Which layers a probe suppresses: drawn, unimportant ones more often; or always the least important."""
+
+Select = Literal["importance", "random", "last", "all"]
+"""Which layers train: drawn by importance; drawn evenly; those nearest to the output; or all of them, which
+only measures importance."""
+
+Freeze = Literal["up", "all"]
+"""What rests in a layer that does not train: its up factors, or all it has."""
+
+Mode = Literal["freeze", "drop"]
+"""Whether a layer that was not chosen keeps working as it is, or is off for the whole run."""
+
+_ACTIVE, _SUPPRESSED = 0.75, 0.5
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "score_rule": get_args(ScoreRule),
+    "suppress_select": get_args(SuppressSelect),
+    "select": get_args(Select),
+    "freeze": get_args(Freeze),
+    "mode": get_args(Mode),
+}
+# The least that each whole number may be.
+_LEAST = {
+    "active_layers": 1,
+    "suppress_layers": 1,
+    "interval": 1,
+    "probes": 1,
+    "resample_every": 1,
+    "start_step": 0,
+    "seed": 0,
+}
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReducerSpec:
+    """The options of a `Reducer`. A layer is a transformer block.
+
+    Args:
+        active_fraction: The share of the layers that train in a step.
+        active_layers: Their number, instead of their share.
+        suppress_fraction: The share of the layers that a probe suppresses.
+        suppress_layers: Their number, instead of their share.
+        suppress_factor: The strength of a suppressed layer's adapters.
+        interval: Steps between two rounds of probes.
+        probes: Suppressed sets of a round, all different.
+        learning_rate: How far a probe moves importance.
+        score_rule: How a probe moves importance: `reward` (IST) or `loss_delta`.
+        suppress_select: Which layers a probe suppresses: `sample` (IST) or `lowest`.
+        select: Which layers train: `importance`, `random`, `last`, or `all` (only measures).
+        mode: What becomes of the others: `freeze`, or `drop` for the whole run.
+        freeze: What is frozen: `up` (EffiLoRA) or `all` (IST).
+        stop_shared_gradient: Let nothing in a frozen layer learn, shared factors neither, so that time and
+            memory are saved.
+        resample_every: Steps between two choices of the layers that train.
+        start_step: No probe before this step: a probe cannot tell layers apart while their heads are zero.
+        seed: Of every draw.
+
+    Raises:
+        SpecError: If an option is out of range or unknown, or options contradict each other.
+    """
+
+    active_fraction: float = _ACTIVE
+    active_layers: int | None = None
+    suppress_fraction: float = _SUPPRESSED
+    suppress_layers: int | None = None
+    suppress_factor: float = 0.25
+    interval: int = 10
+    probes: int = 3
+    learning_rate: float = 10.0
+    score_rule: ScoreRule = "reward"
+    suppress_select: SuppressSelect = "sample"
+    select: Select = "importance"
+    mode: Mode = "freeze"
+    freeze: Freeze = "up"
+    stop_shared_gradient: bool = False
+    resample_every: int = 1
+    start_step: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every option, then what they mean together."""
+        _check_names(self)
+        _check_ranges(self)
+        _check_sense(self)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "ReducerSpec":
+        """Return the spec with these options.
+
+        Raises:
+            SpecError: If an option is unknown, out of range, or contradicts another.
+        """
+        known = [each.name for each in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown_name("option of the Reducer", name, known)
+        return cls(**options)
+
+    @property
+    def needs_probes(self) -> bool:
+        """Whether importance is measured."""
+        return self.select in ("importance", "all")
+
+    @property
+    def leaves_parameters_out(self) -> bool:
+        """Whether some parameters take no part in a step at all."""
+        return self.stop_shared_gradient or self.mode == "drop"
+
+    def active_count(self, layers: int) -> int:
+        """Return how many of the layers train in a step.
+
+        Raises:
+            SpecError: If that is none of them, or more than there are.
+        """
+        return layers if self.select == "all" else _count(self, "active", layers)
+
+    def suppressed_count(self, layers: int) -> int:
+        """Return how many of the layers a probe suppresses.
+
+        Raises:
+            SpecError: If that is none of them, all of them, or more than there are.
+        """
+        count = _count(self, "suppress", layers)
+        if count == layers:
+            raise SpecError(
+                f"a probe that suppresses all {layers} layers at once tells none from another; "
+                f"suppress at most {layers - 1}."
+            )
+        return count
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain values."""
+        return asdict(self)
+
+
+def _count(spec: ReducerSpec, name: str, layers: int) -> int:
+    """Return a number of layers; a share is rounded down, but not for a rounding error."""
+    number: int | None = getattr(spec, f"{name}_layers")
+    if number is not None:
+        if number > layers:
+            raise SpecError(f"{name}_layers={number}, but the model has {layers} layers; give at most that.")
+        return number
+    fraction: float = getattr(spec, f"{name}_fraction")
+    count = math.floor(fraction * layers + 1e-9)
+    if count == 0:
+        raise SpecError(
+            f"{name}_fraction={fraction:g} of {layers} layers is none; give at least {1 / layers:.3g}."
+        )
+    return count
+
+
+def _check_names(spec: ReducerSpec) -> None:
+    for name, choices in _CHOICES.items():
+        value = getattr(spec, name)
+        if value not in choices:
+            raise unknown_name(name, str(value), choices)
+    if not isinstance(spec.stop_shared_gradient, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"stop_shared_gradient is '{spec.stop_shared_gradient}'; give true or false.")
+
+
+def _check_ranges(spec: ReducerSpec) -> None:
+    for name in ("active_fraction", "suppress_fraction"):
+        value = _number(spec, name)
+        if not 0 < value <= 1:
+            raise SpecError(f"{name}={value:g} is no share of the layers; give a number above 0, up to 1.")
+    factor = _number(spec, "suppress_factor")
+    if not 0 <= factor < 1:
+        raise SpecError(f"suppress_factor={factor:g} suppresses nothing; give a number from 0 to below 1.")
+    rate = _number(spec, "learning_rate")
+    if not (rate > 0 and math.isfinite(rate)):
+        raise SpecError(f"learning_rate={rate:g} of the Reducer is not possible; give a number above 0.")
+    for name, least in _LEAST.items():
+        value = getattr(spec, name)
+        if value is None and name.endswith("_layers"):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SpecError(f"{name} is '{value}'; give a whole number, at least {least}.")
+
+
+def _number(spec: ReducerSpec, name: str) -> float:
+    value = getattr(spec, name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise SpecError(f"{name} is '{value}'; give a number.")
+    return value
+
+
+def _check_sense(spec: ReducerSpec) -> None:
+    for name, default in (("active", _ACTIVE), ("suppress", _SUPPRESSED)):
+        number, fraction = getattr(spec, f"{name}_layers"), getattr(spec, f"{name}_fraction")
+        if number is not None and fraction != default:
+            raise SpecError(
+                f"{name}_layers={number} and {name}_fraction={fraction:g} are both given; give one of them."
+            )
+    if spec.mode == "drop" and spec.needs_probes:
+        raise SpecError(
+            f"mode='drop' chooses before training, when select='{spec.select}' knows nothing yet; "
+            "use select='random' or 'last'."
+        )
+    if not spec.needs_probes or spec.score_rule != "reward":
+        return
+    if spec.suppress_select == "lowest":
+        raise SpecError(
+            "score_rule='reward' compares several suppressed sets, but suppress_select='lowest' gives only "
+            "one; use suppress_select='sample' or score_rule='loss_delta'."
+        )
+    if spec.probes == 1:
+        raise SpecError("probes=1 leaves score_rule='reward' nothing to compare; give at least 2.")

@@ -1,0 +1,108 @@
+"""Two processes learn what one learns, and save an adapter that loads: by DDP, FSDP2 and FSDP1 over gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import peft
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from rankfold.bench.record import RunRecord
+from rankfold.bench.run import run
+from rankfold.errors import SpecError
+from rankfold.train.distributed import rows_of_a_process, shared_factors
+from tests.integration.models import adapted, bert, config_of, learned
+from tests.integration.two_processes import METHODS, plain_steps, run_request, trainer
+from tests.support.tiny_models import review_rows, write_bert, write_splits
+
+ALL = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, root):
+    """A folder with what two processes came to, started by torchrun once for all tests."""
+    folder = tmp_path_factory.mktemp("together")
+    write_bert(folder / "bert")
+    config = json.loads((folder / "bert" / "config.json").read_text())
+    # Equal results take a model without dropout too.
+    dropout = {name: 0.0 for name in config if name.endswith("dropout_prob")}
+    (folder / "bert" / "config.json").write_text(json.dumps(config | dropout))
+    write_splits(folder / "data", train=review_rows(48), validation=review_rows(16, seed=1))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.integration.two_processes", str(folder)],
+        cwd=root,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def assert_learned_the_same(folder, alone):
+    """Compare a saved adapter, loaded again, with one that a single process trained."""
+    loaded = learned(peft.PeftModel.from_pretrained(bert(), str(folder)))
+    expected, start = learned(alone), learned(adapted(alone.peft_config["default"]))
+    assert loaded.keys() == expected.keys()
+    for name, parameter in expected.items():
+        assert not torch.equal(parameter, start[name]), f"{name} has not moved"
+        assert (loaded[name] - parameter).norm() <= 1e-5 * parameter.norm(), name
+
+
+@ALL
+def test_trainer_in_two_processes_learns_what_one_learns(together, tmp_path, method):
+    alone = adapted(config_of(method))
+    trainer(alone, tmp_path, 8).train()
+    assert_learned_the_same(together / f"trainer-{method}", alone)
+
+
+@ALL
+@pytest.mark.parametrize("way", ["fsdp2", "fsdp1"])
+def test_sharded_model_learns_what_a_whole_one_learns(together, way, method):
+    alone = adapted(config_of(method)).train()
+    plain_steps(alone, slice(0, 6))
+    assert_learned_the_same(together / f"{way}-{method}", alone)
+
+
+@pytest.mark.parametrize("method", ["relayed_lora", "effilora"], ids=["at once", "stopped and resumed"])
+def test_run_of_two_processes_is_the_run_of_one(together, tmp_path, method):
+    alone = run(replace(run_request(together, method), out=tmp_path / "alone"))
+    record = RunRecord.read(together / f"run-{method}")
+    for part in ("method", "training", "data", "parameters"):
+        assert getattr(record, part) == getattr(alone, part)
+    for point, expected in zip(record.curve.train, alone.curve.train, strict=True):
+        assert point == pytest.approx(expected, rel=1e-5)
+    files = [
+        folder / "adapter_model.safetensors" for folder in (together / f"run-{method}", tmp_path / "alone")
+    ]
+    weights, expected = map(load_file, files)
+    assert weights.keys() == expected.keys()
+    for name in expected:
+        assert (weights[name] - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+    assert not list(together.glob("*.unfinished"))
+
+
+def test_only_the_first_process_speaks(together):
+    assert [(together / f"exit-{rank}").read_text() for rank in (0, 1)] == ["0", "0"]
+    outputs = [(together / f"stdout-{rank}").read_text() for rank in (0, 1)]
+    assert "trainable parameters" in outputs[0]
+    assert outputs[1] == ""
+
+
+def test_rows_that_cannot_be_dealt_out_evenly_are_refused(monkeypatch):
+    assert rows_of_a_process(7) == 7
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    assert rows_of_a_process(8) == 4
+    with pytest.raises(SpecError, match=r"batch_size 7 .* multiple of 2"):
+        rows_of_a_process(7)
+
+
+def test_shared_factors_are_those_that_several_layers_train():
+    for method, count in {"lora": 0, "effilora": 1, "tlora": 0, "relay_in_one_pool": 1}.items():
+        assert len(shared_factors(adapted(config_of(method)))) == count, method

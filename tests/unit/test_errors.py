@@ -1,0 +1,34 @@
+"""An unknown name is answered with the nearest known one."""
+
+import pytest
+
+from rankfold.bench.method import peft_methods
+from rankfold.errors import unknown_name
+from rankfold.presets import discover
+
+METHODS = sorted({*discover(), *peft_methods()})
+
+
+def swapped(name, index):
+    """The name with two neighbouring letters in the wrong order."""
+    return name[:index] + name[index + 1] + name[index] + name[index + 2 :]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unknown_name_suggests_the_name_whose_letters_were_swapped(method):
+    start = method.find(":") + 1
+    for index in range(start, len(method) - 1):
+        wrong = swapped(method, index)
+        if wrong not in METHODS:
+            assert f"Did you mean '{method}'?" in str(unknown_name("method", wrong, METHODS))
+
+
+def test_unknown_name_suggests_nothing_when_nothing_is_near():
+    assert str(unknown_name("split", "xyz", ["train"])) == "unknown split 'xyz'. Available: train."
+    assert str(unknown_name("metric", "xyz", [])) == "unknown metric 'xyz'. Available: none."
+
+
+def test_unknown_name_stands_before_what_it_belongs_to():
+    assert str(unknown_name("option of method 'lora'", "kk", ["r"])).startswith(
+        "unknown option 'kk' of method 'lora'."
+    )
