@@ -7,7 +7,10 @@ import torch
 from click.testing import CliRunner
 from transformers import BertConfig, LlamaConfig
 
+import rankfold
+from rankfold.bench.method import method_config
 from rankfold.cli.main import cli
+from rankfold.cli.meta import meta_base
 from rankfold.presets import discover
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES
 
@@ -48,11 +51,10 @@ def test_table_and_json_show_the_papers_multiples(lr, ratio, multiples):
 @pytest.mark.parametrize("method", discover())
 def test_every_method_is_listed_at_its_own_rate_and_in_full(lr, method):
     data = json.loads(lr("--json", method=method).stdout)
-    counted = json.loads(
-        CliRunner().invoke(cli, ["params", "--model", data["model"], "--method", method, "--json"]).stdout
-    )
+    plan = meta_base(data["model"], kind=None, num_labels=2)
+    counted = rankfold.count_parameters(plan.adapted(method_config(method, {}, plan.kind, seed=0))[1])
     assert {group["learning_rate"] for group in data["groups"]} == {discover()[method].learning_rate}
-    assert sum(group["numbers"] for group in data["groups"]) == counted["trainable"] + counted["head"]
+    assert sum(group["numbers"] for group in data["groups"]) == counted.trainable + counted.heads
 
 
 def test_what_is_listed_is_what_is_trained(lr, tiny_bert, reviews, tmp_path):

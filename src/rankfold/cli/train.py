@@ -88,6 +88,7 @@ Examples:
 @_how("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
 @_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
 @_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@rate_options(section("Learning rates by role"))
 @_where(
     "--checkpoint-every",
     type=int,
@@ -96,7 +97,6 @@ Examples:
     metavar="STEPS",
     help="Save what --resume needs, so often; 0 never.",
 )
-@rate_options(section("Learning rates by role"))
 @_how("--reducer", "has_reducer", is_flag=True, help="Train only some layers in each step, by importance.")
 @_how(
     "--reducer-set",

@@ -75,7 +75,13 @@ def content(folder):
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"freeze_head": True}, {"method": "peft:vera", "options": {"r": 4}}, {"precision": "bf16"}],
+    [
+        {},
+        {"freeze_head": True},
+        {"method": "peft:vera", "options": {"r": 4}},
+        {"precision": "bf16"},
+        {"method": "tlora_plus", "options": {"r": 2}, "lr_groups": {"core": 8, "up": 2.0}},
+    ],
     ids=str,
 )
 def test_resumed_run_is_the_run_that_was_not_stopped(request_, tmp_path, change):
