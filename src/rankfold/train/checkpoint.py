@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -166,7 +166,7 @@ def restore_callbacks(callbacks: Sequence[TrainerCallback], states: Mapping[str,
     for name, alike in by_name.items():
         known: Any = states.get(name, [])
         # Of several callbacks of one class transformers appends the states at every save; the last are right.
-        newest = known[-len(alike) :] if isinstance(known, list) else [known]
+        newest = cast("list[Any]", known)[-len(alike) :] if isinstance(known, list) else [known]
         if len(newest) != len(alike):
             raise TrainingError(f"the checkpoint has no state of '{name}'; train from the beginning.")
         for callback, exported in zip(alike, newest, strict=True):
