@@ -50,7 +50,7 @@ class _LinearAndCode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (torch's way)
         of_result, of_code = gradients
         x, weight, down = ctx.saved_tensors
         flat_code = of_code.reshape(-1, of_code.shape[-1])

@@ -90,7 +90,6 @@ def _is_plain(base: nn.Module) -> TypeIs[nn.Linear]:
     return (
         type(base) is nn.Linear
         and type(base.weight) is nn.Parameter
-        and not base.weight.requires_grad
-        and (base.bias is None or not base.bias.requires_grad)
+        and not any(parameter.requires_grad for parameter in base.parameters())
         and not (base._forward_pre_hooks or base._forward_hooks or hasattr(base, "_hf_hook"))
     )

@@ -4,7 +4,7 @@ Every process prepares and measures the same; only the main one writes and speak
 """
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -38,7 +38,7 @@ def rows_of_a_process(batch_size: int) -> int:
     Raises:
         SpecError: If they cannot be dealt out evenly.
     """
-    count = PartialState().num_processes
+    count: int = cast(Any, PartialState()).num_processes
     if batch_size % count:
         raise SpecError(
             f"batch_size {batch_size} cannot be dealt out to {count} processes; give a multiple of {count}."

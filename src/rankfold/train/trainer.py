@@ -104,7 +104,8 @@ def train_model(  # noqa: PLR0913 (what a training needs)
         )
         trainer.listener = listener
         # A loss over rows is a mean already; told of their number, the Trainer would count every process.
-        cast(Any, trainer).model_accepts_loss_kwargs &= isinstance(rows[0]["labels"], list)
+        if not isinstance(rows[0]["labels"], list):
+            trainer.model_accepts_loss_kwargs = False
         # Without a terminal one of them prints, with one the other draws; the listener does both.
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)

@@ -146,12 +146,14 @@ def test_training_stopped_again_and_again_ends_the_same(train, whole, tmp_path):
 
 
 def test_making_checkpoints_changes_nothing(train, whole, tmp_path):
-    assert_same(train(Checkpoints(tmp_path, 2)), whole)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-8"]
+    assert_same(train(Checkpoints(tmp_path, 1)), whole)
+    # The last update has none: transformers would make another from there.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
 
 
 def test_resumed_training_goes_on_without_making_checkpoints_if_told_so(train, whole, tmp_path):
     stop(train, Checkpoints(tmp_path, 3), 7)
+    (tmp_path / "checkpoint-9").mkdir()  # cut off in the writing
     assert_same(train(Checkpoints(tmp_path, 0)), whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-6"]
 
