@@ -97,7 +97,7 @@ class RunRequest:
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not (value > 0 and isfinite(value)):
-                raise SpecError(f"{name} is {value}; give a number above 0.")
+                raise SpecError(f"{name} is {value}; give a {'finite ' if value > 0 else ''}number above 0.")
         if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
             raise SpecError(f"weight_decay is {self.weight_decay}; give 0 or a number above it.")
         if self.epochs is not None and self.steps is not None:

@@ -118,6 +118,8 @@ def test_method_of_the_command_line_is_read_with_its_settings():
     assert method == SuiteMethod("lora", {"r": 16, "target_modules": ["query", "value"]}, 1e-4)
     with pytest.raises(SpecError, match="not a number"):
         parse_method("lora learning_rate=fast", parse_settings)
+    with pytest.raises(SpecError, match="has no name"):
+        parse_method(" ", parse_settings)
 
 
 def test_labels_name_what_differs_and_nothing_else():
