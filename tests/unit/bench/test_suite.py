@@ -67,8 +67,8 @@ def test_folder_names_stay_inside_the_output_folder():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base": {"model": "minilm", "stepz": 5}}, "'stepz'. Did you mean 'steps'"),
-        ({"base": {"model": "minilm", "seed": 5}}, "unknown setting .* 'seed'"),
+        ({"base": {"model": "minilm", "stepz": 5}}, "'stepz' of the suite .* Did you mean 'steps'"),
+        ({"base": {"model": "minilm", "seed": 5}}, "unknown setting 'seed' of the suite"),
         ({"base": {"model": "minilm", "steps": "5"}}, "steps: .*integer"),
         ({"base": {"model": "minilm", "steps": 0}}, "steps is 0"),
         ({"base": {"steps": 5}}, "model is missing"),
