@@ -45,6 +45,14 @@ def test_report_writes_where_it_is_told_and_never_over_a_file(runs, tmp_path):
     assert CliRunner().invoke(cli, [*words, "--overwrite"]).exit_code == 0
 
 
+def test_report_that_cannot_be_written_there_is_wrong_use(runs, tmp_path):
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(cli, ["report", str(runs), "--out", str(tmp_path / "file" / "page.html")])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "choose another place" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_report_takes_another_reference(runs):
     (study,) = json.loads(
         CliRunner().invoke(cli, ["report", str(runs), "--reference", "tlora", "--json"]).stdout

@@ -118,7 +118,7 @@ class RunRequest:
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not (value > 0 and isfinite(value)):
-                raise SpecError(f"{name} is {value}; give a number above 0.")
+                raise SpecError(f"{name} is {value}; give a {'finite ' if value > 0 else ''}number above 0.")
         if self.epochs is not None and self.steps is not None:
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."

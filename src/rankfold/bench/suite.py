@@ -181,6 +181,8 @@ def parse_method(words: str, parse: Any) -> SuiteMethod:
     Raises:
         SpecError: If there is no name or a setting cannot be read.
     """
+    if not words.strip():
+        raise SpecError(f"the method '{words}' has no name; write it as 'lora r=8'.")
     name, *settings = words.split()
     options = parse(settings)
     rate = options.pop("learning_rate", None)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankfold.bench.record import NAME, RunRecord
-from rankfold.errors import DataError
+from rankfold.errors import DataError, SpecError
 from rankfold.report.page import html_page
 from rankfold.report.study import Study
 from rankfold.report.table import comma_separated, markdown
@@ -40,12 +40,20 @@ def find_records(folder: Path) -> list[RunRecord]:
 
 
 def write_html(studies: Sequence[Study], path: Path, *, version: str) -> None:
-    """Write the page; it appears complete or not at all."""
+    """Write the page; it appears complete or not at all.
+
+    Raises:
+        SpecError: If it cannot be written there.
+    """
     _write(path, html_page(studies, version=version))
 
 
 def write_report(studies: Sequence[Study], folder: Path, *, version: str) -> Path:
-    """Write page, Markdown and CSV into a folder, and return the page's path."""
+    """Write page, Markdown and CSV into a folder, and return the page's path.
+
+    Raises:
+        SpecError: If they cannot be written there.
+    """
     _write(folder / MARKDOWN_NAME, markdown(studies))
     _write(folder / CSV_NAME, comma_separated(studies))
     write_html(studies, folder / HTML_NAME, version=version)
@@ -53,10 +61,13 @@ def write_report(studies: Sequence[Study], folder: Path, *, version: str) -> Pat
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        work.write_text(text, encoding="utf-8")
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            work.write_text(text, encoding="utf-8")
+            work.replace(path)
+        finally:
+            work.unlink(missing_ok=True)
+    except OSError as error:
+        raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another place.") from error

@@ -85,8 +85,8 @@ def test_folder_names_stay_inside_the_output_folder():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base": {"model": "minilm", "stepz": 5}}, "'stepz'. Did you mean 'steps'"),
-        ({"base": {"model": "minilm", "seed": 5}}, "unknown setting .* 'seed'"),
+        ({"base": {"model": "minilm", "stepz": 5}}, "'stepz' of the suite .* Did you mean 'steps'"),
+        ({"base": {"model": "minilm", "seed": 5}}, "unknown setting 'seed' of the suite"),
         ({"base": {"model": "minilm", "steps": "5"}}, "steps: .*integer"),
         ({"base": {"model": "minilm", "steps": 0}}, "steps is 0"),
         ({"base": {"steps": 5}}, "model is missing"),
@@ -136,6 +136,8 @@ def test_method_of_the_command_line_is_read_with_its_settings():
     assert method == SuiteMethod("lora", {"r": 16, "target_modules": ["query", "value"]}, 1e-4)
     with pytest.raises(SpecError, match="not a number"):
         parse_method("lora learning_rate=fast", parse_settings)
+    with pytest.raises(SpecError, match="has no name"):
+        parse_method(" ", parse_settings)
 
 
 def test_labels_name_what_differs_and_nothing_else():
