@@ -135,7 +135,7 @@ def test_diagonal_between_two_ranks_is_refused():
         (lambda: RelaySpec(initial="one"), r"unknown initial value 'one'"),
         (
             lambda: DiagonalSpec("kaiming"),
-            r"unknown initial value of a diagonal core 'kaiming'\. Available: ones, zeros",
+            r"unknown initial value 'kaiming' of a diagonal core\. Available: ones, zeros",
         ),
     ],
 )
