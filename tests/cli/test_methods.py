@@ -31,7 +31,7 @@ def test_one_method_shows_every_option_with_its_choices_and_help(name):
     for option in discover()[name].options.values():
         assert option.name in shown
         assert option.help in shown
-        assert data["options"][option.name]["default"] == option.default
+        assert data["options"][option.name]["default"] == json.loads(json.dumps(option.default))
         assert all(str(choice) in shown for choice in option.choices or ())
 
 

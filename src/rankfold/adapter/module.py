@@ -77,6 +77,10 @@ class Adapter(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the trained numbers, which frozen factors follow."""
+        for factor in (self.down, self.up, self.core):
+            # Asked in every pass, so without walking through all modules.
+            for parameter in () if factor is None else factor.parameters(recurse=False):
+                return parameter.dtype
         return next((parameter.dtype for parameter in self.parameters()), torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ def count_on_meta(
 
     plan = meta_base(model, kind=kind, num_labels=num_labels)
     config = method_config(method, options, plan.kind, seed=0)
-    lora = _plain_lora(config)
     base, adapted = plan.adapted(config)
+    lora = _plain_lora(config)
     head = sum(p.numel() for name, p in adapted.named_parameters() if ".modules_to_save." in name)
     reference = None if lora is None else _trainable(plan.adapted(lora)[1]) - head
     if method.startswith(PEFT_PREFIX):
@@ -75,7 +75,7 @@ def count_on_meta(
 
 
 def _plain_lora(config: "PeftConfig") -> "PeftConfig | None":
-    """Return PEFT's own LoRA with the rank and the targets of a configuration, before PEFT fills these in."""
+    """Return PEFT's own LoRA with the rank and the targets of a configuration that has been applied."""
     from peft import LoraConfig
 
     rank = getattr(config, "r", None)
