@@ -5,12 +5,11 @@ asks for, if the name of its class says so.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import TypeGuard, final
 
 import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
-from typing_extensions import TypeIs
 
 from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
@@ -85,7 +84,7 @@ def wrap(base_layer: nn.Module, geometry: Geometry, backend: QuantizationBackend
     return _KINDS[type(geometry)](base_layer, backend)
 
 
-def _is_plain(base: nn.Module) -> TypeIs[nn.Linear]:
+def _is_plain(base: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer's weight may be read without calling the layer: frozen, and no hook moves it."""
     return (
         type(base) is nn.Linear
