@@ -57,7 +57,7 @@ class _LinearAndCode(torch.autograd.Function):
         of_x = of_down = None
         if ctx.needs_input_grad[0]:
             flat_x = of_result.reshape(-1, of_result.shape[-1]) @ weight
-            of_x = flat_x.addmm_(flat_code, down).reshape(*of_result.shape[:-1], -1)
+            of_x = flat_x.addmm_(flat_code, down).reshape(*of_result.shape[:-1], weight.shape[1])
         if x is not None:
             of_down = flat_code.T @ x.reshape(-1, x.shape[-1])
         return of_x, None, None, of_down

@@ -111,6 +111,11 @@ class Adapter(nn.Module):
         return add_expanded(result, self._finished(x, code, down), self._matrix(self.up, down.dtype))
 
     @property
+    def is_idle(self) -> bool:
+        """Whether the adapter changes nothing and need not run; a router of an MLP needs all its layers."""
+        return self.strength == 0 and (self.router is None or self.router.spec.scope == "layer")
+
+    @property
     def drops(self) -> bool:
         """Whether dropout acts now."""
         return any(

@@ -235,7 +235,7 @@ def _read(reader: TypeAdapter[Any], value: Any, role: str) -> Any:
             f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}"
             for fault in error.errors()
         )
+        what, example = ("router", "RouterSpec()") if role == "router" else ("factor", "DenseSpec()")
         raise SpecError(
-            f"{role}={value!r} describes no {role} ({faults}); "
-            f"give a {'RouterSpec()' if role == 'router' else 'spec such as DenseSpec()'}."
+            f"{role}={value!r} describes no {what} ({faults}); give a spec such as {example}."
         ) from error

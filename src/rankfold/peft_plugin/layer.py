@@ -86,7 +86,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
         active = [name for name in self.active_adapters if name in self.rankfold_adapters]
-        active = [name for name in active if self.rankfold_adapters[name].strength]
+        active = [name for name in active if not self.rankfold_adapters[name].is_idle]
         fused = self.fused(active, x) if not (args or kwargs) else None
         if fused is not None:
             return fused

@@ -36,4 +36,6 @@ PRESET = Preset(
     summary="Frozen random sides kept as a seed; a small core and one multiplier a layer are trained.",
     learning_rate=5e-3,
     build=_spec,
+    # The paper adapts query and value only. That is too little for a small model: r * r numbers a layer.
+    targets="all-linear",
 )

@@ -1,0 +1,135 @@
+"""The fast way through a plain linear layer: values and gradients of the plain way, and its limits."""
+
+import peft
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+import rankfold
+from rankfold.adapter.fused import add_expanded, linear_and_code
+from rankfold.presets import discover
+from tests.support.tolerance import assert_close
+from tests.support.toys import toy_sizes_allowed
+
+METHODS = ["lora", "relayed_lora", "tlora", "tlora_plus", "lora_fa", "effilora", "hydra_lora"]
+
+
+def leaves(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+
+
+@settings(max_examples=25)
+@given(
+    batch=st.sampled_from([(), (3,), (2, 3), (2, 0, 4), (2, 3, 2)]),
+    n=st.integers(1, 6),
+    m=st.integers(1, 6),
+    r=st.integers(1, 3),
+    has_bias=st.booleans(),
+)
+def test_output_and_code_are_those_of_two_products_and_so_are_the_gradients(batch, n, m, r, has_bias):
+    def outcome(fused):
+        x, down, up = leaves((*batch, n), (r, n), (m, r))
+        weight, bias = (leaf.detach() for leaf in leaves((m, n), (m,), seed=1))
+        bias = bias if has_bias else None
+        if fused:
+            result, code = linear_and_code(x, weight, bias, down)
+            total = add_expanded(result, code, up)
+        else:
+            total = functional.linear(x, weight, bias) + functional.linear(functional.linear(x, down), up)
+        (total**2).sum().backward()
+        return total.detach(), x.grad, down.grad, up.grad
+
+    for actual, expected in zip(outcome(True), outcome(False), strict=True):
+        assert actual.shape == expected.shape
+        if expected.numel():
+            assert_close(actual, expected)
+
+
+def kept_by(x, weight, down):
+    """Return where the tensors lie that are kept for the backward pass."""
+    kept: list[int] = []
+
+    def keep(tensor):
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        linear_and_code(x, weight, None, down)
+    return kept
+
+
+def test_input_is_kept_only_where_the_down_factor_learns():
+    for learns in (True, False):
+        x, down = leaves((2, 3), (1, 3))
+        weight = leaves((4, 3), seed=1)[0].detach()
+        assert (x.data_ptr() in kept_by(x, weight, down if learns else down.detach())) == learns
+
+
+def test_input_without_a_gradient_gets_none():
+    x, down = leaves((2, 3), (1, 3))
+    weight = leaves((4, 3), seed=1)[0].detach()
+    result, code = linear_and_code(x.detach(), weight, None, down)
+    (result.sum() + code.sum()).backward()
+    assert x.grad is None
+    assert down.grad is not None
+
+
+class Pair(nn.Module):
+    """Two linear layers, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 4, bias=False)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def outcome(method, prepare=lambda model: None, dtype=torch.float64):
+    """Return output and gradients of an adapted pair of layers, after `prepare`."""
+    torch.manual_seed(0)
+    targets = {"target_modules": ["first", "second"], "init_weights": False}
+    config = rankfold.config(method, r=2, dropout=0.0, **targets)
+    with toy_sizes_allowed():
+        model = peft.get_peft_model(Pair().to(dtype), config)
+    prepare(model)
+    x = torch.randn(3, 6, dtype=dtype, requires_grad=True)
+    output = model(x)
+    output.square().sum().backward()
+    return [output.detach(), x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+def hooked(model):
+    """Put a hook on every base layer, so that it has to be called."""
+    for layer in (model.base_model.model.first, model.base_model.model.second):
+        layer.base_layer.register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layer_with_a_hook_is_called_and_gives_the_same(method):
+    assert method in discover()
+    for fast, plain in zip(outcome(method), outcome(method, hooked), strict=True):
+        assert_close(fast, plain)
+
+
+def test_hook_of_the_base_layer_is_not_passed_by():
+    seen = []
+
+    def watch(model):
+        model.base_model.model.first.base_layer.register_forward_hook(lambda *_: seen.append("called"))
+
+    outcome("lora", watch)
+    assert seen == ["called"]
+
+
+def test_base_weight_that_learns_gets_its_gradient():
+    def thaw(model):
+        model.base_model.model.first.base_layer.weight.requires_grad_()
+
+    gradients = outcome("lora", thaw)
+    assert len(gradients) == 2 + 5
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
