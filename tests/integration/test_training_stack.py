@@ -9,6 +9,7 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
+from rankfold import AuxiliaryLossMixin, auxiliary_loss
 from tests.integration.models import METHODS, adapted, bert, config_of, ids, learned, scores, train
 from tests.support.tolerance import assert_close
 
@@ -16,9 +17,14 @@ ALL = pytest.mark.parametrize("method", METHODS)
 LABELS = torch.arange(6) % 3
 
 
-def gradients(model):
+class RoutedTrainer(AuxiliaryLossMixin, Trainer):
+    """What users of routers have."""
+
+
+def gradients(model, *, balanced=False):
     model.train()
-    model(input_ids=ids(), labels=LABELS).loss.backward()
+    loss = model(input_ids=ids(), labels=LABELS).loss
+    (loss + auxiliary_loss(model) if balanced else loss).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -42,7 +48,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(method, reentrant):
 @ALL
 def test_every_learned_number_gets_a_gradient_and_nothing_else_does(method):
     model = adapted(config_of(method))
-    got = gradients(model)
+    got = gradients(model, balanced=True)
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in got.values())
     assert got.keys() >= learned(model).keys()
     others = [p for name, p in model.named_parameters() if name not in got]
@@ -138,7 +144,7 @@ def trainer(model, folder):
         use_cpu=True,
         dataloader_pin_memory=False,
     )
-    return Trainer(model=model, args=arguments, train_dataset=rows)
+    return RoutedTrainer(model=model, args=arguments, train_dataset=rows)
 
 
 @ALL
