@@ -1,12 +1,7 @@
 """Checkpointing, autocast, compilation, distribution and the Trainer treat our layers like any others."""
 
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
-from torch import distributed, multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainingArguments
 
 from rankfold import AuxiliaryLossMixin, auxiliary_loss
@@ -85,48 +80,6 @@ def test_compiled_model_learns_the_same(method):
     assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(
         losses, rel=1e-4
     )
-
-
-def train_half_a_batch(rank: int, folder: str) -> None:
-    """One of two processes: train every method on its half of the rows and keep the result."""
-    torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting"
-    distributed.init_process_group("gloo", meeting, rank=rank, world_size=2, timeout=timedelta(minutes=2))
-    for method in METHODS:
-        torch.manual_seed(0)
-        model = DistributedDataParallel(adapted(config_of(method)).train())
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-        for _ in range(2):
-            half = slice(3 * rank, 3 * rank + 3)
-            model(input_ids=ids()[half], labels=LABELS[half]).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        if rank == 0:
-            torch.save(
-                {n: p for n, p in model.module.named_parameters() if p.requires_grad}, f"{folder}/{method}.pt"
-            )
-    distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def trained_by_two(tmp_path_factory):
-    """A folder with what two processes learned, method by method."""
-    folder = tmp_path_factory.mktemp("two")
-    multiprocessing.spawn(train_half_a_batch, args=(str(folder),), nprocs=2)
-    return folder
-
-
-@ALL
-def test_two_processes_learn_what_one_learns(method, trained_by_two: Path):
-    torch.manual_seed(0)
-    model = adapted(config_of(method)).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(2):
-        model(input_ids=ids(), labels=LABELS).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    for name, value in torch.load(trained_by_two / f"{method}.pt").items():
-        assert_close(value, model.get_parameter(name), what=name)
 
 
 def trainer(model, folder):

@@ -22,7 +22,7 @@ from rankfold.cli.main import cli
 from rankfold.train.distributed import shard_shared_factors, shared_factors
 from tests.integration.models import adapted, config_of, ids
 
-METHODS = ("lora", "effilora", "relayed_lora", "tlora")
+METHODS = ("lora", "effilora", "relayed_lora", "tlora", "hydra_lora")
 ROWS = 24
 LABELS = torch.arange(ROWS) % 3
 
