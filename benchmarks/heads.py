@@ -1,4 +1,4 @@
-"""Adapters with several heads, and resting layers: time of a step and bytes kept for the backward pass.
+"""Adapters with several heads: time of a training step and bytes kept for the backward pass.
 
 MiniLM, every linear layer, r = 16, against PEFT's own LoRA and against HydraLoRA as its authors publish it: a
 loop over heads, each with its own product. Interleaved as in `training_step.py`; bytes are exact.
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reducer_step import saved_bytes
 from torch import Tensor, nn
 from torch.nn import functional
 from training_step import REFERENCE, adapted, circumstances, step_of
 
-import rankfold
 from rankfold.train.models import Kind, load_model, resolve_model
 
 TARGETS: dict[str, Any] = {"target_modules": "all-linear", "r": 16}
@@ -60,14 +60,6 @@ def hydra_loop() -> nn.Module:
     return model.train()
 
 
-def top_half(method: str) -> nn.Module:
-    """Return MiniLM with an adapter of which only the upper half of the blocks trains."""
-    model = adapted(method, TARGETS)
-    reducer = rankfold.Reducer(select="last", active_fraction=0.5, freeze="all", stop_shared_gradient=True)
-    reducer.attach(model).before_step()
-    return model
-
-
 VARIANTS: dict[str, Callable[[], nn.Module]] = {
     REFERENCE: lambda: adapted(REFERENCE, TARGETS),
     "effilora, 1 head": lambda: adapted("effilora", {**TARGETS, "heads": 1}),
@@ -75,32 +67,13 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     f"hydra_lora, {HEADS} heads": lambda: adapted("hydra_lora", {**TARGETS, "heads": HEADS}),
     HYDRA_LOOP: hydra_loop,
     "mix_lora, 4 experts": lambda: adapted("mix_lora", {**TARGETS, "heads": HEADS, "balance_loss": 0.0}),
-    "effilora, 4 heads, top half": lambda: top_half("effilora"),
-    "lora, top half": lambda: top_half("lora"),
 }
-
-
-def kept_bytes(model: nn.Module, batch: dict[str, Tensor]) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, parameters left out."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(**batch).loss
-    assert loss.requires_grad
-    return sum(kept.values())
 
 
 def measure(rounds: int, batch: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Return the median processor time of a step, in seconds, and the bytes kept, of every variant."""
     models = {name: build() for name, build in VARIANTS.items()}
-    kept = {name: kept_bytes(model, batch) for name, model in models.items()}
+    kept = {name: saved_bytes(model, batch) for name, model in models.items()}
     steps = {name: step_of(model, batch) for name, model in models.items()}
     for step in steps.values():
         step()
