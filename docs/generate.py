@@ -35,7 +35,8 @@ def _method_page(name: str) -> str:
             "",
             preset.summary,
             "",
-            f"Learning rate to begin with, for AdamW: {preset.learning_rate:g}.",
+            f"Learning rate to begin with, for AdamW: {preset.learning_rate:g}. "
+            f"`target_modules` if none are given: {preset.targets or 'the usual ones of the model'}.",
             "",
             "| option | default | meaning |",
             "| --- | --- | --- |",

@@ -1,6 +1,7 @@
 """Finding adapters in a model, whoever wrapped its layers."""
 
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Protocol, cast, runtime_checkable
 
 from torch import nn
@@ -29,6 +30,12 @@ def adapters_in(model: nn.Module) -> Iterator[tuple[str, str, Adapter]]:
             yield path, name, adapter
 
 
-def block_of(path: str) -> int | None:
-    """Return the index of a layer's block, the first number in its path; None outside of blocks."""
-    return next((int(part) for part in path.split(".") if part.isdecimal()), None)
+def block_of(path: str) -> tuple[str, ...]:
+    """Return where the block of a layer is, the parts of the layer's path up to the first number.
+
+    Empty if the path has no number: the layer is in no block. Without its last part, the number, this is the
+    stack of blocks, of which an encoder-decoder has two.
+    """
+    parts = path.split(".")
+    before = list(takewhile(lambda part: not part.isdecimal(), parts))
+    return () if len(before) == len(parts) else tuple(parts[: len(before) + 1])

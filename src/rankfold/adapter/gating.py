@@ -118,9 +118,8 @@ class MlpPass:
         return {"router": self.router, "_entered": [], "_weights": None}
 
 
-@final
-class MlpEntryGating(Gating):
-    """Gates of a layer that reads the MLP's input (LLaVA-MoLE; Chen et al., 2024).
+class MlpGating(Gating):
+    """Gates of a layer whose MLP has one router.
 
     Args:
         mlp: What the layers of the MLP share.
@@ -129,6 +128,24 @@ class MlpEntryGating(Gating):
     def __init__(self, mlp: MlpPass) -> None:
         super().__init__(mlp.router)
         self._mlp = mlp
+
+
+class ExpertGating(MlpGating):
+    """Gates of a layer whose MLP has experts.
+
+    Args:
+        mlp: What the layers of the MLP share.
+        places: How many experts are chosen for a token.
+    """
+
+    def __init__(self, mlp: MlpPass, places: int) -> None:
+        super().__init__(mlp)
+        self.places = places
+
+
+@final
+class MlpEntryGating(MlpGating):
+    """Gates of a layer that reads the MLP's input (LLaVA-MoLE; Chen et al., 2024)."""
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Ask the router about the MLP's input."""
@@ -136,16 +153,8 @@ class MlpEntryGating(Gating):
 
 
 @final
-class MlpExitGating(Gating):
-    """Gates of the layer that writes the MLP's output: those of its entries.
-
-    Args:
-        mlp: What the layers of the MLP share.
-    """
-
-    def __init__(self, mlp: MlpPass) -> None:
-        super().__init__(mlp.router)
-        self._mlp = mlp
+class MlpExitGating(MlpGating):
+    """Gates of the layer that writes the MLP's output: those of its entries."""
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Take the weights of the entries."""
@@ -171,7 +180,7 @@ def _places(weights: Tensor, places: int) -> tuple[Tensor, Tensor]:
 
 
 @final
-class ExpertEntryGating(Gating):
+class ExpertEntryGating(ExpertGating):
     """Where the experts of an MLP part: one output for each of a token's chosen experts (MixLoRA).
 
     Every expert is the frozen MLP with a head of its own in each layer, so its hidden state is its own. What
@@ -179,16 +188,7 @@ class ExpertEntryGating(Gating):
     acts on each entry alone.
 
     Reference: Li et al., 2024, eq. 4 and 5.
-
-    Args:
-        mlp: What the layers of the MLP share.
-        places: How many experts are chosen for a token.
     """
-
-    def __init__(self, mlp: MlpPass, places: int) -> None:
-        super().__init__(mlp.router)
-        self._mlp = mlp
-        self.places = places
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Return a code for each place, [places, *batch, heads * rank]."""
@@ -197,21 +197,12 @@ class ExpertEntryGating(Gating):
 
 
 @final
-class ExpertExitGating(Gating):
+class ExpertExitGating(ExpertGating):
     """Where the experts of an MLP join, weighed.
 
     The layer is linear and the weights sum to 1, so joining what enters it is the same as joining what leaves
     it, and the base layer runs once, not once for each expert.
-
-    Args:
-        mlp: What the layers of the MLP share.
-        places: How many experts are chosen for a token.
     """
-
-    def __init__(self, mlp: MlpPass, places: int) -> None:
-        super().__init__(mlp.router)
-        self._mlp = mlp
-        self.places = places
 
     def join(self, x: Float[Tensor, "places *batch in_features"]) -> Float[Tensor, "*batch in_features"]:
         """Return the weighed sum of what the experts hand to the layer."""

@@ -50,7 +50,8 @@ def _show_one(preset: "Preset", *, as_json: bool) -> None:
         ["option", "default", "choices", "meaning"], rows, left=range(4), title=title, caption=preset.summary
     )
     note(
-        f"recommended learning rate with AdamW: {preset.learning_rate:g}. "
+        f"recommended learning rate with AdamW: {preset.learning_rate:g}; "
+        f"target_modules if none are given: {preset.targets or 'the usual ones of the model'}. "
         "Beside these: target_modules, exclude_modules, layers_to_transform, layers_pattern, rank_pattern, "
         "alpha_pattern, modules_to_save."
     )
@@ -63,6 +64,7 @@ def _described(preset: "Preset") -> dict[str, Any]:
         "paper": preset.paper,
         "summary": preset.summary,
         "learning_rate": preset.learning_rate,
+        "target_modules": preset.targets,
         "options": {
             name: {
                 "default": option.default,

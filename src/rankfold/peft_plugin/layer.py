@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rankfold.adapter.build import BuiltAdapter
-from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating
+from rankfold.adapter.gating import ExpertExitGating, ExpertGating
 from rankfold.adapter.module import Adapter
 from rankfold.errors import SpecError
 from rankfold.peft_plugin.kinds import sizes_of
@@ -117,7 +117,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def _join(self, active: Sequence[str], x: Tensor) -> Tensor:
         """Return what the base layer reads."""
         gatings = [self.rankfold_adapters[name].gating for name in active]
-        experts = [each for each in gatings if isinstance(each, ExpertEntryGating | ExpertExitGating)]
+        experts = [each for each in gatings if isinstance(each, ExpertGating)]
         if len(experts) > 1:
             raise SpecError(
                 f"the adapters {', '.join(active)} are active together, but the experts of two of them would "

@@ -11,7 +11,7 @@ import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 
-from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating
+from rankfold.adapter.gating import ExpertGating
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
 from rankfold.peft_plugin.layer import RankfoldLayer
 
@@ -32,7 +32,7 @@ class RankfoldLinear(RankfoldLayer):
         if len(active) != 1 or not _is_plain(base) or torch.is_autocast_enabled(x.device.type):
             return None
         adapter = self.rankfold_adapters[active[0]]
-        is_parted = isinstance(adapter.gating, ExpertEntryGating | ExpertExitGating)
+        is_parted = isinstance(adapter.gating, ExpertGating)
         if is_parted or adapter.drops or not x.dtype == base.weight.dtype == adapter.dtype:
             return None
         return adapter.with_base(x, base.weight, base.bias)

@@ -87,9 +87,7 @@ def find_targets(
         names = [name for name in modules if name.removeprefix(_COMPILED) in keyed]
     places = mlp_places(modules)
     _check_whole_mlps(config, names, places)
-    plan = _Plan(
-        config, places, _common_depth(names), _number_of_blocks(modules), get_quantization_kwargs(model)
-    )
+    plan = _Plan(config, places, _common_depth(names), _stacks(modules), get_quantization_kwargs(model))
     return {modules[name]: plan.target(name, modules[name]) for name in names}
 
 
@@ -101,15 +99,18 @@ class _Plan:
     config: RankfoldConfig
     places: Mapping[str, MlpPlace]
     depth: int
-    blocks: int
+    stacks: Mapping[tuple[str, ...], int]
     quantization: dict[str, Any]
 
     def target(self, name: str, module: nn.Module) -> Target:
         base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         backend = resolve_quantization_backend(base_layer, **self.quantization)
         place = self.places.get(name)
+        *stack, index = block_of(name) or (None,)
         spec = self.config.spec_for(name).at(
-            block=block_of(name), blocks=self.blocks, is_in_mlp=place is not None
+            block=None if index is None else int(index),
+            blocks=self.stacks.get(tuple(stack), 1),
+            is_in_mlp=place is not None,
         )
         mlp = None if place is None else replace(place, root=self._path(place.root))
         site = Site(geometry_of(name, base_layer, backend), spec, mlp)
@@ -233,5 +234,9 @@ def _check_whole_mlps(config: RankfoldConfig, names: Sequence[str], places: Mapp
         )
 
 
-def _number_of_blocks(names: Iterable[str]) -> int:
-    return 1 + max((block for name in names if (block := block_of(name)) is not None), default=0)
+def _stacks(names: Iterable[str]) -> dict[tuple[str, ...], int]:
+    """Return how many blocks each stack of a model has."""
+    stacks: dict[tuple[str, ...], int] = {}
+    for *stack, index in filter(None, map(block_of, names)):
+        stacks[tuple(stack)] = max(stacks.get(tuple(stack), 0), int(index) + 1)
+    return stacks

@@ -28,7 +28,7 @@ from rankfold.errors import SpecError
 class _Taken:
     """A decision with where it was taken, and what is to be made of it."""
 
-    block: int | None
+    block: tuple[str, ...]
     balance: BalanceSpec
     decision: Decision
 
@@ -139,10 +139,10 @@ def _checked(task_type: Tensor | None, groups: Sequence[Routed]) -> Tensor:
 
 def _groups(taken: Sequence[_Taken], mask: Tensor | None, *, by_block: bool = False) -> list[Routed]:
     """Return the decisions of routers of as many heads and tokens side by side, of each block if asked."""
-    groups: dict[tuple[int | None, torch.Size], list[Decision]] = defaultdict(list)
+    groups: dict[tuple[tuple[str, ...], torch.Size], list[Decision]] = defaultdict(list)
     for each in taken:
         shape = _shape(each.decision, mask)
-        groups[each.block if by_block else None, shape].append(each.decision)
+        groups[each.block if by_block else (), shape].append(each.decision)
     return [_routed(decisions, shape, mask) for (_, shape), decisions in groups.items()]
 
 

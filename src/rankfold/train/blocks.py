@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import nn
 
-from rankfold.adapter.find import adapters_in, hosts_in
+from rankfold.adapter.find import adapters_in, block_of, hosts_in
 from rankfold.adapter.module import Adapter
 from rankfold.errors import SpecError
 from rankfold.factors import Factor
@@ -79,13 +79,6 @@ def find_blocks(model: nn.Module) -> Blocks:
             f"the adapters are {where}; a Reducer chooses among blocks, so adapt layers of at least two."
         )
     return Blocks(tuple(names), tuple(map(tuple, groups.values())), tuple(outside))
-
-
-def block_of(path: str) -> tuple[str, ...]:
-    """Return the parts of a path up to its first number; none if it has no number."""
-    parts = path.split(".")
-    before = list(takewhile(lambda part: not part.isdecimal(), parts))
-    return () if len(before) == len(parts) else tuple(parts[: len(before) + 1])
 
 
 def _names(blocks: Collection[tuple[str, ...]]) -> list[str]:

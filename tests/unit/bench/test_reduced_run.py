@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.record import RunRecord
-from rankfold.bench.request import RunRequest
 from rankfold.bench.run import rehearse, run
 from rankfold.errors import DataError, SpecError
 
@@ -13,19 +12,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 
 @pytest.fixture
-def asked(tiny_bert, reviews, tmp_path):
-    """A run of a second."""
-    return RunRequest(
-        model=str(tiny_bert),
-        method="lora",
-        data=str(reviews),
-        out=tmp_path / "run",
-        options={"r": 2},
-        steps=6,
-        batch_size=8,
-        learning_rate=1e-2,
-        max_length=32,
-    )
+def asked(request_):
+    """A run long enough for a Reducer."""
+    return replace(request_, steps=6)
 
 
 def test_a_run_with_a_reducer_records_which_layers_mattered(asked):

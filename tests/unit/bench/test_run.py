@@ -23,22 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 
 @pytest.fixture
-def request_(tiny_bert, reviews, tmp_path):
-    """A run of a second."""
-    return RunRequest(
-        model=str(tiny_bert),
-        method="lora",
-        data=str(reviews),
-        out=tmp_path / "run",
-        options={"r": 2},
-        steps=4,
-        batch_size=8,
-        learning_rate=1e-2,
-        max_length=32,
-    )
-
-
-@pytest.fixture
 def questions_request(request_, tiny_llama, questions):
     return replace(request_, model=str(tiny_llama), data=str(questions))
 

@@ -5,27 +5,10 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.record import RunRecord
-from rankfold.bench.request import RunRequest
 from rankfold.bench.run import rehearse, run
 from rankfold.errors import SpecError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-
-@pytest.fixture
-def request_(tiny_bert, reviews, tmp_path):
-    """A run of a second."""
-    return RunRequest(
-        model=str(tiny_bert),
-        method="lora",
-        data=str(reviews),
-        out=tmp_path / "run",
-        options={"r": 2},
-        steps=4,
-        batch_size=8,
-        learning_rate=1e-2,
-        max_length=32,
-    )
 
 
 def test_a_ratio_of_one_trains_what_no_ratio_trains_and_another_does_not(request_, tmp_path):

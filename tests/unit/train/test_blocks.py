@@ -2,7 +2,8 @@
 
 import pytest
 
-from rankfold.train.blocks import block_of, find_blocks, zero_factors
+from rankfold.adapter.find import block_of
+from rankfold.train.blocks import find_blocks, zero_factors
 from tests.integration.models import adapted, config_of, gpt2, t5
 
 
