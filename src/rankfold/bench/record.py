@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -15,6 +13,7 @@ from typing import Literal, cast
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
 
 from rankfold.errors import DataError
+from rankfold.files import write_whole
 from rankfold.train.rate_table import RateGroup
 
 FORMAT = 1
@@ -203,15 +202,8 @@ class RunRecord:
     def write(self, folder: Path) -> Path:
         """Write `run.json` into a folder in one step, and return its path."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-        handle, work = tempfile.mkstemp(prefix=f".{NAME}.", dir=folder)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(f"{text}\n")
-            Path(work).chmod(0o644)
-            return Path(work).replace(folder / NAME)
-        except BaseException:
-            Path(work).unlink(missing_ok=True)
-            raise
+        write_whole(folder / NAME, f"{text}\n".encode())
+        return folder / NAME
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":

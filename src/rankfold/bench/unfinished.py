@@ -23,7 +23,8 @@ from rankfold.bench.output import restore_replaced
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.errors import DataError, OutputExistsError, RankfoldError, RankfoldWarning, SpecError
-from rankfold.train.checkpoint import Checkpoints, write_durably
+from rankfold.files import write_whole
+from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, wait_for_all
 
 logger = logging.getLogger("rankfold.bench")
@@ -126,7 +127,7 @@ def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpo
             logger.info("resuming '%s' from its %s.", request.out, newest.name)
         else:
             _clear(folder)
-            write_durably(folder / _START, _adapter().dump_json(Start(request, started), indent=1))
+            write_whole(folder / _START, _adapter().dump_json(Start(request, started), indent=1))
         wait_for_all()
         try:
             yield checkpoints

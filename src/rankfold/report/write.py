@@ -1,11 +1,11 @@
 """From folders of runs to files: finds the records, writes the page, its Markdown and its CSV."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rankfold.bench.record import NAME, RunRecord
 from rankfold.errors import DataError, SpecError
+from rankfold.files import write_whole
 from rankfold.report.page import html_page
 from rankfold.report.study import Study
 from rankfold.report.table import comma_separated, markdown
@@ -61,13 +61,8 @@ def write_report(studies: Sequence[Study], folder: Path, *, version: str) -> Pat
 
 
 def _write(path: Path, text: str) -> None:
-    work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            work.write_text(text, encoding="utf-8")
-            work.replace(path)
-        finally:
-            work.unlink(missing_ok=True)
+        write_whole(path, text.encode())
     except OSError as error:
         raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another place.") from error

@@ -7,7 +7,6 @@ objects that the caller holds, where transformers would make new ones.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
+from rankfold.files import flush, write_whole
 from rankfold.train.digest import sha256_of_file
 from rankfold.train.distributed import wait_for_all
 
@@ -63,10 +63,10 @@ def seal(checkpoint: Path) -> None:
     """Declare a checkpoint whole, once all of it is on the disk."""
     files = _files(checkpoint)
     for name in files:
-        _flush(checkpoint / name)
+        flush(checkpoint / name)
     digests = {name: sha256_of_file(checkpoint / name) for name in files}
-    write_durably(checkpoint / SEAL, json.dumps(digests, indent=1).encode())
-    _flush(checkpoint.parent)
+    write_whole(checkpoint / SEAL, json.dumps(digests, indent=1).encode())
+    flush(checkpoint.parent)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -78,29 +78,9 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that it is there with all its content or not at all, whatever stops the machine."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.write_bytes(content)
-    _flush(draft)
-    draft.replace(path)
-    _flush(path.parent)
-
-
 def _files(checkpoint: Path) -> list[str]:
     paths = (path for path in checkpoint.rglob("*") if path.is_file())
     return sorted(path.relative_to(checkpoint).as_posix() for path in paths)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    if path.is_dir() and os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @final
