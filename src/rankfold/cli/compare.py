@@ -69,7 +69,10 @@ Examples:
 @_what("--model", help="minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]")
 @_what("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]")
 @_what("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
-@_data("--task", help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, cola, boolq, ...")
+@_data(
+    "--task",
+    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
+)
 @_data(
     "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
 )

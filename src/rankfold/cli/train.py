@@ -50,7 +50,10 @@ Examples:
     help="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
 )
 @_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
-@_data("--task", help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, cola, boolq, ...")
+@_data(
+    "--task",
+    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
+)
 @_data(
     "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
 )

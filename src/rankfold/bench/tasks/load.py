@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold.bench.tasks.bbc_news import SOURCE, read_bbc_news
-from rankfold.bench.tasks.task import NAMED, Task
+from rankfold.bench.tasks.mixture import SEPARATOR, label_names_of, mixed
+from rankfold.bench.tasks.task import NAMED, Task, TaskData
 from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.train.columns import Columns, find_columns, infer_kind
 from rankfold.train.data import Source, Table, find_source, read_split
@@ -31,6 +32,7 @@ class TaskRequest:
 
     Args:
         task: The name of a task: it gives the metric and the classes, and finds the data if `data` does not.
+            Several names with "+" between them are a mixture.
         data: A folder of splits, a file or a hub id.
         data_root: The folder that has a folder for each task; that of `RANKFOLD_DATA` if None.
         kind: What is learned, where it should not be inferred.
@@ -46,25 +48,6 @@ class TaskRequest:
     label_names: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TaskData:
-    """A task with its examples.
-
-    Args:
-        task: What it means; its kind, metrics and class names are known now.
-        kind: What is learned.
-        source: Where the rows are from.
-        sha256: Hash of the content of the rows that were read.
-        examples: By split.
-    """
-
-    task: Task
-    kind: Kind
-    source: str
-    sha256: str
-    examples: Examples
-
-
 def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = TRAINING_SPLITS) -> TaskData:
     """Read splits of a task; a validation split that does not exist is cut from the training split.
 
@@ -75,8 +58,26 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
 
     Raises:
         DataError: If the data cannot be found, read or understood.
-        SpecError: If the task or the kind is unknown, or neither task nor data is given.
+        SpecError: If the task or the kind is unknown, neither task nor data is given, or the tasks of a
+            mixture cannot be learned together.
     """
+    names = (request.task or "").split(SEPARATOR)
+    if len(names) == 1:
+        return _load_one(request, is_causal=is_causal, splits=splits)
+    if not all(names):
+        raise SpecError(f"the mixture '{request.task}' has a task without a name; write it as 'mrpc+sst2'.")
+    if request.data is not None:
+        raise SpecError(
+            f"the mixture '{request.task}' cannot be read from the one place '{request.data}'; "
+            "name the folder that has a folder for each task with --data-root."
+        )
+    parts = [
+        replace(request, task=name, label_names=label_names_of(name, request.label_names)) for name in names
+    ]
+    return mixed([_load_one(part, is_causal=is_causal, splits=splits) for part in parts])
+
+
+def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:
     task, source = _find(request)
     tables = read_bbc_news() if source is None else _read(source, request.columns, splits)
     tables = {split: tables[split] for split in splits}
