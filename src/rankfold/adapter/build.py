@@ -34,7 +34,6 @@ from rankfold.factors import (
     Svd,
 )
 
-
 PartSpec = FactorSpec | CoreSpec | RouterSpec
 """What describes one part of an adapter that may hold trained numbers."""
 

@@ -1,4 +1,4 @@
-"""The cost of a step: its arithmetic is torch's, it grows with what is asked for, and nothing is built for it."""
+"""The cost of a step: its arithmetic is what torch counts, and it grows with what is asked for."""
 
 import peft
 import pytest
