@@ -68,11 +68,12 @@ class Fit:
 
     def small_print(self) -> str:
         """Return what the figures mean, and what they do not."""
+        head = self.ruler.head()
+        beside = f" Beside any of them a task head of {head:,} numbers is trained and saved." if head else ""
         layers = self.ruler.usual if isinstance(self.ruler.usual, str) else ", ".join(self.ruler.usual)
         return (
             "No statement on quality: the list is in the order of what is used of the budget.\n"
-            "Bytes: float32, and 200 for the name of a tensor. "
-            f"Beside any of them a task head of {self.ruler.head():,} numbers is trained and saved.\n"
+            f"Bytes: float32, and 200 for the name of a tensor.{beside}\n"
             f"Step: predicted, in steps of LoRA of rank 8 on {layers}, with {self.ruler.tokens:,} tokens."
         )
 

@@ -1,7 +1,8 @@
 """The compositions that are considered: every method in several ranks, options and sets of layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import log2
 from typing import Any, final
 
 from pydantic import JsonValue
@@ -14,10 +15,13 @@ from rankfold.errors import SpecError, unknown_name
 from rankfold.presets._preset import Option, Preset
 from rankfold.train.progress import Progress, Silent
 
-RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 # An option that changes the size by less does not make another candidate.
 _LEAST_CHANGE = 0.1
+
+# Uses of a budget that are nearer to the largest than this share are as good.
+_ALIKE = 0.8
 
 _Options = dict[str, JsonValue]
 
@@ -32,12 +36,15 @@ class Candidate:
         options: Its options and its layers; what is left out has its default.
         size: What it costs; None if it cannot be built.
         reason: Why it cannot be built on this model, or not sensibly.
+        distance: How far it is from the method as it is published: doublings of the rank, and 1 for another
+            option and for other layers.
     """
 
     method: str
     options: Mapping[str, JsonValue]
     size: Size | None
     reason: str | None = None
+    distance: float = 0.0
 
     @property
     def label(self) -> str:
@@ -76,17 +83,20 @@ def find_candidates(
 
 
 def shortlist(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """Return of each method the candidate that fits and uses most of the budget, in the order of that use.
+    """Return one candidate of each method, in the order of what is used of the budget.
 
-    Of two that use as much, the one with the shorter step, then the one with fewer options.
+    Of those that fit, use about as much as the largest of them, the one nearest to the method as published.
 
     Raises:
         SpecError: If none fits.
     """
-    best: dict[str, Candidate] = {}
-    for candidate in fitting(candidates, budget):
-        best.setdefault(candidate.method, candidate)
-    return list(best.values())
+    every = fitting(candidates, budget)
+    chosen: list[Candidate] = []
+    for method in dict.fromkeys(each.method for each in every):
+        uses = [(_use(each, budget), each) for each in every if each.method == method]
+        alike = [each for use, each in uses if use >= _ALIKE * uses[0][0]]
+        chosen.append(min(alike, key=lambda each: each.distance))
+    return sorted(chosen, key=lambda each: -_use(each, budget))
 
 
 def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
@@ -108,15 +118,22 @@ def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
             f"nothing fits a budget of {budget.text()}; the nearest is '{nearest.label}' with "
             f"{size.numbers:,} numbers, {size.bytes:,} bytes and {size.step:.3f}x; give at least that."
         )
-    inside.sort(key=lambda pair: (-budget.use(pair[1]), pair[1].step, len(pair[0].options)))
+    inside.sort(key=lambda pair: (-budget.use(pair[1]), pair[1].step, pair[0].distance))
     return [each for each, _ in inside]
 
 
+def _use(candidate: Candidate, budget: Budget) -> float:
+    return budget.use(candidate.size) if candidate.size else 0.0
+
+
 def _of_method(ruler: Ruler, preset: Preset) -> Iterator[Candidate]:
-    for targets in _target_sets(ruler, preset):
-        for variant in _variants(ruler, preset):
-            for options in _ranked(preset, variant):
-                yield _measured(ruler, preset.name, {**options, "target_modules": targets})
+    own, *others = _target_sets(ruler, preset)
+    variants = _variants(ruler, preset)
+    for targets in (own, *others):
+        for variant in variants:
+            for options, doublings in _ranked(preset, variant):
+                candidate = _measured(ruler, preset.name, {**options, "target_modules": targets})
+                yield replace(candidate, distance=doublings + bool(variant) + (targets != own))
 
 
 def _target_sets(ruler: Ruler, preset: Preset) -> list[JsonValue]:
@@ -157,16 +174,19 @@ def _values(preset: Preset, option: Option) -> list[JsonValue]:
     return [value for value in (default // 2, default * 2) if value >= 1]
 
 
-def _ranked(preset: Preset, variant: _Options) -> Iterator[_Options]:
-    """Yield a variant in every rank, with an alpha that keeps the scaling as it is in the method's rank."""
+def _ranked(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, float]]:
+    """Yield a variant in every rank, and by how many doublings that is not the method's own.
+
+    Alpha keeps the scaling as it is in the method's own rank.
+    """
     if "r" not in preset.options:
-        yield variant
+        yield variant, 0.0
         return
     spec = preset.spec(**variant)
     for rank in RANKS:
         keeps_scaling = "alpha" in preset.options and spec.scaling == "alpha_over_r" and rank != spec.rank
         alpha: _Options = {"alpha": spec.alpha * rank / spec.rank} if keeps_scaling else {}
-        yield {"r": rank, **alpha, **variant}
+        yield {"r": rank, **alpha, **variant}, abs(log2(rank / spec.rank))
 
 
 def _measured(ruler: Ruler, method: str, options: _Options) -> Candidate:

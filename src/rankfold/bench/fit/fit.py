@@ -167,7 +167,8 @@ def fit(
             raise_shared([outcome])
         part = FitPart(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
         records.append(_marked(outcome, part))
-    full = replace(plan.request(left[0], "winner", steps=None), hold_out=False)
+    full = plan.request(left[0], "winner", steps=None)
+    full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
     return Fitted(left[0], tuple(records), full.command())
 
 

@@ -139,7 +139,12 @@ def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[st
         train = tables.get("train") or read_split(source, "train")
         if train is not None:
             tables["train"], tables["validation"] = _cut(train, columns)
-            logger.info("'%s' has no validation split.", source.name)
+            logger.info(
+                "'%s' has no validation split; held out %d of its %d rows.",
+                source.name,
+                len(tables["validation"].rows),
+                len(train.rows),
+            )
     for split in splits:
         if split not in tables:
             raise DataError(f"'{source.name}' has no split '{split}'; add it, or use a split that it has.")
@@ -147,9 +152,7 @@ def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[st
 
 
 def _cut(train: Table, columns: Columns) -> tuple[Table, Table]:
-    kept, held = hold_out(train, find_columns(train.rows, columns).label)
-    logger.info("held out %d of %d rows of the training split.", len(held.rows), len(train.rows))
-    return kept, held
+    return hold_out(train, find_columns(train.rows, columns).label)
 
 
 def _kind(name: str | None) -> Kind | None:

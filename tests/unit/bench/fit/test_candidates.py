@@ -16,18 +16,21 @@ from rankfold.bench.method import method_config
 from rankfold.errors import SpecError
 from rankfold.presets import discover
 
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2}
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 MODELS = {
     "bert": BertConfig(**SIZES, vocab_size=50, architectures=["BertModel"]),
     "llama": LlamaConfig(**SIZES, vocab_size=50, architectures=["LlamaForCausalLM"]),
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def ruler(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    MODELS[request.param].save_pretrained(folder)
+def ruler_of(name, folder):
+    MODELS[name].save_pretrained(folder)
     return Ruler(meta_base(str(folder), kind=None, num_labels=2), tokens=512)
+
+
+@pytest.fixture(scope="module")
+def ruler(tmp_path_factory):
+    return ruler_of("bert", tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,20 @@ def candidates(ruler):
 
 @pytest.mark.parametrize("method", discover())
 def test_count_is_that_of_the_built_adapter(ruler, candidates, method):
-    of_method = [each for each in candidates if each.method == method and each.size]
-    # The first and the last of every number of options: usual and varied, of both sets of layers.
-    for candidate in {len(each.options): each for each in (*of_method, *reversed(of_method))}.values():
-        config = method_config(method, candidate.options, ruler.base.kind, seed=0)
+    of_method = [each for each in candidates if each.method == method]
+    check_counts(ruler, of_method)
+
+
+def test_count_on_another_architecture_is_that_of_the_built_adapter(tmp_path):
+    ruler = ruler_of("llama", tmp_path)
+    check_counts(ruler, find_candidates(ruler, ["lora"]))
+
+
+def check_counts(ruler, candidates):
+    """Compare the first of every number of options, usual and varied, with what is built."""
+    sized = [each for each in candidates if each.size]
+    for candidate in {len(each.options): each for each in reversed(sized)}.values():
+        config = method_config(candidate.method, candidate.options, ruler.base.kind, seed=0)
         _, model = ruler.base.adapted(config)
         trained = [
             parameter
@@ -99,22 +112,32 @@ def test_fitting_ones_are_all_within_the_budget_and_the_largest_use_is_first(can
     assert all(budget.use(each.size) > 1 for each in left_out)
 
 
-def test_short_list_has_the_largest_use_of_each_method(candidates):
+def test_short_list_has_of_each_method_the_most_usual_one_of_those_that_use_most(candidates):
     budget = Budget(bytes=30_000)
     chosen = shortlist(candidates, budget)
     every = fitting(candidates, budget)
     assert len({each.method for each in chosen}) == len(chosen) == len({each.method for each in every})
     for each in chosen:
-        assert budget.use(each.size) == max(budget.use(o.size) for o in every if o.method == each.method)
+        siblings = [other for other in every if other.method == each.method]
+        most = max(budget.use(other.size) for other in siblings)
+        assert budget.use(each.size) >= 0.8 * most
+        alike = [other for other in siblings if budget.use(other.size) >= 0.8 * most]
+        assert each.distance == min(other.distance for other in alike)
 
 
-def test_equal_use_prefers_the_shorter_step_then_fewer_options():
+def test_distance_counts_doublings_of_the_rank_another_option_and_other_layers(ruler, candidates):
+    # Rank 8 is the method's own.
+    lora = {
+        (each.options["r"], each.options["target_modules"] == ruler.usual): each.distance
+        for each in candidates
+        if each.method == "lora" and each.options.keys() <= {"r", "alpha", "target_modules"}
+    }
+    assert (lora[8, True], lora[16, True], lora[2, True], lora[16, False]) == (0, 1, 2, 2)
+
+
+def test_equal_use_and_distance_prefers_the_shorter_step():
     plain = Candidate("lora", {"r": 1}, Size(10, 1, 1.0))
-    others = [
-        replace(plain, options={"r": 1, "alpha": 2.0}),
-        replace(plain, options={}, size=Size(10, 1, 1.2)),
-        plain,
-    ]
+    others = [replace(plain, size=Size(10, 1, 1.2)), replace(plain, distance=1.0), plain]
     assert shortlist(others, Budget(params=10)) == [plain]
 
 
