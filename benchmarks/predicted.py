@@ -69,12 +69,12 @@ def compared() -> list[Compared]:
     for setting, options in SETTINGS.items():
         lora = predictor.time("lora", **options)
         ratios = steps[setting]["ratio"]
-        for method in ratios.keys() - {"lora", "peft:lora"}:
+        for method in sorted(ratios.keys() - {"lora", "peft:lora"}):
             predicted = predictor.time(method, **options) / lora
             found.append(Compared(setting, method, predicted, ratios[method] / ratios["lora"]))
     first, second = (predictor.time("lora", **options) for options in SETTINGS.values())
     seconds = [steps[setting]["seconds"]["lora"] for setting in SETTINGS]
-    found.append(Compared("both", "lora, all-linear r16 to q,v r8", second / first, seconds[1] / seconds[0]))
+    found.append(Compared("all-linear r16", "lora, to q,v r8", second / first, seconds[1] / seconds[0]))
     variants = json.loads((RECORDS / "heads.json").read_text())["variants"]
     lora = predictor.time("effilora", heads=1, **ALL_LINEAR)
     for name, (method, options) in HEADS.items():

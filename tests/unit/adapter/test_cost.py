@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.predicted import compared
 from rankfold.adapter.build import Builder
 from rankfold.adapter.cost import adapter_work, base_work
 from rankfold.adapter.geometry import Embedding, Linear
@@ -140,3 +141,8 @@ def test_targets_cover_the_stack():
     assert set(plan_adapters(Stack(), next(iter(CONFIGS.values()))).sites) == {
         f"{block}.{name}" for block in (0, 1) for name in LINEAR_TARGETS
     }
+
+
+@pytest.mark.parametrize("figure", compared(), ids=lambda each: f"{each.setting}, {each.variant}")
+def test_predicted_time_is_near_the_recorded_one(figure):
+    assert figure.predicted == pytest.approx(figure.measured, rel=0.08)
