@@ -19,6 +19,9 @@ PEFT_PREFIX = "peft:"
 
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save")
 _RATE_OF_OTHERS = "lora"
+PEFT_LORA = f"{PEFT_PREFIX}{_RATE_OF_OTHERS}"
+"""PEFT's own LoRA, what other methods are held against."""
+
 _TASK_TYPES = {Kind.CLASSIFICATION: "SEQ_CLS", Kind.REGRESSION: "SEQ_CLS", Kind.INSTRUCTION: "CAUSAL_LM"}
 # PEFT trains and saves these by itself for sequence classification.
 _HEADS = {"classifier", "score"}

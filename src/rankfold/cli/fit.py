@@ -108,9 +108,9 @@ def command(
     from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
 
     budget = Budget(
-        budget_params and parse_count(budget_params),
-        budget_bytes and parse_bytes(budget_bytes),
-        budget_step and parse_step(budget_step),
+        None if budget_params is None else parse_count(budget_params),
+        None if budget_bytes is None else parse_bytes(budget_bytes),
+        None if budget_step is None else parse_step(budget_step),
     )
     names = [name.strip() for name in methods.split(",")] if methods else []
     if not is_run:

@@ -7,16 +7,17 @@ from rankfold.report.words import metric_name, range_text, score_text
 
 
 def choice_text(choice: Choice) -> str:
-    """Return how the choice was made, in three sentences."""
+    """Return how the choice was made, and what it does not say."""
     first = choice.contenders[0].runs[0]
     rows = f"{first.data.rows.get('validation', 0):,}"
     metric = metric_name(first.task.metric)
     return (
-        f"{len(choice.contenders)} compositions of at most {choice.budget}, each the one of its method that "
-        f"uses most of it. Every rung trained from the beginning, and the best by {metric} on {rows} rows "
-        "held out of the training split went on, equal ones by their loss; the validation split was not "
-        "looked at. One seed and few rows: a composition that was dropped may be as good as the chosen one "
-        "where the intervals overlap."
+        f"{len(choice.contenders)} compositions of at most {choice.budget}, one of each method, which uses "
+        f"most of it. Every rung trained from the beginning, and the best by {metric} on {rows} rows held out "
+        "of the training split went on, equal ones by their loss. One seed and few rows: a composition that "
+        "was dropped may be as good as the chosen one where the intervals overlap. The chosen one was picked "
+        "on these very rows, which flatters it; the validation split, which was not looked at, can tell how "
+        "good it is."
     )
 
 

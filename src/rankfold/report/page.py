@@ -130,7 +130,12 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "columns": choice_columns(choice),
         "numbers": range(1, 2 + len(choice.steps)),
         "rows": [
-            {"is_chosen": each.outcome == CHOSEN, "cells": text}
+            # A name and its options, a score and its range: the second of them is set smaller.
+            {
+                "is_chosen": each.outcome == CHOSEN,
+                "cells": [*(cell.partition(" ") for cell in text[:-1])],
+                "outcome": text[-1],
+            }
             for each, text in zip(choice.contenders, choice_cells(choice), strict=True)
         ],
     }

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
-from rankfold.bench.fit.fit import FitPlan, lora_within
+from rankfold.bench.fit.plan import FitPlan, lora_within
 from rankfold.bench.fit.size import Ruler
 from rankfold.bench.meta import MetaBase, meta_base
 from rankfold.bench.request import RunRequest

@@ -3,97 +3,23 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from pydantic import JsonValue
-
-from rankfold.bench.fit.budget import Budget
-from rankfold.bench.fit.candidates import RANKS, Candidate
-from rankfold.bench.fit.halving import ranked, rung_sizes, rung_steps
-from rankfold.bench.fit.size import ALL_LINEAR, Ruler
-from rankfold.bench.method import PEFT_PREFIX
+from rankfold.bench.fit.candidates import Candidate
+from rankfold.bench.fit.halving import ranked
+from rankfold.bench.fit.plan import FitPlan
+from rankfold.bench.output import check_output
 from rankfold.bench.record import FitPart, RunRecord
-from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
 from rankfold.bench.runner import Outcome, Run, raise_shared, run_all
-from rankfold.errors import OutputExistsError, SpecError
+from rankfold.errors import OutputExistsError
 from rankfold.files import write_whole
 from rankfold.train.progress import Progress, Silent
 
 logger = logging.getLogger("rankfold.bench")
 
 PLAN_NAME = "fit.json"
-DEFAULT_STEPS, DEFAULT_ETA = 240, 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitPlan:
-    """What a choice will train.
-
-    Args:
-        out: The folder of all runs.
-        base: What all runs share: fields of `RunRequest` without method, options, steps and out.
-        budget: What the candidates keep to.
-        candidates: Between which is chosen.
-        reference: PEFT's LoRA of the budget, which the chosen one is held against; None if none fits.
-        steps: Updates of the last rung.
-        eta: How many times fewer candidates, and more updates, each rung has than the one before.
-
-    Raises:
-        SpecError: If `steps` or `eta` is too small.
-    """
-
-    out: Path
-    base: Mapping[str, Any]
-    budget: Budget
-    candidates: tuple[Candidate, ...]
-    reference: Candidate | None = None
-    steps: int = DEFAULT_STEPS
-    eta: int = DEFAULT_ETA
-
-    def __post_init__(self) -> None:
-        """Check what the rungs are made of."""
-        if self.steps < 1:
-            raise SpecError(f"steps is {self.steps}; give a number above 0.")
-        if self.eta < 2:  # noqa: PLR2004
-            raise SpecError(f"eta is {self.eta}, which drops no candidate; give 2 or more.")
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many candidates each rung trains."""
-        return rung_sizes(len(self.candidates), self.eta)
-
-    @property
-    def rungs(self) -> list[int]:
-        """How many updates each rung has."""
-        return rung_steps(len(self.sizes), self.steps, self.eta)
-
-    @property
-    def updates(self) -> int:
-        """How many updates there are in all."""
-        by_rung = sum(runs * steps for runs, steps in zip(self.sizes, self.rungs, strict=True))
-        return by_rung + (0 if self.reference is None else self.steps)
-
-    def request(self, candidate: Candidate, place: str, *, steps: int | None) -> RunRequest:
-        """Return the run of a candidate on rows held out of the training split.
-
-        Args:
-            candidate: What is trained.
-            place: Its folder below `out`.
-            steps: How many updates.
-        """
-        asked = {"steps": steps, "hold_out": True, **self.base}
-        return RunRequest(
-            **asked, method=candidate.method, options=dict(candidate.options), out=self.out / place
-        )
-
-    def to_dict(self) -> dict[str, JsonValue]:
-        """Return the plan as JSON values, without the folder: the same plan anywhere."""
-        values = {name: value for name, value in asdict(self).items() if name != "out"}
-        return json.loads(json.dumps({"format": 1, **values, "rungs": self.rungs}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +35,6 @@ class Fitted:
     winner: Candidate
     records: tuple[RunRecord, ...]
     command: tuple[str, ...]
-
-
-def lora_within(ruler: Ruler, budget: Budget) -> Candidate | None:
-    """Return PEFT's LoRA that uses most of a budget, or None if none fits."""
-    found: list[Candidate] = []
-    for targets in (ruler.usual, ALL_LINEAR):
-        for rank in RANKS:
-            options: dict[str, JsonValue] = {"r": rank, "lora_alpha": 2 * rank, "target_modules": targets}
-            try:
-                found.append(Candidate(f"{PEFT_PREFIX}lora", options, ruler.lora(rank, targets)))
-            except SpecError:
-                break  # larger ranks are refused for the same reason
-    inside = [(budget.use(each.size), each) for each in found if each.size and budget.use(each.size) <= 1]
-    return max(inside, key=lambda pair: pair[0])[1] if inside else None
 
 
 def fit(
@@ -176,17 +88,21 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
     """Make the folder that of this plan, or go on in it if it is."""
     file = plan.out / PLAN_NAME
     content = (json.dumps(plan.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
-    if file.is_file() and overwrite:
-        for place in ("reference", *(path.name for path in plan.out.glob("rung-*"))):
-            shutil.rmtree(plan.out / place, ignore_errors=True)
-    elif file.is_file() and file.read_bytes() != content:
+    if not file.is_file():
+        if plan.out.is_dir() and any(plan.out.iterdir()):
+            raise OutputExistsError(
+                f"'{plan.out}' holds something else than a choice; choose another folder."
+            )
+        check_output(plan.out, overwrite=False)
+        plan.out.mkdir(parents=True, exist_ok=True)
+    elif overwrite:
+        for folder in (plan.out / "reference", *plan.out.glob("rung-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+    elif file.read_bytes() != content:
         raise OutputExistsError(
             f"'{plan.out}' holds another choice (see its {PLAN_NAME}); "
             "choose another folder, or add --overwrite to replace it."
         )
-    elif not file.is_file() and plan.out.exists() and any(plan.out.iterdir()):
-        raise OutputExistsError(f"'{plan.out}' holds something else than a choice; choose another folder.")
-    plan.out.mkdir(parents=True, exist_ok=True)
     write_whole(file, content)
 
 

@@ -115,7 +115,7 @@ class Ruler:
 
 def _linear_layers(model: nn.Module) -> list[Linear]:
     sizes = (sizes_of(each) for each in model.modules() if isinstance(each, nn.Linear | Conv1D))
-    return [Linear(*size) for size in sizes if None not in size]
+    return [Linear(inputs, outputs) for inputs, outputs in sizes if inputs and outputs]
 
 
 def usual_targets(model_type: str) -> list[str] | str:

@@ -125,7 +125,8 @@ def _tables(request: TaskRequest, source: Source | None, splits: Sequence[str]) 
     wanted = ("train",) if request.holds_out else splits
     tables = read_bbc_news() if source is None else _read(source, request.columns, wanted)
     if request.holds_out:
-        tables = dict(zip(TRAINING_SPLITS, _cut(tables["train"], request.columns), strict=True))
+        kept, held = _cut(tables["train"], request.columns)
+        tables = {"train": kept, "validation": held}
     return {split: tables[split] for split in splits}
 
 

@@ -9,7 +9,7 @@ from transformers import BertConfig, LlamaConfig
 import rankfold
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
-from rankfold.bench.fit.fit import lora_within
+from rankfold.bench.fit.plan import lora_within
 from rankfold.bench.fit.size import Ruler, Size
 from rankfold.bench.meta import meta_base
 from rankfold.bench.method import method_config

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate
-from rankfold.bench.fit.fit import FitPlan, fit
+from rankfold.bench.fit.fit import fit
 from rankfold.bench.fit.halving import ranked, rung_sizes, rung_steps
+from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.fit.size import Size
 from rankfold.bench.record import RunRecord
 from rankfold.cli.main import cli
@@ -47,7 +48,15 @@ class Trainer:
 @pytest.fixture
 def plan(tmp_path):
     candidates = tuple(Candidate(name, {"r": 2}, Size(10, 1, 1.0)) for name in NAMES)
-    return FitPlan(out=tmp_path / "fit", base=BASE, budget=Budget(params=10), candidates=candidates, steps=90)
+    return FitPlan(
+        out=tmp_path / "fit",
+        base=BASE,
+        budget=Budget(params=10),
+        candidates=candidates,
+        reference=None,
+        steps=90,
+        eta=3,
+    )
 
 
 SCORES = {name: place / 20 for place, name in enumerate(NAMES)}
@@ -172,6 +181,14 @@ def test_folder_of_something_else_is_never_touched(plan):
     for overwrite in (False, True):
         with pytest.raises(OutputExistsError, match="something else"):
             fit(plan, run_one=Trainer(SCORES), overwrite=overwrite)
+
+
+def test_file_in_the_place_of_the_folder_is_refused_before_anything_is_trained(plan):
+    plan.out.touch()
+    trainer = Trainer(SCORES)
+    with pytest.raises(OutputExistsError):
+        fit(plan, run_one=trainer)
+    assert trainer.asked == []
 
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"eta": 1}], ids=str)
