@@ -13,6 +13,7 @@ from rankfold.report.choice_table import choice_cells, choice_columns
 from rankfold.report.page import html_page
 from rankfold.report.study import make_studies
 from rankfold.report.table import comma_separated, markdown
+from rankfold.report.words import headline
 from tests.support.records import fail, make_record
 
 STEPS = (10, 30)
@@ -67,6 +68,12 @@ def test_order_of_the_records_changes_nothing(records, study):
     assert choice_cells(other.choices[0]) == choice_cells(study.choices[0])
 
 
+def test_finding_says_what_was_chosen_and_that_its_rows_flatter_it(study):
+    first = headline(study)[0]
+    assert first.startswith("lora r=8 was chosen of 5 compositions")
+    assert "flatters" in first
+
+
 def test_score_of_each_rung_has_its_doubt(study):
     (choice,) = study.choices
     heads, cells = choice_columns(choice), choice_cells(choice)
@@ -106,6 +113,8 @@ def test_page_markdown_csv_and_json_tell_the_choice(study):
         assert "How it was chosen" in shown
         assert "60,000 trained numbers" in shown
         assert all(label in shown for label in labels)
+    # The script of the page sorts what it calls results, by their buttons, which this table has not.
+    assert page.count('class="results"') == 1
     rows = list(csv.DictReader(io.StringIO(comma_separated([study]))))
     assert sorted(row["rung"] for row in rows) == ["1"] * 5 + ["2"] * 3
     (told,) = studies_as_json([study])[0]["choices"]
