@@ -38,6 +38,7 @@ class TaskRequest:
         kind: What is learned, where it should not be inferred.
         columns: Columns whose names cannot be guessed.
         label_names: Class names in the order of their ids, where they are known already.
+        holds_out: Take as validation split a tenth of the training split, even where there is another.
     """
 
     task: str | None = None
@@ -46,10 +47,11 @@ class TaskRequest:
     kind: str | None = None
     columns: Columns = Columns()
     label_names: tuple[str, ...] | None = None
+    holds_out: bool = False
 
 
 def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = TRAINING_SPLITS) -> TaskData:
-    """Read splits of a task; a validation split that does not exist is cut from the training split.
+    """Read splits of a task; a validation split that is not there, or not to be used, is cut from training.
 
     Args:
         request: Which task.
@@ -79,8 +81,7 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
 
 def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:
     task, source = _find(request)
-    tables = read_bbc_news() if source is None else _read(source, request.columns, splits)
-    tables = {split: tables[split] for split in splits}
+    tables = _tables(request, source, splits)
     rows = next(iter(tables.values())).rows
     columns = find_columns(rows, request.columns)
     kind = _kind(request.kind) or task.kind or infer_kind(rows, columns, is_causal=is_causal)
@@ -120,6 +121,16 @@ def _named(name: str) -> Task:
     return NAMED[name]
 
 
+def _tables(request: TaskRequest, source: Source | None, splits: Sequence[str]) -> Mapping[str, Table]:
+    """Return the splits in the order in which they are asked for."""
+    wanted = ("train",) if request.holds_out else splits
+    tables = read_bbc_news() if source is None else _read(source, request.columns, wanted)
+    if request.holds_out:
+        kept, held = _cut(tables["train"], request.columns)
+        tables = {"train": kept, "validation": held}
+    return {split: tables[split] for split in splits}
+
+
 def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[str, Table]:
     tables: dict[str, Table] = {}
     for split in splits:
@@ -129,19 +140,21 @@ def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[st
     if "validation" in splits and "validation" not in tables:
         train = tables.get("train") or read_split(source, "train")
         if train is not None:
-            tables["train"], tables["validation"] = _cut(train, columns, source.name)
+            tables["train"], tables["validation"] = _cut(train, columns)
+            logger.info(
+                "'%s' has no validation split; held out %d of its %d rows.",
+                source.name,
+                len(tables["validation"].rows),
+                len(train.rows),
+            )
     for split in splits:
         if split not in tables:
             raise DataError(f"'{source.name}' has no split '{split}'; add it, or use a split that it has.")
     return tables
 
 
-def _cut(train: Table, columns: Columns, name: str) -> tuple[Table, Table]:
-    kept, held = hold_out(train, find_columns(train.rows, columns).label)
-    logger.info(
-        "'%s' has no validation split; held out %d of its %d rows.", name, len(held.rows), len(train.rows)
-    )
-    return kept, held
+def _cut(train: Table, columns: Columns) -> tuple[Table, Table]:
+    return hold_out(train, find_columns(train.rows, columns).label)
 
 
 def _kind(name: str | None) -> Kind | None:
