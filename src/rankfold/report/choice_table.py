@@ -15,9 +15,9 @@ def choice_text(choice: Choice) -> str:
         f"{len(choice.contenders)} compositions of at most {choice.budget}, one of each method, which uses "
         f"most of it. Every rung trained from the beginning, and the best by {metric} on {rows} rows held "
         "out of the training split went on, equal ones by their loss. One seed and few rows: a composition "
-        "that was dropped may be as good as the chosen one where the intervals overlap. The chosen one was picked "
-        "on these very rows, which flatters it; the validation split, which was not looked at, can tell how "
-        "good it is."
+        "that was dropped may be as good as the chosen one where the intervals overlap. The chosen one was "
+        "picked on these very rows, which flatters it; the validation split, which was not looked at, can "
+        "tell how good it is."
     )
 
 
