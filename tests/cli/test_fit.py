@@ -73,6 +73,7 @@ def test_table_shows_all_of_it_on_demand_with_what_cannot_be_built(fit):
         (("--budget-params", "1"), "nothing fits a budget of 1 trained numbers; the nearest is"),
         (("--budget-params", "9k", "--steps", "3"), "--steps has no effect without --run"),
         (("--budget-params", "9k", "--task", "bbc_news"), "--task has no effect without --run"),
+        (("--budget-params", "9k", "--run", "--all"), "--all has no effect with --run"),
         (("--budget-params", "9k", "--run"), "neither a task nor data is given"),
         (("--budget-params", "9k", "--batch-size", "0"), "batch_size is 0"),
     ],
