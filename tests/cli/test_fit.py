@@ -107,6 +107,14 @@ def test_choice_is_made_on_rows_of_the_training_split_and_is_in_the_report(choos
     assert again.stdout == result.stdout
 
 
+def test_choice_without_a_reference_says_so(fit, reviews, tmp_path):
+    words = ("--budget-params", 20, "--run", "--data", reviews, "--out", tmp_path / "fit")
+    result = fit(*words, "--steps", 1, "--batch-size", 8, "--max-length", 32, methods="tlora")
+    assert result.exit_code == 0, result.stderr
+    assert "no LoRA fits the budget" in result.stderr
+    assert {record.fit.role for record in find_records(tmp_path / "fit")} == {"candidate"}
+
+
 def test_choice_given_again_trains_nothing_and_says_the_same(choose):
     first, again = choose("--json", methods="lora,tlora"), choose("--json", methods="lora,tlora")
     assert first.exit_code == again.exit_code == 0

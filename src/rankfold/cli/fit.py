@@ -127,6 +127,8 @@ def command(
 
     plan = asked.plan(out or Path("runs/fit"), steps=steps, eta=eta)
     note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
+    if plan.reference is None:
+        note("no LoRA fits the budget, so the chosen one is held against none.")
     with shown_notes(), progress_screen() as new_bar:
         fitted = fit(plan, make_progress=new_bar, overwrite=overwrite)
     _report(fitted, plan.out, as_json=as_json)
