@@ -37,11 +37,13 @@ class Size:
         numbers: Trained numbers, each once; a task head beside the adapter is not counted.
         tensors: In how many tensors they are.
         step: Predicted time of a training step, as a multiple of the reference's.
+        base_step: The same of the frozen base alone, under which no adapter can be.
     """
 
     numbers: int
     tensors: int
     step: float
+    base_step: float = 0.0
 
     @property
     def bytes(self) -> int:
@@ -97,8 +99,9 @@ class Ruler:
         return self._size(self._plan(cast(RankfoldConfig, config)))
 
     def _size(self, builder: Builder) -> Size:
-        step = self._time(builder) / self._reference
-        return Size(builder.trained_numbers(), builder.trained_tensors(), step)
+        times = self._time(builder), self._base_work.time
+        step, base_step = (time / self._reference for time in times)
+        return Size(builder.trained_numbers(), builder.trained_tensors(), step, base_step)
 
     def _config(self, rank: int, targets: list[str] | str) -> RankfoldConfig:
         return RankfoldConfig(r=rank, target_modules=targets, task_type=task_type(self.base.kind))
