@@ -73,8 +73,10 @@ def test_table_shows_all_of_it_on_demand_with_what_cannot_be_built(fit):
         (("--budget-params", "1"), "nothing fits a budget of 1 trained numbers; the nearest is"),
         (("--budget-params", "9k", "--steps", "3"), "--steps has no effect without --run"),
         (("--budget-params", "9k", "--task", "bbc_news"), "--task has no effect without --run"),
+        (("--budget-params", "9k", "--run", "--all"), "--all has no effect with --run"),
         (("--budget-params", "9k", "--run"), "neither a task nor data is given"),
         (("--budget-params", "9k", "--batch-size", "0"), "batch_size is 0"),
+        (("--budget-params", "9k", "--kind", "clasification"), "Did you mean 'classification'"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "nothing",
 )
@@ -104,6 +106,27 @@ def test_choice_is_made_on_rows_of_the_training_split_and_is_in_the_report(choos
     assert "How it was chosen" in page
     again = CliRunner().invoke(cli, ["report", str(tmp_path / "fit")])
     assert again.stdout == result.stdout
+
+
+def test_choice_without_a_reference_says_so(fit, reviews, tmp_path):
+    words = ("--budget-params", 20, "--run", "--data", reviews, "--out", tmp_path / "fit")
+    result = fit(*words, "--steps", 1, "--batch-size", 8, "--max-length", 32, methods="tlora")
+    assert result.exit_code == 0, result.stderr
+    assert "no LoRA fits the budget" in result.stderr
+    assert {record.fit.role for record in find_records(tmp_path / "fit")} == {"candidate"}
+
+
+def test_trained_adapters_are_as_large_as_was_counted(choose, tmp_path):
+    choose("--steps", 1)
+    plan = json.loads((tmp_path / "fit" / "fit.json").read_text("utf-8"))
+    sizes = {each["method"]: each["size"] for each in (*plan["candidates"], plan["reference"])}
+    for record in find_records(tmp_path / "fit"):
+        size = sizes[record.method.name]
+        assert record.parameters.stored == size["numbers"]
+        # Beside the adapter lies the head: a matrix and a vector.
+        head = 4 * record.parameters.head + 2 * 200
+        assert 4 * size["numbers"] < record.bytes.weights_file - 4 * record.parameters.head
+        assert record.bytes.weights_file <= 4 * size["numbers"] + 200 * size["tensors"] + head
 
 
 def test_choice_given_again_trains_nothing_and_says_the_same(choose):

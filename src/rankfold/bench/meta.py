@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from rankfold.errors import RankfoldError, SpecError
+from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.train.models import Kind, is_causal, read_config, resolve_model
 from rankfold.train.quiet import quiet_libraries
 
@@ -71,8 +71,10 @@ def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
         num_labels: Classes of a classification.
 
     Raises:
-        SpecError: If there is no such model, or its configuration cannot be read.
+        SpecError: If there is no such model or kind, or the model's configuration cannot be read.
     """
+    if kind is not None and kind not in set(Kind):
+        raise unknown_name("kind", kind, Kind)
     path = Path(model)
     if path.suffix == ".json" and path.is_file():
         described = read_config(model)

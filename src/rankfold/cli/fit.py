@@ -118,9 +118,11 @@ def command(
     names = [name.strip() for name in methods.split(",")] if methods else []
     if not is_run:
         _refuse_unused()
+    elif all_shown:
+        raise SpecError("--all has no effect with --run, which trains the short list; leave one of them out.")
+    settings = {name: value for name, value in base.items() if value is not None}
     with progress_screen() as new_bar:
-        asked = ask({name: value for name, value in base.items() if value is not None}, budget, names,
-                    reads_data=is_run, progress=new_bar())  # fmt: skip
+        asked = ask(settings, budget, names, reads_data=is_run, progress=new_bar())
     if not is_run:
         _print_list(asked, all_shown=all_shown, as_json=as_json)
         return
@@ -128,6 +130,8 @@ def command(
 
     plan = asked.plan(out or Path("runs/fit"), steps=steps, eta=eta)
     note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
+    if plan.reference is None:
+        note("no LoRA fits the budget, so the chosen one is held against none.")
     with shown_notes(), progress_screen() as new_bar:
         fitted = fit(plan, make_progress=new_bar, overwrite=overwrite)
     _report(fitted, plan.out, as_json=as_json)

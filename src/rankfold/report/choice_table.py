@@ -1,8 +1,11 @@
 """A choice as plain rows and words: for the terminal, for Markdown and for the page."""
 
+from collections.abc import Sequence
+
+from rankfold.bench.fit.halving import like_guessing
 from rankfold.bench.record import RunRecord
+from rankfold.bench.scores import mean_score, shared_examples
 from rankfold.report.choice import Choice, Contender
-from rankfold.report.scores import mean_score, shared_examples
 from rankfold.report.words import metric_name, range_text, score_text
 
 
@@ -17,7 +20,25 @@ def choice_text(choice: Choice) -> str:
         "out of the training split went on, equal ones by their loss. One seed and few rows: a composition "
         "that was dropped may be as good as the chosen one where the intervals overlap. The chosen one was "
         "picked on these very rows, which flatters it; the validation split, which was not looked at, can "
-        "tell how good it is."
+        "tell how good it is." + "".join(map(_rung_text, _rungs(choice)))
+    )
+
+
+def _rungs(choice: Choice) -> list[list[RunRecord]]:
+    """Return the runs of each rung."""
+    runs = [run for each in choice.contenders for run in each.runs]
+    numbers = range(1, len(choice.steps) + 1)
+    return [[run for run in runs if run.fit and run.fit.rung == number] for number in numbers]
+
+
+def _rung_text(runs: Sequence[RunRecord]) -> str:
+    """Return what has to be said of a rung that was too short; nothing if it was not."""
+    guessing = like_guessing(runs)
+    if not 2 * len(guessing) > len(runs):
+        return ""
+    return (
+        f" In the rung of {runs[0].training.steps:,} steps {len(guessing)} of {len(runs)} were not separated "
+        "from guessing, so it says little: it should be longer."
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from rankfold.bench.label import labels_of, reducer_settings
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
+from rankfold.bench.scores import mean_score, scores_of, shared_examples
 from rankfold.bench.stats import (
     Difference,
     Interval,
@@ -18,7 +19,6 @@ from rankfold.bench.stats import (
 )
 from rankfold.errors import DataError, unknown_name
 from rankfold.report.choice import Choice, make_choices, without_earlier_rungs
-from rankfold.report.scores import mean_score, scores_of, shared_examples
 
 _ASKED = (
     "learning_rate",

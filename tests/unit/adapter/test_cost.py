@@ -3,7 +3,7 @@
 import peft
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -87,6 +87,7 @@ def test_numbers_and_tensors_are_those_of_the_built_adapter(name):
     assert builder.trained_tensors() == len(trained)
 
 
+@settings(max_examples=25)
 @given(rank=st.integers(1, 20), more=st.integers(1, 8), tokens=st.integers(1, 500))
 def test_work_grows_with_rank_layers_and_tokens(rank, more, tokens):
     smaller = work_of(AdapterSpec(rank=rank), tokens=tokens)
@@ -100,6 +101,7 @@ def test_work_grows_with_rank_layers_and_tokens(rank, more, tokens):
         assert larger.time > smaller.time
 
 
+@settings(max_examples=25)
 @given(heads=st.integers(2, 8), more=st.integers(1, 8), own=st.booleans())
 def test_work_grows_with_heads(heads, more, own):
     few, many = (

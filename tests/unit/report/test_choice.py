@@ -9,7 +9,7 @@ import pytest
 from rankfold.bench.record import FitPart
 from rankfold.cli.results import studies_as_json
 from rankfold.report.choice import CHOSEN, make_choices
-from rankfold.report.choice_table import choice_cells, choice_columns
+from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
 from rankfold.report.page import html_page
 from rankfold.report.study import make_studies
 from rankfold.report.table import comma_separated, markdown
@@ -82,6 +82,13 @@ def test_score_of_each_rung_has_its_doubt(study):
     assert all("[" in text for text in (cells[0][2], cells[0][3], cells[2][2]))
     assert cells[2][3] == ""
     assert cells[4][1:3] == ["–", "failed"]
+
+
+def test_rung_that_was_too_short_is_said_to_be(study):
+    assert "says little" not in choice_text(study.choices[0])
+    short = [run_of(method, 1, 1, quality=0.2) for method in QUALITY]
+    (choice,) = make_choices(short)
+    assert "In the rung of 10 steps 5 of 5 were not separated from guessing" in choice_text(choice)
 
 
 def test_tie_says_what_told_the_two_apart():

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from math import inf
 from typing import final
 
 from rankfold.bench.fit.size import Size
@@ -44,16 +45,18 @@ class Budget:
                 raise SpecError(f"a budget of {limit:g} {name} leaves nothing to train; give more than 0.")
 
     def use(self, size: Size) -> float:
-        """Return how much of the tightest limit a size takes: 1 is all of it, more does not fit."""
-        shares = [
-            used / limit
-            for used, limit in (
-                (size.numbers, self.params),
-                (size.bytes, self.bytes),
-                (size.step, self.step),
-            )
-            if limit is not None
-        ]
+        """Return how much of the tightest limit a size takes: 1 is all of it, more does not fit.
+
+        Of a step's time, what counts is what comes on top of the frozen base's.
+        """
+        shares = [0.0]
+        if self.params is not None:
+            shares.append(size.numbers / self.params)
+        if self.bytes is not None:
+            shares.append(size.bytes / self.bytes)
+        if self.step is not None:
+            left = self.step - size.base_step
+            shares.append((size.step - size.base_step) / left if left > 0 else inf)
         return max(shares)
 
     def text(self) -> str:

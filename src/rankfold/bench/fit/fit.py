@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rankfold.bench.fit.candidates import Candidate
-from rankfold.bench.fit.halving import ranked
+from rankfold.bench.fit.halving import like_guessing, ranked
 from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.output import check_output
 from rankfold.bench.record import FitPart, RunRecord
@@ -71,6 +71,7 @@ def fit(
         of_record = {id(record): candidate for record, candidate in zip(here, left, strict=True)}
         left = [of_record[id(record)] for record in ranked(here)[:kept] if record.status == "done"]
         records += here
+        _tell_of_guessing(here)
         _tell_what_is_left(here, plan, number)
     if plan.reference is not None:
         request = plan.request(plan.reference, "reference", steps=plan.steps)
@@ -114,6 +115,17 @@ def _marked(outcome: Outcome, part: FitPart) -> RunRecord:
         record = replace(record, fit=part)
         record.write(outcome.request.out)
     return record
+
+
+def _tell_of_guessing(records: Sequence[RunRecord]) -> None:
+    """Say so if a rung was too short to tell its candidates apart."""
+    guessing = like_guessing(records)
+    if 2 * len(guessing) > len(records):
+        logger.info(
+            "%d of %d candidates are not separated from guessing: the rung says little; give more --steps.",
+            len(guessing),
+            len(records),
+        )
 
 
 def _tell_what_is_left(records: Sequence[RunRecord], plan: FitPlan, number: int) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from rankfold.bench.record import RunRecord
+from rankfold.bench.scores import mean_score, shared_examples
 from rankfold.train.metrics import ANSWER_LOSS
 
 # Every other metric is the larger the better.
@@ -53,6 +54,19 @@ def _rank(record: RunRecord) -> tuple[bool, float, float, int]:
     metric = record.task.metric
     sign = 1 if metric in _SMALLER_IS_BETTER else -1
     return False, sign * record.metrics[metric], held_out_loss(record), record.parameters.trainable
+
+
+def like_guessing(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs that have not been seen to be better than guessing, such as the most frequent class."""
+    return [record for record in records if record.status == "done" and _is_like_guessing(record)]
+
+
+def _is_like_guessing(record: RunRecord) -> bool:
+    metric = record.task.metric
+    score = mean_score([record], metric, shared_examples([record]))
+    if score is None or not record.baselines or metric in _SMALLER_IS_BETTER:
+        return False
+    return score.low <= max(record.baselines.values())
 
 
 def held_out_loss(record: RunRecord) -> float:

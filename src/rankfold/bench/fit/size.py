@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast, final
+from typing import Literal, cast, final
 
 from pydantic import JsonValue
 from torch import nn
@@ -23,8 +23,8 @@ from rankfold.peft_plugin.plan import plan_adapters
 
 ALL_LINEAR = "all-linear"
 
-# Adapters are trained and saved in float32. A tensor's name, shape and offsets take less than this in a file.
 _REFERENCE_RANK = 8
+# Adapters are trained and saved in float32. A tensor's name, shape and offsets take less than this in a file.
 _NUMBER_BYTES, _TENSOR_BYTES = 4, 200
 
 
@@ -37,11 +37,13 @@ class Size:
         numbers: Trained numbers, each once; a task head beside the adapter is not counted.
         tensors: In how many tensors they are.
         step: Predicted time of a training step, as a multiple of the reference's.
+        base_step: The same of the frozen base alone, under which no adapter can be.
     """
 
     numbers: int
     tensors: int
     step: float
+    base_step: float = 0.0
 
     @property
     def bytes(self) -> int:
@@ -69,11 +71,13 @@ class Ruler:
         self._model = base.model()
         self.usual = usual_targets(str(base.described.model_type))
         self._base_work = base_work(_linear_layers(self._model), tokens)
-        self._reference = self._time(self._plan(self._config(_REFERENCE_RANK, self.usual)))
+        # On a very small model this rank is more than makes sense, but it is what times are measured in.
+        reference = self._plan(self._config(_REFERENCE_RANK, self.usual), on_warning="ignore")
+        self._reference = self._time(reference)
 
     def head(self) -> int:
         """Return the numbers that are trained beside any adapter: those of a new task head."""
-        _, adapted = self.base.adapted(self._config(_REFERENCE_RANK, self.usual))
+        _, adapted = self.base.adapted(self._config(1, self.usual))
         return sum(parameter.numel() for parameter in head_parameters(adapted))
 
     def lora(self, rank: int, targets: list[str] | str) -> Size:
@@ -95,15 +99,16 @@ class Ruler:
         return self._size(self._plan(cast(RankfoldConfig, config)))
 
     def _size(self, builder: Builder) -> Size:
-        step = self._time(builder) / self._reference
-        return Size(builder.trained_numbers(), builder.trained_tensors(), step)
+        times = self._time(builder), self._base_work.time
+        step, base_step = (time / self._reference for time in times)
+        return Size(builder.trained_numbers(), builder.trained_tensors(), step, base_step)
 
     def _config(self, rank: int, targets: list[str] | str) -> RankfoldConfig:
         return RankfoldConfig(r=rank, target_modules=targets, task_type=task_type(self.base.kind))
 
-    def _plan(self, config: RankfoldConfig) -> Builder:
+    def _plan(self, config: RankfoldConfig, on_warning: Literal["error", "ignore"] = "error") -> Builder:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", RankfoldWarning)
+            warnings.simplefilter(on_warning, RankfoldWarning)
             try:
                 return plan_adapters(self._model, config)
             except RankfoldWarning as warning:

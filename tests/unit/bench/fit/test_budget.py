@@ -55,11 +55,23 @@ def test_budget_that_allows_nothing_is_refused(limits):
         Budget(**limits)
 
 
-@given(params=st.integers(1, 1000), size_bytes=st.integers(1, 1000), step=st.floats(0.1, 4))
-def test_size_fits_if_it_is_within_every_limit(params, size_bytes, step):
-    size = Size(numbers=params, tensors=0, step=step)
+@given(
+    params=st.integers(1, 1000),
+    size_bytes=st.integers(1, 1000),
+    step=st.floats(0.1, 4),
+    base=st.floats(0, 0.1),
+)
+def test_size_fits_if_it_is_within_every_limit(params, size_bytes, step, base):
+    size = Size(numbers=params, tensors=0, step=step, base_step=base)
     budget = Budget(params=500, bytes=size_bytes * 4, step=1.5)
     assert (budget.use(size) <= 1) == (params <= 500 and params <= size_bytes and step <= 1.5)
+
+
+def test_use_of_time_is_what_comes_on_top_of_the_frozen_base():
+    size = Size(numbers=1, tensors=1, step=1.0, base_step=0.9)
+    assert Budget(step=1.1).use(size) == pytest.approx(0.5)
+    assert Budget(step=0.95).use(size) > 1
+    assert Budget(step=0.9).use(size) > 1
 
 
 def test_bytes_count_the_numbers_and_the_names():

@@ -95,6 +95,17 @@ def test_reference_of_step_times_is_plain_lora_of_rank_8(ruler):
     assert ruler.size("lora", {"r": 8, "target_modules": ruler.usual}).step == 1.0
 
 
+def test_model_that_is_smaller_than_the_reference_is_measured_all_the_same(tmp_path):
+    config = LlamaConfig(
+        **{**SIZES, "num_key_value_heads": 1, "head_dim": 6},
+        vocab_size=50,
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(tmp_path)
+    ruler = Ruler(meta_base(str(tmp_path), kind=None, num_labels=2), tokens=512)
+    assert ruler.size("lora", {"r": 2, "target_modules": ruler.usual}).step < 1
+
+
 def test_what_cannot_be_built_has_a_reason_and_the_rest_a_size(candidates):
     assert all((each.size is None) == (each.reason is not None) for each in candidates)
     too_large = [each for each in candidates if each.options.get("r") == 256 and each.method == "lora"]
