@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from rankfold.factors import RelaySpec as RelaySpec
     from rankfold.factors import SeededSpec as SeededSpec
     from rankfold.factors import SvdSpec as SvdSpec
+    from rankfold.pack.packed import Packed as Packed
+    from rankfold.pack.packed import pack_adapter as pack_adapter
+    from rankfold.pack.packed import unpack_adapter as unpack_adapter
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
@@ -53,6 +56,7 @@ _HOMES = {
     "DiagonalSpec": "rankfold.factors",
     "LowRankSpec": "rankfold.factors",
     "NotExactError": "rankfold.errors",
+    "Packed": "rankfold.pack.packed",
     "ParameterCount": "rankfold.adapter.count",
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
@@ -72,7 +76,9 @@ _HOMES = {
     "count_parameters": "rankfold.adapter.count",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "optimizer": "rankfold.train.learning_rates",
+    "pack_adapter": "rankfold.pack.packed",
     "parameter_groups": "rankfold.train.learning_rates",
+    "unpack_adapter": "rankfold.pack.packed",
 }
 
 __all__ = [
@@ -85,6 +91,7 @@ __all__ = [
     "DiagonalSpec",
     "LowRankSpec",
     "NotExactError",
+    "Packed",
     "ParameterCount",
     "RankfoldConfig",
     "RankfoldError",
@@ -105,7 +112,9 @@ __all__ = [
     "count_parameters",
     "lora_fa_correction",
     "optimizer",
+    "pack_adapter",
     "parameter_groups",
+    "unpack_adapter",
 ]
 
 

@@ -28,6 +28,8 @@ COMMANDS = {
     "params": "Count what a method would train, without loading weights.",
     "lr": "List the learning rate of each part of an adapter, without loading weights.",
     "size": "Explain every byte of a saved adapter.",
+    "pack": "Write a saved adapter as one file.",
+    "unpack": "Write the directory of a packed adapter.",
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130

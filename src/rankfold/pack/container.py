@@ -3,8 +3,8 @@
     magic 8 · version u32 · bytes of the header u32 · bytes of its JSON u32 · bytes of the payload u64
     header · payload · checksum 16
 
-Numbers are little-endian. The payload is the tensors and then the blobs, in the order of their tables, with no
-gap: there are no offsets that could lie. Every check stands before the memory that it saves.
+Numbers are little-endian. The payload is the tensors and then the blobs, in the order of their tables,
+without a gap: there are no offsets that could lie. Every check stands before the memory that it saves.
 """
 
 import hashlib
@@ -126,7 +126,7 @@ def read(path: Path) -> Container:
     Raises:
         AdapterFileError: As `decode`, with the name of the file; also if there is none.
     """
-    with _naming(path), path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         # Before its bytes are in memory, the file has to be one of ours, and as long as it says.
         _prefix_of(file, path)
         file.seek(0)
@@ -139,7 +139,7 @@ def read_header(path: Path) -> Outline:
     Raises:
         AdapterFileError: If there is no such file, or it cannot be a container.
     """
-    with _naming(path), path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         header_bytes, plain, payload_bytes = _prefix_of(file, path)
         outline = _outline(expand(file.read(header_bytes), plain))
     if outline.payload_bytes != payload_bytes:
@@ -155,6 +155,23 @@ def write(path: Path, container: Container) -> None:
         OSError: If it cannot be written.
     """
     write_whole(path, encode(container))
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Put the name of the file before what is wrong with it.
+
+    Raises:
+        AdapterFileError: If anything is.
+    """
+    try:
+        yield
+    except AdapterFileError as error:
+        raise AdapterFileError(f"'{path}': {error}") from error
+    except OSError as error:
+        raise AdapterFileError(
+            f"cannot read '{path}' ({error.strerror}); check its path and permissions."
+        ) from error
 
 
 def checksum(data: bytes | memoryview) -> bytes:
@@ -208,19 +225,6 @@ def _blob(entry: JsonValue) -> tuple[str, int]:
             return name, size
         case _:
             raise _damaged("an entry of its blobs is wrong")
-
-
-@contextmanager
-def _naming(path: Path) -> Generator[None]:
-    """Put the name of the file before what is wrong with it."""
-    try:
-        yield
-    except AdapterFileError as error:
-        raise AdapterFileError(f"'{path}': {error}") from error
-    except OSError as error:
-        raise AdapterFileError(
-            f"cannot read '{path}' ({error.strerror}); check its path and permissions."
-        ) from error
 
 
 def _damaged(reason: str) -> AdapterFileError:
