@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rankfold.errors import RankfoldError as RankfoldError
     from rankfold.errors import RankfoldWarning as RankfoldWarning
     from rankfold.errors import SpecError as SpecError
+    from rankfold.errors import StoreError as StoreError
     from rankfold.errors import TrainingError as TrainingError
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     from rankfold.pack.packed import Packed as Packed
     from rankfold.pack.packed import pack_adapter as pack_adapter
     from rankfold.pack.packed import unpack_adapter as unpack_adapter
+    from rankfold.pack.saved import SavedAdapter as SavedAdapter
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.store.record import Record as Record
+    from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
     from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
     from rankfold.train.learning_rates import optimizer as optimizer
@@ -49,6 +53,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdapterFileError": "rankfold.errors",
     "AdapterSpec": "rankfold.adapter.spec",
+    "AdapterStore": "rankfold.store.store",
     "AuxiliaryLossMixin": "rankfold.train.auxiliary",
     "BalanceSpec": "rankfold.adapter.balance",
     "DataError": "rankfold.errors",
@@ -63,12 +68,15 @@ _HOMES = {
     "RankfoldWarning": "rankfold.errors",
     "RateGroup": "rankfold.train.rate_table",
     "RateTable": "rankfold.train.rate_table",
+    "Record": "rankfold.store.record",
     "Reducer": "rankfold.train.reducer",
     "ReducerSpec": "rankfold.train.reducer_spec",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
+    "SavedAdapter": "rankfold.pack.saved",
     "SeededSpec": "rankfold.factors",
     "SpecError": "rankfold.errors",
+    "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
@@ -84,6 +92,7 @@ _HOMES = {
 __all__ = [
     "AdapterFileError",
     "AdapterSpec",
+    "AdapterStore",
     "AuxiliaryLossMixin",
     "BalanceSpec",
     "DataError",
@@ -98,12 +107,15 @@ __all__ = [
     "RankfoldWarning",
     "RateGroup",
     "RateTable",
+    "Record",
     "Reducer",
     "ReducerSpec",
     "RelaySpec",
     "RouterSpec",
+    "SavedAdapter",
     "SeededSpec",
     "SpecError",
+    "StoreError",
     "SvdSpec",
     "TrainingError",
     "__version__",
