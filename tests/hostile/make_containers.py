@@ -1,4 +1,4 @@
-"""Hostile containers, packed adapters, exports and weights; lengths and checksums are right where possible."""
+"""Hostile containers, packed adapters, exports, weights; lengths and checksums are right where possible."""
 
 import json
 import struct
