@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from math import prod
 
 import torch
@@ -38,7 +40,7 @@ _MOST_LETTERS = 1024
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]|^[/\\]|^[A-Za-z]:|(^|[/\\])\.{1,2}([/\\]|$)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TensorEntry:
     """What the table says of one tensor.
 
@@ -52,10 +54,15 @@ class TensorEntry:
     dtype: str
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
+    def numbers(self) -> int:
+        """How many values it has."""
+        return prod(self.shape)
+
+    @cached_property
     def bytes(self) -> int:
         """How many bytes its values take."""
-        return prod(self.shape) * DTYPES[self.dtype].itemsize
+        return self.numbers * DTYPES[self.dtype].itemsize
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> "TensorEntry":
@@ -116,20 +123,23 @@ def tensors_from(entries: Sequence[TensorEntry], payload: memoryview) -> dict[st
     """
     memory, begin = bytearray(payload), 0
     found: dict[str, Tensor] = {}
-    for entry in entries:
-        found[entry.name] = _tensor(entry, memory, begin)
-        begin += entry.bytes
+    for dtype, group in groupby(entries, key=lambda entry: entry.dtype):
+        alike = list(group)
+        end = begin + sum(entry.bytes for entry in alike)
+        flat = _flat(DTYPES[dtype], memory, begin, end)
+        # One cut for all of a type: most adapters are many small tensors.
+        pieces = flat.split([entry.numbers for entry in alike])
+        found |= {entry.name: piece.view(entry.shape) for entry, piece in zip(alike, pieces, strict=True)}
+        begin = end
     return found
 
 
-def _tensor(entry: TensorEntry, memory: bytearray, begin: int) -> Tensor:
-    dtype = DTYPES[entry.dtype]
-    count = prod(entry.shape)
-    if not count:
-        return torch.empty(entry.shape, dtype=dtype)
+def _flat(dtype: torch.dtype, memory: bytearray, begin: int, end: int) -> Tensor:
+    if begin == end:
+        return torch.empty(0, dtype=dtype)
     if begin % dtype.itemsize:
-        memory, begin = memory[begin : begin + entry.bytes], 0
-    return torch.frombuffer(memory, dtype=dtype, count=count, offset=begin).reshape(entry.shape)
+        memory, begin, end = memory[begin:end], 0, end - begin
+    return torch.frombuffer(memory, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin)
 
 
 def _wrong(reason: str) -> AdapterFileError:

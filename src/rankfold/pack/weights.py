@@ -7,6 +7,7 @@ library is installed by then. A header that is not spelled as the library spells
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast, final
 
 from pydantic import JsonValue
@@ -22,7 +23,7 @@ _METADATA = "__metadata__"
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """How the tensors of a file are spelled, without their values.
 
@@ -41,7 +42,7 @@ class Layout:
         header = self.header if self.header is not None else _spell(self.entries, self.metadata)
         return len(header).to_bytes(_PREFIX_BYTES, "little") + header
 
-    @property
+    @cached_property
     def payload_bytes(self) -> int:
         """How many bytes the values take."""
         return sum(entry.bytes for entry in self.entries)

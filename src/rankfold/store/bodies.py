@@ -1,15 +1,17 @@
 """Bytes by their hash: whatever two records have in common is stored once, in pieces that fill the pages."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 
 from rankfold.errors import AdapterFileError
 from rankfold.pack.container import checksum
 
-PIECE_BYTES = 1000
-LONG_PIECE_BYTES = 1 << 20
-LONG_BYTES = 1 << 18
-"""From here on a part is cut into long pieces: a page lost at the end no longer matters."""
+PIECES = ((16 << 10, 1000), (1 << 20, 4000))
+"""Parts of fewer bytes than the first are cut into pieces of the second: short ones fill pages, long are fast."""
+
+LONGEST_PIECE = 1 << 20
 
 _SHIFT = 20
 """The pieces of part `p` have the ids `p << 20`, and up; they lie side by side in the file."""
@@ -32,7 +34,7 @@ def put_part(connection: sqlite3.Connection, data: bytes) -> tuple[int, bytes]:
         "INSERT INTO parts (digest, bytes) VALUES (?, ?)", (digest, len(data))
     ).lastrowid
     assert part is not None
-    size = PIECE_BYTES if len(data) < LONG_BYTES else LONG_PIECE_BYTES
+    size = next((piece for limit, piece in PIECES if len(data) < limit), LONGEST_PIECE)
     pieces = (
         ((part << _SHIFT) + index, data[begin : begin + size])
         for index, begin in enumerate(range(0, len(data), size))
@@ -43,32 +45,39 @@ def put_part(connection: sqlite3.Connection, data: bytes) -> tuple[int, bytes]:
 
 def read_part(connection: sqlite3.Connection, part: int, size: int) -> bytes:
     """Return the bytes of a part, without proof of their hash; never more than `size` and one piece."""
-    data = bytearray()
-    for (piece,) in connection.execute(
-        "SELECT data FROM pieces WHERE id BETWEEN ? AND ? ORDER BY id", _ids(part)
-    ):
-        data += piece
-        if len(data) > size:
-            break
-    return bytes(data)
+    rows = connection.execute("SELECT data FROM pieces WHERE id BETWEEN ? AND ? ORDER BY id", _ids(part))
+    return b"".join(_at_most(size, (piece for (piece,) in rows)))
 
 
-def read_parts(connection: sqlite3.Connection, record: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield the parts of a record by position, each with its hash and its bytes.
+def read_parts(connection: sqlite3.Connection, record: int) -> list[tuple[int, bytes, bytes]]:
+    """Return the parts of a record by position, each with its hash and its bytes.
 
     Raises:
         AdapterFileError: If the bytes of a part are not those that were stored.
     """
-    parts = connection.execute(
-        "SELECT position, parts.id, parts.bytes, parts.digest FROM uses JOIN parts ON parts.id = uses.part"
-        " WHERE uses.record = ? ORDER BY position",
+    rows = connection.execute(
+        "SELECT position, parts.bytes, digest, data FROM uses JOIN parts ON parts.id = uses.part"
+        f" LEFT JOIN pieces ON pieces.id BETWEEN parts.id << {_SHIFT} AND (parts.id + 1 << {_SHIFT}) - 1"
+        " WHERE record = ? ORDER BY position, pieces.id",
         (record,),
-    ).fetchall()
-    for position, part, size, digest in parts:
-        data = read_part(connection, part, size)
+    )
+    found: list[tuple[int, bytes, bytes]] = []
+    for (position, size, digest), group in groupby(rows, key=itemgetter(0, 1, 2)):
+        data = b"".join(_at_most(size, (piece for *_, piece in group)))
         if len(data) != size or checksum(data) != digest:
             raise damaged("its body")
-        yield position, digest, data
+        found.append((position, digest, data))
+    return found
+
+
+def _at_most(size: int, pieces: Iterable[bytes | None]) -> Iterator[bytes]:
+    """Yield pieces until there are more bytes than expected."""
+    count = 0
+    for piece in pieces:
+        if piece is None or count > size:
+            return
+        count += len(piece)
+        yield piece
 
 
 def part_is_whole(connection: sqlite3.Connection, part: int) -> bool:

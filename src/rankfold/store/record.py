@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from math import isfinite
 from typing import Annotated, Any, Literal, cast, final
@@ -102,19 +102,19 @@ def check_labels(name: str, tags: Mapping[str, str], metrics: Mapping[str, float
             raise SpecError(f"the metric '{key}' is {number}; give a finite number.")
 
 
-def sealed(record: Record, stored: Sequence[bytes], parts: Mapping[int, bytes]) -> Record:
-    """Return a record with the checksum over everything that makes it.
+def digest_of(record: Record, stored: Sequence[bytes], parts: Sequence[tuple[int, bytes]]) -> str:
+    """Return the checksum over everything that makes a record.
 
     Args:
-        record: What is said of it; its size follows from the rest and is left out.
+        record: What is said of it; its size follows from the rest, and its own digest is left out.
         stored: What lies in its row and in that of its kind, as it lies there.
-        parts: The hash of each part, by position.
+        parts: The position and the hash of each part.
     """
-    said = record.to_dict()
-    del said["digest"], said["bytes"]
+    said = (record.format, record.name, record.base, record.method, record.created)
+    labels = (dict(record.tags), dict(record.metrics))
     digests = [checksum(blob).hex() for blob in stored]
-    rest = [digests, [[position, part.hex()] for position, part in parts.items()]]
-    return replace(record, digest=checksum(json.dumps([said, rest], sort_keys=True).encode()).hex())
+    places = [(position, digest.hex()) for position, digest in parts]
+    return checksum(json.dumps((*said, *labels, digests, places)).encode()).hex()
 
 
 @cache

@@ -1,8 +1,10 @@
 """One record as rows of the tables, and back, with proof of its checksum."""
 
+import dataclasses
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from rankfold.pack.tensors import bytes_of, tensors_from
 from rankfold.pack.weights import Layout
 from rankfold.store.bodies import damaged, put_part, read_parts
 from rankfold.store.kinds import Kind, deflate_config, inflate_config, put_kind, read_outline
-from rankfold.store.record import FORMAT, TIME, UNSEALED, Record, check_labels, sealed
+from rankfold.store.record import FORMAT, TIME, UNSEALED, Record, check_labels, digest_of
 
 SHARED_BYTES = 16384
 """A tensor of this size is a part of its own: another adapter may have the same, and the cost is small."""
@@ -22,6 +24,10 @@ SHARED_HEAD_BYTES = 512
 
 _REST = -1
 """The position of the part that holds all other tensors."""
+
+_SAID = "records.id, records.name, base, method, bytes, created, records.digest, format"
+_SAID_COLUMNS = len(_SAID.split(","))
+_FROM = "FROM records JOIN kinds ON kinds.id = records.kind"
 
 _MOST_SECONDS = 253_402_300_799
 
@@ -82,9 +88,9 @@ def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, 
         remove(connection, record.name)
     kind, outline, template, template_bytes = put_kind(connection, Kind.of(saved), saved.config)
     parts = {position: put_part(connection, data) for position, data in _bodies(saved).items()}
-    digests = {position: digest for position, (_, digest) in parts.items()}
+    digests = [(position, digest) for position, (_, digest) in parts.items()]
     delta = deflate_config(saved.config, template, template_bytes)
-    record = sealed(record, (outline, template, delta), digests)
+    record = dataclasses.replace(record, digest=digest_of(record, (outline, template, delta), digests))
     created = int(datetime.strptime(record.created, TIME).replace(tzinfo=UTC).timestamp())
     row = connection.execute(
         "INSERT INTO records (name, kind, format, created, config, config_bytes, digest, bytes)"
@@ -121,23 +127,22 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
         SpecError: If there is none of this name.
     """
     row = connection.execute(
-        "SELECT records.id, config, config_bytes, template, template_bytes, outline, outline_bytes"
-        " FROM records JOIN kinds ON kinds.id = records.kind WHERE records.name = ?",
+        f"SELECT {_SAID}, config, config_bytes, template, template_bytes, outline, outline_bytes"
+        f" {_FROM} WHERE records.name = ?",
         (name,),
     ).fetchone()
     if row is None:
         raise _unknown(connection, name)
+    delta, config_bytes, template, template_bytes, outline, outline_bytes = row[_SAID_COLUMNS:]
     try:
-        _, delta, config_bytes, template, template_bytes, outline, outline_bytes = row
         kind, _ = read_outline(outline, outline_bytes)
         config = inflate_config(delta, config_bytes, template, template_bytes)
-        parts = {position: (digest, data) for position, digest, data in read_parts(connection, row[0])}
-        (record,) = select(connection, "records.id = ?", [row[0]])
-        digests = {position: digest for position, (digest, _) in parts.items()}
-        if sealed(record, (outline, template, delta), digests) != record:
+        (record,) = _records(connection, [row[:_SAID_COLUMNS]])
+        parts = read_parts(connection, row[0])
+        digests = [(position, digest) for position, digest, _ in parts]
+        if digest_of(record, (outline, template, delta), digests) != record.digest:
             raise damaged("its description")
-        config_values(config)
-        tensors = _assemble(kind.layout, {position: data for position, (_, data) in parts.items()})
+        tensors = _assemble(kind.layout, {position: data for position, _, data in parts})
         if kind.layout.payload_bytes != record.bytes:
             raise damaged("its size")
     except AdapterFileError as error:
@@ -146,7 +151,7 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
 
 
 def select(
-    connection: sqlite3.Connection, condition: str, values: Sequence[str | int | float], *, limit: int = 1
+    connection: sqlite3.Connection, condition: str, values: Sequence[str | int | float], *, limit: int
 ) -> list[Record]:
     """Return the records that meet a condition, by name.
 
@@ -154,18 +159,22 @@ def select(
         AdapterFileError: If one has a format that is not known here.
     """
     rows = connection.execute(
-        "SELECT records.id, records.name, base, method, bytes, created, records.digest, format FROM records"
-        f" JOIN kinds ON kinds.id = records.kind WHERE {condition} ORDER BY records.name LIMIT {limit}",
-        values,
+        f"SELECT {_SAID} {_FROM} WHERE {condition} ORDER BY records.name LIMIT {limit}", values
     ).fetchall()
+    return _records(connection, rows)
+
+
+def _records(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[Record]:
+    """Return records from their rows, with what is written beside them."""
     tags: dict[int, dict[str, str]] = {row[0]: {} for row in rows}
     metrics: dict[int, dict[str, float]] = {row[0]: {} for row in rows}
     # The numbers are the table's own, and SQLite allows only so many marks.
-    where = f"WHERE record IN ({','.join(map(str, tags))}) ORDER BY record, name"
-    for row, name, text in connection.execute(f"SELECT record, name, value FROM tags {where}"):
-        tags[row][name] = text
-    for row, name, number in connection.execute(f"SELECT record, name, value FROM metrics {where}"):
-        metrics[row][name] = number
+    where = f"WHERE record IN ({','.join(map(str, tags))})"
+    for is_tag, row, name, value in connection.execute(
+        f"SELECT 1, record, name, value FROM tags {where} UNION ALL"
+        f" SELECT 0, record, name, value FROM metrics {where} ORDER BY 1, 2, 3"
+    ):
+        (tags if is_tag else metrics)[row][name] = value
     return [_record(row, tags[row[0]], metrics[row[0]]) for row in rows]
 
 
@@ -179,15 +188,13 @@ def _unknown(connection: sqlite3.Connection, name: str) -> SpecError:
     return SpecError(f"there is no adapter '{name}'; {hint}.")
 
 
-def _record(
-    row: tuple[int, str, str, str, int, int, bytes, int], tags: dict[str, str], metrics: dict[str, float]
-) -> Record:
+def _record(row: tuple[Any, ...], tags: dict[str, str], metrics: dict[str, float]) -> Record:
     _, name, base, method, size, created, digest, form = row
     if form != FORMAT or not 0 <= created <= _MOST_SECONDS:
         raise AdapterFileError(
             f"adapter '{name}' has format {form} and this is for {FORMAT}; update rankfold."
         )
-    moment = datetime.fromtimestamp(created, UTC).strftime(TIME)
+    moment = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
     return Record(name, base, method, size, moment, digest.hex(), tags, metrics)
 
 

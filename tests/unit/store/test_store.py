@@ -28,7 +28,7 @@ def names(records):
         make_adapter(),
         make_adapter(head=1),
         make_adapter(size=5000),
-        make_adapter(size=70_000, layers=1),
+        make_adapter(size=300_000, layers=1),
         make_adapter(layers=0),
         make_adapter(size=0),
     ],
