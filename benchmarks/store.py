@@ -26,7 +26,7 @@ from peft.utils.save_and_load import load_peft_weights
 
 import rankfold
 from rankfold.pack.saved import SavedAdapter
-from rankfold.pack.tensors import bytes_of, tensors_from
+from rankfold.pack.tensors import bytes_of
 from rankfold.train.hardware import cpu_name
 from rankfold.train.quiet import quiet_libraries
 
@@ -56,12 +56,9 @@ def drawn(like: SavedAdapter, count: int) -> Iterator[tuple[str, SavedAdapter]]:
     draw = torch.Generator().manual_seed(0)
     numbers = like.learned_bytes // 4
     for index in range(count):
-        values = memoryview(bytes_of(torch.randn(numbers, generator=draw)))
+        values = bytearray(bytes_of(torch.randn(numbers, generator=draw)))
         config = like.config.replace(b'"seed": 0', b'"seed": %d' % random.randrange(10**6))
-        yield (
-            f"customers/{index:06d}",
-            SavedAdapter(config, like.layout, tensors_from(like.layout.entries, values)),
-        )
+        yield f"customers/{index:06d}", SavedAdapter(config, like.layout, like.layout.cutter.cut(values))
 
 
 def fill(path: Path, like: SavedAdapter, count: int) -> dict[str, float]:
@@ -89,7 +86,7 @@ def fill(path: Path, like: SavedAdapter, count: int) -> dict[str, float]:
 
 
 def read_times(small: Path, large: Path, count: int) -> dict[str, dict[str, float]]:
-    """Return the median and the 99th percentile of a random get, in seconds, of each store and their ratio."""
+    """Return the median and the 99th percentile of a random get, in seconds, of each store; and ratios."""
     times: dict[str, list[float]] = {"small": [], "large": []}
     with rankfold.AdapterStore(small, "read") as one, rankfold.AdapterStore(large, "read") as other:
         for _ in range(READS):
@@ -114,8 +111,7 @@ def load_times(small: Path, folder: Path) -> dict[str, float]:
             store.get(name).write(folder / name)
 
         def from_store() -> None:
-            for name in names:
-                store.get(name)
+            dict(store.get_many(names))
 
         def from_directories() -> None:
             for name in names:
@@ -145,12 +141,11 @@ def measure(method: str, count: int, folder: Path) -> dict[str, object]:
     size = fill(folder / "large.db", like, count)
     reads = read_times(folder / "small.db", folder / "large.db", count)
     loads = load_times(folder / "small.db", folder / "directories")
-    print(
-        f"{method:14} file {size['share_of_allowed']:.3f} of what is allowed, {size['bytes_beside_a_record']:.0f} bytes beside"
-    )
-    print(
-        f"{'':14} get p50 {reads['large']['p50'] * 1e6:.0f} us, ratio {reads['ratio']}, load ratio {loads['ratio']:.3f}"
-    )
+    share, beside = size["share_of_allowed"], size["bytes_beside_a_record"]
+    print(f"{method}: file {share:.3f} of what is allowed, {beside:.0f} bytes beside each adapter")
+    median, ratio = reads["large"]["p50"] * 1e6, reads["ratio"]
+    print(f"{method}: get {median:.0f} us, ratios {ratio['p50']:.2f} and {ratio['p99']:.2f}")
+    print(f"{method}: loading {loads['ratio']:.3f} of PEFT's time")
     return {"options": METHODS[method], "size": size, "get_seconds": reads, "load_1000_seconds": loads}
 
 

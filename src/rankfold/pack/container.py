@@ -22,7 +22,7 @@ from torch import Tensor
 from rankfold.errors import AdapterFileError
 from rankfold.files import write_whole
 from rankfold.pack.header import compress, expand
-from rankfold.pack.tensors import MOST_NUMBERS, TensorEntry, bytes_of, check_name, tensors_from
+from rankfold.pack.tensors import MOST_NUMBERS, Cutter, TensorEntry, bytes_of, check_name
 
 MAGIC = b"\x93RKFOLD\n"
 VERSION = 1
@@ -112,7 +112,7 @@ def decode(data: bytes | memoryview) -> Container:
     if outline.payload_bytes != len(payload):
         raise _damaged(f"its tables ask for {outline.payload_bytes:,} bytes and {len(payload):,} are there")
     end = sum(entry.bytes for entry in outline.tensors)
-    tensors = tensors_from(outline.tensors, payload[:end])
+    tensors = Cutter(outline.tensors).cut(bytearray(payload[:end]))
     blobs: dict[str, bytes] = {}
     for name, size in outline.blobs.items():
         blobs[name] = bytes(payload[end : end + size])
@@ -174,7 +174,7 @@ def naming(path: Path) -> Generator[None]:
         ) from error
 
 
-def checksum(data: bytes | memoryview) -> bytes:
+def checksum(data: bytes | bytearray | memoryview) -> bytes:
     """Return what changes when any bit of the data does."""
     # Processors have instructions for this one.
     return hashlib.sha256(data).digest()[:DIGEST_BYTES]

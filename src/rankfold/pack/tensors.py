@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from math import prod
+from typing import final
 
 import torch
 from pydantic import JsonValue
@@ -114,32 +115,61 @@ def bytes_of(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes()
 
 
-def tensors_from(entries: Sequence[TensorEntry], payload: memoryview) -> dict[str, Tensor]:
-    """Return the tensors of a payload; they share one copy of it and may be written to.
+@final
+class Cutter:
+    """Cuts payloads of one table into tensors; worked out once, since many adapters have the same table.
 
     Args:
-        entries: What lies there, in its order.
-        payload: As many bytes as the entries have.
+        entries: What lies in a payload, in its order.
     """
-    memory, begin = bytearray(payload), 0
-    found: dict[str, Tensor] = {}
-    for dtype, group in groupby(entries, key=lambda entry: entry.dtype):
-        alike = list(group)
-        end = begin + sum(entry.bytes for entry in alike)
-        flat = _flat(DTYPES[dtype], memory, begin, end)
-        # One cut for all of a type: most adapters are many small tensors.
-        pieces = flat.split([entry.numbers for entry in alike])
-        found |= {entry.name: piece.view(entry.shape) for entry, piece in zip(alike, pieces, strict=True)}
-        begin = end
-    return found
+
+    def __init__(self, entries: Sequence[TensorEntry]) -> None:
+        self._runs: list[_Run] = []
+        begin = 0
+        for dtype, group in groupby(entries, key=lambda entry: DTYPES[entry.dtype]):
+            run = _Run(dtype, begin, list(group))
+            self._runs.append(run)
+            begin = run.end
+        self.bytes = begin
+
+    def cut(self, memory: bytearray) -> dict[str, Tensor]:
+        """Return the tensors, which share the memory and may be written to.
+
+        Args:
+            memory: As many bytes as the table asks for.
+        """
+        found: dict[str, Tensor] = {}
+        for run in self._runs:
+            found |= run.cut(memory)
+        return found
 
 
-def _flat(dtype: torch.dtype, memory: bytearray, begin: int, end: int) -> Tensor:
-    if begin == end:
-        return torch.empty(0, dtype=dtype)
-    if begin % dtype.itemsize:
-        memory, begin, end = memory[begin:end], 0, end - begin
-    return torch.frombuffer(memory, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin)
+@final
+class _Run:
+    """Tensors of one type, side by side."""
+
+    def __init__(self, dtype: torch.dtype, begin: int, entries: Sequence[TensorEntry]) -> None:
+        self._dtype = dtype
+        self._begin = begin
+        self._count = sum(entry.numbers for entry in entries)
+        self.end = begin + self._count * dtype.itemsize
+        offsets = accumulate((entry.numbers for entry in entries), initial=0)
+        self._places = [
+            (entry.name, entry.shape, torch.empty(entry.shape, device="meta").stride(), offset)
+            for entry, offset in zip(entries, offsets, strict=False)
+        ]
+
+    def cut(self, memory: bytearray) -> dict[str, Tensor]:
+        flat = self._flat(memory)
+        return {name: flat.as_strided(shape, stride, offset) for name, shape, stride, offset in self._places}
+
+    def _flat(self, memory: bytearray) -> Tensor:
+        if not self._count:
+            return torch.empty(0, dtype=self._dtype)
+        begin = self._begin
+        if begin % self._dtype.itemsize:
+            memory, begin = memory[begin : self.end], 0
+        return torch.frombuffer(memory, dtype=self._dtype, count=self._count, offset=begin)
 
 
 def _wrong(reason: str) -> AdapterFileError:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rankfold.errors import AdapterFileError
 from rankfold.pack.header import MOST_BYTES, parse
-from rankfold.pack.tensors import TensorEntry, bytes_of, tensors_from
+from rankfold.pack.tensors import Cutter, TensorEntry, bytes_of
 
 _PREFIX_BYTES = 8
 _ALIGNMENT = 8
@@ -43,9 +43,14 @@ class Layout:
         return len(header).to_bytes(_PREFIX_BYTES, "little") + header
 
     @cached_property
+    def cutter(self) -> Cutter:
+        """What cuts the file's values into tensors."""
+        return Cutter(self.entries)
+
+    @property
     def payload_bytes(self) -> int:
         """How many bytes the values take."""
-        return sum(entry.bytes for entry in self.entries)
+        return self.cutter.bytes
 
 
 def split(data: bytes) -> tuple[Layout, dict[str, Tensor]]:
@@ -58,7 +63,7 @@ def split(data: bytes) -> tuple[Layout, dict[str, Tensor]]:
         AdapterFileError: If it is damaged, has gaps, or a type that is not kept.
     """
     layout, begin = _read_layout(data)
-    return layout, tensors_from(layout.entries, memoryview(data)[begin:])
+    return layout, layout.cutter.cut(bytearray(memoryview(data)[begin:]))
 
 
 def join(layout: Layout, tensors: Mapping[str, Tensor]) -> bytes:

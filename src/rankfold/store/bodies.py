@@ -9,7 +9,7 @@ from rankfold.errors import AdapterFileError
 from rankfold.pack.container import checksum
 
 PIECES = ((16 << 10, 1000), (1 << 20, 4000))
-"""Parts of fewer bytes than the first are cut into pieces of the second: short ones fill pages, long are fast."""
+"""A part of fewer bytes than the first is cut into pieces of the second; long ones are faster to read."""
 
 LONGEST_PIECE = 1 << 20
 
@@ -49,7 +49,7 @@ def read_part(connection: sqlite3.Connection, part: int, size: int) -> bytes:
     return b"".join(_at_most(size, (piece for (piece,) in rows)))
 
 
-def read_parts(connection: sqlite3.Connection, record: int) -> list[tuple[int, bytes, bytes]]:
+def read_parts(connection: sqlite3.Connection, record: int) -> list[tuple[int, bytes, bytearray]]:
     """Return the parts of a record by position, each with its hash and its bytes.
 
     Raises:
@@ -61,9 +61,9 @@ def read_parts(connection: sqlite3.Connection, record: int) -> list[tuple[int, b
         " WHERE record = ? ORDER BY position, pieces.id",
         (record,),
     )
-    found: list[tuple[int, bytes, bytes]] = []
+    found: list[tuple[int, bytes, bytearray]] = []
     for (position, size, digest), group in groupby(rows, key=itemgetter(0, 1, 2)):
-        data = b"".join(_at_most(size, (piece for *_, piece in group)))
+        data = bytearray().join(_at_most(size, (piece for *_, piece in group)))
         if len(data) != size or checksum(data) != digest:
             raise damaged("its body")
         found.append((position, digest, data))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
 from rankfold.pack.saved import SavedAdapter, config_values
-from rankfold.pack.tensors import bytes_of, tensors_from
+from rankfold.pack.tensors import Cutter, bytes_of
 from rankfold.pack.weights import Layout
 from rankfold.store.bodies import damaged, put_part, read_parts
 from rankfold.store.kinds import Kind, deflate_config, inflate_config, put_kind, read_outline
@@ -168,11 +168,12 @@ def _records(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) ->
     """Return records from their rows, with what is written beside them."""
     tags: dict[int, dict[str, str]] = {row[0]: {} for row in rows}
     metrics: dict[int, dict[str, float]] = {row[0]: {} for row in rows}
-    # The numbers are the table's own, and SQLite allows only so many marks.
-    where = f"WHERE record IN ({','.join(map(str, tags))})"
+    ids = [row[0] for row in rows]
+    where = f"WHERE record IN ({','.join('?' * len(ids))})"
     for is_tag, row, name, value in connection.execute(
         f"SELECT 1, record, name, value FROM tags {where} UNION ALL"
-        f" SELECT 0, record, name, value FROM metrics {where} ORDER BY 1, 2, 3"
+        f" SELECT 0, record, name, value FROM metrics {where} ORDER BY 1, 2, 3",
+        ids * 2,
     ):
         (tags if is_tag else metrics)[row][name] = value
     return [_record(row, tags[row[0]], metrics[row[0]]) for row in rows]
@@ -214,16 +215,22 @@ def _bodies(saved: SavedAdapter) -> dict[int, bytes]:
     return ({_REST: b"".join(rest)} if any(rest) else {}) | alone
 
 
-def _assemble(layout: Layout, bodies: dict[int, bytes]) -> dict[str, Tensor]:
+def _assemble(layout: Layout, bodies: dict[int, bytearray]) -> dict[str, Tensor]:
     """Return the tensors of an adapter from its parts."""
     alone = bodies.keys() - {_REST}
     if not alone <= set(range(len(layout.entries))):
         raise damaged("the list of its parts")
-    rest = [entry for index, entry in enumerate(layout.entries) if index not in alone]
-    tensors: dict[str, Tensor] = {}
-    for position, entries in [(_REST, rest), *((index, [layout.entries[index]]) for index in alone)]:
-        data = bodies.get(position, b"")
-        if len(data) != sum(entry.bytes for entry in entries):
-            raise damaged("the length of a part")
-        tensors |= tensors_from(entries, memoryview(data))
+    if not alone:
+        return _cut(layout.cutter, bodies)
+    rest = Cutter([entry for index, entry in enumerate(layout.entries) if index not in alone])
+    tensors = _cut(rest, bodies)
+    for index in alone:
+        tensors |= _cut(Cutter([layout.entries[index]]), bodies, index)
     return {entry.name: tensors[entry.name] for entry in layout.entries}
+
+
+def _cut(cutter: Cutter, bodies: dict[int, bytearray], position: int = _REST) -> dict[str, Tensor]:
+    data = bodies.get(position, bytearray())
+    if len(data) != cutter.bytes:
+        raise damaged("the length of a part")
+    return cutter.cut(data)

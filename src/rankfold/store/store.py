@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 _PAGE_RECORDS = 500
+_PAGE_ADAPTERS = 100
 
 
 @final
@@ -80,6 +82,20 @@ class AdapterStore:
             StoreError: If the store cannot be read.
         """
         return self._load(name)[1]
+
+    def get_many(self, names: Iterable[str]) -> Iterator[tuple[str, SavedAdapter]]:
+        """Yield adapters in the order of their names as given; faster than one `get` after another.
+
+        Raises:
+            SpecError: If there is none of a name.
+            AdapterFileError: If one is damaged.
+            StoreError: If the store cannot be read.
+        """
+        pending = iter(names)
+        while page := list(islice(pending, _PAGE_ADAPTERS)):
+            with self._database.read() as connection:
+                found = [(name, load(connection, name)[1]) for name in page]
+            yield from found
 
     def record(self, name: str) -> Record:
         """Return what is said of an adapter.
@@ -151,7 +167,8 @@ class AdapterStore:
         from rankfold.store.loading import load_into  # PEFT is slow to import
 
         pairs = names if isinstance(names, Mapping) else {name: name for name in names}
-        return load_into(model, {alias: self.get(name) for name, alias in pairs.items()})
+        adapters = (saved for _, saved in self.get_many(pairs))
+        return load_into(model, dict(zip(pairs.values(), adapters, strict=True)))
 
     def verify(self) -> Iterator[Fault]:
         """Yield what is not as it was written; nothing, if all is well.
