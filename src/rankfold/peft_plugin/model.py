@@ -17,6 +17,7 @@ from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
 from rankfold.peft_plugin.layer import RankfoldLayer
 from rankfold.peft_plugin.layers import wrap
+from rankfold.peft_plugin.layout import check_layers, layout_of_targets
 from rankfold.peft_plugin.mixed import BASE
 from rankfold.peft_plugin.mlps import MLP_TARGETS
 from rankfold.peft_plugin.targets import find_targets
@@ -49,9 +50,11 @@ class RankfoldModel(BaseTuner):
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
         self._targets = find_targets(self, model, config, state_dict)
         targets = list(self._targets.values())
+        if config.expected_layers is not None:
+            check_layers(config.expected_layers, targets)
         if config.expected_fingerprint is not None:
             check_fingerprint(config.expected_fingerprint, targets)
-        config.base_fingerprint = fingerprint(targets)
+        config.layers, config.base_fingerprint = layout_of_targets(targets), fingerprint(targets)
         if str(config.target_modules).lower() in (INCLUDE_LINEAR_LAYERS_SHORTHAND, MLP_TARGETS):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
             config.target_modules = {each.name for each in targets}

@@ -1,0 +1,70 @@
+"""Folding: the algebra that turns an adapter into two thin matrices, without a decomposition."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rankfold.adapter.geometry import Geometry
+from rankfold.adapter.module import Adapter
+from rankfold.factors import LowRank
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A change of a base weight as a product, its scaling included.
+
+    Args:
+        down: [rank, in_features].
+        up: [out_features, rank].
+        geometry: Kind and sizes of the base layer.
+    """
+
+    down: Float[Tensor, "rank in_features"]
+    up: Float[Tensor, "out_features rank"]
+    geometry: Geometry
+
+    @property
+    def rank(self) -> int:
+        """The inner width."""
+        return self.down.shape[0]
+
+    def matrix(self) -> Float[Tensor, "out_features in_features"]:
+        """Return the change as a matrix, in float64."""
+        return self.up.double() @ self.down.double()
+
+    def rounded(self, dtype: torch.dtype) -> "Folded":
+        """Return the change with both matrices in another dtype."""
+        return Folded(self.down.to(dtype), self.up.to(dtype), self.geometry)
+
+
+@torch.no_grad()
+def fold(adapter: Adapter) -> Folded:
+    """Return an adapter as a product of two matrices, in float64.
+
+    A core goes into its thinner side, which decides the rank; one that is itself a product is parted between
+    both. Each entry of a factor is the number that the adapter computes with.
+
+    Raises:
+        NotExactError: If a router weighs the heads.
+    """
+    adapter.check_is_a_weight("this adapter")
+    down, up = adapter.down().double(), adapter.up().double()
+    match adapter.core:
+        case None:
+            pass
+        case LowRank(left=left, right=right) if left.shape[1] < min(left.shape[0], right.shape[1]):
+            down, up = right.double() @ down, up @ left.double()
+        case core:
+            matrix = core().double()
+            if core.rows <= core.cols:
+                down = matrix @ down
+            else:
+                up = up @ matrix
+    multiplier = adapter.scaling * adapter.strength
+    if adapter.scale is not None:
+        multiplier = multiplier * adapter.scale().double()
+    return Folded(down, up * multiplier, adapter.geometry)
