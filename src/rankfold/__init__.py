@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rankfold.adapter.count import count_parameters as count_parameters
     from rankfold.adapter.router import RouterSpec as RouterSpec
     from rankfold.adapter.spec import AdapterSpec as AdapterSpec
+    from rankfold.deploy.python import compress_lora as compress_lora
+    from rankfold.deploy.python import export_lora as export_lora
     from rankfold.errors import AdapterFileError as AdapterFileError
     from rankfold.errors import DataError as DataError
     from rankfold.errors import NotExactError as NotExactError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rankfold.errors import RankfoldWarning as RankfoldWarning
     from rankfold.errors import SpecError as SpecError
     from rankfold.errors import TrainingError as TrainingError
+    from rankfold.export.certificate import Certificate as Certificate
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
     from rankfold.factors import LowRankSpec as LowRankSpec
@@ -48,6 +51,7 @@ _HOMES = {
     "AdapterSpec": "rankfold.adapter.spec",
     "AuxiliaryLossMixin": "rankfold.train.auxiliary",
     "BalanceSpec": "rankfold.adapter.balance",
+    "Certificate": "rankfold.export.certificate",
     "DataError": "rankfold.errors",
     "DenseSpec": "rankfold.factors",
     "DiagonalSpec": "rankfold.factors",
@@ -68,8 +72,10 @@ _HOMES = {
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
+    "compress_lora": "rankfold.deploy.python",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
+    "export_lora": "rankfold.deploy.python",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "optimizer": "rankfold.train.learning_rates",
     "parameter_groups": "rankfold.train.learning_rates",
@@ -80,6 +86,7 @@ __all__ = [
     "AdapterSpec",
     "AuxiliaryLossMixin",
     "BalanceSpec",
+    "Certificate",
     "DataError",
     "DenseSpec",
     "DiagonalSpec",
@@ -101,8 +108,10 @@ __all__ = [
     "TrainingError",
     "__version__",
     "auxiliary_loss",
+    "compress_lora",
     "config",
     "count_parameters",
+    "export_lora",
     "lora_fa_correction",
     "optimizer",
     "parameter_groups",

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from peft import TaskType
-from safetensors.torch import save
+from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from rankfold.adapter.layout import layers_in
@@ -84,7 +84,7 @@ def write_lora(layers: Mapping[str, Folded], beside: Belongings, folder: Path, d
     rest = {key: tensor.contiguous() for key, tensor in beside.tensors.items()}
     tensors = lora_tensors(layers, dtype) | rest
     # The metadata is what PEFT writes, and some readers ask for it.
-    content = cast("Any", save)(tensors, metadata={"format": "pt"})
+    content = cast("Any", safetensors_torch).save(tensors, metadata={"format": "pt"})
     text = json.dumps(lora_config(layers, beside), indent=2, sort_keys=True)
     write_whole(folder / WEIGHTS_NAME, content)
     write_whole(folder / CONFIG_NAME, text.encode())

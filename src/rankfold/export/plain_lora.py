@@ -7,8 +7,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from rankfold.adapter.geometry import Conv2d, Embedding, Linear
-from rankfold.errors import NotExactError
+from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.errors import AdapterFileError, NotExactError
 from rankfold.export.fold import Folded
 
 PREFIX = "base_model.model."
@@ -120,3 +120,25 @@ def _pattern(name: str, names: Mapping[str, Any]) -> str:
 
 def _is_transposed(folded: Folded) -> bool:
     return isinstance(folded.geometry, Linear) and folded.geometry.transposed
+
+
+def read_lora(tensors: Mapping[str, Tensor], geometries: Mapping[str, Geometry]) -> dict[str, Folded]:
+    """Return the layers of a file that was written from `lora_tensors`, with their scaling.
+
+    Raises:
+        AdapterFileError: If the file lacks a layer, or its tensors have other shapes.
+    """
+    layers: dict[str, Folded] = {}
+    for name, geometry in geometries.items():
+        infix, suffix = ("embedding_", "") if isinstance(geometry, Embedding) else ("", ".weight")
+        try:
+            down, up = (tensors[f"{PREFIX}{name}.lora_{infix}{side}{suffix}"] for side in "AB")
+            if isinstance(geometry, Conv2d):
+                rank, channels = up.shape[1], geometry.in_channels // geometry.groups
+                down, up = down[:rank, :channels].reshape(rank, -1), up[:, :, 0, 0]
+            layers[name] = Folded(down, up, geometry)
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise AdapterFileError(
+                f"the exported file lacks '{name}' or has it in another shape ({error}); export it again."
+            ) from error
+    return layers

@@ -14,11 +14,9 @@ from rankfold.adapter.layout import layers_in
 from rankfold.adapter.module import Adapter
 from rankfold.adapter.site import Site
 from rankfold.errors import AdapterFileError, NotExactError, RankfoldWarning
+from rankfold.export.plain_lora import PREFIX
 from rankfold.factors import SvdSpec, Window
 from rankfold.peft_plugin.config import RankfoldConfig
-
-PREFIX = "base_model.model."
-"""What PEFT puts before the name of every layer in a file."""
 
 MARKER = ".rankfold_"
 """What stands between the name of a layer and the part of an adapter that it owns."""
