@@ -74,14 +74,17 @@ def _export(folders: tuple[Path, ...], given: dict[str, Any], *, as_json: bool) 
 
 
 def _print_certificate(certificate: "Certificate", out: Path) -> None:
+    dtypes = {"fp32": "fp32", "written": certificate.dtype}
+    if certificate.dtype == "fp32":
+        del dtypes["fp32"]
     rows = [
-        [layer.name, str(layer.rank), f"{layer.fp32:.1e}", f"{layer.written:.1e}"]
+        [layer.name, str(layer.rank), *(f"{getattr(layer, field):.1e}" for field in dtypes)]
         for layer in sorted(certificate.layers, key=lambda layer: -layer.written)[:_SHOWN_LAYERS]
     ]
     more = len(certificate.layers) - len(rows)
     promise = "exact up to rounding" if certificate.is_exact else "APPROXIMATE"
     print_table(
-        ["layer", "rank", "error fp32", f"error {certificate.dtype}"],
+        ["layer", "rank", *(f"error {dtype}" for dtype in dtypes.values())],
         rows,
         title=f"{out}: {certificate.target}, {certificate.method}, {promise}",
         caption=f"and {more} layers with smaller errors" if more else None,

@@ -111,7 +111,7 @@ def _written_and_measured(
     return Certificate(
         target=request.to,
         method=method,
-        dtype=next(name for name, each in DTYPES.items() if each == dtype),
+        dtype=_name(dtype),
         rank=max(layer.rank for layer in layers),
         layers=layers,
         logits=logits if isinstance(logits, LogitsPart) else None,
@@ -137,7 +137,7 @@ def _write(
     """Write the files and return how, and the errors of what they hold."""
     if request.to == "merged":
         layers = write_merged(_needed(base, saved), work, dtype)
-        _warn_of_drift(layers, dtype)
+        _warn_of_drift(layers, _name(dtype))
         return "merged", layers
     products = _products(request, saved, base, texts)
     beside = belongings(saved.config, saved.state)
@@ -176,6 +176,10 @@ def _dtype(request: ExportRequest, base: Base | None) -> torch.dtype:
     return of_base if request.dtype is None else DTYPES[request.dtype]
 
 
+def _name(dtype: torch.dtype) -> str:
+    return next((name for name, each in DTYPES.items() if each == dtype), str(dtype).removeprefix("torch."))
+
+
 def _texts(request: ExportRequest) -> Texts | str:
     """Return the texts to compare on, or why there are none; texts that were asked for must be there."""
     try:
@@ -186,7 +190,7 @@ def _texts(request: ExportRequest) -> Texts | str:
         return str(error)
 
 
-def _warn_of_drift(layers: Sequence[LayerPart], dtype: torch.dtype) -> None:
+def _warn_of_drift(layers: Sequence[LayerPart], dtype: str) -> None:
     worst = max(layers, key=lambda layer: layer.written)
     if worst.written > _NOTABLE_DRIFT:
         warnings.warn(
