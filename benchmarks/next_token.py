@@ -55,7 +55,14 @@ def by_llama_cpp(model: Path, prompts: list[list[int]], adapter: Path | None) ->
     """Return the same from llama.cpp."""
     lora = None if adapter is None else str(adapter)
     program = llama_cpp.Llama(
-        str(model), lora_path=lora, n_ctx=256, n_threads=1, logits_all=True, verbose=False, use_mmap=False
+        str(model),
+        lora_path=lora,
+        n_ctx=256,
+        n_threads=1,
+        n_threads_batch=1,
+        logits_all=True,
+        verbose=False,
+        use_mmap=False,
     )
     answers: list[int] = []
     for tokens in prompts:
