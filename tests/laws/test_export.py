@@ -25,7 +25,7 @@ BOUND = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 def _folded_adapter_says_the_same_in_plain_peft(config: rankfold.RankfoldConfig) -> None:
-    """Its logits are those of the adapter, in single and in double precision; of one with a router there are none."""
+    """Its logits are those of the adapter, in single and in double precision; a router is refused."""
     for dtype, bound in BOUND.items():
         model = adapted(copy.deepcopy(config), dtype=dtype)
         with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def refuses(folder: str) -> bool:
 
 
 def plain(folder: str, dtype: torch.dtype) -> nn.Module:
-    """Return the toy with the adapter of a folder as plain LoRA; the base serves only factors taken from it."""
+    """Return the toy with the adapter of a folder as plain LoRA."""
     saved, out = open_adapter(Path(folder)), Path(folder) / "out"
     out.mkdir()
     base = toy(dtype=dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankfold.adapter.geometry import Geometry
 from rankfold.adapter.module import Adapter
+from rankfold.errors import AdapterFileError
 from rankfold.factors import LowRank
 
 
@@ -39,6 +40,21 @@ class Folded:
     def rounded(self, dtype: torch.dtype) -> "Folded":
         """Return the change with both matrices in another dtype."""
         return Folded(self.down.to(dtype), self.up.to(dtype), self.geometry)
+
+
+def read_product(name: str, down: Tensor, up: Tensor, geometry: Geometry) -> Folded:
+    """Return what a file says of a layer.
+
+    Raises:
+        AdapterFileError: If the matrices are of other sizes than the layer.
+    """
+    rank = len(down)
+    if down.shape != (rank, geometry.in_features) or up.shape != (geometry.out_features, rank) or not rank:
+        raise AdapterFileError(
+            f"the file has '{name}' as {tuple(up.shape)} times {tuple(down.shape)}, which is no change of a "
+            f"layer of {geometry.in_features} in, {geometry.out_features} out; export the adapter again."
+        )
+    return Folded(down, up, geometry)
 
 
 @torch.no_grad()

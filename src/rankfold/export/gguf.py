@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rankfold.adapter.geometry import Geometry, Linear
 from rankfold.errors import AdapterFileError, NotExactError, SpecError, unknown_name
-from rankfold.export.fold import Folded
+from rankfold.export.fold import Folded, read_product
 
 FILE_NAME = "adapter.gguf"
 
@@ -133,7 +133,8 @@ def read_gguf(path: Path, model: GgufModel, geometries: Mapping[str, Geometry]) 
                 for found in [tensors[f"{model.tensor_name(name)}.{suffix}"]]
             )
             rows = model.rows(name, geometry.out_features)
-            layers[name] = Folded(down, up if rows is None else up[rows.argsort()], geometry)
+            up = up if rows is None else up[rows.argsort()]
+            layers[name] = read_product(name, down, up, geometry)
     except (KeyError, ValueError, IndexError, OSError) as error:
         raise AdapterFileError(
             f"'{path}' lacks layers of the adapter or is damaged ({error}); export the adapter again."

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
 from rankfold.errors import AdapterFileError, NotExactError
-from rankfold.export.fold import Folded
+from rankfold.export.fold import Folded, read_product
 
 PREFIX = "base_model.model."
 """What PEFT puts before the name of every layer in a file."""
@@ -133,12 +133,10 @@ def read_lora(tensors: Mapping[str, Tensor], geometries: Mapping[str, Geometry])
         infix, suffix = ("embedding_", "") if isinstance(geometry, Embedding) else ("", ".weight")
         try:
             down, up = (tensors[f"{PREFIX}{name}.lora_{infix}{side}{suffix}"] for side in "AB")
-            if isinstance(geometry, Conv2d):
-                rank, channels = up.shape[1], geometry.in_channels // geometry.groups
-                down, up = down[:rank, :channels].reshape(rank, -1), up[:, :, 0, 0]
-            layers[name] = Folded(down, up, geometry)
-        except (KeyError, IndexError, RuntimeError) as error:
-            raise AdapterFileError(
-                f"the exported file lacks '{name}' or has it in another shape ({error}); export it again."
-            ) from error
+        except KeyError as error:
+            raise AdapterFileError(f"the file lacks '{name}'; export the adapter again.") from error
+        if isinstance(geometry, Conv2d):
+            rank, channels = up.shape[1], geometry.in_channels // geometry.groups
+            down, up = down[:rank, :channels].flatten(1), up.flatten(1)
+        layers[name] = read_product(name, down, up, geometry)
     return layers

@@ -71,7 +71,7 @@ def test_layout_of_a_large_model_is_a_few_hundred_bytes():
     ids=str,
 )
 def test_damaged_layout_is_refused(layout):
-    with pytest.raises(AdapterFileError, match="restore its adapter_config.json"):
+    with pytest.raises(AdapterFileError, match=r"restore its adapter_config\.json"):
         layers_in(layout)
 
 
