@@ -1,6 +1,7 @@
 """Measuring what a certificate says: errors of layers, and what the model says on real text."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -83,13 +84,16 @@ def compared_logits(target: Target, base: Base | None, texts: Texts | str, folde
         return str(error)
     expected = text_logits(model, loaded.tokenizer, texts)
     actual = text_logits(model_with_result(target, folder, base), loaded.tokenizer, texts)
-    differences = [
-        frobenius(one.double() - two.double()) / frobenius(two.double())
-        for one, two in zip(actual, expected, strict=True)
-    ]
+    # Against the size of all texts' logits: those of a single text may be near zero.
+    size = _root_mean_square(torch.cat([each.flatten() for each in expected]))
+    differences = [_root_mean_square(one - two) / size for one, two in zip(actual, expected, strict=True)]
     return LogitsPart(
         texts.source, len(differences), texts.sha256(), max(differences), sum(differences) / len(differences)
     )
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return frobenius(values.double()) / math.sqrt(values.numel())
 
 
 def hashes(folder: Path) -> dict[str, str]:

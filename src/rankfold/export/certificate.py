@@ -44,7 +44,7 @@ class LogitsPart:
         source: Where the texts are from.
         texts: How many.
         sha256: Hash of the texts.
-        largest: The largest relative difference of a text's logits.
+        largest: The largest difference of a text's logits, relative to the size of all texts' logits.
         mean: The mean of them.
     """
 

@@ -47,6 +47,8 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         with quiet_libraries():
             # Counted below, with both sides.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            # It would look there for a vocabulary that was resized, which the tensors tell.
+            warnings.filterwarnings("ignore", message="Could not find a config file in")
             model: PeftModel = cast(Any, PeftModel).from_pretrained(base, str(folder), config=config)
             expected = set(adapter_state(model))
     except AdapterFileError:
