@@ -14,7 +14,6 @@ import json
 import sys
 import tempfile
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def main() -> None:
         record = {
             "command": ["python", *sys.argv],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("llama-cpp-python", "rankfold", "torch", "gguf")},
+            "versions": {each.__name__: each.__version__ for each in (rankfold, torch, peft, llama_cpp)},
             "model": base.source,
             "prompts": PROMPTS,
             "strength": arguments.strength,
