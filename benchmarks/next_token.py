@@ -92,7 +92,7 @@ def agreement(one: list[int], other: list[int]) -> int:
 def main() -> None:
     """Export, ask both programs, print and write down how often they agree."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--strength", type=float, default=1.2)
+    parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
+from rankfold.export.certificate import PLAIN_LORA
 
 if TYPE_CHECKING:
     from rankfold.deploy.verify import Check
@@ -24,7 +25,9 @@ _SHOWN_LAYERS = 8
 
 @click.command(cls=SectionedCommand)
 @click.argument("folders", nargs=-1, metavar="ADAPTER OUT", type=click.Path(path_type=Path))
-@_what("--to", default="lora", show_default=True, help="lora (PEFT, vLLM, TGI), gguf (llama.cpp) or merged.")
+@_what(
+    "--to", default=PLAIN_LORA, show_default=True, help="lora (PEFT, vLLM, TGI), gguf (llama.cpp) or merged."
+)
 @_what("--dtype", help="fp32, fp16 or bf16; fp32 if left out, or that of the base for a merged model.")
 @_what("--compress-rank", type=int, metavar="N", help="Approximate with this rank; needed for routers.")
 @_what("--compress-error", type=float, metavar="E", help="Approximate with at most this error of a layer.")

@@ -15,7 +15,7 @@ from rankfold.deploy.base import Base
 from rankfold.deploy.texts import Texts
 from rankfold.deploy.written import model_with_result
 from rankfold.errors import SpecError
-from rankfold.export.certificate import NAME, LayerPart, LogitsPart, Target
+from rankfold.export.certificate import LLAMA_CPP, NAME, LayerPart, LogitsPart, Target
 from rankfold.export.fold import Folded
 from rankfold.export.measure import frobenius, relative_error
 from rankfold.train.digest import sha256_of_file
@@ -75,7 +75,7 @@ def compared_logits(target: Target, base: Base | None, texts: Texts | str, folde
         return texts
     if base is None:
         return "the base model is not at hand; name it with --model."
-    if target == "gguf":
+    if target == LLAMA_CPP:
         return "llama.cpp, which reads the file, was not run."
     logger.info("comparing logits on %d texts (%s).", len(texts.texts), texts.source)
     try:

@@ -21,7 +21,9 @@ from rankfold.deploy.texts import Texts, find_texts
 from rankfold.deploy.written import model_of_llama_cpp, written_layers
 from rankfold.errors import DataError, NotExactError, RankfoldWarning, SpecError, unknown_name
 from rankfold.export.certificate import (
+    MERGED,
     NAME,
+    PLAIN_LORA,
     TARGETS,
     AdapterPart,
     BasePart,
@@ -62,7 +64,7 @@ class ExportRequest:
 
     adapter: Path
     out: Path
-    to: Target = "lora"
+    to: Target = PLAIN_LORA
     model: str | None = None
     dtype: str | None = None
     data: str | None = None
@@ -76,7 +78,7 @@ class ExportRequest:
             raise unknown_name("export target", self.to, TARGETS)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise unknown_name("dtype", self.dtype, DTYPES)
-        if self.to == "merged" and self.compression is not None:
+        if self.to == MERGED and self.compression is not None:
             raise SpecError("a merged model has no rank to compress to; export --to lora, then merge that.")
 
 
@@ -135,13 +137,13 @@ def _write(
     dtype: torch.dtype,
 ) -> tuple[Method, tuple[LayerPart, ...]]:
     """Write the files and return how, and the errors of what they hold."""
-    if request.to == "merged":
+    if request.to == MERGED:
         layers = write_merged(_needed(base, saved), work, dtype)
         _warn_of_drift(layers, _name(dtype))
         return "merged", layers
     products = _products(request, saved, base, texts)
     beside = belongings(saved.config, saved.state)
-    if request.to == "lora":
+    if request.to == PLAIN_LORA:
         write_lora(products.written, beside, work, dtype)
     else:
         if beside.tensors:
@@ -172,7 +174,7 @@ def _needed(base: Base | None, saved: SavedAdapter) -> Base:
 
 
 def _dtype(request: ExportRequest, base: Base | None) -> torch.dtype:
-    of_base = base_dtype(base.found) if request.to == "merged" and base is not None else torch.float32
+    of_base = base_dtype(base.found) if request.to == MERGED and base is not None else torch.float32
     return of_base if request.dtype is None else DTYPES[request.dtype]
 
 

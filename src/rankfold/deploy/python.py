@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankfold.deploy.export import ExportRequest, export
-from rankfold.export.certificate import Certificate, Target
+from rankfold.export.certificate import PLAIN_LORA, Certificate, Target
 from rankfold.export.compress import Compression
 
 
@@ -12,7 +12,7 @@ def export_lora(  # noqa: PLR0913 (an export has as many arguments as it has opt
     adapter: str | Path,
     out: str | Path,
     *,
-    to: Target = "lora",
+    to: Target = PLAIN_LORA,
     model: str | None = None,
     dtype: str | None = None,
     data: str | None = None,
@@ -61,7 +61,7 @@ def compress_lora(  # noqa: PLR0913 (as above)
     *,
     rank: int | None = None,
     error: float | None = None,
-    to: Target = "lora",
+    to: Target = PLAIN_LORA,
     model: str | None = None,
     dtype: str | None = None,
     data: str | None = None,

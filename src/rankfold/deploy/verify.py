@@ -17,7 +17,7 @@ from rankfold.deploy.saved import SavedAdapter, open_adapter
 from rankfold.deploy.texts import find_texts
 from rankfold.deploy.written import written_layers
 from rankfold.errors import AdapterFileError, DataError
-from rankfold.export.certificate import NAME, Certificate
+from rankfold.export.certificate import MERGED, NAME, PLAIN_LORA, Certificate
 from rankfold.export.measure import relative_error
 
 State = Literal["ok", "differs", "skipped"]
@@ -148,11 +148,11 @@ def _errors(
     certificate: Certificate, saved: SavedAdapter, base: Base | None, folder: Path
 ) -> dict[str, float] | str:
     """Return the error of each layer, measured anew, or why that cannot be done."""
-    if certificate.target != "lora" and base is None:
+    if certificate.target != PLAIN_LORA and base is None:
         return "the base model is not at hand; name it with --model."
     if saved.config.router is not None:
         return "the gates of a router are the means over texts; the logits tell more."
-    if certificate.target == "merged" and base is not None:
+    if certificate.target == MERGED and base is not None:
         model, _ = base.adapted()
         return {each.name: each.written for each in drifts(model, DTYPES[certificate.dtype])}
     trained = fold_layers(saved, base, None).trained

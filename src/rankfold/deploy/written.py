@@ -13,7 +13,7 @@ from rankfold.deploy.base import Base
 from rankfold.deploy.merged import load_merged
 from rankfold.deploy.saved import SavedAdapter
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.export.certificate import Target
+from rankfold.export.certificate import LLAMA_CPP, MERGED, Target
 from rankfold.export.fold import Folded
 from rankfold.export.gguf import FILE_NAME, GgufModel, gguf_model, read_gguf
 from rankfold.export.plain_lora import read_lora
@@ -29,7 +29,7 @@ def written_layers(target: Target, folder: Path, saved: SavedAdapter, base: Base
         SpecError: If llama.cpp's layout of the base model is not known.
     """
     geometries = layers_in(saved.config.layers or {})
-    if target == "gguf":
+    if target == LLAMA_CPP:
         return read_gguf(folder / FILE_NAME, model_of_llama_cpp(base), geometries)
     try:
         tensors = cast("Any", safetensors_torch).load_file(folder / WEIGHTS_NAME)
@@ -68,7 +68,7 @@ def model_with_result(target: Target, folder: Path, base: Base) -> nn.Module:
         SpecError: If the base model cannot be loaded for the adapter's task.
     """
     model = base.load().model
-    if target == "merged":
+    if target == MERGED:
         return load_merged(folder, model)
     with quiet_libraries():
         return cast("Any", PeftModel).from_pretrained(model, folder).eval()

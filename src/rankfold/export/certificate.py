@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, final
+from typing import Any, Literal, cast, final, get_args
 
 FORMAT = 1
 NAME = "certificate.json"
@@ -11,7 +11,8 @@ NAME = "certificate.json"
 Target = Literal["lora", "gguf", "merged"]
 """A folder of PEFT's LoRA, a LoRA file for llama.cpp, or a model with the adapter in its weights."""
 
-TARGETS: tuple[Target, ...] = ("lora", "gguf", "merged")
+TARGETS: tuple[Target, ...] = get_args(Target)
+PLAIN_LORA, LLAMA_CPP, MERGED = TARGETS
 
 Method = Literal["folded", "compressed", "merged"]
 """By algebra alone; by a truncated decomposition, which is approximate; or added to the base weights."""
