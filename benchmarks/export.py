@@ -1,8 +1,9 @@
 """Folding against PEFT's own conversion: time, and how far each is from what the adapter computes.
 
-MiniLM, every linear layer, every preset that folds. Both get the built model and give the tensors of a plain
+MiniLM, the linear layers of its blocks, every preset that folds. Both get the built model and give the tensors of a plain
 LoRA of the adapter's rank: ours by algebra, PEFT's `convert_to_lora` by a singular value decomposition of
-every layer's change. Interleaved as in `training_step.py`.
+every layer's change. Interleaved as in `training_step.py`. Then the exported folder's certificate says how far the
+logits of plain PEFT are on real text.
 
     python benchmarks/export.py --rounds 5 --out benchmarks/records/export.json
 """
@@ -12,6 +13,7 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -48,6 +50,7 @@ Convert = Callable[[], dict[str, Tensor]]
 def adapted(method: str) -> Any:
     """Return MiniLM with an adapter that is not zero."""
     base = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
+    # With the head, which is random.
     return peft.get_peft_model(base, rankfold.config(method, **OPTIONS)).eval()
 
 
@@ -91,6 +94,11 @@ def measure(method: str, rounds: int) -> dict[str, float]:
             start = time.process_time()
             ways[name]()
             times[name].append(time.process_time() - start)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(f"{folder}/adapter")
+        logits = rankfold.export_lora(f"{folder}/adapter", f"{folder}/lora", model="minilm").logits
+    assert logits is not None, "base and texts are at hand"
+    errors["logits_error"] = logits.largest
     seconds = {f"{name}_seconds": statistics.median(each) for name, each in times.items()}
     return {**seconds, "ratio": seconds["fold_seconds"] / seconds["svd_seconds"], **errors}
 
@@ -104,10 +112,14 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     methods = {method: measure(method, arguments.rounds) for method in FOLDABLE}
-    print(f"{'method':14} {'fold s':>8} {'svd s':>8} {'ratio':>7} {'error':>8} {'svd error':>9}")
+    print(
+        f"{'method':14} {'fold s':>8} {'svd s':>8} {'ratio':>7} {'error':>8} {'svd error':>9} {'logits':>8}"
+    )
     for method, each in methods.items():
         times = f"{each['fold_seconds']:8.3f} {each['svd_seconds']:8.3f} {each['ratio']:7.4f}"
-        print(f"{method:14} {times} {each['fold_error']:8.1e} {each['svd_error']:9.1e}")
+        print(
+            f"{method:14} {times} {each['fold_error']:8.1e} {each['svd_error']:9.1e} {each['logits_error']:8.1e}"
+        )
     if arguments.out is not None:
         record = {
             "command": ["python", *sys.argv],

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rankfold.adapter.count import count_parameters as count_parameters
     from rankfold.adapter.router import RouterSpec as RouterSpec
     from rankfold.adapter.spec import AdapterSpec as AdapterSpec
-    from rankfold.deploy.python import compress_lora as compress_lora
-    from rankfold.deploy.python import export_lora as export_lora
+    from rankfold.deploy.api import compress_lora as compress_lora
+    from rankfold.deploy.api import export_lora as export_lora
     from rankfold.errors import AdapterFileError as AdapterFileError
     from rankfold.errors import DataError as DataError
     from rankfold.errors import NotExactError as NotExactError
@@ -72,10 +72,10 @@ _HOMES = {
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
-    "compress_lora": "rankfold.deploy.python",
+    "compress_lora": "rankfold.deploy.api",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
-    "export_lora": "rankfold.deploy.python",
+    "export_lora": "rankfold.deploy.api",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "optimizer": "rankfold.train.learning_rates",
     "parameter_groups": "rankfold.train.learning_rates",

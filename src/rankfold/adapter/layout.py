@@ -16,11 +16,11 @@ Layout = dict[str, list[str]]
 MOST_LAYERS = 100_000
 """More layers than this are refused when a layout is read: a few bytes could name billions."""
 
-_PLAIN = re.compile(r"(linear|conv1d|embedding) ([1-9]\d{0,9}) -> ([1-9]\d{0,9})")
+_PLAIN = re.compile(r"(linear|conv1d|embedding) ([1-9]\d{0,7}) -> ([1-9]\d{0,7})")
 _CONVOLUTION = re.compile(
-    r"conv2d (?P<inputs>[1-9]\d{0,9}) -> (?P<outputs>[1-9]\d{0,9})"
+    r"conv2d (?P<inputs>[1-9]\d{0,7}) -> (?P<outputs>[1-9]\d{0,7})"
     r" kernel (?P<height>[1-9]\d{0,3})x(?P<width>[1-9]\d{0,3})"
-    r"( groups (?P<groups>[1-9]\d{0,9}))?( dilation (?P<down>[1-9]\d{0,3})x(?P<across>[1-9]\d{0,3}))?"
+    r"( groups (?P<groups>[1-9]\d{0,7}))?( dilation (?P<down>[1-9]\d{0,3})x(?P<across>[1-9]\d{0,3}))?"
     r"( padding (?P<padding>reflect|replicate|circular))?"
 )
 _BLOCKS = re.compile(r"\{([^{}]*)\}")

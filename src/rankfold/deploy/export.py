@@ -12,10 +12,10 @@ import torch
 from rankfold.deploy.base import Base, find_base
 from rankfold.deploy.calibrate import calibrated_layers
 from rankfold.deploy.certify import compared_logits, hashes, layer_parts, versions
-from rankfold.deploy.folding import Products, check_exact, fold_layers, with_layers
+from rankfold.deploy.folding import Products, fold_layers, with_layers
 from rankfold.deploy.merged import base_dtype, write_merged
-from rankfold.deploy.output import export_folder
-from rankfold.deploy.plain_lora import belongings, write_lora
+from rankfold.deploy.output import check_output, export_folder
+from rankfold.deploy.plain_lora import belongings, check_exact, write_lora
 from rankfold.deploy.saved import SavedAdapter, open_adapter
 from rankfold.deploy.texts import Texts, find_texts
 from rankfold.deploy.written import model_of_llama_cpp, written_layers
@@ -92,11 +92,12 @@ def export(request: ExportRequest) -> Certificate:
         OutputExistsError: If the folder has something that may not be replaced.
         DataError: If the texts cannot be read.
     """
+    check_output(request.out, overwrite=request.overwrite)
+    saved = open_adapter(request.adapter)
+    if request.compression is None:
+        check_exact(saved.config)
+    base = find_base(saved, request.model, request.label_names)
     with export_folder(request.out, overwrite=request.overwrite) as work:
-        saved = open_adapter(request.adapter)
-        if request.compression is None:
-            check_exact(saved)
-        base = find_base(saved, request.model, request.label_names)
         saved = with_layers(saved, base)
         certificate = _written_and_measured(request, saved, base, work)
         write_whole(work / NAME, json.dumps(certificate.to_dict(), indent=2).encode())

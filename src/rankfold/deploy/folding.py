@@ -7,15 +7,14 @@ from typing import Any, cast, final
 
 from torch import Tensor, nn
 
-from rankfold.adapter.layout import layers_in
 from rankfold.deploy.base import Base
+from rankfold.deploy.plain_lora import check_exact
 from rankfold.deploy.saved import SavedAdapter
 from rankfold.errors import AdapterFileError
 from rankfold.export.certificate import Method
 from rankfold.export.compress import Compression, compress
 from rankfold.export.fold import Folded, fold
 from rankfold.export.measure import trained_product
-from rankfold.export.verdict import exact_rank
 from rankfold.peft_plugin.detached import detached_adapters, needs_base_weights
 
 
@@ -35,17 +34,6 @@ class Products:
     method: Method
 
 
-def check_exact(saved: SavedAdapter) -> None:
-    """Check that an adapter equals a plain LoRA, from its configuration alone.
-
-    Raises:
-        NotExactError: If a router weighs its heads.
-        AdapterFileError: If the list of its layers is damaged.
-    """
-    for name in layers_in(saved.config.layers or {}) or (str(saved.folder),):
-        exact_rank(name, saved.config.spec_for(name))
-
-
 def fold_layers(saved: SavedAdapter, base: Base | None, compression: Compression | None) -> Products:
     """Return the layers of an adapter without a router.
 
@@ -53,7 +41,7 @@ def fold_layers(saved: SavedAdapter, base: Base | None, compression: Compression
         NotExactError: If a router weighs its heads.
         AdapterFileError: If its files do not belong together, or do not suffice without the base model.
     """
-    check_exact(saved)
+    check_exact(saved.config)
     adapters = detached_adapters(saved.config, saved.state, _base_weight(saved, base))
     trained = {name: trained_product(each) for name, each in adapters.items()}
     folded = {name: fold(each) for name, each in adapters.items()}

@@ -1,5 +1,6 @@
 """A model with the adapter in its weights, as a folder that transformers loads without PEFT."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from rankfold.adapter.find import hosts_in
 from rankfold.deploy.base import Base
-from rankfold.errors import SpecError
+from rankfold.errors import NotExactError, SpecError
 from rankfold.export.certificate import LayerPart
 from rankfold.export.measure import frobenius
 from rankfold.export.plain_lora import PREFIX
@@ -41,12 +42,18 @@ def write_merged(base: Base, folder: Path, dtype: torch.dtype) -> tuple[LayerPar
         For each layer what rounding the merged weights takes from the adapter's change, relative to it.
 
     Raises:
-        NotExactError: If a router weighs the heads.
+        NotExactError: If a router weighs the heads, or a merged weight is not finite.
         AdapterFileError: If the adapter does not fit the model.
         SpecError: If the model cannot be loaded for the adapter's task.
     """
     model, loaded = base.adapted()
     parts = tuple(drifts(model, dtype))
+    spoilt = [part.name for part in parts if not math.isfinite(part.written)]
+    if spoilt:
+        raise NotExactError(
+            f"the merged weight of '{spoilt[0]}' is not finite in {str(dtype).removeprefix('torch.')}; merge "
+            "in another dtype, or, if the adapter is not finite either, train it again."
+        )
     with quiet_libraries():
         merged: Any = cast("Any", model).merge_and_unload()
         merged.to(dtype).save_pretrained(folder)

@@ -45,23 +45,21 @@ def write_plain_lora(
         AdapterFileError: If configuration and tensors do not belong together, or the configuration has no
             list of layers.
     """
-    layers = fold_saved(config, state, base_weight)
+    check_exact(config)
+    layers = {name: fold(each) for name, each in detached_adapters(config, state, base_weight).items()}
     write_lora(layers, belongings(config, state), folder, dtype)
     return layers
 
 
-def fold_saved(
-    config: RankfoldConfig, state: Mapping[str, Tensor], base_weight: Callable[[str], Tensor] | None = None
-) -> dict[str, Folded]:
-    """Return the folded layers of a saved adapter by name, in float64.
+def check_exact(config: RankfoldConfig) -> None:
+    """Check that adapters of a configuration equal a plain LoRA, from the configuration alone.
 
     Raises:
-        NotExactError: If no plain LoRA equals the adapter.
-        AdapterFileError: If configuration and tensors do not belong together.
+        NotExactError: If a router weighs their heads.
+        AdapterFileError: If the list of their layers is damaged.
     """
     for name in layers_in(config.layers or {}) or ("this adapter",):
         exact_rank(name, config.spec_for(name))
-    return {name: fold(each) for name, each in detached_adapters(config, state, base_weight).items()}
 
 
 def belongings(config: RankfoldConfig, state: Mapping[str, Tensor]) -> Belongings:

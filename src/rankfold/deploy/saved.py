@@ -37,7 +37,7 @@ class SavedAdapter:
     @property
     def labels(self) -> int | None:
         """Outputs of the classification head that was trained with it, if there is one."""
-        outputs: int | None = None
+        outputs: int | None = None  # of the last layer, where the head has several
         for key, tensor in self.state.items():
             place = key.split(".")
             if place[-1] == "weight" and any(head in place for head in _HEADS):

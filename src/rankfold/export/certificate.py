@@ -26,7 +26,7 @@ class LayerPart:
     Args:
         name: The layer's name in the base model.
         rank: That of the written matrices; of a merged one that of the adapter.
-        fp32: Error of the result in float32, the rounding of a sum with the base weight left out.
+        fp32: Error of the result in float32; of a merged weight what rounding takes of the change.
         written: Error of what the files hold.
     """
 

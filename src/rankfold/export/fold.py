@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rankfold.adapter.geometry import Geometry
 from rankfold.adapter.module import Adapter
-from rankfold.errors import AdapterFileError
+from rankfold.errors import AdapterFileError, NotExactError
 from rankfold.factors import LowRank
 
 
@@ -38,8 +38,28 @@ class Folded:
         return self.up.double() @ self.down.double()
 
     def rounded(self, dtype: torch.dtype) -> "Folded":
-        """Return the change with both matrices in another dtype."""
-        return Folded(self.down.to(dtype), self.up.to(dtype), self.geometry)
+        """Return a copy of the change with both matrices in a dtype."""
+        # A copy always, since layers that share a factor share its memory, and a file must not.
+        return Folded(self.down.to(dtype, copy=True), self.up.to(dtype, copy=True), self.geometry)
+
+    def stored(self, name: str, dtype: torch.dtype) -> "Folded":
+        """Return a copy for a file.
+
+        Args:
+            name: What the error calls the layer.
+            dtype: That of the copy.
+
+        Raises:
+            NotExactError: If a number is not finite there.
+        """
+        stored = self.rounded(dtype)
+        if not (stored.down.isfinite().all() and stored.up.isfinite().all()):
+            word = str(dtype).removeprefix("torch.")
+            raise NotExactError(
+                f"'{name}' has numbers that are not finite in {word}; export in bf16 or fp32, or, if they "
+                "are not finite in the adapter either, train it again."
+            )
+        return stored
 
 
 def read_product(name: str, down: Tensor, up: Tensor, geometry: Geometry) -> Folded:

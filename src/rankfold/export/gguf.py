@@ -94,7 +94,7 @@ def write_gguf(layers: Mapping[str, Folded], model: GgufModel, path: Path, dtype
     """Write folded layers as a LoRA for llama.cpp.
 
     Raises:
-        NotExactError: If llama.cpp has no place for a layer.
+        NotExactError: If llama.cpp has no place for a layer, or a number is not finite in the dtype.
         SpecError: If the package `gguf` is not installed.
     """
     gguf = _gguf()
@@ -106,7 +106,7 @@ def write_gguf(layers: Mapping[str, Folded], model: GgufModel, path: Path, dtype
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(ranks.pop()) if len(ranks) == 1 else 0.0)
     kind = gguf.GGMLQuantizationType[_TYPES[dtype]]
     for name, folded in layers.items():
-        for suffix, matrix in _matrices(name, folded, model).items():
+        for suffix, matrix in _matrices(name, folded.stored(name, dtype), model).items():
             values = gguf.quants.quantize(matrix.float().numpy(), kind)
             writer.add_tensor(f"{model.tensor_name(name)}.{suffix}", values, raw_dtype=kind)
     writer.write_header_to_file()

@@ -37,12 +37,12 @@ def lora_tensors(layers: Mapping[str, Folded], dtype: torch.dtype) -> dict[str, 
     """Return the tensors of folded layers by their names in a file.
 
     Raises:
-        NotExactError: If PEFT's LoRA computes something else on a layer of this kind.
+        NotExactError: If PEFT's LoRA computes something else on a layer of this kind, or a number is not
+            finite in the dtype.
     """
     tensors: dict[str, Tensor] = {}
     for name, folded in layers.items():
-        # Copies, since layers that share a factor share its memory, and a file must not.
-        down, up = (matrix.to(dtype, copy=True).contiguous() for matrix in _matrices(name, folded))
+        down, up = (matrix.contiguous() for matrix in _matrices(name, folded.stored(name, dtype)))
         infix, suffix = ("embedding_", "") if isinstance(folded.geometry, Embedding) else ("", ".weight")
         tensors[f"{PREFIX}{name}.lora_{infix}A{suffix}"] = down
         tensors[f"{PREFIX}{name}.lora_{infix}B{suffix}"] = up
