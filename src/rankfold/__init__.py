@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rankfold.adapter.count import count_parameters as count_parameters
     from rankfold.adapter.router import RouterSpec as RouterSpec
     from rankfold.adapter.spec import AdapterSpec as AdapterSpec
+    from rankfold.deploy.api import compress_lora as compress_lora
+    from rankfold.deploy.api import export_lora as export_lora
     from rankfold.errors import AdapterFileError as AdapterFileError
     from rankfold.errors import DataError as DataError
     from rankfold.errors import NotExactError as NotExactError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rankfold.errors import SpecError as SpecError
     from rankfold.errors import StoreError as StoreError
     from rankfold.errors import TrainingError as TrainingError
+    from rankfold.export.certificate import Certificate as Certificate
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
     from rankfold.factors import LowRankSpec as LowRankSpec
@@ -56,6 +59,7 @@ _HOMES = {
     "AdapterStore": "rankfold.store.store",
     "AuxiliaryLossMixin": "rankfold.train.auxiliary",
     "BalanceSpec": "rankfold.adapter.balance",
+    "Certificate": "rankfold.export.certificate",
     "DataError": "rankfold.errors",
     "DenseSpec": "rankfold.factors",
     "DiagonalSpec": "rankfold.factors",
@@ -80,8 +84,10 @@ _HOMES = {
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
+    "compress_lora": "rankfold.deploy.api",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
+    "export_lora": "rankfold.deploy.api",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "optimizer": "rankfold.train.learning_rates",
     "pack_adapter": "rankfold.pack.packed",
@@ -95,6 +101,7 @@ __all__ = [
     "AdapterStore",
     "AuxiliaryLossMixin",
     "BalanceSpec",
+    "Certificate",
     "DataError",
     "DenseSpec",
     "DiagonalSpec",
@@ -120,8 +127,10 @@ __all__ = [
     "TrainingError",
     "__version__",
     "auxiliary_loss",
+    "compress_lora",
     "config",
     "count_parameters",
+    "export_lora",
     "lora_fa_correction",
     "optimizer",
     "pack_adapter",

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from rankfold.cli.main import cli
 from tests.support.records import make_record
-from tests.support.saved import make_adapter
+from tests.support.stored import make_adapter
 
 
 def run(*words, code=0):

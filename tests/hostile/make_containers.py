@@ -8,7 +8,7 @@ from rankfold.pack.container import MAGIC, VERSION, Container, checksum, encode
 from rankfold.pack.packed import to_container
 from rankfold.store import transfer
 from rankfold.store.record import UNSEALED, Record
-from tests.support.saved import make_adapter
+from tests.support.stored import make_adapter
 
 PREFIX = struct.Struct("<8sIIIQ")
 GOOD = {"kind": "adapter", "header": {}, "tensors": [["x", "F32", [2]]], "blobs": []}

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from rankfold import AdapterStore
 from rankfold.pack.container import checksum
-from tests.support.saved import make_adapter
+from tests.support.stored import make_adapter
 
 BOMB = zlib.compress(bytes(32 << 20), 9)
 

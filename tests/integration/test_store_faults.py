@@ -10,7 +10,7 @@ import pytest
 
 from rankfold import AdapterFileError, AdapterStore, StoreError
 from tests.support import store_work
-from tests.support.saved import make_adapter, payload, same
+from tests.support.stored import make_adapter, payload, same
 
 KILLS = {"put": 45, "gc": 30, "migration": 25}
 

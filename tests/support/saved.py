@@ -1,43 +1,40 @@
-"""Saved adapters without a model: tensors under the names that an encoder's layers have."""
+"""Adapters on the tiny models, saved in folders without being trained: they start at random."""
 
 import json
 
-import torch
+import peft
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rankfold.pack.saved import SavedAdapter
-from rankfold.pack.tensors import TensorEntry, bytes_of
-from rankfold.pack.weights import Layout
+import rankfold
+from rankfold.train.quiet import quiet_libraries
+from tests.support.toys import toy_sizes_allowed
 
-LAYER = "base_model.model.encoder.layer.{}.attention.self.{}.rankfold_core.weight"
-
-
-def make_adapter(seed=0, *, size=6, layers=2, preset="tlora", base="tiny", head=None, **config):
-    """Return an adapter whose values follow from the seed; `head` is that of a classification head."""
-    draw = torch.Generator().manual_seed(seed)
-    names = [LAYER.format(index, kind) for index in range(layers) for kind in ("query", "value")]
-    tensors = {name: torch.randn(size, generator=draw) for name in names}
-    if head is not None:
-        draw.manual_seed(head)
-        tensors["base_model.model.classifier.weight"] = torch.randn(2, 100, generator=draw)
-        tensors["base_model.model.classifier.bias"] = torch.randn(2, generator=draw)
-        config["modules_to_save"] = ["classifier", "score"]
-    values = {
-        "peft_type": "RANKFOLD",
-        "preset": preset,
-        "base_model_name_or_path": base,
-        "seed": seed % 3,
-        **config,
-    }
-    text = json.dumps(values, indent=2, sort_keys=True).encode()
-    entries = tuple(TensorEntry.of(name, tensor) for name, tensor in tensors.items())
-    return SavedAdapter(text, Layout(entries, {"format": "pt"}), tensors)
+SMALL = {"r": 3, "k": 2, "inner": 2, "heads": 2, "top_k": 1, "dropout": 0.0}
 
 
-def same(one, other):
-    """Whether two adapters are the same in every byte."""
-    return (one.config, one.layout, one.weights_file()) == (other.config, other.layout, other.weights_file())
+def save_adapter(folder, base, method="relayed_lora", **options):
+    """Write an adapter of a classifier, or of a model that continues text, and return its folder."""
+    is_causal = "llama" in base.name
+    with quiet_libraries(), toy_sizes_allowed():
+        if is_causal:
+            model, task_type = AutoModelForCausalLM.from_pretrained(base), "CAUSAL_LM"
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+            task_type = "SEQ_CLS"
+        own = rankfold.presets.discover()[method].options
+        small = {name: value for name, value in SMALL.items() if name in own}
+        targets = ["q_proj", "k_proj", "down_proj"] if is_causal else ["query", "value", "intermediate.dense"]
+        fields = {
+            "target_modules": targets,
+            "task_type": task_type,
+            "init_weights": False,
+            **small,
+            **options,
+        }
+        peft.get_peft_model(model, rankfold.config(method, **fields)).save_pretrained(folder)
+    return folder
 
 
-def payload(saved):
-    """Return the values of an adapter, one after another."""
-    return b"".join(map(bytes_of, saved.tensors.values()))
+def edit_json(path, **changes):
+    """Change entries of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes))

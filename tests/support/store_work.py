@@ -9,7 +9,7 @@ import time
 
 from rankfold import AdapterStore, SpecError, StoreError
 from tests.support.killing import PROCESSES
-from tests.support.saved import make_adapter, same
+from tests.support.stored import make_adapter, same
 
 NOBODY = 65534
 ROOM_BYTES = 300_000

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "Measure a trained adapter on held-out data.",
     "compare": "Train several methods under one budget and compare them.",
     "report": "Write the comparison page from finished runs.",
+    "export": "Write an adapter as plain LoRA, for llama.cpp or merged, with a certificate.",
     "methods": "List the methods, or the options of one.",
     "params": "Count what a method would train, without loading weights.",
     "lr": "List the learning rate of each part of an adapter, without loading weights.",

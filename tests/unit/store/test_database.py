@@ -9,7 +9,7 @@ import pytest
 from rankfold import AdapterStore, StoreError
 from rankfold.store.schema import APPLICATION_ID, MIGRATIONS, VERSION
 from tests.support import store_work
-from tests.support.saved import make_adapter, same
+from tests.support.stored import make_adapter, same
 
 VERSION_1 = Path(__file__).with_name("version_1.sql")
 

@@ -5,7 +5,7 @@ import pytest
 
 from rankfold import AdapterFileError, AdapterStore, StoreError
 from rankfold.errors import OutputExistsError
-from tests.support.saved import make_adapter, same
+from tests.support.stored import make_adapter, same
 
 
 @pytest.fixture
