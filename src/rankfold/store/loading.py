@@ -29,7 +29,7 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
             raise SpecError(
                 f"'{name}' cannot be the name of another adapter of this model; give one without '.'."
             )
-        config = _config(name, saved)
+        config = read_config(name, saved)
         try:
             loaded = _add(loaded or model, name, config)
             _fill(loaded, name, saved)
@@ -45,7 +45,16 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
     return loaded.eval()
 
 
-def _config(name: str, saved: SavedAdapter) -> PeftConfig:
+def read_config(name: str, saved: SavedAdapter) -> PeftConfig:
+    """Return the configuration of an adapter as PEFT reads it from a directory.
+
+    Args:
+        name: The adapter's name, for errors.
+        saved: The adapter.
+
+    Raises:
+        AdapterFileError: If its method or one of its fields is unknown here.
+    """
     values = {**config_values(saved.config), "inference_mode": True}
     try:
         with warnings.catch_warnings():
