@@ -37,6 +37,7 @@ types: $(VENV)/.dev  ## Check types.
 
 docs: $(VENV)/.dev  ## Bring the generated pages up to date and build the site into site/.
 	@$(BIN)/cog -I . -r docs/methods.md docs/cli.md README.md
+	@$(BIN)/python -m docs.generate
 	@$(BIN)/mkdocs build --strict --quiet
 	@echo "The site is site/index.html"
 

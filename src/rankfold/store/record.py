@@ -80,7 +80,11 @@ class Record:
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a record."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter().json_schema()}
+    found = _adapter().json_schema()
+    for field_name in ("tags", "metrics"):
+        # pydantic leaves this out, although it refuses other names.
+        found["properties"][field_name]["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 
 def check_labels(name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
