@@ -20,20 +20,21 @@ _SHIFT = 20
 def put_part(connection: sqlite3.Connection, data: bytes) -> tuple[int, bytes]:
     """Store bytes, unless they are there, and return the part's id and its hash.
 
-    Raises:
-        AdapterFileError: If they are there, but damaged.
+    If they are there but damaged, they are made whole: no other adapter may rest on what is damaged.
     """
     digest = checksum(data)
     known = connection.execute("SELECT id, bytes FROM parts WHERE digest = ?", (digest,)).fetchone()
-    if known is not None:
-        # Another record must not rest on what is damaged.
-        if read_part(connection, known[0], known[1]) != data:
-            raise damaged("a part that it shares")
-        return known[0], digest
-    part = connection.execute(
-        "INSERT INTO parts (digest, bytes) VALUES (?, ?)", (digest, len(data))
-    ).lastrowid
-    assert part is not None
+    if known is None:
+        part = connection.execute(
+            "INSERT INTO parts (digest, bytes) VALUES (?, ?)", (digest, len(data))
+        ).lastrowid
+        assert part is not None
+    else:
+        part, size = known
+        if size == len(data) and read_part(connection, part, size) == data:
+            return part, digest
+        connection.execute("DELETE FROM pieces WHERE id BETWEEN ? AND ?", _ids(part))
+        connection.execute("UPDATE parts SET bytes = ? WHERE id = ?", (len(data), part))
     size = next((piece for limit, piece in PIECES if len(data) < limit), LONGEST_PIECE)
     pieces = (
         ((part << _SHIFT) + index, data[begin : begin + size])

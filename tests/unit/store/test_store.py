@@ -252,3 +252,29 @@ def test_store_that_is_closed_says_so(tmp_path):
     store.close()
     with pytest.raises(StoreError, match="closed"):
         len(store)
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE pieces SET data = x'00'", "DELETE FROM pieces", "UPDATE parts SET bytes = 1"]
+)
+def test_damaged_adapters_are_whole_again_when_one_like_them_is_put(store, change):
+    for name in ("a", "b"):
+        store.put(name, make_adapter(head=1))
+    with store._database.plain() as connection:
+        connection.execute(change)
+    assert {fault.name for fault in store.verify()} == {"a", "b"}
+    store.put("c", make_adapter(head=1))
+    assert not list(store.verify())
+    assert all(same(store.get(name), make_adapter(head=1)) for name in "abc")
+
+
+def test_many_adapters_come_in_the_order_of_their_names_as_given(store):
+    with store.batch():
+        for seed in range(250):
+            store.put(f"a{seed}", make_adapter(seed, layers=1))
+    wanted = [f"a{seed}" for seed in range(249, -1, -2)]
+    found = list(store.get_many(wanted))
+    assert [name for name, _ in found] == wanted
+    assert all(same(saved, make_adapter(int(name[1:]), layers=1)) for name, saved in found)
+    with pytest.raises(SpecError, match="'absent'"):
+        list(store.get_many(["a1", "absent"]))
