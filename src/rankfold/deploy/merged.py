@@ -25,6 +25,8 @@ def base_dtype(base: BaseModel) -> torch.dtype:
     Raises:
         SpecError: If they are quantised, so that merged weights could not be stored like them.
     """
+    if base.origin.is_file():
+        return torch.float32  # a GGUF file, widened when it was read
     config = base.config()
     if getattr(config, "quantization_config", None) is not None:
         raise SpecError(

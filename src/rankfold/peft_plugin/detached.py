@@ -84,8 +84,9 @@ def _fill(built: Mapping[str, BuiltAdapter], state: Mapping[str, Tensor]) -> Non
                 raise AdapterFileError(
                     f"the adapter's file lacks the {role} factor of '{name}'; copy it again, it is damaged."
                 )
-            _load(part, {places[0] + key: key for key in wanted}, state)
-            left -= {places[0] + key for key in wanted}
+            keys = {places[0] + key: key for key in wanted}
+            _load(part, keys, state)
+            left -= keys.keys()
     if left:
         raise AdapterFileError(
             f"the adapter's file holds {len(left)} tensors of layers that are not in its list, such as "
