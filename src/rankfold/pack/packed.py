@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError
-from rankfold.files import write_whole
+from rankfold.files import check_writable, write_whole
 from rankfold.pack import container
 from rankfold.pack.container import Container
 from rankfold.pack.saved import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, config_values
@@ -61,14 +61,17 @@ def pack_adapter(
         AdapterFileError: If the directory holds no adapter, a damaged one, or a pickle; or if a value is too
             large for the type.
         OutputExistsError: If the file exists.
+        SpecError: If nothing can be written there.
     """
     source, target = Path(directory), Path(file)
     if target.exists() and not overwrite:
         raise OutputExistsError(f"'{target}' exists; choose another file, or overwrite it.")
+    check_writable(target)
     saved = SavedAdapter.read(source)
     kept = saved if dtype is None else saved.in_dtype(DTYPES[dtype])
     data = container.encode(to_container(kept))
     _prove(kept, from_container(container.decode(data)))
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, data)
     known = (CONFIG_NAME, WEIGHTS_NAME)
     others = (path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
@@ -90,6 +93,7 @@ def unpack_adapter(file: str | Path, directory: str | Path) -> None:
     Raises:
         AdapterFileError: If the file is none, damaged, or of another kind.
         OutputExistsError: If the directory has something in it.
+        SpecError: If nothing can be written there.
     """
     read_packed(Path(file)).write(Path(directory))
 

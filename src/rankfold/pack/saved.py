@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError
-from rankfold.files import flush, write_whole
+from rankfold.files import check_writable, flush, write_whole
 from rankfold.pack.header import parse
 from rankfold.pack.tensors import TensorEntry
 from rankfold.pack.weights import Layout, join, split
@@ -61,9 +61,11 @@ class SavedAdapter:
 
         Raises:
             OutputExistsError: If something is there already.
+            SpecError: If nothing can be written there.
         """
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputExistsError(f"'{folder}' exists; choose another directory, or remove it first.")
+        check_writable(folder)
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
             draft.mkdir(parents=True)

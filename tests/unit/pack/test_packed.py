@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 import rankfold
-from rankfold.errors import AdapterFileError, OutputExistsError
+from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
 from rankfold.pack.container import Container, read, write
 from rankfold.presets import discover
 
@@ -200,3 +200,14 @@ def test_container_of_another_kind_is_refused(tmp_path):
     with pytest.raises(AdapterFileError, match="'shrunk'"):
         rankfold.unpack_adapter(tmp_path / "file", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_place_is_made_if_it_can_be_and_refused_if_not(tmp_path):
+    folder = write_adapter(tmp_path / "adapter")
+    rankfold.pack_adapter(folder, tmp_path / "new" / "file")
+    rankfold.unpack_adapter(tmp_path / "new" / "file", tmp_path / "other" / "adapter")
+    assert files(tmp_path / "other" / "adapter") == files(folder)
+    with pytest.raises(SpecError, match="cannot write"):
+        rankfold.pack_adapter(folder, tmp_path / "new" / "file" / "below")
+    with pytest.raises(SpecError, match="cannot write"):
+        rankfold.unpack_adapter(tmp_path / "new" / "file", tmp_path / "new" / "file" / "below")
