@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
-from rankfold.errors import AdapterFileError, RankfoldError
+from rankfold.errors import AdapterFileError, RankfoldError, SpecError
 from rankfold.store.bodies import drop_unused_parts, part_is_whole
 from rankfold.store.database import Database
 from rankfold.store.kinds import read_outline
@@ -92,7 +92,14 @@ def statistics(database: Database) -> Stats:
 
 
 def collect(database: Database) -> Freed:
-    """Remove what no adapter uses, and give its room back to the disk."""
+    """Remove what no adapter uses, and give its room back to the disk.
+
+    Raises:
+        SpecError: If it is called within a batch.
+    """
+    with database.plain() as connection:
+        if connection.in_transaction:
+            raise SpecError("gc cannot be a part of a batch; call it after the batch.")
     with database.write() as connection:
         before = _file_bytes(connection)
         parts, _ = drop_unused_parts(connection)

@@ -98,6 +98,7 @@ class Database:
     def plain(self) -> Generator[sqlite3.Connection]:
         """Give the connection without a transaction, for what SQLite does in none."""
         with self._lock, self._translated():
+            self._leave_the_parent()
             yield self._connection
 
     @contextmanager

@@ -189,6 +189,7 @@ class AdapterStore:
         """Remove what no adapter uses any more, and give its room back to the disk.
 
         Raises:
+            SpecError: If it is called within a batch.
             StoreError: If the store cannot be written; it is then as it was.
         """
         return collect(self._database)

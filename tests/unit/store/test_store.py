@@ -278,3 +278,12 @@ def test_many_adapters_come_in_the_order_of_their_names_as_given(store):
     assert all(same(saved, make_adapter(int(name[1:]), layers=1)) for name, saved in found)
     with pytest.raises(SpecError, match="'absent'"):
         list(store.get_many(["a1", "absent"]))
+
+
+def test_gc_within_a_batch_is_refused_and_the_batch_goes_on(store):
+    with store.batch():
+        store.put("a", make_adapter())
+        with pytest.raises(SpecError, match="after the batch"):
+            store.gc()
+        store.put("b", make_adapter())
+    assert names(store.list()) == ["a", "b"]
