@@ -14,7 +14,7 @@ OLDEST_PEFT_FOLDER := $(CURDIR)/.cache/peft-$(OLDEST_PEFT)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs bench-step clean
+.PHONY: help demo test lint types docs bench-step bench-store clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -37,11 +37,15 @@ types: $(VENV)/.dev  ## Check types.
 
 docs: $(VENV)/.dev  ## Bring the generated pages up to date and build the site into site/.
 	@$(BIN)/cog -I . -r docs/methods.md docs/cli.md docs/fit.md README.md
+	@$(BIN)/python -m docs.generate
 	@$(BIN)/mkdocs build --strict --quiet
 	@echo "The site is site/index.html"
 
 bench-step: $(VENV)/.demo  ## Measure a training step against PEFT's own LoRA.
 	@$(BIN)/python benchmarks/training_step.py
+
+bench-store: $(VENV)/.demo  ## Measure a store of 100,000 adapters; takes minutes and 3 GB of disk.
+	@$(BIN)/python benchmarks/store.py
 
 clean:  ## Remove the environment and everything generated.
 	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist site

@@ -1,6 +1,8 @@
-"""What the generated parts of the pages say; cog calls these functions and `make docs` runs cog."""
+"""The generated parts of the pages; `make docs` runs cog, which calls these functions, and then this file."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from textwrap import indent
 
 import click
@@ -9,6 +11,9 @@ from benchmarks.predicted import compared
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 from rankfold.presets._preset import Option
+from rankfold.store.record import schema
+
+SCHEMA = Path(__file__).with_name("store.schema.json")
 
 
 def method_table() -> str:
@@ -78,3 +83,12 @@ def _help_texts(
             member = command.get_command(context, member_name)
             assert member is not None
             yield from _help_texts(member, member_name, context)
+
+
+def record_schema() -> str:
+    """Return the JSON schema of a store's records, as it is published."""
+    return f"{json.dumps(schema(), indent=2)}\n"
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(record_schema(), "utf-8")

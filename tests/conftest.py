@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # Shapes are checked wherever they are annotated; outside the tests this costs nothing.
-jaxtyping.install_import_hook(["rankfold.factors", "rankfold.adapter"], f"{shape_checker.__name__}.check")
+jaxtyping.install_import_hook(
+    ["rankfold.factors", "rankfold.adapter", "rankfold.export"], f"{shape_checker.__name__}.check"
+)
 
 torch.set_num_threads(1)
 

@@ -16,21 +16,31 @@ if TYPE_CHECKING:
     from rankfold.adapter.count import count_parameters as count_parameters
     from rankfold.adapter.router import RouterSpec as RouterSpec
     from rankfold.adapter.spec import AdapterSpec as AdapterSpec
+    from rankfold.deploy.api import compress_lora as compress_lora
+    from rankfold.deploy.api import export_lora as export_lora
     from rankfold.errors import AdapterFileError as AdapterFileError
     from rankfold.errors import DataError as DataError
     from rankfold.errors import NotExactError as NotExactError
     from rankfold.errors import RankfoldError as RankfoldError
     from rankfold.errors import RankfoldWarning as RankfoldWarning
     from rankfold.errors import SpecError as SpecError
+    from rankfold.errors import StoreError as StoreError
     from rankfold.errors import TrainingError as TrainingError
+    from rankfold.export.certificate import Certificate as Certificate
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
     from rankfold.factors import LowRankSpec as LowRankSpec
     from rankfold.factors import RelaySpec as RelaySpec
     from rankfold.factors import SeededSpec as SeededSpec
     from rankfold.factors import SvdSpec as SvdSpec
+    from rankfold.pack.packed import Packed as Packed
+    from rankfold.pack.packed import pack_adapter as pack_adapter
+    from rankfold.pack.packed import unpack_adapter as unpack_adapter
+    from rankfold.pack.saved import SavedAdapter as SavedAdapter
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.store.record import Record as Record
+    from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
     from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
     from rankfold.train.learning_rates import optimizer as optimizer
@@ -46,66 +56,86 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdapterFileError": "rankfold.errors",
     "AdapterSpec": "rankfold.adapter.spec",
+    "AdapterStore": "rankfold.store.store",
     "AuxiliaryLossMixin": "rankfold.train.auxiliary",
     "BalanceSpec": "rankfold.adapter.balance",
+    "Certificate": "rankfold.export.certificate",
     "DataError": "rankfold.errors",
     "DenseSpec": "rankfold.factors",
     "DiagonalSpec": "rankfold.factors",
     "LowRankSpec": "rankfold.factors",
     "NotExactError": "rankfold.errors",
+    "Packed": "rankfold.pack.packed",
     "ParameterCount": "rankfold.adapter.count",
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
     "RateGroup": "rankfold.train.rate_table",
     "RateTable": "rankfold.train.rate_table",
+    "Record": "rankfold.store.record",
     "Reducer": "rankfold.train.reducer",
     "ReducerSpec": "rankfold.train.reducer_spec",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
+    "SavedAdapter": "rankfold.pack.saved",
     "SeededSpec": "rankfold.factors",
     "SpecError": "rankfold.errors",
+    "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
+    "compress_lora": "rankfold.deploy.api",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
+    "export_lora": "rankfold.deploy.api",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "optimizer": "rankfold.train.learning_rates",
+    "pack_adapter": "rankfold.pack.packed",
     "parameter_groups": "rankfold.train.learning_rates",
+    "unpack_adapter": "rankfold.pack.packed",
 }
 
 __all__ = [
     "AdapterFileError",
     "AdapterSpec",
+    "AdapterStore",
     "AuxiliaryLossMixin",
     "BalanceSpec",
+    "Certificate",
     "DataError",
     "DenseSpec",
     "DiagonalSpec",
     "LowRankSpec",
     "NotExactError",
+    "Packed",
     "ParameterCount",
     "RankfoldConfig",
     "RankfoldError",
     "RankfoldWarning",
     "RateGroup",
     "RateTable",
+    "Record",
     "Reducer",
     "ReducerSpec",
     "RelaySpec",
     "RouterSpec",
+    "SavedAdapter",
     "SeededSpec",
     "SpecError",
+    "StoreError",
     "SvdSpec",
     "TrainingError",
     "__version__",
     "auxiliary_loss",
+    "compress_lora",
     "config",
     "count_parameters",
+    "export_lora",
     "lora_fa_correction",
     "optimizer",
+    "pack_adapter",
     "parameter_groups",
+    "unpack_adapter",
 ]
 
 

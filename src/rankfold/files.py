@@ -1,7 +1,11 @@
 """Files that are there with all their content or not at all, whatever stops the process or the machine."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+from rankfold.errors import SpecError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -30,3 +34,42 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file or folder can be made, by making one beside it, or where its first parent will be.
+
+    Raises:
+        SpecError: If nothing can be written there.
+    """
+    try:
+        place = next((parent for parent in path.absolute().parents if parent.exists()), path)
+        # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=place):
+            pass
+    except OSError as error:
+        raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another folder.") from error
+
+
+def put_in_place(work: Path, folder: Path, old: Path) -> None:
+    """Give a finished folder its place; what is there is moved aside first, and back if that fails.
+
+    Args:
+        work: The finished folder.
+        folder: Where it belongs.
+        old: Where what is there waits until it can go, on the same disk.
+
+    Raises:
+        OSError: If it cannot be moved.
+    """
+    shutil.rmtree(old, ignore_errors=True)
+    if not folder.exists():
+        work.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

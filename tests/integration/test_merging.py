@@ -1,9 +1,12 @@
 """Merging puts the adapters into the base weights; unmerging brings back the base, bit for bit."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
+from rankfold import RankfoldWarning
 from tests.integration.models import (
     FOLDABLE,
     PICTURE_TARGETS,
@@ -14,7 +17,7 @@ from tests.integration.models import (
     picture,
     scores,
 )
-from tests.support.tolerance import assert_close
+from tests.support.tolerance import assert_close, relative_rms
 
 ALL = pytest.mark.parametrize("method", FOLDABLE)
 BASES = {
@@ -59,11 +62,32 @@ def test_merged_model_gives_the_same_scores_and_unmerging_restores_the_base(meth
 def test_unmerging_two_adapters_restores_the_base(method, dtype):
     model = two_adapters(method, lambda: bert().to(dtype))
     before, expected = base_weights(model), scores(model)
-    model.merge_adapter()
+    with nullcontext() if dtype is torch.float32 else pytest.warns(RankfoldWarning, match="rounded away"):
+        model.merge_adapter()
     assert_close(scores(model), expected)
     model.unmerge_adapter()
     assert_same(base_weights(model), before)
     assert torch.equal(scores(model), expected)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.01])
+def test_merging_into_bfloat16_says_how_much_of_the_change_it_rounds_away(strength):
+    model = adapted(config_of("lora", task_type=None), bert().to(torch.bfloat16))
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "merge_drift")}
+    exact = {}
+    for name, layer in layers.items():
+        layer.set_scale("default", strength)
+        exact[name] = layer.get_base_weight().float(), layer.get_delta_weight("default")
+    with pytest.warns(RankfoldWarning, match="rounded away") as warned:
+        model.merge_adapter()
+    lost = {
+        name: relative_rms(layers[name].get_base_weight().float() - weight, delta)
+        for name, (weight, delta) in exact.items()
+    }
+    worst = max(lost, key=lost.__getitem__)
+    assert f"{lost[worst]:.2%} of the change of '{worst.removeprefix('base_model.model.')}'" in str(
+        warned[0].message
+    )
 
 
 @ALL

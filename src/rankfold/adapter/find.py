@@ -1,6 +1,6 @@
 """Finding adapters in a model, whoever wrapped its layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Protocol, cast, runtime_checkable
 
@@ -39,3 +39,9 @@ def block_of(path: str) -> tuple[str, ...]:
     parts = path.split(".")
     before = list(takewhile(lambda part: not part.isdecimal(), parts))
     return () if len(before) == len(parts) else tuple(parts[: len(before) + 1])
+
+
+def common_depth(names: Iterable[str]) -> int:
+    """Return how many modules around them these modules have in common."""
+    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))

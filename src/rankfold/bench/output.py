@@ -1,7 +1,6 @@
 """A run's folder appears complete or not at all, and an earlier one is never lost to a failure."""
 
 import shutil
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,8 @@ from pathlib import Path
 from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
-from rankfold.errors import OutputExistsError, SpecError
+from rankfold.errors import OutputExistsError
+from rankfold.files import check_writable, put_in_place
 from rankfold.train.load import CONFIG_NAME
 
 # Hidden, so that nobody takes what is in them for a finished run.
@@ -23,7 +23,7 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         OutputExistsError: If it exists and may not be replaced, or does not look like a run or an adapter.
         SpecError: If nothing can be written where it is to be.
     """
-    _check_writable(folder)
+    check_writable(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
@@ -34,17 +34,6 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(
             f"'{folder}' holds no run or adapter, so it is not replaced; choose another folder."
         )
-
-
-def _check_writable(folder: Path) -> None:
-    """Make a folder beside the one that is wanted, or where its first missing parent will be."""
-    try:
-        place = next((parent for parent in folder.absolute().parents if parent.exists()), folder)
-        # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full.
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=place):
-            pass
-    except OSError as error:
-        raise SpecError(f"cannot write '{folder}' ({error.strerror}); choose another folder.") from error
 
 
 def finished(request: RunRequest) -> RunRecord | None:
@@ -96,7 +85,7 @@ def output_folder(folder: Path, *, scratch: Path, overwrite: bool) -> Generator[
     try:
         yield work
         check_output(folder, overwrite=overwrite)
-        _swap(work, folder, scratch / _OLD)
+        put_in_place(work, folder, scratch / _OLD)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -105,17 +94,3 @@ def restore_replaced(folder: Path, scratch: Path) -> None:
     """Put back an earlier run that a process moved aside and was killed before it could replace it."""
     if (scratch / _OLD).is_dir() and not folder.exists():
         (scratch / _OLD).rename(folder)
-
-
-def _swap(work: Path, folder: Path, old: Path) -> None:
-    shutil.rmtree(old, ignore_errors=True)
-    if not folder.exists():
-        work.rename(folder)
-        return
-    folder.rename(old)
-    try:
-        work.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -25,10 +25,14 @@ COMMANDS = {
     "compare": "Train several methods under one budget and compare them.",
     "fit": "List the compositions that fit a budget, and choose one on your data.",
     "report": "Write the comparison page from finished runs.",
+    "export": "Write an adapter as plain LoRA, for llama.cpp or merged, with a certificate.",
     "methods": "List the methods, or the options of one.",
     "params": "Count what a method would train, without loading weights.",
     "lr": "List the learning rate of each part of an adapter, without loading weights.",
     "size": "Explain every byte of a saved adapter.",
+    "pack": "Write a saved adapter as one file.",
+    "unpack": "Write the directory of a packed adapter.",
+    "store": "Keep many adapters in one file.",
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130

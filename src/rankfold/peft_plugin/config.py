@@ -11,6 +11,7 @@ from peft.utils import PeftType, TaskType
 from peft.utils.other import get_pattern_key
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from rankfold.adapter.layout import Layout
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
@@ -73,6 +74,8 @@ class RankfoldConfig(PeftConfig):
         preset: The preset that the factors came from, for the record.
         base_fingerprint: A sketch of the base weights, written when an adapter is added to a model; loading
             compares it.
+        layers: The layers that got it, with their kinds and sizes, written at the same time; loading compares
+            them, and without the base model they say what the adapter's tensors are.
 
     Raises:
         SpecError: If a value is not possible.
@@ -105,6 +108,7 @@ class RankfoldConfig(PeftConfig):
     init_weights: bool = True
     preset: str | None = None
     base_fingerprint: str | None = None
+    layers: Layout | None = None
 
     def __post_init__(self) -> None:
         """Read factors that come from a file, then check everything that needs no model."""
@@ -118,9 +122,9 @@ class RankfoldConfig(PeftConfig):
         self.router = _read(_ROUTER, self.router, "router")
         for name, value in read_options(vars(self)).items():
             setattr(self, name, value)
-        # Only a fingerprint that came with the configuration is compared: one that is written into it later
-        # is a record.
+        # Only what came with the configuration is compared: what is written into it later is a record.
         self.expected_fingerprint = self.base_fingerprint
+        self.expected_layers = self.layers
         if self.bias != "none":
             raise SpecError(
                 f"bias='{self.bias}' is not supported; leave it at 'none' or name modules in modules_to_save."
@@ -186,7 +190,7 @@ _SPEC_FIELDS = {"r": "rank"} | {
         ]
     )
 }
-_INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint"}
+_INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint", "layers"}
 
 
 def config(method: str, **options: Any) -> RankfoldConfig:

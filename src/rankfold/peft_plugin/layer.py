@@ -18,6 +18,8 @@ from rankfold.errors import SpecError
 from rankfold.peft_plugin.kinds import sizes_of
 from rankfold.peft_plugin.mixed import forward_mixed
 
+_BITS = 32
+
 
 class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     """A base layer plus the active ones of its adapters: y = base(x) + sum of adapter(x).
@@ -56,6 +58,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self.rankfold_adapters: dict[str, Adapter] = {}
         self.rankfold_hooks: dict[str, list[RemovableHandle]] = {}
         self.merged_adapters: list[str] = []
+        self.merge_drift: float | None = None
         self._before_merge: Tensor | nn.Module | None = None
         self._disable_adapters = False
         # `peft.helpers.disable_input_dtype_casting` switches it.
@@ -128,6 +131,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, keeping the weight as it was for `unmerge`.
 
+        Where the base is quantised or of less than 32 bits, `merge_drift` says how much of a change was lost.
+
         Args:
             safe_merge: Refuse a merged weight that is not finite, leaving the base as it is.
             adapter_names: Which adapters; the active ones if None.
@@ -159,6 +164,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
                 self._before_merge = weight if backend is None else copy.deepcopy(self.get_base_layer())
             self.set_base_weight(merged)
             self.merged_adapters.append(name)
+            if backend is not None or torch.finfo(weight.dtype).bits < _BITS:
+                drift = _drift(self.get_base_weight(), weight, delta.to(weight.device))
+                self.merge_drift = max(self.merge_drift or 0.0, drift)
 
     def check_can_merge(self, adapter_names: list[str] | None = None) -> None:
         """Check that each of these adapters, the active ones if None, equals a weight.
@@ -180,6 +188,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def unmerge(self) -> None:
         """Restore the base layer as it was before the first merge."""
         self.merged_adapters.clear()
+        self.merge_drift = None
         before, self._before_merge = self._before_merge, None
         if isinstance(before, nn.Module):
             self.base_layer = before
@@ -222,3 +231,10 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def __repr__(self) -> str:
         """Return PEFT's form of a layer's representation."""
         return "rankfold." + super().__repr__()
+
+
+def _drift(merged: Tensor, weight: Tensor, delta: Tensor) -> float:
+    """Return how far a merged weight is from the sum that it stands for, relative to the change."""
+    lost = merged.float() - (weight.float() + delta.float())
+    size = delta.float().norm()
+    return 0.0 if size == 0 else (lost.norm() / size).item()

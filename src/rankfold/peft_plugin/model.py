@@ -1,6 +1,7 @@
 """The tuner: puts adapters on a model's layers."""
 
-from collections.abc import Generator
+import warnings
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast, final
@@ -12,11 +13,12 @@ from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
-from rankfold.errors import AdapterFileError, SpecError
+from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
 from rankfold.peft_plugin.layer import RankfoldLayer
 from rankfold.peft_plugin.layers import wrap
+from rankfold.peft_plugin.layout import check_layers, layout_of_targets
 from rankfold.peft_plugin.mixed import BASE
 from rankfold.peft_plugin.mlps import MLP_TARGETS
 from rankfold.peft_plugin.targets import find_targets
@@ -49,9 +51,11 @@ class RankfoldModel(BaseTuner):
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
         self._targets = find_targets(self, model, config, state_dict)
         targets = list(self._targets.values())
+        if config.expected_layers is not None:
+            check_layers(config.expected_layers, targets)
         if config.expected_fingerprint is not None:
             check_fingerprint(config.expected_fingerprint, targets)
-        config.base_fingerprint = fingerprint(targets)
+        config.layers, config.base_fingerprint = layout_of_targets(targets), fingerprint(targets)
         if str(config.target_modules).lower() in (INCLUDE_LINEAR_LAYERS_SHORTHAND, MLP_TARGETS):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
             config.target_modules = {each.name for each in targets}
@@ -110,6 +114,7 @@ class RankfoldModel(BaseTuner):
         for layer in _layers(self.model):
             layer.check_can_merge(adapter_names)
         super().merge_adapter(adapter_names, safe_merge)
+        _warn_of_drift({name: layer.merge_drift for name, layer in _named_layers(self.model).items()})
 
     def _unload_and_optionally_merge(
         self,
@@ -118,14 +123,16 @@ class RankfoldModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
-        layers = _layers(self.model)
-        for layer in layers if merge else ():
+        layers = _named_layers(self.model)
+        for layer in layers.values() if merge else ():
             layer.check_can_merge(adapter_names)
         # PEFT declares that it returns nothing, but it returns the model.
         model = cast(
             "nn.Module", super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
         )
-        for layer in layers:
+        if merge:
+            _warn_of_drift({name: layer.merge_drift for name, layer in layers.items()})
+        for layer in layers.values():
             for adapter_name in layer.rankfold_adapters:
                 layer.remove_hooks(adapter_name)
         return model
@@ -207,7 +214,23 @@ class RankfoldModel(BaseTuner):
 
 
 def _layers(model: nn.Module) -> list[RankfoldLayer]:
-    return [module for module in model.modules() if isinstance(module, RankfoldLayer)]
+    return list(_named_layers(model).values())
+
+
+def _named_layers(model: nn.Module) -> dict[str, RankfoldLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, RankfoldLayer)}
+
+
+def _warn_of_drift(drifts: Mapping[str, float | None]) -> None:
+    """Say what merging lost on a base that is quantised or of less than 32 bits."""
+    lost = {name: drift for name, drift in drifts.items() if drift is not None}
+    if lost:
+        worst = max(lost, key=lost.__getitem__)
+        message = (
+            f"merging into a base of low precision rounded away {lost[worst]:.2%} of the change of "
+            f"'{worst}', the most of {len(lost)} layers; merge into it in float32, or keep the adapter apart."
+        )
+        warnings.warn(message, RankfoldWarning, stacklevel=3)
 
 
 def _pass_adapter_names(

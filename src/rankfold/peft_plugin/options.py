@@ -36,6 +36,7 @@ _READERS: Mapping[str, tuple[TypeAdapter[Any], str]] = {
     "modules_to_save": (TypeAdapter(list[StrictStr] | None), "names as a list"),
     "init_weights": (TypeAdapter(StrictBool), "true or false"),
     "base_fingerprint": (TypeAdapter(StrictStr | None), "what was saved"),
+    "layers": (TypeAdapter(dict[StrictStr, list[StrictStr]] | None), "what was saved"),
 }
 
 

@@ -4,7 +4,6 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
 from peft.tuners.tuners_utils import (
@@ -20,7 +19,7 @@ from peft.utils.quantization_utils import (
 )
 from torch import Tensor, nn
 
-from rankfold.adapter.find import block_of
+from rankfold.adapter.find import block_of, common_depth
 from rankfold.adapter.geometry import Geometry
 from rankfold.adapter.site import MlpPlace, Site
 from rankfold.errors import SpecError, unknown_name
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from rankfold.peft_plugin.model import RankfoldModel
 
 # Where torch.compile puts the model that it wraps.
-_COMPILED = "_orig_mod."
+COMPILED = "_orig_mod."
 
 # What PEFT adds to `modules_to_save` by the type of task, whether the model has it or not.
 _HEADS = ("classifier", "score", "qa_outputs")
@@ -83,11 +82,11 @@ def find_targets(
         _check_modules_to_save(config, modules)
     else:
         marker = f".{tuner.prefix}"
-        keyed = {key.rsplit(marker, 1)[0].removeprefix(_COMPILED) for key in state_dict}
-        names = [name for name in modules if name.removeprefix(_COMPILED) in keyed]
+        keyed = {key.rsplit(marker, 1)[0].removeprefix(COMPILED) for key in state_dict}
+        names = [name for name in modules if name.removeprefix(COMPILED) in keyed]
     places = mlp_places(modules)
     _check_whole_mlps(config, names, places)
-    plan = _Plan(config, places, _common_depth(names), _stacks(modules), get_quantization_kwargs(model))
+    plan = _Plan(config, places, common_depth(names), _stacks(modules), get_quantization_kwargs(model))
     return {modules[name]: plan.target(name, modules[name]) for name in names}
 
 
@@ -119,12 +118,6 @@ class _Plan:
     def _path(self, name: str) -> str:
         """Return a name without what all targets are in."""
         return ".".join(name.split(".")[self.depth :])
-
-
-def _common_depth(names: Iterable[str]) -> int:
-    """Return how many modules around them these modules have in common."""
-    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))
 
 
 def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:

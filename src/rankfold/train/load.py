@@ -42,11 +42,13 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         AdapterFileError: If the folder is no adapter, a file is damaged, or it does not fit the base.
     """
     stored = set(stored_bytes(folder))
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     try:
         with quiet_libraries():
             # Counted below, with both sides.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            # It would look there for a vocabulary that was resized, which the tensors tell.
+            warnings.filterwarnings("ignore", message="Could not find a config file in")
             model: PeftModel = cast(Any, PeftModel).from_pretrained(base, str(folder), config=config)
             expected = set(adapter_state(model))
     except AdapterFileError:
@@ -60,7 +62,12 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     return model.eval()
 
 
-def _read_config(folder: Path) -> PeftConfig:
+def read_adapter_config(folder: Path) -> PeftConfig:
+    """Return the configuration of a saved adapter.
+
+    Raises:
+        AdapterFileError: If it names no method, or one that is not known, or is damaged.
+    """
     file = folder / CONFIG_NAME
     if "peft_type" not in json.loads(file.read_text("utf-8")):
         raise AdapterFileError(f"'{file}' names no method ('peft_type'); save the adapter again.")

@@ -1,0 +1,152 @@
+"""The layers an adapter is on, in a few lines of text: kinds and sizes, and names with ranges of blocks.
+
+A file that carries its layout can be folded without its base model.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+
+from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.errors import AdapterFileError
+
+Layout = dict[str, list[str]]
+"""By kind and sizes, such as "linear 384 -> 1536", the names, such as "layer.{0-5}.dense"."""
+
+MOST_LAYERS = 100_000
+"""More layers than this are refused when a layout is read: a few bytes could name billions."""
+
+_PLAIN = re.compile(r"(linear|conv1d|embedding) ([1-9]\d{0,7}) -> ([1-9]\d{0,7})")
+_CONVOLUTION = re.compile(
+    r"conv2d (?P<inputs>[1-9]\d{0,7}) -> (?P<outputs>[1-9]\d{0,7})"
+    r" kernel (?P<height>[1-9]\d{0,3})x(?P<width>[1-9]\d{0,3})"
+    r"( groups (?P<groups>[1-9]\d{0,7}))?( dilation (?P<down>[1-9]\d{0,3})x(?P<across>[1-9]\d{0,3}))?"
+    r"( padding (?P<padding>reflect|replicate|circular))?"
+)
+_BLOCKS = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+def layout_of(layers: Mapping[str, Geometry]) -> Layout:
+    """Return the layout of layers by name."""
+    kinds: dict[str, list[str]] = {}
+    for name, geometry in layers.items():
+        kinds.setdefault(sizes_of(geometry), []).append(name)
+    return {kind: _shortened(names) for kind, names in kinds.items()}
+
+
+def layers_in(layout: Mapping[str, Iterable[str]]) -> dict[str, Geometry]:
+    """Return the layers of a layout, by name; the stride and the padding of convolutions are not in it.
+
+    Raises:
+        AdapterFileError: If the layout is damaged, names a layer twice, or more layers than any model has.
+    """
+    layers: dict[str, Geometry] = {}
+    for sizes, patterns in layout.items():
+        geometry = _geometry(sizes)
+        for name in (name for pattern in patterns for name in _names(pattern)):
+            if name in layers or len(layers) == MOST_LAYERS:
+                raise _damaged(f"'{name}' twice" if name in layers else f"more than {MOST_LAYERS} layers")
+            layers[name] = geometry
+    return layers
+
+
+def sizes_of(geometry: Geometry) -> str:
+    """Return a layer's kind and sizes, as a layout has them."""
+    match geometry:
+        case Linear(transposed=transposed):
+            kind = "conv1d" if transposed else "linear"
+            return f"{kind} {geometry.in_features} -> {geometry.out_features}"
+        case Conv2d():
+            height, width = geometry.kernel_size
+            words = [f"conv2d {geometry.in_channels} -> {geometry.out_features} kernel {height}x{width}"]
+            words += [f"groups {geometry.groups}"] if geometry.groups > 1 else []
+            down, across = geometry.dilation
+            words += [f"dilation {down}x{across}"] if (down, across) != (1, 1) else []
+            words += [f"padding {geometry.padding_mode}"] if geometry.padding_mode != "zeros" else []
+            return " ".join(words)
+        case _:
+            return f"embedding {geometry.in_features} -> {geometry.out_features}"
+
+
+def _geometry(sizes: str) -> Geometry:
+    if plain := _PLAIN.fullmatch(sizes):
+        kind, inputs, outputs = plain[1], int(plain[2]), int(plain[3])
+        if kind == "embedding":
+            return Embedding(inputs, outputs)
+        return Linear(inputs, outputs, transposed=kind == "conv1d")
+    if convolution := _CONVOLUTION.fullmatch(sizes):
+        return _convolution(sizes, convolution)
+    raise _damaged(f"'{sizes}'")
+
+
+def _convolution(sizes: str, read: re.Match[str]) -> Conv2d:
+    inputs, outputs, height, width, groups, down, across = (
+        int(read[part] or 1) for part in ("inputs", "outputs", "height", "width", "groups", "down", "across")
+    )
+    if inputs % groups or outputs % groups:
+        raise _damaged(f"'{sizes}'")
+    return Conv2d(
+        inputs,
+        outputs,
+        (height, width),
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(down, across),
+        groups=groups,
+        padding_mode=read["padding"] or "zeros",
+        pad_widths=(),
+    )
+
+
+def _shortened(names: Iterable[str]) -> list[str]:
+    """Return names with those that differ in the number of their block alone drawn together."""
+    blocks: dict[tuple[str, str], list[int]] = {}
+    patterns: list[tuple[str, str] | str] = []
+    for name in names:
+        parts = name.split(".")
+        place = next((index for index, part in enumerate(parts) if _is_number(part)), None)
+        if place is None:
+            patterns.append(name)
+            continue
+        ends = ".".join(parts[:place]), ".".join(parts[place + 1 :])
+        if ends not in blocks:
+            patterns.append(ends)
+        blocks.setdefault(ends, []).append(int(parts[place]))
+    return [
+        each if isinstance(each, str) else ".".join(filter(None, (each[0], _ranges(blocks[each]), each[1])))
+        for each in patterns
+    ]
+
+
+def _is_number(part: str) -> bool:
+    return part.isascii() and part.isdecimal() and str(int(part)) == part
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return numbers as "3", or as "{0-2,5}"."""
+    ordered = sorted(numbers)
+    if len(ordered) == 1:
+        return str(ordered[0])
+    steps = [index for index, (one, two) in enumerate(pairwise(ordered), 1) if two != one + 1]
+    bounds = zip([0, *steps], [*steps, len(ordered)], strict=True)
+    runs = [(ordered[first], ordered[last - 1]) for first, last in bounds]
+    return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "}"
+
+
+def _names(pattern: str) -> Iterator[str]:
+    braces = _BLOCKS.search(pattern)
+    if braces is None:
+        yield pattern
+        return
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    for run in braces[1].split(","):
+        read = _RANGE.fullmatch(run)
+        if read is None:
+            raise _damaged(f"'{pattern}'")
+        for number in range(int(read[1]), int(read[2] or read[1]) + 1):
+            yield f"{before}{number}{after}"
+
+
+def _damaged(what: str) -> AdapterFileError:
+    return AdapterFileError(f"the adapter's list of layers names {what}; restore its adapter_config.json.")

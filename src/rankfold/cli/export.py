@@ -1,0 +1,132 @@
+"""`rankfold export`: a saved adapter as plain LoRA, for llama.cpp, or merged, with a certificate."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rankfold.cli.console import note, print_json, print_table
+from rankfold.cli.notes import shown_notes
+from rankfold.cli.options import json_option
+from rankfold.cli.sections import SectionedCommand, section
+from rankfold.errors import SpecError
+from rankfold.export.certificate import PLAIN_LORA
+
+if TYPE_CHECKING:
+    from rankfold.deploy.verify import Check
+    from rankfold.export.certificate import Certificate
+
+_what = section("What to write")
+_how = section("How to compare")
+_check = section("Checking an export")
+
+_SHOWN_LAYERS = 8
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("folders", nargs=-1, metavar="ADAPTER OUT", type=click.Path(path_type=Path))
+@_what(
+    "--to", default=PLAIN_LORA, show_default=True, help="lora (PEFT, vLLM, TGI), gguf (llama.cpp) or merged."
+)
+@_what("--dtype", help="fp32, fp16 or bf16; fp32 if left out, or that of the base for a merged model.")
+@_what("--compress-rank", type=int, metavar="N", help="Approximate with this rank; needed for routers.")
+@_what("--compress-error", type=float, metavar="E", help="Approximate with at most this error of a layer.")
+@_what("--overwrite", is_flag=True, help="Replace an earlier export.")
+@_how("--model", help="The base model; the folder that the adapter names if left out.")
+@_how("--data", metavar="PATH|HUB_ID", help="Texts to compare logits on; news articles if left out.")
+@_check(
+    "--verify", is_flag=True, help="Compare the export OUT with its certificate; ADAPTER may be left out."
+)
+@json_option
+def command(folders: tuple[Path, ...], *, verify: bool, as_json: bool, **given: Any) -> None:
+    """Write the adapter in the folder ADAPTER for other programs into the folder OUT, with a certificate."""
+    with shown_notes():
+        if verify:
+            _verify(folders, given["model"], given["data"], as_json=as_json)
+        else:
+            _export(folders, given, as_json=as_json)
+
+
+def _export(folders: tuple[Path, ...], given: dict[str, Any], *, as_json: bool) -> None:
+    from rankfold.bench.evaluate import find_record
+    from rankfold.deploy.export import ExportRequest, export
+    from rankfold.export.compress import Compression
+
+    match folders:
+        case (adapter, out):
+            pass
+        case _:
+            raise SpecError(
+                f"an export takes two folders, ADAPTER and OUT, but there are {len(folders)}; name both."
+            )
+    rank, error = given.pop("compress_rank"), given.pop("compress_error")
+    is_exact = rank is None and error is None
+    record = find_record(adapter)
+    request = ExportRequest(
+        adapter=adapter,
+        out=out,
+        compression=None if is_exact else Compression(rank, error),
+        label_names=None if record is None else record.task.label_names,
+        **given,
+    )
+    certificate = export(request)
+    if as_json:
+        print_json(certificate.to_dict())
+    else:
+        _print_certificate(certificate, out)
+
+
+def _print_certificate(certificate: "Certificate", out: Path) -> None:
+    dtypes = {"fp32": "fp32", "written": certificate.dtype}
+    if certificate.dtype == "fp32":
+        del dtypes["fp32"]
+    rows = [
+        [layer.name, str(layer.rank), *(f"{getattr(layer, field):.1e}" for field in dtypes)]
+        for layer in sorted(certificate.layers, key=lambda layer: -layer.written)[:_SHOWN_LAYERS]
+    ]
+    more = len(certificate.layers) - len(rows)
+    promise = "exact up to rounding" if certificate.is_exact else "APPROXIMATE"
+    print_table(
+        ["layer", "rank", *(f"error {dtype}" for dtype in dtypes.values())],
+        rows,
+        title=f"{out}: {certificate.target}, {certificate.method}, {promise}",
+        caption=f"and {more} layers with smaller errors" if more else None,
+    )
+    logits = certificate.logits
+    lines = [["layers", str(len(certificate.layers))], ["rank", str(certificate.rank)]]
+    if logits is None:
+        lines.append(["logits", f"not compared: {certificate.logits_skipped}"])
+    else:
+        differences = f"largest difference {logits.largest:.1e}, mean {logits.mean:.1e}"
+        lines.append(["logits", f"{differences}, on {logits.texts} texts ({logits.source})"])
+    base = certificate.base
+    lines.append(["base", f"{base.name or 'not named'} ({(base.sha256 or 'not at hand')[:16]})"])
+    lines += [[f"sha256 of {name}", digest[:16]] for name, digest in certificate.result.items()]
+    print_table(["certificate", ""], lines, left=(0, 1))
+
+
+def _verify(folders: tuple[Path, ...], model: str | None, data: str | None, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rankfold.deploy.verify import failed, verify
+
+    match folders:
+        case (out,):
+            adapter = None
+        case (adapter, out):
+            pass
+        case _:
+            raise SpecError("--verify takes the folder of one export, perhaps after its adapter; name it.")
+    checks = verify(out, adapter=adapter, model=model, data=data)
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        _print_checks(checks, out)
+    if failed(checks):
+        note(f"'{out}' is not what its certificate says; export the adapter again.")
+        raise click.exceptions.Exit(1)
+
+
+def _print_checks(checks: "tuple[Check, ...]", out: Path) -> None:
+    rows = [[check.what, check.state, check.detail] for check in checks]
+    print_table(["promise", "", "found"], rows, title=str(out), left=(0, 1, 2))

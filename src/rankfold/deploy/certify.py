@@ -1,0 +1,109 @@
+"""Measuring what a certificate says: errors of layers, and what the model says on real text."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+import rankfold
+from rankfold.deploy.base import Base
+from rankfold.deploy.texts import Texts
+from rankfold.deploy.written import model_with_result
+from rankfold.errors import SpecError
+from rankfold.export.certificate import LLAMA_CPP, NAME, LayerPart, LogitsPart, Target
+from rankfold.export.fold import Folded
+from rankfold.export.measure import frobenius, relative_error
+from rankfold.train.digest import sha256_of_file
+
+logger = logging.getLogger("rankfold.deploy")
+
+_MOST_TOKENS = 128
+
+
+def layer_parts(
+    trained: Mapping[str, Folded], folded: Mapping[str, Folded], written: Mapping[str, Folded]
+) -> tuple[LayerPart, ...]:
+    """Return the errors of every layer.
+
+    Args:
+        trained: What the adapter computes.
+        folded: What was to be written, in float64.
+        written: What the files hold.
+    """
+    return tuple(
+        LayerPart(
+            name,
+            folded[name].rank,
+            relative_error(folded[name].rounded(torch.float32), product),
+            relative_error(written[name], product),
+        )
+        for name, product in trained.items()
+    )
+
+
+def text_logits(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts) -> list[Tensor]:
+    """Return a model's logits for each text, one text at a time, so that none is padded."""
+    return list(_each(model.eval(), tokenizer, texts))
+
+
+@torch.inference_mode()
+def _each(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts) -> Iterator[Tensor]:
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", _MOST_TOKENS)
+    for text in texts.texts:
+        encoded = tokenizer(text, truncation=True, max_length=min(_MOST_TOKENS, most), return_tensors="pt")
+        yield model(**encoded).logits.float()
+
+
+def compared_logits(target: Target, base: Base | None, texts: Texts | str, folder: Path) -> LogitsPart | str:
+    """Return how far the base with the result is from the base with the adapter, or why that is not told.
+
+    Args:
+        target: What was exported.
+        base: The base model, if it is at hand.
+        texts: The texts, or why there are none.
+        folder: What was written.
+
+    Raises:
+        AdapterFileError: If the adapter does not fit the model.
+    """
+    if isinstance(texts, str):
+        return texts
+    if base is None:
+        return "the base model is not at hand; name it with --model."
+    if target == LLAMA_CPP:
+        return "llama.cpp, which reads the file, was not run."
+    logger.info("comparing logits on %d texts (%s).", len(texts.texts), texts.source)
+    try:
+        model, loaded = base.adapted()
+    except SpecError as error:
+        return str(error)
+    expected = text_logits(model, loaded.tokenizer, texts)
+    actual = text_logits(model_with_result(target, folder, base), loaded.tokenizer, texts)
+    # Against the size of all texts' logits: those of a single text may be near zero.
+    size = _root_mean_square(torch.cat([each.flatten() for each in expected]))
+    differences = [_root_mean_square(one - two) / size for one, two in zip(actual, expected, strict=True)]
+    return LogitsPart(
+        texts.source, len(differences), texts.sha256(), max(differences), sum(differences) / len(differences)
+    )
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return frobenius(values.double()) / math.sqrt(values.numel())
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each file of an export but its certificate."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME)
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that take part in an export."""
+    return {"rankfold": rankfold.__version__} | {
+        name: version(name) for name in ("torch", "peft", "transformers", "safetensors")
+    }

@@ -1,0 +1,1 @@
+"""Promises about weights: what an adapter is as plain LoRA, exactly or with a measured error."""

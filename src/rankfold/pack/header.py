@@ -1,0 +1,124 @@
+"""What a file says about itself: canonical JSON, compressed, and read as if an enemy had written it."""
+
+import json
+import math
+import zlib
+from typing import Any, cast
+
+from pydantic import JsonValue
+
+from rankfold.errors import AdapterFileError
+
+MOST_BYTES = 8 << 20
+"""How long a header may be as JSON. A hundred thousand tensors fit."""
+
+MOST_BRACKETS = 300_000
+"""How many `[` and `{` a header may have: each costs a reader more memory than the file has bytes."""
+
+_MOST_COMMAS = 1_000_000
+_LEVEL = 9
+
+
+def compress(values: JsonValue) -> tuple[bytes, int]:
+    """Return JSON values as compressed canonical text, and how long the text is.
+
+    Equal values give equal bytes: keys are sorted, and nothing is padded.
+
+    Raises:
+        AdapterFileError: If it is too long, or holds a number that JSON has not.
+    """
+    try:
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        plain = text.encode()
+    except ValueError as error:
+        raise AdapterFileError(
+            f"a header cannot be written ({error}); use finite numbers and text."
+        ) from error
+    _check_size(plain)
+    return zlib.compress(plain, _LEVEL), len(plain)
+
+
+def expand(data: bytes | memoryview, plain_bytes: int) -> JsonValue:
+    """Return the values of a compressed header, checked before they cost anything.
+
+    Args:
+        data: What `compress` gave.
+        plain_bytes: How long the text is said to be.
+
+    Raises:
+        AdapterFileError: If it is damaged, longer than it says or than allowed, or no strict JSON: a repeated
+            key, a number that is not finite, lists within lists without end.
+    """
+    if not 0 <= plain_bytes <= MOST_BYTES:
+        raise _refused(f"it says {plain_bytes:,} bytes, and {MOST_BYTES:,} are allowed")
+    return parse(inflate(data, plain_bytes))
+
+
+def parse(text: bytes) -> JsonValue:
+    """Read JSON strictly: every key once, every number finite, UTF-8, of bounded size and depth.
+
+    Raises:
+        AdapterFileError: If it is anything else.
+    """
+    _check_size(text)
+    try:
+        values = json.loads(
+            text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        # A lone surrogate is a letter that no file name and no other program can spell.
+        json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise _refused(f"it is no strict JSON: {error}") from error
+    return cast("JsonValue", values)
+
+
+def inflate(data: bytes | memoryview, plain_bytes: int, *, dictionary: bytes = b"") -> bytes:
+    """Expand compressed bytes to exactly the length that they are said to have, and never beyond.
+
+    Args:
+        data: A zlib stream.
+        plain_bytes: The length of what it holds.
+        dictionary: The text it was compressed against, if any.
+
+    Raises:
+        AdapterFileError: If it is damaged, shorter or longer.
+    """
+    try:
+        stream = zlib.decompressobj(zdict=dictionary)
+        plain = stream.decompress(data, plain_bytes + 1)
+    except zlib.error as error:
+        raise _refused(str(error)) from error
+    if len(plain) != plain_bytes or not stream.eof or stream.unused_data:
+        raise _refused("its length is not the one it says")
+    return plain
+
+
+def _check_size(text: bytes) -> None:
+    if len(text) > MOST_BYTES:
+        raise _refused(f"it has {len(text):,} bytes, and {MOST_BYTES:,} are allowed")
+    if text.count(b"[") + text.count(b"{") > MOST_BRACKETS or text.count(b",") > _MOST_COMMAS:
+        raise _refused("it has too many parts")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return values
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large")
+    return number
+
+
+def _refused(reason: str) -> AdapterFileError:
+    return AdapterFileError(f"the header is damaged ({reason}); copy the file again or write it anew.")

@@ -1,0 +1,90 @@
+"""`rankfold export`: writes what was asked for, states its worth, and finds what changed."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from rankfold.cli.main import cli
+from tests.support.saved import save_adapter
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def _call(*words):
+    return CliRunner().invoke(cli, ["export", *(str(word) for word in words)])
+
+
+@pytest.fixture
+def adapter(tiny_bert, tmp_path):
+    return save_adapter(tmp_path / "adapter", tiny_bert)
+
+
+def test_export_prints_its_certificate(adapter, reviews, tmp_path):
+    result = _call(adapter, tmp_path / "out", "--data", reviews, "--dtype", "bf16")
+    assert result.exit_code == 0, result.stderr
+    for words in ("exact up to rounding", "error fp32", "error bf16", "largest difference", "sha256 of"):
+        assert words in result.stdout
+
+
+def test_export_as_json_is_the_certificate(adapter, reviews, tmp_path):
+    result = _call(adapter, "--to", "lora", tmp_path / "out", "--data", reviews, "--json")
+    assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "certificate.json").read_text())
+
+
+def test_compressed_adapter_is_called_approximate(adapter, reviews, tmp_path):
+    result = _call(adapter, tmp_path / "out", "--compress-rank", 1, "--data", reviews)
+    assert result.exit_code == 0, result.stderr
+    assert "compressed, APPROXIMATE" in result.stdout
+
+
+def test_verify_has_exit_code_0_until_something_changes(adapter, reviews, tmp_path):
+    out = tmp_path / "out"
+    assert _call(adapter, out, "--data", reviews).exit_code == 0
+    fine = _call("--verify", out, "--data", reviews)
+    assert fine.exit_code == 0, fine.stdout
+    assert "differs" not in fine.stdout
+    (out / "adapter_config.json").write_text("{}")
+    found = _call("--verify", out, "--data", reviews)
+    assert found.exit_code == 1
+    assert "'adapter_config.json' is changed" in found.stdout
+    assert "is not what its certificate says; export the adapter again" in found.stderr
+    assert json.loads(_call("--verify", out, "--json").stdout)[0]["state"] == "differs"
+
+
+def test_router_is_refused_with_exit_code_1(tiny_bert, tmp_path):
+    adapter = save_adapter(tmp_path / "adapter", tiny_bert, "hydra_lora")
+    result = _call(adapter, tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "its router weighs 2 heads" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ((), "an export takes two folders, ADAPTER and OUT, but there are 0"),
+        (("adapter",), "but there are 1"),
+        (("--verify",), "--verify takes the folder of one export"),
+        (("adapter", "out", "--to", "gguff"), "Did you mean 'gguf'"),
+        (("adapter", "out", "--dtype", "int8"), "unknown dtype 'int8'"),
+        (("adapter", "out", "--compress-rank", "0"), "leaves nothing"),
+        (("adapter", "out", "--compress-rank", "2", "--compress-error", "0.1"), "exactly one of them"),
+        (("adapter", "out", "--to", "merged", "--compress-rank", "2"), "has no rank to compress to"),
+        (("adapter", "out", "--overwrite", "--model", "nowhere"), "there is no model"),
+    ],
+    ids=str,
+)
+def test_wrong_words_have_exit_code_2(adapter, monkeypatch, words, fault):
+    monkeypatch.chdir(adapter.parent)
+    result = _call(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert fault in result.stderr
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty"])
+def test_folder_without_an_adapter_has_exit_code_1(tmp_path, place):
+    (tmp_path / "empty").mkdir()
+    result = _call(tmp_path / place, tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has no adapter_config.json" in result.stderr

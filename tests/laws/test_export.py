@@ -1,0 +1,79 @@
+"""Folding is exact or refused: what plain PEFT makes of an exported adapter says the same."""
+
+import copy
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import rankfold
+from rankfold.deploy.plain_lora import write_plain_lora
+from rankfold.deploy.saved import open_adapter
+from rankfold.errors import NotExactError
+from rankfold.export.verdict import Exact, Refused, verdict
+from rankfold.peft_plugin.detached import needs_base_weights
+from tests.laws.law import law
+from tests.support.tolerance import relative_rms
+from tests.support.toys import adapted, ids, toy
+
+BOUND = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def _folded_adapter_says_the_same_in_plain_peft(config: rankfold.RankfoldConfig) -> None:
+    """Its logits are those of the adapter, in single and in double precision; a router is refused."""
+    for dtype, bound in BOUND.items():
+        model = adapted(copy.deepcopy(config), dtype=dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            if isinstance(verdict(config.spec_for("query")), Refused):
+                assert refuses(folder)
+                return
+            loaded = plain(folder, dtype)
+        assert {module.__class__.__module__.partition(".")[0] for module in loaded.modules()} <= PLAIN
+        assert relative_rms(loaded(ids()), model(ids())) <= bound
+        assert relative_rms(toy(dtype=dtype)(ids()), model(ids())) > 1e-3
+
+
+PLAIN = {"torch", "peft", "tests", "transformers"}
+
+
+def refuses(folder: str) -> bool:
+    """Tell whether an adapter is refused, and nothing is written."""
+    saved, out = open_adapter(Path(folder)), Path(folder) / "out"
+    out.mkdir()
+    try:
+        write_plain_lora(saved.config, saved.state, out)
+    except NotExactError as error:
+        return "router" in str(error) and not any(out.iterdir())
+    return False
+
+
+def plain(folder: str, dtype: torch.dtype) -> nn.Module:
+    """Return the toy with the adapter of a folder as plain LoRA."""
+    saved, out = open_adapter(Path(folder)), Path(folder) / "out"
+    out.mkdir()
+    base = toy(dtype=dtype)
+    weights = base_weight(base) if needs_base_weights(saved.config) else None
+    layers = write_plain_lora(saved.config, saved.state, out, dtype=dtype, base_weight=weights)
+    for name, folded in layers.items():
+        assert verdict(saved.config.spec_for(name)) == Exact(folded.rank)
+    assert all(".lora_" in key for key in load_file(out / "adapter_model.safetensors"))
+    with warnings.catch_warnings():
+        # PEFT warns of grouped convolutions, and of Conv1D and linear layers in one adapter.
+        warnings.filterwarnings("ignore", message="LoRA adapter added to ConvNd|fan_in_fan_out is set")
+        return peft.PeftModel.from_pretrained(base, out).eval()
+
+
+def base_weight(model: nn.Module) -> Any:
+    """Return what gives the weight of a layer by name."""
+    return lambda name: model.get_submodule(name).weight.detach()
+
+
+test_folded_adapter_says_the_same_in_plain_peft = law(
+    _folded_adapter_says_the_same_in_plain_peft, init_weights=False, examples=50
+)

@@ -1,0 +1,1 @@
+"""Does a packed adapter keep what its docstrings promise?"""
