@@ -53,9 +53,14 @@ class TensorEntry:
     shape: tuple[int, ...]
 
     @property
+    def numbers(self) -> int:
+        """How many values it has."""
+        return prod(self.shape)
+
+    @property
     def bytes(self) -> int:
         """How many bytes its values take."""
-        return prod(self.shape) * DTYPES[self.dtype].itemsize
+        return self.numbers * DTYPES[self.dtype].itemsize
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> "TensorEntry":
@@ -124,12 +129,11 @@ def tensors_from(entries: Sequence[TensorEntry], payload: memoryview) -> dict[st
 
 def _tensor(entry: TensorEntry, memory: bytearray, begin: int) -> Tensor:
     dtype = DTYPES[entry.dtype]
-    count = prod(entry.shape)
-    if not count:
+    if not entry.numbers:
         return torch.empty(entry.shape, dtype=dtype)
     if begin % dtype.itemsize:
         memory, begin = memory[begin : begin + entry.bytes], 0
-    return torch.frombuffer(memory, dtype=dtype, count=count, offset=begin).reshape(entry.shape)
+    return torch.frombuffer(memory, dtype=dtype, count=entry.numbers, offset=begin).reshape(entry.shape)
 
 
 def _wrong(reason: str) -> AdapterFileError:
