@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from rankfold.pack.packed import Packed as Packed
     from rankfold.pack.packed import pack_adapter as pack_adapter
     from rankfold.pack.packed import unpack_adapter as unpack_adapter
+    from rankfold.pack.shrink import Shrinkage as Shrinkage
+    from rankfold.pack.shrink import expand_adapter as expand_adapter
+    from rankfold.pack.shrink import shrink_adapter as shrink_adapter
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
@@ -68,16 +71,19 @@ _HOMES = {
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
     "SeededSpec": "rankfold.factors",
+    "Shrinkage": "rankfold.pack.shrink",
     "SpecError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
+    "expand_adapter": "rankfold.pack.shrink",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "optimizer": "rankfold.train.learning_rates",
     "pack_adapter": "rankfold.pack.packed",
     "parameter_groups": "rankfold.train.learning_rates",
+    "shrink_adapter": "rankfold.pack.shrink",
     "unpack_adapter": "rankfold.pack.packed",
 }
 
@@ -103,6 +109,7 @@ __all__ = [
     "RelaySpec",
     "RouterSpec",
     "SeededSpec",
+    "Shrinkage",
     "SpecError",
     "SvdSpec",
     "TrainingError",
@@ -110,10 +117,12 @@ __all__ = [
     "auxiliary_loss",
     "config",
     "count_parameters",
+    "expand_adapter",
     "lora_fa_correction",
     "optimizer",
     "pack_adapter",
     "parameter_groups",
+    "shrink_adapter",
     "unpack_adapter",
 ]
 

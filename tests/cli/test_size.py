@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from rankfold.cli.main import cli
-from rankfold.cli.size import explain
 from rankfold.errors import AdapterFileError, SpecError
+from rankfold.pack.size import explain
 
 LAYER = "base_model.model.bert.encoder.layer.{}.attention.self.query"
 
@@ -147,7 +147,16 @@ def test_damaged_config_is_refused(adapter):
 def test_command_prints_the_same_numbers_as_table_and_as_json(adapter):
     table = CliRunner().invoke(cli, ["size", str(adapter)])
     data = json.loads(CliRunner().invoke(cli, ["size", str(adapter), "--json"]).stdout)
-    assert set(data) == {"file", "file_bytes", "learned_bytes", "parts", "other_files"}
+    assert set(data) == {
+        "file",
+        "file_bytes",
+        "method",
+        "learned_bytes",
+        "shrinkable_bytes",
+        "hints",
+        "parts",
+        "other_files",
+    }
     assert all(f"{part['bytes']:,}" in table.stdout for part in data["parts"])
     assert f"{data['file_bytes']:,}" in table.stdout
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     type=click.Choice(["bf16", "int8"]),
     help="With --shrink: round the numbers; not exact any more.",
 )
+@click.option("--overwrite", is_flag=True, help="With --shrink: replace OUT.")
 @click.option(
     "--expand",
     "directory",
@@ -48,6 +49,7 @@ def command(
     out: Path | None,
     regenerate: bool,
     dtype: Literal["bf16", "int8"] | None,
+    overwrite: bool,
     directory: Path | None,
     as_json: bool,
 ) -> None:
@@ -56,12 +58,15 @@ def command(
     With --shrink, what is there twice or follows from a seed is left out; --expand of the file that it writes
     gives the directory back byte for byte.
     """
-    if out is None and (regenerate or dtype):
-        raise SpecError("--regenerate and --dtype say how to shrink; add --shrink OUT.")
+    if out is None and (regenerate or dtype or overwrite):
+        raise SpecError("--regenerate, --dtype and --overwrite say how to shrink; add --shrink OUT.")
     if sum((by_tensor, out is not None, directory is not None)) > 1:
         raise SpecError("--by-tensor, --shrink and --expand exclude each other; choose one.")
     if out is not None:
-        _shrink(path, out, dtype=dtype, regenerate=regenerate, as_json=as_json)
+        from rankfold.pack.shrink import shrink_adapter  # torch is slow to import, and --help can do without
+
+        shrinkage = shrink_adapter(path, out, dtype=dtype, regenerate=regenerate, overwrite=overwrite)
+        _report(shrinkage, out, dtype, as_json=as_json)
     elif directory is not None:
         _expand(path, directory)
     else:
@@ -114,12 +119,7 @@ def _print_parts(explanation: "Explanation", parts: "tuple[Part, ...]") -> None:
     )
 
 
-def _shrink(
-    path: Path, out: Path, *, dtype: Literal["bf16", "int8"] | None, regenerate: bool, as_json: bool
-) -> None:
-    from rankfold.pack.shrink import shrink_adapter
-
-    shrinkage = shrink_adapter(path, out, rounding=dtype, any_draw=regenerate)
+def _report(shrinkage: "Shrinkage", out: Path, dtype: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(shrinkage))
     else:

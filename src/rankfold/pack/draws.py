@@ -1,13 +1,13 @@
 """Frozen numbers of PEFT's methods, drawn again from their seed: bit for bit, where possible anywhere.
 
-A uniform draw is 24 random bits, which are the same everywhere, times the width, plus the lower end. Torch rounds
-after each of these steps or only once, as the processor's instructions have it: both ways are written out here,
-and a recipe says which one the numbers came from. Normal draws go through logarithms and cosines that differ from
+A uniform draw is 24 random bits, equal everywhere, times the width, plus the lower end. Torch rounds after
+each of these steps or only once, by the processor's instructions: both ways are written here, and a recipe
+says which one the numbers came from. Normal draws go through logarithms and cosines that differ from
 processor to processor; nothing is promised of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -22,7 +22,7 @@ MOST_DRAWS = 1 << 27
 Drawn = Literal["float32", "bfloat16", "float16"]
 """The type in which numbers were drawn."""
 
-_DTYPES: dict[Drawn, torch.dtype] = {
+FLOATS: Mapping[Drawn, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -184,7 +184,7 @@ def _uniform(count: int, bound: float, generator: torch.Generator, drawn: Drawn,
     width = high - low
     # Product and sum are exact in double precision, so that the first is one rounding and the second two.
     once = (unit.double() * width.double() + low.double()).float()
-    dtype = _DTYPES[drawn]
+    dtype = FLOATS[drawn]
     numbers = (once if fused else unit * width + low).to(dtype)
     # The upper end does not belong to the distribution, and rounding can reach it.
     return torch.where(numbers == high.to(dtype), low.to(dtype), numbers)

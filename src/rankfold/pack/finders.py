@@ -8,10 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from rankfold.pack.draws import BasisDraw, Drawn, NormalDraw, SparseDraw, UniformDraw
+from rankfold.pack.draws import FLOATS, BasisDraw, Drawn, NormalDraw, SparseDraw, UniformDraw
 from rankfold.pack.peft_config import SavedConfig
 from rankfold.pack.places import BalancedPlaces, OffDiagonalPlaces, RandomMask
-from rankfold.pack.tensors import DTYPES, bytes_of
 from rankfold.pack.weights_file import WeightsFile
 
 Recipe = UniformDraw | BasisDraw | SparseDraw | NormalDraw | BalancedPlaces | OffDiagonalPlaces | RandomMask
@@ -105,19 +104,20 @@ def _seed_of_each(search: Search) -> Iterator[Recipe]:
     if first is None:
         return
     seeds = tuple(range(first, first + len(places)))
-    by_shape: dict[tuple[int, ...], dict[bytes, int]] = {}
-    found: dict[int, int] = {}
+    draws: dict[tuple[int, ...], list[Tensor]] = {}
     for place in places:
         entry = search.file.entries[place]
-        if entry.shape not in by_shape:
-            draws = NormalDraw((), seeds).make((entry,) * len(seeds))
-            values = [bytes_of(draw.to(DTYPES[entry.dtype])) for draw in draws]
-            by_shape[entry.shape] = dict(zip(values, seeds, strict=True))
-        seed = by_shape[entry.shape].get(bytes_of(search.file.tensor(place)))
-        if seed is not None:
-            found[place] = seed
-    if found:
-        yield NormalDraw(tuple(found), tuple(found.values()))
+        if entry.shape not in draws:
+            draws[entry.shape] = NormalDraw((), seeds).make((entry,) * len(seeds))
+    for through in FLOATS.values():
+        found: dict[int, int] = {}
+        for place in places:
+            wanted = search.file.tensor(place)
+            for seed, draw in zip(seeds, draws[tuple(wanted.shape)], strict=True):
+                if torch.equal(draw.to(through).to(wanted.dtype), wanted):
+                    found[place] = seed
+        if found:
+            yield NormalDraw(tuple(found), tuple(found.values()))
 
 
 def _balanced(search: Search) -> Iterator[Recipe]:

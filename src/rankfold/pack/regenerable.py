@@ -11,6 +11,7 @@ from typing import final
 
 from torch import Tensor
 
+from rankfold.pack.draws import FLOATS, Drawn
 from rankfold.pack.finders import FINDERS, Recipe, Search
 from rankfold.pack.tensors import DTYPES, TensorEntry, bytes_of
 from rankfold.pack.weights_file import WeightsFile
@@ -39,11 +40,27 @@ class Proof:
 
     Args:
         recipe: What was followed.
+        through: The type that its numbers went through before they were kept, which is the base model's.
         sha256: Of the bytes of its tensors, one after another.
     """
 
     recipe: Recipe
+    through: Drawn
     sha256: str
+
+    def make(self, entries: Sequence[TensorEntry]) -> list[Tensor]:
+        """Return the tensors, as this machine makes them.
+
+        Args:
+            entries: What the tensors are, in the order of the recipe.
+
+        Raises:
+            ValueError: If the recipe cannot be followed, or does not fit the tensors.
+        """
+        try:
+            return _fit(self.recipe.make(entries), entries, self.through)
+        except _FAILURES as error:
+            raise ValueError(f"its recipe '{self.recipe.kind}' cannot be followed: {error}") from error
 
 
 def is_frozen(peft_type: str, name: str) -> bool:
@@ -60,32 +77,13 @@ def prove(search: Search) -> tuple[Proof, ...]:
         return ()
     try:
         for recipe in find(search):
-            if proven.isdisjoint(recipe.tensors) and (sha256 := _proof(search.file, recipe)):
-                proofs.append(Proof(recipe, sha256))
+            if proven.isdisjoint(recipe.tensors) and (proof := _proof(search.file, recipe)):
+                proofs.append(proof)
                 proven.update(recipe.tensors)
     except _FAILURES:
         # What cannot be drawn cannot be drawn again.
         pass
     return tuple(proofs)
-
-
-def make(recipe: Recipe, entries: Sequence[TensorEntry]) -> list[Tensor]:
-    """Return a recipe's tensors, as this machine makes them.
-
-    Args:
-        recipe: What to follow.
-        entries: What the tensors are, in its order.
-
-    Raises:
-        ValueError: If it cannot be followed, or does not fit the tensors.
-    """
-    try:
-        return [
-            values.reshape(entry.shape).to(DTYPES[entry.dtype])
-            for entry, values in zip(entries, recipe.make(entries), strict=True)
-        ]
-    except _FAILURES as error:
-        raise ValueError(f"its recipe '{recipe.kind}' cannot be followed: {error}") from error
 
 
 def digest(tensors: Sequence[Tensor]) -> str:
@@ -96,8 +94,21 @@ def digest(tensors: Sequence[Tensor]) -> str:
     return found.hexdigest()
 
 
-def _proof(file: WeightsFile, recipe: Recipe) -> str | None:
-    """Return the hash of what a recipe makes if that is what the file has, bit for bit."""
-    made = make(recipe, [file.entries[place] for place in recipe.tensors])
+def _proof(file: WeightsFile, recipe: Recipe) -> Proof | None:
+    """Return the proof of a recipe, if what it makes is what the file has, bit for bit."""
+    entries = [file.entries[place] for place in recipe.tensors]
     wanted = digest([file.tensor(place) for place in recipe.tensors])
-    return wanted if digest(made) == wanted else None
+    made = recipe.make(entries)
+    for through in FLOATS:
+        if digest(_fit(made, entries, through)) == wanted:
+            return Proof(recipe, through, wanted)
+    return None
+
+
+def _fit(made: Sequence[Tensor], entries: Sequence[TensorEntry], through: Drawn) -> list[Tensor]:
+    """Return tensors in the types and shapes that they have in a file."""
+    rounded = (tensor.to(FLOATS[through]) if tensor.is_floating_point() else tensor for tensor in made)
+    return [
+        tensor.reshape(entry.shape).to(DTYPES[entry.dtype])
+        for tensor, entry in zip(rounded, entries, strict=True)
+    ]

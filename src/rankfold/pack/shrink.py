@@ -41,32 +41,39 @@ class Shrinkage:
 
 
 def shrink_adapter(
-    directory: Path, file: Path, *, rounding: Rounding | None = None, any_draw: bool = False
+    directory: str | Path,
+    file: str | Path,
+    *,
+    dtype: Rounding | None = None,
+    regenerate: bool = False,
+    overwrite: bool = False,
 ) -> Shrinkage:
     """Write a saved adapter as one file, from which `expand_adapter` gives its directory back.
 
     Args:
         directory: What `save_pretrained` of a PEFT model wrote.
         file: The file to write, in one step.
-        rounding: Round the numbers that are kept; what comes back is then not the adapter byte for byte.
-        any_draw: Also leave out what only a like processor draws again.
+        dtype: Round the numbers that are kept; what comes back is then not the adapter byte for byte.
+        regenerate: Also leave out what only a like processor draws again.
+        overwrite: Whether to replace the file.
 
     Raises:
         AdapterFileError: If the directory holds no adapter, a damaged one, or a pickle.
         OutputExistsError: If the file exists.
-        SpecError: If there is no such directory, or a number cannot be rounded.
+        SpecError: If a number cannot be rounded.
     """
-    if file.exists():
-        raise OutputExistsError(f"'{file}' exists; choose another file, or remove it first.")
-    saved = SavedAdapter.read(directory)
-    weights = WeightsFile(directory / WEIGHTS_NAME, saved.layout, saved.tensors)
-    contents = understand(weights, parse_config(saved.config, directory / CONFIG_NAME))
-    proofs = tuple(proof for proof in contents.proofs if any_draw or proof.recipe.portable)
-    shrunk, numbers = _shrunk(saved, contents, proofs, rounding)
+    source, target = Path(directory), Path(file)
+    if target.exists() and not overwrite:
+        raise OutputExistsError(f"'{target}' exists; choose another file, or overwrite it.")
+    saved = SavedAdapter.read(source)
+    weights = WeightsFile(source / WEIGHTS_NAME, saved.layout, saved.tensors)
+    contents = understand(weights, parse_config(saved.config, source / CONFIG_NAME))
+    proofs = tuple(proof for proof in contents.proofs if regenerate or proof.recipe.portable)
+    shrunk, numbers = _shrunk(saved, contents, proofs, dtype)
     data = container.encode(to_container(shrunk, numbers))
     # Nothing is written that does not come back.
     shrunk.expand(memoryview(numbers))
-    write_whole(file, data)
+    write_whole(target, data)
     entries = saved.layout.entries
     return Shrinkage(
         bytes_before=len(saved.config) + len(saved.weights_file()),
@@ -74,11 +81,11 @@ def shrink_adapter(
         duplicate_bytes=sum(entries[place].bytes for place, _ in shrunk.copies),
         regenerable_bytes=sum(entries[place].bytes for proof in proofs for place in proof.recipe.tensors),
         errors=shrunk.errors,
-        left_out=other_files(directory, (CONFIG_NAME, WEIGHTS_NAME)),
+        left_out=other_files(source, (CONFIG_NAME, WEIGHTS_NAME)),
     )
 
 
-def expand_adapter(file: Path, directory: Path) -> bool:
+def expand_adapter(file: str | Path, directory: str | Path) -> bool:
     """Write the directory that a shrunk adapter was made from.
 
     Args:
@@ -93,8 +100,8 @@ def expand_adapter(file: Path, directory: Path) -> bool:
             numbers of a seed than the one that wrote it; nothing is written then.
         OutputExistsError: If the directory has something in it.
     """
-    shrunk, saved = read_shrunk(file)
-    saved.write(directory)
+    shrunk, saved = read_shrunk(Path(file))
+    saved.write(Path(directory))
     return shrunk.rounding is None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rankfold.errors import AdapterFileError
 from rankfold.pack import container
 from rankfold.pack.container import Container, naming
-from rankfold.pack.regenerable import Proof, digest, make
+from rankfold.pack.regenerable import Proof, digest
 from rankfold.pack.rounding import Rounding, kept_bytes, restore
 from rankfold.pack.saved import SavedAdapter
 from rankfold.pack.tensors import TensorEntry
@@ -114,7 +114,7 @@ class Shrunk:
         for proof in self.proofs:
             wanted = [entries[place] for place in proof.recipe.tensors]
             try:
-                made = make(proof.recipe, wanted)
+                made = proof.make(wanted)
             except ValueError as error:
                 raise _wrong(str(error)) from error
             if digest(made) != proof.sha256:
