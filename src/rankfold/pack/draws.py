@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
 
 from rankfold.pack.tensors import TensorEntry
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""How a recipe is read: every field there, of its own type, and no other."""
 
 MOST_DRAWS = 1 << 27
 """How many numbers a recipe may draw; a larger tensor is kept, so that no file can ask for endless work."""
@@ -30,6 +34,7 @@ FLOATS: Mapping[Drawn, torch.dtype] = {
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class UniformDraw:
     """VeRA's and PVeRA's projections: He's uniform distribution.
@@ -58,6 +63,7 @@ class UniformDraw:
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class BasisDraw:
     """RandLoRA's bases [rows, bases, columns]: uniform, one after another, over their standard deviation.
@@ -99,6 +105,7 @@ class BasisDraw:
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class SparseDraw:
     """RandLoRA's sparse bases: −1, 0 and 1 by chance, over their standard deviation.
@@ -134,6 +141,7 @@ class SparseDraw:
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class NormalDraw:
     """TinyLoRA's projections [count, rank, rank], each from its seed; only a like processor draws them again.

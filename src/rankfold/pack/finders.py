@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Annotated, final
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from rankfold.pack.draws import FLOATS, BasisDraw, Drawn, NormalDraw, SparseDraw, UniformDraw
@@ -13,7 +14,10 @@ from rankfold.pack.peft_config import SavedConfig
 from rankfold.pack.places import BalancedPlaces, OffDiagonalPlaces, RandomMask
 from rankfold.pack.weights_file import WeightsFile
 
-Recipe = UniformDraw | BasisDraw | SparseDraw | NormalDraw | BalancedPlaces | OffDiagonalPlaces | RandomMask
+Recipe = Annotated[
+    UniformDraw | BasisDraw | SparseDraw | NormalDraw | BalancedPlaces | OffDiagonalPlaces | RandomMask,
+    Field(discriminator="kind"),
+]
 """How some tensors are made again. The union is closed: a file that names another kind is refused."""
 
 _MOST_SHAPES = 16
@@ -103,19 +107,20 @@ def _seed_of_each(search: Search) -> Iterator[Recipe]:
     first, places = search.config.projection_seed, search.places("tinylora_P")
     if first is None:
         return
-    seeds = tuple(range(first, first + len(places)))
+    seeds = range(first, first + len(places))
     draws: dict[tuple[int, ...], list[Tensor]] = {}
     for place in places:
         entry = search.file.entries[place]
         if entry.shape not in draws:
-            draws[entry.shape] = NormalDraw((), seeds).make((entry,) * len(seeds))
+            draws[entry.shape] = NormalDraw((), tuple(seeds)).make((entry,) * len(seeds))
     for through in FLOATS.values():
         found: dict[int, int] = {}
         for place in places:
             wanted = search.file.tensor(place)
-            for seed, draw in zip(seeds, draws[tuple(wanted.shape)], strict=True):
-                if torch.equal(draw.to(through).to(wanted.dtype), wanted):
-                    found[place] = seed
+            same = (
+                torch.equal(draw.to(through).to(wanted.dtype), wanted) for draw in draws[tuple(wanted.shape)]
+            )
+            found.update((place, seed) for seed, is_same in zip(seeds, same, strict=True) if is_same)
         if found:
             yield NormalDraw(tuple(found), tuple(found.values()))
 

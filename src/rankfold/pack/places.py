@@ -7,13 +7,15 @@ from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
+from pydantic import with_config
 from torch import Tensor
 
-from rankfold.pack.draws import check_count
+from rankfold.pack.draws import STRICT, check_count
 from rankfold.pack.tensors import TensorEntry
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class BalancedPlaces:
     """UniLoRA's indices into its one vector, each number used equally often, and the scales of that.
@@ -53,6 +55,7 @@ class BalancedPlaces:
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class OffDiagonalPlaces:
     """FRoD's places [2, count] beside the diagonal of a square, one square after another.
@@ -82,6 +85,7 @@ class OffDiagonalPlaces:
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class RandomMask:
     """SHiRA's places [2, count] of the weights that it trains.

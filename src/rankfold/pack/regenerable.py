@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from pydantic import with_config
 from torch import Tensor
 
-from rankfold.pack.draws import FLOATS, Drawn
+from rankfold.pack.draws import FLOATS, STRICT, Drawn
 from rankfold.pack.finders import FINDERS, Recipe, Search
 from rankfold.pack.tensors import DTYPES, TensorEntry, bytes_of
 from rankfold.pack.weights_file import WeightsFile
@@ -34,6 +35,7 @@ _FROZEN = {
 
 
 @final
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class Proof:
     """A recipe that gave exactly the bytes of its tensors.

@@ -9,15 +9,16 @@ from typing import Annotated, Literal, final
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError, with_config
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError
 from rankfold.pack import container
 from rankfold.pack.container import Container, naming
+from rankfold.pack.draws import STRICT
 from rankfold.pack.regenerable import Proof, digest
 from rankfold.pack.rounding import Rounding, kept_bytes, restore
-from rankfold.pack.saved import SavedAdapter
+from rankfold.pack.saved import SavedAdapter, config_values
 from rankfold.pack.tensors import TensorEntry
 from rankfold.pack.weights import read_layout
 
@@ -25,12 +26,12 @@ KIND = "shrunk"
 FORMAT = 1
 NUMBERS = "numbers"
 
-MOST_BYTES = 4 << 30
+MOST_BYTES = 2 << 30
 """How long an expanded weights file may be; a few hundred bytes could ask for any size."""
 
 
 @final
-@with_config(ConfigDict(extra="forbid", strict=True))
+@with_config(STRICT)
 @dataclass(frozen=True, slots=True)
 class Shrunk:
     """What the header of a shrunk adapter says.
@@ -89,12 +90,13 @@ class Shrunk:
             numbers: The numbers of the kept tensors.
 
         Raises:
-            AdapterFileError: If the numbers are too many or too few, if a recipe does not fit, or if this
-                machine makes other numbers than the one that wrote the file.
+            AdapterFileError: If anything that it says does not fit the rest, or if this machine makes other
+                numbers than the one that wrote the file.
         """
         kept = self.kept()
         if sum(kept_bytes(entry, self.rounding) for entry in kept) != len(numbers):
             raise _wrong("it has more or fewer numbers than its tensors")
+        config_values(self.config.encode())
         layout = read_layout(self.weights_header.encode())
         found = self._make_all(layout.entries)
         begin = 0
@@ -173,7 +175,7 @@ def sha256_of(data: bytes) -> str:
 
 def _other_numbers(name: str, there: Mapping[str, str]) -> AdapterFileError:
     here, before = (
-        ", ".join(f"{key} {value}" for key, value in each.items()) for each in (versions(), there)
+        ", ".join(f"{key} {value}" for key, value in sorted(each.items())) for each in (versions(), there)
     )
     return AdapterFileError(
         f"'{name}' was left out as a seed, and this machine ({here}) makes other numbers of it than the one "
