@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rankfold.errors import RankfoldError as RankfoldError
     from rankfold.errors import RankfoldWarning as RankfoldWarning
     from rankfold.errors import SpecError as SpecError
+    from rankfold.errors import StoreError as StoreError
     from rankfold.errors import TrainingError as TrainingError
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from rankfold.pack.packed import Packed as Packed
     from rankfold.pack.packed import pack_adapter as pack_adapter
     from rankfold.pack.packed import unpack_adapter as unpack_adapter
+    from rankfold.pack.saved import SavedAdapter as SavedAdapter
     from rankfold.pack.shrink import Shrinkage as Shrinkage
     from rankfold.pack.shrink import expand_adapter as expand_adapter
     from rankfold.pack.shrink import shrink_adapter as shrink_adapter
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.store.record import Record as Record
+    from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
     from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
     from rankfold.train.learning_rates import optimizer as optimizer
@@ -52,6 +56,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdapterFileError": "rankfold.errors",
     "AdapterSpec": "rankfold.adapter.spec",
+    "AdapterStore": "rankfold.store.store",
     "AuxiliaryLossMixin": "rankfold.train.auxiliary",
     "BalanceSpec": "rankfold.adapter.balance",
     "DataError": "rankfold.errors",
@@ -66,13 +71,16 @@ _HOMES = {
     "RankfoldWarning": "rankfold.errors",
     "RateGroup": "rankfold.train.rate_table",
     "RateTable": "rankfold.train.rate_table",
+    "Record": "rankfold.store.record",
     "Reducer": "rankfold.train.reducer",
     "ReducerSpec": "rankfold.train.reducer_spec",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
+    "SavedAdapter": "rankfold.pack.saved",
     "SeededSpec": "rankfold.factors",
     "Shrinkage": "rankfold.pack.shrink",
     "SpecError": "rankfold.errors",
+    "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
@@ -90,6 +98,7 @@ _HOMES = {
 __all__ = [
     "AdapterFileError",
     "AdapterSpec",
+    "AdapterStore",
     "AuxiliaryLossMixin",
     "BalanceSpec",
     "DataError",
@@ -104,13 +113,16 @@ __all__ = [
     "RankfoldWarning",
     "RateGroup",
     "RateTable",
+    "Record",
     "Reducer",
     "ReducerSpec",
     "RelaySpec",
     "RouterSpec",
+    "SavedAdapter",
     "SeededSpec",
     "Shrinkage",
     "SpecError",
+    "StoreError",
     "SvdSpec",
     "TrainingError",
     "__version__",

@@ -24,6 +24,10 @@ class AdapterFileError(RankfoldError, ValueError):
     """A saved adapter that is damaged, incomplete, or belongs to another base model."""
 
 
+class StoreError(RankfoldError, OSError):
+    """A store that is damaged, busy, of another version, or cannot be read or written."""
+
+
 class TrainingError(RankfoldError, RuntimeError):
     """A run that cannot go on, such as a loss that is not a number."""
 

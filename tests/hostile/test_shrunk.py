@@ -1,9 +1,8 @@
-"""A shrunk file that lies is refused with a clear error, at little cost, and nothing is written."""
+"""A shrunk file that lies is refused with a clear error, and nothing is written."""
 
 import copy
 import json
 import pickle
-import time
 
 import pytest
 
@@ -13,8 +12,6 @@ from rankfold.pack import container
 from rankfold.pack.container import Container
 from rankfold.pack.size import explain
 from tests.support.peft_methods import CONFIG, METHODS, WEIGHTS, save_peft
-
-SECONDS = 5.0  # far from what following such a recipe would take
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +112,8 @@ LIES = {
 
 
 def refuse(file, tmp_path):
-    started = time.perf_counter()
     with pytest.raises(AdapterFileError, match=r"again|give one|machine|version"):
         rankfold.expand_adapter(file, tmp_path / "again")
-    assert time.perf_counter() - started < SECONDS
     assert not (tmp_path / "again").exists()
 
 

@@ -1,0 +1,122 @@
+"""What a store says of one adapter; as JSON it is what `rankfold store list --json` prints."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from math import isfinite
+from typing import Annotated, Any, Literal, cast, final
+
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
+
+from rankfold.errors import AdapterFileError, SpecError
+from rankfold.pack.container import checksum
+
+FORMAT = 1
+
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@:=+/-]{0,254}$"
+_CREATED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+"""How `created` is spelled."""
+
+UNSEALED = "0" * 32
+"""The digest of a record that has none yet."""
+
+_LABEL_LETTERS = 255
+
+Name = Annotated[str, Field(pattern=_NAME)]
+Text = Annotated[str, Field(max_length=_LABEL_LETTERS)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@final
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One adapter of a store, without its values.
+
+    Args:
+        name: Its key in the store.
+        base: The base model's name as its configuration has it; "" if it has none.
+        method: The preset, or PEFT's name of the method in lower case.
+        bytes: How many bytes its tensors have.
+        created: When it was put, in UTC.
+        digest: The checksum over all of it, in hexadecimal.
+        tags: What somebody wrote beside it, by key.
+        metrics: What was measured of it, by name.
+        format: The version of this layout.
+    """
+
+    name: Name
+    base: str
+    method: str
+    bytes: Annotated[int, Field(ge=0)]
+    created: Annotated[str, Field(pattern=_CREATED)]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    tags: Mapping[Name, Text] = field(default_factory=dict[str, str])
+    metrics: Mapping[Name, Number] = field(default_factory=dict[str, float])
+    format: Literal[1] = FORMAT
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Return the record as JSON values."""
+        return cast("dict[str, JsonValue]", asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: JsonValue) -> "Record":
+        """Read a record from JSON values, strictly.
+
+        Raises:
+            AdapterFileError: If a field is missing, unknown, or of another type.
+        """
+        try:
+            return _adapter().validate_json(json.dumps(values))
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise AdapterFileError(
+                f"this is no record of format {FORMAT} ({faults}); export it again."
+            ) from error
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a record."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter().json_schema()}
+
+
+def check_labels(name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    """Check what names a record and what is written beside it.
+
+    Raises:
+        SpecError: If a name has other letters, a text is too long, or a number is not finite.
+    """
+    for key in (name, *tags, *metrics):
+        if not re.fullmatch(_NAME, key) or "//" in key or ".." in key:
+            raise SpecError(
+                f"'{key[:60]}' cannot be a name; use letters, digits and _.@:=+/-, without '..' or '//'."
+            )
+    for key, text in tags.items():
+        if len(text) > _LABEL_LETTERS:
+            raise SpecError(f"the tag '{key}' is longer than {_LABEL_LETTERS} letters; shorten it.")
+    for key, number in metrics.items():
+        if not isfinite(number):
+            raise SpecError(f"the metric '{key}' is {number}; give a finite number.")
+
+
+def sealed(record: Record, kind: bytes, config: bytes, parts: Mapping[int, bytes]) -> Record:
+    """Return a record with the checksum over everything that makes it.
+
+    Args:
+        record: What is said of it; its size follows from the rest and is left out.
+        kind: The hash of its kind.
+        config: Its configuration.
+        parts: The hash of each part, by position.
+    """
+    said = record.to_dict()
+    del said["digest"], said["bytes"]
+    rest = [kind.hex(), checksum(config).hex(), [[position, part.hex()] for position, part in parts.items()]]
+    return replace(record, digest=checksum(json.dumps([said, rest], sort_keys=True).encode()).hex())
+
+
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)

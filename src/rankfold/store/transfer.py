@@ -1,0 +1,138 @@
+"""Many adapters as one stream, to and from wherever fsspec reaches.
+
+    magic 8 · for each adapter: length u64, container of kind "record" · 0 u64 · number of adapters u64
+
+The end says how many there were, so that a stream that was cut off is not taken for a shorter one.
+"""
+
+import struct
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Literal, cast
+
+import fsspec
+
+from rankfold.errors import AdapterFileError, OutputExistsError, StoreError
+from rankfold.pack.container import Container, decode, encode
+from rankfold.pack.packed import KIND as ADAPTER_KIND
+from rankfold.pack.packed import from_container, to_container
+from rankfold.pack.saved import SavedAdapter
+from rankfold.store.record import Record
+
+MAGIC = b"\x93RKSTRM\n"
+KIND = "record"
+
+Existing = Literal["refuse", "skip", "replace"]
+
+_LENGTH = struct.Struct("<Q")
+_BLOCK_BYTES = 1 << 20
+
+
+def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, overwrite: bool) -> int:
+    """Write adapters to a path or an URL; it appears when all of it is there. Return how many there were.
+
+    Raises:
+        OutputExistsError: If something is there already.
+        StoreError: If it cannot be written.
+    """
+    count = 0
+    with _reaching(url):
+        system, path = _locate(url)
+        if system.exists(path) and not overwrite:
+            raise OutputExistsError(f"'{url}' exists; choose another place, or overwrite it.")
+        draft = f"{path}.draft"
+        try:
+            with system.open(draft, "wb") as file:
+                file.write(MAGIC)
+                for record, saved in adapters:
+                    frame = encode(_frame(record, saved))
+                    file.write(_LENGTH.pack(len(frame)) + frame)
+                    count += 1
+                file.write(_LENGTH.pack(0) + _LENGTH.pack(count))
+            system.mv(draft, path)
+        finally:
+            if system.exists(draft):
+                system.rm(draft)
+    return count
+
+
+def read_stream(url: str) -> Iterator[tuple[Record, SavedAdapter]]:
+    """Yield the adapters of a stream, one after another.
+
+    Raises:
+        AdapterFileError: If it is no such stream, damaged, or cut off.
+        StoreError: If it cannot be read.
+    """
+    with _reaching(url):
+        system, path = _locate(url)
+        with system.open(path, "rb") as file:
+            yield from _frames(cast("BinaryIO", file), url)
+
+
+def _frames(file: BinaryIO, url: str) -> Iterator[tuple[Record, SavedAdapter]]:
+    if file.read(len(MAGIC)) != MAGIC:
+        raise AdapterFileError(
+            f"'{url}' is no export of a store; name one that `rankfold store export` wrote."
+        )
+    count = 0
+    while length := _number(file, url):
+        try:
+            yield _read_frame(decode(_read(file, length, url)))
+        except AdapterFileError as error:
+            raise AdapterFileError(f"'{url}', adapter {count + 1}: {error}") from error
+        count += 1
+    if _number(file, url) != count or file.read(1):
+        raise _cut_off(url)
+
+
+def _frame(record: Record, saved: SavedAdapter) -> Container:
+    adapter = to_container(saved)
+    return Container(KIND, {"record": record.to_dict(), "adapter": dict(adapter.header)}, adapter.tensors)
+
+
+def _read_frame(content: Container) -> tuple[Record, SavedAdapter]:
+    match dict(content.header):
+        case {"record": record, "adapter": dict() as header, **rest} if content.kind == KIND and not rest:
+            saved = from_container(Container(ADAPTER_KIND, header, content.tensors, content.blobs))
+            return Record.from_dict(record), saved
+        case _:
+            raise AdapterFileError(f"it holds '{content.kind}', not a record; export the store again.")
+
+
+def _number(file: BinaryIO, url: str) -> int:
+    return _LENGTH.unpack(_read(file, _LENGTH.size, url))[0]
+
+
+def _read(file: BinaryIO, length: int, url: str) -> bytes:
+    """Read so many bytes; what a file only says it has takes no memory."""
+    data = bytearray()
+    while len(data) < length:
+        block = file.read(min(_BLOCK_BYTES, length - len(data)))
+        if not block:
+            raise _cut_off(url)
+        data += block
+    return bytes(data)
+
+
+def _cut_off(url: str) -> AdapterFileError:
+    return AdapterFileError(f"'{url}' is cut off or damaged at its end; export the store again.")
+
+
+def _locate(url: str) -> tuple[Any, str]:
+    found: tuple[Any, str] = cast(Any, fsspec).url_to_fs(url)
+    return found
+
+
+@contextmanager
+def _reaching(url: str) -> Generator[None]:
+    """Turn what a file system says into one sentence."""
+    try:
+        yield
+    except (StoreError, OutputExistsError):
+        raise
+    except (OSError, ImportError, NotImplementedError) as error:
+        raise StoreError(f"cannot reach '{url}' ({error}); check the address and the permissions.") from error
+    except ValueError as error:
+        if isinstance(error, AdapterFileError) or "rotocol" not in str(error):
+            raise
+        raise StoreError(f"cannot reach '{url}' ({error}); install what fsspec needs for it.") from error
