@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import rankfold
 from rankfold.pack.size import explain
+from rankfold.presets import discover
 from tests.support.peft_methods import CONFIG, METHODS, WEIGHTS, files, save_peft
 
 # What PEFT saves although a seed in the configuration decides it, and the kind of the copies beside it.
@@ -64,6 +65,23 @@ def test_parts_and_tensors_add_up_to_the_file(saved, method):
     assert explanation.file_bytes == size
     assert sum(part.bytes for part in explanation.parts) == size
     assert sum(part.bytes for part in explanation.tensors) == size
+
+
+@pytest.mark.parametrize("method", discover())
+def test_adapter_of_rankfold_is_learned_but_for_its_header_and_comes_back(method, tmp_path):
+    blocks = ["intermediate.dense", "output.dense"]
+    folder = save_peft(tmp_path / "ours", rankfold.config(method, r=4, target_modules=["query", *blocks]))
+    explanation = explain(folder)
+    assert sum(part.bytes for part in explanation.parts) == (folder / WEIGHTS).stat().st_size
+    assert {part.kind for part in explanation.parts} <= {"factor", "header", "padding"}
+    assert not any(part.name.startswith("rankfold") for part in explanation.parts)
+    rankfold.shrink_adapter(folder, tmp_path / "shrunk")
+    assert rankfold.expand_adapter(tmp_path / "shrunk", tmp_path / "again")
+    assert files(tmp_path / "again") == files(folder)
+    rankfold.pack_adapter(folder, tmp_path / "packed")
+    packed = explain(tmp_path / "packed")
+    assert sum(part.bytes for part in packed.parts) == (tmp_path / "packed").stat().st_size
+    assert packed.learned_bytes == explanation.learned_bytes
 
 
 @pytest.mark.parametrize("method", METHODS)
