@@ -97,15 +97,13 @@ def measure(name: str, scratch: Path) -> dict[str, object]:
     folder = scratch / "adapter"
     save(name, folder)
     explanation = explain(folder)
-    kinds: dict[str, int] = {}
-    for part in explanation.parts:
-        kinds[part.kind] = kinds.get(part.kind, 0) + part.bytes
+    kinds = explanation.bytes_by_kind
     assert sum(kinds.values()) == explanation.file_bytes == (folder / FILES[1]).stat().st_size
     return {
         "peft_type": explanation.method,
         "weights_bytes": explanation.file_bytes,
         "config_bytes": (folder / FILES[0]).stat().st_size,
-        "bytes_by_kind": kinds,
+        "bytes_by_kind": dict(kinds),
         "hints": explanation.hints,
         "shrunk": {
             "exact": shrunk(folder, scratch / "exact"),

@@ -151,6 +151,7 @@ def test_command_prints_the_same_numbers_as_table_and_as_json(adapter):
         "file",
         "file_bytes",
         "method",
+        "bytes_by_kind",
         "learned_bytes",
         "shrinkable_bytes",
         "hints",
@@ -158,6 +159,8 @@ def test_command_prints_the_same_numbers_as_table_and_as_json(adapter):
         "other_files",
     }
     assert all(f"{part['bytes']:,}" in table.stdout for part in data["parts"])
+    assert all(f"{kind} {size:,}" in table.stdout for kind, size in data["bytes_by_kind"].items())
+    assert sum(data["bytes_by_kind"].values()) == data["file_bytes"]
     assert f"{data['file_bytes']:,}" in table.stdout
 
 

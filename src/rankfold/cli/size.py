@@ -97,7 +97,8 @@ def _explain(path: Path, *, by_tensor: bool, as_json: bool) -> None:
 
 
 def _print_parts(explanation: "Explanation", parts: "tuple[Part, ...]") -> None:
-    total, learned = explanation.file_bytes, explanation.learned_bytes
+    total = explanation.file_bytes
+    kinds = ", ".join(f"{kind} {size:,}" for kind, size in explanation.bytes_by_kind.items())
     rows = [
         [
             part.name,
@@ -115,7 +116,7 @@ def _print_parts(explanation: "Explanation", parts: "tuple[Part, ...]") -> None:
         rows,
         title=explanation.file,
         left=(0, 1),
-        caption=f"learned: {learned:,} bytes; everything else in this file: {total - learned:,} bytes",
+        caption=f"learned: {explanation.learned_bytes:,} of {total:,} bytes ({kinds})",
     )
 
 

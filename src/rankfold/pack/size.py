@@ -54,6 +54,7 @@ class Explanation:
         file: The file.
         file_bytes: Its size.
         method: PEFT's name of the method; empty if nothing says it.
+        bytes_by_kind: The bytes of each kind that there is.
         learned_bytes: The bytes of adapter and task head, each tensor once.
         shrinkable_bytes: What `--shrink` leaves out: equal tensors, and what follows from a seed anywhere.
         hints: What cannot be said for certain, or needs an option: each a sentence.
@@ -65,6 +66,7 @@ class Explanation:
     file: str
     file_bytes: int
     method: str
+    bytes_by_kind: Mapping[Kind, int]
     learned_bytes: int
     shrinkable_bytes: int
     hints: tuple[str, ...]
@@ -103,7 +105,7 @@ def explain(path: Path) -> Explanation:
 
 
 def _is_ours(file: Path) -> bool:
-    with file.open("rb") as opened:
+    with container.naming(file), file.open("rb") as opened:
         return opened.read(len(container.MAGIC)) == container.MAGIC
 
 
@@ -155,11 +157,13 @@ def _explanation(file: Path, config: SavedConfig, tensors: Sequence[Part]) -> Ex
         name = f"{role}, again" if part.kind == "duplicate" else role
         groups.setdefault((part.kind, name), []).append(part)
     parts = (_sum(name, kind, group) for (kind, name), group in groups.items())
+    by_kind = {kind: sum(part.bytes for part in tensors if part.kind == kind) for kind in _KINDS}
     return Explanation(
         file=str(file),
         file_bytes=sum(part.bytes for part in tensors),
         method=config.peft_type,
-        learned_bytes=sum(part.bytes for part in tensors if part.kind in ("factor", "head")),
+        bytes_by_kind={kind: size for kind, size in by_kind.items() if size},
+        learned_bytes=by_kind["factor"] + by_kind["head"],
         shrinkable_bytes=0,
         hints=(),
         parts=tuple(sorted((part for part in parts if part.bytes), key=_rank)),

@@ -21,14 +21,13 @@ from tests.support.peft_methods import CONFIG, METHODS, WEIGHTS, files, save_pef
 SEEDED = [method for method in METHODS if method.partition("_")[0].upper() in FINDERS]
 EXPAND = "import sys, rankfold; rankfold.expand_adapter(sys.argv[1], sys.argv[2])"
 SHRINK = "import sys, rankfold; rankfold.shrink_adapter(sys.argv[1], sys.argv[2])"
-# The instructions that any processor of this family has; the library's own choice is the best there are.
-PLAIN = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
 
 
-def on_plain_processor(program, *paths):
-    """Run a program as a processor without the newer instructions would."""
+def elsewhere(program, *paths, instructions="default"):
+    """Run a program as on a processor that has these instructions and no newer ones."""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": instructions}
     words = [sys.executable, "-c", program, *map(str, paths)]
-    return subprocess.run(words, env=PLAIN, capture_output=True, text=True, check=False)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +41,19 @@ def test_every_finder_has_a_method_here():
     assert {method.partition("_")[0].upper() for method in SEEDED} == set(FINDERS)
 
 
-@pytest.mark.parametrize("method", ["vera", "randlora", "unilora"])
-def test_file_expands_on_a_processor_with_other_instructions(saved, method, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "instructions"),
+    [("vera", "default"), ("randlora", "default"), ("unilora", "default"), ("vera", "avx2")],
+)
+def test_file_expands_on_a_processor_with_other_instructions(saved, method, instructions, tmp_path):
     rankfold.shrink_adapter(saved[method], tmp_path / "shrunk")
-    result = on_plain_processor(EXPAND, tmp_path / "shrunk", tmp_path / "again")
+    result = elsewhere(EXPAND, tmp_path / "shrunk", tmp_path / "again", instructions=instructions)
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "again") == files(saved[method])
 
 
 def test_seed_is_found_though_the_adapter_is_from_a_processor_with_other_instructions(saved, tmp_path):
-    assert on_plain_processor(SHRINK, saved["vera"], tmp_path / "shrunk").returncode == 0
+    assert elsewhere(SHRINK, saved["vera"], tmp_path / "shrunk").returncode == 0
     there = container.read(tmp_path / "shrunk").header
     rankfold.shrink_adapter(saved["vera"], tmp_path / "here")
     here = container.read(tmp_path / "here").header
@@ -64,12 +66,12 @@ def test_what_only_a_like_processor_draws_is_refused_on_another_and_nothing_is_w
     # Some thousand draws, so that some of them differ.
     folder = save_peft(tmp_path / "tiny", peft.TinyLoraConfig(r=4, u=64, target_modules=["query", "value"]))
     rankfold.shrink_adapter(folder, tmp_path / "shrunk", regenerate=True)
-    result = on_plain_processor(EXPAND, tmp_path / "shrunk", tmp_path / "again")
+    result = elsewhere(EXPAND, tmp_path / "shrunk", tmp_path / "again")
     assert result.returncode == 1
     assert "makes other numbers" in result.stderr
     assert not (tmp_path / "again").exists()
     rankfold.shrink_adapter(folder, tmp_path / "portable")
-    assert on_plain_processor(EXPAND, tmp_path / "portable", tmp_path / "kept").returncode == 0
+    assert elsewhere(EXPAND, tmp_path / "portable", tmp_path / "kept").returncode == 0
 
 
 def test_what_only_a_like_processor_draws_is_hinted_at(saved):
