@@ -79,6 +79,7 @@ LIES = {
     "copies that are text": ("randlora", put("copies", value="all")),
     "copy left out": ("randlora", lambda header: header["copies"].pop()),
     "proof twice": ("vera", lambda header: header["proofs"].append(header["proofs"][0])),
+    "endless proofs": ("vera", lambda header: header["proofs"].extend(header["proofs"] * 99)),
     "proof left out": ("vera", lambda header: header["proofs"].pop()),
     "recipe of an unknown method": ("vera", put(*RECIPE, "kind", value="exec")),
     "recipe of another method": ("vera", put(*RECIPE, "kind", value="mask")),

@@ -12,6 +12,7 @@ from torch import Tensor
 from rankfold.pack.draws import FLOATS, BasisDraw, Drawn, NormalDraw, SparseDraw, UniformDraw
 from rankfold.pack.peft_config import SavedConfig
 from rankfold.pack.places import BalancedPlaces, OffDiagonalPlaces, RandomMask
+from rankfold.pack.tensors import bytes_of
 from rankfold.pack.weights_file import WeightsFile
 
 Recipe = Annotated[
@@ -20,7 +21,7 @@ Recipe = Annotated[
 ]
 """How some tensors are made again. The union is closed: a file that names another kind is refused."""
 
-_MOST_SHAPES = 16
+_MOST_SHAPES = 8
 _PROBE = 64
 
 
@@ -105,22 +106,20 @@ def _spread(numbers: Tensor) -> str:
 def _seed_of_each(search: Search) -> Iterator[Recipe]:
     """TinyLoRA counts its layers in the order of the model, which the file does not tell: it tries all."""
     first, places = search.config.projection_seed, search.places("tinylora_P")
-    if first is None:
+    if first is None or not places:
         return
-    seeds = range(first, first + len(places))
-    draws: dict[tuple[int, ...], list[Tensor]] = {}
-    for place in places:
-        entry = search.file.entries[place]
-        if entry.shape not in draws:
-            draws[entry.shape] = NormalDraw((), tuple(seeds)).make((entry,) * len(seeds))
+    seeds = tuple(range(first, first + len(places)))
+    shapes = {search.file.entries[place].shape: search.file.entries[place] for place in places}
+    # Layers differ in shape where one has fewer rows than the rank.
+    draws = [
+        (seed, draw)
+        for entry in list(shapes.values())[:_MOST_SHAPES]
+        for seed, draw in zip(seeds, NormalDraw((), seeds).make([entry] * len(seeds)), strict=True)
+    ]
+    wanted = {place: search.file.tensor(place) for place in places}
     for through in FLOATS.values():
-        found: dict[int, int] = {}
-        for place in places:
-            wanted = search.file.tensor(place)
-            same = (
-                torch.equal(draw.to(through).to(wanted.dtype), wanted) for draw in draws[tuple(wanted.shape)]
-            )
-            found.update((place, seed) for seed, is_same in zip(seeds, same, strict=True) if is_same)
+        known = {bytes_of(draw.to(through).to(wanted[places[0]].dtype)): seed for seed, draw in draws}
+        found = {place: known[key] for place, t in wanted.items() if (key := bytes_of(t)) in known}
         if found:
             yield NormalDraw(tuple(found), tuple(found.values()))
 
@@ -180,7 +179,7 @@ def _masks(search: Search) -> Iterator[Recipe]:
     seed, rank = search.config.random_seed, search.config.r
     if seed is None or not isinstance(rank, int) or rank < 1:
         return
-    for place in sorted(search.firsts.intersection(search.places("shira_indices"))):
+    for place in sorted(search.firsts.intersection(search.places("shira_indices")))[:_MOST_SHAPES]:
         taken = search.file.tensor(place)
         rows, columns = (int(side) + 1 for side in taken.amax(dim=1))
         both = taken.shape[1] // rank

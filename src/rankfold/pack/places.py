@@ -75,6 +75,7 @@ class OffDiagonalPlaces:
 
     def make(self, entries: Sequence[TensorEntry]) -> list[Tensor]:
         """Return rows and columns of each."""
+        check_count(sum(side * side for side in self.sides))
         generator = torch.Generator().manual_seed(self.seed)
         made: list[Tensor] = []
         for entry, side in zip(entries, self.sides, strict=True):

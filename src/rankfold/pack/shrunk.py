@@ -29,6 +29,9 @@ NUMBERS = "numbers"
 MOST_BYTES = 2 << 30
 """How long an expanded weights file may be; a few hundred bytes could ask for any size."""
 
+MOST_PROOFS = 64
+"""How many recipes a file may have; a method has one for all layers, or one for each shape of layer."""
+
 
 @final
 @with_config(STRICT)
@@ -57,7 +60,7 @@ class Shrunk:
     config: str
     weights_header: str
     copies: tuple[tuple[int, int], ...]
-    proofs: tuple[Proof, ...]
+    proofs: Annotated[tuple[Proof, ...], Field(max_length=MOST_PROOFS)]
     versions: Mapping[str, str]
 
     def kept(self) -> list[TensorEntry]:

@@ -66,7 +66,7 @@ class Explanation:
     file: str
     file_bytes: int
     method: str
-    bytes_by_kind: Mapping[Kind, int]
+    bytes_by_kind: Mapping[str, int]
     learned_bytes: int
     shrinkable_bytes: int
     hints: tuple[str, ...]
