@@ -7,8 +7,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__, "rankfold.bench.run"])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__, "rankfold.bench.run", "tests.support.store_work"])
 
 
 class Told:
@@ -63,8 +63,8 @@ def train_to_the_end(request: Any) -> None:
 
 
 def _watch(request: Any, meddle: Callable[[Any, Connection], None]) -> int | None:
-    events, tell = _CONTEXT.Pipe(duplex=False)
-    child = _CONTEXT.Process(target=train, args=(request, tell))
+    events, tell = PROCESSES.Pipe(duplex=False)
+    child = PROCESSES.Process(target=train, args=(request, tell))
     child.start()
     tell.close()  # so that the end of the child is the end of the events
     meddle(child, events)

@@ -30,6 +30,7 @@ COMMANDS = {
     "size": "Explain every byte of a saved adapter.",
     "pack": "Write a saved adapter as one file.",
     "unpack": "Write the directory of a packed adapter.",
+    "store": "Keep many adapters in one file.",
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130

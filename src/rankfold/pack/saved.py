@@ -111,7 +111,7 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         return tensor
     rounded = tensor.to(dtype)
     if not torch.equal(rounded.isfinite(), tensor.isfinite()):
-        raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep a wider one.")
+        raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep more bits.")
     return rounded
 
 
@@ -120,7 +120,7 @@ def _missing(folder: Path, name: str) -> AdapterFileError:
         return AdapterFileError(f"'{folder}' is no directory; name one that holds a saved adapter.")
     if name == WEIGHTS_NAME and (folder / _PICKLE_NAME).exists():
         return AdapterFileError(
-            f"'{folder}' has its weights in '{_PICKLE_NAME}', a pickle, which may run code when it is opened; "
+            f"'{folder}' has its weights in '{_PICKLE_NAME}', a pickle, which may run code when opened; "
             "save the adapter again with safetensors."
         )
     return AdapterFileError(f"'{folder}' has no {name}; name a directory that holds a saved adapter.")

@@ -111,14 +111,19 @@ class Database:
         if self._mode != "create" and not self.path.is_file():
             raise StoreError(f"there is no store '{self.path}'; name one that `rankfold store put` made.")
         with self._translated():
-            address = f"file:{quote(str(self.path.absolute()))}?mode={_OPEN[self._mode]}"
-            connection = self._connect(address)
+            connection = self._connect(f"file:{quote(str(self.path.absolute()))}?{self._options()}")
             try:
                 self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
             return connection
+
+    def _options(self) -> str:
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        # Where nothing may be written, SQLite cannot share the file with a writer, and need not.
+        alone = self._mode == "read" and not os.access(self.path.parent, os.W_OK) and not wal.exists()
+        return f"mode={_OPEN[self._mode]}{'&immutable=1' if alone else ''}"
 
     def _connect(self, address: str) -> sqlite3.Connection:
         connection = sqlite3.connect(

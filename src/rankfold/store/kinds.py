@@ -57,7 +57,7 @@ class Kind:
         }
 
 
-def put_kind(connection: sqlite3.Connection, kind: Kind, config: bytes) -> tuple[int, bytes, bytes]:
+def put_kind(connection: sqlite3.Connection, kind: Kind, config: bytes) -> tuple[int, bytes, bytes, int]:
     """Store a kind, unless it is there.
 
     Args:
@@ -66,22 +66,23 @@ def put_kind(connection: sqlite3.Connection, kind: Kind, config: bytes) -> tuple
         config: An adapter's configuration; the first of a kind is the template of the others.
 
     Returns:
-        The kind's id, its hash, and its template.
+        The kind's id, its outline and its template, both compressed, and the template's length.
     """
     outline, outline_bytes = compress(kind.to_json())
     digest = checksum(outline)
     known = connection.execute(
-        "SELECT id, template, template_bytes FROM kinds WHERE digest = ?", (digest,)
+        "SELECT id, outline, template, template_bytes FROM kinds WHERE digest = ?", (digest,)
     ).fetchone()
     if known is not None:
-        return known[0], digest, inflate(known[1], _allowed(known[2]))
+        return known
+    template = zlib.compress(config, _LEVEL)
     found = connection.execute(
         "INSERT INTO kinds (digest, base, method, outline, outline_bytes, template, template_bytes)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (digest, kind.base, kind.method, outline, outline_bytes, zlib.compress(config, _LEVEL), len(config)),
+        (digest, kind.base, kind.method, outline, outline_bytes, template, len(config)),
     ).lastrowid
     assert found is not None
-    return found, digest, config
+    return found, outline, template, len(config)
 
 
 @lru_cache(maxsize=1024)
@@ -110,19 +111,26 @@ def read_outline(outline: bytes, outline_bytes: int) -> tuple[Kind, bytes]:
     return Kind(base, method, layout), checksum(outline)
 
 
-def deflate_config(config: bytes, template: bytes) -> bytes:
-    """Return what a configuration adds to its kind's template; nothing if they are equal."""
-    if config == template:
+def deflate_config(config: bytes, template: bytes, template_bytes: int) -> bytes:
+    """Return what a configuration adds to its kind's template; nothing if they are equal.
+
+    Args:
+        config: The configuration.
+        template: The kind's template, compressed.
+        template_bytes: How long that is said to be.
+    """
+    dictionary = _inflate_template(template, template_bytes)
+    if config == dictionary:
         return b""
-    stream = zlib.compressobj(_LEVEL, zdict=template)
+    stream = zlib.compressobj(_LEVEL, zdict=dictionary)
     return stream.compress(config) + stream.flush()
 
 
-def inflate_config(data: bytes, size: int, template: bytes, template_bytes: int) -> bytes:
+def inflate_config(delta: bytes, size: int, template: bytes, template_bytes: int) -> bytes:
     """Return the configuration that `deflate_config` was given.
 
     Args:
-        data: What it returned.
+        delta: What it returned.
         size: How long the configuration is said to be.
         template: The kind's template, compressed.
         template_bytes: How long that is said to be.
@@ -130,13 +138,16 @@ def inflate_config(data: bytes, size: int, template: bytes, template_bytes: int)
     Raises:
         AdapterFileError: If either is damaged.
     """
-    dictionary = _inflate_template(template, _allowed(template_bytes))
-    return inflate(data, _allowed(size), dictionary=dictionary) if data else dictionary
+    dictionary = _inflate_template(template, template_bytes)
+    config = inflate(delta, _allowed(size), dictionary=dictionary) if delta else dictionary
+    if len(config) != size:
+        raise AdapterFileError("a configuration has not the length it says; restore a copy of the store.")
+    return config
 
 
 @lru_cache(maxsize=1024)
 def _inflate_template(template: bytes, size: int) -> bytes:
-    return inflate(template, size)
+    return inflate(template, _allowed(size))
 
 
 def _allowed(size: int) -> int:

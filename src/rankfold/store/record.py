@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from math import isfinite
@@ -102,18 +102,18 @@ def check_labels(name: str, tags: Mapping[str, str], metrics: Mapping[str, float
             raise SpecError(f"the metric '{key}' is {number}; give a finite number.")
 
 
-def sealed(record: Record, kind: bytes, config: bytes, parts: Mapping[int, bytes]) -> Record:
+def sealed(record: Record, stored: Sequence[bytes], parts: Mapping[int, bytes]) -> Record:
     """Return a record with the checksum over everything that makes it.
 
     Args:
         record: What is said of it; its size follows from the rest and is left out.
-        kind: The hash of its kind.
-        config: Its configuration.
+        stored: What lies in its row and in that of its kind, as it lies there.
         parts: The hash of each part, by position.
     """
     said = record.to_dict()
     del said["digest"], said["bytes"]
-    rest = [kind.hex(), checksum(config).hex(), [[position, part.hex()] for position, part in parts.items()]]
+    digests = [checksum(blob).hex() for blob in stored]
+    rest = [digests, [[position, part.hex()] for position, part in parts.items()]]
     return replace(record, digest=checksum(json.dumps([said, rest], sort_keys=True).encode()).hex())
 
 

@@ -80,12 +80,12 @@ def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, 
                 f"the store has an adapter '{record.name}'; choose another name, or replace it."
             )
         remove(connection, record.name)
-    kind, kind_digest, template = put_kind(connection, Kind.of(saved), saved.config)
+    kind, outline, template, template_bytes = put_kind(connection, Kind.of(saved), saved.config)
     parts = {position: put_part(connection, data) for position, data in _bodies(saved).items()}
     digests = {position: digest for position, (_, digest) in parts.items()}
-    record = sealed(record, kind_digest, saved.config, digests)
+    delta = deflate_config(saved.config, template, template_bytes)
+    record = sealed(record, (outline, template, delta), digests)
     created = int(datetime.strptime(record.created, TIME).replace(tzinfo=UTC).timestamp())
-    config = deflate_config(saved.config, template)
     row = connection.execute(
         "INSERT INTO records (name, kind, format, created, config, config_bytes, digest, bytes)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -94,7 +94,7 @@ def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, 
             kind,
             FORMAT,
             created,
-            config,
+            delta,
             len(saved.config),
             bytes.fromhex(record.digest),
             record.bytes,
@@ -128,12 +128,13 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
     if row is None:
         raise _unknown(connection, name)
     try:
-        kind, kind_digest = read_outline(*row[5:])
-        config = inflate_config(*row[1:5])
+        _, delta, config_bytes, template, template_bytes, outline, outline_bytes = row
+        kind, _ = read_outline(outline, outline_bytes)
+        config = inflate_config(delta, config_bytes, template, template_bytes)
         parts = {position: (digest, data) for position, digest, data in read_parts(connection, row[0])}
         (record,) = select(connection, "records.id = ?", [row[0]])
         digests = {position: digest for position, (digest, _) in parts.items()}
-        if sealed(record, kind_digest, config, digests) != record:
+        if sealed(record, (outline, template, delta), digests) != record:
             raise damaged("its description")
         config_values(config)
         tensors = _assemble(kind.layout, {position: data for position, (_, data) in parts.items()})
@@ -203,19 +204,19 @@ def _bodies(saved: SavedAdapter) -> dict[int, bytes]:
             alone[index] = data
         else:
             rest.append(data)
-    return {_REST: b"".join(rest), **alone}
+    return ({_REST: b"".join(rest)} if any(rest) else {}) | alone
 
 
 def _assemble(layout: Layout, bodies: dict[int, bytes]) -> dict[str, Tensor]:
     """Return the tensors of an adapter from its parts."""
-    rest = [entry for index, entry in enumerate(layout.entries) if index not in bodies]
-    expected = {_REST: rest} | {
-        index: [layout.entries[index]] for index in bodies if 0 <= index < len(layout.entries)
-    }
+    alone = bodies.keys() - {_REST}
+    if not alone <= set(range(len(layout.entries))):
+        raise damaged("the list of its parts")
+    rest = [entry for index, entry in enumerate(layout.entries) if index not in alone]
     tensors: dict[str, Tensor] = {}
-    for position, entries in expected.items():
-        data = bodies.get(position)
-        if data is None or len(data) != sum(entry.bytes for entry in entries) or len(expected) != len(bodies):
-            raise damaged("the list of its parts")
+    for position, entries in [(_REST, rest), *((index, [layout.entries[index]]) for index in alone)]:
+        data = bodies.get(position, b"")
+        if len(data) != sum(entry.bytes for entry in entries):
+            raise damaged("the length of a part")
         tensors |= tensors_from(entries, memoryview(data))
     return {entry.name: tensors[entry.name] for entry in layout.entries}

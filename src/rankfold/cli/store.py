@@ -1,0 +1,252 @@
+"""`rankfold store`: many adapters in one file."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from rankfold.cli.console import note, print_json, print_table
+from rankfold.cli.options import json_option
+from rankfold.errors import SpecError, StoreError
+
+Decorated = Callable[..., None]
+
+_store = click.argument("path", metavar="STORE", type=click.Path(path_type=Path, dir_okay=False))
+
+
+def _search(command: Decorated) -> Decorated:
+    """Add the options that choose records."""
+    for option in (
+        click.option(
+            "--where",
+            "-w",
+            multiple=True,
+            metavar="CONDITION",
+            help="Only with this metric, such as 'accuracy>=0.9'.",
+        ),
+        click.option("--tag", "-t", "tags", multiple=True, metavar="KEY=VALUE", help="Only with this tag."),
+        click.option("--method", help="Only of this method, such as tlora."),
+        click.option("--base", help="Only of this base model."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def command() -> None:
+    """Keep many adapters, of any PEFT method, in the one file STORE."""
+
+
+@command.command()
+@_store
+@click.argument("name")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option(
+    "--tag",
+    "-t",
+    "tags",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Something to find it by, such as customer=a.",
+)
+@click.option(
+    "--metric",
+    "-m",
+    "metrics",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Something measured, such as accuracy=0.93.",
+)
+@click.option("--replace", is_flag=True, help="Replace an adapter of this name.")
+def put(
+    path: Path, name: str, adapter: Path, *, tags: Sequence[str], metrics: Sequence[str], replace: bool
+) -> None:
+    """Store ADAPTER, a PEFT directory or a packed file, under NAME; STORE is made if there is none.
+
+    Metrics are those of the directory's run.json, if there is one, unless --metric gives others.
+    """
+    from rankfold.store.store import AdapterStore  # torch is slow to import, and --help can do without it
+
+    measured = {key: _number(key, text) for key, text in _pairs(metrics).items()} or _metrics_of_run(adapter)
+    with AdapterStore(path) as store:
+        record = store.put(name, adapter, tags=_pairs(tags), metrics=measured, replace=replace)
+    note(f"stored: {record.name}, {record.bytes:,} bytes of {record.method}")
+
+
+@command.command()
+@_store
+@click.argument("name")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+def get(path: Path, name: str, directory: Path) -> None:
+    """Write the adapter NAME into the new directory DIR, byte for byte what was put."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "read") as store:
+        store.get(name).write(directory)
+    note(f"written: {directory}")
+
+
+@command.command(name="list")
+@_store
+@_search
+@json_option
+def list_(
+    path: Path,
+    *,
+    base: str | None,
+    method: str | None,
+    tags: Sequence[str],
+    where: Sequence[str],
+    as_json: bool,
+) -> None:
+    """List adapters by name, all of them or those that meet every condition."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "read") as store:
+        records = list(store.list(base=base, method=method, tags=_pairs(tags), where=where))
+    if as_json:
+        print_json([record.to_dict() for record in records])
+        return
+    rows = [
+        [
+            record.name,
+            record.method,
+            record.base,
+            " ".join(f"{key}={text}" for key, text in record.tags.items()),
+            " ".join(f"{key}={number:.4g}" for key, number in record.metrics.items()),
+            f"{record.bytes:,}",
+            record.created,
+        ]
+        for record in records
+    ]
+    print_table(
+        ["name", "method", "base", "tags", "metrics", "bytes", "created"],
+        rows,
+        left=(0, 1, 2, 3, 4),
+        caption=f"adapters: {len(rows):,}",
+    )
+
+
+@command.command()
+@_store
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def delete(path: Path, names: Sequence[str]) -> None:
+    """Remove adapters, all of the named or none; `gc` gives their room back."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "write") as store, store.batch():
+        for name in names:
+            store.delete(name)
+    note(f"removed: {', '.join(names)}")
+
+
+@command.command()
+@_store
+@json_option
+def verify(path: Path, *, as_json: bool) -> None:
+    """Check that everything is as it was written; the exit code is 1 if it is not."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "read") as store:
+        faults = list(store.verify())
+        count = len(store)
+    if as_json:
+        print_json([asdict(fault) for fault in faults])
+    elif faults:
+        print_table(["adapter", "fault"], [[fault.name or "", fault.reason] for fault in faults], left=(0, 1))
+    if faults:
+        raise StoreError(
+            f"'{path}' is damaged (faults: {len(faults)}); put these adapters again, or restore a copy."
+        )
+    note(f"adapters that are as they were written: {count:,}")
+
+
+@command.command()
+@_store
+@click.argument("url")
+@_search
+@click.option("--overwrite", is_flag=True, help="Replace what is at URL.")
+def export(
+    path: Path,
+    url: str,
+    *,
+    base: str | None,
+    method: str | None,
+    tags: Sequence[str],
+    where: Sequence[str],
+    overwrite: bool,
+) -> None:
+    """Write adapters to one file at URL: a path, or an address that fsspec knows, such as s3://..."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "read") as store:
+        chosen = store.list(base=base, method=method, tags=_pairs(tags), where=where)
+        count = store.export(url, chosen, overwrite=overwrite)
+    note(f"adapters exported to {url}: {count:,}")
+
+
+@command.command(name="import")
+@_store
+@click.argument("url")
+@click.option("--skip", "existing", flag_value="skip", help="Leave adapters alone whose names are taken.")
+@click.option("--replace", "existing", flag_value="replace", help="Replace adapters whose names are taken.")
+def import_(path: Path, url: str, *, existing: str | None) -> None:
+    """Put all adapters of an exported file, or none; STORE is made if there is none."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path) as store:
+        count = store.import_(
+            url, existing="skip" if existing == "skip" else "replace" if existing else "refuse"
+        )
+    note(f"adapters imported: {count:,}")
+
+
+@command.command()
+@_store
+@json_option
+def stats(path: Path, *, as_json: bool) -> None:
+    """Count what is in the store, and what takes the room."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "read") as store:
+        counted = asdict(store.stats())
+    if as_json:
+        print_json(counted)
+    else:
+        print_table(["", ""], [[key.replace("_", " "), f"{number:,}"] for key, number in counted.items()])
+
+
+@command.command()
+@_store
+def gc(path: Path) -> None:
+    """Remove what no adapter uses any more, and give its room back to the disk."""
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "write") as store:
+        freed = store.gc()
+    note(f"removed: {freed.parts:,} parts, {freed.kinds:,} kinds; file smaller by {freed.file_bytes:,} bytes")
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Read `key=value` as text."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or key in pairs:
+            raise SpecError(f"'{text}' is no key=value, or its key is there twice; write it like customer=a.")
+        pairs[key] = value
+    return pairs
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise SpecError(f"the metric '{key}' is '{text}'; give a number, like {key}=0.93.") from error
+
+
+def _metrics_of_run(adapter: Path) -> dict[str, float]:
+    from rankfold.bench.record import NAME, RunRecord
+
+    return dict(RunRecord.read(adapter).metrics) if (adapter / NAME).is_file() else {}

@@ -1,0 +1,1 @@
+"""Is a bad file refused before it costs anything?"""
