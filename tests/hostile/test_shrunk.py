@@ -57,6 +57,7 @@ LIES = {
     "no hash": ("vera", put("expanded_sha256", value=None)),
     "short hash": ("vera", put("expanded_sha256", value="00")),
     "other hash of the file": ("vera", put("expanded_sha256", value="0" * 64)),
+    "other hash of what was shrunk": ("vera", put("weights_sha256", value="0" * 64)),
     "other hash of a proof": ("vera", put("proofs", 0, "sha256", value="0" * 64)),
     "unknown rounding": ("vera", put("rounding", value="int1")),
     "rounding that was not done": ("vera", put("rounding", value="bf16")),

@@ -70,11 +70,11 @@ class Shrunk:
             AdapterFileError: If it does not say, of each tensor once, where it comes from.
         """
         entries = read_layout(self.weights_header.encode()).entries
-        elsewhere = [place for place, _ in self.copies]
-        elsewhere += [place for proof in self.proofs for place in proof.recipe.tensors]
-        if len(set(elsewhere)) != len(elsewhere) or not set(elsewhere) <= set(range(len(entries))):
-            raise _wrong("a tensor comes from two places, or is not there")
+        made = [place for proof in self.proofs for place in proof.recipe.tensors]
         copied = {place for place, _ in self.copies}
+        elsewhere = copied.union(made)
+        if len(elsewhere) != len(self.copies) + len(made) or not elsewhere <= set(range(len(entries))):
+            raise _wrong("a tensor comes from two places, or is not there")
         for place, source in self.copies:
             if (
                 source in copied
@@ -84,7 +84,7 @@ class Shrunk:
                 raise _wrong(f"'{entries[place].name}' is no copy of an earlier tensor")
         if sum(entry.bytes for entry in entries) > MOST_BYTES:
             raise _wrong(f"its tensors take more than {MOST_BYTES:,} bytes")
-        return [entry for place, entry in enumerate(entries) if place not in set(elsewhere)]
+        return [entry for place, entry in enumerate(entries) if place not in elsewhere]
 
     def expand(self, numbers: memoryview) -> SavedAdapter:
         """Return the adapter, whose weights file has been compared with the hash of the one to come back.
@@ -99,6 +99,8 @@ class Shrunk:
         kept = self.kept()
         if sum(kept_bytes(entry, self.rounding) for entry in kept) != len(numbers):
             raise _wrong("it has more or fewer numbers than its tensors")
+        if self.rounding is None and self.expanded_sha256 != self.weights_sha256:
+            raise _wrong("nothing was rounded, and yet another file is to come back")
         config_values(self.config.encode())
         layout = read_layout(self.weights_header.encode())
         found = self._make_all(layout.entries)
