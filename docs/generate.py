@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import click
 
@@ -14,6 +15,9 @@ from rankfold.presets._preset import Option
 from rankfold.store.record import schema
 
 SCHEMA = Path(__file__).with_name("store.schema.json")
+
+_SIZES = Path(__file__).resolve().parents[1] / "benchmarks" / "records" / "size.json"
+_KINDS = ("factor", "regenerable", "duplicate", "frozen")
 
 
 def method_table() -> str:
@@ -65,6 +69,40 @@ def cost_table() -> str:
     )
     heads = ["| layers, rank | method | predicted | measured |", "| --- | --- | --- | --- |"]
     return "\n".join([*heads, *rows])
+
+
+def size_table() -> str:
+    """Return what PEFT saves and what is left of it, as the record of `benchmarks/size.py` has it."""
+    titles = ["method", "weights file", "learned", "from a seed", "copies", "from the base", "shrunk", "%"]
+    rows: list[list[str]] = []
+    for name, method in _sizes().items():
+        kinds, shrunk = method["bytes_by_kind"], method["shrunk"]["exact"]
+        sizes = [method["weights_bytes"], *(kinds.get(kind, 0) for kind in _KINDS), shrunk["bytes"]]
+        rows.append([name, *(f"{size:,}" if size else "" for size in sizes), f"{100 * shrunk['ratio']:.3g}"])
+    return _table_of_numbers(titles, rows)
+
+
+def rounding_table() -> str:
+    """Return what rounding leaves, as the record of `benchmarks/size.py` has it."""
+    titles = ["method", "exact", "exact, like processor", "bf16", "largest error", "int8", "largest error"]
+    rows: list[list[str]] = []
+    for name, method in _sizes().items():
+        exact, like, *rounded = method["shrunk"].values()
+        row = [name, f"{exact['bytes']:,}", f"{like['bytes']:,}"]
+        for each in rounded:
+            row += [f"{each['bytes']:,}", f"{each['largest_relative_error']:.2g}"]
+        rows.append(row)
+    return _table_of_numbers(titles, rows)
+
+
+def _sizes() -> dict[str, Any]:
+    return json.loads(_SIZES.read_text("utf-8"))["methods"]
+
+
+def _table_of_numbers(titles: list[str], rows: list[list[str]]) -> str:
+    """Return a table whose first column is words."""
+    lines = [f"| {' | '.join(row)} |" for row in (titles, *rows)]
+    return "\n".join([lines[0], "| --- |" + " ---: |" * (len(titles) - 1), *lines[1:]])
 
 
 def command_reference() -> str:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from rankfold.pack.packed import pack_adapter as pack_adapter
     from rankfold.pack.packed import unpack_adapter as unpack_adapter
     from rankfold.pack.saved import SavedAdapter as SavedAdapter
+    from rankfold.pack.shrink import Shrinkage as Shrinkage
+    from rankfold.pack.shrink import expand_adapter as expand_adapter
+    from rankfold.pack.shrink import shrink_adapter as shrink_adapter
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
     from rankfold.store.record import Record as Record
@@ -79,6 +82,7 @@ _HOMES = {
     "RouterSpec": "rankfold.adapter.router",
     "SavedAdapter": "rankfold.pack.saved",
     "SeededSpec": "rankfold.factors",
+    "Shrinkage": "rankfold.pack.shrink",
     "SpecError": "rankfold.errors",
     "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
@@ -87,11 +91,13 @@ _HOMES = {
     "compress_lora": "rankfold.deploy.api",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
+    "expand_adapter": "rankfold.pack.shrink",
     "export_lora": "rankfold.deploy.api",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "optimizer": "rankfold.train.learning_rates",
     "pack_adapter": "rankfold.pack.packed",
     "parameter_groups": "rankfold.train.learning_rates",
+    "shrink_adapter": "rankfold.pack.shrink",
     "unpack_adapter": "rankfold.pack.packed",
 }
 
@@ -121,6 +127,7 @@ __all__ = [
     "RouterSpec",
     "SavedAdapter",
     "SeededSpec",
+    "Shrinkage",
     "SpecError",
     "StoreError",
     "SvdSpec",
@@ -130,11 +137,13 @@ __all__ = [
     "compress_lora",
     "config",
     "count_parameters",
+    "expand_adapter",
     "export_lora",
     "lora_fa_correction",
     "optimizer",
     "pack_adapter",
     "parameter_groups",
+    "shrink_adapter",
     "unpack_adapter",
 ]
 

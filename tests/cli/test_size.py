@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from rankfold.cli.main import cli
-from rankfold.cli.size import explain
 from rankfold.errors import AdapterFileError, SpecError
+from rankfold.pack.size import explain
 
 LAYER = "base_model.model.bert.encoder.layer.{}.attention.self.query"
 
@@ -147,8 +147,20 @@ def test_damaged_config_is_refused(adapter):
 def test_command_prints_the_same_numbers_as_table_and_as_json(adapter):
     table = CliRunner().invoke(cli, ["size", str(adapter)])
     data = json.loads(CliRunner().invoke(cli, ["size", str(adapter), "--json"]).stdout)
-    assert set(data) == {"file", "file_bytes", "learned_bytes", "parts", "other_files"}
+    assert set(data) == {
+        "file",
+        "file_bytes",
+        "method",
+        "bytes_by_kind",
+        "learned_bytes",
+        "shrinkable_bytes",
+        "hints",
+        "parts",
+        "other_files",
+    }
     assert all(f"{part['bytes']:,}" in table.stdout for part in data["parts"])
+    assert all(f"{kind} {size:,}" in table.stdout for kind, size in data["bytes_by_kind"].items())
+    assert sum(data["bytes_by_kind"].values()) == data["file_bytes"]
     assert f"{data['file_bytes']:,}" in table.stdout
 
 
@@ -157,3 +169,66 @@ def test_command_fails_with_one_line(tmp_path, name, code):
     (tmp_path / "adapter_model.bin").touch()
     result = CliRunner().invoke(cli, ["size", str(tmp_path / name)])
     assert (result.exit_code, len(result.stderr.splitlines()), result.stdout) == (code, 1, "")
+
+
+def run(*words):
+    return CliRunner().invoke(cli, ["size", *map(str, words)])
+
+
+@pytest.fixture
+def twice(adapter):
+    """An adapter with a tensor that is there twice."""
+    found = tensors()
+    found[f"{LAYER.format(1)}.lora_A.weight"] = found[f"{LAYER.format(0)}.lora_A.weight"].copy()
+    save_file(found, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    return adapter
+
+
+def test_every_tensor_is_shown_when_asked_for(twice):
+    data = json.loads(run(twice, "--by-tensor", "--json").stdout)
+    assert {part["name"] for part in data["tensors"]} > set(tensors())
+    assert sum(part["bytes"] for part in data["tensors"]) == data["file_bytes"]
+    assert f"{LAYER.format(0)}.lora_A" in run(twice, "--by-tensor").stdout
+
+
+def test_what_can_be_left_out_is_said_with_the_command_that_does_it(twice, tmp_path):
+    out = tmp_path / "shrunk"
+    assert f"rankfold size {twice} --shrink OUT" in run(twice).stderr
+    shrunk = run(twice, "--shrink", out)
+    assert shrunk.exit_code == 0
+    assert f"{out.stat().st_size:,}" in shrunk.stdout
+    assert "not carried: notes/README.md" in shrunk.stderr
+    assert "--shrink" not in run(out).stderr
+
+
+def test_expanded_adapter_is_called_what_it_is(twice, tmp_path):
+    assert run(twice, "--shrink", tmp_path / "exact").exit_code == 0
+    assert "byte for byte" in run(tmp_path / "exact", "--expand", tmp_path / "a").stderr
+    rounded = run(twice, "--shrink", tmp_path / "bf16", "--dtype", "bf16")
+    assert "lora_A" in rounded.stdout
+    assert "not the adapter byte for byte" in rounded.stderr
+    expanded = run(tmp_path / "bf16", "--expand", tmp_path / "b")
+    assert "rounded numbers" in expanded.stderr
+    assert "byte for byte" not in expanded.stderr
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "a" / weights).read_bytes() == (twice / weights).read_bytes()
+
+
+def test_outputs_that_exist_are_kept(twice, tmp_path):
+    out = tmp_path / "shrunk"
+    out.write_text("mine")
+    assert run(twice, "--shrink", out).exit_code == 2
+    assert out.read_text() == "mine"
+    assert run(twice, "--shrink", out, "--overwrite", "--json").exit_code == 0
+    assert run(out, "--expand", twice).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--dtype", "bf16"], ["--regenerate"], ["--overwrite"], ["--shrink", "a", "--expand", "b"]],
+    ids=" ".join,
+)
+def test_options_that_do_not_fit_are_refused(adapter, words):
+    result = run(adapter, *words)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)

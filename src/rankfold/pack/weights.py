@@ -17,7 +17,7 @@ from rankfold.errors import AdapterFileError
 from rankfold.pack.header import MOST_BYTES, parse
 from rankfold.pack.tensors import Cutter, TensorEntry, bytes_of
 
-_PREFIX_BYTES = 8
+PREFIX_BYTES = 8
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
 
@@ -40,7 +40,7 @@ class Layout:
     def header_bytes(self) -> bytes:
         """Return the file's beginning, up to the values."""
         header = self.header if self.header is not None else _spell(self.entries, self.metadata)
-        return len(header).to_bytes(_PREFIX_BYTES, "little") + header
+        return len(header).to_bytes(PREFIX_BYTES, "little") + header
 
     @cached_property
     def cutter(self) -> Cutter:
@@ -93,11 +93,11 @@ def read_layout(header: bytes) -> Layout:
 
 
 def _read_layout(data: bytes) -> tuple[Layout, int]:
-    size = int.from_bytes(data[:_PREFIX_BYTES], "little")
-    begin = _PREFIX_BYTES + size
+    size = int.from_bytes(data[:PREFIX_BYTES], "little")
+    begin = PREFIX_BYTES + size
     if size > MOST_BYTES or len(data) < begin:
         raise _damaged("its header does not end")
-    layout = read_layout(data[_PREFIX_BYTES:begin])
+    layout = read_layout(data[PREFIX_BYTES:begin])
     if layout.payload_bytes != len(data) - begin:
         raise _damaged(
             f"its header tells of {layout.payload_bytes:,} bytes and {len(data) - begin:,} are there"

@@ -1,0 +1,166 @@
+"""Where the bytes of PEFT's adapters go, and what is left without copies and without what a seed says.
+
+MiniLM, query and value of every layer, no task head. Each method takes some steps of training on news and is
+saved by PEFT, explained, shrunk and expanded. Bytes are exact. The script stops if an adapter that was shrunk
+without rounding does not come back byte for byte.
+
+    python benchmarks/size.py --out benchmarks/records/size.json
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import safetensors
+import torch
+import transformers
+from peft.optimizers import create_lorafa_optimizer
+
+import rankfold
+from rankfold.bench.tasks.bbc_news import read_bbc_news
+from rankfold.pack.size import explain
+from rankfold.train.hardware import cpu_name
+from rankfold.train.models import Kind, LoadedModel, load_model, resolve_model
+from rankfold.train.quiet import quiet_libraries
+
+TARGETS: dict[str, Any] = {"target_modules": ["query", "value"]}
+STEPS = 5
+ROWS = 4
+TOKENS = 64
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+LORA_FA = "LoRA-FA, r = 8"
+
+METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
+    "LoRA, r = 8": lambda: peft.LoraConfig(r=8, **TARGETS),
+    LORA_FA: lambda: peft.LoraConfig(r=8, **TARGETS),
+    "DoRA, r = 8": lambda: peft.LoraConfig(r=8, use_dora=True, **TARGETS),
+    "AdaLoRA, r = 12": lambda: peft.AdaLoraConfig(init_r=12, total_step=100, **TARGETS),
+    "LoKr, r = 8": lambda: peft.LoKrConfig(r=8, **TARGETS),
+    "LoHa, r = 8": lambda: peft.LoHaConfig(r=8, **TARGETS),
+    "MiSS, r = 8": lambda: peft.MissConfig(r=8, **TARGETS),
+    "FourierFT, 1,000 frequencies": lambda: peft.FourierFTConfig(n_frequency=1000, **TARGETS),
+    "Lily, r = 8, A shared by 2": lambda: peft.LilyConfig(r=8, stride_A=2, num_B=2, **TARGETS),
+    "Lily, r = 32, A shared by 3": lambda: peft.LilyConfig(r=32, stride_A=3, num_B=2, **TARGETS),
+    "VeRA, r = 64": lambda: peft.VeraConfig(r=64, **TARGETS),
+    "VeRA, r = 256": lambda: peft.VeraConfig(r=256, **TARGETS),
+    "PVeRA, r = 64": lambda: peft.PveraConfig(r=64, **TARGETS),
+    "RandLoRA, r = 32": lambda: peft.RandLoraConfig(r=32, **TARGETS),
+    "RandLoRA, r = 32, sparse": lambda: peft.RandLoraConfig(r=32, sparse=True, **TARGETS),
+    "TinyLoRA, r = 2, u = 64": lambda: peft.TinyLoraConfig(r=2, u=64, **TARGETS),
+    "UniLoRA, d = 1,024, with indices": lambda: peft.UniLoraConfig(
+        r=4, theta_d_length=1024, save_indices=True, **TARGETS
+    ),
+    "UniLoRA, d = 1,024": lambda: peft.UniLoraConfig(r=4, theta_d_length=1024, **TARGETS),
+    "SHiRA, r = 8, seeded": lambda: peft.ShiraConfig(r=8, random_seed=0, **TARGETS),
+    "FRoD": lambda: peft.FrodConfig(progressbar=False, **TARGETS),
+}
+
+
+def save(name: str, folder: Path) -> None:
+    """Train a method for a few steps and let PEFT save it."""
+    torch.manual_seed(0)
+    loaded = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, tuple("01234"))
+    with quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's advice about its own methods
+        model = peft.get_peft_model(loaded.model, METHODS[name]()).train()
+        if name == LORA_FA:
+            optimizer = create_lorafa_optimizer(model, r=8, lora_alpha=8, lr=1e-3)
+        else:
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        for step in range(STEPS):
+            model(**batch(loaded, step)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(folder)
+    (folder / "README.md").unlink()
+
+
+def batch(loaded: LoadedModel, step: int) -> dict[str, torch.Tensor]:
+    """Return some articles as a model takes them."""
+    rows = read_bbc_news()["train"].rows[step::STEPS][:ROWS]
+    texts = [str(row["text"]) for row in rows]
+    tokens = loaded.tokenizer(texts, truncation=True, max_length=TOKENS, padding=True, return_tensors="pt")
+    return {**tokens, "labels": torch.tensor([int(row["label"]) for row in rows])}
+
+
+def measure(name: str, scratch: Path) -> dict[str, object]:
+    """Return the bytes of one method's adapter by kind, and of the files it shrinks to."""
+    folder = scratch / "adapter"
+    save(name, folder)
+    explanation = explain(folder)
+    kinds = explanation.bytes_by_kind
+    assert sum(kinds.values()) == explanation.file_bytes == (folder / FILES[1]).stat().st_size
+    return {
+        "peft_type": explanation.method,
+        "weights_bytes": explanation.file_bytes,
+        "config_bytes": (folder / FILES[0]).stat().st_size,
+        "bytes_by_kind": dict(kinds),
+        "hints": explanation.hints,
+        "shrunk": {
+            "exact": shrunk(folder, scratch / "exact"),
+            "exact, like processor": shrunk(folder, scratch / "regenerate", regenerate=True),
+            "bf16": shrunk(folder, scratch / "bf16", dtype="bf16"),
+            "int8": shrunk(folder, scratch / "int8", dtype="int8"),
+        },
+    }
+
+
+def shrunk(folder: Path, file: Path, **options: Any) -> dict[str, object]:
+    """Shrink, expand, compare, and return what was saved."""
+    shrinkage = rankfold.shrink_adapter(folder, file, **options)
+    again = file.with_suffix(".expanded")
+    exact = rankfold.expand_adapter(file, again)
+    same = all((again / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
+    assert same or not exact
+    return {
+        "bytes": shrinkage.bytes_after,
+        "ratio": shrinkage.bytes_after / shrinkage.bytes_before,
+        "byte_for_byte": exact,
+        "largest_relative_error": max(shrinkage.errors.values(), default=0.0),
+    }
+
+
+def circumstances() -> dict[str, object]:
+    """Return what the figures depend on, and what repeats them."""
+    libraries = {
+        each.__name__: each.__version__ for each in (rankfold, torch, peft, transformers, safetensors, np)
+    }
+    return {
+        "command": ["python", *sys.argv],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **libraries},
+        "hardware": {"cpu": cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability()},
+        "model": "minilm",
+        "targets": TARGETS["target_modules"],
+        "steps": STEPS,
+    }
+
+
+def main() -> None:
+    """Measure every method, print a line for each, and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    methods: dict[str, Any] = {}
+    for name in METHODS:
+        with tempfile.TemporaryDirectory() as scratch:
+            methods[name] = measure(name, Path(scratch))
+        files = methods[name]["shrunk"]
+        sizes = " ".join(f"{files[way]['bytes']:>10,}" for way in files)
+        print(f"{name:34} {methods[name]['weights_bytes']:>10,} {sizes}", flush=True)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps({**circumstances(), "methods": methods}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
