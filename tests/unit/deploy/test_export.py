@@ -88,6 +88,20 @@ def test_adapter_with_a_router_is_compressed_with_the_error_of_its_mean_gates(ti
     assert certificate.worst_written.written < 1e-6  # two heads of rank 3 with fixed gates have rank 6
 
 
+@pytest.mark.parametrize("method", ["mix_lora", "mole", "mola", "effilora", "lora_moe"])
+def test_every_kind_of_router_is_compressed_to_something_nearer_than_the_base(
+    tiny_llama, reviews, tmp_path, method
+):
+    targets = ["q_proj", "gate_proj", "up_proj", "down_proj"]
+    adapter = save_adapter(tmp_path / "adapter", tiny_llama, method, target_modules=targets, alpha=0.5)
+    certificate = rankfold.compress_lora(adapter, tmp_path / "out", rank=12, data=str(reviews))
+    assert len(certificate.layers) == 8
+    base, plain, routed = (AutoModelForCausalLM.from_pretrained(tiny_llama).eval() for _ in range(3))
+    expected, untouched = scores(load_adapter(routed, adapter)), scores(base)
+    compressed = scores(peft.PeftModel.from_pretrained(plain, tmp_path / "out").eval())
+    assert relative_rms(compressed, expected) < 0.9 * relative_rms(untouched, expected)
+
+
 def test_compressing_further_loses_more(adapter, reviews, tmp_path):
     errors = [
         rankfold.compress_lora(
