@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import rankfold
 from rankfold.errors import AdapterFileError, DataError, NotExactError, OutputExistsError, SpecError
 from rankfold.train.load import load_adapter
-from tests.support.saved import edit_json, save_adapter
+from tests.support.adapters import edit_json, save_adapter
 from tests.support.tolerance import relative_rms
 
 IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 4, 5]])
