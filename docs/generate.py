@@ -5,6 +5,7 @@ from textwrap import indent
 
 import click
 
+from benchmarks.predicted import compared
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 from rankfold.presets._preset import Option
@@ -49,6 +50,16 @@ def _option_text(option: Option) -> str:
     if not option.choices:
         return option.help
     return f"{option.help} ({', '.join(f'`{choice}`' for choice in option.choices)})"
+
+
+def cost_table() -> str:
+    """Return the predicted times of a training step beside the measured ones."""
+    rows = (
+        f"| {each.setting} | {each.variant} | {each.predicted:.2f} | {each.measured:.2f} |"
+        for each in compared()
+    )
+    heads = ["| layers, rank | method | predicted | measured |", "| --- | --- | --- | --- |"]
+    return "\n".join([*heads, *rows])
 
 
 def command_reference() -> str:

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from transformers import BertConfig, LlamaConfig
 
 import rankfold
+from rankfold.bench.meta import meta_base
 from rankfold.bench.method import method_config
 from rankfold.cli.main import cli
-from rankfold.cli.meta import meta_base
 from rankfold.presets import discover
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES
 

@@ -28,7 +28,7 @@ def test_report_prints_a_table_and_writes_the_page(runs):
 
 def test_report_as_json_has_stable_keys(runs):
     (study,) = json.loads(CliRunner().invoke(cli, ["report", str(runs), "--json"]).stdout)
-    assert set(study) == {"model", "task", "metric", "examples", "baselines", "rows"}
+    assert set(study) == {"model", "task", "metric", "examples", "baselines", "rows", "choices"}
     assert set(study["rows"][0]) == {
         "label", "seeds", "score", "difference", "p_value", "verdict",
         "trainable", "bytes", "seconds", "failures",

@@ -16,8 +16,16 @@ from rankfold.bench.record import RunRecord
 from rankfold.bench.run import run
 from rankfold.errors import SpecError
 from rankfold.train.distributed import rows_of_a_process, shared_factors
+from rankfold.train.scores import LayerScores
 from tests.integration.models import adapted, bert, config_of, learned
-from tests.integration.two_processes import METHODS, plain_steps, run_request, trainer
+from tests.integration.two_processes import (
+    METHODS,
+    plain_steps,
+    reduced_run,
+    reduced_trainer,
+    run_request,
+    trainer,
+)
 from tests.support.tiny_models import review_rows, write_bert, write_splits
 
 ALL = pytest.mark.parametrize("method", METHODS)
@@ -55,6 +63,14 @@ def assert_learned_the_same(folder, alone):
         assert (loaded[name] - parameter).norm() <= 1e-5 * parameter.norm(), name
 
 
+def assert_same_history(history, expected):
+    """Compare what two Reducers knew in the course of a training, which began with a probe."""
+    assert any(history[0].importance)
+    for point, other in zip(history, expected, strict=True):
+        assert (point.step, point.trained) == (other.step, other.trained)
+        assert point.importance == pytest.approx(other.importance, rel=1e-4)
+
+
 @ALL
 def test_trainer_in_two_processes_learns_what_one_learns(together, tmp_path, method):
     alone = adapted(config_of(method))
@@ -86,6 +102,23 @@ def test_run_of_two_processes_is_the_run_of_one(together, tmp_path, method):
     for name in expected:
         assert (weights[name] - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
     assert not list(together.glob("*.unfinished"))
+
+
+def test_reducer_is_the_same_on_both_processes_and_that_of_one(together, tmp_path):
+    scores = [LayerScores.of(json.loads((together / f"reducer-{rank}.json").read_text())) for rank in (0, 1)]
+    assert scores[0] == scores[1]
+    ours, reducer = reduced_trainer(tmp_path, 8)
+    ours.train()
+    assert_same_history(scores[0].history, reducer.scores.history)
+    assert_learned_the_same(together / "trainer-reduced", ours.model)
+
+
+def test_run_of_two_processes_with_a_reducer_is_the_run_of_one(together, tmp_path):
+    alone = run(replace(reduced_run(together), out=tmp_path / "alone"))
+    record = RunRecord.read(together / "run-reduced")
+    assert record.data == alone.data
+    assert record.data.rows["train"] == 32
+    assert_same_history(record.reducer.history, alone.reducer.history)
 
 
 def test_only_the_first_process_speaks(together):

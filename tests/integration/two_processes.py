@@ -1,5 +1,6 @@
 """What two processes do together, for `test_distributed`: start it with torchrun and name a folder."""
 
+import json
 import sys
 from dataclasses import replace
 from datetime import timedelta
@@ -16,13 +17,15 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from transformers import Trainer, TrainingArguments
 from transformers.models.bert.modeling_bert import BertLayer
 
+import rankfold
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
 from rankfold.cli.main import cli
 from rankfold.train.distributed import shard_shared_factors, shared_factors
 from tests.integration.models import adapted, config_of, ids
 
-METHODS = ("lora", "effilora", "relayed_lora", "tlora", "hydra_lora")
+METHODS = ("lora", "effilora", "relayed_lora", "tlora", "hydra_lora", "mola")
+REDUCER = {"active_fraction": 0.5, "interval": 2, "start_step": 1, "seed": 3}
 ROWS = 24
 LABELS = torch.arange(ROWS) % 3
 
@@ -55,6 +58,21 @@ def plain_steps(model: Any, rows: slice) -> None:
         model(input_ids=ids()[rows], labels=LABELS[:6][rows]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def reduced_run(folder: Path) -> RunRequest:
+    """Return a run with a Reducer; without the rows that it holds out, the others fill their batches."""
+    request = run_request(folder, "lora")
+    return replace(request, out=folder / "run-reduced", reducer=REDUCER, steps=7, train_rows=35)
+
+
+def reduced_trainer(folder: Path, rows_a_process: int) -> tuple[Trainer, rankfold.Reducer]:
+    """Return a user's own Trainer with a Reducer, which probes with rows that nobody trains on."""
+    probes = [{"input_ids": ids(4, seed=seed), "labels": LABELS[:4]} for seed in (7, 8, 9)]
+    reducer = rankfold.Reducer(probe_loader=probes, **REDUCER)
+    ours = trainer(adapted(config_of("effilora")), folder, rows_a_process)
+    ours.add_callback(reducer)
+    return ours, reducer
 
 
 def run_request(folder: Path, method: str) -> RunRequest:
@@ -112,6 +130,14 @@ def _on_the_command_line(folder: Path, rank: int) -> None:
     (folder / f"exit-{rank}").write_text(str(result.exit_code))
 
 
+def _reduced(folder: Path, rank: int) -> None:
+    run(reduced_run(folder))
+    ours, reducer = reduced_trainer(folder / "scratch", 4)
+    ours.train()
+    (folder / f"reducer-{rank}.json").write_text(json.dumps(reducer.scores.to_dict()))
+    ours.save_model(str(folder / "trainer-reduced"))
+
+
 def _my_half(rank: int) -> slice:
     return slice(3 * rank, 3 * rank + 3)
 
@@ -164,6 +190,7 @@ def main(folder: Path) -> None:
     rank = distributed.get_rank()
     _on_the_command_line(folder, rank)
     _stopped_and_resumed(folder, "effilora")
+    _reduced(folder, rank)
     for method in METHODS:
         _through_trainer(folder, method)
         _through_fsdp2(folder, method, rank)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import peft
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import rankfold
+from rankfold.adapter.balance import BALANCE_KINDS
+from rankfold.adapter.router import RouterScope
 from rankfold.adapter.spec import SCALINGS
 from rankfold.factors import INITIALS, RELAY_MAPS, SHARES
 from rankfold.presets import discover
@@ -117,6 +119,43 @@ def _trained(*initials: str) -> st.SearchStrategy[dict[str, Any]]:
 _FROZEN = st.fixed_dictionaries({"kind": st.just("seeded"), "initial": st.sampled_from(_RANDOM)})
 
 
+def _balances() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({"kind": st.sampled_from(BALANCE_KINDS), "coefficient": st.just(0.1)})
+
+
+@st.composite
+def _heads(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw the fields of several heads and their router, each of whose parts can learn."""
+    scope = draw(st.sampled_from(get_args(RouterScope)))
+    heads = draw(st.sampled_from((2, 3, 4, (1, 2), (2, 3), (4, 2))))
+    fewest = min(number for number in ((heads,) if isinstance(heads, int) else heads) if number > 1)
+    top_k = draw(st.none() | st.integers(1, fewest))
+    weights = ["renormalized"]
+    if scope != "experts":
+        weights += ["probability"] if top_k is None else ["probability", "straight_through"]
+    weight = draw(st.sampled_from(weights))
+    balance = draw(_balances() if (top_k, weight) == (1, "renormalized") else st.none() | _balances())
+    return {
+        "heads": heads,
+        "heads_in": "mlp" if scope != "layer" else draw(st.sampled_from(("all", "mlp"))),
+        "down_per_head": draw(st.booleans()),
+        "router": {
+            "scope": scope,
+            "reads": "input" if scope != "layer" else draw(st.sampled_from(("input", "code"))),
+            "top_k": top_k,
+            "weights": weight,
+            "balance": balance,
+            "bias": draw(st.booleans()),
+            "temperature": draw(st.sampled_from((0.5, 1.0, 2.0))),
+            "jitter": draw(st.sampled_from((0.0, 0.1))),
+            "rounds": draw(st.integers(1, 2)),
+        },
+        "target_modules": list(
+            draw(st.sampled_from((LINEAR_TARGETS, ("c_fc", "c_proj"), ("query", "c_fc", "c_proj"))))
+        ),
+    }
+
+
 @st.composite
 def compositions(draw: st.DrawFn) -> dict[str, Any]:
     """Draw the fields of a configuration that starts at zero: exactly one of its factors does.
@@ -151,4 +190,5 @@ def compositions(draw: st.DrawFn) -> dict[str, Any]:
         "target_modules": list(
             draw(st.sampled_from((ALL_TARGETS, LINEAR_TARGETS, ("c_fc", "picture"), ("query",))))
         ),
+        **draw(st.just({}) | _heads()),
     }

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from rankfold.adapter.gating import (
@@ -32,6 +33,9 @@ from rankfold.factors import (
     Side,
     Svd,
 )
+
+PartSpec = FactorSpec | CoreSpec | RouterSpec
+"""What describes one part of an adapter that may hold trained numbers."""
 
 
 @final
@@ -117,17 +121,31 @@ class Builder:
 
     def trained_numbers(self) -> int:
         """Return how many numbers the adapters of all sites train, without building them."""
-        groups: dict[str, int] = {}
+        return self._scales() + sum(spec.numbers(rows, cols) for spec, rows, cols in self.parts().values())
+
+    def trained_tensors(self) -> int:
+        """Return how many tensors these numbers are kept in, without building them."""
+        return self._scales() + sum(_tensors(*part) for part in self.parts().values())
+
+    def parts(self) -> dict[str, tuple[PartSpec, int, int]]:
+        """Return the spec and both sizes of every factor and router, by its name; a shared one is there once.
+
+        The sizes of a router are its heads and the features that it reads.
+        """
+        parts: dict[str, tuple[PartSpec, int, int]] = {}
         for path, site in self.sites.items():
             for role, (factor, rows, cols) in site.sides.items():
                 group, *size = self._pools[role].group(path, rows, cols)
-                groups.setdefault(f"{group}.{role}", factor.numbers(*size))
+                parts.setdefault(f"{group}.{role}", (factor, size[0], size[1]))
             spec = site.spec
-            groups[f"{path}.core"] = 0 if spec.core is None else spec.core.numbers(spec.up_rank, spec.rank)
-            groups[f"{path}.scale"] = 1 if spec.scaling == "learned" else 0
+            if spec.core is not None:
+                parts[f"{path}.core"] = spec.core, spec.up_rank, spec.rank
             if spec.router is not None:
-                groups[site.router_group(path)] = spec.router.numbers(*site.router_size(spec.router))
-        return sum(groups.values())
+                parts[site.router_group(path)] = spec.router, *site.router_size(spec.router)
+        return parts
+
+    def _scales(self) -> int:
+        return sum(site.spec.scaling == "learned" for site in self.sites.values())
 
     def relay_batches(self) -> RelayBatches | None:
         """Return the batches of all relayed factors built so far, or None if there are none."""
@@ -155,6 +173,13 @@ class Builder:
         if isinstance(factor, Relay):
             self._relays.append(factor)
         return factor
+
+
+@cache
+def _tensors(spec: PartSpec, rows: int, cols: int) -> int:
+    """Return how many trained tensors a part has; only its structure is built."""
+    with torch.device("meta"):
+        return sum(1 for _ in spec.build(rows, cols).parameters())
 
 
 def _gating(mlp: MlpPass, spec: RouterSpec, site: Site) -> Gating:

@@ -8,6 +8,7 @@ from peft import PeftModel
 from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import Prediction, RunRecord
 from rankfold.bench.tasks import TaskData, TaskRequest, load_task
+from rankfold.bench.tasks.mixture import with_parts
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.train.hardware import choose_device, choose_precision
 from rankfold.train.load import load_adapter, stored_bytes
@@ -137,6 +138,6 @@ def _result(request: EvaluateRequest, data: TaskData, evaluation: Evaluation) ->
         split=request.split,
         rows=len(measured[request.split]),
         loss=evaluation.loss,
-        metrics=evaluation.metrics,
+        metrics=with_parts(data.task, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
     )

@@ -23,6 +23,11 @@ def labels_of(entries: Sequence[tuple[str, Settings]]) -> list[str]:
     ]
 
 
+def label_with_all(name: str, settings: Settings) -> str:
+    """Return the method with every setting."""
+    return " ".join([name, *(f"{key}={_text(value)}" for key, value in settings.items())])
+
+
 def reducer_settings(options: Mapping[str, JsonValue] | None) -> dict[str, object]:
     """Return the options of a Reducer as settings of a method; none if there is no Reducer."""
     if options is None:

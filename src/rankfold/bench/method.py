@@ -19,6 +19,9 @@ PEFT_PREFIX = "peft:"
 
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save")
 _RATE_OF_OTHERS = "lora"
+PEFT_LORA = f"{PEFT_PREFIX}{_RATE_OF_OTHERS}"
+"""PEFT's own LoRA, what other methods are held against."""
+
 _TASK_TYPES = {Kind.CLASSIFICATION: "SEQ_CLS", Kind.REGRESSION: "SEQ_CLS", Kind.INSTRUCTION: "CAUSAL_LM"}
 # PEFT trains and saves these by itself for sequence classification.
 _HEADS = {"classifier", "score"}
@@ -39,7 +42,7 @@ def method_config(
     Raises:
         SpecError: If the method or an option is unknown, or a value is not possible.
     """
-    given: dict[str, Any] = {"task_type": _TASK_TYPES[kind], **options}
+    given: dict[str, Any] = {"task_type": task_type(kind), **options}
     for name in _LISTS:
         value = given.get(name)
         is_our_word = value == MLP_TARGETS and name == "target_modules" and not method.startswith(PEFT_PREFIX)
@@ -57,6 +60,11 @@ def method_config(
     if "seed" in presets.find(method).options:
         given.setdefault("seed", seed)
     return rankfold.config(method, **given)
+
+
+def task_type(kind: Kind) -> str:
+    """Return what PEFT calls a kind of task."""
+    return _TASK_TYPES[kind]
 
 
 def recommended_learning_rate(method: str) -> float:

@@ -1,10 +1,9 @@
 """Everything a run needs before its first update: data, base model, adapter, schedule. Writes nothing."""
 
 import math
-import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -15,8 +14,8 @@ import rankfold
 from rankfold.bench.method import PEFT_PREFIX, method_config, recommended_learning_rate
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
-from rankfold.bench.tasks import TaskData, load_task
-from rankfold.errors import DataError, RankfoldError, SpecError
+from rankfold.bench.tasks import TaskData, limited, load_task
+from rankfold.errors import RankfoldError, SpecError
 from rankfold.train.encode import encode_examples, encode_instructions, make_collator
 from rankfold.train.examples import Examples
 from rankfold.train.hardware import choose_device, choose_precision
@@ -39,10 +38,6 @@ from rankfold.train.reducer import Reducer
 from rankfold.train.reducer_spec import ReducerSpec
 from rankfold.train.trainer import Schedule
 
-# Runs with different seeds are to see the same rows, so that they can be compared in pairs.
-_SAMPLE_SEED = 0
-
-_Item = TypeVar("_Item")
 _Rows = Sequence[Mapping[str, Any]]
 
 
@@ -123,7 +118,7 @@ def prepare(request: RunRequest) -> Prepared:
     precision = choose_precision(request.precision, device)
     base = resolve_model(request.model)
     data = load_task(request.task_request, is_causal=base.is_causal)
-    data = replace(data, examples=_limited(data.examples, request))
+    data = limited(data, {"train": request.train_rows, "validation": request.eval_rows})
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     loaded = load_model(base, data.kind, data.examples.label_names)
@@ -225,22 +220,3 @@ def _encoded(loaded: LoadedModel, examples: Examples, max_length: int) -> Sequen
     if examples.kind is Kind.INSTRUCTION:
         return encode_instructions(loaded.tokenizer, examples.instructions["train"], max_length)
     return encode_examples(loaded.tokenizer, examples.labelled["train"], max_length)
-
-
-def _limited(examples: Examples, request: RunRequest) -> Examples:
-    limits = {"train": request.train_rows, "validation": request.eval_rows}
-    return replace(
-        examples,
-        labelled={split: _sample(items, limits[split]) for split, items in examples.labelled.items()},
-        instructions={split: _sample(items, limits[split]) for split, items in examples.instructions.items()},
-    )
-
-
-def _sample(items: Sequence[_Item], limit: int | None) -> Sequence[_Item]:
-    if limit is None or limit >= len(items):
-        return items
-    generator = random.Random(_SAMPLE_SEED)  # noqa: S311 (a sample is no secret)
-    chosen = [items[index] for index in sorted(generator.sample(range(len(items)), limit))]
-    if not chosen:
-        raise DataError("no rows are left to train on; raise the limit.")
-    return chosen

@@ -159,6 +159,25 @@ class ReducerPart:
 
 
 @dataclass(frozen=True, slots=True)
+class FitPart:
+    """The place of a run in a choice by `rankfold fit`.
+
+    Args:
+        budget: What every composition had to keep to, in words.
+        steps: Updates of each rung.
+        rung: The run's rung, from 1.
+        kept: How many runs of the rung went on; 1 in the last, the chosen one.
+        role: Whether it could be chosen, or is what the chosen one is held against.
+    """
+
+    budget: str
+    steps: tuple[int, ...]
+    rung: int
+    kept: int
+    role: Literal["candidate", "reference"] = "candidate"
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One held-out example: the right label (id, number or candidate index) and what the model said."""
 
@@ -192,6 +211,7 @@ class RunRecord:
     predictions: tuple[Prediction, ...] = ()
     curve: CurvePart = CurvePart()
     reducer: ReducerPart | None = None
+    fit: FitPart | None = None
     format: Literal[1] = FORMAT
 
     def to_dict(self) -> dict[str, JsonValue]:

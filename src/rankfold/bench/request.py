@@ -66,6 +66,8 @@ class RunRequest:
         threads: CPU threads; torch's choice if None.
         train_rows: Train on this many rows, drawn with a fixed seed; on all if None.
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
+        hold_out: Evaluate on a tenth of the training split, which is not trained on, instead of on the
+            validation split.
         freeze_head: Leave a new head as the seed drew it.
         overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
         reducer: The options of a Reducer, which trains only some layers in each step; none if None.
@@ -107,6 +109,7 @@ class RunRequest:
     threads: int | None = None
     train_rows: int | None = None
     eval_rows: int | None = None
+    hold_out: bool = False
     freeze_head: bool = False
     reducer: Mapping[str, JsonValue] | None = None
     overwrite: bool = False
@@ -147,7 +150,7 @@ class RunRequest:
     def task_request(self) -> TaskRequest:
         """The part that says which data to read."""
         columns = Columns(self.text_column, self.pair_column, self.label_column)
-        return TaskRequest(self.task, self.data, self.data_root, self.kind, columns)
+        return TaskRequest(self.task, self.data, self.data_root, self.kind, columns, holds_out=self.hold_out)
 
     @property
     def rates(self) -> Rates:

@@ -23,6 +23,7 @@ from rankfold.bench.record import (
     SecondsPart,
 )
 from rankfold.bench.request import RunRequest
+from rankfold.bench.tasks.mixture import guesses, with_parts
 from rankfold.bench.unfinished import check_unfinished, unfinished_run
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.curve import Curve
@@ -30,7 +31,7 @@ from rankfold.train.distributed import is_main_process, join_processes, wait_for
 from rankfold.train.encode import make_collator
 from rankfold.train.hardware import choose_device, peak_memory_bytes
 from rankfold.train.load import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
-from rankfold.train.metrics import measure, trivial_predictions
+from rankfold.train.metrics import measure
 from rankfold.train.models import Kind
 from rankfold.train.predict import Evaluation
 from rankfold.train.progress import Progress
@@ -192,7 +193,7 @@ def _finished(
         bytes=adapter_bytes(folder),
         seconds=SecondsPart(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
         peak_memory_bytes=peak_memory_bytes(prepared.device),
-        metrics=evaluation.metrics,
+        metrics=with_parts(prepared.data.task, evaluation),
         baselines=_baselines(prepared, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurvePart(tuple(result.curve.train), tuple(result.curve.validation)),
@@ -216,13 +217,13 @@ def _baselines(prepared: Prepared, evaluation: Evaluation) -> dict[str, float]:
         return {}
     if data.kind is Kind.INSTRUCTION:
         asked = (item for item in data.examples.instructions["train"] if item.candidates)
-        train = [item.candidates.index(item.answer) for item in asked]
+        train = [(item.id, item.candidates.index(item.answer)) for item in asked]
     else:
-        train = [example.label for example in data.examples.labelled["train"]]
-    guesses = trivial_predictions(data.kind, train, len(evaluation.labels))
+        train = [(example.id, example.label) for example in data.examples.labelled["train"]]
+    predictions = guesses(data.task, data.kind, train, evaluation.ids)
     name = "mean" if data.kind is Kind.REGRESSION else "majority"
     metric = data.task.metrics[0]
-    return {name: measure((metric,), evaluation.labels, guesses)[metric]}
+    return {name: measure((metric,), evaluation.labels, predictions)[metric]}
 
 
 def adapter_bytes(folder: Path) -> BytesPart:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import NoReturn
 
 from rankfold.bench.method import method_config, recommended_learning_rate
 from rankfold.bench.output import clear_failure, finished
@@ -18,6 +19,7 @@ from rankfold.bench.record import (
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
 from rankfold.bench.unfinished import check_unfinished, is_unfinished
+from rankfold.errors import RankfoldError, TrainingError
 from rankfold.train.models import Kind
 from rankfold.train.progress import Progress, Silent
 
@@ -94,6 +96,21 @@ def run_all(
     finally:
         whole.finish()
     return _with_unstarted(outcomes)
+
+
+def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
+    """Raise why all runs failed; a reason that all of them share is raised as itself.
+
+    Raises:
+        TrainingError: If they had different reasons.
+    """
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    if len({str(error) for error in errors}) == 1 and isinstance(errors[0], RankfoldError):
+        raise errors[0]
+    reasons = "; ".join(f"{each.request.out.name}: {str(each.error).rstrip('.')}" for each in outcomes)
+    raise TrainingError(
+        f"all {len(outcomes)} runs failed ({reasons}); mend the causes and run it again."
+    ) from errors[0]
 
 
 def _attempt(request: RunRequest, run_one: Run, progress: Progress) -> Outcome:

@@ -12,7 +12,7 @@ from rankfold.cli.console import note, print_json, progress_screen
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.sections import SectionedCommand, section
-from rankfold.errors import RankfoldError, SpecError, TrainingError
+from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
     from rankfold.bench.runner import Outcome
@@ -69,7 +69,10 @@ Examples:
 @_what("--model", help="minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]")
 @_what("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]")
 @_what("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
-@_data("--task", help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, cola, boolq, ...")
+@_data(
+    "--task",
+    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
+)
 @_data(
     "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
 )
@@ -142,6 +145,7 @@ def _plan(suite: str | None, methods: Sequence[str], given: dict[str, Any]) -> "
 
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:
     """Print and write what there is; fail if no run ended well."""
+    from rankfold.bench.runner import raise_shared
     from rankfold.cli.results import print_studies, studies_as_json
     from rankfold.report.study import make_studies
     from rankfold.report.write import write_report
@@ -151,7 +155,7 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
         note(f"{kept} of {len(outcomes)} runs were done before and are kept; --overwrite does them again.")
     failed = [outcome for outcome in outcomes if outcome.error]
     if len(failed) == len(outcomes):
-        _fail(failed)
+        raise_shared(failed)
     studies = make_studies([outcome.record for outcome in outcomes if outcome.record])
     page = write_report(studies, folder, version=__version__)
     if as_json:
@@ -159,14 +163,3 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     else:
         print_studies(studies)
     note(f"report: {page}")
-
-
-def _fail(failed: "Sequence[Outcome]") -> None:
-    """Raise what happened; a reason that all runs share is raised as itself."""
-    errors = [outcome.error for outcome in failed if outcome.error]
-    if len({str(error) for error in errors}) == 1 and isinstance(errors[0], RankfoldError):
-        raise errors[0]
-    reasons = "; ".join(f"{outcome.request.out.name}: {str(outcome.error).rstrip('.')}" for outcome in failed)
-    raise TrainingError(
-        f"all {len(failed)} runs failed ({reasons}); mend the causes and run it again."
-    ) from errors[0]

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rankfold.cli.console import print_json, print_table
-from rankfold.cli.meta import meta_base, model_and_method_options
+from rankfold.cli.meta import model_and_method_options
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.rates import rate_options, rates_asked
 
@@ -38,7 +38,8 @@ def command(
     **rates: Any,
 ) -> None:
     """List what a method trains on a model, with the learning rate of each part, without loading weights."""
-    from rankfold.bench.method import method_config, recommended_learning_rate  # seconds of imports
+    from rankfold.bench.meta import meta_base  # seconds of imports
+    from rankfold.bench.method import method_config, recommended_learning_rate
     from rankfold.train.learning_rates import parameter_groups
     from rankfold.train.rate_table import COLUMNS, RateTable
 

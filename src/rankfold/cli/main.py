@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Fine-tune a model with one method.",
     "evaluate": "Measure a trained adapter on held-out data.",
     "compare": "Train several methods under one budget and compare them.",
+    "fit": "List the compositions that fit a budget, and choose one on your data.",
     "report": "Write the comparison page from finished runs.",
     "export": "Write an adapter as plain LoRA, for llama.cpp or merged, with a certificate.",
     "methods": "List the methods, or the options of one.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.meta import meta_base, model_and_method_options
+from rankfold.cli.meta import model_and_method_options
 from rankfold.cli.options import json_option, parse_settings
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def count_on_meta(
         SpecError: If model, method or options cannot be built as asked.
     """
     import rankfold  # seconds of imports that --help can do without
+    from rankfold.bench.meta import meta_base
     from rankfold.bench.method import PEFT_PREFIX, method_config
 
     plan = meta_base(model, kind=kind, num_labels=num_labels)

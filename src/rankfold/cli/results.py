@@ -5,6 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from rankfold.cli.console import note, print_table
+from rankfold.report.choice import Choice
+from rankfold.report.choice_table import choice_cells, choice_columns
 from rankfold.report.study import Row, Study
 from rankfold.report.table import cells, columns
 from rankfold.report.words import headline
@@ -19,6 +21,10 @@ def print_studies(studies: Sequence[Study]) -> None:
         for row in study.rows:
             for run in row.failures:
                 note(f"{row.label}, seed {run.training.seed}, failed: {run.error}")
+        for choice in study.choices:
+            heads = choice_columns(choice)
+            rows = choice_cells(choice)
+            print_table(heads, rows, title="how it was chosen", left=(0, len(heads) - 1))
 
 
 def studies_as_json(studies: Sequence[Study]) -> list[dict[str, Any]]:
@@ -31,9 +37,25 @@ def studies_as_json(studies: Sequence[Study]) -> list[dict[str, Any]]:
             "examples": study.examples,
             "baselines": dict(study.baselines),
             "rows": [_row_as_json(row) for row in study.rows],
+            "choices": [_choice_as_json(choice) for choice in study.choices],
         }
         for study in studies
     ]
+
+
+def _choice_as_json(choice: Choice) -> dict[str, Any]:
+    return {
+        "budget": choice.budget,
+        "steps": list(choice.steps),
+        "compositions": [
+            {
+                "label": each.label,
+                "scores": [run.metrics.get(run.task.metric) for run in each.runs],
+                "outcome": each.outcome,
+            }
+            for each in choice.contenders
+        ],
+    }
 
 
 def _row_as_json(row: Row) -> dict[str, Any]:

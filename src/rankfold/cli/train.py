@@ -50,7 +50,10 @@ Examples:
     help="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
 )
 @_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
-@_data("--task", help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, cola, boolq, ...")
+@_data(
+    "--task",
+    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
+)
 @_data(
     "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
 )
@@ -67,6 +70,11 @@ Examples:
 @_data("--label-column", help="Column of the label.")
 @_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
 @_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")
+@_data(
+    "--hold-out",
+    is_flag=True,
+    help="Evaluate on a tenth of the training split, not trained on, instead of on the validation split.",
+)
 @_data("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
 @_how("--epochs", type=float, help="Passes over the training split.  [default: 3]")
 @_how("--steps", type=int, help="Updates, instead of epochs.")

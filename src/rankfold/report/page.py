@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from rankfold.bench.stats import LEVEL, RESAMPLES
 from rankfold.report.charts import Mark, mark_of
+from rankfold.report.choice import CHOSEN, Choice
+from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
 from rankfold.report.figures import figures
 from rankfold.report.runs import run_facts
 from rankfold.report.study import Row, Study
@@ -117,10 +119,24 @@ def _study(name: str, study: Study) -> dict[str, Any]:
         "fine": _fine(study),
         "legend": [{"label": row.label, "mark": marks[row.label]} for row in drawn],
         "charts": charts if drawn else [],
-        "runs": [
-            run_facts(row.label, run, study.metric)
-            for row in study.rows
-            for run in (*row.records, *row.failures)
+        "choices": [_choice(choice) for choice in study.choices],
+        "runs": [run_facts(label, run, study.metric) for label, run in study.labelled_runs()],
+    }
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    return {
+        "explanation": choice_text(choice),
+        "columns": choice_columns(choice),
+        "numbers": range(1, 2 + len(choice.steps)),
+        "rows": [
+            # A name and its options, a score and its range: the second of them is set smaller.
+            {
+                "is_chosen": each.outcome == CHOSEN,
+                "cells": [*(cell.partition(" ") for cell in text[:-1])],
+                "outcome": text[-1],
+            }
+            for each, text in zip(choice.contenders, choice_cells(choice), strict=True)
         ],
     }
 

@@ -9,16 +9,16 @@ import numpy as np
 from rankfold.bench.label import labels_of, reducer_settings
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
+from rankfold.bench.scores import mean_score, scores_of, shared_examples
 from rankfold.bench.stats import (
     Difference,
     Interval,
-    Scores,
     Verdict,
-    metric_interval,
     paired_difference,
     verdicts,
 )
 from rankfold.errors import DataError, unknown_name
+from rankfold.report.choice import Choice, make_choices, without_earlier_rungs
 
 _ASKED = (
     "learning_rate",
@@ -74,6 +74,7 @@ class Study:
         baselines: The metric of predictions that need no training, such as the majority class.
         examples: How many held-out examples all runs share.
         repeats: How many runs were left out because a later run of the same method and seed is there.
+        choices: How `rankfold fit` came to some of the rows; its earlier rungs are no rows.
     """
 
     model: str
@@ -83,11 +84,19 @@ class Study:
     baselines: Mapping[str, float]
     examples: int
     repeats: int
+    choices: tuple[Choice, ...] = ()
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
         """Every run, failed ones too."""
-        return tuple(record for row in self.rows for record in row.runs)
+        return tuple(record for _, record in self.labelled_runs())
+
+    def labelled_runs(self) -> list[tuple[str, RunRecord]]:
+        """Return every run with the label of its row; those of earlier rungs, which have none, with all."""
+        runs = [(row.label, run) for row in self.rows for run in row.runs]
+        known = {id(run) for _, run in runs}
+        earlier = (pair for choice in self.choices for pair in choice.labelled_runs())
+        return [*runs, *((label, run) for label, run in earlier if id(run) not in known)]
 
 
 def make_studies(records: Sequence[RunRecord], *, reference: str | None = None) -> list[Study]:
@@ -115,13 +124,14 @@ def make_studies(records: Sequence[RunRecord], *, reference: str | None = None) 
     return studies
 
 
-def _study(records: Sequence[RunRecord], reference: str | None) -> Study:
+def _study(every: Sequence[RunRecord], reference: str | None) -> Study:
+    records = without_earlier_rungs(every) or every
     rows = _rows(records)
     kept = sum(len(row.records) + len(row.failures) for row in rows)
     rows.sort(key=lambda row: row.label != reference)  # stable: the others keep their order
     metric = records[0].task.metric
-    examples = _shared_examples([record for row in rows for record in row.records])
-    rows = [replace(row, score=_score(row, metric, examples)) for row in rows]
+    examples = shared_examples([record for row in rows for record in row.records])
+    rows = [replace(row, score=mean_score(row.records, metric, examples)) for row in rows]
     baselines = next((row.records[0].baselines for row in rows if row.records), dict[str, float]())
     return Study(
         model=records[0].model.name,
@@ -131,6 +141,7 @@ def _study(records: Sequence[RunRecord], reference: str | None) -> Study:
         baselines=baselines,
         examples=len(examples),
         repeats=len(records) - kept,
+        choices=make_choices(every),
     )
 
 
@@ -178,31 +189,6 @@ def _budget(record: RunRecord) -> dict[str, object]:
     return {"steps": record.training.steps, "rows": record.data.rows.get("train", 0)}
 
 
-def _shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
-    """Return the ids of the examples that every run was measured on, in the order of the first."""
-    if not records:
-        return []
-    others = [{item.id for item in record.predictions} for record in records[1:]]
-    first = dict.fromkeys(item.id for item in records[0].predictions)
-    return [name for name in first if all(name in other for other in others)]
-
-
-def _scores(records: Sequence[RunRecord], examples: Sequence[int | str]) -> Scores:
-    found = [{item.id: item for item in record.predictions} for record in records]
-    labels = np.array([found[0][name].label for name in examples])
-    predictions = np.array([[run[name].prediction for name in examples] for run in found])
-    return Scores(labels, predictions, tuple(record.training.seed for record in records))
-
-
-def _score(row: Row, metric: str, examples: Sequence[int | str]) -> Interval | None:
-    if not row.records:
-        return None
-    if metric in MEASURES and examples:
-        return metric_interval(_scores(row.records, examples), metric)
-    value = float(np.mean([record.metrics[metric] for record in row.records]))
-    return Interval(value, value, value)
-
-
 def _compared(rows: Sequence[Row], metric: str, examples: Sequence[int | str]) -> list[Row]:
     """Return the rows with differences to the first one, and verdicts corrected together."""
     first = replace(rows[0], verdict="reference")
@@ -221,4 +207,4 @@ def _difference(row: Row, first: Row, metric: str, examples: Sequence[int | str]
     shared = {run.training.seed for run in row.records} & {run.training.seed for run in first.records}
     if not shared or not examples or metric not in MEASURES:
         return None
-    return paired_difference(_scores(row.records, examples), _scores(first.records, examples), metric)
+    return paired_difference(scores_of(row.records, examples), scores_of(first.records, examples), metric)

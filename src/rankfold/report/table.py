@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from rankfold.bench.record import RunRecord
+from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
 from rankfold.report.study import Row, Study
 from rankfold.report.words import (
     bytes_text,
@@ -72,9 +73,6 @@ def markdown(studies: Sequence[Study]) -> str:
     """Return the findings and the results tables as Markdown."""
     pieces: list[str] = []
     for study in studies:
-        heads = columns(study)
-        lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (heads, *cells(study))]
-        lines.insert(1, "|" + " --- |" * len(heads))
         failures = [
             f"- {_escaped(f'{row.label}, seed {run.training.seed}, failed: {reason(run)}')}"
             for row in study.rows
@@ -82,8 +80,18 @@ def markdown(studies: Sequence[Study]) -> str:
         ]
         found = " ".join(map(_escaped, headline(study)))
         title = f"# {_escaped(study.task)} with {_escaped(study.model)}"
-        pieces += [title, found, "\n".join(lines), *(["\n".join(failures)] if failures else [])]
+        pieces += [title, found, _table(columns(study), cells(study))]
+        pieces += ["\n".join(failures)] if failures else []
+        for choice in study.choices:
+            pieces += ["## How it was chosen", _escaped(choice_text(choice))]
+            pieces.append(_table(choice_columns(choice), choice_cells(choice)))
     return "\n\n".join(pieces) + "\n"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (heads, *rows)]
+    lines.insert(1, "|" + " --- |" * len(heads))
+    return "\n".join(lines)
 
 
 def _escaped(text: str) -> str:
@@ -107,7 +115,7 @@ def reason(record: RunRecord) -> str:
 
 def comma_separated(studies: Sequence[Study]) -> str:
     """Return every run as CSV, failed ones too; numbers are complete, not rounded."""
-    rows = [_flat(study, row, run) for study in studies for row in study.rows for run in row.runs]
+    rows = [_flat(study, label, run) for study in studies for label, run in study.labelled_runs()]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -115,13 +123,14 @@ def comma_separated(studies: Sequence[Study]) -> str:
     return text.getvalue()
 
 
-def _flat(study: Study, row: Row, run: RunRecord) -> dict[str, object]:
+def _flat(study: Study, label: str, run: RunRecord) -> dict[str, object]:
     parts = {"parameters": run.parameters, "bytes": run.bytes, "seconds": run.seconds}
     return {
         "model": study.model,
         "task": study.task,
-        "label": row.label,
+        "label": label,
         "method": run.method.name,
+        "rung": run.fit and run.fit.rung,
         "seed": run.training.seed,
         "status": run.status,
         "error": run.error,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rankfold.bench.stats import Interval
+from rankfold.report.choice import CHOSEN
 from rankfold.report.study import Row, Study
 
 
@@ -69,9 +70,9 @@ def seeds_text(row: Row) -> str:
 
 
 def headline(study: Study) -> list[str]:
-    """Return what was found, in one to four sentences."""
+    """Return what was found, in a few sentences."""
     reference = study.rows[0]
-    sentences = [*_separated(study), *_not_separated(study), *_smallest(study)]
+    sentences = [*_chosen(study), *_separated(study), *_not_separated(study), *_smallest(study)]
     if reference.score is None:
         sentences.insert(
             0, f"The reference {reference.label} has no finished run; nothing is compared with it."
@@ -88,6 +89,15 @@ def headline(study: Study) -> list[str]:
 def listed(names: Sequence[str]) -> str:
     """Return names as a list in prose: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
+
+
+def _chosen(study: Study) -> list[str]:
+    return [
+        f"{choice.contenders[0].label} was chosen of {len(choice.contenders)} compositions; what follows is "
+        "measured on the rows it was chosen by, which flatters it."
+        for choice in study.choices
+        if choice.contenders[0].outcome == CHOSEN
+    ]
 
 
 def _separated(study: Study) -> list[str]:

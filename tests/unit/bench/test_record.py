@@ -1,22 +1,38 @@
 """The record of a run survives the file, and the file is read strictly."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.record import NAME, RunRecord
+from rankfold.bench.record import NAME, FitPart, RunRecord
 from rankfold.errors import DataError
 from tests.support.records import fail, make_record
+
+FITTED = replace(make_record(examples=5), fit=FitPart("60,000 trained numbers", (27, 80, 240), 2, 2))
 
 
 @pytest.mark.parametrize(
     "record",
-    [make_record(examples=5), make_record(kind="regression", examples=5), fail(make_record(examples=5))],
-    ids=["classification", "regression", "failed"],
+    [
+        make_record(examples=5),
+        make_record(kind="regression", examples=5),
+        fail(make_record(examples=5)),
+        FITTED,
+    ],
+    ids=["classification", "regression", "failed", "of a choice"],
 )
 def test_a_record_survives_its_file(tmp_path, record):
     path = record.write(tmp_path)
     assert RunRecord.read(path) == RunRecord.read(tmp_path) == record
+
+
+def test_a_record_from_before_there_were_choices_is_read(tmp_path):
+    path = make_record(examples=3).write(tmp_path)
+    values = json.loads(path.read_text("utf-8"))
+    del values["fit"]
+    path.write_text(json.dumps(values), "utf-8")
+    assert RunRecord.read(path) == make_record(examples=3)
 
 
 def test_a_record_s_numbers_keep_their_type(tmp_path):

@@ -151,3 +151,24 @@ def test_a_split_that_is_asked_for_and_absent_is_named(tmp_path):
 
 def _pairs(count):
     return [{"sentence1": "a", "sentence2": f"b {i}", "label": i % 2} for i in range(count)]
+
+
+def test_held_out_rows_are_of_the_training_split_whatever_else_there_is(tmp_path):
+    train, validation = review_rows(60), review_rows(9, seed=5)
+    folder = write_splits(tmp_path / "reviews", train=train, validation=validation)
+    data = load_task(TaskRequest(data=str(folder), holds_out=True), is_causal=False)
+    kept, held = ([each.text for each in data.examples.labelled[split]] for split in ("train", "validation"))
+    assert Counter(kept + held) == Counter(row["sentence"] for row in train)
+    assert (len(kept), len(held)) == (54, 6)
+    usual = load_task(TaskRequest(data=str(folder)), is_causal=False)
+    assert usual.sha256 != data.sha256
+    assert len(usual.examples.labelled["validation"]) == 9
+
+
+def test_held_out_rows_of_the_embedded_task_are_not_its_validation_split():
+    held, usual = (
+        {example.text for example in load_task(request, is_causal=False).examples.labelled["validation"]}
+        for request in (TaskRequest(task="bbc_news", holds_out=True), TaskRequest(task="bbc_news"))
+    )
+    assert held
+    assert not held & usual

@@ -1,6 +1,7 @@
 """Tasks: data with a known meaning and a metric. Named ones, an embedded one, and the user's own."""
 
-from rankfold.bench.tasks.load import SPLITS, TaskData, TaskRequest, load_task
-from rankfold.bench.tasks.task import NAMED, Task
+from rankfold.bench.tasks.limit import limited
+from rankfold.bench.tasks.load import SPLITS, TaskRequest, load_task
+from rankfold.bench.tasks.task import NAMED, Task, TaskData
 
-__all__ = ["NAMED", "SPLITS", "Task", "TaskData", "TaskRequest", "load_task"]
+__all__ = ["NAMED", "SPLITS", "Task", "TaskData", "TaskRequest", "limited", "load_task"]

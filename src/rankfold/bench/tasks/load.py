@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankfold.bench.tasks.bbc_news import SOURCE, read_bbc_news
-from rankfold.bench.tasks.task import NAMED, Task
+from rankfold.bench.tasks.mixture import SEPARATOR, label_names_of, mixed
+from rankfold.bench.tasks.task import NAMED, Task, TaskData
 from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.train.columns import Columns, find_columns, infer_kind
 from rankfold.train.data import Source, Table, find_source, read_split
@@ -31,11 +32,13 @@ class TaskRequest:
 
     Args:
         task: The name of a task: it gives the metric and the classes, and finds the data if `data` does not.
+            Several names with "+" between them are a mixture.
         data: A folder of splits, a file or a hub id.
         data_root: The folder that has a folder for each task; that of `RANKFOLD_DATA` if None.
         kind: What is learned, where it should not be inferred.
         columns: Columns whose names cannot be guessed.
         label_names: Class names in the order of their ids, where they are known already.
+        holds_out: Take as validation split a tenth of the training split, even where there is another.
     """
 
     task: str | None = None
@@ -44,29 +47,11 @@ class TaskRequest:
     kind: str | None = None
     columns: Columns = Columns()
     label_names: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskData:
-    """A task with its examples.
-
-    Args:
-        task: What it means; its kind, metrics and class names are known now.
-        kind: What is learned.
-        source: Where the rows are from.
-        sha256: Hash of the content of the rows that were read.
-        examples: By split.
-    """
-
-    task: Task
-    kind: Kind
-    source: str
-    sha256: str
-    examples: Examples
+    holds_out: bool = False
 
 
 def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = TRAINING_SPLITS) -> TaskData:
-    """Read splits of a task; a validation split that does not exist is cut from the training split.
+    """Read splits of a task; a validation split that is not there, or not to be used, is cut from training.
 
     Args:
         request: Which task.
@@ -75,11 +60,28 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
 
     Raises:
         DataError: If the data cannot be found, read or understood.
-        SpecError: If the task or the kind is unknown, or neither task nor data is given.
+        SpecError: If the task or the kind is unknown, neither task nor data is given, or the tasks of a
+            mixture cannot be learned together.
     """
+    names = (request.task or "").split(SEPARATOR)
+    if len(names) == 1:
+        return _load_one(request, is_causal=is_causal, splits=splits)
+    if not all(names):
+        raise SpecError(f"the mixture '{request.task}' has a task without a name; write it as 'mrpc+sst2'.")
+    if request.data is not None:
+        raise SpecError(
+            f"the mixture '{request.task}' cannot be read from the one place '{request.data}'; "
+            "name the folder that has a folder for each task with --data-root."
+        )
+    parts = [
+        replace(request, task=name, label_names=label_names_of(name, request.label_names)) for name in names
+    ]
+    return mixed([_load_one(part, is_causal=is_causal, splits=splits) for part in parts])
+
+
+def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:
     task, source = _find(request)
-    tables = read_bbc_news() if source is None else _read(source, request.columns, splits)
-    tables = {split: tables[split] for split in splits}
+    tables = _tables(request, source, splits)
     rows = next(iter(tables.values())).rows
     columns = find_columns(rows, request.columns)
     kind = _kind(request.kind) or task.kind or infer_kind(rows, columns, is_causal=is_causal)
@@ -119,6 +121,16 @@ def _named(name: str) -> Task:
     return NAMED[name]
 
 
+def _tables(request: TaskRequest, source: Source | None, splits: Sequence[str]) -> Mapping[str, Table]:
+    """Return the splits in the order in which they are asked for."""
+    wanted = ("train",) if request.holds_out else splits
+    tables = read_bbc_news() if source is None else _read(source, request.columns, wanted)
+    if request.holds_out:
+        kept, held = _cut(tables["train"], request.columns)
+        tables = {"train": kept, "validation": held}
+    return {split: tables[split] for split in splits}
+
+
 def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[str, Table]:
     tables: dict[str, Table] = {}
     for split in splits:
@@ -128,19 +140,21 @@ def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[st
     if "validation" in splits and "validation" not in tables:
         train = tables.get("train") or read_split(source, "train")
         if train is not None:
-            tables["train"], tables["validation"] = _cut(train, columns, source.name)
+            tables["train"], tables["validation"] = _cut(train, columns)
+            logger.info(
+                "'%s' has no validation split; held out %d of its %d rows.",
+                source.name,
+                len(tables["validation"].rows),
+                len(train.rows),
+            )
     for split in splits:
         if split not in tables:
             raise DataError(f"'{source.name}' has no split '{split}'; add it, or use a split that it has.")
     return tables
 
 
-def _cut(train: Table, columns: Columns, name: str) -> tuple[Table, Table]:
-    kept, held = hold_out(train, find_columns(train.rows, columns).label)
-    logger.info(
-        "'%s' has no validation split; held out %d of its %d rows.", name, len(held.rows), len(train.rows)
-    )
-    return kept, held
+def _cut(train: Table, columns: Columns) -> tuple[Table, Table]:
+    return hold_out(train, find_columns(train.rows, columns).label)
 
 
 def _kind(name: str | None) -> Kind | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from rankfold.train.examples import Examples
 from rankfold.train.models import Kind
 
 
@@ -21,6 +22,7 @@ class Task:
         metrics: The primary one first.
         label_names: Class names in the order of their ids; None if the data says, or there are none.
         licence: The terms of the data as far as they are known, for the record.
+        parts: The tasks of a mixture.
     """
 
     name: str
@@ -28,6 +30,26 @@ class Task:
     metrics: tuple[str, ...]
     label_names: tuple[str, ...] | None = None
     licence: str | None = None
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """A task with its examples.
+
+    Args:
+        task: What it means; its kind, metrics and class names are known now.
+        kind: What is learned.
+        source: Where the rows are from.
+        sha256: Hash of the content of the rows that were read.
+        examples: By split.
+    """
+
+    task: Task
+    kind: Kind
+    source: str
+    sha256: str
+    examples: Examples
 
 
 _ENTAILMENT = ("entailment", "not_entailment")

@@ -1,0 +1,196 @@
+"""The compositions that are considered: every method in several ranks, options and sets of layers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import log2
+from typing import Any, final
+
+from pydantic import JsonValue
+
+from rankfold import presets
+from rankfold.bench.fit.budget import Budget
+from rankfold.bench.fit.size import ALL_LINEAR, Ruler, Size
+from rankfold.bench.label import label_with_all
+from rankfold.errors import SpecError, unknown_name
+from rankfold.presets._preset import Option, Preset
+from rankfold.train.progress import Progress, Silent
+
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+# An option that changes the size by less does not make another candidate.
+_LEAST_CHANGE = 0.1
+
+# Uses of a budget that are nearer to the largest than this share are as good.
+_ALIKE = 0.8
+
+_Options = dict[str, JsonValue]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A composition on one model.
+
+    Args:
+        method: The preset's name.
+        options: Its options and its layers; what is left out has its default.
+        size: What it costs; None if it cannot be built.
+        reason: Why it cannot be built on this model, or not sensibly.
+        distance: How far it is from the method as it is published: doublings of the rank, and 1 for another
+            option and for other layers.
+    """
+
+    method: str
+    options: Mapping[str, JsonValue]
+    size: Size | None
+    reason: str | None = None
+    distance: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The method with its options, as the command line takes them."""
+        return label_with_all(self.method, self.options)
+
+
+def find_candidates(
+    ruler: Ruler, methods: Sequence[str] = (), *, progress: Progress | None = None
+) -> list[Candidate]:
+    """Return every composition that is considered, with its size or why it has none.
+
+    Args:
+        ruler: Measures on the model.
+        methods: Names of presets; all of them if empty.
+        progress: Is told about every method.
+
+    Raises:
+        SpecError: If a method is unknown.
+    """
+    for method in methods:
+        if method not in presets.discover():
+            raise unknown_name("method", method, presets.discover())
+    progress = progress or Silent()
+    names = list(dict.fromkeys(methods)) or list(presets.discover())
+    progress.start(len(names), "methods")
+    found: list[Candidate] = []
+    try:
+        for done, name in enumerate(names):
+            progress.advance(done, now=name)
+            found += _of_method(ruler, presets.find(name))
+        progress.advance(len(names))
+    finally:
+        progress.finish()
+    return found
+
+
+def shortlist(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
+    """Return one candidate of each method, in the order of what is used of the budget.
+
+    Of those that fit, use about as much as the largest of them, the one nearest to the method as published.
+
+    Raises:
+        SpecError: If none fits.
+    """
+    every = fitting(candidates, budget)
+    chosen: list[Candidate] = []
+    for method in dict.fromkeys(each.method for each in every):
+        uses = [(_use(each, budget), each) for each in every if each.method == method]
+        alike = [each for use, each in uses if use >= _ALIKE * uses[0][0]]
+        chosen.append(min(alike, key=lambda each: each.distance))
+    return sorted(chosen, key=lambda each: -_use(each, budget))
+
+
+def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
+    """Return the candidates that fit, the largest use of the budget first.
+
+    Raises:
+        SpecError: If none fits.
+    """
+    sized = [(each, each.size) for each in candidates if each.size is not None]
+    if not sized:
+        reason = next((each.reason for each in candidates if each.reason), "there is none")
+        raise SpecError(
+            f"no composition can be built on this model ({reason.rstrip('.')}); name other methods."
+        )
+    inside = [(each, size) for each, size in sized if budget.use(size) <= 1]
+    if not inside:
+        nearest, size = min(sized, key=lambda pair: budget.use(pair[1]))
+        raise SpecError(
+            f"nothing fits a budget of {budget.text()}; the nearest is '{nearest.label}' with "
+            f"{size.numbers:,} numbers, {size.bytes:,} bytes and {size.step:.3f}x; give at least that."
+        )
+    inside.sort(key=lambda pair: (-budget.use(pair[1]), pair[1].step, pair[0].distance))
+    return [each for each, _ in inside]
+
+
+def _use(candidate: Candidate, budget: Budget) -> float:
+    return budget.use(candidate.size) if candidate.size else 0.0
+
+
+def _of_method(ruler: Ruler, preset: Preset) -> Iterator[Candidate]:
+    own, *others = _target_sets(ruler, preset)
+    variants = _variants(ruler, preset)
+    for targets in (own, *others):
+        for variant in variants:
+            for options, doublings in _ranked(preset, variant):
+                candidate = _measured(ruler, preset.name, {**options, "target_modules": targets})
+                yield replace(candidate, distance=doublings + bool(variant) + (targets != own))
+
+
+def _target_sets(ruler: Ruler, preset: Preset) -> list[JsonValue]:
+    """Return the layers that the method is made for, those that PEFT adapts, and every linear one."""
+    sets: list[JsonValue] = []
+    for targets in (preset.targets or ruler.usual, ruler.usual, ALL_LINEAR):
+        if targets not in sets:
+            sets.append(targets if isinstance(targets, str) else list(targets))
+    return sets
+
+
+def _variants(ruler: Ruler, preset: Preset) -> list[_Options]:
+    """Return no option, and each value of one option that changes how many numbers are trained."""
+    targets: _Options = {"target_modules": _target_sets(ruler, preset)[0]}
+    usual = _measured(ruler, preset.name, targets).size
+    variants: list[_Options] = [{}]
+    if usual is None:
+        return variants
+    seen = {usual.numbers}
+    for option in preset.options.values():
+        for value in _values(preset, option):
+            size = _measured(ruler, preset.name, {**targets, option.name: value}).size
+            if size and all(abs(size.numbers / other - 1) >= _LEAST_CHANGE for other in seen):
+                seen.add(size.numbers)
+                variants.append({option.name: value})
+    return variants
+
+
+def _values(preset: Preset, option: Option) -> list[JsonValue]:
+    """Return other values of an option: its choices, or half and twice its number."""
+    if option.name in ("r", "seed"):
+        return []
+    if option.choices:
+        return [choice for choice in option.choices if choice != option.default]
+    default: Any = preset.spec().most_heads if option.name == "heads" else option.default
+    if int not in option.types or isinstance(default, bool) or not isinstance(default, int):
+        return []
+    return [value for value in (default // 2, default * 2) if value >= 1]
+
+
+def _ranked(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, float]]:
+    """Yield a variant in every rank, and by how many doublings that is not the method's own.
+
+    Alpha keeps the scaling as it is in the method's own rank.
+    """
+    if "r" not in preset.options:
+        yield variant, 0.0
+        return
+    spec = preset.spec(**variant)
+    for rank in RANKS:
+        keeps_scaling = "alpha" in preset.options and spec.scaling == "alpha_over_r" and rank != spec.rank
+        alpha: _Options = {"alpha": spec.alpha * rank / spec.rank} if keeps_scaling else {}
+        yield {"r": rank, **alpha, **variant}, abs(log2(rank / spec.rank))
+
+
+def _measured(ruler: Ruler, method: str, options: _Options) -> Candidate:
+    try:
+        return Candidate(method, options, ruler.size(method, options))
+    except (SpecError, ValueError) as error:
+        return Candidate(method, options, None, " ".join(str(error).split()))

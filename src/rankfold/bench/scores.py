@@ -1,0 +1,36 @@
+"""The metric of runs with its doubt, over the examples that all of them were measured on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rankfold.bench.measures import MEASURES
+from rankfold.bench.record import RunRecord
+from rankfold.bench.stats import Interval, Scores, metric_interval
+
+
+def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
+    """Return the ids of the examples that every run was measured on, in the order of the first."""
+    if not records:
+        return []
+    others = [{item.id for item in record.predictions} for record in records[1:]]
+    first = dict.fromkeys(item.id for item in records[0].predictions)
+    return [name for name in first if all(name in other for other in others)]
+
+
+def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str]) -> Scores:
+    """Return what runs of one method predicted, one row per seed."""
+    found = [{item.id: item for item in record.predictions} for record in records]
+    labels = np.array([found[0][name].label for name in examples])
+    predictions = np.array([[run[name].prediction for name in examples] for run in found])
+    return Scores(labels, predictions, tuple(record.training.seed for record in records))
+
+
+def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int | str]) -> Interval | None:
+    """Return the mean over the runs of one method; None if there is no run."""
+    if not records:
+        return None
+    if metric in MEASURES and examples:
+        return metric_interval(scores_of(records, examples), metric)
+    value = float(np.mean([record.metrics[metric] for record in records]))
+    return Interval(value, value, value)

@@ -1,0 +1,201 @@
+"""`rankfold fit`: the compositions that fit a budget, and a choice between them on the user's data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from rankfold import __version__
+from rankfold.cli.console import note, print_json, print_table, progress_screen
+from rankfold.cli.notes import shown_notes
+from rankfold.cli.options import json_option
+from rankfold.cli.sections import SectionedCommand, section
+from rankfold.errors import SpecError
+
+if TYPE_CHECKING:
+    from rankfold.bench.fit.ask import Fit
+    from rankfold.bench.fit.fit import Fitted
+
+_what = section("What to fit")
+_data = section("Data, with --run")
+_how = section("How to train, with --run")
+_where = section("Where, with --run")
+
+# What means something without training too.
+_ALWAYS = {
+    "model", "methods", "budget_params", "budget_bytes", "budget_step", "kind", "batch_size", "max_length",
+    "all_shown", "is_run", "as_json",
+}  # fmt: skip
+
+_EPILOG = """\b
+Examples:
+  rankfold fit --model minilm --budget-params 60k
+  rankfold fit --model config.json --budget-bytes 128KB --budget-step 1.1x --all
+  rankfold fit --model minilm --task bbc_news --budget-params 60k --run --out runs/fit
+"""
+
+
+@click.command(cls=SectionedCommand, epilog=_EPILOG)
+@_what("--model", required=True, help="minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.")
+@_what("--budget-params", metavar="60k", help="Most trained numbers; a task head is not counted.")
+@_what("--budget-bytes", metavar="128KB", help="Most bytes of the adapter in its file; KB, MB, KiB, MiB.")
+@_what(
+    "--budget-step",
+    metavar="1.1x",
+    help="Most predicted time of a training step, in steps of LoRA of rank 8 on PEFT's default layers.",
+)
+@_what("--methods", metavar="A,B", help="Only these methods of `rankfold methods`; all of them if left out.")
+@_what("--kind", help="classification, regression or instruction; inferred if left out.")
+@_what("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
+@_what("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
+@_what("--all", "all_shown", is_flag=True, help="Show every composition, those that cannot be built too.")
+@_what("--run", "is_run", is_flag=True, help="Train the best use of the budget of each method, and choose.")
+@_data(
+    "--task",
+    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
+)
+@_data(
+    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
+)
+@_data(
+    "--data-root",
+    envvar="RANKFOLD_DATA",
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder with a folder a task.",
+)
+@_data("--text-column", help="Column of the text.")
+@_data("--pair-column", help="Column of the second text.")
+@_data("--label-column", help="Column of the label.")
+@_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
+@_data("--eval-rows", type=int, help="Of the rows that are held out, evaluate on this many.")
+@_how("--steps", type=int, default=240, show_default=True, help="Updates of the last rung.")
+@_how(
+    "--eta",
+    type=int,
+    default=3,
+    show_default=True,
+    help="Each rung keeps one in so many, and trains them for so many times the steps.",
+)
+@_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
+@_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@_where("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/fit]")
+@_where("--overwrite", is_flag=True, help="Begin anew in a folder of an earlier choice.")
+@_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@_where("--threads", type=int, help="CPU threads.")
+@json_option
+def command(
+    *,
+    methods: str | None,
+    budget_params: str | None,
+    budget_bytes: str | None,
+    budget_step: str | None,
+    all_shown: bool,
+    is_run: bool,
+    as_json: bool,
+    steps: int,
+    eta: int,
+    out: Path | None,
+    overwrite: bool,
+    **base: Any,
+) -> None:
+    """List the compositions that fit a budget, and choose one on your data.
+
+    Every method is counted in several ranks, options and sets of layers, exactly, without loading weights.
+    With --run the one of each method that uses most of the budget is trained, and successive halving chooses
+    between them on rows held out of the training split. A choice that was stopped goes on when the same
+    command is given again.
+    """
+    from rankfold.bench.fit.ask import ask  # --help can do without these seconds
+    from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
+
+    budget = Budget(
+        None if budget_params is None else parse_count(budget_params),
+        None if budget_bytes is None else parse_bytes(budget_bytes),
+        None if budget_step is None else parse_step(budget_step),
+    )
+    names = [name.strip() for name in methods.split(",")] if methods else []
+    if not is_run:
+        _refuse_unused()
+    elif all_shown:
+        raise SpecError("--all has no effect with --run, which trains the short list; leave one of them out.")
+    settings = {name: value for name, value in base.items() if value is not None}
+    with progress_screen() as new_bar:
+        asked = ask(settings, budget, names, reads_data=is_run, progress=new_bar())
+    if not is_run:
+        _print_list(asked, all_shown=all_shown, as_json=as_json)
+        return
+    from rankfold.bench.fit.fit import fit
+
+    plan = asked.plan(out or Path("runs/fit"), steps=steps, eta=eta)
+    note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
+    if plan.reference is None:
+        note("no LoRA fits the budget, so the chosen one is held against none.")
+    with shown_notes(), progress_screen() as new_bar:
+        fitted = fit(plan, make_progress=new_bar, overwrite=overwrite)
+    _report(fitted, plan.out, as_json=as_json)
+
+
+def _refuse_unused() -> None:
+    """Refuse options that mean something with --run only."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_given and name not in _ALWAYS:
+            raise SpecError(f"{parameter.opts[0]} has no effect without --run; add --run, or leave it out.")
+
+
+def _print_list(asked: "Fit", *, all_shown: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(asked.to_dict(all_shown=all_shown))
+        return
+    budget, shown = asked.budget, asked.fitting if all_shown else asked.shortlist
+    rows = [
+        [
+            each.label,
+            f"{each.size.numbers:,}",
+            f"{each.size.bytes:,}",
+            f"{each.size.step:.3f}x",
+            f"{budget.use(each.size):.0%}",
+        ]
+        for each in shown
+        if each.size is not None
+    ]
+    print_table(
+        ["composition", "trainable", "bytes", "step", "of the budget"],
+        rows,
+        title=f"within {budget.text()}",
+        caption=asked.small_print(),
+    )
+    if all_shown and asked.unbuilt:
+        print_table(
+            ["not built", "reason"],
+            [[each.label, each.reason or ""] for each in asked.unbuilt],
+            left=(0, 1),
+        )
+    elif not all_shown:
+        note(
+            f"{len(asked.fitting)} of {len(asked.candidates)} compositions fit, and {len(asked.unbuilt)} "
+            "cannot be built on this model; --all shows them, --run chooses by training."
+        )
+
+
+def _report(fitted: "Fitted", folder: Path, *, as_json: bool) -> None:
+    from shlex import join
+
+    from rankfold.cli.results import print_studies, studies_as_json
+    from rankfold.report.study import make_studies
+    from rankfold.report.write import write_report
+
+    studies = make_studies(fitted.records)
+    page = write_report(studies, folder, version=__version__)
+    if as_json:
+        command = list(fitted.command)
+        print_json({"chosen": fitted.winner.label, "command": command, "studies": studies_as_json(studies)})
+    else:
+        print_studies(studies)
+    note(f"chosen: {fitted.winner.label}; train it at full length with")
+    note(f"  {join(fitted.command)}")
+    note(f"report: {page}")

@@ -1,0 +1,160 @@
+"""`rankfold fit` lists what fits, refuses what makes no sense, and chooses on the user's data."""
+
+import functools
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from rankfold.bench.fit import fit as fitting
+from rankfold.bench.record import RunRecord
+from rankfold.cli.main import cli
+from rankfold.cli.params import count_on_meta
+from rankfold.report.write import find_records
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture
+def fit(tiny_bert):
+    """Return a function that calls `rankfold fit` on the tiny model."""
+
+    def call(*words, model=tiny_bert, methods="lora,tlora,lora_fa"):
+        return CliRunner().invoke(
+            cli, ["fit", "--model", str(model), "--methods", methods, *(str(word) for word in words)]
+        )
+
+    return call
+
+
+@pytest.fixture
+def choose(fit, reviews, tmp_path):
+    """Return a function that lets it choose on the tiny reviews."""
+
+    def call(*words, **more):
+        told = ("--budget-params", 500, "--run", "--data", reviews, "--out", tmp_path / "fit")
+        return fit(*told, "--steps", 4, "--batch-size", 8, "--max-length", 32, *words, **more)
+
+    return call
+
+
+def test_list_has_one_composition_of_each_method_within_the_budget(fit):
+    data = json.loads(fit("--budget-params", "500", "--budget-bytes", "3KB", "--json").stdout)
+    assert data["budget"] == {"params": 500, "bytes": 3000, "step": None}
+    assert {each["method"] for each in data["compositions"]} == {"lora", "tlora", "lora_fa"}
+    for each in data["compositions"]:
+        assert each["numbers"] <= 500
+        assert each["bytes"] <= 3000
+        assert 0 < each["use"] <= 1
+
+
+def test_listed_numbers_are_those_of_params(fit, tiny_bert):
+    for each in json.loads(fit("--budget-params", "500", "--json").stdout)["compositions"]:
+        counted = count_on_meta(str(tiny_bert), each["method"], each["options"], kind=None, num_labels=2)
+        assert each["numbers"] == counted.trainable
+
+
+def test_table_shows_all_of_it_on_demand_with_what_cannot_be_built(fit):
+    short, full = fit("--budget-step", "1.5x"), fit("--budget-step", "1.5x", "--all")
+    assert short.exit_code == full.exit_code == 0
+    assert len(full.stdout.splitlines()) > 2 * len(short.stdout.splitlines())
+    assert "No statement on quality" in short.stdout
+    assert "--all shows them" in short.stderr
+    assert "r=256 is larger than the layer" in full.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is no budget"),
+        (("--budget-params", "many"), "'many' is no number of parameters; write it as 60k"),
+        (("--budget-bytes", "1QB"), "'1QB' is no size; write it as 128KB"),
+        (("--budget-step", "fast"), "'fast' is no multiple"),
+        (("--budget-params", "1"), "nothing fits a budget of 1 trained numbers; the nearest is"),
+        (("--budget-params", "9k", "--steps", "3"), "--steps has no effect without --run"),
+        (("--budget-params", "9k", "--task", "bbc_news"), "--task has no effect without --run"),
+        (("--budget-params", "9k", "--run", "--all"), "--all has no effect with --run"),
+        (("--budget-params", "9k", "--run"), "neither a task nor data is given"),
+        (("--budget-params", "9k", "--batch-size", "0"), "batch_size is 0"),
+        (("--budget-params", "9k", "--kind", "clasification"), "Did you mean 'classification'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "nothing",
+)
+def test_wrong_use_is_one_line(fit, words, message):
+    result = fit(*words, methods="lora")
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_unknown_method_is_named_with_the_nearest(fit):
+    result = fit("--budget-params", "9k", methods="lora,tlroa")
+    assert (result.exit_code, "Did you mean 'tlora'" in result.stderr) == (2, True)
+
+
+def test_choice_is_made_on_rows_of_the_training_split_and_is_in_the_report(choose, tmp_path):
+    result = choose("--eta", "2")
+    assert result.exit_code == 0, result.stderr
+    records = find_records(tmp_path / "fit")
+    candidates = [record for record in records if record.fit.role == "candidate"]
+    assert [record.training.steps for record in candidates] == [2, 2, 2, 4, 4]
+    assert [record.method.name for record in records if record.fit.role == "reference"] == ["peft:lora"]
+    assert {record.data.rows["train"] + record.data.rows["validation"] for record in records} == {48}
+    assert "how it was chosen" in result.stdout
+    assert "chosen: " in result.stderr
+    assert "rankfold train --model" in result.stderr
+    page = (tmp_path / "fit" / "report.html").read_text("utf-8")
+    assert "How it was chosen" in page
+    again = CliRunner().invoke(cli, ["report", str(tmp_path / "fit")])
+    assert again.stdout == result.stdout
+
+
+def test_choice_without_a_reference_says_so(fit, reviews, tmp_path):
+    words = ("--budget-params", 20, "--run", "--data", reviews, "--out", tmp_path / "fit")
+    result = fit(*words, "--steps", 1, "--batch-size", 8, "--max-length", 32, methods="tlora")
+    assert result.exit_code == 0, result.stderr
+    assert "no LoRA fits the budget" in result.stderr
+    assert {record.fit.role for record in find_records(tmp_path / "fit")} == {"candidate"}
+
+
+def test_trained_adapters_are_as_large_as_was_counted(choose, tmp_path):
+    choose("--steps", 1)
+    plan = json.loads((tmp_path / "fit" / "fit.json").read_text("utf-8"))
+    sizes = {each["method"]: each["size"] for each in (*plan["candidates"], plan["reference"])}
+    for record in find_records(tmp_path / "fit"):
+        size = sizes[record.method.name]
+        assert record.parameters.stored == size["numbers"]
+        # Beside the adapter lies the head: a matrix and a vector.
+        head = 4 * record.parameters.head + 2 * 200
+        assert 4 * size["numbers"] < record.bytes.weights_file - 4 * record.parameters.head
+        assert record.bytes.weights_file <= 4 * size["numbers"] + 200 * size["tensors"] + head
+
+
+def test_choice_given_again_trains_nothing_and_says_the_same(choose):
+    first, again = choose("--json", methods="lora,tlora"), choose("--json", methods="lora,tlora")
+    assert first.exit_code == again.exit_code == 0
+    assert again.stdout == first.stdout
+    assert json.loads(first.stdout)["command"][:2] == ["rankfold", "train"]
+
+
+def test_command_that_is_printed_trains_the_chosen_one(choose, tmp_path):
+    command = json.loads(choose("--json", methods="lora").stdout)["command"]
+    assert CliRunner().invoke(cli, command[1:]).exit_code == 0
+    record = RunRecord.read(tmp_path / "fit" / "winner")
+    assert record.data.rows == {"train": 48, "validation": 16}
+
+
+def test_choice_fails_with_the_reason_when_every_candidate_does(choose, monkeypatch):
+    def failing(request, *, progress=None):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(fitting, "fit", functools.partial(fitting.fit, run_one=failing))
+    result = choose()
+    assert result.exit_code == 1
+    assert "all 3 runs failed" in result.stderr
+
+
+def test_folder_of_another_choice_is_refused(choose):
+    choose(methods="lora")
+    result = choose("--seed", "1", methods="lora")
+    assert result.exit_code == 2
+    assert "holds another choice" in result.stderr

@@ -1,0 +1,150 @@
+"""The cost of a step: its arithmetic is what torch counts, and it grows with what is asked for."""
+
+import peft
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.predicted import compared
+from rankfold.adapter.build import Builder
+from rankfold.adapter.cost import adapter_work, base_work
+from rankfold.adapter.geometry import Embedding, Linear
+from rankfold.adapter.router import RouterSpec
+from rankfold.adapter.site import Site
+from rankfold.adapter.spec import AdapterSpec
+from rankfold.factors import DenseSpec, LowRankSpec, RelaySpec, SeededSpec
+from rankfold.peft_plugin.plan import plan_adapters
+from rankfold.presets import discover
+from tests.support.toys import LINEAR_TARGETS, WIDTH, Block, preset_configs, toy, toy_sizes_allowed
+
+ROWS, POSITIONS = 3, 7
+TOKENS = ROWS * POSITIONS
+HEADS = RouterSpec()
+CONFIGS = preset_configs(target_modules=list(LINEAR_TARGETS))
+
+
+class Stack(nn.Module):
+    """Two blocks, whose input may have a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def counted(model) -> int:
+    """Return the operations of a training step as torch counts them."""
+    x = torch.randn(ROWS, POSITIONS, WIDTH, requires_grad=True)
+    # The counter does not know the product that is added in place.
+    in_place = {torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        model(x).sum().backward()
+    return counter.get_total_flops()
+
+
+def work_of(spec, *, geometry=None, layers=2, tokens=100):
+    with toy_sizes_allowed():
+        return adapter_work(
+            Builder(
+                {f"block.{i}.query": Site(geometry or Linear(40, 30), spec) for i in range(layers)}, name="x"
+            ),
+            tokens,
+        )
+
+
+@pytest.mark.parametrize("name", discover())
+def test_operations_are_those_that_torch_counts(name):
+    config = CONFIGS[name]
+    base = Stack().requires_grad_(requires_grad=False)
+    with toy_sizes_allowed():
+        predicted = adapter_work(plan_adapters(base, config), TOKENS).flops
+        before = counted(base)
+        after = counted(peft.get_peft_model(base, config).train())
+    assert predicted == after - before
+
+
+def test_operations_of_a_frozen_base_are_those_that_torch_counts():
+    layers = [Linear(WIDTH, WIDTH), Linear(WIDTH, WIDTH), Linear(WIDTH, 9), Linear(9, WIDTH)] * 2
+    base = Stack().requires_grad_(requires_grad=False)
+    assert base_work(layers, TOKENS).flops == counted(base)
+
+
+@pytest.mark.parametrize("name", discover())
+def test_numbers_and_tensors_are_those_of_the_built_adapter(name):
+    config = preset_configs()[name]
+    with toy_sizes_allowed():
+        builder = plan_adapters(toy(), config)
+        built = peft.get_peft_model(toy(), config)
+    trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
+    assert builder.trained_numbers() == sum(parameter.numel() for parameter in trained)
+    assert builder.trained_tensors() == len(trained)
+
+
+@settings(max_examples=25)
+@given(rank=st.integers(1, 20), more=st.integers(1, 8), tokens=st.integers(1, 500))
+def test_work_grows_with_rank_layers_and_tokens(rank, more, tokens):
+    smaller = work_of(AdapterSpec(rank=rank), tokens=tokens)
+    for larger in (
+        work_of(AdapterSpec(rank=rank + more), tokens=tokens),
+        work_of(AdapterSpec(rank=rank), layers=2 + more, tokens=tokens),
+        work_of(AdapterSpec(rank=rank), tokens=tokens + more),
+    ):
+        assert larger.flops > smaller.flops
+        assert larger.bytes > smaller.bytes
+        assert larger.time > smaller.time
+
+
+@settings(max_examples=25)
+@given(heads=st.integers(2, 8), more=st.integers(1, 8), own=st.booleans())
+def test_work_grows_with_heads(heads, more, own):
+    few, many = (
+        work_of(AdapterSpec(rank=2, heads=number, down_per_head=own, router=HEADS))
+        for number in (heads, heads + more)
+    )
+    assert many.flops > few.flops
+    assert many.time > few.time
+
+
+@pytest.mark.parametrize(
+    ("cheaper", "dearer"),
+    [
+        (AdapterSpec(rank=4, down=SeededSpec()), AdapterSpec(rank=4)),
+        (AdapterSpec(rank=4, share_down="module_type"), AdapterSpec(rank=4)),
+        (AdapterSpec(rank=4), AdapterSpec(rank=4, dropout=0.1)),
+        (AdapterSpec(rank=4), AdapterSpec(rank=4, down=RelaySpec(k=2))),
+        (
+            AdapterSpec(rank=4, core=DenseSpec("zeros"), up=DenseSpec()),
+            AdapterSpec(rank=4, core=LowRankSpec(2), up=DenseSpec()),
+        ),
+        (
+            AdapterSpec(rank=4, heads=2, router=RouterSpec(reads="code")),
+            AdapterSpec(rank=4, heads=2, router=RouterSpec(reads="input")),
+        ),
+    ],
+    ids=["frozen", "shared", "dropout", "relayed", "inner pair", "router on the input"],
+)
+def test_what_does_more_takes_more_time(cheaper, dearer):
+    assert work_of(cheaper).time < work_of(dearer).time
+
+
+def test_lookup_of_an_embedding_is_no_product():
+    spec = AdapterSpec(rank=4)
+    assert work_of(spec, geometry=Embedding(1000, 30)).flops == work_of(spec, geometry=Embedding(9, 30)).flops
+
+
+def test_targets_cover_the_stack():
+    assert set(plan_adapters(Stack(), next(iter(CONFIGS.values()))).sites) == {
+        f"{block}.{name}" for block in (0, 1) for name in LINEAR_TARGETS
+    }
+
+
+@pytest.mark.parametrize("figure", compared(), ids=lambda each: f"{each.setting}, {each.variant}")
+def test_predicted_time_is_near_the_recorded_one(figure):
+    assert figure.predicted == pytest.approx(figure.measured, rel=0.08)
