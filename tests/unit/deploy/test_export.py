@@ -61,7 +61,13 @@ def test_certificate_states_the_error_of_what_the_files_hold(adapter, reviews, t
     assert certificate.is_exact
 
 
-def test_lora_is_written_without_the_base_and_says_that_logits_were_not_compared(adapter, reviews, tmp_path):
+@pytest.mark.parametrize("is_some_folder", [False, True])
+def test_lora_is_written_without_the_base_and_says_that_logits_were_not_compared(
+    adapter, reviews, tmp_path, monkeypatch, is_some_folder
+):
+    monkeypatch.chdir(tmp_path)
+    if is_some_folder:
+        (tmp_path / "some" / "model-of-a-hub").mkdir(parents=True)
     edit_json(adapter / "adapter_config.json", base_model_name_or_path="some/model-of-a-hub")
     certificate = rankfold.export_lora(adapter, tmp_path / "out", data=str(reviews))
     assert certificate.logits is None
