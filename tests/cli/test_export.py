@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from rankfold.cli.main import cli
-from tests.support.saved import save_adapter
+from tests.support.adapters import save_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

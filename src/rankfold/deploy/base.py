@@ -87,7 +87,7 @@ def find_base(
         )
     if model is None:
         place = saved.config.base_model_name_or_path
-        if not place or not Path(place).is_dir():
+        if not place or not (Path(place) / "config.json").is_file():
             return None
         model = place
     return Base(resolve_model(model), saved, label_names)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import rankfold
 from rankfold.errors import AdapterFileError, DataError, NotExactError, OutputExistsError, SpecError
 from rankfold.train.load import load_adapter
-from tests.support.saved import edit_json, save_adapter
+from tests.support.adapters import edit_json, save_adapter
 from tests.support.tolerance import relative_rms
 
 IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 4, 5]])
@@ -61,7 +61,13 @@ def test_certificate_states_the_error_of_what_the_files_hold(adapter, reviews, t
     assert certificate.is_exact
 
 
-def test_lora_is_written_without_the_base_and_says_that_logits_were_not_compared(adapter, reviews, tmp_path):
+@pytest.mark.parametrize("is_some_folder", [False, True])
+def test_lora_is_written_without_the_base_and_says_that_logits_were_not_compared(
+    adapter, reviews, tmp_path, monkeypatch, is_some_folder
+):
+    monkeypatch.chdir(tmp_path)
+    if is_some_folder:
+        (tmp_path / "some" / "model-of-a-hub").mkdir(parents=True)
     edit_json(adapter / "adapter_config.json", base_model_name_or_path="some/model-of-a-hub")
     certificate = rankfold.export_lora(adapter, tmp_path / "out", data=str(reviews))
     assert certificate.logits is None
@@ -86,6 +92,20 @@ def test_adapter_with_a_router_is_compressed_with_the_error_of_its_mean_gates(ti
     assert 1e-4 < certificate.logits.mean < 1
     assert certificate.rank == 6
     assert certificate.worst_written.written < 1e-6  # two heads of rank 3 with fixed gates have rank 6
+
+
+@pytest.mark.parametrize("method", ["mix_lora", "mole", "mola", "effilora", "lora_moe"])
+def test_every_kind_of_router_is_compressed_to_something_nearer_than_the_base(
+    tiny_llama, reviews, tmp_path, method
+):
+    targets = ["q_proj", "gate_proj", "up_proj", "down_proj"]
+    adapter = save_adapter(tmp_path / "adapter", tiny_llama, method, target_modules=targets, alpha=0.5)
+    certificate = rankfold.compress_lora(adapter, tmp_path / "out", rank=12, data=str(reviews))
+    assert len(certificate.layers) == 8
+    base, plain, routed = (AutoModelForCausalLM.from_pretrained(tiny_llama).eval() for _ in range(3))
+    expected, untouched = scores(load_adapter(routed, adapter)), scores(base)
+    compressed = scores(peft.PeftModel.from_pretrained(plain, tmp_path / "out").eval())
+    assert relative_rms(compressed, expected) < 0.9 * relative_rms(untouched, expected)
 
 
 def test_compressing_further_loses_more(adapter, reviews, tmp_path):

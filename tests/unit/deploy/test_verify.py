@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import rankfold
 from rankfold.deploy.verify import failed, read_certificate, verify
 from rankfold.errors import AdapterFileError
-from tests.support.saved import edit_json, save_adapter
+from tests.support.adapters import edit_json, save_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 
