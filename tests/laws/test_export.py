@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import rankfold
+from rankfold.deploy.opened import open_adapter
 from rankfold.deploy.plain_lora import write_plain_lora
-from rankfold.deploy.saved import open_adapter
 from rankfold.errors import NotExactError
 from rankfold.export.verdict import Exact, Refused, verdict
 from rankfold.peft_plugin.detached import needs_base_weights

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from peft import PeftModel
 
-from rankfold.deploy.saved import SavedAdapter
+from rankfold.deploy.opened import OpenedAdapter
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.train.load import load_adapter
 from rankfold.train.models import BaseModel, Kind, LoadedModel, load_model, resolve_model
@@ -26,7 +26,7 @@ class Base:
     """
 
     found: BaseModel
-    saved: SavedAdapter
+    saved: OpenedAdapter
     label_names: Sequence[str] | None = None
 
     def load(self) -> LoadedModel:
@@ -66,7 +66,7 @@ class Base:
 
 
 def find_base(
-    saved: SavedAdapter, model: str | None, label_names: Sequence[str] | None = None
+    saved: OpenedAdapter, model: str | None, label_names: Sequence[str] | None = None
 ) -> Base | None:
     """Return the base model of an adapter, if it is at hand.
 

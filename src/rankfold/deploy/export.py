@@ -14,9 +14,9 @@ from rankfold.deploy.calibrate import calibrated_layers
 from rankfold.deploy.certify import compared_logits, hashes, layer_parts, versions
 from rankfold.deploy.folding import Products, fold_layers, with_layers
 from rankfold.deploy.merged import base_dtype, write_merged
+from rankfold.deploy.opened import OpenedAdapter, open_adapter
 from rankfold.deploy.output import check_output, export_folder
 from rankfold.deploy.plain_lora import belongings, check_exact, write_lora
-from rankfold.deploy.saved import SavedAdapter, open_adapter
 from rankfold.deploy.texts import Texts, find_texts
 from rankfold.deploy.written import model_of_llama_cpp, written_layers
 from rankfold.errors import DataError, NotExactError, RankfoldWarning, SpecError, unknown_name
@@ -105,7 +105,7 @@ def export(request: ExportRequest) -> Certificate:
 
 
 def _written_and_measured(
-    request: ExportRequest, saved: SavedAdapter, base: Base | None, work: Path
+    request: ExportRequest, saved: OpenedAdapter, base: Base | None, work: Path
 ) -> Certificate:
     dtype = _dtype(request, base)
     texts = _texts(request)
@@ -131,7 +131,7 @@ def _written_and_measured(
 
 def _write(
     request: ExportRequest,
-    saved: SavedAdapter,
+    saved: OpenedAdapter,
     base: Base | None,
     texts: Texts | str,
     work: Path,
@@ -157,7 +157,9 @@ def _write(
     return products.method, layer_parts(products.trained, products.written, read)
 
 
-def _products(request: ExportRequest, saved: SavedAdapter, base: Base | None, texts: Texts | str) -> Products:
+def _products(
+    request: ExportRequest, saved: OpenedAdapter, base: Base | None, texts: Texts | str
+) -> Products:
     if saved.config.router is None or request.compression is None:
         return fold_layers(saved, base, request.compression)
     if isinstance(texts, str):
@@ -165,7 +167,7 @@ def _products(request: ExportRequest, saved: SavedAdapter, base: Base | None, te
     return calibrated_layers(_needed(base, saved), texts, request.compression)
 
 
-def _needed(base: Base | None, saved: SavedAdapter) -> Base:
+def _needed(base: Base | None, saved: OpenedAdapter) -> Base:
     if base is None:
         raise SpecError(
             f"this export of '{saved.folder}' takes its base model, which is not at hand; "

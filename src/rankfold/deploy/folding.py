@@ -8,8 +8,8 @@ from typing import Any, cast, final
 from torch import Tensor, nn
 
 from rankfold.deploy.base import Base
+from rankfold.deploy.opened import OpenedAdapter
 from rankfold.deploy.plain_lora import check_exact
-from rankfold.deploy.saved import SavedAdapter
 from rankfold.errors import AdapterFileError
 from rankfold.export.certificate import Method
 from rankfold.export.compress import Compression, compress
@@ -34,7 +34,7 @@ class Products:
     method: Method
 
 
-def fold_layers(saved: SavedAdapter, base: Base | None, compression: Compression | None) -> Products:
+def fold_layers(saved: OpenedAdapter, base: Base | None, compression: Compression | None) -> Products:
     """Return the layers of an adapter without a router.
 
     Raises:
@@ -50,7 +50,7 @@ def fold_layers(saved: SavedAdapter, base: Base | None, compression: Compression
     return Products(trained, {n: compress(each, compression) for n, each in folded.items()}, "compressed")
 
 
-def with_layers(saved: SavedAdapter, base: Base | None) -> SavedAdapter:
+def with_layers(saved: OpenedAdapter, base: Base | None) -> OpenedAdapter:
     """Return an adapter whose configuration lists its layers; an earlier rankfold's did not.
 
     Raises:
@@ -69,7 +69,7 @@ def with_layers(saved: SavedAdapter, base: Base | None) -> SavedAdapter:
     return replace(saved, config=config)
 
 
-def _base_weight(saved: SavedAdapter, base: Base | None) -> Callable[[str], Tensor] | None:
+def _base_weight(saved: OpenedAdapter, base: Base | None) -> Callable[[str], Tensor] | None:
     if not needs_base_weights(saved.config):
         return None
     if base is None:

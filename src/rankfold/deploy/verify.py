@@ -13,7 +13,7 @@ from rankfold.deploy.certify import compared_logits, hashes
 from rankfold.deploy.export import DTYPES
 from rankfold.deploy.folding import fold_layers, with_layers
 from rankfold.deploy.merged import drifts
-from rankfold.deploy.saved import SavedAdapter, open_adapter
+from rankfold.deploy.opened import OpenedAdapter, open_adapter
 from rankfold.deploy.texts import find_texts
 from rankfold.deploy.written import written_layers
 from rankfold.errors import AdapterFileError, DataError
@@ -128,7 +128,7 @@ def _base(certificate: Certificate, base: Base | None) -> Check:
     return Check("base", "ok" if is_same else "differs", detail)
 
 
-def _layers(certificate: Certificate, saved: SavedAdapter, base: Base | None, folder: Path) -> Check:
+def _layers(certificate: Certificate, saved: OpenedAdapter, base: Base | None, folder: Path) -> Check:
     errors = _errors(certificate, saved, base, folder)
     if isinstance(errors, str):
         return Check("layers", "skipped", errors)
@@ -145,7 +145,7 @@ def _layers(certificate: Certificate, saved: SavedAdapter, base: Base | None, fo
 
 
 def _errors(
-    certificate: Certificate, saved: SavedAdapter, base: Base | None, folder: Path
+    certificate: Certificate, saved: OpenedAdapter, base: Base | None, folder: Path
 ) -> dict[str, float] | str:
     """Return the error of each layer, measured anew, or why that cannot be done."""
     if certificate.target != PLAIN_LORA and base is None:

@@ -11,7 +11,7 @@ from torch import nn
 from rankfold.adapter.layout import layers_in
 from rankfold.deploy.base import Base
 from rankfold.deploy.merged import load_merged
-from rankfold.deploy.saved import SavedAdapter
+from rankfold.deploy.opened import OpenedAdapter
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.export.certificate import LLAMA_CPP, MERGED, Target
 from rankfold.export.fold import Folded
@@ -21,7 +21,9 @@ from rankfold.train.load import WEIGHTS_NAME
 from rankfold.train.quiet import quiet_libraries
 
 
-def written_layers(target: Target, folder: Path, saved: SavedAdapter, base: Base | None) -> dict[str, Folded]:
+def written_layers(
+    target: Target, folder: Path, saved: OpenedAdapter, base: Base | None
+) -> dict[str, Folded]:
     """Return the layers in the files of a LoRA, of PEFT or of llama.cpp.
 
     Raises:

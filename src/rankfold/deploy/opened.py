@@ -1,4 +1,4 @@
-"""A saved rankfold adapter: its configuration and its tensors, without a model."""
+"""A saved rankfold adapter, opened: its configuration and its tensors, without a model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ _HEADS = ("classifier", "score")
 
 @final
 @dataclass(frozen=True, slots=True)
-class SavedAdapter:
+class OpenedAdapter:
     """An adapter as it lies in its folder.
 
     Args:
@@ -45,7 +45,7 @@ class SavedAdapter:
         return outputs
 
 
-def open_adapter(folder: Path) -> SavedAdapter:
+def open_adapter(folder: Path) -> OpenedAdapter:
     """Read a saved adapter.
 
     Raises:
@@ -63,4 +63,4 @@ def open_adapter(folder: Path) -> SavedAdapter:
         raise AdapterFileError(
             f"'{folder}' is an adapter of PEFT's method {method}, not of rankfold; {remedy}."
         )
-    return SavedAdapter(folder, config, cast("Any", safetensors_torch).load_file(folder / WEIGHTS_NAME))
+    return OpenedAdapter(folder, config, cast("Any", safetensors_torch).load_file(folder / WEIGHTS_NAME))
