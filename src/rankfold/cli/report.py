@@ -29,9 +29,10 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
 
     DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth.
     """
+    from rankfold.bench.find import find_records
     from rankfold.cli.results import print_studies, studies_as_json  # --help can do without them
     from rankfold.report.study import make_studies
-    from rankfold.report.write import HTML_NAME, find_records, write_html
+    from rankfold.report.write import HTML_NAME, write_html
 
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"'{out}' exists; choose another file, or add --overwrite to replace it.")

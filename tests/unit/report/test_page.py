@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
+from rankfold.bench.find import find_records
 from rankfold.bench.stats import Interval
 from rankfold.errors import DataError, RankfoldError
 from rankfold.report.charts import mark_of
@@ -16,7 +17,7 @@ from rankfold.report.page import html_page
 from rankfold.report.study import make_studies
 from rankfold.report.table import cells, columns, comma_separated, markdown
 from rankfold.report.words import bytes_text, headline, range_text, seconds_text, signed
-from rankfold.report.write import find_records, write_report
+from rankfold.report.write import write_report
 from tests.support.records import fail, make_record
 
 HOSTILE = "</script><script>alert(1)</script>"

@@ -1,0 +1,185 @@
+"""Two sets of records, run by run: has anything become worse since?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import numpy as np
+
+from rankfold.bench.label import label_with_all
+from rankfold.bench.measures import MEASURES
+from rankfold.bench.record import RunRecord
+from rankfold.bench.scores import scores_of, shared_examples
+from rankfold.bench.stats import Difference, Verdict, paired_difference, verdicts
+from rankfold.errors import DataError
+
+Outcome = Verdict | Literal["the same", "failed", "mended", "failed in both"]
+"""What became of a method: a verdict on its predictions, or that it failed in one set or in both."""
+
+# What a command says of a place or of speed, and not of what is learned.
+_ELSEWHERE = ("--out", "--data-root", "--threads", "--device", "--checkpoint-every", "--seed")
+_SWITCHES = ("--overwrite", "--resume")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One method with its settings on one task and model, in both sets.
+
+    Attributes:
+        label: The method with its options.
+        task: The task's name.
+        model: The base model's name.
+        metric: What was measured.
+        seeds: Those that finished in both sets.
+        old: The metric of the older runs, averaged over these seeds; None if there are none.
+        new: That of the newer ones.
+        difference: New less old, paired over rows and seeds; None if it cannot be compared.
+        outcome: What came of it, corrected for all comparisons together.
+        why: Why it cannot be compared, or failed.
+        bytes_ratio: Newer by older learned bytes.
+        step_ratio: Newer by older time of a step: only worth something where the machine was the same.
+    """
+
+    label: str
+    task: str
+    model: str
+    metric: str
+    seeds: tuple[int, ...]
+    old: float | None
+    new: float | None
+    difference: Difference | None
+    outcome: Outcome
+    why: str | None = None
+    bytes_ratio: float | None = None
+    step_ratio: float | None = None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether it is worse than it was."""
+        return self.outcome in ("worse", "failed")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RecordDiff:
+    """What became of every method.
+
+    Attributes:
+        changes: What both sets have.
+        only_old: Labels of what the newer set lacks.
+        only_new: Labels of what the older set lacks.
+    """
+
+    changes: tuple[Change, ...]
+    only_old: tuple[str, ...]
+    only_new: tuple[str, ...]
+
+
+def compare_records(old: Iterable[RunRecord], new: Iterable[RunRecord]) -> RecordDiff:
+    """Compare two sets of records: runs that were asked for with the same words, seed by seed.
+
+    Args:
+        old: What is held against.
+        new: What may have become worse.
+
+    Raises:
+        DataError: If the sets have no method in common.
+    """
+    before, after = _by_question(old), _by_question(new)
+    common = [question for question in before if question in after]
+    if not common:
+        raise DataError(
+            "the two sets have no run in common: model, task, method or a setting differs in all of them; "
+            "name two folders of the same suite."
+        )
+    changes = [_change(before[question], after[question]) for question in common]
+    return RecordDiff(
+        tuple(_judged(changes)),
+        tuple(_label(before[question]) for question in before if question not in after),
+        tuple(_label(after[question]) for question in after if question not in before),
+    )
+
+
+def _by_question(records: Iterable[RunRecord]) -> dict[tuple[str, ...], dict[int, RunRecord]]:
+    """Return the latest record of each seed, by what was asked for."""
+    found: dict[tuple[str, ...], dict[int, RunRecord]] = {}
+    for record in sorted(records, key=lambda each: each.created):
+        found.setdefault(_question(record), {})[record.training.seed] = record
+    return found
+
+
+def _question(record: RunRecord) -> tuple[str, ...]:
+    """Return what a run was asked to learn, without where."""
+    words = [word for word in record.command if word not in _SWITCHES]
+    places = {place for place, word in enumerate(words) if word in _ELSEWHERE}
+    return tuple(word for place, word in enumerate(words) if place not in places and place - 1 not in places)
+
+
+def _label(runs: Mapping[int, RunRecord]) -> str:
+    record = next(iter(runs.values()))
+    return label_with_all(record.method.name, record.method.options)
+
+
+def _change(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> Change:
+    record = next(iter(new.values()))
+    metric = record.task.metric
+    seeds = tuple(
+        sorted(seed for seed in old.keys() & new.keys() if {old[seed].status, new[seed].status} == {"done"})
+    )
+    change = Change(
+        _label(new), record.task.name, record.model.name, metric, seeds, None, None, None, "not comparable"
+    )
+    if failure := _failure(old, new):
+        return replace(change, **failure)
+    if not seeds:
+        return replace(change, why="no seed finished in both sets")
+    ours, theirs = [new[seed] for seed in seeds], [old[seed] for seed in seeds]
+    change = replace(
+        change,
+        old=_mean([run.metrics[metric] for run in theirs]),
+        new=_mean([run.metrics[metric] for run in ours]),
+        bytes_ratio=_ratio([run.bytes.learned for run in ours], [run.bytes.learned for run in theirs]),
+        step_ratio=_ratio(
+            [run.seconds.step_median for run in ours], [run.seconds.step_median for run in theirs]
+        ),
+    )
+    return _compared(change, ours, theirs)
+
+
+def _failure(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> dict[str, str] | None:
+    """Return the outcome and the reason if a seed of both sets failed in one of them."""
+    for seed in sorted(old.keys() & new.keys()):
+        was, now = old[seed].status, new[seed].status
+        if "failed" in (was, now):
+            outcome = "failed in both" if was == now else "failed" if now == "failed" else "mended"
+            reason = new[seed].error if now == "failed" else old[seed].error
+            return {"outcome": outcome, "why": f"seed {seed}: {reason}"}
+    return None
+
+
+def _compared(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> Change:
+    if {run.data.sha256 for run in ours} != {run.data.sha256 for run in theirs}:
+        return replace(change, why="the data has changed: its hash differs")
+    examples = shared_examples([*ours, *theirs])
+    if change.metric not in MEASURES or not examples:
+        return replace(change, why=f"there are no predictions that give {change.metric}")
+    new, old = scores_of(ours, examples), scores_of(theirs, examples)
+    if np.array_equal(new.labels, old.labels) and np.array_equal(new.predictions, old.predictions):
+        return replace(change, outcome="the same")
+    return replace(change, difference=paired_difference(new, old, change.metric))
+
+
+def _judged(changes: Sequence[Change]) -> list[Change]:
+    """Return the changes with verdicts, corrected together."""
+    differences = [change.difference for change in changes if change.difference]
+    found = iter(verdicts(differences))
+    return [replace(change, outcome=next(found)) if change.difference else change for change in changes]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _ratio(new: Sequence[float], old: Sequence[float]) -> float | None:
+    return _mean(new) / _mean(old) if _mean(old) else None

@@ -1,0 +1,107 @@
+"""Two sets of records: what has become worse is found, and nothing is left out in silence."""
+
+from dataclasses import replace
+
+import pytest
+
+from rankfold.bench.diff import compare_records
+from rankfold.errors import DataError
+from tests.support.records import fail, make_record
+
+METHODS = ("lora", "tlora", "relayed_lora")
+
+
+def _set(quality=0.9, **qualities):
+    return [
+        make_record(method, seed=seed, quality=qualities.get(method, quality))
+        for method in METHODS
+        for seed in (0, 1)
+    ]
+
+
+def _outcomes(old, new):
+    return {change.label.split()[0]: change.outcome for change in compare_records(old, new).changes}
+
+
+def test_a_set_against_itself_is_the_same_everywhere():
+    found = compare_records(_set(), _set())
+    assert {change.outcome for change in found.changes} == {"the same"}
+    assert all(change.old == change.new and change.bytes_ratio == 1 for change in found.changes)
+    assert (found.only_old, found.only_new) == ((), ())
+
+
+def test_what_is_worse_in_one_direction_is_better_in_the_other():
+    one, other = _set(), _set(tlora=0.7)
+    assert _outcomes(one, other) == {"lora": "the same", "tlora": "worse", "relayed_lora": "the same"}
+    assert _outcomes(other, one)["tlora"] == "better"
+    (change,) = [each for each in compare_records(one, other).changes if each.outcome == "worse"]
+    assert change.is_regression
+    assert change.difference.interval.value == pytest.approx(change.new - change.old)
+
+
+def test_a_change_that_rows_and_seeds_may_have_made_is_not_separated():
+    # Another draw of errors of the same rate.
+    other = [replace(record, predictions=_rolled(record)) for record in _set()]
+    assert set(_outcomes(_set(), other).values()) == {"not separated"}
+
+
+def _rolled(record):
+    """Return the record's predictions with its mistakes on other rows."""
+    wrong = [(item.prediction - item.label) for item in record.predictions]
+    moved = wrong[7:] + wrong[:7]
+    return tuple(
+        replace(item, prediction=item.label + error)
+        for item, error in zip(record.predictions, moved, strict=True)
+    )
+
+
+def test_a_run_that_fails_now_is_a_regression_and_says_why():
+    old, new = _set(), _set()
+    new[2] = fail(new[2])
+    (change,) = [each for each in compare_records(old, new).changes if each.label.startswith("tlora")]
+    assert (change.outcome, change.is_regression) == ("failed", True)
+    assert "seed 0: the loss is not a number" in change.why
+    assert _outcomes(new, old)["tlora"] == "mended"
+    assert _outcomes(new, new)["tlora"] == "failed in both"
+
+
+def test_place_and_speed_do_not_make_another_run_but_a_rate_does():
+    def asked(record, *words):
+        return replace(record, command=(*record.command, *words))
+
+    old = [asked(record, "--out", "a", "--threads", "1", "--overwrite") for record in _set()]
+    new = [asked(record, "--out", "b", "--device", "cpu") for record in _set()]
+    assert set(_outcomes(old, new).values()) == {"the same"}
+    new[0] = asked(new[0], "--learning-rate", "1e-3")
+    new[1] = asked(new[1], "--learning-rate", "1e-3")
+    found = compare_records(old, new)
+    assert found.only_old == found.only_new == ("lora r=8",)
+    assert len(found.changes) == 2
+
+
+def test_seeds_are_compared_with_themselves():
+    found = compare_records(_set()[:1], _set()[:2])
+    assert found.changes[0].seeds == (0,)
+    assert found.changes[0].outcome == "the same"
+
+
+def test_other_data_is_not_comparable():
+    new = [replace(record, data=replace(record.data, sha256="ef" * 32)) for record in _set()]
+    changes = compare_records(_set(), new).changes
+    assert {change.outcome for change in changes} == {"not comparable"}
+    assert all("hash" in change.why for change in changes)
+
+
+def test_a_metric_without_predictions_is_not_comparable():
+    def open_answers(record, loss):
+        task = replace(record.task, kind="instruction", metric="answer_loss", label_names=None)
+        return replace(record, task=task, metrics={"answer_loss": loss}, predictions=())
+
+    old, new = ([open_answers(record, loss) for record in _set()] for loss in (0.5, 0.7))
+    for change in compare_records(old, new).changes:
+        assert (change.outcome, change.old, change.new) == ("not comparable", 0.5, 0.7)
+
+
+def test_sets_without_a_common_run_are_an_error():
+    with pytest.raises(DataError, match="no run in common"):
+        compare_records(_set(), [make_record(task="mrpc")])
