@@ -35,7 +35,9 @@ def _folded_adapter_says_the_same_in_plain_peft(config: rankfold.RankfoldConfig)
                 return
             loaded = plain(folder, dtype)
         assert {module.__class__.__module__.partition(".")[0] for module in loaded.modules()} <= PLAIN
-        assert relative_rms(loaded(ids()), model(ids())) <= bound
+        # Some drawn compositions turn the rounding of float32 itself into more than the bound.
+        rounding = relative_rms(model(ids()), copy.deepcopy(model).double()(ids()))
+        assert relative_rms(loaded(ids()), model(ids())) <= max(bound, 3 * rounding)
         assert relative_rms(toy(dtype=dtype)(ids()), model(ids())) > 1e-3
 
 

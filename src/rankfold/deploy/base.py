@@ -1,17 +1,25 @@
-"""The base model of a saved adapter: found where its configuration says, loaded for the adapter's task."""
+"""The base model of a saved adapter: found where its configuration says, loaded as what it was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from rankfold.deploy.model_class import model_class
 from rankfold.deploy.opened import OpenedAdapter
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.train.load import load_adapter
-from rankfold.train.models import BaseModel, Kind, LoadedModel, load_model, resolve_model
+from rankfold.train.models import BaseModel, Kind, head_options, resolve_model
+from rankfold.train.quiet import quiet_libraries
+
+_TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
 
 @final
@@ -29,40 +37,58 @@ class Base:
     saved: OpenedAdapter
     label_names: Sequence[str] | None = None
 
-    def load(self) -> LoadedModel:
+    def load(self) -> PreTrainedModel:
         """Return the model in float32, with a head of the adapter's size; the same one each time.
 
         Raises:
-            SpecError: If it cannot be loaded for the adapter's task.
+            SpecError: If it cannot be loaded as what the adapter was trained on.
         """
+        cls = model_class(self.saved.config, self.found.config())
         library: Any = torch  # untyped here
-        with library.random.fork_rng(devices=[]):
+        with library.random.fork_rng(devices=[]), quiet_libraries():
             library.manual_seed(0)  # for what neither file holds, such as a pooler that nothing reads
-            if self.saved.labels is None:
-                self._check_that_it_generates()
-                return load_model(self.found, Kind.INSTRUCTION)
-            if self.saved.labels == 1:
-                return load_model(self.found, Kind.REGRESSION)
-            names = self.label_names or [f"LABEL_{index}" for index in range(self.saved.labels)]
-            return load_model(self.found, Kind.CLASSIFICATION, names)
+            try:
+                model = cls.from_pretrained(
+                    self.found.loadable(), dtype=torch.float32, **self._head_options()
+                )
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                first = str(error).strip().split("\n", 1)[0].rstrip(".")
+                raise SpecError(
+                    f"cannot load the model '{self.found.name}' as {cls.__name__} ({first}); check its files."
+                ) from error
+        return model.eval()
 
-    def adapted(self) -> tuple[PeftModel, LoadedModel]:
-        """Return the model with the adapter on it, and what it was loaded from.
+    def adapted(self) -> PeftModel:
+        """Return the model with the adapter on it.
 
         Raises:
             AdapterFileError: If the adapter does not fit the model.
-            SpecError: If the model cannot be loaded for the adapter's task.
+            SpecError: If the model cannot be loaded as what the adapter was trained on.
         """
-        loaded = self.load()
-        return load_adapter(loaded.model, self.saved.folder), loaded
+        return load_adapter(self.load(), self.saved.folder)
 
-    def _check_that_it_generates(self) -> None:
-        if not self.found.is_causal:
-            raise SpecError(
-                f"the adapter '{self.saved.folder}' has no classification head and '{self.found.name}' does "
-                "not generate text, so there are no logits; save the adapter with its head (task_type), or "
-                "name a causal model."
-            )
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Return the model's tokenizer, or None if its files have none."""
+        location = self.found.loadable()
+        folder = Path(location)
+        # Without files some classes make a tokenizer without words.
+        if folder.is_dir() and not any(each.name.startswith(_TOKENIZER_FILES) for each in folder.iterdir()):
+            return None
+        with quiet_libraries():
+            try:
+                return cast("Any", AutoTokenizer).from_pretrained(location)
+            except (OSError, ValueError, KeyError):
+                return None
+
+    def _head_options(self) -> dict[str, Any]:
+        labels = self.saved.labels
+        if labels is None:
+            return {}
+        if labels == 1:
+            return head_options(Kind.REGRESSION, None)
+        return head_options(
+            Kind.CLASSIFICATION, self.label_names or [f"LABEL_{index}" for index in range(labels)]
+        )
 
 
 def find_base(

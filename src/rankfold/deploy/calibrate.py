@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from rankfold.adapter.find import adapters_in
 from rankfold.adapter.router import Router
 from rankfold.deploy.base import Base
-from rankfold.deploy.certify import text_logits
+from rankfold.deploy.certify import reads_text, text_logits
 from rankfold.deploy.folding import Products
 from rankfold.deploy.texts import Texts
+from rankfold.errors import SpecError
 from rankfold.export.compress import Compression, compress, with_mean_gates
 from rankfold.export.fold import Folded, fold
 from rankfold.export.plain_lora import PREFIX
@@ -20,13 +21,18 @@ def calibrated_layers(base: Base, texts: Texts, compression: Compression) -> Pro
 
     Raises:
         AdapterFileError: If the adapter does not fit the model.
-        SpecError: If the model cannot be loaded for the adapter's task.
+        SpecError: If the model cannot be loaded, or reads no text.
     """
-    model, loaded = base.adapted()
+    model, tokenizer = base.adapted(), base.tokenizer()
+    if tokenizer is None or not reads_text(model):
+        raise SpecError(
+            f"the base model '{base.found.name}' reads no text or has no tokenizer, so there is nothing to "
+            "calibrate the routers on; name a folder with its tokenizer by --model."
+        )
     means = {module: _Mean() for module in model.modules() if isinstance(module, Router)}
     hooks = [module.register_forward_hook(mean.add) for module, mean in means.items()]
     try:
-        text_logits(model, loaded.tokenizer, texts)
+        text_logits(model, tokenizer, texts)
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +47,29 @@ def layer_parts(
     )
 
 
+def reads_text(model: nn.Module) -> bool:
+    """Return whether a model's input is tokens."""
+    return getattr(model, "main_input_name", "input_ids") == "input_ids"
+
+
 def text_logits(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts) -> list[Tensor]:
-    """Return a model's logits for each text, one text at a time, so that none is padded."""
+    """Return a model's logits for each text, one text at a time, so that none is padded.
+
+    A model without a head gives its hidden states; a decoder beside an encoder reads the same text.
+    """
     return list(_each(model.eval(), tokenizer, texts))
 
 
 @torch.inference_mode()
 def _each(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts) -> Iterator[Tensor]:
-    most = getattr(getattr(model, "config", None), "max_position_embeddings", _MOST_TOKENS)
+    config: Any = getattr(model, "config", None)
+    # Some models have no such number, or none that is meant.
+    most = getattr(config, "max_position_embeddings", None) or _MOST_TOKENS
     for text in texts.texts:
         encoded = tokenizer(text, truncation=True, max_length=min(_MOST_TOKENS, most), return_tensors="pt")
-        yield model(**encoded).logits.float()
+        if getattr(config, "is_encoder_decoder", False):
+            encoded["decoder_input_ids"] = encoded["input_ids"]
+        yield model(**encoded)[0].float()
 
 
 def compared_logits(target: Target, base: Base | None, texts: Texts | str, folder: Path) -> LogitsPart | str:
@@ -71,25 +84,32 @@ def compared_logits(target: Target, base: Base | None, texts: Texts | str, folde
     Raises:
         AdapterFileError: If the adapter does not fit the model.
     """
-    if isinstance(texts, str):
-        return texts
-    if base is None:
-        return "the base model is not at hand; name it with --model."
-    if target == LLAMA_CPP:
-        return "llama.cpp, which reads the file, was not run."
-    logger.info("comparing logits on %d texts (%s).", len(texts.texts), texts.source)
+    if isinstance(texts, str) or base is None or target == LLAMA_CPP:
+        return _obstacle(base, texts)
     try:
-        model, loaded = base.adapted()
+        model = base.adapted()
     except SpecError as error:
         return str(error)
-    expected = text_logits(model, loaded.tokenizer, texts)
-    actual = text_logits(model_with_result(target, folder, base), loaded.tokenizer, texts)
+    tokenizer = base.tokenizer()
+    if tokenizer is None or not reads_text(model):
+        return f"the base model '{base.found.name}' has no tokenizer, or reads no text."
+    logger.info("comparing logits on %d texts (%s).", len(texts.texts), texts.source)
+    expected = text_logits(model, tokenizer, texts)
+    actual = text_logits(model_with_result(target, folder, base), tokenizer, texts)
     # Against the size of all texts' logits: those of a single text may be near zero.
     size = _root_mean_square(torch.cat([each.flatten() for each in expected]))
     differences = [_root_mean_square(one - two) / size for one, two in zip(actual, expected, strict=True)]
     return LogitsPart(
         texts.source, len(differences), texts.sha256(), max(differences), sum(differences) / len(differences)
     )
+
+
+def _obstacle(base: Base | None, texts: Texts | str) -> str:
+    if isinstance(texts, str):
+        return texts
+    if base is None:
+        return "the base model is not at hand; name it with --model."
+    return "llama.cpp, which reads the file, was not run."
 
 
 def _root_mean_square(values: Tensor) -> float:

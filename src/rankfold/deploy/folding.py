@@ -63,7 +63,7 @@ def with_layers(saved: OpenedAdapter, base: Base | None) -> OpenedAdapter:
             f"the configuration of '{saved.folder}' has no list of layers, since an earlier rankfold saved "
             "it; name its base model with --model."
         )
-    model, _ = base.adapted()
+    model = base.adapted()
     config = copy.copy(saved.config)
     config.layers = cast("Any", model.peft_config["default"]).layers
     return replace(saved, config=config)
@@ -77,5 +77,5 @@ def _base_weight(saved: OpenedAdapter, base: Base | None) -> Callable[[str], Ten
             f"the factors of '{saved.folder}' are taken from the base weights, which are not at hand; "
             "name its base model with --model."
         )
-    model: nn.Module = base.load().model
+    model: nn.Module = base.load()
     return lambda name: model.get_submodule(name).get_parameter("weight").detach()

@@ -38,7 +38,7 @@ def base_dtype(base: BaseModel) -> torch.dtype:
 
 
 def write_merged(base: Base, folder: Path, dtype: torch.dtype) -> tuple[LayerPart, ...]:
-    """Merge an adapter into its base model in float32 and write the model, with its head and tokenizer.
+    """Merge an adapter into its base model in float32 and write the model, with head and tokenizer.
 
     Returns:
         For each layer what rounding the merged weights takes from the adapter's change, relative to it.
@@ -48,7 +48,7 @@ def write_merged(base: Base, folder: Path, dtype: torch.dtype) -> tuple[LayerPar
         AdapterFileError: If the adapter does not fit the model.
         SpecError: If the model cannot be loaded for the adapter's task.
     """
-    model, loaded = base.adapted()
+    model = base.adapted()
     parts = tuple(drifts(model, dtype))
     spoilt = [part.name for part in parts if not math.isfinite(part.written)]
     if spoilt:
@@ -59,7 +59,8 @@ def write_merged(base: Base, folder: Path, dtype: torch.dtype) -> tuple[LayerPar
     with quiet_libraries():
         merged: Any = cast("Any", model).merge_and_unload()
         merged.to(dtype).save_pretrained(folder)
-        cast("Any", loaded.tokenizer).save_pretrained(folder)
+        if (tokenizer := base.tokenizer()) is not None:
+            cast("Any", tokenizer).save_pretrained(folder)
     return parts
 
 

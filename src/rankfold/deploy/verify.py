@@ -153,8 +153,7 @@ def _errors(
     if saved.config.router is not None:
         return "the gates of a router are the means over texts; the logits tell more."
     if certificate.target == MERGED and base is not None:
-        model, _ = base.adapted()
-        return {each.name: each.written for each in drifts(model, DTYPES[certificate.dtype])}
+        return {each.name: each.written for each in drifts(base.adapted(), DTYPES[certificate.dtype])}
     trained = fold_layers(saved, base, None).trained
     written = written_layers(certificate.target, folder, saved, base)
     return {name: relative_error(written[name], product) for name, product in trained.items()}

@@ -69,7 +69,7 @@ def model_with_result(target: Target, folder: Path, base: Base) -> nn.Module:
     Raises:
         SpecError: If the base model cannot be loaded for the adapter's task.
     """
-    model = base.load().model
+    model = base.load()
     if target == MERGED:
         return load_merged(folder, model)
     with quiet_libraries():

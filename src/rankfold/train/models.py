@@ -203,6 +203,21 @@ def load_model(base: BaseModel, kind: Kind, label_names: Sequence[str] | None = 
     return LoadedModel(model, tokenizer, fresh)
 
 
+def head_options(kind: Kind, label_names: Sequence[str] | None) -> dict[str, Any]:
+    """Return what `from_pretrained` is told about the head of a classification or regression."""
+    # A base that was fine-tuned before may have a head of another size: it gets a new one.
+    options: dict[str, Any] = {"ignore_mismatched_sizes": True}
+    if kind is Kind.REGRESSION:
+        return options | {"num_labels": 1, "problem_type": "regression"}
+    names = dict(enumerate(label_names or ()))
+    return options | {
+        "num_labels": len(names),
+        "problem_type": "single_label_classification",
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+    }
+
+
 def _from_pretrained(
     location: str, kind: Kind, label_names: Sequence[str] | None
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
@@ -210,14 +225,7 @@ def _from_pretrained(
     if kind is Kind.INSTRUCTION:
         model, info = cast(Any, AutoModelForCausalLM).from_pretrained(location, **options)
     else:
-        # A base that was fine-tuned before may have a head of another size: it gets a new one.
-        options |= {"ignore_mismatched_sizes": True}
-        if kind is Kind.REGRESSION:
-            options |= {"num_labels": 1, "problem_type": "regression"}
-        else:
-            names = dict(enumerate(label_names or ()))
-            options |= {"num_labels": len(names), "problem_type": "single_label_classification"}
-            options |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        options |= head_options(kind, label_names)
         model, info = cast(Any, AutoModelForSequenceClassification).from_pretrained(location, **options)
     mismatched = (entry[0] for entry in info["mismatched_keys"])
     fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *mismatched)}
