@@ -33,6 +33,11 @@ def scores(records: Sequence[RunRecord], task: str) -> Scores:
     )
 
 
+def batched(values: Sequence[str], count: int) -> list[Sequence[str]]:
+    """Return values in rows of `count`."""
+    return [values[place : place + count] for place in range(0, len(values), count)]
+
+
 def shown(interval: Interval, sign: str = "") -> str:
     """Return an interval in percent."""
     return (
@@ -60,18 +65,17 @@ def main() -> None:
     for name, runs in methods.items():
         cells = [shown(metric_interval(scores(runs, task), "accuracy")) for task in tasks]
         print(f"| `{name}` | {runs[0].parameters.trainable:,} | {' | '.join(cells)} |")
-    for name, runs in methods.items():
-        if name != reference:
-            gains = [
-                paired_difference(scores(runs, task), scores(methods[reference], task), "accuracy")
-                for task in tasks
-            ]
-            # One claim per method and task: Holm's correction over the tasks of a row.
-            cells = [
-                f"{shown(gain.interval, '+')} {verdict}"
-                for gain, verdict in zip(gains, verdicts(gains), strict=True)
-            ]
-            print(f"| `{name}` less `{reference}` | | {' | '.join(cells)} |")
+    pairs = [(name, task) for name in methods if name != reference for task in tasks]
+    gains = [
+        paired_difference(scores(methods[name], task), scores(methods[reference], task), "accuracy")
+        for name, task in pairs
+    ]
+    # Every cell is a claim of its own, so all of them are corrected together.
+    cells = [
+        f"{shown(gain.interval, '+')} {verdict}" for gain, verdict in zip(gains, verdicts(gains), strict=True)
+    ]
+    for name, row in zip(dict.fromkeys(name for name, _ in pairs), batched(cells, len(tasks)), strict=True):
+        print(f"| `{name}` less `{reference}` | | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":
