@@ -4,6 +4,7 @@ MiniLM, every linear layer, r = 16, against PEFT's own LoRA and against HydraLoR
 loop over heads, each with its own product. Interleaved as in `training_step.py`; bytes are exact.
 
     python benchmarks/heads.py --rounds 20 --out benchmarks/records/heads.json
+    python benchmarks/heads.py --rounds 20 --dropout 0.05 --out benchmarks/records/heads_dropout.json
 """
 
 import argparse
@@ -12,6 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,14 @@ HYDRA_LOOP = f"HydraLoRA's loop, {HEADS} heads"
 
 
 class HydraLoop(nn.Module):
-    """A linear layer with HydraLoRA as published: one product for each head, weighed on the full output."""
+    """A linear layer with HydraLoRA as published: one product for each head, weighed on the full output.
 
-    def __init__(self, base: nn.Linear, rank: int, heads: int) -> None:
+    The published loop also drops its input out for each head anew.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, heads: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.base = base.requires_grad_(requires_grad=False)
         self.down = nn.Linear(base.in_features, rank, bias=False)
         self.ups = nn.ModuleList(nn.Linear(rank, base.out_features, bias=False) for _ in range(heads))
@@ -43,11 +49,11 @@ class HydraLoop(nn.Module):
         result = self.base(x)
         weights = functional.softmax(self.route(x), dim=-1, dtype=torch.float32).to(result.dtype)
         for head, up in enumerate(self.ups):
-            result = result + weights[..., head].unsqueeze(-1) * up(self.down(x)) * 2.0
+            result = result + weights[..., head].unsqueeze(-1) * up(self.down(self.dropout(x))) * 2.0
         return result
 
 
-def hydra_loop() -> nn.Module:
+def hydra_loop(dropout: float) -> nn.Module:
     """Return MiniLM with the published loop on every linear layer of its blocks."""
     model = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
     model.requires_grad_(requires_grad=False)
@@ -56,23 +62,29 @@ def hydra_loop() -> nn.Module:
     ]:
         if ".layer." in name or ".pooler." in name:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, HydraLoop(layer, TARGETS["r"], HEADS))
+            setattr(model.get_submodule(parent), child, HydraLoop(layer, TARGETS["r"], HEADS, dropout))
     return model.train()
 
 
-VARIANTS: dict[str, Callable[[], nn.Module]] = {
-    REFERENCE: lambda: adapted(REFERENCE, TARGETS),
-    "effilora, 1 head": lambda: adapted("effilora", {**TARGETS, "heads": 1}),
-    f"effilora, {HEADS} heads": lambda: adapted("effilora", {**TARGETS, "heads": HEADS}),
-    f"hydra_lora, {HEADS} heads": lambda: adapted("hydra_lora", {**TARGETS, "heads": HEADS}),
-    HYDRA_LOOP: hydra_loop,
-    "mix_lora, 4 experts": lambda: adapted("mix_lora", {**TARGETS, "heads": HEADS, "balance_loss": 0.0}),
-}
+def variants(dropout: float) -> dict[str, Callable[[], nn.Module]]:
+    """Return what makes the model of each variant."""
+    methods: dict[str, tuple[str, dict[str, Any]]] = {
+        REFERENCE: (REFERENCE, {}),
+        "effilora, 1 head": ("effilora", {"heads": 1}),
+        f"effilora, {HEADS} heads": ("effilora", {"heads": HEADS}),
+        f"hydra_lora, {HEADS} heads": ("hydra_lora", {"heads": HEADS}),
+        "mix_lora, 4 experts": ("mix_lora", {"heads": HEADS, "balance_loss": 0.0}),
+    }
+    ours = {
+        name: partial(adapted, method, {**TARGETS, **options}, dropout)
+        for name, (method, options) in methods.items()
+    }
+    return {**ours, HYDRA_LOOP: partial(hydra_loop, dropout)}
 
 
-def measure(rounds: int, batch: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+def measure(rounds: int, batch: dict[str, Tensor], dropout: float) -> dict[str, dict[str, float]]:
     """Return the median processor time of a step, in seconds, and the bytes kept, of every variant."""
-    models = {name: build() for name, build in VARIANTS.items()}
+    models = {name: build() for name, build in variants(dropout).items()}
     kept = {name: saved_bytes(model, batch) for name, model in models.items()}
     steps = {name: step_of(model, batch) for name, model in models.items()}
     for step in steps.values():
@@ -92,6 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--dropout", type=float, default=0.0, help="HydraLoRA's scripts have 0.05")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -101,7 +114,7 @@ def main() -> None:
         "input_ids": torch.randint(1000, 30000, (rows, arguments.tokens)),
         "labels": torch.randint(0, 2, (rows,)),
     }
-    measured = measure(arguments.rounds, batch)
+    measured = measure(arguments.rounds, batch, arguments.dropout)
     reference, loop = measured[REFERENCE], measured[HYDRA_LOOP]
     for name, each in measured.items():
         each["time_to_reference"] = each["seconds"] / reference["seconds"]
@@ -113,7 +126,10 @@ def main() -> None:
         print(f"{name:32} {ratios}")
     if arguments.out is not None:
         arguments.out.write_text(
-            json.dumps({**circumstances(arguments), "variants": measured}, indent=2) + "\n"
+            json.dumps(
+                {**circumstances(arguments), "dropout": arguments.dropout, "variants": measured}, indent=2
+            )
+            + "\n"
         )
 
 

@@ -36,13 +36,13 @@ METHODS = ("lora", "relayed_lora", "tlora", "tlora_plus", "lora_fa", "share_lora
 REFERENCE = "peft:lora"
 
 
-def adapted(method: str, targets: dict[str, object]) -> nn.Module:
+def adapted(method: str, targets: dict[str, object], dropout: float = 0.0) -> nn.Module:
     """Return MiniLM with an adapter, in training mode."""
     base = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
     if method == REFERENCE:
-        config = peft.LoraConfig(lora_alpha=16, task_type="SEQ_CLS", **targets)
+        config = peft.LoraConfig(lora_alpha=16, lora_dropout=dropout, task_type="SEQ_CLS", **targets)
     else:
-        config = rankfold.config(method, task_type="SEQ_CLS", dropout=0.0, **targets)
+        config = rankfold.config(method, task_type="SEQ_CLS", dropout=dropout, **targets)
     with quiet_libraries():
         return peft.get_peft_model(base, config).train()
 
