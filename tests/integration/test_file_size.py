@@ -4,30 +4,21 @@ from math import prod
 
 import peft
 import pytest
-import torch
 from safetensors import safe_open
-from transformers import BertConfig, BertModel
 
 import rankfold
 from rankfold.presets import discover
+from tests.support.minilm_layers import TARGET_SETS, minilm, targets_for
+
+__all__ = ["minilm"]
 
 BYTES_A_NUMBER, BYTES_A_TENSOR = 4, 200
 
 
-@pytest.fixture(scope="module")
-def minilm():
-    """The layers of MiniLM, with a small vocabulary."""
-    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    torch.manual_seed(0)
-    return BertModel(BertConfig(**sizes, vocab_size=99))
-
-
-@pytest.mark.parametrize("targets", [["query", "value"], "all-linear"], ids=["query_value", "all_linear"])
+@TARGET_SETS
 @pytest.mark.parametrize("method", discover())
 def test_file_is_as_large_as_what_was_learned(minilm, method, targets, tmp_path):
-    if targets != "all-linear" and discover()[method].spec().heads_in == "mlp":
-        targets = [*targets, "intermediate.dense", "output.dense"]
-    model = peft.get_peft_model(minilm, rankfold.config(method, target_modules=targets))
+    model = peft.get_peft_model(minilm, rankfold.config(method, target_modules=targets_for(method, targets)))
     try:
         model.save_pretrained(tmp_path)
         count = rankfold.count_parameters(model)

@@ -9,6 +9,7 @@ import click
 
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, progress_screen
+from rankfold.cli.data import source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.sections import SectionedCommand, section
@@ -39,7 +40,8 @@ class _Seeds(click.ParamType[tuple[int, ...]]):
 
 
 _what = section("What to compare")
-_data = section("Data")
+_DATA = "Data"
+_data = section(_DATA)
 _how = section("How to train")
 _where = section("Where")
 
@@ -69,20 +71,7 @@ Examples:
 @_what("--model", help="minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]")
 @_what("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]")
 @_what("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
-@_data(
-    "--task",
-    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
-)
-@_data(
-    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
-)
-@_data(
-    "--data-root",
-    envvar="RANKFOLD_DATA",
-    show_envvar=True,
-    metavar="DIR",
-    help="Folder with a folder a task.",
-)
+@source_options(_DATA)
 @_data("--kind", help="classification, regression or instruction; inferred from the data if left out.")
 @_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
 @_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")

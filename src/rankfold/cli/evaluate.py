@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rankfold.cli.console import print_json, print_table
+from rankfold.cli.data import column_options, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from rankfold.bench.record import RunRecord
 
 _what = section("What to evaluate")
-_data = section("Data")
+_DATA = "Data"
+_data = section(_DATA)
 _where = section("Where")
 
 _DATA_OPTIONS = ("task", "data", "data_root", "kind", "text_column", "pair_column", "label_column")
@@ -29,21 +31,9 @@ _RUN_OPTIONS = ("model", "batch_size")
 @click.argument("adapter", type=click.Path(path_type=Path))
 @_what("--model", help="The base model; that of the run if left out.")
 @_what("--split", default="validation", show_default=True, help="train, validation or test.")
-@_data("--task", help="A task whose metric is known; that of the run if left out.")
-@_data(
-    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
-)
-@_data(
-    "--data-root",
-    envvar="RANKFOLD_DATA",
-    show_envvar=True,
-    metavar="DIR",
-    help="Folder with a folder a task.",
-)
+@source_options(_DATA, task_help="A task whose metric is known; that of the run if left out.")
 @_data("--kind", help="classification, regression or instruction.")
-@_data("--text-column", help="Column of the text.")
-@_data("--pair-column", help="Column of the second text.")
-@_data("--label-column", help="Column of the label.")
+@column_options(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row; that of the run if left out.")
 @_where("--batch-size", type=int, help="Rows at a time; that of the run if left out.")
 @_where("--precision", help="auto, fp32 or bf16; that of the run if left out.")

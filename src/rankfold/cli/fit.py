@@ -8,6 +8,7 @@ from click.core import ParameterSource
 
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, print_table, progress_screen
+from rankfold.cli.data import column_options, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from rankfold.bench.fit.fit import Fitted
 
 _what = section("What to fit")
-_data = section("Data, with --run")
+_DATA = "Data, with --run"
+_data = section(_DATA)
 _how = section("How to train, with --run")
 _where = section("Where, with --run")
 
@@ -51,23 +53,8 @@ Examples:
 @_what("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
 @_what("--all", "all_shown", is_flag=True, help="Show every composition, those that cannot be built too.")
 @_what("--run", "is_run", is_flag=True, help="Train the best use of the budget of each method, and choose.")
-@_data(
-    "--task",
-    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
-)
-@_data(
-    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
-)
-@_data(
-    "--data-root",
-    envvar="RANKFOLD_DATA",
-    show_envvar=True,
-    metavar="DIR",
-    help="Folder with a folder a task.",
-)
-@_data("--text-column", help="Column of the text.")
-@_data("--pair-column", help="Column of the second text.")
-@_data("--label-column", help="Column of the label.")
+@source_options(_DATA)
+@column_options(_DATA)
 @_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
 @_data("--eval-rows", type=int, help="Of the rows that are held out, evaluate on this many.")
 @_how("--steps", type=int, default=240, show_default=True, help="Updates of the last rung.")

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from rankfold.cli.console import print_json, print_table, progress_screen
+from rankfold.cli.data import column_options, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.rates import rate_options
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from rankfold.bench.request import RunRequest
 
 _what = section("What to train")
-_data = section("Data")
+_DATA = "Data"
+_data = section(_DATA)
 _how = section("How to train")
 _where = section("Where")
 
@@ -50,24 +52,9 @@ Examples:
     help="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
 )
 @_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
-@_data(
-    "--task",
-    help="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2.",
-)
-@_data(
-    "--data", metavar="PATH|HUB_ID", help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
-)
-@_data(
-    "--data-root",
-    envvar="RANKFOLD_DATA",
-    show_envvar=True,
-    metavar="DIR",
-    help="Folder with a folder a task.",
-)
+@source_options(_DATA)
 @_data("--kind", help="classification, regression or instruction; inferred from the data if left out.")
-@_data("--text-column", help="Column of the text.")
-@_data("--pair-column", help="Column of the second text.")
-@_data("--label-column", help="Column of the label.")
+@column_options(_DATA)
 @_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
 @_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")
 @_data(

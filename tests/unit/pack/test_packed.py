@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel
 
 import rankfold
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
 from rankfold.pack.container import Container, read, write
 from rankfold.presets import discover
+from tests.support.minilm_layers import TARGET_SETS, minilm, targets_for
+
+__all__ = ["minilm"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SPELLED = json.dumps({"peft_type": "LORA", "r": 2}, indent=2, sort_keys=True)
@@ -46,20 +48,10 @@ def there_and_back(folder, **options):
     return packed, again
 
 
-@pytest.fixture(scope="module")
-def minilm():
-    """The layers of MiniLM, with a small vocabulary."""
-    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    torch.manual_seed(0)
-    return BertModel(BertConfig(**sizes, vocab_size=99))
-
-
-@pytest.mark.parametrize("targets", [["query", "value"], "all-linear"], ids=["query_value", "all_linear"])
+@TARGET_SETS
 @pytest.mark.parametrize("method", discover())
 def test_file_is_as_large_as_what_was_learned_and_comes_back(minilm, method, targets, tmp_path):
-    if targets != "all-linear" and discover()[method].spec().heads_in == "mlp":
-        targets = [*targets, "intermediate.dense", "output.dense"]
-    model = peft.get_peft_model(minilm, rankfold.config(method, target_modules=targets))
+    model = peft.get_peft_model(minilm, rankfold.config(method, target_modules=targets_for(method, targets)))
     try:
         model.save_pretrained(tmp_path / "adapter")
         learned = 4 * rankfold.count_parameters(model).stored

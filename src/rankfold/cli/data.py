@@ -1,0 +1,61 @@
+"""The options that say which data is read; the same in every command that reads some."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rankfold.cli.sections import section
+
+Decorated = Callable[..., Any]
+
+TASK_HELP = "A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as mrpc+sst2."
+
+
+def source_options(heading: str, *, task_help: str = TASK_HELP) -> Callable[[Decorated], Decorated]:
+    """Return what adds the options that name data.
+
+    Args:
+        heading: The section of the help page that they stand under.
+        task_help: What the task is here.
+    """
+    option = section(heading)
+
+    def add(command: Decorated) -> Decorated:
+        for each in (
+            option(
+                "--data-root",
+                envvar="RANKFOLD_DATA",
+                show_envvar=True,
+                metavar="DIR",
+                help="Folder with a folder a task.",
+            ),
+            option(
+                "--data",
+                metavar="PATH|HUB_ID",
+                help="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset.",
+            ),
+            option("--task", help=task_help),
+        ):
+            command = each(command)
+        return command
+
+    return add
+
+
+def column_options(heading: str) -> Callable[[Decorated], Decorated]:
+    """Return what adds the options that name columns.
+
+    Args:
+        heading: The section of the help page that they stand under.
+    """
+    option = section(heading)
+
+    def add(command: Decorated) -> Decorated:
+        for each in (
+            option("--label-column", help="Column of the label."),
+            option("--pair-column", help="Column of the second text."),
+            option("--text-column", help="Column of the text."),
+        ):
+            command = each(command)
+        return command
+
+    return add
