@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from safetensors.torch import save_file
+from transformers import BertConfig, BertModel
 
 import rankfold
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
