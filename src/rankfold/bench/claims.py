@@ -108,7 +108,7 @@ def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> l
         for claim in claims
         for rows in claim.comparisons
         for model, task in studies
-        if not claim.tasks or task in claim.tasks
+        if (not claim.tasks or task in claim.tasks) and set(rows) <= studies[model, task].keys()
     ]
     sure = iter(rejected_together([each.difference for _, each in found if each.difference]))
     answered = [

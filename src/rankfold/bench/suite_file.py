@@ -37,6 +37,7 @@ class _MethodEntry(BaseModel):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     sweep: dict[str, list[JsonValue]] = Field(default_factory=dict)
     tune: dict[str, Any] | Literal[False] | None = None
+    tasks: list[str] = []
 
 
 class _TuningEntry(_Strict):
@@ -180,7 +181,7 @@ def _swept(entry: _MethodEntry, place: int) -> Iterator[SuiteMethod]:
     for key in settings:
         if key not in METHOD_KEYS:
             raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
-    method = SuiteMethod(entry.name, entry.options, settings, place, space)
+    method = SuiteMethod(entry.name, entry.options, settings, place, space, tuple(entry.tasks))
     for key, values in entry.sweep.items():
         if not values:
             raise SpecError(f"the sweep of '{key}' of method '{entry.name}' is empty; give it values.")
@@ -237,6 +238,8 @@ def _label(suite: Suite, claim: str, words: str) -> str:
     Raises:
         SpecError: If they name none, or several.
     """
+    if words in suite.labels():
+        return words
     name, *settings = words.split()
     wanted = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
     found: list[str] = [
