@@ -54,6 +54,26 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
     context.exit(1 if worse else 0)
 
 
+@command.command()
+@click.argument("folder", type=_folder)
+@click.option("--out", type=_folder, help="Where to write it.  [default: FOLDER]")
+def archive(folder: Path, out: Path | None) -> None:
+    """Write the records of all runs in FOLDER into one small file, and the suite beside it.
+
+    The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
+    """
+    from rankfold.bench.archive import write_archive
+    from rankfold.bench.find import find_records
+    from rankfold.bench.suite_records import keep_suite, kept_suite
+
+    records = find_records(folder)
+    target = out or folder
+    file = write_archive(records, target)
+    if (suite := kept_suite(folder)) is not None:
+        keep_suite(suite, target)
+    note(f"{len(records)} records in '{file}', {file.stat().st_size:,} bytes.")
+
+
 def _cells(change: "Change") -> list[str]:
     from rankfold.report.words import difference_range, signed
 
