@@ -57,5 +57,5 @@ def test_damaged_archive_is_refused_with_its_place(archived):
 
 def test_record_in_an_archive_that_is_none_is_refused_with_its_line(tmp_path):
     (tmp_path / NAME).write_bytes(gzip.compress(b'{"format": 1}\n'))
-    with pytest.raises(DataError, match="line 1 of .*status"):
+    with pytest.raises(DataError, match=r"line 1 of .*status"):
         read_archive(tmp_path / NAME)
