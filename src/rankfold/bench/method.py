@@ -14,7 +14,6 @@ from rankfold import presets
 from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.peft_plugin.mlps import MLP_TARGETS
 from rankfold.train.models import Kind
-from rankfold.train.quiet import quiet_libraries
 
 PEFT_PREFIX = "peft:"
 
@@ -93,8 +92,7 @@ def _peft_config(method: str, options: Mapping[str, Any]) -> PeftConfig:
         if name not in known:
             raise unknown_name(f"option of method '{method}'", name, known)
     try:
-        with quiet_libraries():
-            return classes[method](**options)
+        return classes[method](**options)
     except RankfoldError:
         raise
     except (TypeError, ValueError) as error:
