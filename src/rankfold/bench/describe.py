@@ -25,6 +25,7 @@ from rankfold.bench.record import (
     TaskPart,
     TrainingPart,
 )
+from rankfold.bench.tasks import TaskData
 from rankfold.train.hardware import cpu_name, gpu_name
 from rankfold.train.rate_table import RateTable
 
@@ -43,9 +44,7 @@ def started_record(prepared: Prepared) -> RunRecord:
             request.method, dict(request.options), _plain(cast(Any, prepared.config).to_dict())
         ),
         model=ModelPart(base.name, base.source, base.sha256()),
-        task=TaskPart(
-            data.task.name, data.kind, data.task.metrics[0], data.examples.label_names, data.task.licence
-        ),
+        task=_task(data),
         data=DataPart(data.source, data.sha256, _rows(prepared)),
         training=_training(prepared),
         versions=_versions(),
@@ -57,6 +56,13 @@ def started_record(prepared: Prepared) -> RunRecord:
         metrics={},
         baselines={},
         reducer=_reducer(prepared),
+    )
+
+
+def _task(data: TaskData) -> TaskPart:
+    task = data.task
+    return TaskPart(
+        task.name, data.kind, task.metrics[0], data.examples.label_names, task.licence, version=task.version
     )
 
 

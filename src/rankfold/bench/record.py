@@ -46,13 +46,19 @@ class ModelPart:
 
 @dataclass(frozen=True, slots=True)
 class TaskPart:
-    """What was learned and how success is measured."""
+    """What was learned and how success is measured.
+
+    `version` is the task's, None for a user's own; `scoring` is how answers were scored, if there are any.
+    Older records have neither.
+    """
 
     name: str
     kind: str
     metric: str
     label_names: tuple[str, ...] | None
     licence: str | None
+    version: int | None = None
+    scoring: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
