@@ -67,6 +67,10 @@ class MetaBase:
             raise SpecError(
                 f"the adapter cannot be built on this model ({_words(error)}); change its options."
             ) from error
+        except RuntimeError as error:
+            raise SpecError(
+                f"the adapter cannot be built without weights ({_words(error)}); use `rankfold train --dry-run`."
+            ) from error
 
 
 def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
@@ -85,21 +89,23 @@ def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
     """
     if kind is not None and kind not in set(Kind):
         raise unknown_name("kind", kind, Kind)
-    described, source = _described(model)
-    usual = Kind.INSTRUCTION if is_causal(described) else Kind.CLASSIFICATION
+    described, generates, source = _described(model)
+    usual = Kind.INSTRUCTION if generates else Kind.CLASSIFICATION
     chosen = Kind(kind) if kind else usual
     described.num_labels = num_labels if chosen is Kind.CLASSIFICATION else 1
     return MetaBase(described, chosen, source)
 
 
-def _described(model: str) -> tuple[PreTrainedConfig, str]:
-    """Return the configuration of a model, and where it is from."""
+def _described(model: str) -> tuple[PreTrainedConfig, bool, str]:
+    """Return the configuration of a model, whether it continues text, and where it is from."""
     path = Path(model)
     if path.suffix == ".json" and path.is_file():
-        return read_config(model), model
+        described = read_config(model)
+        return described, is_causal(described), model
     if model in architecture_names() and not path.exists() and not _is_cached(model):
         logger.info("the structure of '%s' is the one that comes with rankfold.", model)
-        return read_architecture(model), "rankfold"
+        described = read_architecture(model)
+        return described, is_causal(described), "rankfold"
     try:
         base = resolve_model(model)
     except SpecError as error:
@@ -107,7 +113,7 @@ def _described(model: str) -> tuple[PreTrainedConfig, str]:
             raise
         known = ", ".join(architecture_names())
         raise SpecError(f"{error} The structures of these are known without it: {known}.") from error
-    return base.config(), base.source
+    return base.config(), base.is_causal, base.source
 
 
 def _is_cached(model: str) -> bool:
