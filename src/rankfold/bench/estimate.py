@@ -165,7 +165,7 @@ def estimate(request: RunRequest, *, rows: int | None = None, device: Device | N
         precision=precision,
         step_flops=work.flops(1),
         flops=work.flops(steps),
-        memory=_memory(work, precision),
+        memory=memory_of(work, precision),
         device=trainer,
         hours=work.flops(steps) / trainer.flops / 3600,
         left_out=work.left_out,
@@ -205,13 +205,11 @@ def _steps(request: RunRequest, rows: int | None) -> int:
     if request.steps is not None:
         return request.steps
     if rows is None:
-        raise SpecError(
-            f"the rows of the task '{request.task}' are not known; give their number, or the steps."
-        )
+        raise SpecError("the rows of the training split are not known; name a task, or give rows or steps.")
     return max(1, round((request.epochs or DEFAULT_EPOCHS) * math.ceil(rows / request.batch_size)))
 
 
-def _memory(work: Workload, precision: str) -> Memory:
+def memory_of(work: Workload, precision: str) -> Memory:
     step, kept = work.step, float(work.step.kept_bytes)
     if precision == "bf16":
         kept = _AUTOCAST_KEPT * kept + _AUTOCAST_COPY * step.kept_weight_bytes

@@ -69,7 +69,8 @@ class MetaBase:
             ) from error
         except RuntimeError as error:
             raise SpecError(
-                f"the adapter cannot be built without weights ({_words(error)}); use `rankfold train --dry-run`."
+                f"the adapter cannot be built without weights ({_words(error).partition('. ')[0]}); "
+                "count it where the weights are, with `rankfold train --dry-run`."
             ) from error
 
 

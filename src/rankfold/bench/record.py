@@ -195,7 +195,11 @@ class Prediction:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run, done or failed. The fields are those of `run.json`; a failed run has no results."""
+    """One run, done or failed. The fields are those of `run.json`; a failed run has no results.
+
+    `flops` is an estimate of the multiplications and additions of the training, from the mean length of its
+    batches; evaluations are not in it. Older records have none.
+    """
 
     status: Literal["done", "failed"]
     error: str | None
@@ -218,6 +222,7 @@ class RunRecord:
     curve: CurvePart = CurvePart()
     reducer: ReducerPart | None = None
     fit: FitPart | None = None
+    flops: float | None = None
     format: Literal[1] = FORMAT
 
     def to_dict(self) -> dict[str, JsonValue]:

@@ -46,7 +46,7 @@ class Workload:
         return steps * (self.step.flops + self.probe_flops)
 
 
-def measure_workload(  # noqa: PLR0913 (what decides it)
+def measure_workload(
     base: MetaBase,
     method: str,
     config: PeftConfig,
