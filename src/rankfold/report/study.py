@@ -115,6 +115,8 @@ def make_studies(records: Sequence[RunRecord], *, reference: str | None = None) 
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
         task = record.task
+        if record.tuning is not None and record.tuning.trial is not None:
+            continue  # a trial of tuning is measured on rows cut from training: it is no row of the table
         key = (record.model.name, record.model.sha256, task.name, task.metric, record.data.sha256)
         groups.setdefault(key, []).append(record)
     studies = [_study(group, reference) for group in groups.values()]
