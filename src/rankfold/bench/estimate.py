@@ -1,11 +1,12 @@
-"""What a run would take, before there is any data or weight: numbers, operations, memory and hours.
+"""What a run would take, without data and without weights: numbers, operations, memory and hours.
 
 Numbers and operations are counted on the meta device. Memory and time are made of them with the assumptions
 that stand at `Memory` and `Device`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from rankfold.train.models import row_length
 _NUMBER_BYTES = 4
 # AdamW has a number, its gradient and two moments, in float32 each.
 _TRAINED_BYTES = 4 * _NUMBER_BYTES
-# Under autocast most tensors are halved and some are not, and there is a copy of each weight in half its size.
+# Under autocast most tensors are halved and some are not, and each weight has a copy of half its size.
 _AUTOCAST_KEPT, _AUTOCAST_COPY = 0.75, 0.5
 # The backward pass has the gradients of an operation's two sides at once.
 _GRADIENTS_AT_ONCE = 2
@@ -37,17 +38,19 @@ class Device:
     Args:
         name: What it is called.
         flops: Operations in a second that a training reaches, in its precision.
-        assumption: Why so many.
+        assumption: Why so many, in words.
+        memory_bytes: What it has; None if that is not known.
     """
 
     name: str
     flops: float
     assumption: str
+    memory_bytes: int | None = None
 
 
 A100 = {
-    "bf16": Device("A100 80GB", 0.4 * 312e12, "40 % of 312 TFLOP/s in bf16"),
-    "fp32": Device("A100 80GB", 0.4 * 19.5e12, "40 % of 19.5 TFLOP/s in fp32"),
+    "bf16": Device("an A100 80GB", 0.4 * 312e12, "40 % of 312 TFLOP/s in bf16", 80 * 2**30),
+    "fp32": Device("an A100 80GB", 0.4 * 19.5e12, "40 % of 19.5 TFLOP/s in fp32", 80 * 2**30),
 }
 """What is assumed where no device is named, by precision. Small models reach less."""
 
@@ -59,9 +62,9 @@ class Memory:
     Args:
         weights: The base model's, in float32, as they are loaded in any precision.
         trained: Trained numbers, their gradients and AdamW's two moments.
-        kept: What the forward pass keeps for the backward pass, with attention as torch has it on a CPU; some
-            GPUs keep less.
-        passing: The gradients that the backward pass has at once, two of the largest tensor.
+        kept: What the forward pass keeps for the backward pass. Attention's weights are among it, which a GPU
+            may do without.
+        passing: The gradients that the backward pass has at once: twice the largest tensor.
     """
 
     weights: int
@@ -119,12 +122,25 @@ class Estimate:
     hours: float
     left_out: str | None
 
+    @property
+    def fits(self) -> bool | None:
+        """Whether the device has the memory; None if that is not known."""
+        has = self.device.memory_bytes
+        return None if has is None else self.memory.total <= has
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as plain values, with the total of the memory and whether it fits."""
+        values = asdict(self)
+        values["memory"]["total"] = self.memory.total
+        return {**values, "fits": self.fits}
+
 
 def estimate(request: RunRequest, *, rows: int | None = None, device: Device | None = None) -> Estimate:
     """Return what a run would take; neither data nor weights are read.
 
     Args:
-        request: The run. Its task says the classes, and the rows of its official training split.
+        request: The run. Its task says the classes, and the rows of its official training split; a task or
+            data of the user's own has two classes.
         rows: Of the training split, where the task does not say.
         device: What would train; an A100 if None.
 
@@ -132,24 +148,23 @@ def estimate(request: RunRequest, *, rows: int | None = None, device: Device | N
         SpecError: If there is no such model, method or task, they cannot be built as asked, or neither the
             steps nor the rows are known.
     """
-    tasks = _tasks(request.task)
+    tasks = _tasks(request, is_own=request.data is not None or rows is not None)
+    used = _used_rows(request, tasks, rows)
+    steps = _steps(request, used)
+    is_free = request.precision == "auto"
+    precision = "bf16" if is_free else choose_precision(request.precision, torch.device("cpu"))
+    trainer = device or A100[precision]
     base = _base(request, tasks)
     length = row_length(base.described, base.kind, request.max_length)
-    config = method_config(request.method, request.options, base.kind, seed=request.seed)
     work = measure_workload(
         base,
         request.method,
-        config,
+        method_config(request.method, request.options, base.kind, seed=request.seed),
         rows=request.batch_size,
         length=length,
         freeze_head=request.freeze_head,
         reducer=request.reducer,
     )
-    used = _used_rows(request, tasks, rows)
-    steps = _steps(request, used)
-    automatic = request.precision == "auto"
-    precision = "bf16" if automatic else choose_precision(request.precision, torch.device("cpu"))
-    trainer = device or A100[precision]
     return Estimate(
         model=request.model,
         structure=base.source,
@@ -172,12 +187,13 @@ def estimate(request: RunRequest, *, rows: int | None = None, device: Device | N
     )
 
 
-def _tasks(names: str | None) -> list[Task]:
-    """Return the tasks that a name stands for, those of a mixture one by one."""
-    unknown = [name for name in (names or "").split(SEPARATOR) if name and name not in NAMED]
-    if unknown:
+def _tasks(request: RunRequest, *, is_own: bool) -> list[Task]:
+    """Return the known tasks that are learned, those of a mixture one by one; none for a user's own data."""
+    names = request.task.split(SEPARATOR) if request.task else []
+    unknown = [name for name in names if name not in NAMED]
+    if unknown and not is_own:
         raise unknown_name("task", unknown[0], NAMED)
-    return [NAMED[name] for name in (names or "").split(SEPARATOR) if name]
+    return [] if unknown else [NAMED[name] for name in names]
 
 
 def _base(request: RunRequest, tasks: list[Task]) -> MetaBase:
@@ -210,6 +226,12 @@ def _steps(request: RunRequest, rows: int | None) -> int:
 
 
 def memory_of(work: Workload, precision: str) -> Memory:
+    """Return the memory that a training takes at the peak of a step.
+
+    Args:
+        work: What the training takes.
+        precision: `fp32` or `bf16`.
+    """
     step, kept = work.step, float(work.step.kept_bytes)
     if precision == "bf16":
         kept = _AUTOCAST_KEPT * kept + _AUTOCAST_COPY * step.kept_weight_bytes

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from peft import PeftConfig, PeftModel
 from pydantic import JsonValue
@@ -98,17 +99,18 @@ def _step(
 
 
 @contextmanager
-def _reduced(model: PeftModel, options: Mapping[str, JsonValue] | None) -> Generator[None]:
+def _reduced(model: PeftModel, reducer: Mapping[str, JsonValue] | None) -> Generator[None]:
     """Let the layers rest that a Reducer would let rest in one step."""
-    if options is None or ReducerSpec.of(options).select == "all":
+    if reducer is None or ReducerSpec.of(reducer).select == "all":
         yield
         return
-    # Without losses nothing is important; any draw has as many layers.
-    is_blind = ReducerSpec.of(options).select == "importance"
-    reducer = Reducer(**{**options, **({"select": "random"} if is_blind else {})}).attach(model)
-    reducer.before_step()
+    options: dict[str, Any] = dict(reducer)
+    if ReducerSpec.of(reducer).select == "importance":
+        options["select"] = "random"  # without losses nothing is important, and any draw has as many layers
+    attached = Reducer(**options).attach(model)
+    attached.before_step()
     yield
-    reducer.detach()
+    attached.detach()
 
 
 def _probes(spec: ReducerSpec) -> float:
