@@ -8,7 +8,7 @@ import click
 
 from rankfold.cli.console import note, print_json, print_table
 from rankfold.cli.notes import shown_notes
-from rankfold.cli.options import json_option, parse_settings, set_option
+from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
@@ -26,13 +26,11 @@ Examples:
 
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
-@_what(
-    "--model",
-    required=True,
-    help="minilm, smollm2, a folder, a config.json, a GGUF file, a paper's model or a hub id.",
-)
+@_what("--model", required=True, help="minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.")
 @_what("--method", required=True, help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora.")
-@set_option
+@_what(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated."
+)
 @_what("--task", help="A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.")
 @_what("--kind", help="classification, regression or instruction; the task's or the model's if left out.")
 @_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
