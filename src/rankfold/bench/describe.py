@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import math
 import platform
 import random
@@ -33,9 +34,11 @@ from rankfold.bench.record import (
 )
 from rankfold.bench.tasks import TaskData
 from rankfold.bench.workload import measure_workload
-from rankfold.errors import RankfoldWarning, SpecError
+from rankfold.errors import RankfoldWarning
 from rankfold.train.hardware import cpu_name, gpu_name
 from rankfold.train.rate_table import RateTable
+
+logger = logging.getLogger("rankfold.bench")
 
 _LIBRARIES = ("torch", "peft", "transformers", "accelerate", "datasets", "numpy")
 
@@ -113,7 +116,8 @@ def _flops(prepared: Prepared) -> float | None:
                 freeze_head=request.freeze_head,
                 reducer=request.reducer,
             )
-        except SpecError:
+        except Exception as error:  # an estimate must not end a run
+            logger.info("the operations of the run are not estimated (%s).", error)
             return None
     return None if work.left_out else work.flops(prepared.schedule.steps)
 

@@ -13,6 +13,7 @@ from rankfold.bench.meta import MetaBase
 from rankfold.bench.prepare import head_parameters, parameters_of
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.trace import Trace, trace_step
+from rankfold.errors import SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.plan import plan_adapters
 from rankfold.train.reducer import Reducer
@@ -69,7 +70,8 @@ def measure_workload(
         reducer: The options of a Reducer, if there is one.
 
     Raises:
-        SpecError: If the adapter cannot be built on this model, or the Reducer has nothing to choose.
+        SpecError: If the adapter cannot be built on this model, the model cannot work without weights, or the
+            Reducer has nothing to choose.
     """
     numbers, model = base.adapted(config)
     if freeze_head:
@@ -91,11 +93,20 @@ def _step(
         return trace_step(model, rows, length), None
     except _UNTRACEABLE:
         bare = base.model().requires_grad_(requires_grad=False)
+    try:
         step = trace_step(bare, rows, length)
+    except _UNTRACEABLE as error:
+        raise SpecError(
+            f"the model cannot be followed without weights ({_reason(error)}); measure a short run instead."
+        ) from error
     if not isinstance(config, RankfoldConfig):
         return step, "what the adapter computes and keeps"
     work = adapter_work(plan_adapters(bare, config), rows * length)
     return replace(step, flops=step.flops + round(work.flops)), "what the adapter keeps"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
 
 
 @contextmanager
