@@ -212,11 +212,7 @@ class Prediction:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run, done or failed. The fields are those of `run.json`; a failed run has no results.
-
-    `flops` is an estimate of the multiplications and additions of the training, from the mean length of its
-    batches; evaluations are not in it. Older records have none.
-    """
+    """One run, done or failed, with the fields of `run.json`. `flops` is estimated; a failure has no results."""
 
     status: Literal["done", "failed"]
     error: str | None
