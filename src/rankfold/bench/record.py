@@ -212,7 +212,7 @@ class Prediction:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run, done or failed, with the fields of `run.json`. `flops` is estimated; a failure has no results."""
+    """One run, done or failed: the fields of `run.json`. `flops` is estimated; a failure has no results."""
 
     status: Literal["done", "failed"]
     error: str | None
