@@ -2,6 +2,7 @@
 
 from rankfold.bench.tasks.limit import limited
 from rankfold.bench.tasks.load import SPLITS, TaskRequest, load_task
-from rankfold.bench.tasks.task import NAMED, Task, TaskData
+from rankfold.bench.tasks.named import NAMED
+from rankfold.bench.tasks.task import Task, TaskData
 
 __all__ = ["NAMED", "SPLITS", "Task", "TaskData", "TaskRequest", "limited", "load_task"]

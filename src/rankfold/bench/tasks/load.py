@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rankfold.bench.tasks.bbc_news import SOURCE, read_bbc_news
 from rankfold.bench.tasks.mixture import SEPARATOR, label_names_of, mixed
-from rankfold.bench.tasks.task import NAMED, Task, TaskData
+from rankfold.bench.tasks.named import NAMED
+from rankfold.bench.tasks.task import Task, TaskData
 from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.train.columns import Columns, find_columns, infer_kind
 from rankfold.train.data import Source, Table, find_source, read_split
