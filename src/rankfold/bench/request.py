@@ -46,6 +46,7 @@ class RunRequest:
         text_column: The column of the text.
         pair_column: The column of the second text.
         label_column: The column of the label.
+        group_column: The column that says whose row it is: nobody is on both sides of a split.
         options: The method's options and PEFT's targeting options.
         seed: Of the head, the adapter, the data order and dropout.
         epochs: Passes over the training split; 3 if neither this nor `steps` is given.
@@ -89,6 +90,7 @@ class RunRequest:
     text_column: str | None = None
     pair_column: str | None = None
     label_column: str | None = None
+    group_column: str | None = None
     options: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     seed: int = 0
     epochs: float | None = None
@@ -149,7 +151,7 @@ class RunRequest:
     @property
     def task_request(self) -> TaskRequest:
         """The part that says which data to read."""
-        columns = Columns(self.text_column, self.pair_column, self.label_column)
+        columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
         return TaskRequest(self.task, self.data, self.data_root, self.kind, columns, holds_out=self.hold_out)
 
     @property

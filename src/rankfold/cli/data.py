@@ -51,6 +51,10 @@ def column_options(heading: str) -> Callable[[Decorated], Decorated]:
 
     def add(command: Decorated) -> Decorated:
         for each in (
+            option(
+                "--group-column",
+                help="Column of the speaker, person or document, of which none is on both sides of a split.",
+            ),
             option("--label-column", help="Column of the label."),
             option("--pair-column", help="Column of the second text."),
             option("--text-column", help="Column of the text."),

@@ -23,7 +23,16 @@ _DATA = "Data"
 _data = section(_DATA)
 _where = section("Where")
 
-_DATA_OPTIONS = ("task", "data", "data_root", "kind", "text_column", "pair_column", "label_column")
+_DATA_OPTIONS = (
+    "task",
+    "data",
+    "data_root",
+    "kind",
+    "text_column",
+    "pair_column",
+    "label_column",
+    "group_column",
+)
 _RUN_OPTIONS = ("model", "batch_size")
 
 
@@ -54,7 +63,7 @@ def command(
     options = _completed(given, record)
     if options["model"] is None:
         raise SpecError(f"'{adapter}' has no run.json that names its base model; name it with --model.")
-    columns = Columns(options["text_column"], options["pair_column"], options["label_column"])
+    columns = Columns(*(options[f"{name}_column"] for name in ("text", "pair", "label", "group")))
     request = EvaluateRequest(
         adapter=adapter,
         model=options["model"],

@@ -11,10 +11,11 @@ from rankfold.bench.tasks.mixture import SEPARATOR, label_names_of, mixed
 from rankfold.bench.tasks.named import NAMED
 from rankfold.bench.tasks.task import Task, TaskData
 from rankfold.errors import DataError, SpecError, unknown_name
-from rankfold.train.columns import Columns, find_columns, infer_kind
+from rankfold.train.columns import Columns, check_columns, find_columns, infer_kind
 from rankfold.train.data import Source, Table, find_source, read_split
 from rankfold.train.digest import sha256_of_rows
 from rankfold.train.examples import Examples, make_examples
+from rankfold.train.groups import check_groups, recommend_groups
 from rankfold.train.hold_out import hold_out
 from rankfold.train.metrics import ANSWER_LOSS, default_metrics
 from rankfold.train.models import Kind
@@ -82,9 +83,11 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
 
 def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:
     task, source = _find(request)
-    tables = _tables(request, source, splits)
+    known = _tables(request, source, splits)
+    tables = {split: known[split] for split in splits}
     rows = next(iter(tables.values())).rows
     columns = find_columns(rows, request.columns)
+    _see_to_groups(known, source, columns)
     kind = _kind(request.kind) or task.kind or infer_kind(rows, columns, is_causal=is_causal)
     examples = make_examples(tables, columns, kind, request.label_names or task.label_names)
     task = replace(task, kind=kind, metrics=_metrics(task, examples), label_names=examples.label_names)
@@ -123,13 +126,13 @@ def _named(name: str) -> Task:
 
 
 def _tables(request: TaskRequest, source: Source | None, splits: Sequence[str]) -> Mapping[str, Table]:
-    """Return the splits in the order in which they are asked for."""
+    """Return the splits that are asked for, and what else had to be read for them."""
     wanted = ("train",) if request.holds_out else splits
     tables = read_bbc_news() if source is None else _read(source, request.columns, wanted)
-    if request.holds_out:
-        kept, held = _cut(tables["train"], request.columns)
-        tables = {"train": kept, "validation": held}
-    return {split: tables[split] for split in splits}
+    if not request.holds_out:
+        return tables
+    kept, held = _cut(tables["train"], request.columns)
+    return {"train": kept, "validation": held}
 
 
 def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[str, Table]:
@@ -155,7 +158,20 @@ def _read(source: Source, columns: Columns, splits: Sequence[str]) -> Mapping[st
 
 
 def _cut(train: Table, columns: Columns) -> tuple[Table, Table]:
-    return hold_out(train, find_columns(train.rows, columns).label)
+    found = find_columns(train.rows, columns)
+    return hold_out(train, found.label, found.group)
+
+
+def _see_to_groups(tables: Mapping[str, Table], source: Source | None, columns: Columns) -> None:
+    """Check that groups are apart; where nobody named any, say so if that matters."""
+    if columns.group is None:
+        recommend_groups(tables, columns)
+        return
+    # Nobody who is trained on may be measured, even where only another split is read.
+    train = None if source is None or "train" in tables else read_split(source, "train")
+    everything = tables if train is None else {"train": train, **tables}
+    check_columns({split: table.rows for split, table in everything.items()}, columns)
+    check_groups(everything, columns.group)
 
 
 def _kind(name: str | None) -> Kind | None:

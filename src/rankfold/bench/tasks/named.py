@@ -46,8 +46,15 @@ def _glue(
 
 def _commonsense(name: str, licence: str, *rows: int, word: str = "answer") -> Task:
     """Return a question with choices: of one class if they are the same everywhere, else answered as text."""
-    counts = dict(zip(("train", "validation", "test"), rows, strict=False))
-    return Task(name, None, ("accuracy",), licence=licence, version=1, rows=counts, choice_word=word)
+    return Task(
+        name,
+        None,
+        ("accuracy",),
+        licence=licence,
+        version=1,
+        rows=dict(zip(("train", "validation", "test"), rows, strict=False)),
+        choice_word=word,
+    )
 
 
 _TASKS = (
