@@ -9,7 +9,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from rankfold.bench.tasks import TaskRequest
+from rankfold.bench.tasks import TaskRequest, check_scoring
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.columns import Columns
 from rankfold.train.rates import Rates
@@ -69,6 +69,8 @@ class RunRequest:
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
         hold_out: Evaluate on a tenth of the training split, which is not trained on, instead of on the
             validation split.
+        scoring: How answers with choices are found, one of `rankfold.train.scoring.Scoring`; by likelihood
+            if None.
         freeze_head: Leave a new head as the seed drew it.
         overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
         reducer: The options of a Reducer, which trains only some layers in each step; none if None.
@@ -76,8 +78,8 @@ class RunRequest:
         checkpoint_every: Updates from one checkpoint to the next; 0 makes none.
 
     Raises:
-        SpecError: If a number is out of its range, the scheduler unknown, both epochs and steps given, or the
-            options of learning rates or of the Reducer are not possible.
+        SpecError: If a number is out of its range, scheduler or scoring unknown, both epochs and steps given,
+            or the options of learning rates or of the Reducer are not possible.
     """
 
     model: str
@@ -112,6 +114,7 @@ class RunRequest:
     train_rows: int | None = None
     eval_rows: int | None = None
     hold_out: bool = False
+    scoring: str | None = None
     freeze_head: bool = False
     reducer: Mapping[str, JsonValue] | None = None
     overwrite: bool = False
@@ -130,6 +133,7 @@ class RunRequest:
             )
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+        check_scoring(self.scoring)
         # Both check their options by being made.
         _ = self.rates
         if self.reducer is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rankfold.cli.console import print_json, print_table
-from rankfold.cli.data import column_options, source_options
+from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
@@ -32,6 +32,7 @@ _DATA_OPTIONS = (
     "pair_column",
     "label_column",
     "group_column",
+    "scoring",
 )
 _RUN_OPTIONS = ("model", "batch_size")
 
@@ -44,6 +45,7 @@ _RUN_OPTIONS = ("model", "batch_size")
 @_data("--kind", help="classification, regression or instruction.")
 @column_options(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row; that of the run if left out.")
+@scoring_option(_DATA, "that of the run if left out")
 @_where("--batch-size", type=int, help="Rows at a time; that of the run if left out.")
 @_where("--precision", help="auto, fp32 or bf16; that of the run if left out.")
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
@@ -69,6 +71,7 @@ def command(
         model=options["model"],
         data=TaskRequest(options["task"], options["data"], options["data_root"], options["kind"], columns),
         split=split,
+        scoring=options["scoring"],
         batch_size=16 if options["batch_size"] is None else options["batch_size"],
         max_length=options["max_length"],
         precision=precision or (record.training.precision if record else "auto"),
@@ -97,5 +100,6 @@ def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, A
 def _print(result: "EvaluateResult") -> None:
     lines = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
     lines += [("loss", f"{result.loss:.4f}"), ("rows", f"{result.rows:,}")]
-    title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}"
+    scored = f" by {result.scoring}" if result.scoring else ""
+    title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}{scored}"
     print_table((title, ""), lines, left=(0, 1))

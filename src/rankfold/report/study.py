@@ -115,7 +115,10 @@ def make_studies(records: Sequence[RunRecord], *, reference: str | None = None) 
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
         task = record.task
-        key = (record.model.name, record.model.sha256, task.name, task.metric, record.data.sha256)
+        # What records without version and scoring were made with.
+        version, scoring = str(task.version or 1), task.scoring or "likelihood"
+        measured = (task.name, task.metric, record.data.sha256, version, scoring)
+        key = (record.model.name, record.model.sha256, *measured)
         groups.setdefault(key, []).append(record)
     studies = [_study(group, reference) for group in groups.values()]
     labels = {row.label for study in studies for row in study.rows}

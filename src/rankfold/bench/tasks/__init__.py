@@ -3,6 +3,17 @@
 from rankfold.bench.tasks.limit import limited
 from rankfold.bench.tasks.load import SPLITS, TaskRequest, load_task
 from rankfold.bench.tasks.named import NAMED
+from rankfold.bench.tasks.scored import check_scoring, scoring_of
 from rankfold.bench.tasks.task import Task, TaskData
 
-__all__ = ["NAMED", "SPLITS", "Task", "TaskData", "TaskRequest", "limited", "load_task"]
+__all__ = [
+    "NAMED",
+    "SPLITS",
+    "Task",
+    "TaskData",
+    "TaskRequest",
+    "check_scoring",
+    "limited",
+    "load_task",
+    "scoring_of",
+]

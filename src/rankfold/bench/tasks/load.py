@@ -89,7 +89,8 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     columns = find_columns(rows, request.columns)
     _see_to_groups(known, source, columns)
     kind = _kind(request.kind) or task.kind or infer_kind(rows, columns, is_causal=is_causal)
-    examples = make_examples(tables, columns, kind, request.label_names or task.label_names)
+    label_names = request.label_names or task.label_names
+    examples = make_examples(tables, columns, kind, label_names, task.choice_word)
     task = replace(task, kind=kind, metrics=_metrics(task, examples), label_names=examples.label_names)
     sha256 = sha256_of_rows({split: table.rows for split, table in tables.items()})
     return TaskData(task, kind, SOURCE if source is None else source.name, sha256, examples)
