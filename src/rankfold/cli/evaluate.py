@@ -40,7 +40,12 @@ _RUN_OPTIONS = ("model", "batch_size")
 @click.command(cls=SectionedCommand)
 @click.argument("adapter", type=click.Path(path_type=Path))
 @_what("--model", help="The base model; that of the run if left out.")
-@_what("--split", default="validation", show_default=True, help="train, validation or test.")
+@_what(
+    "--split",
+    default="validation",
+    show_default=True,
+    help="train, validation, test, or validation_mismatched (of mnli).",
+)
 @source_options(_DATA, task_help="A task whose metric is known; that of the run if left out.")
 @_data("--kind", help="classification, regression or instruction.")
 @column_options(_DATA)

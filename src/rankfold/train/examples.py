@@ -7,7 +7,7 @@ from typing import TypeVar
 from rankfold.errors import DataError
 from rankfold.train.columns import Columns, check_columns
 from rankfold.train.data import Row, Table
-from rankfold.train.labels import find_labels, label_of, number_of
+from rankfold.train.labels import check_published, find_labels, label_of, number_of
 from rankfold.train.models import Kind
 from rankfold.train.prompts import (
     answer_index,
@@ -85,7 +85,10 @@ def make_examples(
         names = _common_choices(tables)
         return Examples(kind, names, _labelled(tables, Columns("question", None, "answer"), answer_index), {})
     if kind is Kind.REGRESSION:
-        return Examples(kind, None, _labelled(tables, columns, lambda row: number_of(row, column)), {})
+        labelled = _labelled(tables, columns, lambda row: number_of(row, column))
+        for split, rows in labelled.items():
+            check_published(split, [row.label for row in rows])
+        return Examples(kind, None, labelled, {})
     values = _each(tables, lambda row, _place: label_of(row, column))
     labels = find_labels(column, values, next(iter(tables.values())).class_names.get(column) or label_names)
     return Examples(
