@@ -18,6 +18,7 @@ from rankfold.bench.record import (
 )
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
+from rankfold.bench.same_data import check_same_data
 from rankfold.bench.unfinished import check_unfinished, is_unfinished
 from rankfold.errors import RankfoldError, TrainingError
 from rankfold.train.models import Kind
@@ -74,8 +75,10 @@ def run_all(
     Raises:
         OutputExistsError: If a folder holds something that was not asked for, before anything is run.
         SpecError: If a run was stopped that is not what is asked for now.
+        DataError: If the data has changed since a run was done that is kept.
     """
     kept = {request.out: None if overwrite else finished(request) for request in requests}
+    check_same_data(requests, kept)
     begun = {request.out for request in requests if not overwrite and is_unfinished(request.out)}
     for request in requests:
         if request.out in begun:
