@@ -1,8 +1,12 @@
-"""Which task is asked for, and where its data is: embedded, in a folder, in a file, or on the hub."""
+"""Which task is asked for, and where its data is: embedded, in a folder, in a file, or on the hub.
+
+Other packages add tasks through the entry point group `rankfold.tasks`.
+"""
 
 import logging
 import os
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from rankfold.bench.tasks.named import NAMED
@@ -15,6 +19,7 @@ logger = logging.getLogger("rankfold.bench")
 
 EMBEDDED = "bbc_news"
 DATA_ROOT = "RANKFOLD_DATA"
+GROUP = "rankfold.tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     root = request.data_root or os.environ.get(DATA_ROOT)
     folder = Path(root).expanduser() / name if root else None
     if folder is not None and folder.is_dir():
-        return NAMED.get(name, Task(name, None, ())), find_source(str(folder))
+        return _known(name) or Task(name, None, ()), find_source(str(folder))
     return _on_hub(_named(name), f"there is no folder '{folder}'" if folder else f"'{name}' is not embedded")
 
 
@@ -74,6 +79,21 @@ def _on_hub(task: Task, nowhere_else: str) -> tuple[Task, Source]:
 
 
 def _named(name: str) -> Task:
-    if name not in NAMED:
-        raise unknown_name("task", name, NAMED)
-    return NAMED[name]
+    if (task := _known(name)) is None:
+        raise unknown_name("task", name, {*NAMED, *entry_points(group=GROUP).names})
+    return task
+
+
+def _known(name: str) -> Task | None:
+    """Return the task of a name: one of ours, or of another package, of which only this one is loaded."""
+    if name in NAMED:
+        return NAMED[name]
+    found = tuple(entry_points(group=GROUP, name=name))
+    if len(found) > 1:
+        raise SpecError(f"two packages have a task '{name}'; uninstall one of them.")
+    if not found:
+        return None
+    task = found[0].load()
+    if not isinstance(task, Task) or task.name != name:
+        raise SpecError(f"'{found[0].value}' is no task with the name '{name}'; mend the package it is from.")
+    return task
