@@ -1,8 +1,10 @@
 """Answers in a model's own words: which choice they name, and that nothing else in the batch matters."""
 
+import peft
 import pytest
 import torch
 
+import rankfold
 from rankfold.errors import SpecError
 from rankfold.train.examples import Examples, Instruction
 from rankfold.train.generate import NEW_TOKENS, continued
@@ -79,6 +81,25 @@ def test_what_is_generated_is_the_likeliest_token_each_time_whatever_the_model_s
         ]
     finally:
         own.do_sample, own.temperature, own.repetition_penalty = False, None, None
+
+
+@pytest.mark.parametrize("method", ["effilora", "mix_lora", "graph_moe"])
+def test_adapters_with_a_router_write_the_same_with_and_without_what_is_remembered(tiny_llama, method):
+    # What was read before is kept from one token to the next; a router must not notice.
+    loaded = load_model(resolve_model(str(tiny_llama)), Kind.INSTRUCTION)
+    config = rankfold.config(method, r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(loaded.model, config).eval()
+    torch.manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.5)
+    texts = []
+    for remembers in (True, False):
+        model.config.use_cache = remembers
+        texts.append(continued(model, loaded.tokenizer, _ids(loaded, PROMPTS), CPU))
+    assert texts[0] == texts[1]
+    with model.disable_adapter():
+        assert continued(model, loaded.tokenizer, _ids(loaded, PROMPTS), CPU) != texts[0]
 
 
 def _measured(llama, scoring, *, batch_size=3, max_length=60, items=ASKED):
