@@ -14,7 +14,7 @@ import numpy as np
 
 from rankfold.bench.record import NAME, RunRecord
 from rankfold.bench.stats import Interval, Scores, metric_interval, paired_difference, verdicts
-from rankfold.bench.suite import read_suite
+from rankfold.bench.suite_file import read_suite
 
 SUITE = Path(__file__).with_name("interference.toml")
 WHOLE = "all four"

@@ -1,12 +1,12 @@
 """`rankfold compare` runs a suite, says what it found and what failed, and goes on where it stopped."""
 
-import functools
 import json
 
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench import runner
+from rankfold.bench import protocol
+from rankfold.bench.executors.executor import Inline
 from rankfold.cli.main import cli
 from tests.support.records import Trainer
 
@@ -14,10 +14,13 @@ from tests.support.records import Trainer
 @pytest.fixture
 def compare(monkeypatch, tmp_path):
     """Return a function that compares with a stand-in for training."""
-    original = runner.run_all
+    original = protocol.run_suite
 
     def call(*words, trainer=None):
-        monkeypatch.setattr(runner, "run_all", functools.partial(original, run_one=trainer or Trainer()))
+        def with_stand_in(*given, **options):
+            return original(*given, **{**options, "executor": Inline(trainer or Trainer())})
+
+        monkeypatch.setattr(protocol, "run_suite", with_stand_in)
         return CliRunner().invoke(cli, ["compare", "--out", str(tmp_path / "out"), *words])
 
     return call

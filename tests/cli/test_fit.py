@@ -6,6 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from rankfold.bench.executors.executor import Inline
 from rankfold.bench.find import find_records
 from rankfold.bench.fit import fit as fitting
 from rankfold.bench.record import RunRecord
@@ -147,7 +148,7 @@ def test_choice_fails_with_the_reason_when_every_candidate_does(choose, monkeypa
     def failing(request, *, progress=None):
         raise ValueError("no luck")
 
-    monkeypatch.setattr(fitting, "fit", functools.partial(fitting.fit, run_one=failing))
+    monkeypatch.setattr(fitting, "fit", functools.partial(fitting.fit, executor=Inline(failing)))
     result = choose()
     assert result.exit_code == 1
     assert "all 3 runs failed" in result.stderr

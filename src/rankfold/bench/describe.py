@@ -1,17 +1,23 @@
 """What is known about a run before it starts: the record without results."""
 
+import copy
 import json
 import math
 import platform
+import random
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from statistics import fmean
 from typing import Any, Literal, cast
 
 import torch
 from pydantic import JsonValue
+from transformers import PreTrainedConfig
 
 import rankfold
+from rankfold.bench.meta import MetaBase
 from rankfold.bench.prepare import Prepared, head_parameters
 from rankfold.bench.record import (
     BytesPart,
@@ -25,6 +31,8 @@ from rankfold.bench.record import (
     TaskPart,
     TrainingPart,
 )
+from rankfold.bench.workload import measure_workload
+from rankfold.errors import RankfoldWarning, SpecError
 from rankfold.train.hardware import cpu_name, gpu_name
 from rankfold.train.rate_table import RateTable
 
@@ -39,9 +47,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         error="it did not start",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=request.command(),
-        method=MethodPart(
-            request.method, dict(request.options), _plain(cast(Any, prepared.config).to_dict())
-        ),
+        method=MethodPart(request.method, dict(request.options), _plain(_config(prepared))),
         model=ModelPart(base.name, base.source, base.sha256()),
         task=_task(prepared),
         data=DataPart(data.source, data.sha256, _rows(prepared)),
@@ -55,6 +61,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         metrics={},
         baselines={},
         reducer=_reducer(prepared),
+        flops=_flops(prepared),
     )
 
 
@@ -71,6 +78,14 @@ def _task(prepared: Prepared) -> TaskPart:
     )
 
 
+def _config(prepared: Prepared) -> dict[str, Any]:
+    """Return the adapter's configuration; the base model goes by the name it was asked for.
+
+    PEFT has the folder that the model was loaded from, which for a packaged model is a place of this machine.
+    """
+    return {**cast(Any, prepared.config).to_dict(), "base_model_name_or_path": prepared.request.model}
+
+
 def _rows(prepared: Prepared) -> dict[str, int]:
     """Return the rows of each split, with those that were held out of the training for probes apart."""
     examples = prepared.data.examples
@@ -84,6 +99,36 @@ def _reducer(prepared: Prepared) -> ReducerPart | None:
     if prepared.request.reducer is None or prepared.reducer is None:
         return None
     return ReducerPart(dict(prepared.request.reducer), prepared.reducer.scores.layers)
+
+
+def _flops(prepared: Prepared) -> float | None:
+    """Return the operations of the training; None if the adapter cannot be traced whole without weights."""
+    request, kind = prepared.request, prepared.data.kind
+    described = cast(PreTrainedConfig, cast(Any, prepared.model).get_base_model().config)
+    with warnings.catch_warnings():
+        # What is worth saying of ranks and relays was said when the adapter was made.
+        warnings.simplefilter("ignore", RankfoldWarning)
+        try:
+            work = measure_workload(
+                MetaBase(copy.deepcopy(described), kind, prepared.base.source),
+                request.method,
+                copy.deepcopy(prepared.config),
+                rows=min(request.batch_size, len(prepared.rows)),
+                length=_padded_length(prepared),
+                freeze_head=request.freeze_head,
+                reducer=request.reducer,
+            )
+        except SpecError:
+            return None
+    return None if work.left_out else work.flops(prepared.schedule.steps)
+
+
+def _padded_length(prepared: Prepared) -> int:
+    """Return the mean length of the batches, whose rows are padded to the longest among them."""
+    lengths = [len(row["input_ids"]) for row in prepared.rows]
+    random.Random(prepared.request.seed).shuffle(lengths)  # noqa: S311 (an order like the training's)
+    size = prepared.schedule.batch_size
+    return round(fmean(max(lengths[first : first + size]) for first in range(0, len(lengths), size)))
 
 
 def _training(prepared: Prepared) -> TrainingPart:

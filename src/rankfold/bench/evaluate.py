@@ -101,7 +101,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         device,
         choose_precision(request.precision, device),
         request.batch_size,
-        row_length(loaded, data.kind, request.max_length),
+        row_length(loaded.model.config, data.kind, request.max_length),
         scoring,
     )
     evaluation = evaluator.measure(model.to(device), data.examples, request.split, data.task.metrics)

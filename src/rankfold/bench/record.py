@@ -184,6 +184,23 @@ class FitPart:
 
 
 @dataclass(frozen=True, slots=True)
+class TuningPart:
+    """How a run came by its settings, or what it tries for others.
+
+    Args:
+        trials: How many were made for the method on this task and model.
+        trial: Which of them the run is, from 1; None for a run with what was chosen.
+        values: What is tried, or was chosen.
+        score: The metric of the chosen trial on rows cut from the training split; None if all of them failed.
+    """
+
+    trials: int
+    trial: int | None
+    values: Mapping[str, JsonValue]
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One held-out example: the right label (id, number or candidate index) and what the model said.
 
@@ -198,7 +215,11 @@ class Prediction:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run, done or failed. The fields are those of `run.json`; a failed run has no results."""
+    """One run, done or failed. The fields are those of `run.json`; a failed run has no results.
+
+    `flops` is an estimate of the multiplications and additions of the training, from the mean length of its
+    batches; evaluations are not in it. Older records have none.
+    """
 
     status: Literal["done", "failed"]
     error: str | None
@@ -221,7 +242,15 @@ class RunRecord:
     curve: CurvePart = CurvePart()
     reducer: ReducerPart | None = None
     fit: FitPart | None = None
+    tuning: TuningPart | None = None
+    flops: float | None = None
     format: Literal[1] = FORMAT
+
+    @property
+    def name(self) -> str:
+        """What its folder was called, which tells the runs of a suite apart; "" if it is not known."""
+        words = self.command
+        return Path(words[words.index("--out") + 1]).name if "--out" in words else ""
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return the record as JSON values, the format first."""

@@ -1,12 +1,14 @@
 """Runs a suite: what is done already is kept, what fails becomes a record, and the rest goes on."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn
 
-from rankfold.bench.method import method_config, recommended_learning_rate
+from rankfold.bench.executors.executor import Ended, Executor, Inline
+from rankfold.bench.method import recommended_learning_rate
 from rankfold.bench.output import clear_failure, finished
 from rankfold.bench.record import (
     NAME,
@@ -16,17 +18,14 @@ from rankfold.bench.record import (
     ParametersPart,
     RunRecord,
 )
+from rankfold.bench.remaining import seconds_left
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import run
 from rankfold.bench.same_data import check_same_data
 from rankfold.bench.unfinished import check_unfinished, is_unfinished
 from rankfold.errors import RankfoldError, TrainingError
-from rankfold.train.models import Kind
 from rankfold.train.progress import Progress, Silent
 
 logger = logging.getLogger("rankfold.bench")
-
-Run = Callable[..., RunRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,59 +45,69 @@ class Outcome:
     is_kept: bool = False
 
 
-def check_methods(requests: Sequence[RunRequest]) -> None:
-    """Check the names and options of all methods before the first run, so that a typo costs no time.
-
-    Raises:
-        SpecError: If a method or an option is unknown, or a value is not possible.
-    """
-    for request in requests:
-        kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
-        method_config(request.method, request.options, kind, seed=request.seed)
-
-
 def run_all(
     requests: Sequence[RunRequest],
     *,
     make_progress: Callable[[], Progress] = Silent,
-    run_one: Run = run,
+    executor: Executor | None = None,
     overwrite: bool = False,
+    described: str = "runs",
 ) -> list[Outcome]:
     """Do what is not done yet, and go on with what was stopped; one failure does not stop the others.
 
     Args:
         requests: The runs of a suite.
         make_progress: Gives one listener for the whole and one for each run.
-        run_one: Does one run.
+        executor: Does the runs; in this process, one after another, if None.
         overwrite: Do again what is done.
+        described: What the runs are called where progress is shown.
 
     Raises:
         OutputExistsError: If a folder holds something that was not asked for, before anything is run.
         SpecError: If a run was stopped that is not what is asked for now.
         DataError: If the data has changed since a run was done that is kept.
     """
+    executor = executor or Inline()
     kept = {request.out: None if overwrite else finished(request) for request in requests}
     check_same_data(requests, kept)
-    begun = {request.out for request in requests if not overwrite and is_unfinished(request.out)}
-    for request in requests:
-        if request.out in begun:
-            check_unfinished(replace(request, resume=True))
+    left = [_as_begun(request, overwrite=overwrite) for request in requests if kept[request.out] is None]
+    outcomes = {
+        request.out: Outcome(request, record, is_kept=True)
+        for request in requests
+        if (record := kept[request.out]) is not None
+    }
+    for request in left:
+        clear_failure(request.out)
     whole = make_progress()
-    whole.start(len(requests), "runs")
-    outcomes: list[Outcome] = []
+    whole.start(len(requests), described)
+    whole.advance(len(outcomes))
     try:
-        for request in requests:
-            whole.advance(len(outcomes), now=request.out.name)
-            record = kept[request.out]
-            if record is None:
-                request = replace(request, overwrite=overwrite, resume=request.out in begun)
-                outcomes.append(_attempt(request, run_one, make_progress()))
-            else:
-                outcomes.append(Outcome(request, record, is_kept=True))
-        whole.advance(len(outcomes))
+        for ended in executor.each(left, make_progress):
+            outcomes[ended.request.out] = _outcome(ended)
+            whole.advance(len(outcomes), **_news(requests, outcomes, executor.jobs))
     finally:
         whole.finish()
-    return _with_unstarted(outcomes)
+    return _with_unstarted([outcomes[request.out] for request in requests])
+
+
+def _as_begun(request: RunRequest, *, overwrite: bool) -> RunRequest:
+    """Return a request that goes on with a run if one was stopped, and is still what it was."""
+    begun = not overwrite and is_unfinished(request.out)
+    if begun:
+        check_unfinished(replace(request, resume=True))
+    return replace(request, overwrite=overwrite, resume=begun)
+
+
+def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs: int) -> dict[str, object]:
+    """Return what is worth showing beside the number of runs that are done."""
+    left = [request for request in requests if request.out not in outcomes]
+    done = [(each.request, each.record) for each in outcomes.values() if each.record]
+    seconds = seconds_left(left, done, jobs)
+    failed = sum(each.error is not None for each in outcomes.values())
+    return {
+        **({"failed": failed} if failed else {}),
+        **({} if seconds is None else {"seconds_left": seconds}),
+    }
 
 
 def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
@@ -116,18 +125,14 @@ def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
     ) from errors[0]
 
 
-def _attempt(request: RunRequest, run_one: Run, progress: Progress) -> Outcome:
-    clear_failure(request.out)
-    try:
-        return Outcome(request, run_one(request, progress=progress))
-    except Exception as error:  # a failed run is a row of the comparison, whatever the reason
-        logger.debug("'%s' failed.", request.out, exc_info=True)
-        record = (
-            RunRecord.read(request.out) if (request.out / NAME).is_file() and not request.overwrite else None
-        )
-        return Outcome(request, record, error)
-    finally:
-        progress.finish()
+def _outcome(ended: Ended) -> Outcome:
+    """Return what became of a run; a failure may have left a record."""
+    request = ended.request
+    if ended.error is None:
+        return Outcome(request, ended.record)
+    logger.debug("'%s' failed.", request.out, exc_info=ended.error)
+    left = (request.out / NAME).is_file() and not request.overwrite
+    return Outcome(request, RunRecord.read(request.out) if left else None, ended.error)
 
 
 def _with_unstarted(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -78,7 +78,8 @@ class Difference:
 
     Attributes:
         interval: The paired difference; positive when the metric is larger than the reference's.
-        p_value: Two-sided, from the bootstrap distribution, not corrected.
+        p_value: Two-sided, from the bootstrap distribution, not corrected; of a difference from the bound,
+            which is 0 unless something else was asked for.
     """
 
     interval: Interval
@@ -127,24 +128,64 @@ def paired_difference(
         DataError: If the examples differ, or no seed is shared.
         SpecError: If the metric is unknown.
     """
+    return paired_contrast([ours, reference], (1.0, -1.0), metric, seed=seed, level=level)
+
+
+def paired_contrast(
+    scores: Sequence[Scores],
+    weights: Sequence[float],
+    metric: str,
+    *,
+    bound: float = 0.0,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Difference:
+    """Return a weighted sum of the metrics of several methods, over the examples and seeds all of them have.
+
+    Args:
+        scores: Predictions of each method.
+        weights: How much each counts; (1, -1) is the difference of two.
+        metric: A key of `rankfold.bench.measures.MEASURES`; larger is better.
+        bound: What the sum is held against by the p-value.
+        seed: Makes the bootstrap repeatable.
+        level: Coverage of the interval.
+
+    Raises:
+        DataError: If the examples differ, or no seed is shared.
+        SpecError: If the metric is unknown.
+    """
     measure = measure_named(metric)
-    if not np.array_equal(ours.labels, reference.labels):
-        raise DataError("the two runs were measured on different examples; evaluate both on the same data.")
-    shared = tuple(one for one in ours.seeds if one in reference.seeds)
+    if not all(np.array_equal(each.labels, scores[0].labels) for each in scores):
+        raise DataError("the runs were measured on different examples; evaluate all on the same data.")
+    shared = tuple(one for one in scores[0].seeds if all(one in each.seeds for each in scores))
     if not shared:
-        raise DataError(
-            f"the runs share no seed ({ours.seeds} and {reference.seeds}); train both with the same seeds."
-        )
-    first, second = ours.of_seeds(shared), reference.of_seeds(shared)
+        listed = " and ".join(str(each.seeds) for each in scores)
+        raise DataError(f"the runs share no seed ({listed}); train all with the same seeds.")
+    paired = [each.of_seeds(shared) for each in scores]
 
     def gain(pick: Pick) -> NDArray[np.float64]:
-        truth = pick(first.labels)
-        return measure(truth, pick(first.predictions)) - measure(truth, pick(second.predictions))
+        truth = pick(paired[0].labels)
+        metrics = [measure(truth, pick(each.predictions)) for each in paired]
+        return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
-    interval, drawn = _bootstrap(gain, first, seed, level)
+    interval, drawn = _bootstrap(gain, paired[0], seed, level)
     # The +1 keeps a p-value from a finite number of resamples above zero (Davison and Hinkley, 1997).
-    tail = min(int(np.sum(drawn <= 0)), int(np.sum(drawn >= 0)))
+    tail = min(int(np.sum(drawn <= bound)), int(np.sum(drawn >= bound)))
     return Difference(interval, min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
+
+
+def rejected_together(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
+    """Return which differences are not their bound, corrected together by Holm's method.
+
+    Args:
+        differences: Every comparison made.
+        level: One minus the chance of any false rejection.
+    """
+    if not differences:
+        return []
+    p_values = [difference.p_value for difference in differences]
+    correct = cast("Any", statsmodels.stats.multitest).multipletests
+    return [bool(sure) for sure in correct(p_values, alpha=1 - level, method="holm")[0]]
 
 
 def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list[Verdict]:
@@ -154,15 +195,9 @@ def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list
         differences: Every comparison made with one reference.
         level: One minus the chance of any false verdict.
     """
-    if not differences:
-        return []
-    p_values = [difference.p_value for difference in differences]
-    rejected = cast("Any", statsmodels.stats.multitest).multipletests(
-        p_values, alpha=1 - level, method="holm"
-    )[0]
     return [
         "not separated" if not sure else "better" if difference.interval.value > 0 else "worse"
-        for difference, sure in zip(differences, rejected, strict=True)
+        for difference, sure in zip(differences, rejected_together(differences, level=level), strict=True)
     ]
 
 

@@ -1,26 +1,44 @@
-"""A suite: several methods and seeds under one budget, as a TOML file or made on the command line."""
+"""A suite: several methods, tasks, models and seeds under one budget, as a value."""
 
 import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, final, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from rankfold.bench.claims import Claim
 from rankfold.bench.label import labels_of, reducer_settings
 from rankfold.bench.request import RunRequest
+from rankfold.bench.tuning import Space, Tuning
 from rankfold.errors import SpecError, unknown_name
+
+Settings = Mapping[str, Any]
 
 # What a suite says by its methods and seeds, or is said where it is run.
 _RESERVED = frozenset({"method", "options", "seed", "out", "overwrite"})
 BUDGET_KEYS = tuple(each.name for each in fields(RunRequest) if each.name not in _RESERVED)
+# What may differ from method to method, because it belongs to how a method is trained; the budget does not.
+METHOD_KEYS = (
+    "learning_rate",
+    "scheduler",
+    "warmup",
+    "weight_decay",
+    "tlora_ratio",
+    "loraplus_ratio",
+    "lr_groups",
+    "lr_per_module",
+    "lr_base_role",
+    "freeze_head",
+    "reducer",
+)
 
 _HINTS = get_type_hints(RunRequest)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class SuiteMethod:
     """A method of a suite; everything that is not said here is the same for all.
@@ -28,16 +46,74 @@ class SuiteMethod:
     Args:
         name: A preset's name, or `peft:` and one of PEFT's methods.
         options: The method's options.
-        learning_rate: The method's own recommendation if None.
-        reducer: The options of a Reducer for this method alone; the suite's if None.
+        settings: How this method is trained, where that differs from the others: some of `METHOD_KEYS`.
+        entry: Which entry of the suite it came of. The methods of one entry differ in what the entry sweeps
+            over, and are tuned once, as the first of them.
+        space: What is tuned, where it is not what the suite says; nothing if it is empty.
+        tasks: The tasks of the suite on which it is run; on all if empty.
     """
 
     name: str
     options: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-    learning_rate: float | None = None
-    reducer: Mapping[str, JsonValue] | None = None
+    settings: Settings = field(default_factory=dict[str, Any])
+    entry: int | None = None
+    space: Space | None = None
+    tasks: tuple[str, ...] = ()
+
+    def with_values(self, values: Settings) -> "SuiteMethod":
+        """Return the method with other values: a key of `METHOD_KEYS` is a setting, any other an option.
+
+        A key with a dot, such as `reducer.active_fraction`, is an option of a setting.
+        """
+        options, settings = dict(self.options), dict(self.settings)
+        for key, value in values.items():
+            whole, dot, part = key.partition(".")
+            if whole not in METHOD_KEYS:
+                options[key] = value
+            else:
+                settings[whole] = {**(settings.get(whole) or {}), part: value} if dot else value
+        return replace(self, options=options, settings=settings)
+
+    def told(self) -> dict[str, object]:
+        """Return options and settings side by side, as a label or a claim names them."""
+        told: dict[str, object] = dict(self.options)
+        for key, value in self.settings.items():
+            if key == "reducer":
+                told |= reducer_settings(value)
+            elif isinstance(value, Mapping):
+                parts = cast("Settings", value)
+                told |= {f"{key}.{name}": part for name, part in parts.items()}
+            else:
+                told[key] = value
+        return told
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs are compared: one model and one task; empty names stand for those of the suite's base."""
+
+    model: str = ""
+    task: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method of a suite by its name there.
+
+    Args:
+        method: The method.
+        label: What tells it from the others.
+        tuned_as: The label of the method in whose place it is tuned: the first of its entry.
+    """
+
+    method: SuiteMethod
+    label: str
+    tuned_as: str
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Suite:
     """Methods and seeds under one budget.
@@ -48,58 +124,110 @@ class Suite:
         methods: The methods, the reference first.
         seeds: Every method is trained once with each.
         description: What it shows, in a sentence.
+        tasks: Settings of each task; the task of `base` alone if empty.
+        models: The models; that of `base` alone if empty.
+        tuning: How learning rates and options are chosen before; as they are given if None.
+        claims: What the records are asked.
     """
 
     name: str
-    base: Mapping[str, Any]
+    base: Settings
     methods: tuple[SuiteMethod, ...]
     seeds: tuple[int, ...] = (0,)
     description: str = ""
+    tasks: Mapping[str, Settings] = field(default_factory=dict[str, Settings])
+    models: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    claims: tuple[Claim, ...] = ()
 
     def labels(self) -> list[str]:
         """Return a name for each method; methods that differ only in settings name these."""
-        entries: list[tuple[str, dict[str, object]]] = []
-        for method in self.methods:
-            rate: dict[str, object] = (
-                {} if method.learning_rate is None else {"learning_rate": method.learning_rate}
-            )
-            entries.append((method.name, {**method.options, **rate, **reducer_settings(method.reducer)}))
-        return labels_of(entries)
+        return labels_of([(method.name, method.told()) for method in self.methods])
 
-    def requests(self, out: Path) -> list[RunRequest]:
+    def places(self) -> list[Place]:
+        """Return every model with every task."""
+        return [Place(*names) for names in product(self.models or ("",), self.tasks or ("",))]
+
+    def rows(self, place: Place) -> list[Row]:
+        """Return the methods that are run in a place."""
+        labels = self.labels()
+        first: dict[int | None, str] = {}
+        for method, label in zip(self.methods, labels, strict=True):
+            first.setdefault(method.entry, label)
+        return [
+            Row(method, label, label if method.entry is None else first[method.entry])
+            for method, label in zip(self.methods, labels, strict=True)
+            if not method.tasks or place.task in method.tasks
+        ]
+
+    def run_name(self, place: Place, label: str, end: str) -> str:
+        """Return the name of a run's folder; `end` tells the runs of one method apart."""
+        parts = (Path(place.model).name, place.task, label, end)
+        return "-".join(_folder_name(part) for part in parts if part)
+
+    def requests(
+        self, out: Path, tuned: Mapping[tuple[Place, str], Settings] | None = None
+    ) -> list[RunRequest]:
         """Return the runs, seed by seed, so that a suite that is stopped early has compared what it ran.
 
         Args:
-            out: The folder that gets a folder `<label>-seed<seed>` for each run.
+            out: The folder that gets a folder for each run.
+            tuned: What tuning chose, by place and label of the method in whose place it was done.
 
         Raises:
             SpecError: If a setting is unknown or impossible, a method is there twice, or there is none.
         """
-        if not self.methods or not self.seeds:
-            raise SpecError(f"the suite '{self.name}' has no methods or no seeds; give at least one of each.")
-        labels = self.labels()
-        for kind, names in (("method", labels), ("seed", [str(seed) for seed in self.seeds])):
-            for name in names:
-                if names.count(name) > 1:
-                    raise SpecError(
-                        f"the {kind} '{name}' is in the suite '{self.name}' twice; keep one of them."
-                    )
+        self._check()
         return [
-            self._request(method, seed, out / f"{_folder_name(label)}-seed{seed}")
+            self.request(
+                place,
+                row.method.with_values((tuned or {}).get((place, row.tuned_as), {})),
+                seed,
+                out / self.run_name(place, row.label, f"seed{seed}"),
+            )
             for seed in self.seeds
-            for method, label in zip(self.methods, labels, strict=True)
+            for place in self.places()
+            for row in self.rows(place)
         ]
 
-    def _request(self, method: SuiteMethod, seed: int, out: Path) -> RunRequest:
-        rate = {} if method.learning_rate is None else {"learning_rate": method.learning_rate}
-        reducer = {} if method.reducer is None else {"reducer": method.reducer}
-        budget: dict[str, Any] = {**self.base, **rate, **reducer}
-        faults = [fault for key, value in budget.items() if (fault := self._fault(key, value))]
-        if "model" not in budget:
+    def request(
+        self, place: Place, method: SuiteMethod, seed: int, out: Path, changes: Settings | None = None
+    ) -> RunRequest:
+        """Return one run of a method.
+
+        Args:
+            place: With which model, on which task.
+            method: The method.
+            seed: Of head, adapter, order and dropout.
+            out: Where it goes.
+            changes: Settings that differ from those of the suite.
+
+        Raises:
+            SpecError: If a setting is unknown or impossible.
+        """
+        settings: dict[str, Any] = {**self.base, **self.tasks.get(place.task, {})}
+        settings |= {"model": place.model} if place.model else {}
+        settings |= {"task": place.task} if place.task else {}
+        settings |= {**method.settings, **(changes or {})}
+        faults = [fault for key, value in settings.items() if (fault := self._fault(key, value))]
+        if "model" not in settings:
             faults.append("model is missing")
         if faults:
             raise SpecError(f"the suite '{self.name}' is not valid ({'; '.join(faults)}); correct it.")
-        return RunRequest(**budget, method=method.name, options=dict(method.options), seed=seed, out=out)
+        return RunRequest(**settings, method=method.name, options=dict(method.options), seed=seed, out=out)
+
+    def _check(self) -> None:
+        if not self.methods or not self.seeds:
+            raise SpecError(f"the suite '{self.name}' has no methods or no seeds; give at least one of each.")
+        for kind, names in (("method", self.labels()), ("seed", [str(seed) for seed in self.seeds])):
+            if twice := _twice(names):
+                raise SpecError(
+                    f"the {kind} '{twice}' is in the suite '{self.name}' twice; keep one of them."
+                )
+        for method in self.methods:
+            for task in method.tasks:
+                if task not in self.tasks:
+                    raise unknown_name(f"task of the method '{method.name}'", task, self.tasks)
 
     def _fault(self, key: str, value: object) -> str | None:
         """Return what is wrong with one setting."""
@@ -112,90 +240,9 @@ class Suite:
         return None
 
 
-class _MethodEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    learning_rate: float | None = None
-    reducer: dict[str, JsonValue] | None = None
-
-
-class _File(BaseModel):
-    """The TOML file, before it is a suite."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    description: str = ""
-    seeds: list[int] = Field(default=[0])
-    base: dict[str, JsonValue]
-    methods: list[_MethodEntry]
-
-
-def packaged_suites() -> list[str]:
-    """Return the names of the suites that come with rankfold."""
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in (files("rankfold.bench") / "suites").iterdir()
-        if entry.name.endswith(".toml")
-    )
-
-
-def read_suite(name: str) -> Suite:
-    """Read a suite.
-
-    Args:
-        name: The name of a packaged suite, or the path of a TOML file.
-
-    Raises:
-        SpecError: If there is none of this name, or it is not valid; all faults of a file are named at once.
-    """
-    if name in packaged_suites():
-        text = (files("rankfold.bench") / "suites" / f"{name}.toml").read_text("utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text("utf-8")
-    elif name.endswith(".toml"):
-        raise SpecError(f"there is no suite file '{name}'; check the path.")
-    else:
-        raise unknown_name("suite", name, packaged_suites())
-    try:
-        read = _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"the suite '{name}' is not TOML ({error}); correct it.") from error
-    except ValidationError as error:
-        raise SpecError(f"the suite '{name}' is not valid ({_faults(error)}); correct it.") from error
-    methods = tuple(
-        SuiteMethod(entry.name, entry.options, entry.learning_rate, entry.reducer) for entry in read.methods
-    )
-    return Suite(read.name, read.base, methods, tuple(read.seeds), read.description)
-
-
-def parse_method(words: str, parse: Any) -> SuiteMethod:
-    """Read a method as it is written on the command line, such as "lora r=16 learning_rate=1e-4".
-
-    Args:
-        words: The method's name, then settings.
-        parse: Turns `key=value` texts into a dictionary.
-
-    Raises:
-        SpecError: If there is no name or a setting cannot be read.
-    """
-    if not words.strip():
-        raise SpecError(f"the method '{words}' has no name; write it as 'lora r=8'.")
-    name, *settings = words.split()
-    options = parse(settings)
-    rate = options.pop("learning_rate", None)
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float)):
-        raise SpecError(f"learning_rate={rate} of method '{name}' is not a number; write it as 5e-4.")
-    return SuiteMethod(name, options, None if rate is None else float(rate))
+def _twice(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _folder_name(label: str) -> str:
-    return re.sub(r"[^\w.=,-]+", "_", label)
-
-
-def _faults(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'suite'}: {fault['msg']}" for fault in error.errors()
-    )
+    return re.sub(r"[^\w.=,+-]+", "_", label)

@@ -1,4 +1,4 @@
-"""`rankfold bench`: what one does with the records of many runs."""
+"""`rankfold bench`: what one does before and after many runs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rankfold.cli.console import note, print_json, print_table
+from rankfold.cli.estimates import estimate
 from rankfold.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ _folder = click.Path(path_type=Path)
 
 @click.group()
 def command() -> None:
-    """Work on the records of many runs."""
+    """Estimate runs before they are made, and compare the records of those that were."""
+
+
+command.add_command(estimate)
 
 
 @command.command()

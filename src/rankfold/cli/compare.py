@@ -16,6 +16,7 @@ from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
+    from rankfold.bench.executors.executor import Executor
     from rankfold.bench.runner import Outcome
     from rankfold.bench.suite import Suite
 
@@ -54,7 +55,8 @@ Examples:
 
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
-@_what("--suite", metavar="NAME|FILE", help="A suite: quick, or a TOML file of your own.")
+@_what("--suite", metavar="NAME|FILE", help="A packaged suite, such as quick, or a TOML file of your own.")
+@_what("--profile", help="A profile of the suite; its first if left out.")
 @_what(
     "--method",
     "methods",
@@ -84,10 +86,23 @@ Examples:
 @_how("--learning-rate", type=float, help="For all methods; each method's own if left out.")
 @_where("--device", help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
+@_where(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once, each in a process."
+)
+@_where(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Run here, or on the Ray cluster of RAY_ADDRESS.",
+)
 @json_option
 def command(
     *,
     suite: str | None,
+    profile: str | None,
+    jobs: int | None,
+    executor: str,
     methods: tuple[str, ...],
     seeds: tuple[int, ...] | None,
     out: Path | None,
@@ -100,28 +115,39 @@ def command(
     Runs a suite, or the methods named by --method, and writes one table and one page. A comparison that was
     stopped goes on when the same command is given again.
     """
-    from rankfold.bench.runner import check_methods, run_all  # --help can do without these seconds
+    from rankfold.bench.protocol import run_suite  # --help can do without these seconds
 
     given = {key: value for key, value in budget.items() if value is not None}
-    plan = _plan(suite, methods, given)
+    plan = _plan(suite, profile, methods, given)
     if seeds is not None:
         plan = replace(plan, seeds=seeds)
     folder = out or DEFAULT_OUT / plan.name
-    requests = plan.requests(folder)
-    check_methods(requests)
+    place = _executor(executor, jobs)
     with shown_notes(), progress_screen() as new_bar:
-        outcomes = run_all(requests, make_progress=new_bar, overwrite=overwrite)
+        outcomes = run_suite(plan, folder, executor=place, make_progress=new_bar, overwrite=overwrite)
     _report(outcomes, folder, as_json=as_json)
 
 
-def _plan(suite: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
+def _executor(name: str, jobs: int | None) -> "Executor":
+    """Return where the runs are done."""
+    from rankfold.bench.executors.processes import Processes
+
+    if name == "ray":
+        from rankfold.bench.executors.cluster import Cluster
+
+        return Cluster(jobs)
+    return Processes(jobs or 1)
+
+
+def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
     """Return the suite to run: a named one with what the command line changes, or one of given methods."""
-    from rankfold.bench.suite import Suite, parse_method, read_suite
+    from rankfold.bench.suite import Suite
+    from rankfold.bench.suite_file import parse_method, read_suite
 
     if suite and methods:
         raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
     if suite:
-        found = read_suite(suite)
+        found = read_suite(suite, profile)
         # Epochs and steps exclude each other; the command line's word replaces the suite's.
         replaced = {"epochs", "steps"} if given.keys() & {"epochs", "steps"} else set[str]()
         base = {key: value for key, value in found.base.items() if key not in replaced}

@@ -116,11 +116,13 @@ def make_studies(records: Sequence[RunRecord], *, reference: str | None = None) 
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
         task = record.task
+        if record.tuning is not None and record.tuning.trial is not None:
+            continue  # a trial of tuning is measured on rows cut from training: it is no row of the table
         scoring = task.scoring or "likelihood"  # what records without one were made with
         measured = (task.name, task.metric, *map(str, measured_on(record)), scoring)
         key = (record.model.name, record.model.sha256, *measured)
         groups.setdefault(key, []).append(record)
-    note_different_data(records)
+    note_different_data([record for group in groups.values() for record in group])
     studies = [_study(group, reference) for group in groups.values()]
     labels = {row.label for study in studies for row in study.rows}
     if reference is not None and reference not in labels:

@@ -5,7 +5,7 @@ import pytest
 from rankfold.bench.evaluate import EvaluateRequest, evaluate
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
-from rankfold.bench.suite import read_suite
+from rankfold.bench.suite_file import read_suite
 from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError
 from rankfold.train.columns import Columns

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from rankfold.bench.executors.executor import Inline
+from rankfold.bench.protocol import check_suite
 from rankfold.bench.record import RunRecord
-from rankfold.bench.runner import check_methods, run_all
+from rankfold.bench.runner import run_all
 from rankfold.bench.suite import Suite, SuiteMethod
 from rankfold.errors import OutputExistsError, SpecError, TrainingError
 from tests.support.records import Trainer
@@ -32,8 +34,8 @@ class Listener:
 
 def test_every_run_is_done_once_and_kept_when_called_again(tmp_path):
     trainer = Trainer()
-    first = run_all(SUITE.requests(tmp_path), run_one=trainer)
-    again = run_all(SUITE.requests(tmp_path), run_one=trainer)
+    first = run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
+    again = run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
     assert len(trainer.asked) == 4
     assert [outcome.is_kept for outcome in (*first, *again)] == [False] * 4 + [True] * 4
     assert [outcome.record for outcome in again] == [outcome.record for outcome in first]
@@ -47,25 +49,25 @@ def test_suite_goes_on_where_it_was_stopped(tmp_path):
             return super().__call__(request, progress=progress)
 
     with pytest.raises(KeyboardInterrupt):
-        run_all(SUITE.requests(tmp_path), run_one=Stopped())
+        run_all(SUITE.requests(tmp_path), executor=Inline(Stopped()))
     trainer = Trainer()
-    outcomes = run_all(SUITE.requests(tmp_path), run_one=trainer)
+    outcomes = run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
     assert trainer.asked == ["lora-seed1", "tlora-seed1"]
     assert all(outcome.record.status == "done" for outcome in outcomes)
 
 
 def test_suite_moved_to_another_folder_is_still_done(tmp_path):
-    run_all(SUITE.requests(tmp_path / "here"), run_one=Trainer())
+    run_all(SUITE.requests(tmp_path / "here"), executor=Inline(Trainer()))
     (tmp_path / "here").rename(tmp_path / "there")
     trainer = Trainer()
-    run_all(SUITE.requests(tmp_path / "there"), run_one=trainer)
+    run_all(SUITE.requests(tmp_path / "there"), executor=Inline(trainer))
     assert trainer.asked == []
 
 
 @pytest.mark.parametrize("leaves_record", [True, False], ids=["with a record", "before there is a record"])
 def test_failure_is_a_record_and_does_not_stop_the_others(tmp_path, leaves_record):
     trainer = Trainer(["lora-seed0"], leaves_record=leaves_record)
-    outcomes = run_all(SUITE.requests(tmp_path), run_one=trainer)
+    outcomes = run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
     assert len(trainer.asked) == 4
     assert [outcome.record.status for outcome in outcomes] == ["failed", "done", "done", "done"]
     written = RunRecord.read(tmp_path / "lora-seed0")
@@ -74,26 +76,26 @@ def test_failure_is_a_record_and_does_not_stop_the_others(tmp_path, leaves_recor
 
 
 def test_failed_run_is_tried_again(tmp_path):
-    run_all(SUITE.requests(tmp_path), run_one=Trainer(["lora-seed0"]))
+    run_all(SUITE.requests(tmp_path), executor=Inline(Trainer(["lora-seed0"])))
     trainer = Trainer()
-    outcomes = run_all(SUITE.requests(tmp_path), run_one=trainer)
+    outcomes = run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
     assert trainer.asked == ["lora-seed0"]
     assert RunRecord.read(tmp_path / "lora-seed0").status == outcomes[0].record.status == "done"
 
 
 def test_no_record_is_invented_when_every_run_fails(tmp_path):
     names = [request.out.name for request in SUITE.requests(tmp_path)]
-    outcomes = run_all(SUITE.requests(tmp_path), run_one=Trainer(names))
+    outcomes = run_all(SUITE.requests(tmp_path), executor=Inline(Trainer(names)))
     assert [outcome.record for outcome in outcomes] == [None] * 4
     assert all(isinstance(outcome.error, TrainingError) for outcome in outcomes)
 
 
 def test_run_of_another_request_is_refused_before_anything_is_trained(tmp_path):
-    run_all(SUITE.requests(tmp_path), run_one=Trainer())
+    run_all(SUITE.requests(tmp_path), executor=Inline(Trainer()))
     changed = replace(SUITE, base={**SUITE.base, "steps": 6}, seeds=(2, 0))
     trainer = Trainer()
     with pytest.raises(OutputExistsError, match="holds another run"):
-        run_all(changed.requests(tmp_path), run_one=trainer)
+        run_all(changed.requests(tmp_path), executor=Inline(trainer))
     assert trainer.asked == []
 
 
@@ -102,14 +104,14 @@ def test_folder_with_something_else_is_refused_before_anything_is_trained(tmp_pa
     (tmp_path / "tlora-seed1" / "thesis.tex").touch()
     trainer = Trainer()
     with pytest.raises(OutputExistsError, match="tlora-seed1"):
-        run_all(SUITE.requests(tmp_path), run_one=trainer)
+        run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
     assert trainer.asked == []
 
 
 def test_overwrite_does_everything_again(tmp_path):
-    run_all(SUITE.requests(tmp_path), run_one=Trainer())
+    run_all(SUITE.requests(tmp_path), executor=Inline(Trainer()))
     trainer = Trainer()
-    run_all(SUITE.requests(tmp_path), run_one=trainer, overwrite=True)
+    run_all(SUITE.requests(tmp_path), executor=Inline(trainer), overwrite=True)
     assert len(trainer.asked) == 4
 
 
@@ -120,7 +122,7 @@ def test_progress_ends_at_the_total_and_is_finished_also_after_a_stop(tmp_path):
         listeners.append(Listener())
         return listeners[-1]
 
-    run_all(SUITE.requests(tmp_path), run_one=Trainer(), make_progress=make)
+    run_all(SUITE.requests(tmp_path), executor=Inline(Trainer()), make_progress=make)
     assert listeners[0].told[0] == ("start", 4)
     assert listeners[0].told[-2:] == [("advance", 4), ("finish",)]
     assert all(listener.told[-1] == ("finish",) for listener in listeners)
@@ -133,4 +135,4 @@ def test_progress_ends_at_the_total_and_is_finished_also_after_a_stop(tmp_path):
 )
 def test_methods_with_a_typo_are_refused_before_the_first_run(method):
     with pytest.raises(SpecError, match="unknown"):
-        check_methods(replace(SUITE, methods=(SuiteMethod("lora"), method)).requests(Path("out")))
+        check_suite(replace(SUITE, methods=(SuiteMethod("lora"), method)), Path("out"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.diff import compare_records
+from rankfold.bench.executors.executor import Inline
 from rankfold.bench.measured import note_different_data
 from rankfold.bench.runner import run_all
 from rankfold.bench.suite import Suite, SuiteMethod
@@ -40,52 +41,57 @@ def _change(tmp_path):
 
 def test_a_comparison_goes_on_where_its_data_is_the_same(reviewed):
     requests, trainer = reviewed
-    run_all(requests[:2], run_one=trainer())
-    assert [outcome.is_kept for outcome in run_all(requests, run_one=trainer())] == [True, True, False, False]
+    run_all(requests[:2], executor=Inline(trainer()))
+    assert [outcome.is_kept for outcome in run_all(requests, executor=Inline(trainer()))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_comparison_does_not_go_on_where_its_data_has_changed(reviewed, tmp_path):
     requests, trainer = reviewed
-    run_all(requests[:2], run_one=trainer())
+    run_all(requests[:2], executor=Inline(trainer()))
     _change(tmp_path)
     later = trainer()
     with pytest.raises(DataError, match=r"the data of '\w+' had the hash \w{8} .* --overwrite .* --out"):
-        run_all(requests, run_one=later)
+        run_all(requests, executor=Inline(later))
     assert later.asked == []
 
 
 def test_overwriting_runs_everything_on_the_new_data(reviewed, tmp_path):
     requests, trainer = reviewed
-    run_all(requests[:2], run_one=trainer())
+    run_all(requests[:2], executor=Inline(trainer()))
     _change(tmp_path)
-    outcomes = run_all(requests, run_one=trainer(), overwrite=True)
+    outcomes = run_all(requests, executor=Inline(trainer()), overwrite=True)
     assert len({outcome.record.data.sha256 for outcome in outcomes}) == 1
 
 
 def test_records_of_different_data_are_noticed_where_nothing_is_left_to_do(reviewed):
     requests, trainer = reviewed
-    outcomes = run_all(requests, run_one=trainer())
+    outcomes = run_all(requests, executor=Inline(trainer()))
     last = outcomes[-1].record
     replace(last, data=replace(last.data, sha256="0" * 64)).write(requests[-1].out)
     with pytest.raises(DataError, match=f"when '{requests[-1].out}' was run"):
-        run_all(requests, run_one=trainer())
+        run_all(requests, executor=Inline(trainer()))
 
 
 def test_another_version_of_a_task_is_noticed(reviewed):
     requests, trainer = reviewed
-    (outcome, *_) = run_all(requests[:1], run_one=trainer())
+    (outcome, *_) = run_all(requests[:1], executor=Inline(trainer()))
     record = outcome.record
     replace(record, task=replace(record.task, version=2)).write(requests[0].out)
     with pytest.raises(DataError, match="had version 2 when it was first run, and has 1 now"):
-        run_all(requests, run_one=trainer())
+        run_all(requests, executor=Inline(trainer()))
 
 
 def test_data_that_cannot_be_read_any_more_is_the_failure_of_each_run(reviewed, tmp_path):
     requests, trainer = reviewed
-    run_all(requests[:2], run_one=trainer())
+    run_all(requests[:2], executor=Inline(trainer()))
     for path in (tmp_path / "talks").iterdir():
         path.unlink()
-    outcomes = run_all(requests, run_one=trainer())
+    outcomes = run_all(requests, executor=Inline(trainer()))
     assert [outcome.record.status for outcome in outcomes] == ["done", "done", "failed", "failed"]
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from rankfold.bench.label import labels_of
 from rankfold.bench.request import RunRequest
-from rankfold.bench.suite import Suite, SuiteMethod, packaged_suites, parse_method, read_suite
+from rankfold.bench.suite import Suite, SuiteMethod
+from rankfold.bench.suite_file import packaged_suites, parse_method, read_suite
 from rankfold.cli.options import parse_settings
 from rankfold.errors import SpecError
 from rankfold.presets import discover
@@ -50,7 +51,7 @@ def test_runs_go_seed_by_seed_with_a_folder_each():
 
 
 def test_learning_rate_of_a_method_wins_over_that_of_the_suite():
-    methods = (SuiteMethod("lora"), SuiteMethod("tlora", learning_rate=0.5))
+    methods = (SuiteMethod("lora"), SuiteMethod("tlora", settings={"learning_rate": 0.5}))
     suite = replace(SUITE, base={**SUITE.base, "learning_rate": 0.1}, methods=methods, seeds=(0,))
     assert [request.learning_rate for request in suite.requests(Path("out"))] == [0.1, 0.5]
 
@@ -133,7 +134,9 @@ def test_suite_name_with_a_typo_is_refused_with_a_suggestion():
 
 def test_method_of_the_command_line_is_read_with_its_settings():
     method = parse_method("lora r=16 learning_rate=1e-4 target_modules=query,value", parse_settings)
-    assert method == SuiteMethod("lora", {"r": 16, "target_modules": ["query", "value"]}, 1e-4)
+    assert method == SuiteMethod(
+        "lora", {"r": 16, "target_modules": ["query", "value"]}, {"learning_rate": 1e-4}
+    )
     with pytest.raises(SpecError, match="not a number"):
         parse_method("lora learning_rate=fast", parse_settings)
     with pytest.raises(SpecError, match="has no name"):

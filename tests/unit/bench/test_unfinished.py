@@ -8,6 +8,7 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from rankfold.bench.executors.executor import Inline
 from rankfold.bench.output import restore_replaced
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
@@ -257,7 +258,7 @@ def test_suite_goes_on_with_its_unfinished_run(request_, tmp_path):
 
     resumed: dict[str, bool] = {}
     stop(request_)
-    run_all([request_, replace(request_, out=tmp_path / "other")], run_one=Recorder())
+    run_all([request_, replace(request_, out=tmp_path / "other")], executor=Inline(Recorder()))
     assert resumed == {"run": True, "other": False}
 
 
@@ -266,9 +267,9 @@ def test_suite_that_changed_refuses_its_unfinished_run_before_anything_is_traine
     trainer = Trainer()
     changed = [replace(request_, out=tmp_path / "other"), replace(request_, steps=9)]
     with pytest.raises(SpecError, match="steps was 7 and is 9"):
-        run_all(changed, run_one=trainer)
+        run_all(changed, executor=Inline(trainer))
     assert trainer.asked == []
-    run_all(changed, run_one=trainer, overwrite=True)
+    run_all(changed, executor=Inline(trainer), overwrite=True)
     assert trainer.asked == ["other", "run"]
 
 

@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from rankfold.bench.executors.executor import Executor
 from rankfold.bench.fit.candidates import Candidate
 from rankfold.bench.fit.halving import like_guessing, ranked
 from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.output import check_output
 from rankfold.bench.record import FitPart, RunRecord
-from rankfold.bench.run import run
-from rankfold.bench.runner import Outcome, Run, raise_shared, run_all
+from rankfold.bench.runner import Outcome, raise_shared, run_all
 from rankfold.errors import OutputExistsError
 from rankfold.files import write_whole
 from rankfold.train.progress import Progress, Silent
@@ -41,7 +41,7 @@ def fit(
     plan: FitPlan,
     *,
     make_progress: Callable[[], Progress] = Silent,
-    run_one: Run = run,
+    executor: Executor | None = None,
     overwrite: bool = False,
 ) -> Fitted:
     """Choose a candidate by successive halving; what an earlier call has trained is kept.
@@ -49,7 +49,7 @@ def fit(
     Args:
         plan: What to train.
         make_progress: Gives one listener for each rung and one for each run.
-        run_one: Does one run.
+        executor: Does the runs; in this process, one after another, if None.
         overwrite: Begin anew where the folder holds an earlier choice.
 
     Raises:
@@ -63,7 +63,7 @@ def fit(
     for number, (steps, kept) in enumerate(zip(plan.rungs, keeps, strict=True), start=1):
         logger.info("rung %d of %d: %d candidates, %d steps each.", number, len(keeps), len(left), steps)
         requests = [plan.request(each, f"rung-{number}/{each.method}", steps=steps) for each in left]
-        outcomes = run_all(requests, make_progress=make_progress, run_one=run_one)
+        outcomes = run_all(requests, make_progress=make_progress, executor=executor)
         if all(outcome.error for outcome in outcomes):
             raise_shared(outcomes)
         part = FitPart(plan.budget.text(), tuple(plan.rungs), number, kept)
@@ -75,7 +75,7 @@ def fit(
         _tell_what_is_left(here, plan, number)
     if plan.reference is not None:
         request = plan.request(plan.reference, "reference", steps=plan.steps)
-        (outcome,) = run_all([request], make_progress=make_progress, run_one=run_one)
+        (outcome,) = run_all([request], make_progress=make_progress, executor=executor)
         if outcome.record is None:  # it never got as far as the others did with the same model and data
             raise_shared([outcome])
         part = FitPart(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankfold.bench.executors.executor import Inline
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate
 from rankfold.bench.fit.fit import fit
@@ -80,7 +81,7 @@ def test_steps_grow_to_what_was_asked_for(rungs, steps, eta):
 
 def test_best_of_each_rung_go_on_and_the_best_of_the_last_is_chosen(plan):
     trainer = Trainer(SCORES)
-    fitted = fit(plan, run_one=trainer)
+    fitted = fit(plan, executor=Inline(trainer))
     assert trainer.asked == [
         *(("rung-1", name) for name in NAMES),
         *(("rung-2", name) for name in NAMES[:-5:-1]),
@@ -91,7 +92,7 @@ def test_best_of_each_rung_go_on_and_the_best_of_the_last_is_chosen(plan):
 
 
 def test_every_run_says_its_place_in_the_choice(plan):
-    fitted = fit(plan, run_one=Trainer(SCORES))
+    fitted = fit(plan, executor=Inline(Trainer(SCORES)))
     for record in fitted.records:
         assert (record.fit.budget, record.fit.steps) == ("10 trained numbers", (10, 30, 90))
         assert record.training.steps == record.fit.steps[record.fit.rung - 1]
@@ -101,14 +102,14 @@ def test_every_run_says_its_place_in_the_choice(plan):
 
 
 def test_official_validation_split_is_left_alone_until_the_winner_is_trained(plan):
-    fitted = fit(plan, run_one=Trainer(SCORES))
+    fitted = fit(plan, executor=Inline(Trainer(SCORES)))
     assert all("--hold-out" in record.command for record in fitted.records)
     assert "--hold-out" not in fitted.command
     assert "--steps" not in fitted.command
 
 
 def test_command_of_the_winner_is_one_that_train_takes(plan):
-    _, word, *words = fit(plan, run_one=Trainer(SCORES)).command
+    _, word, *words = fit(plan, executor=Inline(Trainer(SCORES))).command
     command = cli.get_command(None, word)
     options = command.make_context("train", words).params
     assert (options["method"], options["settings"]) == (NAMES[-1], ("r=2",))
@@ -116,25 +117,25 @@ def test_command_of_the_winner_is_one_that_train_takes(plan):
 
 def test_failed_candidate_is_a_loser_with_its_reason(plan):
     best = NAMES[-1]
-    fitted = fit(plan, run_one=Trainer(SCORES, failing=[best]))
+    fitted = fit(plan, executor=Inline(Trainer(SCORES, failing=[best])))
     assert fitted.winner.method == NAMES[-2]
     (lost,) = [record for record in fitted.records if record.status == "failed"]
     assert (lost.method.name, lost.error, lost.fit.rung) == (best, "the loss is not a number.", 1)
 
 
 def test_failed_one_never_goes_on_even_where_there_is_room(plan):
-    fitted = fit(plan, run_one=Trainer(SCORES, failing=NAMES[:-1]))
+    fitted = fit(plan, executor=Inline(Trainer(SCORES, failing=NAMES[:-1])))
     assert {record.method.name for record in fitted.records if record.fit.rung > 1} == {NAMES[-1]}
 
 
 def test_rung_that_fails_as_a_whole_is_an_error(plan):
     with pytest.raises(TrainingError, match="the loss is not a number"):
-        fit(plan, run_one=Trainer(SCORES, failing=NAMES))
+        fit(plan, executor=Inline(Trainer(SCORES, failing=NAMES)))
 
 
 def test_chosen_one_is_held_against_lora_of_the_budget(plan):
     trainer = Trainer(SCORES)
-    fitted = fit(replace(plan, reference=LORA), run_one=trainer)
+    fitted = fit(replace(plan, reference=LORA), executor=Inline(trainer))
     assert trainer.asked[-1][1] == "peft:lora"
     reference = fitted.records[-1]
     assert (reference.fit.role, reference.training.steps) == ("reference", 90)
@@ -144,18 +145,18 @@ def test_chosen_one_is_held_against_lora_of_the_budget(plan):
 @pytest.mark.parametrize("stop", [0, 1, 9, 10, 13, 15])
 def test_stopped_choice_goes_on_where_it_was_and_chooses_the_same(plan, stop):
     with pytest.raises(KeyboardInterrupt):
-        fit(plan, run_one=Trainer(SCORES, stops_after=stop))
+        fit(plan, executor=Inline(Trainer(SCORES, stops_after=stop)))
     again = Trainer(SCORES)
-    fitted = fit(plan, run_one=again)
+    fitted = fit(plan, executor=Inline(again))
     assert len(again.asked) == 16 - stop
     assert fitted.winner.method == NAMES[-1]
     assert all(record.fit is not None for record in fitted.records)
 
 
 def test_finished_choice_is_not_trained_again(plan):
-    first = fit(plan, run_one=Trainer(SCORES))
+    first = fit(plan, executor=Inline(Trainer(SCORES)))
     again = Trainer(SCORES)
-    assert fit(plan, run_one=again) == first
+    assert fit(plan, executor=Inline(again)) == first
     assert again.asked == []
 
 
@@ -165,13 +166,13 @@ def test_finished_choice_is_not_trained_again(plan):
     ids=str,
 )
 def test_folder_of_another_choice_is_refused_unless_it_may_be_replaced(plan, change):
-    fit(plan, run_one=Trainer(SCORES))
+    fit(plan, executor=Inline(Trainer(SCORES)))
     other = replace(plan, **change)
     trainer = Trainer(SCORES)
     with pytest.raises(OutputExistsError, match="holds another choice"):
-        fit(other, run_one=trainer)
+        fit(other, executor=Inline(trainer))
     assert trainer.asked == []
-    fit(other, run_one=trainer, overwrite=True)
+    fit(other, executor=Inline(trainer), overwrite=True)
     assert len(trainer.asked) >= len(NAMES)
 
 
@@ -180,14 +181,14 @@ def test_folder_of_something_else_is_never_touched(plan):
     (plan.out / "thesis.tex").touch()
     for overwrite in (False, True):
         with pytest.raises(OutputExistsError, match="something else"):
-            fit(plan, run_one=Trainer(SCORES), overwrite=overwrite)
+            fit(plan, executor=Inline(Trainer(SCORES)), overwrite=overwrite)
 
 
 def test_file_in_the_place_of_the_folder_is_refused_before_anything_is_trained(plan):
     plan.out.touch()
     trainer = Trainer(SCORES)
     with pytest.raises(OutputExistsError):
-        fit(plan, run_one=trainer)
+        fit(plan, executor=Inline(trainer))
     assert trainer.asked == []
 
 

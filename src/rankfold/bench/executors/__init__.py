@@ -1,0 +1,1 @@
+"""Where runs are done: in this process, in several on this machine, or on a cluster."""

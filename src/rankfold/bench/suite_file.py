@@ -1,0 +1,272 @@
+"""A suite as a TOML file: read strictly, one profile of it, with sweeps and claims written out."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from rankfold.bench.claims import Claim, Expect
+from rankfold.bench.suite import METHOD_KEYS, Suite, SuiteMethod
+from rankfold.bench.tuning import Space, Tuning
+from rankfold.errors import SpecError, unknown_name
+
+
+class ReadSettings(Protocol):
+    """Turns texts such as "r=8" into values by name."""
+
+    def __call__(self, settings: Sequence[str], /) -> Mapping[str, Any]:
+        """Return the values."""
+        ...
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _MethodEntry(BaseModel):
+    # What else it has are settings of `METHOD_KEYS`, which the suite checks by name.
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    sweep: dict[str, list[JsonValue]] = Field(default_factory=dict)
+    tune: dict[str, Any] | Literal[False] | None = None
+    tasks: list[str] = []
+
+
+class _TuningEntry(_Strict):
+    space: dict[str, Any]
+    sampler: Literal["grid", "tpe"] = "grid"
+    trials: int | None = None
+    seed: int = 0
+    base: dict[str, Any] = Field(default_factory=dict)
+
+
+class _ClaimEntry(_Strict):
+    id: str
+    source: str
+    text: str
+    expect: Expect
+    compare: list[list[str]]
+    each: dict[str, list[JsonValue]] = Field(default_factory=dict)
+    margin: float = 0.0
+    tasks: list[str] = Field(default_factory=list)
+
+
+class _Profile(_Strict):
+    """What a profile may say otherwise than the suite."""
+
+    seeds: list[int] | None = None
+    base: dict[str, JsonValue] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, JsonValue]] | None = None
+    models: list[str] | None = None
+    tuning: _TuningEntry | Literal[False] | None = None
+    methods: list[_MethodEntry] | None = None
+    claims: list[_ClaimEntry] | None = None
+
+
+class _File(_Strict):
+    """The TOML file, before it is a suite."""
+
+    name: str
+    description: str = ""
+    seeds: list[int] = Field(default=[0])
+    base: dict[str, JsonValue] = Field(default_factory=dict)
+    # Of every method that does not say otherwise.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    models: list[str] = Field(default_factory=list)
+    tuning: _TuningEntry | None = None
+    methods: list[_MethodEntry]
+    claims: list[_ClaimEntry] = []
+    profiles: dict[str, _Profile] = Field(default_factory=dict)
+
+
+def packaged_suites() -> list[str]:
+    """Return the names of the suites that come with rankfold."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in (files("rankfold.bench") / "suites").iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def read_suite(name: str, profile: str | None = None) -> Suite:
+    """Read one profile of a suite.
+
+    Args:
+        name: The name of a packaged suite, or the path of a TOML file.
+        profile: One of the profiles of the file; the first if None.
+
+    Raises:
+        SpecError: If there is none of this name, or it is not valid; all faults of a file are named at once.
+    """
+    try:
+        read = _File.model_validate(tomllib.loads(_text(name)))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"the suite '{name}' is not TOML ({error}); correct it.") from error
+    except ValidationError as error:
+        raise SpecError(f"the suite '{name}' is not valid ({_faults(error)}); correct it.") from error
+    read = _of_profile(read, profile)
+    methods = tuple(
+        method for place, entry in enumerate(read.methods) for method in _swept(entry, place, read.options)
+    )
+    suite = Suite(
+        read.name,
+        read.base,
+        methods,
+        tuple(read.seeds),
+        read.description,
+        read.tasks,
+        tuple(read.models),
+        read.tuning and _tuning(read.tuning),
+    )
+    return _with_claims(suite, read.claims)
+
+
+def parse_method(words: str, parse: ReadSettings) -> SuiteMethod:
+    """Read a method as it is written on the command line, such as "lora r=16 learning_rate=1e-4".
+
+    Args:
+        words: The method's name, then options and settings.
+        parse: Turns `key=value` texts into a dictionary.
+
+    Raises:
+        SpecError: If there is no name or a setting cannot be read.
+    """
+    if not words.strip():
+        raise SpecError(f"the method '{words}' has no name; write it as 'lora r=8'.")
+    name, *settings = words.split()
+    values = dict(parse(settings))
+    rate = values.get("learning_rate", 0.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise SpecError(f"learning_rate={rate} of method '{name}' is not a number; write it as 5e-4.")
+    if "learning_rate" in values:
+        values["learning_rate"] = float(rate)
+    return SuiteMethod(name).with_values(values)
+
+
+def _text(name: str) -> str:
+    if name in packaged_suites():
+        return (files("rankfold.bench") / "suites" / f"{name}.toml").read_text("utf-8")
+    if Path(name).is_file():
+        return Path(name).read_text("utf-8")
+    if name.endswith(".toml"):
+        raise SpecError(f"there is no suite file '{name}'; check the path.")
+    raise unknown_name("suite", name, packaged_suites())
+
+
+def _of_profile(read: _File, profile: str | None) -> _File:
+    """Return the file with what the profile says otherwise."""
+    if profile is None and not read.profiles:
+        return read
+    if profile is not None and profile not in read.profiles:
+        if not read.profiles:
+            raise SpecError(f"the suite '{read.name}' has no profiles; leave --profile out.")
+        raise unknown_name(f"profile of the suite '{read.name}'", profile, read.profiles)
+    chosen = read.profiles[profile or next(iter(read.profiles))]
+    said = {name: getattr(chosen, name) for name in chosen.model_fields_set}
+    said["base"] = {**read.base, **chosen.base}
+    said["options"] = {**read.options, **chosen.options}
+    if said.get("tuning") is False:
+        said["tuning"] = None
+    return read.model_copy(update=said)
+
+
+def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> Iterator[SuiteMethod]:
+    """Yield the methods of one entry: one, or all combinations of what it sweeps over."""
+    space: Space | None = {} if entry.tune is False else entry.tune
+    settings = entry.model_extra or {}
+    for key in settings:
+        if key not in METHOD_KEYS:
+            raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
+    method = SuiteMethod(entry.name, {**shared, **entry.options}, settings, place, space, tuple(entry.tasks))
+    for key, values in entry.sweep.items():
+        if not values:
+            raise SpecError(f"the sweep of '{key}' of method '{entry.name}' is empty; give it values.")
+    for values in product(*entry.sweep.values()):
+        yield method.with_values(dict(zip(entry.sweep, values, strict=True)))
+
+
+def _tuning(entry: _TuningEntry) -> Tuning:
+    return Tuning(entry.space, entry.sampler, entry.trials, entry.seed, entry.base)
+
+
+def _with_claims(suite: Suite, entries: Sequence[_ClaimEntry]) -> Suite:
+    """Return the suite with its claims, each row that they name being one of the suite's."""
+    return replace(suite, claims=tuple(_claim(suite, entry) for entry in entries))
+
+
+def _claim(suite: Suite, entry: _ClaimEntry) -> Claim:
+    for task in entry.tasks:
+        if task not in suite.tasks:
+            raise unknown_name(f"task of the claim '{entry.id}'", task, suite.tasks)
+    comparisons = tuple(
+        tuple(_label(suite, entry.id, row) for row in rows)
+        for template in entry.compare
+        for rows in _written_out(template, entry)
+    )
+    fewest = 3 if entry.expect == "rising" else 2
+    for rows in comparisons:
+        if len(rows) < fewest or (entry.expect != "rising" and len(rows) > fewest):
+            raise SpecError(
+                f"a comparison of the claim '{entry.id}' has {len(rows)} rows; '{entry.expect}' takes "
+                f"{fewest}{' or more' if entry.expect == 'rising' else ''}."
+            )
+    return Claim(
+        entry.id, entry.source, entry.text, entry.expect, comparisons, entry.margin, tuple(entry.tasks)
+    )
+
+
+def _written_out(template: Sequence[str], entry: _ClaimEntry) -> Iterator[list[str]]:
+    """Yield the comparisons of a template: a comparison for each value, or along them if it is `rising`."""
+    choices = [dict(zip(entry.each, values, strict=True)) for values in product(*entry.each.values())]
+    if entry.expect == "rising":
+        yield list(dict.fromkeys(_filled(row, values) for row in template for values in choices))
+    else:
+        yield from ([_filled(row, values) for row in template] for values in choices)
+
+
+def _filled(row: str, values: Mapping[str, JsonValue]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), row)
+
+
+def _label(suite: Suite, claim: str, words: str) -> str:
+    """Return the label of the one row that words such as "lora r=8" name.
+
+    Raises:
+        SpecError: If they name none, or several.
+    """
+    if words in suite.labels():
+        return words
+    name, *settings = words.split()
+    wanted = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
+    found: list[str] = [
+        label
+        for method, label in zip(suite.methods, suite.labels(), strict=True)
+        if method.name == name and wanted.items() <= _texts(method).items()
+    ]
+    if len(found) != 1:
+        listed = ", ".join(f"'{label}'" for label in found or suite.labels())
+        raise SpecError(
+            f"'{words}' of the claim '{claim}' names {'several rows' if found else 'no row'} of the suite "
+            f"'{suite.name}'; name one of {listed}."
+        )
+    return found[0]
+
+
+def _texts(method: SuiteMethod) -> dict[str, str]:
+    return {key: str(value) for key, value in method.told().items()}
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'suite'}: {fault['msg']}" for fault in error.errors()
+    )

@@ -1,0 +1,134 @@
+"""Equal tuning: every method gets as many trials as any other, measured on rows cut from the training split.
+
+A trial is a run like any other, with a record, so a search that was stopped goes on: what is asked next
+follows from the records of what was asked before.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal, Protocol, cast, final
+
+from rankfold.errors import SpecError
+
+Values = dict[str, Any]
+Space = Mapping[str, Any]
+"""What is searched, by name: a list of values, or `{low, high, log}` for a range."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How each method's learning rate and options are chosen.
+
+    Args:
+        space: What is searched, for methods that do not say otherwise.
+        sampler: `grid` tries all combinations of lists; `tpe` asks optuna's tree-structured Parzen estimator.
+        trials: How many; of a grid as many as it has.
+        seed: Of the trials' runs and of the sampler.
+        base: Settings of the trials that differ from those of the suite, such as fewer epochs.
+    """
+
+    space: Space
+    sampler: Literal["grid", "tpe"] = "grid"
+    trials: int | None = None
+    seed: int = 0
+    base: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def trials_of(self, space: Space) -> int:
+        """Return how many trials a space gets.
+
+        Raises:
+            SpecError: If it does not get as many as the suite says, or as a grid cannot be counted.
+        """
+        if self.sampler == "tpe":
+            if not self.trials or self.trials < 1:
+                raise SpecError(f"trials of the tuning is {self.trials}; give a number above 0 for 'tpe'.")
+            return self.trials
+        for name, values in space.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise SpecError(
+                    f"the grid of '{name}' is {values}; give a list of values, or sampler = \"tpe\"."
+                )
+        return math.prod(len(values) for values in space.values())
+
+    def search(self, space: Space) -> "Search":
+        """Return a new search of a space."""
+        return Grid(space) if self.sampler == "grid" else Tpe(space, self.trials_of(space), self.seed)
+
+
+class Search(Protocol):
+    """Asks for trials and is told how they went."""
+
+    def ask(self) -> list[Values]:
+        """Return the values to try next; none when the search is over."""
+        ...
+
+    def tell(self, scores: Sequence[float]) -> None:
+        """State the metric of each of the values last asked for; -inf for a trial that failed."""
+        ...
+
+
+@final
+class Grid:
+    """Every combination, all at once."""
+
+    def __init__(self, space: Space) -> None:
+        self._left = [dict(zip(space, values, strict=True)) for values in product(*space.values())]
+
+    def ask(self) -> list[Values]:
+        """Return all combinations, once."""
+        asked, self._left = self._left, []
+        return asked
+
+    def tell(self, scores: Sequence[float]) -> None:
+        """Learn nothing."""
+
+
+@final
+class Tpe:
+    """Optuna's sampler, one trial at a time: the same answers lead to the same questions."""
+
+    def __init__(self, space: Space, trials: int, seed: int) -> None:
+        import optuna  # one of the bench's packages, and slow to import
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        few = min(trials - 1, max(2, trials // 3))
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=few)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._space, self._left = space, trials
+        self._trial: Any = None
+
+    def ask(self) -> list[Values]:
+        """Return one trial."""
+        if not self._left:
+            return []
+        self._left -= 1
+        self._trial = self._study.ask()
+        return [{name: _suggested(self._trial, name, values) for name, values in self._space.items()}]
+
+    def tell(self, scores: Sequence[float]) -> None:
+        """State the score of the trial."""
+        import optuna
+
+        failed = optuna.trial.TrialState.FAIL
+        if math.isfinite(scores[0]):
+            self._study.tell(self._trial, scores[0])
+        else:
+            self._study.tell(self._trial, state=failed)
+
+
+def _suggested(trial: Any, name: str, values: Any) -> Any:
+    if isinstance(values, Mapping):
+        given = cast("Mapping[str, Any]", values)
+        if unknown := given.keys() - {"low", "high", "log"}:
+            raise SpecError(f"the range of '{name}' has '{min(unknown)}'; give low, high and log only.")
+        try:
+            low, high, log = given["low"], given["high"], bool(given.get("log", False))
+        except KeyError as error:
+            raise SpecError(f"the range of '{name}' has no {error}; give low and high.") from error
+        if isinstance(low, int) and isinstance(high, int):
+            return trial.suggest_int(name, low, high, log=log)
+        return trial.suggest_float(name, low, high, log=log)
+    return trial.suggest_categorical(name, list(values))
