@@ -21,7 +21,7 @@ from rankfold.presets import discover
 from rankfold.train.metrics import ANSWER_LOSS
 from tests.support.records import fail, make_record
 
-BASE = {"model": "minilm", "task": "bbc_news"}
+BASE = {"model": "minilm", "task": "news"}
 NAMES = list(discover())[:10]
 LORA = Candidate("peft:lora", {"r": 1}, Size(10, 1, 1.0))
 
