@@ -17,7 +17,7 @@ from rankfold.train.encode import (
     encode_answer,
     encode_examples,
     encode_instructions,
-    encode_prompt,
+    encode_prompts,
     make_collator,
 )
 from rankfold.train.examples import Example, Examples, Instruction
@@ -188,7 +188,7 @@ class Evaluator:
 
     def _named(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
         """Let the model answer, and read which candidate it names."""
-        prompts = [encode_prompt(self.tokenizer, item, self.max_length - NEW_TOKENS) for item in asked]
+        prompts = encode_prompts(self.tokenizer, asked, self.max_length - NEW_TOKENS)
         predictions = [NOTHING_NAMED] * len(asked)
         for indices in self._similar(prompts):
             with self._measuring(model):
