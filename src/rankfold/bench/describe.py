@@ -32,7 +32,6 @@ from rankfold.bench.record import (
     TaskPart,
     TrainingPart,
 )
-from rankfold.bench.tasks import TaskData
 from rankfold.bench.workload import measure_workload
 from rankfold.errors import RankfoldWarning
 from rankfold.train.hardware import cpu_name, gpu_name
@@ -53,7 +52,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         command=request.command(),
         method=MethodPart(request.method, dict(request.options), _plain(_config(prepared))),
         model=ModelPart(base.name, base.source, base.sha256()),
-        task=_task(data),
+        task=_task(prepared),
         data=DataPart(data.source, data.sha256, _rows(prepared)),
         training=_training(prepared),
         versions=_versions(),
@@ -69,10 +68,16 @@ def started_record(prepared: Prepared) -> RunRecord:
     )
 
 
-def _task(data: TaskData) -> TaskPart:
-    task = data.task
+def _task(prepared: Prepared) -> TaskPart:
+    data, task, scoring = prepared.data, prepared.data.task, prepared.evaluator.scoring
     return TaskPart(
-        task.name, data.kind, task.metrics[0], data.examples.label_names, task.licence, version=task.version
+        task.name,
+        data.kind,
+        task.metrics[0],
+        data.examples.label_names,
+        task.licence,
+        task.version,
+        None if scoring is None else scoring.value,
     )
 
 

@@ -14,7 +14,7 @@ import rankfold
 from rankfold.bench.method import HEAD_ONLY, PEFT_PREFIX, method_config, recommended_learning_rate
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
-from rankfold.bench.tasks import TaskData, limited, load_task
+from rankfold.bench.tasks import TaskData, limited, load_task, scoring_of
 from rankfold.errors import RankfoldError, SpecError
 from rankfold.train.encode import encode_examples, encode_instructions, make_collator
 from rankfold.train.examples import Examples
@@ -125,11 +125,13 @@ def prepare(request: RunRequest) -> Prepared:
     precision = choose_precision(request.precision, device)
     base = resolve_model(request.model)
     data = load_task(request.task_request, is_causal=base.is_causal)
+    scoring = scoring_of(request.scoring, data)
     data = limited(data, {"train": request.train_rows, "validation": request.eval_rows})
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     loaded = load_model(base, data.kind, data.examples.label_names)
     max_length = row_length(loaded.model.config, data.kind, request.max_length)
+    evaluator = Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length, scoring)
     config = method_config(
         request.method, request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules
     )
@@ -152,7 +154,7 @@ def prepare(request: RunRequest) -> Prepared:
         schedule=schedule,
         groups=_groups(model, schedule, request.rates),
         rows=rows,
-        evaluator=Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length),
+        evaluator=evaluator,
         reducer=reducer,
         probe_rows=probe_rows,
     )

@@ -202,7 +202,10 @@ class TuningPart:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One held-out example: the right label (id, number or candidate index) and what the model said."""
+    """One held-out example: the right label (id, number or candidate index) and what the model said.
+
+    The prediction is -1 where a generated text names no candidate.
+    """
 
     id: int | str
     label: int | float

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rankfold.bench.label import labels_of, reducer_settings
+from rankfold.bench.measured import measured_on, note_different_data
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
 from rankfold.bench.scores import mean_score, scores_of, shared_examples
@@ -117,8 +118,11 @@ def make_studies(records: Sequence[RunRecord], *, reference: str | None = None) 
         task = record.task
         if record.tuning is not None and record.tuning.trial is not None:
             continue  # a trial of tuning is measured on rows cut from training: it is no row of the table
-        key = (record.model.name, record.model.sha256, task.name, task.metric, record.data.sha256)
+        scoring = task.scoring or "likelihood"  # what records without one were made with
+        measured = (task.name, task.metric, *map(str, measured_on(record)), scoring)
+        key = (record.model.name, record.model.sha256, *measured)
         groups.setdefault(key, []).append(record)
+    note_different_data([record for group in groups.values() for record in group])
     studies = [_study(group, reference) for group in groups.values()]
     labels = {row.label for study in studies for row in study.rows}
     if reference is not None and reference not in labels:

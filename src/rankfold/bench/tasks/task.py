@@ -21,8 +21,8 @@ class Task:
         version: Raised by one whenever the same rows would be asked, labelled, cut or measured in another
             way than before, so that older results are not held against newer ones; None for a user's own.
         rows: How many rows the official splits have, as far as they are known.
-        hub: Where the hub has it, as `owner/name` or `owner/name:config`; None if nowhere in this layout.
-        choice_word: What its prompts call a choice: "answer2", "solution2", "ending2".
+        hub: Where the hub has it, as `owner/name` or `owner/name:config`; None if it is not there.
+        choice_word: What its prompts call a choice, as in "solution2"; None if there are none.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Task:
     version: int | None = None
     rows: Mapping[str, int] = field(default_factory=dict[str, int])
     hub: str | None = None
-    choice_word: str = "answer"
+    choice_word: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
