@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import math
 import platform
 import random
@@ -32,9 +33,11 @@ from rankfold.bench.record import (
     TrainingPart,
 )
 from rankfold.bench.workload import measure_workload
-from rankfold.errors import RankfoldWarning, SpecError
+from rankfold.errors import RankfoldWarning
 from rankfold.train.hardware import cpu_name, gpu_name
 from rankfold.train.rate_table import RateTable
+
+logger = logging.getLogger("rankfold.bench")
 
 _LIBRARIES = ("torch", "peft", "transformers", "accelerate", "datasets", "numpy")
 
@@ -111,14 +114,13 @@ def _flops(prepared: Prepared) -> float | None:
         try:
             work = measure_workload(
                 MetaBase(copy.deepcopy(described), kind, prepared.base.source),
-                request.method,
                 copy.deepcopy(prepared.config),
+                request,
                 rows=min(request.batch_size, len(prepared.rows)),
                 length=_padded_length(prepared),
-                freeze_head=request.freeze_head,
-                reducer=request.reducer,
             )
-        except SpecError:
+        except Exception as error:  # an estimate must not end a run
+            logger.info("the operations of the run are not estimated (%s).", error)
             return None
     return None if work.left_out else work.flops(prepared.schedule.steps)
 

@@ -63,7 +63,7 @@ class MetaBase:
                 return base, cast(PeftModel, peft.get_peft_model(model, config))
         except RankfoldError:
             raise
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SpecError(
                 f"the adapter cannot be built on this model ({_words(error)}); change its options."
             ) from error

@@ -5,6 +5,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rankfold.bench.archive import NAME as ARCHIVE_NAME
+from rankfold.bench.archive import read_archive
 from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest, without_places
@@ -42,10 +44,13 @@ def finished(request: RunRequest) -> RunRecord | None:
     Raises:
         OutputExistsError: If its folder holds something else, which is not overwritten.
     """
-    if not (request.out / RECORD_NAME).is_file():
+    if (request.out / RECORD_NAME).is_file():
+        record = RunRecord.read(request.out)
+    else:
         check_output(request.out, overwrite=False)
-        return None
-    record = RunRecord.read(request.out)
+        record = read_archive(request.out.parent / ARCHIVE_NAME).get(request.out.name)
+        if record is None:
+            return None
     if without_places(record.command) != without_places(request.command()):
         raise OutputExistsError(
             f"'{request.out}' holds another run ({' '.join(without_places(record.command))}); "

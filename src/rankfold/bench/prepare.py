@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 import rankfold
-from rankfold.bench.method import PEFT_PREFIX, method_config, recommended_learning_rate
+from rankfold.bench.method import HEAD_ONLY, PEFT_PREFIX, method_config, recommended_learning_rate
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.bench.tasks import TaskData, limited, load_task, scoring_of
@@ -102,6 +102,8 @@ def parameters_of(model: PeftModel, method: str) -> ParametersPart:
     head = sum(parameter.numel() for parameter in head_parameters(model))
     if not method.startswith(PEFT_PREFIX):
         count = rankfold.count_parameters(model)
+        if method == HEAD_ONLY:  # what carries the head is not trained
+            return ParametersPart(count.stored, 0, 0, head)
         return ParametersPart(count.stored, count.trainable, count.active, head)
     stored = sum(tensor.numel() for tensor in adapter_state(model).values()) - head
     trainable = sum(
@@ -137,9 +139,7 @@ def prepare(request: RunRequest) -> Prepared:
         start_at_mean(loaded, [float(example.label) for example in data.examples.labelled["train"]])
     set_seed(request.seed)
     model = _with_adapter(loaded, config)
-    if request.freeze_head:
-        for parameter in head_parameters(model):
-            parameter.requires_grad = False
+    freeze_rest(request, model)
     rows = _encoded(loaded, data.examples, max_length)
     rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
     if reducer is not None:
@@ -158,6 +158,28 @@ def prepare(request: RunRequest) -> Prepared:
         reducer=reducer,
         probe_rows=probe_rows,
     )
+
+
+def freeze_rest(request: RunRequest, model: PeftModel) -> None:
+    """Leave as they are the parts that the request does not train.
+
+    Raises:
+        SpecError: If it trains nothing.
+    """
+    head = head_parameters(model)
+    if request.method == HEAD_ONLY:
+        if not head:
+            raise SpecError(
+                f"the model has no new head, which is all that '{HEAD_ONLY}' trains; leave it out."
+            )
+        if request.freeze_head:
+            raise SpecError(f"'{HEAD_ONLY}' trains the head, and freeze_head leaves it; give one of them.")
+        in_head = {id(parameter) for parameter in head}
+        for parameter in model.parameters():
+            parameter.requires_grad = id(parameter) in in_head
+    elif request.freeze_head:
+        for parameter in head:
+            parameter.requires_grad = False
 
 
 def _reducer(

@@ -72,6 +72,9 @@ def trace_step(model: nn.Module, rows: int, length: int) -> Trace:
 
 def _loss(model: nn.Module, rows: int, length: int) -> Tensor:
     """Return the loss of a batch of tokens."""
+    config = cast(Any, model).config
+    if config.pad_token_id is None:
+        config.pad_token_id = 0  # a row's class is read off its last token, which takes a word for padding
     tokens = torch.zeros(rows, length, dtype=torch.long, device="meta")
     # Were they given the tokens themselves, some models would look among them for padding.
     embedded: Tensor = cast(Any, model).get_input_embeddings()(tokens)

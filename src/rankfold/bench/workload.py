@@ -10,9 +10,11 @@ from pydantic import JsonValue
 
 from rankfold.adapter.cost import adapter_work
 from rankfold.bench.meta import MetaBase
-from rankfold.bench.prepare import head_parameters, parameters_of
+from rankfold.bench.prepare import freeze_rest, parameters_of
 from rankfold.bench.record import ParametersPart
+from rankfold.bench.request import RunRequest
 from rankfold.bench.trace import Trace, trace_step
+from rankfold.errors import SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.plan import plan_adapters
 from rankfold.train.reducer import Reducer
@@ -48,38 +50,30 @@ class Workload:
 
 
 def measure_workload(
-    base: MetaBase,
-    method: str,
-    config: PeftConfig,
-    *,
-    rows: int,
-    length: int,
-    freeze_head: bool = False,
-    reducer: Mapping[str, JsonValue] | None = None,
+    base: MetaBase, config: PeftConfig, request: RunRequest, *, rows: int, length: int
 ) -> Workload:
     """Return what training takes; no weight is made.
 
     Args:
         base: The model.
-        method: The name of the method.
-        config: What came of it.
+        config: What came of the method and its options.
+        request: Says the method, and what rests: a frozen head, or what a Reducer does not choose.
         rows: Of a batch.
         length: Tokens of a row.
-        freeze_head: Whether a new head is left as it is.
-        reducer: The options of a Reducer, if there is one.
 
     Raises:
-        SpecError: If the adapter cannot be built on this model, or the Reducer has nothing to choose.
+        SpecError: If the adapter cannot be built on this model, the model cannot work without weights, or the
+            Reducer has nothing to choose.
     """
     numbers, model = base.adapted(config)
-    if freeze_head:
-        for parameter in head_parameters(model):
-            parameter.requires_grad = False
+    freeze_rest(request, model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    with _reduced(model, reducer):
-        parameters = parameters_of(model, method)
+    with _reduced(model, request.reducer):
+        parameters = parameters_of(model, request.method)
         step, left_out = _step(base, model, config, rows, length)
-    probe_flops = 0.0 if reducer is None else _probes(ReducerSpec.of(reducer)) * step.forward_flops
+    probe_flops = 0.0
+    if request.reducer is not None:
+        probe_flops = _probes(ReducerSpec.of(request.reducer)) * step.forward_flops
     return Workload(numbers, parameters, trained, step, probe_flops, left_out)
 
 
@@ -91,11 +85,20 @@ def _step(
         return trace_step(model, rows, length), None
     except _UNTRACEABLE:
         bare = base.model().requires_grad_(requires_grad=False)
+    try:
         step = trace_step(bare, rows, length)
+    except _UNTRACEABLE as error:
+        raise SpecError(
+            f"the model cannot be followed without weights ({_reason(error)}); measure a short run instead."
+        ) from error
     if not isinstance(config, RankfoldConfig):
         return step, "what the adapter computes and keeps"
     work = adapter_work(plan_adapters(bare, config), rows * length)
     return replace(step, flops=step.flops + round(work.flops)), "what the adapter keeps"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
 
 
 @contextmanager

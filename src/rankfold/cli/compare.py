@@ -12,6 +12,7 @@ from rankfold.cli.console import note, print_json, progress_screen
 from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.planned import show_planned
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
@@ -96,6 +97,7 @@ Examples:
     show_default=True,
     help="Run here, or on the Ray cluster of RAY_ADDRESS.",
 )
+@click.option("--dry-run", is_flag=True, help="Train nothing; say what all runs would take.")
 @json_option
 def command(
     *,
@@ -107,6 +109,7 @@ def command(
     seeds: tuple[int, ...] | None,
     out: Path | None,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
     **budget: Any,
 ) -> None:
@@ -122,6 +125,11 @@ def command(
     if seeds is not None:
         plan = replace(plan, seeds=seeds)
     folder = out or DEFAULT_OUT / plan.name
+    if dry_run:
+        from rankfold.bench.protocol import all_requests
+
+        show_planned(all_requests(plan, folder), as_json=as_json)
+        return
     place = _executor(executor, jobs)
     with shown_notes(), progress_screen() as new_bar:
         outcomes = run_suite(plan, folder, executor=place, make_progress=new_bar, overwrite=overwrite)
@@ -141,17 +149,14 @@ def _executor(name: str, jobs: int | None) -> "Executor":
 
 def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
     """Return the suite to run: a named one with what the command line changes, or one of given methods."""
-    from rankfold.bench.suite import Suite
+    from rankfold.bench.suite import Suite, overlaid
     from rankfold.bench.suite_file import parse_method, read_suite
 
     if suite and methods:
         raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
     if suite:
         found = read_suite(suite, profile)
-        # Epochs and steps exclude each other; the command line's word replaces the suite's.
-        replaced = {"epochs", "steps"} if given.keys() & {"epochs", "steps"} else set[str]()
-        base = {key: value for key, value in found.base.items() if key not in replaced}
-        return replace(found, base={**base, **given})
+        return replace(found, base=overlaid(found.base, given))
     if not methods:
         raise SpecError(
             "there is nothing to compare; give --suite quick, or --task with two or more --method."

@@ -1,5 +1,8 @@
 """A step on the meta device takes what a real step takes."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import peft
 import pytest
 import torch
@@ -12,13 +15,17 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     LlamaConfig,
+    T5Config,
 )
 
 from rankfold.bench.estimate import memory_of
 from rankfold.bench.meta import MetaBase
 from rankfold.bench.method import method_config
+from rankfold.bench.request import RunRequest
 from rankfold.bench.trace import trace_step
 from rankfold.bench.workload import measure_workload
+from rankfold.errors import SpecError
+from rankfold.presets import discover
 from rankfold.train.models import Kind
 
 ROWS, LENGTH, WORDS = 8, 32, 500
@@ -27,6 +34,7 @@ BASES = {
     "bert": MetaBase(BertConfig(**SIZES, intermediate_size=512), Kind.CLASSIFICATION, "here"),
     "llama": MetaBase(LlamaConfig(**SIZES, intermediate_size=384), Kind.INSTRUCTION, "here"),
 }
+TARGETS = ["query", "value", "intermediate.dense", "output.dense"]
 METHODS = ("lora", "relayed_lora", "tlora_plus", "effilora", "peft:lora")
 CASES = pytest.mark.parametrize(("name", "method"), [(name, each) for name in BASES for each in METHODS])
 
@@ -34,6 +42,15 @@ CASES = pytest.mark.parametrize(("name", "method"), [(name, each) for name in BA
 def config_of(name, method, **options):
     options = {"dropout": 0.0} | options if method == "effilora" else options
     return method_config(method, options, BASES[name].kind, seed=0)
+
+
+def work_of(name, method, **options):
+    return workload(BASES[name], config_of(name, method, **options), method)
+
+
+def workload(base, config, method="lora"):
+    request = RunRequest(model="here", method=method, out=Path())
+    return measure_workload(base, config, request, rows=ROWS, length=LENGTH)
 
 
 def traced(name, method):
@@ -106,11 +123,30 @@ def test_kept_bytes_are_those_of_a_real_step(name, method):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @CASES
 def test_memory_is_within_a_fifth_of_the_peak_of_a_real_update(name, method, precision):
-    work = measure_workload(BASES[name], method, config_of(name, method), rows=ROWS, length=LENGTH)
+    work = work_of(name, method)
     memory = memory_of(work, precision)
     # What the model takes was taken before: its weights, and the trained numbers themselves.
     predicted = memory.total - memory.weights - 4 * work.trained
     assert predicted == pytest.approx(RealStep(name, method).peak_bytes(precision), rel=0.2)
+
+
+@pytest.mark.parametrize("method", discover())
+def test_every_preset_is_followed_whole_but_the_one_that_is_cut_from_the_base(method):
+    work = work_of("bert", method, target_modules=TARGETS)
+    assert work.left_out == ("what the adapter keeps" if method == "nora" else None)
+    assert work.step.flops > work.step.forward_flops
+
+
+def test_classes_of_a_model_without_a_word_for_padding_can_be_followed():
+    base = replace(BASES["llama"], kind=Kind.CLASSIFICATION)
+    assert workload(base, method_config("lora", {}, base.kind, seed=0)).left_out is None
+
+
+def test_model_that_cannot_be_followed_is_refused_with_the_reason():
+    sizes = {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2, "d_kv": 16, "vocab_size": WORDS}
+    base = MetaBase(T5Config(**sizes), Kind.CLASSIFICATION, "here")
+    with pytest.raises(SpecError, match=r"without weights \(Passing input embeddings .*measure a short run"):
+        workload(base, method_config("lora", {}, base.kind, seed=0))
 
 
 def test_trace_leaves_no_gradient_behind():

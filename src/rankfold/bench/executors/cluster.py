@@ -10,7 +10,7 @@ from rankfold.bench.executors.portable import portable
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
-from rankfold.bench.tasks.load import DATA_ROOT
+from rankfold.bench.tasks.find import DATA_ROOT
 from rankfold.errors import SpecError, TrainingError
 from rankfold.train.progress import Progress
 
@@ -40,7 +40,9 @@ class Cluster:
         variables = {name: os.environ[name] for name in (DATA_ROOT,) if name in os.environ}
         if not ray.is_initialized():
             try:
-                ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables})
+                self._ray.init(
+                    log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables}
+                )
             except (ConnectionError, RuntimeError) as error:
                 raise SpecError(f"the Ray cluster cannot be reached ({error}); check RAY_ADDRESS.") from error
         self.jobs: int = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1)) // threads)
@@ -80,12 +82,15 @@ def _work(
 
     torch.set_num_threads(threads)
     try:
-        if not (Path(folder) / request.out.parent).is_dir():
-            raise SpecError(
-                f"a machine of the cluster does not see '{request.out.parent}'; "
-                "give an --out on storage that all machines share."
-            )
+        _check_shared(Path(folder) / request.out.parent)
         os.chdir(folder)
         return run_one(request), None
     except Exception as error:  # told to the caller, who makes a row of it
         return None, portable(error)
+
+
+def _check_shared(folder: Path) -> None:
+    if not folder.is_dir():
+        raise SpecError(
+            f"a machine of the cluster does not see '{folder}'; give an --out on storage that all share."
+        )
