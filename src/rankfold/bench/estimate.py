@@ -156,15 +156,8 @@ def estimate(request: RunRequest, *, rows: int | None = None, device: Device | N
     trainer = device or A100[precision]
     base = _base(request, tasks)
     length = row_length(base.described, base.kind, request.max_length)
-    work = measure_workload(
-        base,
-        request.method,
-        method_config(request.method, request.options, base.kind, seed=request.seed),
-        rows=request.batch_size,
-        length=length,
-        freeze_head=request.freeze_head,
-        reducer=request.reducer,
-    )
+    config = method_config(request.method, request.options, base.kind, seed=request.seed)
+    work = measure_workload(base, config, request, rows=request.batch_size, length=length)
     return Estimate(
         model=request.model,
         structure=base.source,
