@@ -7,7 +7,8 @@ import numpy as np
 
 from rankfold.bench.record import ReducerPart
 from rankfold.report.charts import Axis, heat_map
-from rankfold.report.study import Row, Study
+from rankfold.report.rows import Row
+from rankfold.report.study import Study
 
 _MOST_COLUMNS = 60
 

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 from rankfold.bench.stats import Interval
 from rankfold.report.choice import CHOSEN
-from rankfold.report.study import Row, Study
+from rankfold.report.rows import Row
+from rankfold.report.study import Study
+
+_MOST_SENTENCES = 3
 
 
 def metric_name(metric: str) -> str:
@@ -69,6 +72,14 @@ def seeds_text(row: Row) -> str:
     return f"{done} of {done + failed}" if failed else str(done)
 
 
+def verdict_text(row: Row) -> str:
+    """Return what a row's difference says, with a shape: "▲ better"; "failed" if no run ended well."""
+    if not row.records:
+        return "failed"
+    shape = {"better": "▲ ", "worse": "▼ ", "not separated": "≈ "}.get(row.verdict, "")
+    return f"{shape}{row.verdict}"
+
+
 def headline(study: Study) -> list[str]:
     """Return what was found, in a few sentences."""
     reference = study.rows[0]
@@ -101,14 +112,24 @@ def _chosen(study: Study) -> list[str]:
 
 
 def _separated(study: Study) -> list[str]:
+    """Say which rows differ from the reference: each by itself, or together where they are many."""
+    reference, metric = study.rows[0].label, metric_name(study.metric)
     sentences: list[str] = []
-    for row in study.rows[1:]:
-        if row.difference and row.verdict in ("better", "worse"):
-            interval = row.difference.interval
+    for verdict in ("better", "worse"):
+        rows = [row for row in study.rows if row.verdict == verdict]
+        found = [(row.label, row.difference.interval) for row in rows if row.difference]
+        if len(found) > _MOST_SENTENCES:
+            size = sorted(abs(interval.value) for _, interval in found)
             sentences.append(
-                f"{row.label} is {row.verdict} than {study.rows[0].label} in {metric_name(study.metric)}, "
-                f"by {signed(interval.value)} {difference_range(interval)}."
+                f"{listed([label for label, _ in found])} are {verdict} than {reference} in {metric}, "
+                f"by {size[0]:.3f} to {size[-1]:.3f}."
             )
+            continue
+        sentences += [
+            f"{label} is {verdict} than {reference} in {metric}, "
+            f"by {signed(interval.value)} {difference_range(interval)}."
+            for label, interval in found
+        ]
     return sentences
 
 
