@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rankfold.report.charts import Mark, mark_of
+from rankfold.report.chart_parts import Mark, mark_of
 from rankfold.report.choice import CHOSEN, Choice
 from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
 from rankfold.report.figures import figures

@@ -12,7 +12,7 @@ import vl_convert
 from rankfold.bench.find import find_records
 from rankfold.bench.stats import Interval
 from rankfold.errors import DataError, RankfoldError
-from rankfold.report.charts import mark_of
+from rankfold.report.chart_parts import mark_of
 from rankfold.report.markdown import markdown
 from rankfold.report.page import html_page
 from rankfold.report.report import make_report
@@ -89,7 +89,7 @@ def test_page_has_a_row_per_method_in_each_study_and_in_the_overview(page):
 
 def test_every_chart_is_a_specification_that_vega_accepts(page):
     specs = Elements(page).specs
-    assert len(specs) == 8
+    assert len(specs) == 2 * 5
     for spec in specs:
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400, "autosize": "pad"})
 
