@@ -12,7 +12,7 @@ from typing import Literal, final
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
 from rankfold.bench.scores import scores_of, shared_examples
-from rankfold.bench.stats import Difference, paired_contrast, rejected_together
+from rankfold.bench.stats import Difference, metric_interval, paired_contrast, rejected_together
 
 Expect = Literal["greater", "within", "rising"]
 Answer = Literal["supported", "contradicted", "not separated", "not run"]
@@ -64,6 +64,7 @@ class Finding:
         difference: The first less the second; for `rising`, what a straight line through the rows gains from
             the first to the last. None if it cannot be said.
         answer: What it says, corrected for all comparisons of the suite.
+        note: Why the runs cannot speak to the claim although they ended well.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Finding:
     seeds: int
     difference: Difference | None
     answer: Answer = "not run"
+    note: str = ""
 
 
 @final
@@ -108,11 +110,11 @@ def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> l
         for claim in claims
         for rows in claim.comparisons
         for model, task in studies
-        if not claim.tasks or task in claim.tasks
+        if (not claim.tasks or task in claim.tasks) and set(rows) <= studies[model, task].keys()
     ]
     sure = iter(rejected_together([each.difference for _, each in found if each.difference]))
     answered = [
-        (claim, replace(each, answer=_answer(claim, each.difference, sure=next(sure))))
+        (claim, replace(each, answer=_answer(claim, each, sure=next(sure))))
         if each.difference
         else (claim, each)
         for claim, each in found
@@ -132,7 +134,14 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
     difference = paired_contrast(
         [scores_of(row, examples) for row in runs], _weights(claim, len(labels)), metric, bound=claim.bound
     )
-    return Finding(model, task, metric, labels, means, len(seeds), difference)
+    note = "" if any(_has_learned(row, metric, examples) for row in runs) else "no row is above guessing"
+    return Finding(model, task, metric, labels, means, len(seeds), difference, note=note)
+
+
+def _has_learned(runs: Sequence[RunRecord], metric: str, examples: Sequence[int | str]) -> bool:
+    """Whether a row is clear of a model that never looks at its input."""
+    guessing = max(runs[0].baselines.values(), default=0.0)
+    return metric_interval(scores_of(runs, examples), metric).low > guessing
 
 
 def _weights(claim: Claim, count: int) -> tuple[float, ...]:
@@ -144,10 +153,11 @@ def _weights(claim: Claim, count: int) -> tuple[float, ...]:
     return tuple((place - middle) / squares * (count - 1) for place in range(count))
 
 
-def _answer(claim: Claim, difference: Difference, *, sure: bool) -> Answer:
-    if not sure:
+def _answer(claim: Claim, finding: Finding, *, sure: bool) -> Answer:
+    assert finding.difference is not None, "what was not compared has no answer"
+    if not sure or finding.note:
         return "not separated"
-    return "supported" if difference.interval.value > claim.bound else "contradicted"
+    return "supported" if finding.difference.interval.value > claim.bound else "contradicted"
 
 
 def _together(claim: Claim, findings: Sequence[Finding]) -> Judgement:

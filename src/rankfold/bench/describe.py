@@ -39,9 +39,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         error="it did not start",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=request.command(),
-        method=MethodPart(
-            request.method, dict(request.options), _plain(cast(Any, prepared.config).to_dict())
-        ),
+        method=MethodPart(request.method, dict(request.options), _plain(_config(prepared))),
         model=ModelPart(base.name, base.source, base.sha256()),
         task=TaskPart(
             data.task.name, data.kind, data.task.metrics[0], data.examples.label_names, data.task.licence
@@ -58,6 +56,14 @@ def started_record(prepared: Prepared) -> RunRecord:
         baselines={},
         reducer=_reducer(prepared),
     )
+
+
+def _config(prepared: Prepared) -> dict[str, Any]:
+    """Return the adapter's configuration; the base model goes by the name it was asked for.
+
+    PEFT has the folder that the model was loaded from, which for a packaged model is a place of this machine.
+    """
+    return {**cast(Any, prepared.config).to_dict(), "base_model_name_or_path": prepared.request.model}
 
 
 def _rows(prepared: Prepared) -> dict[str, int]:

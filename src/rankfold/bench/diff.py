@@ -9,16 +9,13 @@ import numpy as np
 from rankfold.bench.label import label_with_all
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
+from rankfold.bench.request import without_places
 from rankfold.bench.scores import scores_of, shared_examples
 from rankfold.bench.stats import Difference, Verdict, paired_difference, verdicts
 from rankfold.errors import DataError
 
 Outcome = Verdict | Literal["the same", "failed", "mended", "failed in both"]
 """What became of a method: a verdict on its predictions, or that it failed in one set or in both."""
-
-# What a command says of a place or of speed, and not of what is learned.
-_ELSEWHERE = ("--out", "--data-root", "--threads", "--device", "--checkpoint-every", "--seed")
-_SWITCHES = ("--overwrite", "--resume")
 
 
 @final
@@ -110,10 +107,8 @@ def _by_question(records: Iterable[RunRecord]) -> dict[tuple[str, ...], dict[int
 
 
 def _question(record: RunRecord) -> tuple[str, ...]:
-    """Return what a run was asked to learn, without where."""
-    words = [word for word in record.command if word not in _SWITCHES]
-    places = {place for place, word in enumerate(words) if word in _ELSEWHERE}
-    return tuple(word for place, word in enumerate(words) if place not in places and place - 1 not in places)
+    """Return what a run was asked to learn, with any seed."""
+    return without_places(record.command, "--seed")
 
 
 def _label(runs: Mapping[int, RunRecord]) -> str:

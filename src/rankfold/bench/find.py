@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rankfold.bench import archive
 from rankfold.bench.record import NAME, RunRecord
 from rankfold.errors import DataError
 
@@ -9,24 +10,35 @@ from rankfold.errors import DataError
 def find_records(folder: Path) -> list[RunRecord]:
     """Return every record under a folder, the earliest run first; hidden folders are left out.
 
+    A run that an archive holds and a folder too is that of the folder.
+
     Args:
-        folder: A run's folder, or one that holds such folders at any depth.
+        folder: A run's folder, or one that holds such folders or archives at any depth.
 
     Raises:
-        DataError: If there is no such folder, or no run in it.
-        RecordError: If a record is damaged.
+        DataError: If there is no such folder, no run in it, or a record is damaged.
     """
     if not folder.is_dir():
         raise DataError(
             f"there is no folder '{folder}'; name one that `rankfold compare` or `rankfold train` wrote."
         )
-    paths = sorted(
-        path
-        for path in folder.rglob(NAME)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not paths:
+    archived = [
+        (path.parent / name, record)
+        for path in _visible(folder, archive.NAME)
+        for name, record in archive.read_archive(path).items()
+    ]
+    found = {path.parent: RunRecord.read(path) for path in _visible(folder, NAME)}
+    records = [*found.values(), *(record for place, record in archived if place not in found)]
+    if not records:
         raise DataError(
             f"there is no {NAME} under '{folder}'; run `rankfold train` or `rankfold compare` first."
         )
-    return sorted(map(RunRecord.read, paths), key=lambda record: record.created)
+    return sorted(records, key=lambda record: record.created)
+
+
+def _visible(folder: Path, name: str) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob(name)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )

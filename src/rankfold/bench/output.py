@@ -1,13 +1,15 @@
 """A run's folder appears complete or not at all, and an earlier one is never lost to a failure."""
 
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rankfold.bench.archive import NAME as ARCHIVE_NAME
+from rankfold.bench.archive import read_archive
 from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import RunRecord
-from rankfold.bench.request import RunRequest
+from rankfold.bench.request import RunRequest, without_places
 from rankfold.errors import OutputExistsError
 from rankfold.files import check_writable, put_in_place
 from rankfold.train.load import CONFIG_NAME
@@ -42,13 +44,16 @@ def finished(request: RunRequest) -> RunRecord | None:
     Raises:
         OutputExistsError: If its folder holds something else, which is not overwritten.
     """
-    if not (request.out / RECORD_NAME).is_file():
+    if (request.out / RECORD_NAME).is_file():
+        record = RunRecord.read(request.out)
+    else:
         check_output(request.out, overwrite=False)
-        return None
-    record = RunRecord.read(request.out)
-    if _without_out(record.command) != _without_out(request.command()):
+        record = read_archive(request.out.parent / ARCHIVE_NAME).get(request.out.name)
+        if record is None:
+            return None
+    if without_places(record.command) != without_places(request.command()):
         raise OutputExistsError(
-            f"'{request.out}' holds another run ({' '.join(_without_out(record.command))}); "
+            f"'{request.out}' holds another run ({' '.join(without_places(record.command))}); "
             "choose another folder, or add --overwrite to replace it."
         )
     return record if record.status == "done" else None
@@ -58,13 +63,6 @@ def clear_failure(folder: Path) -> None:
     """Take away the record of a failed run, so that the run can be tried again."""
     if (folder / RECORD_NAME).is_file() and RunRecord.read(folder).status == "failed":
         shutil.rmtree(folder)
-
-
-def _without_out(command: Sequence[str]) -> list[str]:
-    """Return a command without the folder it writes and the leave to replace it: the same run anywhere."""
-    words = [word for word in command if word != "--overwrite"]
-    place = words.index("--out") if "--out" in words else len(words)
-    return words[:place] + words[place + 2 :]
 
 
 @contextmanager

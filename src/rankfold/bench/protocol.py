@@ -101,12 +101,12 @@ def _searches(suite: Suite) -> dict[Key, _Tuned]:
     if suite.tuning is None:
         return {}
     found: dict[Key, _Tuned] = {}
-    for method, label, first in zip(suite.methods, suite.labels(), suite.tuned_as(), strict=True):
-        space = suite.tuning.space if method.space is None else method.space
-        if space and label == first:
-            trials = suite.tuning.trials_of(space)
-            for place in suite.places():
-                found[place, label] = _Tuned(method, space, suite.tuning.search(space), trials)
+    for place in suite.places():
+        for row in suite.rows(place):
+            space = suite.tuning.space if row.method.space is None else row.method.space
+            if space and row.label == row.tuned_as:
+                trials = suite.tuning.trials_of(space)
+                found[place, row.label] = _Tuned(row.method, space, suite.tuning.search(space), trials)
     numbers = {label: each.trials for (_, label), each in found.items()}
     if len(set(numbers.values())) > 1:
         listed = ", ".join(f"{label} has {count}" for label, count in numbers.items())
@@ -170,7 +170,9 @@ def _trial(suite: Suite, place: Place, method: SuiteMethod, values: Values, out:
 
 def _with_choice(suite: Suite, chosen: Mapping[Key, Chosen], outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes with what tuning chose in their records, in the order of `Suite.requests`."""
-    keys = [(place, first) for _ in suite.seeds for place in suite.places() for first in suite.tuned_as()]
+    keys = [
+        (place, row.tuned_as) for _ in suite.seeds for place in suite.places() for row in suite.rows(place)
+    ]
     return [
         _marked(outcome, chosen[key].part) if key in chosen else outcome
         for key, outcome in zip(keys, outcomes, strict=True)

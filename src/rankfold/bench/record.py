@@ -261,18 +261,31 @@ class RunRecord:
         """
         file = path / NAME if path.is_dir() else path
         try:
-            return _adapter().validate_json(file.read_bytes())
+            content = file.read_bytes()
         except FileNotFoundError as error:
             raise DataError(f"there is no '{file}'; name a folder that `rankfold train` wrote.") from error
         except OSError as error:
             raise DataError(f"cannot read '{file}' ({error.strerror}); check its permissions.") from error
-        except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
-            )
-            raise DataError(
-                f"'{file}' is no run record of format {FORMAT} ({faults}); run it again."
-            ) from error
+        return parse_record(content, f"'{file}'")
+
+
+def parse_record(content: bytes, place: str) -> RunRecord:
+    """Return the record that JSON holds.
+
+    Args:
+        content: The JSON.
+        place: Where it is from, as an error should name it.
+
+    Raises:
+        DataError: If it is damaged, or of another format; all faults are named at once.
+    """
+    try:
+        return _adapter().validate_json(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise DataError(f"{place} is no run record of format {FORMAT} ({faults}); run it again.") from error
 
 
 @cache

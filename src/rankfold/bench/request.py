@@ -1,7 +1,7 @@
 """What a run is asked to do, as one value."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -29,6 +29,10 @@ _POSITIVE = (
     "train_rows",
     "eval_rows",
 )
+
+# What a command says of a place and of speed, and not of what is learned.
+_ELSEWHERE = ("--out", "--data-root", "--threads", "--device", "--checkpoint-every")
+_SWITCHES = ("--overwrite", "--resume")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +185,20 @@ class RunRequest:
             elif value is not None and value is not False and value != each.default:
                 words += [flag, _number_text(value) if isinstance(value, float) else str(value)]
         return tuple(words)
+
+
+def without_places(command: Sequence[str], *also: str) -> tuple[str, ...]:
+    """Return the words of a command that say what is learned, which are the same wherever it runs.
+
+    Args:
+        command: As `RunRequest.command` gives it.
+        also: Further options to leave out with their values, such as "--seed".
+    """
+    words = [word for word in command if word not in _SWITCHES]
+    options = {place for place, word in enumerate(words) if word in (*_ELSEWHERE, *also)}
+    return tuple(
+        word for place, word in enumerate(words) if place not in options and place - 1 not in options
+    )
 
 
 def _number_text(value: float) -> str:

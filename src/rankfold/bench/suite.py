@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, cast, final, get_type_hints
@@ -50,6 +50,7 @@ class SuiteMethod:
         entry: Which entry of the suite it came of. The methods of one entry differ in what the entry sweeps
             over, and are tuned once, as the first of them.
         space: What is tuned, where it is not what the suite says; nothing if it is empty.
+        tasks: The tasks of the suite on which it is run; on all if empty.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SuiteMethod:
     settings: Settings = field(default_factory=dict[str, Any])
     entry: int | None = None
     space: Space | None = None
+    tasks: tuple[str, ...] = ()
 
     def with_values(self, values: Settings) -> "SuiteMethod":
         """Return the method with other values: a key of `METHOD_KEYS` is a setting, any other an option.
@@ -70,7 +72,7 @@ class SuiteMethod:
                 options[key] = value
             else:
                 settings[whole] = {**(settings.get(whole) or {}), part: value} if dot else value
-        return SuiteMethod(self.name, options, settings, self.entry, self.space)
+        return replace(self, options=options, settings=settings)
 
     def told(self) -> dict[str, object]:
         """Return options and settings side by side, as a label or a claim names them."""
@@ -93,6 +95,22 @@ class Place:
 
     model: str = ""
     task: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method of a suite by its name there.
+
+    Args:
+        method: The method.
+        label: What tells it from the others.
+        tuned_as: The label of the method in whose place it is tuned: the first of its entry.
+    """
+
+    method: SuiteMethod
+    label: str
+    tuned_as: str
 
 
 @final
@@ -130,25 +148,21 @@ class Suite:
         """Return every model with every task."""
         return [Place(*names) for names in product(self.models or ("",), self.tasks or ("",))]
 
-    def tuned_as(self) -> list[str]:
-        """Return for each method the label of the one in whose place it is tuned: the first of its entry."""
+    def rows(self, place: Place) -> list[Row]:
+        """Return the methods that are run in a place."""
         labels = self.labels()
         first: dict[int | None, str] = {}
         for method, label in zip(self.methods, labels, strict=True):
             first.setdefault(method.entry, label)
         return [
-            label if method.entry is None else first[method.entry]
+            Row(method, label, label if method.entry is None else first[method.entry])
             for method, label in zip(self.methods, labels, strict=True)
+            if not method.tasks or place.task in method.tasks
         ]
 
     def run_name(self, place: Place, label: str, end: str) -> str:
         """Return the name of a run's folder; `end` tells the runs of one method apart."""
-        parts = (
-            Path(place.model).name if len(self.models) > 1 else "",
-            place.task if len(self.tasks) > 1 else "",
-            label,
-            end,
-        )
+        parts = (Path(place.model).name, place.task, label, end)
         return "-".join(_folder_name(part) for part in parts if part)
 
     def requests(
@@ -164,17 +178,16 @@ class Suite:
             SpecError: If a setting is unknown or impossible, a method is there twice, or there is none.
         """
         self._check()
-        rows = list(zip(self.methods, self.labels(), self.tuned_as(), strict=True))
         return [
             self.request(
                 place,
-                method.with_values((tuned or {}).get((place, first), {})),
+                row.method.with_values((tuned or {}).get((place, row.tuned_as), {})),
                 seed,
-                out / self.run_name(place, label, f"seed{seed}"),
+                out / self.run_name(place, row.label, f"seed{seed}"),
             )
             for seed in self.seeds
             for place in self.places()
-            for method, label, first in rows
+            for row in self.rows(place)
         ]
 
     def request(
@@ -211,6 +224,10 @@ class Suite:
                 raise SpecError(
                     f"the {kind} '{twice}' is in the suite '{self.name}' twice; keep one of them."
                 )
+        for method in self.methods:
+            for task in method.tasks:
+                if task not in self.tasks:
+                    raise unknown_name(f"task of the method '{method.name}'", task, self.tasks)
 
     def _fault(self, key: str, value: object) -> str | None:
         """Return what is wrong with one setting."""

@@ -37,6 +37,7 @@ class _MethodEntry(BaseModel):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     sweep: dict[str, list[JsonValue]] = Field(default_factory=dict)
     tune: dict[str, Any] | Literal[False] | None = None
+    tasks: list[str] = []
 
 
 class _TuningEntry(_Strict):
@@ -63,6 +64,7 @@ class _Profile(_Strict):
 
     seeds: list[int] | None = None
     base: dict[str, JsonValue] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     tasks: dict[str, dict[str, JsonValue]] | None = None
     models: list[str] | None = None
     tuning: _TuningEntry | Literal[False] | None = None
@@ -77,6 +79,8 @@ class _File(_Strict):
     description: str = ""
     seeds: list[int] = Field(default=[0])
     base: dict[str, JsonValue] = Field(default_factory=dict)
+    # Of every method that does not say otherwise.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     tasks: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     models: list[str] = Field(default_factory=list)
     tuning: _TuningEntry | None = None
@@ -111,7 +115,9 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
     except ValidationError as error:
         raise SpecError(f"the suite '{name}' is not valid ({_faults(error)}); correct it.") from error
     read = _of_profile(read, profile)
-    methods = tuple(method for place, entry in enumerate(read.methods) for method in _swept(entry, place))
+    methods = tuple(
+        method for place, entry in enumerate(read.methods) for method in _swept(entry, place, read.options)
+    )
     suite = Suite(
         read.name,
         read.base,
@@ -168,19 +174,20 @@ def _of_profile(read: _File, profile: str | None) -> _File:
     chosen = read.profiles[profile or next(iter(read.profiles))]
     said = {name: getattr(chosen, name) for name in chosen.model_fields_set}
     said["base"] = {**read.base, **chosen.base}
+    said["options"] = {**read.options, **chosen.options}
     if said.get("tuning") is False:
         said["tuning"] = None
     return read.model_copy(update=said)
 
 
-def _swept(entry: _MethodEntry, place: int) -> Iterator[SuiteMethod]:
+def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> Iterator[SuiteMethod]:
     """Yield the methods of one entry: one, or all combinations of what it sweeps over."""
     space: Space | None = {} if entry.tune is False else entry.tune
     settings = entry.model_extra or {}
     for key in settings:
         if key not in METHOD_KEYS:
             raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
-    method = SuiteMethod(entry.name, entry.options, settings, place, space)
+    method = SuiteMethod(entry.name, {**shared, **entry.options}, settings, place, space, tuple(entry.tasks))
     for key, values in entry.sweep.items():
         if not values:
             raise SpecError(f"the sweep of '{key}' of method '{entry.name}' is empty; give it values.")
@@ -237,6 +244,8 @@ def _label(suite: Suite, claim: str, words: str) -> str:
     Raises:
         SpecError: If they name none, or several.
     """
+    if words in suite.labels():
+        return words
     name, *settings = words.split()
     wanted = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
     found: list[str] = [

@@ -47,12 +47,12 @@ def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[Judgement]:
     studies: dict[tuple[str, str], Rows] = {}
     for place in suite.places():
         rows = {
-            label: [
+            row.label: [
                 by_name[name]
                 for seed in suite.seeds
-                if (name := suite.run_name(place, label, f"seed{seed}")) in by_name
+                if (name := suite.run_name(place, row.label, f"seed{seed}")) in by_name
             ]
-            for label in suite.labels()
+            for row in suite.rows(place)
         }
         model = place.model or str(suite.base.get("model", ""))
         task = place.task or str(suite.base.get("task") or suite.base.get("data") or "")

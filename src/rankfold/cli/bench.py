@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rankfold.cli.console import note, print_json, print_table
+from rankfold.cli.compare import DEFAULT_OUT
+from rankfold.cli.console import note, print_json, print_table, progress_screen
 from rankfold.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -52,6 +53,75 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
     worse = sum(change.is_regression for change in found.changes)
     note(f"{worse} of {len(found.changes)} have become worse.")
     context.exit(1 if worse else 0)
+
+
+@command.command()
+@click.argument("folder", type=_folder)
+@click.option("--out", type=_folder, help="Where to write it.  [default: FOLDER]")
+def archive(folder: Path, out: Path | None) -> None:
+    """Write the records of all runs in FOLDER into one small file, and the suite beside it.
+
+    The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
+    """
+    from rankfold.bench.archive import write_archive
+    from rankfold.bench.find import find_records
+    from rankfold.bench.suite_records import keep_suite, kept_suite
+
+    records = find_records(folder)
+    target = out or folder
+    file = write_archive(records, target)
+    if (suite := kept_suite(folder)) is not None:
+        keep_suite(suite, target)
+    note(f"{len(records)} records in '{file}', {file.stat().st_size:,} bytes.")
+
+
+@command.command()
+@click.option("--suite", required=True, metavar="NAME|FILE", help="A packaged suite, or a TOML file.")
+@click.option("--profile", help="A profile of the suite; its first if left out.")
+@click.option("--out", type=_folder, help="Folder of the suite's runs.  [default: runs/<suite>]")
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns of each row.")
+@click.option("--data-root", envvar="RANKFOLD_DATA", help="Folder with a folder a task.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@json_option
+def speed(
+    *,
+    suite: str,
+    profile: str | None,
+    out: Path | None,
+    rounds: int,
+    data_root: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure a training step of every row of a suite beside its reference's, in turns.
+
+    The times of separate runs say as much of the machine as of the method; these ratios do not. They are
+    written to speed.json beside the runs, and the report shows them. Rows that are there are kept.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from rankfold.bench.speed import measure_speed
+    from rankfold.bench.suite_file import read_suite
+
+    read = read_suite(suite, profile)
+    read = replace(read, base={**read.base, **({"data_root": data_root} if data_root else {})})
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with progress_screen() as new_bar:
+        found = measure_speed(read, out or DEFAULT_OUT / read.name, rounds=rounds, progress=new_bar())
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    print_table(
+        ["row", "task", "step vs. reference", "reference"],
+        [
+            [each.label, each.task, f"×{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]", each.reference]
+            for each in found
+        ],
+        left=(0, 1, 3),
+    )
 
 
 def _cells(change: "Change") -> list[str]:

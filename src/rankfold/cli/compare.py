@@ -99,7 +99,7 @@ def command(
     *,
     suite: str | None,
     profile: str | None,
-    jobs: int,
+    jobs: int | None,
     executor: str,
     methods: tuple[str, ...],
     seeds: tuple[int, ...] | None,
@@ -126,7 +126,7 @@ def command(
     _report(outcomes, folder, as_json=as_json)
 
 
-def _executor(name: str, jobs: int) -> "Executor":
+def _executor(name: str, jobs: int | None) -> "Executor":
     """Return where the runs are done."""
     from rankfold.bench.executors.processes import Processes
 
@@ -134,7 +134,7 @@ def _executor(name: str, jobs: int) -> "Executor":
         from rankfold.bench.executors.cluster import Cluster
 
         return Cluster(jobs)
-    return Processes(jobs)
+    return Processes(jobs or 1)
 
 
 def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":

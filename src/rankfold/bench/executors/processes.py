@@ -1,9 +1,7 @@
 """Runs in processes of their own: several at once, and a run that crashes takes nothing with it."""
 
-import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +12,7 @@ from typing import Any, final
 import torch
 
 from rankfold.bench.executors.executor import Ended, Run
+from rankfold.bench.executors.portable import portable
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
@@ -135,7 +134,7 @@ def _work(run_one: Run, request: RunRequest, threads: int, news: Connection) -> 
     try:
         record = run_one(request, progress=_Teller(news))
     except Exception as reason:  # told to the other process, which makes a row of it
-        error = _portable(reason)
+        error = portable(reason)
     except KeyboardInterrupt:
         return
     news.send(("ended", record, error))
@@ -151,11 +150,3 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the error, or its words where it cannot be sent."""
-    with contextlib.suppress(Exception):
-        if str(pickle.loads(pickle.dumps(error))) == str(error):  # noqa: S301 (our own object)
-            return error
-    return TrainingError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,197 @@
+"""How long a training step takes beside the reference's, measured in turns.
+
+The times of runs that were made one after another say as much of what else the machine did as of the method.
+Here method and reference take turns on the same batch, in an order drawn anew each round, so whatever happens
+happens to both; only the ratio means anything.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from rankfold.bench.prepare import Prepared, prepare
+from rankfold.bench.request import RunRequest
+from rankfold.bench.suite import Suite
+from rankfold.errors import DataError, SpecError
+from rankfold.files import write_whole
+from rankfold.train.auxiliary import auxiliary_loss
+from rankfold.train.encode import make_collator
+from rankfold.train.hardware import autocast, cpu_name, gpu_name
+from rankfold.train.models import Kind
+from rankfold.train.progress import Progress, Silent
+
+NAME = "speed.json"
+_WARM_UP = 3
+_RESAMPLES = 2000
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """A row of a suite beside its reference.
+
+    Args:
+        model: The base model.
+        task: The task whose rows are the batch; "" for that of the suite's base.
+        label: The row.
+        reference: The row it is held against, the first of the suite.
+        ratio: Its time of a step by the reference's: the median over the rounds.
+        low: Lower end of the 95 % interval of the median, by the bootstrap over rounds.
+        high: Upper end.
+        rounds: How often each took its turn.
+        hardware: What it was measured on.
+    """
+
+    model: str
+    task: str
+    label: str
+    reference: str
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    hardware: str
+
+
+def measure_speed(
+    suite: Suite, folder: Path, *, rounds: int = 20, progress: Progress | None = None
+) -> list[StepTime]:
+    """Measure every row of a suite, and write what was measured after each; what is there is kept.
+
+    Args:
+        suite: Its first method is the reference.
+        folder: Gets `speed.json`.
+        rounds: How often method and reference take turns.
+        progress: Is told about every row.
+
+    Raises:
+        SpecError: If there is nothing to measure.
+        DataError: If an earlier file cannot be read.
+    """
+    if rounds < 1:
+        raise SpecError(f"rounds is {rounds}; give a number above 0.")
+    found = read_speed(folder)
+    done = {(each.model, each.task, each.label) for each in found}
+    pairs = [
+        (place, first, row)
+        for place in suite.places()
+        for first, *others in [suite.rows(place)]
+        for row in others
+        if (place.model or str(suite.base.get("model")), place.task, row.label) not in done
+    ]
+    listener = progress or Silent()
+    listener.start(len(pairs), "rows")
+    for number, (place, first, row) in enumerate(pairs):
+        listener.advance(number, now=row.label)
+        ours, theirs = (
+            suite.request(place, each.method, suite.seeds[0], folder / "unused") for each in (row, first)
+        )
+        ratios, hardware = _take_turns(ours, theirs, rounds)
+        low, high = _interval(ratios)
+        found.append(
+            StepTime(
+                ours.model,
+                place.task,
+                row.label,
+                first.label,
+                median(ratios),
+                low,
+                high,
+                rounds,
+                hardware,
+            )
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / NAME, _adapter().dump_json(found, indent=1) + b"\n")
+    listener.finish()
+    return found
+
+
+def read_speed(folder: Path) -> list[StepTime]:
+    """Return what was measured for the suite of a folder; nothing if nothing was.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    file = folder / NAME
+    try:
+        return _adapter().validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"cannot read '{file}'; delete it, and measure again with `rankfold bench speed`."
+        ) from error
+
+
+def _take_turns(ours: RunRequest, theirs: RunRequest, rounds: int) -> tuple[list[float], str]:
+    """Return the ratio of the times of a step in each round, and what they were measured on."""
+    prepared = prepare(ours), prepare(theirs)
+    steps = [_step_of(each) for each in prepared]
+    device = prepared[0].device
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    for step in steps * _WARM_UP:
+        step()
+    ratios: list[float] = []
+    for _ in range(rounds):
+        seconds = [0.0, 0.0]
+        for which in random.sample((0, 1), 2):
+            _wait(device)
+            began = clock()
+            steps[which]()
+            _wait(device)
+            seconds[which] = clock() - began
+        ratios.append(seconds[0] / seconds[1])
+    threads = torch.get_num_threads()
+    return ratios, gpu_name(device) or f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _step_of(prepared: Prepared) -> Callable[[], None]:
+    """Return a function that does one update, as a plain loop would do it."""
+    model = prepared.model.to(prepared.device).train()
+    collate = make_collator(
+        prepared.evaluator.tokenizer, tokens_have_labels=prepared.data.kind is Kind.INSTRUCTION
+    )
+    rows: list[Any] = [dict(row) for row in prepared.rows[: prepared.schedule.batch_size]]
+    batch = {name: value.to(prepared.device) for name, value in collate(rows).items()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: Any = prepared.groups or trained
+    optimizer = torch.optim.AdamW(groups, lr=prepared.schedule.learning_rate)
+    if prepared.reducer is not None:
+        prepared.reducer.attach(model)
+
+    def step() -> None:
+        if prepared.reducer is not None:
+            prepared.reducer.before_step()
+        with autocast(prepared.device, prepared.schedule.precision):
+            loss = model(**batch).loss
+        (loss + auxiliary_loss(model, batch.get("attention_mask"))).backward()
+        cast(Any, optimizer).step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _interval(ratios: Sequence[float]) -> tuple[float, float]:
+    drawn = np.random.default_rng(0).choice(np.asarray(ratios), (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+@cache
+def _adapter() -> TypeAdapter[list[StepTime]]:
+    return TypeAdapter(list[StepTime])

@@ -1,0 +1,101 @@
+"""What records say to a claim: only what they can say, for all comparisons together."""
+
+from dataclasses import replace
+
+import pytest
+
+from rankfold.bench.claims import Claim, judge
+from tests.support.records import make_record
+
+SEEDS = (0, 1, 2)
+
+
+def rows(**qualities):
+    """Return three runs for each label, right with the probability that is given."""
+    return {
+        label: [make_record(label, seed=seed, quality=quality, examples=900) for seed in SEEDS]
+        for label, quality in qualities.items()
+    }
+
+
+def answer(claim, **qualities):
+    (judgement,) = judge([claim], {("minilm", "bbc_news"): rows(**qualities)})
+    return judgement.answer
+
+
+def claim(expect, *comparison, margin=0.0):
+    return Claim("X", "a paper", "It is so.", expect, (comparison,), margin)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [(0.9, 0.7, "supported"), (0.7, 0.9, "contradicted"), (0.8, 0.8, "not separated")],
+)
+def test_greater_is_answered_by_the_paired_difference(first, second, expected):
+    assert answer(claim("greater", "a", "b"), a=first, b=second) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "margin", "expected"),
+    [
+        (0.8, 0.1, "supported"),
+        (0.75, 0.1, "supported"),
+        (0.6, 0.1, "contradicted"),
+        (0.795, 0.001, "not separated"),
+    ],
+)
+def test_within_asks_for_no_more_loss_than_the_margin(first, margin, expected):
+    assert answer(claim("within", "a", "b", margin=margin), a=first, b=0.8) == expected
+
+
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [
+        ((0.6, 0.7, 0.8, 0.9), "supported"),
+        ((0.9, 0.8, 0.7, 0.6), "contradicted"),
+        ((0.8, 0.8, 0.8, 0.8), "not separated"),
+    ],
+)
+def test_rising_is_answered_by_a_line_through_the_rows(qualities, expected):
+    names = dict(zip("abcd", qualities, strict=True))
+    assert answer(claim("rising", *names), **names) == expected
+
+
+def test_line_gains_from_the_first_row_to_the_last_what_it_should():
+    found = rows(a=1.0, b=1.0, c=1.0)
+    flat = replace(found["a"][0], predictions=found["a"][0].predictions)
+    (judgement,) = judge([claim("rising", "a", "b", "c")], {("minilm", "bbc_news"): {**found, "a": [flat]}})
+    assert judgement.findings[0].difference.interval.value == pytest.approx(0.0)
+    (judgement,) = judge([claim("rising", "a", "b", "c")], {("m", "t"): rows(a=0.5, b=0.7, c=0.9)})
+    means = judgement.findings[0].means
+    assert judgement.findings[0].difference.interval.value == pytest.approx(means[2] - means[0])
+
+
+def test_claim_of_several_comparisons_needs_all_and_falls_with_one():
+    both = Claim("X", "a paper", "It is so.", "greater", (("a", "b"), ("c", "b")))
+    assert answer(both, a=0.9, b=0.7, c=0.9) == "supported"
+    assert answer(both, a=0.9, b=0.7, c=0.7) == "not separated"
+    assert answer(both, a=0.9, b=0.7, c=0.5) == "contradicted"
+
+
+def test_rows_that_only_guess_support_nothing():
+    alike = claim("within", "a", "b", margin=0.1)
+    assert answer(alike, a=0.22, b=0.22) == "not separated"
+    assert answer(alike, a=0.6, b=0.6) == "supported"
+
+
+def test_claim_without_runs_is_not_run():
+    missing = {("minilm", "bbc_news"): {**rows(a=0.9), "b": []}}
+    (judgement,) = judge([claim("greater", "a", "b")], missing)
+    assert (judgement.answer, judgement.findings[0].means) == ("not run", ())
+
+
+def test_many_comparisons_make_each_harder_to_believe():
+    one = claim("greater", "a", "b")
+    close = {"a": 0.82, "b": 0.785}
+    many = {("minilm", f"task{number}"): rows(a=0.8, b=0.8) for number in range(40)}
+    many["minilm", "bbc_news"] = rows(**close)
+    alone = judge([one], {("minilm", "bbc_news"): rows(**close)})[0].findings[0]
+    among = next(each for each in judge([one], many)[0].findings if each.task == "bbc_news")
+    assert alone.difference == among.difference
+    assert (alone.answer, among.answer) == ("supported", "not separated")

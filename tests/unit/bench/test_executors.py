@@ -1,0 +1,155 @@
+"""Wherever runs are done, the same comes of them, and one that crashes takes nothing with it."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from rankfold.bench.executors.executor import Inline
+from rankfold.bench.executors.processes import Processes
+from rankfold.bench.record import RunRecord
+from rankfold.bench.remaining import seconds_left
+from rankfold.bench.request import RunRequest
+from rankfold.bench.runner import run_all
+from rankfold.errors import SpecError, TrainingError
+from tests.support.records import make_record
+from tests.support.workers import work
+
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray", reason="the package ray is not installed")
+    from rankfold.bench.executors.cluster import Cluster
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield Cluster(run_one=work)
+    ray.shutdown()
+
+
+@pytest.fixture(params=["inline", "processes", "cluster"])
+def executor(request):
+    if request.param == "cluster":
+        return request.getfixturevalue("cluster")
+    return Inline(work) if request.param == "inline" else Processes(2, work)
+
+
+def requests(folder, *methods):
+    return [
+        RunRequest(model="minilm", method=method, steps=2, seed=seed, out=folder / f"run{seed}")
+        for seed, method in enumerate(methods)
+    ]
+
+
+def test_outcomes_are_the_same_everywhere(executor, tmp_path):
+    asked = requests(tmp_path, "lora", "peft:refused", "peft:odd")
+    done, refused, odd = run_all(asked, executor=executor)
+    assert done.record.method.name == "lora"
+    assert RunRecord.read(done.request.out) == done.record
+    assert isinstance(refused.error, SpecError)
+    assert str(refused.error) == "r is 0; give a number above 0."
+    assert "1 and 2" in str(odd.error)
+
+
+@pytest.mark.parametrize("place", ["processes", "cluster"])
+def test_run_whose_process_dies_is_a_failure_and_the_others_go_on(request, tmp_path, place):
+    executor = request.getfixturevalue("cluster") if place == "cluster" else Processes(2, work)
+    killed, other = run_all(requests(tmp_path, "peft:killed", "lora"), executor=executor)
+    assert isinstance(killed.error, TrainingError)
+    assert "killed" in str(killed.error) or "lost" in str(killed.error)
+    assert other.error is None
+
+
+def test_cluster_takes_as_many_runs_at_once_as_it_has_processors(cluster):
+    assert cluster.jobs == 2
+
+
+def test_processes_end_when_the_caller_stops(tmp_path):
+    class StopError(Exception):
+        pass
+
+    def new_progress():
+        return Stopping()
+
+    class Stopping:
+        def start(self, total, description):
+            pass
+
+        def advance(self, done, **fields):
+            raise StopError
+
+        def finish(self):
+            pass
+
+    asked = requests(tmp_path, "peft:endless", "peft:endless")
+    with pytest.raises(StopError):
+        list(Processes(2, work).each(asked, new_progress))
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path):
+    def begin():
+        list(Processes(1, work).each(requests(tmp_path, "peft:endless"), lambda: Quiet()))
+
+    parent = multiprocessing.get_context("fork").Process(target=begin)
+    parent.start()
+    file = tmp_path / "run0.pid"
+    child = int(until(lambda: file.is_file() and file.read_text()))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    assert until(lambda: not alive(child))
+
+
+class Quiet:
+    """Hears nothing."""
+
+    def start(self, total, description):
+        """Do nothing."""
+
+    def advance(self, done, **fields):
+        """Do nothing."""
+
+    def finish(self):
+        """Do nothing."""
+
+
+def until(found):
+    """Wait for something that will be; that it never is, is a failure of the test."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (value := found()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return value
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{process}/stat") as file:
+        return file.read().split()[2] != "Z"
+
+
+def test_progress_of_a_run_in_another_process_is_heard(tmp_path):
+    heard = []
+
+    class Listener(Quiet):
+        def advance(self, done, **fields):
+            heard.append((done, fields))
+
+    list(Processes(1, work).each(requests(tmp_path, "lora"), Listener))
+    assert heard == [(1, {"loss": 0.5})]
+
+
+def test_time_left_is_that_of_like_runs_shared_by_those_at_once(tmp_path):
+    asked = requests(tmp_path, "lora", "tlora", "lora", "tlora")
+    record = make_record()
+    done = [(asked[0], record)]
+    assert seconds_left(asked[1:], [], 1) is None
+    assert seconds_left(asked[1:], done, 1) == pytest.approx(3 * record.seconds.total)
+    assert seconds_left(asked[1:], done, 2) == pytest.approx(1.5 * record.seconds.total)
+    assert seconds_left(asked[3:], done, 2) == pytest.approx(record.seconds.total)

@@ -1,0 +1,45 @@
+"""Steps are measured in turns, for every row but the reference, and what is measured is kept."""
+
+from dataclasses import replace
+
+import pytest
+
+from rankfold.bench.speed import NAME, measure_speed, read_speed
+from rankfold.bench.suite import Suite, SuiteMethod
+from rankfold.errors import DataError, SpecError
+
+
+@pytest.fixture
+def suite(tiny_bert, reviews):
+    base = {"model": str(tiny_bert), "data": str(reviews), "batch_size": 4, "max_length": 16}
+    methods = (
+        SuiteMethod("peft:lora", {"r": 2}),
+        SuiteMethod("tlora", {"r": 2}),
+        SuiteMethod("effilora", {"r": 2, "heads": 2}, {"reducer": {"active_fraction": 0.5}}),
+    )
+    return Suite("some", base, methods)
+
+
+def test_every_row_but_the_reference_has_a_ratio_within_its_interval(suite, tmp_path):
+    found = measure_speed(suite, tmp_path, rounds=3)
+    assert [(each.label, each.reference) for each in found] == [
+        ("tlora", "peft:lora"),
+        ("effilora", "peft:lora"),
+    ]
+    assert all(0 < each.low <= each.ratio <= each.high for each in found)
+    assert read_speed(tmp_path) == found
+
+
+def test_what_is_measured_is_kept(suite, tmp_path):
+    first = measure_speed(replace(suite, methods=suite.methods[:2]), tmp_path, rounds=1)
+    both = measure_speed(suite, tmp_path, rounds=1)
+    assert both[:1] == first
+    assert len(both) == 2
+
+
+def test_damaged_file_and_no_rounds_are_refused(suite, tmp_path):
+    with pytest.raises(SpecError, match="rounds is 0"):
+        measure_speed(suite, tmp_path, rounds=0)
+    (tmp_path / NAME).write_text("[")
+    with pytest.raises(DataError, match="measure again"):
+        measure_speed(suite, tmp_path)

@@ -1,0 +1,118 @@
+"""A suite file: profiles, sweeps and claims are written out as they are read, and what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from rankfold.bench.protocol import check_suite
+from rankfold.bench.suite_file import packaged_suites, read_suite
+from rankfold.errors import SpecError
+
+HEAD = 'name = "some"\n[base]\nmodel = "minilm"\n'
+SWEPT = '[[methods]]\nname = "lora"\nsweep = { r = [4, 8] }\n'
+CLAIM = '[[claims]]\nid = "X1"\nsource = "a paper"\ntext = "It is so."\n'
+
+
+def written(folder, text):
+    path = folder / "suite.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", packaged_suites())
+@pytest.mark.parametrize("profile", [None, "paper"])
+def test_every_profile_of_a_packaged_suite_can_be_run(name, profile):
+    if profile and name == "quick":
+        pytest.skip("the suite quick has no profiles")
+    check_suite(read_suite(name, profile), Path("out"))
+
+
+def test_sweep_is_one_method_for_each_combination_of_options_and_settings(tmp_path):
+    text = '[[methods]]\nname = "tlora_plus"\nsweep = { r = [4, 8], tlora_ratio = [1.0, 4.0] }'
+    methods = read_suite(written(tmp_path, HEAD + text)).methods
+    assert [(each.options, each.settings) for each in methods] == [
+        ({"r": r}, {"tlora_ratio": ratio}) for r in (4, 8) for ratio in (1.0, 4.0)
+    ]
+
+
+def test_sweep_reaches_inside_a_setting(tmp_path):
+    text = '[[methods]]\nname = "lora"\nsweep = { "reducer.active_fraction" = [0.5, 0.25] }'
+    methods = read_suite(written(tmp_path, HEAD + text)).methods
+    assert [each.settings["reducer"] for each in methods] == [
+        {"active_fraction": 0.5},
+        {"active_fraction": 0.25},
+    ]
+
+
+def test_profile_says_what_differs_and_keeps_the_rest(tmp_path):
+    text = f"""{HEAD}batch_size = 8
+{SWEPT}
+[profiles.small]
+base = {{ steps = 3 }}
+[profiles.large]
+base = {{ model = "smollm2" }}
+options = {{ alpha = 4.0 }}
+tasks.mrpc = {{ epochs = 2.0 }}
+"""
+    file = written(tmp_path, text)
+    first, large = read_suite(file), read_suite(file, "large")
+    assert first.base == {"model": "minilm", "batch_size": 8, "steps": 3}
+    assert large.base == {"model": "smollm2", "batch_size": 8}
+    assert [each.options for each in large.methods] == [{"alpha": 4.0, "r": 4}, {"alpha": 4.0, "r": 8}]
+    assert [request.task for request in large.requests(Path("out"))] == ["mrpc", "mrpc"]
+    with pytest.raises(SpecError, match="Did you mean 'small'"):
+        read_suite(file, "smal")
+
+
+def test_profile_of_a_suite_without_profiles_is_refused():
+    with pytest.raises(SpecError, match="has no profiles"):
+        read_suite("quick", "cpu")
+
+
+def test_method_runs_on_its_tasks_only(tmp_path):
+    text = f'{HEAD}[tasks]\nmrpc = {{}}\nsst2 = {{}}\n{SWEPT}[[methods]]\nname = "tlora"\ntasks = ["sst2"]'
+    names = {request.out.name for request in read_suite(written(tmp_path, text)).requests(Path("out"))}
+    assert names == {
+        "mrpc-lora_r=4-seed0",
+        "mrpc-lora_r=8-seed0",
+        "sst2-lora_r=4-seed0",
+        "sst2-lora_r=8-seed0",
+        "sst2-tlora-seed0",
+    }
+
+
+def test_names_of_runs_stay_when_a_suite_grows_by_a_task(tmp_path):
+    small = read_suite(written(tmp_path, f"{HEAD}[tasks]\nmrpc = {{}}\n{SWEPT}"))
+    large = read_suite(written(tmp_path, f"{HEAD}[tasks]\nmrpc = {{}}\nsst2 = {{}}\n{SWEPT}"))
+    before, after = ({each.out for each in suite.requests(Path("out"))} for suite in (small, large))
+    assert before < after
+
+
+def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
+    compare = 'compare = [["lora r={r}", "lora r=4"]]\neach = { r = [8] }\n'
+    along = 'compare = [["lora r={r}"]]\neach = { r = [4, 8, 16] }\n'
+    swept = SWEPT.replace("[4, 8]", "[4, 8, 16]")
+    text = f'{HEAD}{swept}{CLAIM}expect = "greater"\n{compare}{CLAIM}expect = "rising"\n{along}'
+    greater, rising = read_suite(written(tmp_path, text)).claims
+    assert greater.comparisons == (("lora r=8", "lora r=4"),)
+    assert rising.comparisons == (("lora r=4", "lora r=8", "lora r=16"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (CLAIM + 'expect = "greater"\ncompare = [["lora r=9", "lora r=4"]]', "names no row .* 'lora r=4'"),
+        (CLAIM + 'expect = "greater"\ncompare = [["lora", "lora r=4"]]', "names several rows"),
+        (CLAIM + 'expect = "greater"\ncompare = [["lora r=4"]]', "has 1 rows; 'greater' takes 2"),
+        (CLAIM + 'expect = "rising"\ncompare = [["lora r=4", "lora r=8"]]', "'rising' takes 3 or more"),
+        (CLAIM + 'expect = "larger"\ncompare = []', "claims.0.expect"),
+        (CLAIM + 'expect = "greater"\ncompare = []\ntasks = ["mnli"]', "unknown task 'mnli' of the claim"),
+        ('[[methods]]\nname = "lora"\nlearning_rat = 1.0', "Did you mean 'learning_rate'"),
+        ('[[methods]]\nname = "lora"\nsteps = 5', "unknown setting 'steps' of the method 'lora'"),
+        ('[[methods]]\nname = "lora"\nsweep = { r = [] }', "sweep of 'r' .* is empty"),
+        ('[[methods]]\nname = "tlora"\ntasks = ["mnli"]', "unknown task 'mnli' of the method"),
+    ],
+)
+def test_suite_that_asks_for_what_is_not_there_is_refused(tmp_path, text, message):
+    with pytest.raises(SpecError, match=message):
+        check_suite(read_suite(written(tmp_path, HEAD + SWEPT + text)), tmp_path)

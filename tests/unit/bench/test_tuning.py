@@ -1,0 +1,150 @@
+"""Every method is tuned with as many trials, on rows that are not those it is measured on."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rankfold.bench.executors.executor import Inline
+from rankfold.bench.protocol import check_suite, run_suite
+from rankfold.bench.record import RunRecord
+from rankfold.bench.suite import Suite, SuiteMethod
+from rankfold.bench.tuning import Tuning
+from rankfold.errors import SpecError, TrainingError
+from tests.support.records import Trainer
+
+RATES = [1e-4, 1e-3, 1e-2]
+BEST = {"lora": 1e-3, "tlora": 1e-2}
+SUITE = Suite(
+    "some",
+    {"model": "minilm", "steps": 50},
+    (SuiteMethod("lora"), SuiteMethod("tlora")),
+    (0, 1),
+    tuning=Tuning({"learning_rate": RATES}, base={"steps": 5}),
+)
+
+
+class Tuned(Trainer):
+    """A stand-in whose accuracy is best at a rate that the method has."""
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        self.requests = []
+
+    def __call__(self, request, *, progress=None):
+        self.requests.append(request)
+        record = super().__call__(request, progress=progress)
+        away = abs(math.log10(request.learning_rate / BEST[request.method]))
+        training = replace(record.training, learning_rate=request.learning_rate)
+        record = replace(record, metrics={"accuracy": 0.9 - 0.1 * away}, training=training)
+        record.write(request.out)
+        return record
+
+
+def run(suite, out, trainer):
+    return run_suite(suite, out, executor=Inline(trainer))
+
+
+def test_runs_have_the_rate_that_was_best_for_their_method(tmp_path):
+    run(SUITE, tmp_path, Tuned())
+    for method, rate in BEST.items():
+        for seed in SUITE.seeds:
+            record = RunRecord.read(tmp_path / f"{method}-seed{seed}")
+            assert record.training.learning_rate == rate
+            assert (record.tuning.trials, record.tuning.trial) == (3, None)
+            assert record.tuning.values == {"learning_rate": rate}
+            assert record.tuning.score == 0.9
+
+
+def test_trials_never_see_the_validation_split_and_runs_do(tmp_path):
+    trainer = Tuned()
+    run(SUITE, tmp_path, trainer)
+    trials, runs = trainer.requests[:6], trainer.requests[6:]
+    assert all(request.hold_out and request.steps == 5 for request in trials)
+    assert not any(request.hold_out or request.steps != 50 for request in runs)
+    assert sorted(request.learning_rate for request in trials if request.method == "lora") == RATES
+
+
+def test_methods_of_one_entry_are_tuned_once_as_the_first(tmp_path):
+    methods = tuple(SuiteMethod("lora", {"r": r}, entry=0) for r in (8, 4))
+    trainer = Tuned()
+    run(replace(SUITE, methods=methods), tmp_path, trainer)
+    assert [request.options for request in trainer.requests[:3]] == [{"r": 8}] * 3
+    assert {request.learning_rate for request in trainer.requests[3:]} == {BEST["lora"]}
+
+
+def test_method_that_says_so_is_not_tuned(tmp_path):
+    trainer = Tuned()
+    fixed = SuiteMethod("lora", settings={"learning_rate": 0.5}, space={})
+    run(replace(SUITE, methods=(fixed, SuiteMethod("tlora"))), tmp_path, trainer)
+    assert [request.learning_rate for request in trainer.requests if request.method == "lora"] == [0.5, 0.5]
+    assert RunRecord.read(tmp_path / "lora-seed0").tuning is None
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_suite_that_was_stopped_while_tuning_ends_as_if_it_had_not_been(tmp_path, sampler):
+    space = {"learning_rate": RATES if sampler == "grid" else {"low": 1e-4, "high": 1e-2, "log": True}}
+    suite = replace(SUITE, tuning=Tuning(space, sampler, None if sampler == "grid" else 5))
+
+    class Stopped(Tuned):
+        def __call__(self, request, *, progress=None):
+            if len(self.asked) == 4:
+                raise KeyboardInterrupt
+            return super().__call__(request, progress=progress)
+
+    whole, rest = Tuned(), Tuned()
+    run(suite, tmp_path / "whole", whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(suite, tmp_path / "parts", Stopped())
+    run(suite, tmp_path / "parts", rest)
+    assert len(rest.asked) == len(whole.asked) - 4
+    assert {each.name: rates(each) for each in (tmp_path / "parts").glob("*-*")} == {
+        each.name: rates(each) for each in (tmp_path / "whole").glob("*-*")
+    }
+
+
+def rates(folder):
+    record = RunRecord.read(folder)
+    return record.training.learning_rate, record.tuning
+
+
+def test_ranges_are_searched_with_as_many_trials_as_asked(tmp_path):
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    trainer = Tuned()
+    run(replace(SUITE, seeds=(0,), tuning=Tuning(space, "tpe", 6)), tmp_path, trainer)
+    tried = [request.learning_rate for request in trainer.requests if request.hold_out]
+    assert len(tried) == 12
+    assert all(1e-4 <= rate <= 1e-2 for rate in tried)
+
+
+def test_trial_that_failed_is_not_chosen_and_counts(tmp_path):
+    run(SUITE, tmp_path, Tuned(["lora-trial2"], leaves_record=True))
+    record = RunRecord.read(tmp_path / "lora-seed0")
+    assert record.training.learning_rate in (1e-4, 1e-2)
+    assert record.tuning.trials == 3
+    failed = RunRecord.read(tmp_path / "lora-trial2")
+    assert (failed.status, failed.tuning.trial) == ("failed", 2)
+
+
+def test_suite_whose_trials_all_fail_says_why(tmp_path):
+    failing = [f"{method}-trial{number}" for method in BEST for number in (1, 2, 3)]
+    with pytest.raises(TrainingError, match="loss is not a number"):
+        run(SUITE, tmp_path, Tuned(failing))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": (SuiteMethod("lora"), SuiteMethod("tlora", space={"r": [4]}))}, "equally many trials"),
+        ({"tuning": Tuning({"learning_rate": 1e-3})}, "give a list of values"),
+        ({"tuning": Tuning({"learning_rate": []})}, "give a list of values"),
+        ({"tuning": Tuning({"learning_rate": {"low": 1, "hihg": 2}}, "tpe", 2)}, "has 'hihg'"),
+        ({"tuning": Tuning({"learning_rate": {"low": 1.0}}, "tpe", 2)}, "has no 'high'"),
+        ({"tuning": Tuning({"learning_rate": RATES}, "tpe")}, "trials of the tuning is None"),
+        ({"tuning": Tuning({"rnak": [1, 2]})}, "unknown option .*rnak"),
+    ],
+)
+def test_tuning_that_cannot_be_done_is_refused_before_the_first_run(change, message):
+    with pytest.raises(SpecError, match=message):
+        check_suite(replace(SUITE, **change), Path("out"))
