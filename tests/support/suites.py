@@ -42,18 +42,19 @@ def a_suite(tasks=("mrpc", "sst2"), seeds=(0, 1), claims=CLAIMS):
 
 
 def records_of(suite):
-    """Return the runs of the suite, trials first; what tuning chose differs from task to task."""
+    """Return the runs of the suite, trials first; what tuning chose differs from method to method."""
     records = []
     for place in suite.places():
-        rows = list(zip(suite.methods, suite.labels(), suite.tuned_as(), strict=True))[:-1]
-        for number, (method, label, first) in enumerate(rows):
-            rate = RATES[(number + len(place.task)) % 2] if label == first else rate
-            if label == first:
-                records += [_trial(suite, place, method, label, number) for number in range(len(RATES))]
+        rows = suite.rows(place)[:-1]
+        tuned = list(dict.fromkeys(row.tuned_as for row in rows))
+        for row in rows:
+            if row.label in tuned:
+                records += [_trial(suite, place, row, number) for number in range(len(RATES))]
+            rate = RATES[(tuned.index(row.tuned_as) + len(place.task)) % 2]
             part = TuningPart(len(RATES), None, {"learning_rate": rate}, 0.9)
             for seed in suite.seeds:
-                name = suite.run_name(place, label, f"seed{seed}")
-                records.append(_run(method, place, seed, name, part, rate))
+                name = suite.run_name(place, row.label, f"seed{seed}")
+                records.append(_run(row.method, place, seed, name, part, rate))
     return records
 
 
@@ -67,10 +68,10 @@ def write_suite(folder, **arguments):
     return suite
 
 
-def _trial(suite, place, method, label, number):
-    name = suite.run_name(place, label, f"trial{number + 1}")
+def _trial(suite, place, row, number):
+    name = suite.run_name(place, row.label, f"trial{number + 1}")
     part = TuningPart(len(RATES), number + 1, {"learning_rate": RATES[number]})
-    record = _run(method, place, 0, name, part, RATES[number])
+    record = _run(row.method, place, 0, name, part, RATES[number])
     return replace(record, data=replace(record.data, sha256="ef" * 32))
 
 

@@ -57,8 +57,8 @@ def make_report(
 def _names(suite: Suite) -> Mapping[str, str]:
     """Return the label of the row of each run, by the run's name, in the order of the suite."""
     return {
-        suite.run_name(place, label, f"seed{seed}"): label
+        suite.run_name(place, row.label, f"seed{seed}"): row.label
         for place in suite.places()
-        for label in suite.labels()
+        for row in suite.rows(place)
         for seed in suite.seeds
     }
