@@ -122,10 +122,17 @@ def encoded(axis: Axis) -> Spec:
     return {"field": axis.field, "type": "quantitative", "scale": scale_of(axis), "axis": axis_of(axis)}
 
 
-def whiskers(horizontal: Spec, vertical: Spec, marks: Mapping[str, Mark], *, field: str = "method") -> Spec:
+def whiskers(
+    horizontal: Spec,
+    vertical: Spec,
+    marks: Mapping[str, Mark],
+    *,
+    field: str = "method",
+    look: Spec | None = None,
+) -> Spec:
     """Return the layer of intervals, from `low` to `high` of each row."""
     return {
-        "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.7},
+        "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.7, **(look or {})},
         "encoding": {
             "x": horizontal,
             "y": {**vertical, "field": "low"},

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from rankfold.report.chart_parts import Axis, Mark, Spec, axis_of, by, chart, encoded, level
 
+# With more methods than these their ranges over seeds would only hide each other.
+MOST_BANDS = 8
+
 
 def curves(
     rows: Sequence[Mapping[str, object]],
@@ -43,6 +46,8 @@ def curves(
             "encoding": {"x": horizontal, "y": vertical, "tooltip": tooltip},
         },
     ]
+    if len(marks) > MOST_BANDS:
+        del layers[0]
     if len(rows) <= 12 * max(len(marks), 1):
         layers.append(
             {

@@ -7,7 +7,7 @@ import numpy as np
 
 from rankfold.bench.record import RunRecord
 from rankfold.report.chart_parts import Axis, Mark, figure
-from rankfold.report.charts import curves
+from rankfold.report.charts import MOST_BANDS, curves
 from rankfold.report.knobs import knob_figures
 from rankfold.report.layers import layer_figures
 from rankfold.report.study import Study
@@ -30,7 +30,8 @@ def figures(study: Study, marks: Mapping[str, Mark]) -> list[dict[str, Any]]:
     trained = _curve(study, lambda run: run.curve.train, "loss")
     held_loss = _curve(study, lambda run: run.curve.validation, "loss")
     held_metric = _curve(study, lambda run: run.curve.validation, study.metric)
-    band = " Bands are the range over seeds." if any(len(row.records) > 1 for row in study.rows) else ""
+    has_bands = len(looks) <= MOST_BANDS and any(len(row.records) > 1 for row in study.rows)
+    band = " Bands are the range over seeds." if has_bands else ""
     training = [
         figure("loss", "Training loss", f"As the optimiser saw it.{band}",
                curves(trained, looks, x=step, y=loss)),

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rankfold.bench.label import differing, label_of
 from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, level, mark_of, whiskers
@@ -17,6 +17,10 @@ FEWEST = 3
 _WIDE_SPAN = 8
 
 _MOST_TICKS = 10
+
+# Lines stand a few pixels beside each other, so that their intervals do not cover each other.
+_STEP = 5
+_BESIDE: Spec = {"xOffset": {"expr": "datum.shift"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,13 @@ def find_knobs(rows: Sequence[Row]) -> dict[str, tuple[Line, ...]]:
 
 def knob_figures(study: Study) -> list[dict[str, Any]]:
     """Return a chart of the metric against each knob."""
-    return [_figure(study, name, lines) for name, lines in find_knobs(study.rows).items()]
+    found = find_knobs(study.rows)
+    # Two stand side by side; the last of an odd number has the line for itself.
+    alone = len(found) if len(found) % 2 else 0
+    return [
+        _figure(study, name, lines, width="wide" if number == alone else "half")
+        for number, (name, lines) in enumerate(found.items(), start=1)
+    ]
 
 
 def _lines(knob: str, rows: Sequence[Row]) -> tuple[Line, ...]:
@@ -71,7 +81,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _figure(study: Study, knob: str, lines: Sequence[Line]) -> dict[str, Any]:
+def _figure(
+    study: Study, knob: str, lines: Sequence[Line], *, width: Literal["half", "wide"]
+) -> dict[str, Any]:
     metric = metric_name(study.metric)
     marks = {line.label: mark_of(number) for number, line in enumerate(lines, start=1)}
     values = sorted({value for line in lines for value, _ in line.points})
@@ -79,11 +91,13 @@ def _figure(study: Study, knob: str, lines: Sequence[Line]) -> dict[str, Any]:
     first = study.rows[0]
     reference = first if first.score and first.label not in drawn else None
     against = f" The dotted line is {first.label} with its interval." if reference else ""
+    beside = " Methods stand a little beside each other." if len(lines) > 1 else ""
     return figure(
         f"knob-{knob.replace('.', '-')}",
         f"{metric[:1].upper()}{metric[1:]} against {knob.replace('_', ' ')}",
-        f"Rows that differ in nothing else; the whiskers are their intervals.{against}",
+        f"Rows that differ in nothing else; the whiskers are their intervals.{beside}{against}",
         _chart(lines, marks, reference, x=_axis(knob, values), y=Axis("value", metric)),
+        width=width,
         key=marks,
     )
 
@@ -103,7 +117,7 @@ def _chart(
     tooltip = [{"field": "method"}, {"field": "score", "title": y.title}]
     layers: list[Spec] = [
         {
-            "mark": {"type": "line", "strokeWidth": 1.8},
+            "mark": {"type": "line", "strokeWidth": 1.8, **_BESIDE},
             "encoding": {
                 "x": horizontal,
                 "y": vertical,
@@ -111,9 +125,9 @@ def _chart(
                 **looks,
             },
         },
-        whiskers(horizontal, vertical, marks, field="line"),
+        whiskers(horizontal, vertical, marks, field="line", look=_BESIDE),
         {
-            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1, **_BESIDE},
             "encoding": {
                 "x": horizontal,
                 "y": vertical,
@@ -126,7 +140,11 @@ def _chart(
     if reference and reference.score:
         score = reference.score
         layers = [_band(score.low, score.high), *layers, level(score.value, reference.label)]
-    rows = [_point(line.label, value, row) for line in lines for value, row in line.points]
+    rows = [
+        {**_point(line.label, value, row), "shift": _STEP * (number - (len(lines) - 1) / 2)}
+        for number, line in enumerate(lines)
+        for value, row in line.points
+    ]
     return chart({"layer": layers, "data": {"values": rows}}, height=280)
 
 

@@ -1,12 +1,13 @@
 """Everything that a report says, as a value: studies, and what they say to the claims of their suite."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 from rankfold.bench.claims import Judgement
 from rankfold.bench.record import RunRecord
+from rankfold.bench.speed import StepTime, read_speed
 from rankfold.bench.suite import Suite
 from rankfold.bench.suite_records import judge_suite, kept_suite
 from rankfold.report.study import Study, make_studies
@@ -45,13 +46,15 @@ def make_report(
         SpecError: If no study has a row with the reference's label.
     """
     suite = kept_suite(folder) if folder else None
-    if suite is None:
+    if suite is None or folder is None:
         return Report(tuple(make_studies(records, reference=reference)))
     names = _names(suite)
     place = {name: number for number, name in enumerate(names)}
     ordered = sorted(records, key=lambda record: place.get(record.name, len(place)))
     studies = make_studies(ordered, reference=reference, names=names)
-    return Report(tuple(studies), tuple(judge_suite(suite, records)), suite.name, suite.description)
+    speeds = read_speed(folder)
+    timed = (replace(study, step_times=_step_times(study, suite, speeds)) for study in studies)
+    return Report(tuple(timed), tuple(judge_suite(suite, records)), suite.name, suite.description)
 
 
 def _names(suite: Suite) -> Mapping[str, str]:
@@ -61,4 +64,15 @@ def _names(suite: Suite) -> Mapping[str, str]:
         for place in suite.places()
         for row in suite.rows(place)
         for seed in suite.seeds
+    }
+
+
+def _step_times(study: Study, suite: Suite, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:
+    """Return how long a step of each row takes beside the reference's, if the reference is the study's."""
+    base = str(suite.base.get("task") or suite.base.get("data") or "")
+    return {
+        each.label: each
+        for each in speeds
+        if (each.task or base, each.reference) == (study.task, study.rows[0].label)
+        and Path(each.model).name == Path(study.model).name
     }

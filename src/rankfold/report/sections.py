@@ -37,7 +37,10 @@ def study_section(name: str, study: Study) -> dict[str, Any]:
             {"name": head, "number": number not in _WORDS} for number, head in enumerate(columns(study))
         ],
         "rows": [
-            *(_row(row, text, marks[row.label]) for row, text in zip(study.rows, cells(study), strict=False)),
+            *(
+                _row(study, row, text, marks[row.label])
+                for row, text in zip(study.rows, cells(study), strict=False)
+            ),
             *_baselines(study),
         ],
         "failures": [
@@ -92,15 +95,16 @@ def _choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, text: Sequence[str], mark: Mark) -> dict[str, Any]:
-    value, _, score_range = text[1].partition(" ")
-    difference, _, difference_range = text[2].partition(" ")
+def _row(study: Study, row: Row, text: Sequence[str], mark: Mark) -> dict[str, Any]:
+    verdict, value, difference = text[3], row.score and row.score.value, row.difference
+    step = study.step_times.get(row.label)
     sizes = [
         row.mean(lambda run: run.parameters.trainable),
         row.mean(lambda run: run.bytes.weights_file),
         row.mean(lambda run: run.seconds.total),
+        *([step.ratio if step else 1.0 if row is study.rows[0] else None] if study.step_times else []),
         float(len(row.records)),
-        row.tuning and float(row.tuning.trials),
+        *([row.tuning and float(row.tuning.trials)] if study.is_tuned else []),
     ]
     return {
         "label": row.label,
@@ -108,10 +112,10 @@ def _row(row: Row, text: Sequence[str], mark: Mark) -> dict[str, Any]:
         "kind": "" if row.records else "lost",
         "mark": mark if row.records else None,
         "cells": [
-            _cell(value, row.score and row.score.value, score_range),
-            _cell(difference, row.difference and row.difference.interval.value, difference_range),
-            {**_cell(text[3], row.verdict), "number": False, "kind": row.verdict.replace(" ", "-")},
-            *(_cell(shown, size) for shown, size in zip(text[4:], sizes, strict=False)),
+            _cell(text[1], value),
+            _cell(text[2], difference and difference.interval.value),
+            {**_cell(verdict, row.verdict, is_number=False), "kind": row.verdict.replace(" ", "-")},
+            *(_cell(shown, size) for shown, size in zip(text[4:], sizes, strict=True)),
         ],
     }
 
@@ -129,12 +133,14 @@ def _baselines(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(text: str, sort: float | str | None, shown_range: str = "") -> dict[str, Any]:
+def _cell(text: str, sort: float | str | None, *, is_number: bool = True) -> dict[str, Any]:
+    """Return a cell; the interval of a number is set smaller."""
+    value, bracket, interval = text.partition(" [")
     return {
-        "text": text,
+        "text": value,
         "sort": "" if sort is None else sort,
-        "range": shown_range,
-        "number": True,
+        "range": bracket.strip() + interval,
+        "number": is_number,
         "kind": "",
     }
 
@@ -151,6 +157,10 @@ def _fine(study: Study) -> str:
         f"The reference is {study.rows[0].label}." if len(study.rows) > 1 else "",
         f"The task head has {listed([f'{head:,}' for head in heads])} numbers."
         if heads and heads != [0]
+        else "",
+        "Steps were timed in turns with the reference's, so their ratio holds; the times of whole runs also "
+        "say what else the machine did."
+        if study.step_times
         else "",
         f"{study.repeats} earlier runs of the same method and seed were left out." if study.repeats else "",
     ]

@@ -1,11 +1,12 @@
 """From run records to comparable rows: which runs belong together, what they say, and with how much doubt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
 from rankfold.bench.scores import mean_score, scores_of, shared_examples
+from rankfold.bench.speed import StepTime
 from rankfold.bench.stats import Difference, paired_difference, verdicts
 from rankfold.errors import DataError, unknown_name
 from rankfold.report.choice import Choice, make_choices, without_earlier_rungs
@@ -30,6 +31,7 @@ class Study:
         repeats: How many runs were left out because a later run of the same method and seed is there.
         choices: How `rankfold fit` came to some of the rows; its earlier rungs are no rows.
         tuned: How the methods were tuned; the trials are no rows either.
+        step_times: How long a step takes beside the reference's, measured in turns, by label of the row.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Study:
     repeats: int
     choices: tuple[Choice, ...] = ()
     tuned: tuple[Tuned, ...] = ()
+    step_times: Mapping[str, StepTime] = field(default_factory=dict[str, StepTime])
 
     @property
     def records(self) -> tuple[RunRecord, ...]:

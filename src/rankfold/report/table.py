@@ -32,6 +32,7 @@ def columns(study: Study) -> list[str]:
         "trainable",
         "on disk",
         "time",
+        *(["step (95 %)"] if study.step_times else []),
         "seeds",
         *(["trials"] if study.is_tuned else []),
     ]
@@ -39,7 +40,7 @@ def columns(study: Study) -> list[str]:
 
 def cells(study: Study) -> list[list[str]]:
     """Return the results table: one row per method, then one per baseline."""
-    found = [[*_cells(row), *([_trials(row)] if study.is_tuned else [])] for row in study.rows]
+    found = [_cells(study, row) for row in study.rows]
     for name, value in study.baselines.items():
         baseline = [f"({baseline_name(name)})", f"{value:.3f}", "", "", "0"]
         found.append([*baseline, *[""] * (len(columns(study)) - len(baseline))])
@@ -51,7 +52,7 @@ def baseline_name(name: str) -> str:
     return {"majority": "majority class", "mean": "mean of the labels"}.get(name, name.replace("_", " "))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(study: Study, row: Row) -> list[str]:
     difference = ""
     if row.difference:
         interval = row.difference.interval
@@ -67,8 +68,18 @@ def _cells(row: Row) -> list[str]:
         "–" if trainable is None else f"{trainable:,.0f}",
         "–" if size is None else bytes_text(size),
         "–" if seconds is None else seconds_text(seconds),
+        *([_step(study, row)] if study.step_times else []),
         seeds_text(row),
+        *([_trials(row)] if study.is_tuned else []),
     ]
+
+
+def _step(study: Study, row: Row) -> str:
+    """Return the time of a step beside the reference's, "×1.25 [1.20, 1.31]"."""
+    if row is study.rows[0]:
+        return "×1.00"
+    found = study.step_times.get(row.label)
+    return f"×{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else "–"
 
 
 def _trials(row: Row) -> str:

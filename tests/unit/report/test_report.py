@@ -2,11 +2,14 @@
 
 import csv
 import io
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
+from rankfold.bench import speed
 from rankfold.bench.record import TuningPart
+from rankfold.bench.speed import StepTime
 from rankfold.bench.suite import SuiteMethod
 from rankfold.bench.suite_records import keep_suite
 from rankfold.cli.results import report_as_json
@@ -15,7 +18,7 @@ from rankfold.report.claims_table import SHAPES, claim_cells, claims_sentence, f
 from rankfold.report.markdown import markdown
 from rankfold.report.overview import overview_cells, overview_columns
 from rankfold.report.page import html_page
-from rankfold.report.report import make_report
+from rankfold.report.report import Report, make_report
 from rankfold.report.study import make_studies
 from rankfold.report.table import cells, columns, comma_separated
 from rankfold.report.tuning_table import tuning_cells
@@ -177,3 +180,31 @@ def test_methods_that_the_suite_tells_apart_are_rows_even_if_their_records_do_no
 def test_report_of_a_folder_with_a_suite_is_read_back_from_it(tmp_path):
     suite = write_suite(tmp_path, tasks=("mrpc",), seeds=(0,))
     assert make_report(records_of(suite), tmp_path).name == "relays"
+
+
+def test_step_times_are_beside_the_rows_they_were_measured_for(tmp_path):
+    suite = write_suite(tmp_path, tasks=("mrpc", "sst2"), seeds=(0,))
+    write_speed(tmp_path, [step_time("mrpc", "tlora", 1.25), step_time("mrpc", "relayed_lora k=4", 0.9)])
+    first, second = make_report(records_of(suite), tmp_path).studies
+    step = columns(first).index("step (95 %)")
+    told = {row[0]: row[step] for row in cells(first)}
+    assert told["lora"] == "×1.00"
+    assert told["tlora"] == "×1.25 [1.15, 1.35]"
+    assert told["relayed_lora k=8"] == "–"
+    assert "step (95 %)" not in columns(second)
+    assert "×1.25" in html_page(Report((first,)), version="1")
+
+
+def test_step_times_against_another_reference_are_left_out(tmp_path):
+    suite = write_suite(tmp_path, tasks=("mrpc",), seeds=(0,))
+    write_speed(tmp_path, [step_time("mrpc", "tlora", 1.25)])
+    (study,) = make_report(records_of(suite), tmp_path, reference="tlora").studies
+    assert "step (95 %)" not in columns(study)
+
+
+def step_time(task, label, ratio):
+    return StepTime("minilm", task, label, "lora", ratio, ratio - 0.1, ratio + 0.1, 20, "a processor")
+
+
+def write_speed(folder, times):
+    (folder / speed.NAME).write_text(json.dumps([asdict(each) for each in times]))

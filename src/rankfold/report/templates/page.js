@@ -75,9 +75,14 @@ addEventListener("keydown", (event) => {
   input.select();
 });
 
-// Print: everything is on paper, as nothing can be opened there.
+// Print: what can be opened is on paper, as nothing can be opened there; of very many runs, those that are open.
+const mostRuns = 30;
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details:not([open])")) details.dataset.opened = details.open = true;
+  const closed = [...document.querySelectorAll("details:not([open])")];
+  const many = document.querySelectorAll(".runs > details").length > mostRuns;
+  for (const details of closed) {
+    if (!(many && details.closest(".runs"))) details.dataset.opened = details.open = true;
+  }
 });
 addEventListener("afterprint", () => {
   for (const details of document.querySelectorAll("details[data-opened]")) details.open = delete details.dataset.opened && false;
