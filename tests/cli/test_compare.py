@@ -29,7 +29,7 @@ def compare(monkeypatch, tmp_path):
 TWO = ("--task", "bbc_news", "--method", "lora r=8", "--method", "peft:lora r=8")
 
 
-def test_compare_prints_one_table_and_writes_three_files(compare, tmp_path):
+def test_compare_prints_one_table_and_writes_its_files(compare, tmp_path):
     result = compare("--suite", "quick")
     assert result.exit_code == 0
     assert all(
@@ -39,6 +39,7 @@ def test_compare_prints_one_table_and_writes_three_files(compare, tmp_path):
         "report.html",
         "report.md",
         "records.csv",
+        "suite.json",
     }
 
 

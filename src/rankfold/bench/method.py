@@ -22,6 +22,11 @@ _RATE_OF_OTHERS = "lora"
 PEFT_LORA = f"{PEFT_PREFIX}{_RATE_OF_OTHERS}"
 """PEFT's own LoRA, what other methods are held against."""
 
+HEAD_ONLY = "head_only"
+"""A baseline and no method: nothing but a new head is trained, on the features that the base model has."""
+# It is carried by an adapter that is never trained and changes nothing: two numbers a layer.
+_CARRIER, _HEAD_RATE = "tlora", 1e-2
+
 _TASK_TYPES = {Kind.CLASSIFICATION: "SEQ_CLS", Kind.REGRESSION: "SEQ_CLS", Kind.INSTRUCTION: "CAUSAL_LM"}
 # PEFT trains and saves these by itself for sequence classification.
 _HEADS = {"classifier", "score"}
@@ -57,6 +62,10 @@ def method_config(
         ]
     if method.startswith(PEFT_PREFIX):
         return _peft_config(method, given)
+    if method == HEAD_ONLY:
+        if options:
+            raise SpecError(f"'{HEAD_ONLY}' has no option '{next(iter(options))}'; leave its options out.")
+        return rankfold.config(_CARRIER, r=1, seed=seed, **given)
     if "seed" in presets.find(method).options:
         given.setdefault("seed", seed)
     return rankfold.config(method, **given)
@@ -69,6 +78,8 @@ def task_type(kind: Kind) -> str:
 
 def recommended_learning_rate(method: str) -> float:
     """Return the learning rate of a preset; for a method of PEFT, that of `lora`."""
+    if method == HEAD_ONLY:
+        return _HEAD_RATE
     return presets.find(_RATE_OF_OTHERS if method.startswith(PEFT_PREFIX) else method).learning_rate
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 import rankfold
-from rankfold.bench.method import PEFT_PREFIX, method_config, recommended_learning_rate
+from rankfold.bench.method import HEAD_ONLY, PEFT_PREFIX, method_config, recommended_learning_rate
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.bench.tasks import TaskData, limited, load_task
@@ -81,6 +81,8 @@ class Prepared:
         head = sum(parameter.numel() for parameter in head_parameters(self.model))
         if not self.request.method.startswith(PEFT_PREFIX):
             count = self._count()
+            if self.request.method == HEAD_ONLY:  # what carries the head is not trained
+                return ParametersPart(count.stored, 0, 0, head)
             return ParametersPart(count.stored, count.trainable, count.active, head)
         state = adapter_state(self.model)
         stored = sum(tensor.numel() for tensor in state.values()) - head
@@ -130,9 +132,7 @@ def prepare(request: RunRequest) -> Prepared:
         start_at_mean(loaded, [float(example.label) for example in data.examples.labelled["train"]])
     set_seed(request.seed)
     model = _with_adapter(loaded, config)
-    if request.freeze_head:
-        for parameter in head_parameters(model):
-            parameter.requires_grad = False
+    _freeze(request, model)
     rows = _encoded(loaded, data.examples, max_length)
     rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
     if reducer is not None:
@@ -151,6 +151,24 @@ def prepare(request: RunRequest) -> Prepared:
         reducer=reducer,
         probe_rows=probe_rows,
     )
+
+
+def _freeze(request: RunRequest, model: PeftModel) -> None:
+    """Leave as they are the parts that the request does not train."""
+    head = head_parameters(model)
+    if request.method == HEAD_ONLY:
+        if not head:
+            raise SpecError(
+                f"the model has no new head, which is all that '{HEAD_ONLY}' trains; leave it out."
+            )
+        if request.freeze_head:
+            raise SpecError(f"'{HEAD_ONLY}' trains the head, and freeze_head leaves it; give one of them.")
+        in_head = {id(parameter) for parameter in head}
+        for parameter in model.parameters():
+            parameter.requires_grad = id(parameter) in in_head
+    elif request.freeze_head:
+        for parameter in head:
+            parameter.requires_grad = False
 
 
 def _reducer(

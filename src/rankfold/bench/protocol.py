@@ -1,6 +1,7 @@
 """A suite from beginning to end: every method is tuned alike, then trained once with each seed."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,9 +92,11 @@ def check_suite(suite: Suite, out: Path) -> None:
     requests = suite.requests(out)
     for (place, label), each in _searches(suite).items():
         requests.append(_trial(suite, place, each.method, each.search.ask()[0], out / label))
-    for request in requests:
-        kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
-        method_config(request.method, request.options, kind, seed=request.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each run says again what there is to say of it
+        for request in requests:
+            kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
+            method_config(request.method, request.options, kind, seed=request.seed)
 
 
 def _searches(suite: Suite) -> dict[Key, _Tuned]:

@@ -205,10 +205,10 @@ class Suite:
         Raises:
             SpecError: If a setting is unknown or impossible.
         """
-        settings: dict[str, Any] = {**self.base, **self.tasks.get(place.task, {})}
+        settings = overlaid(self.base, self.tasks.get(place.task, {}))
         settings |= {"model": place.model} if place.model else {}
         settings |= {"task": place.task} if place.task else {}
-        settings |= {**method.settings, **(changes or {})}
+        settings = overlaid(settings | dict(method.settings), changes or {})
         faults = [fault for key, value in settings.items() if (fault := self._fault(key, value))]
         if "model" not in settings:
             faults.append("model is missing")
@@ -238,6 +238,13 @@ class Suite:
         except ValidationError as error:
             return f"{key}: {error.errors()[0]['msg']}"
         return None
+
+
+def overlaid(settings: Settings, changes: Settings) -> dict[str, Any]:
+    """Return settings with some of them changed; epochs and steps exclude and so replace each other."""
+    lengths = {"epochs", "steps"}
+    replaced = lengths if changes.keys() & lengths else set[str]()
+    return {**{key: value for key, value in settings.items() if key not in replaced}, **changes}
 
 
 def _twice(names: Sequence[str]) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.claims import Claim, Expect
-from rankfold.bench.suite import METHOD_KEYS, Suite, SuiteMethod
+from rankfold.bench.method import HEAD_ONLY
+from rankfold.bench.suite import METHOD_KEYS, Suite, SuiteMethod, overlaid
 from rankfold.bench.tuning import Space, Tuning
 from rankfold.errors import SpecError, unknown_name
 
@@ -38,6 +39,7 @@ class _MethodEntry(BaseModel):
     sweep: dict[str, list[JsonValue]] = Field(default_factory=dict)
     tune: dict[str, Any] | Literal[False] | None = None
     tasks: list[str] = []
+    profiles: list[str] = []
 
 
 class _TuningEntry(_Strict):
@@ -171,12 +173,19 @@ def _of_profile(read: _File, profile: str | None) -> _File:
         if not read.profiles:
             raise SpecError(f"the suite '{read.name}' has no profiles; leave --profile out.")
         raise unknown_name(f"profile of the suite '{read.name}'", profile, read.profiles)
-    chosen = read.profiles[profile or next(iter(read.profiles))]
-    said = {name: getattr(chosen, name) for name in chosen.model_fields_set}
-    said["base"] = {**read.base, **chosen.base}
+    name = profile or next(iter(read.profiles))
+    chosen = read.profiles[name]
+    said = {each: getattr(chosen, each) for each in chosen.model_fields_set}
+    said["base"] = overlaid(read.base, chosen.base)
     said["options"] = {**read.options, **chosen.options}
     if said.get("tuning") is False:
         said["tuning"] = None
+    methods = read.methods if chosen.methods is None else chosen.methods
+    for entry in methods:
+        for wanted in entry.profiles:
+            if wanted not in read.profiles:
+                raise unknown_name(f"profile of the method '{entry.name}'", wanted, read.profiles)
+    said["methods"] = [entry for entry in methods if not entry.profiles or name in entry.profiles]
     return read.model_copy(update=said)
 
 
@@ -187,7 +196,8 @@ def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> 
     for key in settings:
         if key not in METHOD_KEYS:
             raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
-    method = SuiteMethod(entry.name, {**shared, **entry.options}, settings, place, space, tuple(entry.tasks))
+    options = entry.options if entry.name == HEAD_ONLY else {**shared, **entry.options}
+    method = SuiteMethod(entry.name, options, settings, place, space, tuple(entry.tasks))
     for key, values in entry.sweep.items():
         if not values:
             raise SpecError(f"the sweep of '{key}' of method '{entry.name}' is empty; give it values.")

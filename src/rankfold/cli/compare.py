@@ -139,17 +139,14 @@ def _executor(name: str, jobs: int | None) -> "Executor":
 
 def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
     """Return the suite to run: a named one with what the command line changes, or one of given methods."""
-    from rankfold.bench.suite import Suite
+    from rankfold.bench.suite import Suite, overlaid
     from rankfold.bench.suite_file import parse_method, read_suite
 
     if suite and methods:
         raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
     if suite:
         found = read_suite(suite, profile)
-        # Epochs and steps exclude each other; the command line's word replaces the suite's.
-        replaced = {"epochs", "steps"} if given.keys() & {"epochs", "steps"} else set[str]()
-        base = {key: value for key, value in found.base.items() if key not in replaced}
-        return replace(found, base={**base, **given})
+        return replace(found, base=overlaid(found.base, given))
     if not methods:
         raise SpecError(
             "there is nothing to compare; give --suite quick, or --task with two or more --method."

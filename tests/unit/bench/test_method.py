@@ -1,8 +1,11 @@
 """Methods by name: rankfold's presets and PEFT's own, with the same care for unknown options."""
 
+from dataclasses import replace
+
 import pytest
 
-from rankfold.bench.method import method_config, peft_methods, recommended_learning_rate
+from rankfold.bench.method import HEAD_ONLY, method_config, peft_methods, recommended_learning_rate
+from rankfold.bench.prepare import prepare
 from rankfold.errors import SpecError
 from rankfold.presets import discover
 from rankfold.train.models import Kind
@@ -73,3 +76,23 @@ def test_an_unknown_word_has_a_suggestion(method, options, words):
 def test_a_preset_recommends_its_own_learning_rate(name):
     assert recommended_learning_rate(name) == discover()[name].learning_rate
     assert recommended_learning_rate(f"peft:{name}") == discover()["lora"].learning_rate
+
+
+def test_head_alone_is_trained_as_the_baseline(request_):
+    prepared = prepare(replace(request_, method=HEAD_ONLY, options={}))
+    trained = {name for name, each in prepared.model.named_parameters() if each.requires_grad}
+    assert trained
+    assert all(".modules_to_save." in name for name in trained)
+    assert (prepared.parameters().trainable, prepared.parameters().head > 0) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"r": 2}}, "has no option 'r'"),
+        ({"options": {}, "freeze_head": True}, "give one of them"),
+    ],
+)
+def test_head_alone_has_no_options_and_is_not_frozen(request_, change, message):
+    with pytest.raises(SpecError, match=message):
+        prepare(replace(request_, method=HEAD_ONLY, **change))

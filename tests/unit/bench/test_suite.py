@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rankfold.bench.label import labels_of
+from rankfold.bench.method import HEAD_ONLY, peft_methods
 from rankfold.bench.request import RunRequest
 from rankfold.bench.suite import Suite, SuiteMethod
 from rankfold.bench.suite_file import packaged_suites, parse_method, read_suite
@@ -25,15 +26,16 @@ def written(folder, text):
 @pytest.mark.parametrize("name", packaged_suites())
 def test_packaged_suite_expands_into_runs_of_methods_that_exist(name):
     requests = read_suite(name).requests(Path("out"))
-    assert {request.method for request in requests} <= set(discover())
+    assert {request.method for request in requests} <= {*discover(), *peft_methods(), HEAD_ONLY}
 
 
-def test_quick_suite_has_the_reference_first_and_four_methods():
+def test_quick_suite_has_the_reference_first_and_the_baseline_last():
     assert [method.name for method in read_suite("quick").methods] == [
         "lora",
         "relayed_lora",
         "tlora_plus",
         "effilora",
+        HEAD_ONLY,
     ]
 
 
