@@ -36,7 +36,7 @@ def finding_cells(judgement: Judgement) -> list[list[str]]:
             _difference(finding),
             f"above {signed(judgement.claim.bound)}",
             str(finding.seeds) if finding.seeds else "–",
-            answer_text(finding.answer),
+            answer_text(finding.answer) + (f": {finding.note}" if finding.note else ""),
         ]
         for finding in judgement.findings
     ]
@@ -57,7 +57,7 @@ def claims_sentence(judgements: Sequence[Judgement]) -> str:
 def _count(judgement: Judgement) -> str:
     findings = judgement.findings
     agreeing = sum(finding.answer == "supported" for finding in findings)
-    return f"{agreeing} of {len(findings)} supported"
+    return f"{agreeing} of {len(findings)} supported" if findings else "–"
 
 
 def _measured_on(judgement: Judgement) -> str:

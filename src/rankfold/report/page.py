@@ -81,7 +81,7 @@ def _vega() -> Markup:
 
 
 def _title(report: Report) -> str:
-    if report.name and len(report.studies) > 1:
+    if report.name and (report.judgements or len(report.studies) > 1):
         return report.name
     names = [heading(study) for study in report.studies]
     return names[0] if len(names) == 1 else f"{len(names)} comparisons"

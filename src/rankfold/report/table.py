@@ -21,13 +21,16 @@ from rankfold.report.words import (
     verdict_text,
 )
 
+_LONG_LABEL = 20
+
 
 def columns(study: Study) -> list[str]:
     """Return the headings of the results table."""
+    reference = study.rows[0].label
     return [
         "method",
         f"{metric_name(study.metric)} (95 %)",
-        f"difference to {study.rows[0].label}",
+        f"difference to {reference if len(reference) <= _LONG_LABEL else 'the reference'}",
         "verdict",
         "trainable",
         "on disk",

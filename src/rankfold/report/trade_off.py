@@ -13,6 +13,7 @@ from rankfold.report.words import bytes_text, metric_name, range_text, score_tex
 # Widths of a chart in pixels, half the page and all of it; with more points than these it takes all of it.
 _HALF, _WHOLE = 440, 960
 _MANY = 10
+_LONG_NAME = 28
 # Below this width, on a telephone, there is no room for names; the legend has them.
 _NARROW = 340
 
@@ -94,8 +95,9 @@ def is_on_front(point: Point, points: Sequence[Point]) -> bool:
 def _name(points: Sequence[Point], width: float) -> None:
     """Write names beside their points where there is room: those of the front first, then the reference."""
     order = sorted(points, key=lambda point: (not point["front"], point is not points[0]))
+    names = [_shortened(point["method"]) for point in order]
     places = place_names(
-        [point["method"] for point in order],
+        names,
         [log10(point["cost"]) for point in order],
         [point["value"] for point in order],
         ends=(
@@ -104,9 +106,18 @@ def _name(points: Sequence[Point], width: float) -> None:
         ),
         width=width,
     )
-    for point, place in zip(order, places, strict=True):
-        point["name"] = point["method"] if place else ""
+    for point, name, place in zip(order, names, places, strict=True):
+        point["name"] = name if place else ""
         point["align"], point["rise"] = (place.align, place.rise) if place else ("left", 0)
+
+
+def _shortened(label: str) -> str:
+    """Return as many words of a label as fit beside a point; the tooltip and the legend have all of them."""
+    words = label.split()
+    for count in range(1, len(words)):
+        if len(" ".join(words[: count + 1])) > _LONG_NAME:
+            return " ".join([*words[:count], "…"])
+    return label
 
 
 def _scatter(points: Sequence[Point], marks: Mapping[str, Mark], *, x: Axis, y: Axis) -> Spec:

@@ -7,7 +7,8 @@ from rankfold.report.choice import CHOSEN
 from rankfold.report.rows import Row
 from rankfold.report.study import Study
 
-_MOST_SENTENCES = 3
+# Of more rows than these, the finding is told of all together, or their number alone.
+_MOST_SENTENCES, _MOST_NAMES = 3, 6
 
 
 def metric_name(metric: str) -> str:
@@ -102,6 +103,12 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
 
 
+def _rows_text(labels: Sequence[str], study: Study) -> str:
+    if len(labels) <= _MOST_NAMES:
+        return listed(labels)
+    return f"{len(labels)} of the {len(study.rows) - 1} other methods"
+
+
 def _chosen(study: Study) -> list[str]:
     return [
         f"{choice.contenders[0].label} was chosen of {len(choice.contenders)} compositions; what follows is "
@@ -116,13 +123,16 @@ def _separated(study: Study) -> list[str]:
     reference, metric = study.rows[0].label, metric_name(study.metric)
     sentences: list[str] = []
     for verdict in ("better", "worse"):
-        rows = [row for row in study.rows if row.verdict == verdict]
-        found = [(row.label, row.difference.interval) for row in rows if row.difference]
+        found = [
+            (row.label, row.difference.interval)
+            for row in study.rows
+            if row.difference and row.verdict == verdict
+        ]
         if len(found) > _MOST_SENTENCES:
             size = sorted(abs(interval.value) for _, interval in found)
+            rows = _rows_text([label for label, _ in found], study)
             sentences.append(
-                f"{listed([label for label, _ in found])} are {verdict} than {reference} in {metric}, "
-                f"by {size[0]:.3f} to {size[-1]:.3f}."
+                f"{rows} are {verdict} than {reference} in {metric}, by {size[0]:.3f} to {size[-1]:.3f}."
             )
             continue
         sentences += [
@@ -140,7 +150,7 @@ def _not_separated(study: Study) -> list[str]:
     verb = "is" if len(names) == 1 else "are"
     metric = metric_name(study.metric)
     return [
-        f"{listed(names)} {verb} not separated from {study.rows[0].label} in {metric} "
+        f"{_rows_text(names, study)} {verb} not separated from {study.rows[0].label} in {metric} "
         f"by {study.examples:,} examples."
     ]
 

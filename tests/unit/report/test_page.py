@@ -196,3 +196,17 @@ def test_damaged_record_is_refused_with_its_path(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RankfoldError, match=r"run\.json"):
         find_records(tmp_path)
+
+
+def test_headline_of_many_methods_is_short():
+    names = ["lora", *(f"tlora_{number}" for number in range(8))]
+    records = [make_record(name, quality=0.95 if name == "lora" else 0.3, examples=60) for name in names]
+    (study,) = make_report(records).studies
+    assert headline(study)[0].startswith("8 of the 8 other methods are worse than lora in accuracy, by 0.")
+
+
+def test_settings_of_a_label_are_set_smaller_and_a_long_one_heads_no_column():
+    records = [make_record("lora", options={"a_very_long_option": r}, examples=60) for r in (8, 16)]
+    page = html_page(make_report(records), version="1")
+    assert "lora <small>a_very_long_option=16</small>" in page
+    assert "difference to the reference" in page
