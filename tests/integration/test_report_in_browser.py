@@ -24,7 +24,7 @@ _SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.cli
 _DRAWN = """() => [...document.querySelectorAll(".chart")].map((chart) =>
     [...chart.querySelectorAll("svg [class*=mark-] path")].filter((mark) => {
         const { width, height } = mark.getBoundingClientRect();
-        return !mark.closest(".role-axis, .role-legend, .background") && width + height > 1;
+        return !mark.closest(".role-axis, .role-legend") && width + height > 1 && getComputedStyle(mark).opacity > 0;
     }).length)"""
 
 
