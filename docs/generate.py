@@ -61,6 +61,22 @@ def _option_text(option: Option) -> str:
     return f"{option.help} ({', '.join(f'`{choice}`' for choice in option.choices)})"
 
 
+def task_table() -> str:
+    """Return the named tasks as a table."""
+    from rankfold.bench.tasks import NAMED  # the other pages can do without these seconds
+
+    heads = ["task", "kind", "metrics", "version", "train", "validation", "licence", "on the hub"]
+    lines = [f"| {' | '.join(heads)} |", "| --- | --- | --- | --- | ---: | ---: | --- | --- |"]
+    for task in NAMED.values():
+        counts = [f"{task.rows[split]:,}" if split in task.rows else "" for split in ("train", "validation")]
+        metrics = ", ".join(task.metrics)
+        kind = task.kind or "question with choices"
+        hub = f"`{task.hub}`" if task.hub else "embedded"
+        cells = [f"`{task.name}`", kind, metrics, str(task.version), *counts, task.licence or "", hub]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def cost_table() -> str:
     """Return the predicted times of a training step beside the measured ones."""
     rows = (

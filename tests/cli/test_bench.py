@@ -1,4 +1,4 @@
-"""`rankfold bench diff` finds what has become worse between two folders of runs."""
+"""`rankfold bench`: what has become worse between two folders of runs, and what a run would take."""
 
 import json
 
@@ -53,3 +53,54 @@ def test_a_folder_without_runs_has_exit_code_2(tmp_path):
     result = CliRunner().invoke(cli, ["bench", "diff", str(tmp_path), str(tmp_path)])
     assert result.exit_code == 2
     assert "there is no run.json" in result.stderr
+
+
+ROBERTA = ["--model", "FacebookAI/roberta-base", "--max-length", "16", "--set", "target_modules=query,value"]
+
+
+def test_estimate_prints_the_same_numbers_as_table_and_as_json():
+    words = ["bench", "estimate", *ROBERTA, "--method", "relayed_lora", "--task", "mrpc", "--epochs", "30"]
+    table = CliRunner().invoke(cli, words)
+    data = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
+    assert table.exit_code == 0
+    for count in (data["base"], data["parameters"]["stored"], data["steps"]):
+        assert f" {count:,}\n" in table.stdout
+    assert "an A100 80GB reaches 40 % of 312 TFLOP/s" in table.stderr
+    assert data["memory"]["total"] == sum(data["memory"].values()) - data["memory"]["total"]
+
+
+def test_estimate_says_when_the_memory_is_too_small_and_what_is_not_counted():
+    words = ["bench", "estimate", *ROBERTA, "--method", "nora", "--steps", "1", "--batch-size", "200000"]
+    result = CliRunner().invoke(cli, words)
+    assert "an A100 80GB has too little memory for this; lower --batch-size or --max-length." in result.stderr
+    assert (
+        "not counted, because it cannot be followed without weights: what the adapter keeps" in result.stderr
+    )
+
+
+def test_estimate_takes_the_users_device_and_reducer():
+    words = [
+        "bench",
+        "estimate",
+        *ROBERTA,
+        "--method",
+        "effilora",
+        "--rows",
+        "32",
+        "--flops",
+        "1e9",
+        "--json",
+    ]
+    plain, reduced = (
+        json.loads(CliRunner().invoke(cli, [*words, *more]).stdout)
+        for more in ([], ["--reducer-set", "select=random"])
+    )
+    assert plain["hours"] == pytest.approx(plain["flops"] / 1e9 / 3600)
+    assert reduced["parameters"]["active"] < plain["parameters"]["active"]
+
+
+def test_estimate_of_a_model_that_nobody_knows_names_those_it_knows():
+    words = ["bench", "estimate", "--model", "./absent", "--method", "lora", "--steps", "1"]
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "FacebookAI/roberta-base" in result.stderr

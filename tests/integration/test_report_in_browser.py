@@ -24,7 +24,8 @@ _SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.cli
 _DRAWN = """() => [...document.querySelectorAll(".chart")].map((chart) =>
     [...chart.querySelectorAll("svg [class*=mark-] path")].filter((mark) => {
         const { width, height } = mark.getBoundingClientRect();
-        return !mark.closest(".role-axis, .role-legend") && width + height > 1 && getComputedStyle(mark).opacity > 0;
+        const isSeen = width + height > 1 && getComputedStyle(mark).opacity > 0;
+        return isSeen && !mark.closest(".role-axis, .role-legend");
     }).length)"""
 
 

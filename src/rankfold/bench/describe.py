@@ -1,17 +1,24 @@
 """What is known about a run before it starts: the record without results."""
 
+import copy
 import json
+import logging
 import math
 import platform
+import random
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from statistics import fmean
 from typing import Any, Literal, cast
 
 import torch
 from pydantic import JsonValue
+from transformers import PreTrainedConfig
 
 import rankfold
+from rankfold.bench.meta import MetaBase
 from rankfold.bench.prepare import Prepared, head_parameters
 from rankfold.bench.record import (
     BytesPart,
@@ -25,8 +32,12 @@ from rankfold.bench.record import (
     TaskPart,
     TrainingPart,
 )
+from rankfold.bench.workload import measure_workload
+from rankfold.errors import RankfoldWarning
 from rankfold.train.hardware import cpu_name, gpu_name
 from rankfold.train.rate_table import RateTable
+
+logger = logging.getLogger("rankfold.bench")
 
 _LIBRARIES = ("torch", "peft", "transformers", "accelerate", "datasets", "numpy")
 
@@ -41,9 +52,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         command=request.command(),
         method=MethodPart(request.method, dict(request.options), _plain(_config(prepared))),
         model=ModelPart(base.name, base.source, base.sha256()),
-        task=TaskPart(
-            data.task.name, data.kind, data.task.metrics[0], data.examples.label_names, data.task.licence
-        ),
+        task=_task(prepared),
         data=DataPart(data.source, data.sha256, _rows(prepared)),
         training=_training(prepared),
         versions=_versions(),
@@ -55,6 +64,20 @@ def started_record(prepared: Prepared) -> RunRecord:
         metrics={},
         baselines={},
         reducer=_reducer(prepared),
+        flops=_flops(prepared),
+    )
+
+
+def _task(prepared: Prepared) -> TaskPart:
+    data, task, scoring = prepared.data, prepared.data.task, prepared.evaluator.scoring
+    return TaskPart(
+        task.name,
+        data.kind,
+        task.metrics[0],
+        data.examples.label_names,
+        task.licence,
+        task.version,
+        None if scoring is None else scoring.value,
     )
 
 
@@ -79,6 +102,37 @@ def _reducer(prepared: Prepared) -> ReducerPart | None:
     if prepared.request.reducer is None or prepared.reducer is None:
         return None
     return ReducerPart(dict(prepared.request.reducer), prepared.reducer.scores.layers)
+
+
+def _flops(prepared: Prepared) -> float | None:
+    """Return the operations of the training; None if the adapter cannot be traced whole without weights."""
+    request, kind = prepared.request, prepared.data.kind
+    described = cast(PreTrainedConfig, cast(Any, prepared.model).get_base_model().config)
+    with warnings.catch_warnings():
+        # What is worth saying of ranks and relays was said when the adapter was made.
+        warnings.simplefilter("ignore", RankfoldWarning)
+        try:
+            work = measure_workload(
+                MetaBase(copy.deepcopy(described), kind, prepared.base.source),
+                request.method,
+                copy.deepcopy(prepared.config),
+                rows=min(request.batch_size, len(prepared.rows)),
+                length=_padded_length(prepared),
+                freeze_head=request.freeze_head,
+                reducer=request.reducer,
+            )
+        except Exception as error:  # an estimate must not end a run
+            logger.info("the operations of the run are not estimated (%s).", error)
+            return None
+    return None if work.left_out else work.flops(prepared.schedule.steps)
+
+
+def _padded_length(prepared: Prepared) -> int:
+    """Return the mean length of the batches, whose rows are padded to the longest among them."""
+    lengths = [len(row["input_ids"]) for row in prepared.rows]
+    random.Random(prepared.request.seed).shuffle(lengths)  # noqa: S311 (an order like the training's)
+    size = prepared.schedule.batch_size
+    return round(fmean(max(lengths[first : first + size]) for first in range(0, len(lengths), size)))
 
 
 def _training(prepared: Prepared) -> TrainingPart:

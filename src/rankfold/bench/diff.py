@@ -156,6 +156,8 @@ def _failure(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> dict
 def _compared(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> Change:
     if {run.data.sha256 for run in ours} != {run.data.sha256 for run in theirs}:
         return replace(change, why="the data has changed: its hash differs")
+    if {run.task.version or 1 for run in ours} != {run.task.version or 1 for run in theirs}:
+        return replace(change, why="the task has changed: its version differs")
     examples = shared_examples([*ours, *theirs])
     if change.metric not in MEASURES or not examples:
         return replace(change, why=f"there are no predictions that give {change.metric}")

@@ -7,7 +7,7 @@ from peft import PeftModel
 
 from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import Prediction, RunRecord
-from rankfold.bench.tasks import TaskData, TaskRequest, load_task
+from rankfold.bench.tasks import TaskData, TaskRequest, check_scoring, load_task, scoring_of
 from rankfold.bench.tasks.mixture import with_parts
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.train.hardware import choose_device, choose_precision
@@ -27,11 +27,12 @@ class EvaluateRequest:
         split: `train`, `validation` or `test`.
         batch_size: Rows at a time.
         max_length: The most tokens of a row; the usual one for the kind of task if None.
+        scoring: How answers with choices are found; by likelihood if None.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
-        SpecError: If a number is not positive.
+        SpecError: If a number is not positive, or the scoring unknown.
     """
 
     adapter: Path
@@ -40,6 +41,7 @@ class EvaluateRequest:
     split: str = "validation"
     batch_size: int = 16
     max_length: int | None = None
+    scoring: str | None = None
     precision: str = "auto"
     device: str = "auto"
 
@@ -49,6 +51,7 @@ class EvaluateRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SpecError(f"{name} is {value}; give a number above 0.")
+        check_scoring(self.scoring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class EvaluateResult:
     loss: float
     metrics: dict[str, float]
     predictions: tuple[Prediction, ...]
+    scoring: str | None = None
 
 
 def find_record(adapter: Path) -> RunRecord | None:
@@ -89,6 +93,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     device = choose_device(request.device)
     base = resolve_model(request.model)
     data = _load_data(request, record, is_causal=base.is_causal)
+    scoring = scoring_of(request.scoring, data)
     loaded = load_model(base, data.kind, data.examples.label_names)
     model = _adapted(request.adapter, record, base, loaded)
     evaluator = Evaluator(
@@ -96,10 +101,11 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         device,
         choose_precision(request.precision, device),
         request.batch_size,
-        row_length(loaded, data.kind, request.max_length),
+        row_length(loaded.model.config, data.kind, request.max_length),
+        scoring,
     )
     evaluation = evaluator.measure(model.to(device), data.examples, request.split, data.task.metrics)
-    return _result(request, data, evaluation)
+    return replace(_result(request, data, evaluation), scoring=scoring and scoring.value)
 
 
 def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:

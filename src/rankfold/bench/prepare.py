@@ -14,7 +14,7 @@ import rankfold
 from rankfold.bench.method import HEAD_ONLY, PEFT_PREFIX, method_config, recommended_learning_rate
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
-from rankfold.bench.tasks import TaskData, limited, load_task
+from rankfold.bench.tasks import TaskData, limited, load_task, scoring_of
 from rankfold.errors import RankfoldError, SpecError
 from rankfold.train.encode import encode_examples, encode_instructions, make_collator
 from rankfold.train.examples import Examples
@@ -77,36 +77,41 @@ class Prepared:
         return self.evaluator.device
 
     def parameters(self) -> ParametersPart:
-        """Count the numbers of adapter and head."""
-        head = sum(parameter.numel() for parameter in head_parameters(self.model))
-        if not self.request.method.startswith(PEFT_PREFIX):
-            count = self._count()
-            if self.request.method == HEAD_ONLY:  # what carries the head is not trained
-                return ParametersPart(count.stored, 0, 0, head)
-            return ParametersPart(count.stored, count.trainable, count.active, head)
-        state = adapter_state(self.model)
-        stored = sum(tensor.numel() for tensor in state.values()) - head
-        in_head = {id(parameter) for parameter in head_parameters(self.model)}
-        trainable = sum(
-            parameter.numel()
-            for parameter in self.model.parameters()
-            if parameter.requires_grad and id(parameter) not in in_head
-        )
-        return ParametersPart(stored, trainable, trainable, head)
-
-    def _count(self) -> rankfold.ParameterCount:
-        """Count the adapter's numbers, as they are active in the first step."""
+        """Count the numbers of adapter and head, as they are active in the first step."""
         if self.reducer is None:
-            return rankfold.count_parameters(self.model)
+            return parameters_of(self.model, self.request.method)
         self.reducer.attach(self.model).before_step()
-        count = rankfold.count_parameters(self.model)
+        counted = parameters_of(self.model, self.request.method)
         self.reducer.detach()
-        return count
+        return counted
 
 
 def head_parameters(model: PeftModel) -> list[torch.nn.Parameter]:
     """Return the parameters of modules that are saved whole beside the adapter."""
     return [parameter for name, parameter in model.named_parameters() if ".modules_to_save." in name]
+
+
+def parameters_of(model: PeftModel, method: str) -> ParametersPart:
+    """Count the numbers of a model's adapter and head, as they are active now.
+
+    Args:
+        model: It may be on the meta device.
+        method: The name of the method that made the adapter.
+    """
+    in_head = {id(parameter) for parameter in head_parameters(model)}
+    head = sum(parameter.numel() for parameter in head_parameters(model))
+    if not method.startswith(PEFT_PREFIX):
+        count = rankfold.count_parameters(model)
+        if method == HEAD_ONLY:  # what carries the head is not trained
+            return ParametersPart(count.stored, 0, 0, head)
+        return ParametersPart(count.stored, count.trainable, count.active, head)
+    stored = sum(tensor.numel() for tensor in adapter_state(model).values()) - head
+    trainable = sum(
+        parameter.numel()
+        for parameter in model.parameters()
+        if parameter.requires_grad and id(parameter) not in in_head
+    )
+    return ParametersPart(stored, trainable, trainable, head)
 
 
 def prepare(request: RunRequest) -> Prepared:
@@ -120,11 +125,13 @@ def prepare(request: RunRequest) -> Prepared:
     precision = choose_precision(request.precision, device)
     base = resolve_model(request.model)
     data = load_task(request.task_request, is_causal=base.is_causal)
+    scoring = scoring_of(request.scoring, data)
     data = limited(data, {"train": request.train_rows, "validation": request.eval_rows})
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     loaded = load_model(base, data.kind, data.examples.label_names)
-    max_length = row_length(loaded, data.kind, request.max_length)
+    max_length = row_length(loaded.model.config, data.kind, request.max_length)
+    evaluator = Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length, scoring)
     config = method_config(
         request.method, request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules
     )
@@ -147,7 +154,7 @@ def prepare(request: RunRequest) -> Prepared:
         schedule=schedule,
         groups=_groups(model, schedule, request.rates),
         rows=rows,
-        evaluator=Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length),
+        evaluator=evaluator,
         reducer=reducer,
         probe_rows=probe_rows,
     )

@@ -89,14 +89,33 @@ def check_suite(suite: Suite, out: Path) -> None:
         SpecError: If a method or an option is unknown, a value is not possible, or the methods would not get
             equally many trials.
     """
-    requests = suite.requests(out)
-    for (place, label), each in _searches(suite).items():
-        requests.append(_trial(suite, place, each.method, each.search.ask()[0], out / label))
+    requests = all_requests(suite, out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each run says again what there is to say of it
         for request in requests:
             kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
             method_config(request.method, request.options, kind, seed=request.seed)
+
+
+def all_requests(suite: Suite, out: Path) -> list[RunRequest]:
+    """Return all trials and all runs, with the first values of each search where others will be chosen.
+
+    Raises:
+        SpecError: If they cannot be made.
+    """
+    searches = _searches(suite)
+    trials = [
+        _trial(suite, place, each.method, values, out / suite.run_name(place, label, f"trial{number}"))
+        for (place, label), each in searches.items()
+        for number, values in enumerate(_first_values(each), start=1)
+    ]
+    return [*trials, *suite.requests(out)]
+
+
+def _first_values(tuned: _Tuned) -> list[Values]:
+    """Return as many values as there will be trials; those of later rounds are not known yet."""
+    asked = tuned.search.ask()
+    return asked + asked[-1:] * (tuned.trials - len(asked))
 
 
 def _searches(suite: Suite) -> dict[Key, _Tuned]:

@@ -46,13 +46,19 @@ class ModelPart:
 
 @dataclass(frozen=True, slots=True)
 class TaskPart:
-    """What was learned and how success is measured."""
+    """What was learned and how success is measured.
+
+    `version` is the task's, None for a user's own; `scoring` is how answers were scored, if there are any.
+    Older records have neither.
+    """
 
     name: str
     kind: str
     metric: str
     label_names: tuple[str, ...] | None
     licence: str | None
+    version: int | None = None
+    scoring: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +202,10 @@ class TuningPart:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One held-out example: the right label (id, number or candidate index) and what the model said."""
+    """One held-out example: the right label (id, number or candidate index) and what the model said.
+
+    The prediction is -1 where a generated text names no candidate.
+    """
 
     id: int | str
     label: int | float
@@ -206,7 +215,7 @@ class Prediction:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run, done or failed. The fields are those of `run.json`; a failed run has no results."""
+    """One run, done or failed: the fields of `run.json`. `flops` is estimated; a failure has no results."""
 
     status: Literal["done", "failed"]
     error: str | None
@@ -230,6 +239,7 @@ class RunRecord:
     reducer: ReducerPart | None = None
     fit: FitPart | None = None
     tuning: TuningPart | None = None
+    flops: float | None = None
     format: Literal[1] = FORMAT
 
     @property

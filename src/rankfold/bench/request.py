@@ -9,7 +9,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from rankfold.bench.tasks import TaskRequest
+from rankfold.bench.tasks import TaskRequest, check_scoring
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.columns import Columns
 from rankfold.train.rates import Rates
@@ -50,6 +50,7 @@ class RunRequest:
         text_column: The column of the text.
         pair_column: The column of the second text.
         label_column: The column of the label.
+        group_column: The column that says whose row it is: nobody is on both sides of a split.
         options: The method's options and PEFT's targeting options.
         seed: Of the head, the adapter, the data order and dropout.
         epochs: Passes over the training split; 3 if neither this nor `steps` is given.
@@ -72,6 +73,8 @@ class RunRequest:
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
         hold_out: Evaluate on a tenth of the training split, which is not trained on, instead of on the
             validation split.
+        scoring: How answers with choices are found, one of `rankfold.train.scoring.Scoring`; by likelihood
+            if None.
         freeze_head: Leave a new head as the seed drew it.
         overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
         reducer: The options of a Reducer, which trains only some layers in each step; none if None.
@@ -79,8 +82,8 @@ class RunRequest:
         checkpoint_every: Updates from one checkpoint to the next; 0 makes none.
 
     Raises:
-        SpecError: If a number is out of its range, the scheduler unknown, both epochs and steps given, or the
-            options of learning rates or of the Reducer are not possible.
+        SpecError: If a number is out of its range, scheduler or scoring unknown, both epochs and steps given,
+            or the options of learning rates or of the Reducer are not possible.
     """
 
     model: str
@@ -93,6 +96,7 @@ class RunRequest:
     text_column: str | None = None
     pair_column: str | None = None
     label_column: str | None = None
+    group_column: str | None = None
     options: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     seed: int = 0
     epochs: float | None = None
@@ -114,6 +118,7 @@ class RunRequest:
     train_rows: int | None = None
     eval_rows: int | None = None
     hold_out: bool = False
+    scoring: str | None = None
     freeze_head: bool = False
     reducer: Mapping[str, JsonValue] | None = None
     overwrite: bool = False
@@ -132,6 +137,7 @@ class RunRequest:
             )
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+        check_scoring(self.scoring)
         # Both check their options by being made.
         _ = self.rates
         if self.reducer is not None:
@@ -153,7 +159,7 @@ class RunRequest:
     @property
     def task_request(self) -> TaskRequest:
         """The part that says which data to read."""
-        columns = Columns(self.text_column, self.pair_column, self.label_column)
+        columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
         return TaskRequest(self.task, self.data, self.data_root, self.kind, columns, holds_out=self.hold_out)
 
     @property

@@ -20,6 +20,7 @@ from rankfold.bench.record import (
 )
 from rankfold.bench.remaining import seconds_left
 from rankfold.bench.request import RunRequest
+from rankfold.bench.same_data import check_same_data
 from rankfold.bench.unfinished import check_unfinished, is_unfinished
 from rankfold.errors import RankfoldError, TrainingError
 from rankfold.train.progress import Progress, Silent
@@ -64,9 +65,11 @@ def run_all(
     Raises:
         OutputExistsError: If a folder holds something that was not asked for, before anything is run.
         SpecError: If a run was stopped that is not what is asked for now.
+        DataError: If the data has changed since a run was done that is kept.
     """
     executor = executor or Inline()
     kept = {request.out: None if overwrite else finished(request) for request in requests}
+    check_same_data(requests, kept)
     left = [_as_begun(request, overwrite=overwrite) for request in requests if kept[request.out] is None]
     outcomes = {
         request.out: Outcome(request, record, is_kept=True)

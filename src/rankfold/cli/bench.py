@@ -1,4 +1,4 @@
-"""`rankfold bench`: what one does with the records of many runs."""
+"""`rankfold bench`: what one does before and after many runs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 
 from rankfold.cli.compare import DEFAULT_OUT
 from rankfold.cli.console import note, print_json, print_table, progress_screen
+from rankfold.cli.estimates import estimate
 from rankfold.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ _folder = click.Path(path_type=Path)
 
 @click.group()
 def command() -> None:
-    """Work on the records of many runs."""
+    """Estimate runs before they are made, measure their steps, and compare the records of what was run."""
+
+
+command.add_command(estimate)
 
 
 @command.command()

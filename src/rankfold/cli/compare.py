@@ -9,9 +9,10 @@ import click
 
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, progress_screen
-from rankfold.cli.data import source_options
+from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.planned import show_planned
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
@@ -75,8 +76,10 @@ Examples:
 @_what("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
 @source_options(_DATA)
 @_data("--kind", help="classification, regression or instruction; inferred from the data if left out.")
+@column_options(_DATA)
 @_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
 @_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")
+@scoring_option(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row.")
 @_how("--epochs", type=float, help="Passes over the training split.")
 @_how("--steps", type=int, help="Updates, instead of epochs.")
@@ -94,6 +97,7 @@ Examples:
     show_default=True,
     help="Run here, or on the Ray cluster of RAY_ADDRESS.",
 )
+@click.option("--dry-run", is_flag=True, help="Train nothing; say what all runs would take.")
 @json_option
 def command(
     *,
@@ -105,6 +109,7 @@ def command(
     seeds: tuple[int, ...] | None,
     out: Path | None,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
     **budget: Any,
 ) -> None:
@@ -120,6 +125,11 @@ def command(
     if seeds is not None:
         plan = replace(plan, seeds=seeds)
     folder = out or DEFAULT_OUT / plan.name
+    if dry_run:
+        from rankfold.bench.protocol import all_requests
+
+        show_planned(all_requests(plan, folder), as_json=as_json)
+        return
     place = _executor(executor, jobs)
     with shown_notes(), progress_screen() as new_bar:
         outcomes = run_suite(plan, folder, executor=place, make_progress=new_bar, overwrite=overwrite)

@@ -51,6 +51,10 @@ def column_options(heading: str) -> Callable[[Decorated], Decorated]:
 
     def add(command: Decorated) -> Decorated:
         for each in (
+            option(
+                "--group-column",
+                help="Column of the speaker, person or document, of which none is on both sides of a split.",
+            ),
             option("--label-column", help="Column of the label."),
             option("--pair-column", help="Column of the second text."),
             option("--text-column", help="Column of the text."),
@@ -59,3 +63,17 @@ def column_options(heading: str) -> Callable[[Decorated], Decorated]:
         return command
 
     return add
+
+
+def scoring_option(heading: str, default: str = "likelihood if left out") -> Callable[[Decorated], Decorated]:
+    """Return what adds the option that says how answers are scored.
+
+    Args:
+        heading: The section of the help page that it stands under.
+        default: What holds without it, in words.
+    """
+    return section(heading)(
+        "--scoring",
+        help="How a model that writes text chooses: likelihood (a token's, on average), total_likelihood, or "
+        f"generated (what it answers is read); {default}.",
+    )

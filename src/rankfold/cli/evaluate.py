@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rankfold.cli.console import print_json, print_table
-from rankfold.cli.data import column_options, source_options
+from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
@@ -23,18 +23,34 @@ _DATA = "Data"
 _data = section(_DATA)
 _where = section("Where")
 
-_DATA_OPTIONS = ("task", "data", "data_root", "kind", "text_column", "pair_column", "label_column")
+_DATA_OPTIONS = (
+    "task",
+    "data",
+    "data_root",
+    "kind",
+    "text_column",
+    "pair_column",
+    "label_column",
+    "group_column",
+    "scoring",
+)
 _RUN_OPTIONS = ("model", "batch_size")
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("adapter", type=click.Path(path_type=Path))
 @_what("--model", help="The base model; that of the run if left out.")
-@_what("--split", default="validation", show_default=True, help="train, validation or test.")
+@_what(
+    "--split",
+    default="validation",
+    show_default=True,
+    help="train, validation, test, or validation_mismatched (of mnli).",
+)
 @source_options(_DATA, task_help="A task whose metric is known; that of the run if left out.")
 @_data("--kind", help="classification, regression or instruction.")
 @column_options(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row; that of the run if left out.")
+@scoring_option(_DATA, "that of the run if left out")
 @_where("--batch-size", type=int, help="Rows at a time; that of the run if left out.")
 @_where("--precision", help="auto, fp32 or bf16; that of the run if left out.")
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
@@ -54,12 +70,13 @@ def command(
     options = _completed(given, record)
     if options["model"] is None:
         raise SpecError(f"'{adapter}' has no run.json that names its base model; name it with --model.")
-    columns = Columns(options["text_column"], options["pair_column"], options["label_column"])
+    columns = Columns(*(options[f"{name}_column"] for name in ("text", "pair", "label", "group")))
     request = EvaluateRequest(
         adapter=adapter,
         model=options["model"],
         data=TaskRequest(options["task"], options["data"], options["data_root"], options["kind"], columns),
         split=split,
+        scoring=options["scoring"],
         batch_size=16 if options["batch_size"] is None else options["batch_size"],
         max_length=options["max_length"],
         precision=precision or (record.training.precision if record else "auto"),
@@ -88,5 +105,6 @@ def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, A
 def _print(result: "EvaluateResult") -> None:
     lines = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
     lines += [("loss", f"{result.loss:.4f}"), ("rows", f"{result.rows:,}")]
-    title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}"
+    scored = f" by {result.scoring}" if result.scoring else ""
+    title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}{scored}"
     print_table((title, ""), lines, left=(0, 1))

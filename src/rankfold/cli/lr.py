@@ -8,6 +8,7 @@ import click
 
 from rankfold.cli.console import print_json, print_table
 from rankfold.cli.meta import model_and_method_options
+from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.rates import rate_options, rates_asked
 
@@ -44,7 +45,8 @@ def command(
     from rankfold.train.rate_table import COLUMNS, RateTable
 
     asked = rates_asked(**rates)
-    plan = meta_base(model, kind=task_kind, num_labels=num_labels)
+    with shown_notes():
+        plan = meta_base(model, kind=task_kind, num_labels=num_labels)
     _, adapted = plan.adapted(method_config(method, parse_settings(settings), plan.kind, seed=0))
     base = recommended_learning_rate(method) if learning_rate is None else learning_rate
     table = RateTable.of(parameter_groups(adapted, lr=base, weight_decay=weight_decay, **asked))

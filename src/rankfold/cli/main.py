@@ -25,7 +25,7 @@ COMMANDS = {
     "compare": "Train several methods under one budget and compare them.",
     "fit": "List the compositions that fit a budget, and choose one on your data.",
     "report": "Write the comparison page from finished runs.",
-    "bench": "Say what has become worse from one set of runs to another.",
+    "bench": "Estimate runs, measure their steps, or say what has become worse from one set to another.",
     "export": "Write an adapter as plain LoRA, for llama.cpp or merged, with a certificate.",
     "methods": "List the methods, or the options of one.",
     "params": "Count what a method would train, without loading weights.",

@@ -8,6 +8,7 @@ import click
 
 from rankfold.cli.console import note, print_json, print_table
 from rankfold.cli.meta import model_and_method_options
+from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Count what a method would train on a model, without loading weights."""
-    counted = count_on_meta(model, method, parse_settings(settings), kind=task_kind, num_labels=num_labels)
+    with shown_notes():
+        counted = count_on_meta(
+            model, method, parse_settings(settings), kind=task_kind, num_labels=num_labels
+        )
     if as_json:
         print_json({"model": model, "method": method, **asdict(counted)})
         return

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from rankfold.cli.console import print_json, print_table, progress_screen
-from rankfold.cli.data import column_options, source_options
+from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.rates import rate_options
@@ -62,6 +62,7 @@ Examples:
     is_flag=True,
     help="Evaluate on a tenth of the training split, not trained on, instead of on the validation split.",
 )
+@scoring_option(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
 @_how("--epochs", type=float, help="Passes over the training split.  [default: 3]")
 @_how("--steps", type=int, help="Updates, instead of epochs.")
@@ -180,7 +181,6 @@ def _print_result(record: "RunRecord", out: Path) -> None:
         ("seconds", f"{seconds.total:.1f} ({seconds.train:.1f} training, {seconds.evaluate:.1f} evaluating)"),
         ("written to", str(out)),
     ]
-    title = (
-        f"{record.method.name} on {record.task.name} with {record.model.name}, seed {record.training.seed}"
-    )
+    task = f"{record.task.name} by {record.task.scoring}" if record.task.scoring else record.task.name
+    title = f"{record.method.name} on {task} with {record.model.name}, seed {record.training.seed}"
     print_table((title, ""), lines, left=(0, 1))

@@ -11,6 +11,7 @@ whether it was the one that built the batch or not.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast, final
 
 import torch
@@ -102,7 +103,7 @@ class _SquareProducts(torch.autograd.Function):
         rights = torch.stack(parameters[1::2]).to(dtype)
         ctx.set_materialize_grads(False)
         ctx.relays, ctx.lefts, ctx.rights, ctx.dtype = relays, lefts, rights, parameters[0].dtype
-        with torch.autocast(lefts.device.type, enabled=False):
+        with _without_autocast(lefts.device):
             squares = torch.bmm(lefts, rights).flatten(1)
         matrices = dict[int, Tensor]()
         for members, positions in _readings(relays, squares.device):
@@ -124,13 +125,19 @@ class _SquareProducts(torch.autograd.Function):
             entries = torch.stack([zero if row is None else row.reshape(-1).to(zero.dtype) for row in rows])
             squares[members] = squares[members].scatter(1, positions.expand(len(members), -1), entries)
         squares = squares.view(count, side, side)
-        with torch.autocast(squares.device.type, enabled=False):
+        with _without_autocast(squares.device):
             for_lefts = torch.bmm(squares, ctx.rights.transpose(1, 2)).to(ctx.dtype)
             for_rights = torch.bmm(ctx.lefts.transpose(1, 2), squares).to(ctx.dtype)
         pairs = zip(for_lefts, for_rights, gradients, strict=True)
         return None, *(
             None if gradient is None else each for left, right, gradient in pairs for each in (left, right)
         )
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    # The meta device has none to switch off, and torch raises where it is asked to.
+    has_one = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_one else nullcontext()
 
 
 def _readings(relays: Sequence[Relay], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:

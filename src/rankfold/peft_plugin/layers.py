@@ -29,7 +29,7 @@ class RankfoldLinear(RankfoldLayer):
         base = self.base_layer
         if torch.compiler.is_compiling():  # the compiler fuses better than we do
             return None
-        if len(active) != 1 or not _is_plain(base) or torch.is_autocast_enabled(x.device.type):
+        if len(active) != 1 or not _is_plain(base) or _autocasts(x.device.type):
             return None
         adapter = self.rankfold_adapters[active[0]]
         is_parted = isinstance(adapter.gating, ExpertGating)
@@ -84,6 +84,11 @@ _KINDS: dict[type[Geometry], type[RankfoldLayer]] = {
 def wrap(base_layer: nn.Module, geometry: Geometry, backend: QuantizationBackend | None) -> RankfoldLayer:
     """Return the layer of the right kind around a base layer, still without adapters."""
     return _KINDS[type(geometry)](base_layer, backend)
+
+
+def _autocasts(device: str) -> bool:
+    # Asked of a device that has no autocast, such as meta, torch raises.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _is_plain(base: nn.Module) -> TypeGuard[nn.Linear]:

@@ -83,7 +83,8 @@ def _times(record: RunRecord) -> Facts:
         return []
     spent = [(name.replace("_", " "), seconds_text(value)) for name, value in asdict(record.seconds).items()]
     step = ("a step", f"{record.seconds.step_median * 1000:.0f} ms")
-    return [*spent[:-1], step, ("peak memory", bytes_text(record.peak_memory_bytes))]
+    work = [("operations, estimated", f"{record.flops:.3g}")] if record.flops is not None else []
+    return [*spent[:-1], step, ("peak memory", bytes_text(record.peak_memory_bytes)), *work]
 
 
 def _plain(values: Mapping[str, Any]) -> Facts:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from rankfold.bench.measured import measured_on, note_different_data
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
 from rankfold.bench.scores import mean_score, scores_of, shared_examples
@@ -14,7 +15,7 @@ from rankfold.report.rows import Row, make_rows
 from rankfold.report.tuning import Tuned, is_trial, make_tuned
 
 # How many parts of a group's key do not speak of the data.
-_WITHOUT_DATA = 4
+_WITHOUT_DATA = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def make_studies(
         raise DataError(
             f"all {len(records)} runs are trials of tuning; run the suite to its end, it keeps what is done."
         )
+    note_different_data([record for group in groups.values() for record in group])
     trials = _grouped([record for record in records if is_trial(record)], with_data=False)
     compared = [without_earlier_rungs(group) or group for group in groups.values()]
     rows = make_rows(compared, names)
@@ -112,8 +114,9 @@ def _grouped(records: Sequence[RunRecord], *, with_data: bool) -> dict[tuple[str
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
         task = record.task
-        key = (record.model.name, record.model.sha256, task.name, task.metric, record.data.sha256)
-        groups.setdefault(key if with_data else key[:_WITHOUT_DATA], []).append(record)
+        scoring = task.scoring or "likelihood"  # what records without one were made with
+        key = (record.model.name, record.model.sha256, task.name, task.metric, scoring)
+        groups.setdefault((*key, *map(str, measured_on(record))) if with_data else key, []).append(record)
     return groups
 
 

@@ -127,6 +127,7 @@ def _flat(study: Study, label: str, run: RunRecord) -> dict[str, object]:
         "epochs": run.training.epochs,
         "steps": run.training.steps,
         **{f"{name}_{key}": value for name, part in parts.items() for key, value in asdict(part).items()},
+        "flops": run.flops,
         "peak_memory_bytes": run.peak_memory_bytes,
         "model_sha256": run.model.sha256,
         "data_sha256": run.data.sha256,

@@ -1,7 +1,7 @@
 """Which columns of a table are the text, the second text and the label, and what kind of task that makes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rankfold.errors import DataError
 from rankfold.train.data import Row, Rows
@@ -29,11 +29,13 @@ class Columns:
         text: The first or only text; None for instructions and choices, whose columns have fixed names.
         pair: The second text of a pair.
         label: What is to be predicted; None for instructions and choices.
+        group: Whose rows they are: a person or document, which no two splits may share; None if nobody says.
     """
 
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    group: str | None = None
 
 
 def find_columns(rows: Rows, given: Columns) -> Columns:
@@ -46,27 +48,39 @@ def find_columns(rows: Rows, given: Columns) -> Columns:
         given: Columns the user or a named task has named; they win.
 
     Raises:
-        DataError: If a named column does not exist, or none of the usual names does.
+        DataError: If a named column does not exist, none of the usual names does, or the column of groups is
+            read as something else.
     """
     present = tuple(rows[0])
-    for name in (given.text, given.pair, given.label):
+    for name in (given.text, given.pair, given.label, given.group):
         if name is not None and name not in present:
             raise DataError(f"there is no column '{name}'; name one that the data has: {_listed(present)}.")
-    if given == Columns() and (_has(present, INSTRUCTED) or _has(present, CHOSEN)):
-        return Columns()
+    if given == Columns(group=given.group) and (_has(present, INSTRUCTED) or _has(present, CHOSEN)):
+        _check_group(given.group, (*INSTRUCTED, *CHOSEN))
+        return given
     label = given.label or next((name for name in _LABELS if name in present), None)
     if label is None:
         raise DataError(
             f"there is no label column; name it with --label-column, the data has {_listed(present)}."
         )
+    _check_group(given.group, (given.text, given.pair, label))
     if given.text is not None:
-        return Columns(given.text, given.pair, label)
-    text, pair = _texts(rows[0], label)
-    return Columns(text, given.pair or pair, label)
+        return replace(given, label=label)
+    text, pair = _texts({name: value for name, value in rows[0].items() if name not in (label, given.group)})
+    return replace(given, text=text, pair=given.pair or pair, label=label)
 
 
-def _texts(row: Row, label: str) -> tuple[str, str | None]:
-    free = {name: value for name, value in row.items() if name != label and name not in _NOT_TEXT}
+def _check_group(group: str | None, read: Sequence[str | None]) -> None:
+    if group is not None and group in read:
+        raise DataError(
+            f"the column '{group}' is read as text or label and cannot be the group; "
+            "name with --group-column the one that says whose the row is."
+        )
+
+
+def _texts(row: Row) -> tuple[str, str | None]:
+    """Return the columns of the first and the second text, of those that are neither label nor group."""
+    free = {name: value for name, value in row.items() if name not in _NOT_TEXT}
     for pair in _PAIRS:
         if _has(tuple(free), pair):
             return pair
@@ -92,7 +106,7 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
         DataError: If a split lacks a column.
     """
     for split, rows in splits.items():
-        for name in (columns.text, columns.pair, columns.label):
+        for name in (columns.text, columns.pair, columns.label, columns.group):
             if name is not None and name not in rows[0]:
                 raise DataError(
                     f"the split '{split}' has no column '{name}', but {_listed(rows[0])}; "

@@ -20,6 +20,7 @@ _SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "validation_matched", "dev_matched"),
     "test": ("test", "test_matched"),
+    "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
 }
 _BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -32,10 +33,12 @@ class Source:
     Args:
         name: Shown in messages and records: a path or a hub id.
         files: One file a split; empty for a hub dataset.
+        instead: What to do where the hub does not give it.
     """
 
     name: str
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    instead: str = "name a local folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def read_split(source: Source, split: str) -> Table | None:
         DataError: If the file is damaged or empty, or the hub does not give the dataset.
     """
     if not source.files:
-        return _read_hub(source.name, split)
+        return _read_hub(source, split)
     path = source.files.get(split)
     if path is None:
         return None
@@ -147,8 +150,8 @@ def read_split(source: Source, split: str) -> Table | None:
         return _table(loaded, f"'{path}'")
 
 
-def _read_hub(name: str, split: str) -> Table | None:
-    repository, _, config = name.partition(":")
+def _read_hub(source: Source, split: str) -> Table | None:
+    repository, _, config = source.name.partition(":")
     with quiet_libraries():
         try:
             available: list[str] = cast(Any, datasets).get_dataset_split_names(repository, config or None)
@@ -158,10 +161,10 @@ def _read_hub(name: str, split: str) -> Table | None:
             loaded = cast(Any, datasets).load_dataset(repository, config or None, split=found)
         except (OSError, ValueError, DatasetNotFoundError, RuntimeError) as error:
             raise DataError(
-                f"there is no folder or file '{name}' and the hub did not give it ({_reason(error)}); "
-                "check the name and the network, or name a local folder."
+                f"there is no folder or file '{source.name}' and the hub did not give it "
+                f"({_reason(error)}); check the name and the network, or {source.instead}."
             ) from error
-        return _table(loaded, f"'{name}'")
+        return _table(loaded, f"'{source.name}'")
 
 
 def _table(loaded: Any, shown: str) -> Table:

@@ -61,7 +61,6 @@ def encode_answer(
     Raises:
         DataError: If the answer alone is longer than `max_length`.
     """
-    prompt_ids = _prompt_ids(tokenizer, item.prompt)
     answer_ids = cast("list[int]", cast(Any, tokenizer)(answer, add_special_tokens=False)["input_ids"])
     if tokenizer.eos_token_id is not None:
         answer_ids = [*answer_ids, cast(int, tokenizer.eos_token_id)]
@@ -71,13 +70,18 @@ def encode_answer(
             f"the answer of '{item.id}' has {len(answer_ids)} tokens, which leaves no room for its prompt; "
             f"raise --max-length above {max_length}."
         )
-    prompt_ids = prompt_ids[-room:]
+    prompt_ids = encode_prompt(tokenizer, item, room)
     input_ids = prompt_ids + answer_ids
     return {
         "input_ids": input_ids,
         "attention_mask": [1] * len(input_ids),
         "labels": [IGNORED] * len(prompt_ids) + answer_ids,
     }
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, item: Instruction, max_length: int) -> list[int]:
+    """Tokenise one prompt, up to where its answer begins; one that is too long loses its beginning."""
+    return _prompt_ids(tokenizer, item.prompt)[-max_length:]
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

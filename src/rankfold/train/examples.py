@@ -7,7 +7,7 @@ from typing import TypeVar
 from rankfold.errors import DataError
 from rankfold.train.columns import Columns, check_columns
 from rankfold.train.data import Row, Table
-from rankfold.train.labels import find_labels, label_of, number_of
+from rankfold.train.labels import check_published, find_labels, label_of, number_of
 from rankfold.train.models import Kind
 from rankfold.train.prompts import (
     answer_index,
@@ -59,7 +59,11 @@ class Examples:
 
 
 def make_examples(
-    tables: Mapping[str, Table], columns: Columns, kind: Kind, label_names: Sequence[str] | None = None
+    tables: Mapping[str, Table],
+    columns: Columns,
+    kind: Kind,
+    label_names: Sequence[str] | None = None,
+    choice_word: str = "answer",
 ) -> Examples:
     """Turn the rows of every split into examples.
 
@@ -68,19 +72,23 @@ def make_examples(
         columns: What to read.
         kind: What is to be learned.
         label_names: The class names in the order of their ids, where they are known.
+        choice_word: What the prompt of an instruction calls a choice, where it is written here.
 
     Raises:
         DataError: If a value is missing or of the wrong type, or a split has labels that the first has not.
     """
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     if kind is Kind.INSTRUCTION:
-        return Examples(kind, None, {}, _instructions(tables))
+        return Examples(kind, None, {}, _instructions(tables, choice_word))
     column = columns.label
     if column is None:
         names = _common_choices(tables)
         return Examples(kind, names, _labelled(tables, Columns("question", None, "answer"), answer_index), {})
     if kind is Kind.REGRESSION:
-        return Examples(kind, None, _labelled(tables, columns, lambda row: number_of(row, column)), {})
+        labelled = _labelled(tables, columns, lambda row: number_of(row, column))
+        for split, rows in labelled.items():
+            check_published(split, [row.label for row in rows])
+        return Examples(kind, None, labelled, {})
     values = _each(tables, lambda row, _place: label_of(row, column))
     labels = find_labels(column, values, next(iter(tables.values())).class_names.get(column) or label_names)
     return Examples(
@@ -111,9 +119,9 @@ def _common_choices(tables: Mapping[str, Table]) -> tuple[str, ...]:
     return next(iter(different))
 
 
-def _instructions(tables: Mapping[str, Table]) -> dict[str, list[Instruction]]:
+def _instructions(tables: Mapping[str, Table], choice_word: str) -> dict[str, list[Instruction]]:
     def instruction(row: Row, place: int) -> Instruction:
-        prompt, answer = prompt_and_answer(row)
+        prompt, answer = prompt_and_answer(row, choice_word)
         return Instruction(_id(row, place), prompt, answer, candidate_answers(row, answer))
 
     read = _each(tables, instruction)

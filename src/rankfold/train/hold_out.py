@@ -2,50 +2,110 @@
 
 import math
 import random
-from collections import defaultdict
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from sklearn.model_selection import StratifiedGroupKFold
 
 from rankfold.errors import DataError
-from rankfold.train.data import Row, Rows, Table
+from rankfold.train.data import Rows, Table
+from rankfold.train.groups import groups_of
 
 HOLD_OUT_FRACTION = 0.1
 _SEED = 0
+# Into how many parts groups are dealt out, of which one is held out: a tenth, or more if groups are few.
+_PARTS = (10, 5, 3, 2)
 
 
-def hold_out(table: Table, label_column: str | None) -> tuple[Table, Table]:
+def hold_out(table: Table, label_column: str | None, group_column: str | None = None) -> tuple[Table, Table]:
     """Cut a tenth of the rows off as validation, the same for the same rows every time.
 
-    Each label keeps its share; a label with one row stays in the training part.
+    Each label keeps its share; a label with one row stays in the training part. With groups, each is in one
+    part as a whole; labels keep their shares as well as that allows, and a label with one group stays in the
+    training part.
 
     Args:
         table: At least two rows.
         label_column: The column whose values are kept in proportion; None for rows without labels.
+        group_column: The column of groups that are not divided; None if every row may go anywhere.
 
     Raises:
-        DataError: If there are too few rows to hold any out.
+        DataError: If there are too few rows or groups to hold any out, or a row has no group.
     """
-    rows = table.rows
-    groups = _groups(rows, label_column)
-    if len(groups) > math.sqrt(len(rows)):  # values of a measurement, not labels
-        groups = _groups(rows, None)
+    labels = _labels(table.rows, label_column)
+    if group_column is None:
+        held = _held_rows(labels)
+    else:
+        held = _held_groups(labels, groups_of(table, group_column), group_column)
+    rows = range(len(labels))
+    return table.part(row for row in rows if row not in held), table.part(sorted(held))
+
+
+def _labels(rows: Rows, column: str | None) -> list[object]:
+    labels = [None if column is None else row.get(column) for row in rows]
+    if len(set(labels)) > math.sqrt(len(rows)):  # values of a measurement, not labels
+        return [None] * len(rows)
+    return labels
+
+
+def _held_rows(labels: Sequence[object]) -> set[int]:
+    by_label: defaultdict[object, list[int]] = defaultdict(list)
+    for row, label in enumerate(labels):
+        by_label[label].append(row)
     generator = random.Random(_SEED)  # noqa: S311 (a split is no secret)
     held: set[int] = set()
-    for indices in groups.values():
-        generator.shuffle(indices)
-        count = max(1, round(HOLD_OUT_FRACTION * len(indices)))
-        held.update(indices[: min(count, len(indices) - 1)])
+    for rows in by_label.values():
+        generator.shuffle(rows)
+        count = max(1, round(HOLD_OUT_FRACTION * len(rows)))
+        held.update(rows[: min(count, len(rows) - 1)])
     if not held:
         raise DataError(
-            f"{len(rows)} rows are too few to cut a validation split from; add a validation split."
+            f"{len(labels)} rows are too few to cut a validation split from; add a validation split."
         )
-    return table.part(index for index in range(len(rows)) if index not in held), table.part(sorted(held))
+    return held
 
 
-def _groups(rows: Rows, label_column: str | None) -> dict[object, list[int]]:
-    groups: defaultdict[object, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        groups[_value(row, label_column)].append(index)
-    return groups
+def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -> set[int]:
+    """Return the rows of the groups to hold out: of all parts the one that is most like a tenth of the rows.
+
+    A part has every label that more than one group has, if there is such a part at all: a validation split of
+    one class measures nothing.
+    """
+    totals = Counter(labels)
+
+    def unlikeness(held: Sequence[int]) -> tuple[int, float]:
+        counts = Counter(labels[row] for row in held)
+        missing = len(totals) - len(counts)
+        return missing, sum(abs(counts[each] - HOLD_OUT_FRACTION * total) for each, total in totals.items())
+
+    parts = [part for part in _parts(labels, groups) if part and _leaves_some(part, labels)]
+    if not parts:
+        raise DataError(
+            f"'{column}' has {len(set(groups))} groups, too few to hold any out and keep all labels; "
+            "add groups, name another column with --group-column, or add a validation split."
+        )
+    return set(min(parts, key=unlikeness))
 
 
-def _value(row: Row, column: str | None) -> object:
-    return None if column is None else row.get(column)
+def _leaves_some(part: Sequence[int], labels: Sequence[object]) -> bool:
+    """Whether every label has a row outside the part."""
+    held = set(part)
+    return {labels[row] for row in range(len(labels)) if row not in held} == set(labels)
+
+
+def _parts(labels: Sequence[object], groups: Sequence[str]) -> Iterator[list[int]]:
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    targets = [numbers[label] for label in labels]
+    # More parts than groups, or than rows of any label, cannot be dealt out.
+    most = min(len(set(groups)), max(Counter(targets).values()))
+    for count in _PARTS:
+        if count > most:
+            continue
+        dealer = cast(Any, StratifiedGroupKFold)(count, shuffle=True, random_state=_SEED)
+        with warnings.catch_warnings():
+            # It warns of labels with fewer rows than parts, which cannot be everywhere.
+            warnings.simplefilter("ignore", UserWarning)
+            for _, part in dealer.split(targets, targets, groups):
+                yield part.tolist()

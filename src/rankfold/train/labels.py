@@ -47,6 +47,7 @@ def find_labels(
     else:
         labels = Labels(tuple(known), _known_ids(known, by_name="str" in kinds))
     for split, found in values.items():
+        check_published(split, found, labels.ids)
         unknown = sorted(found - set(labels.ids), key=_sort_key)
         if unknown:
             raise DataError(
@@ -66,6 +67,23 @@ def _known_ids(names: Sequence[str], *, by_name: bool) -> dict[object, int]:
     return {
         (name if by_name else int(name) if is_number else index): index for index, name in enumerate(names)
     }
+
+
+def check_published(split: str, values: Iterable[float | str], known: Iterable[object] = ()) -> None:
+    """Check that the labels of a split are not kept back, as those of a test split often are: all are -1.
+
+    Args:
+        split: Its name.
+        values: Its labels.
+        known: The labels there are, where they are known.
+
+    Raises:
+        DataError: If they are.
+    """
+    if set(values) == {-1} and -1 not in known:
+        raise DataError(
+            f"the labels of the split '{split}' are kept back: all are -1; use a split that has them."
+        )
 
 
 def label_of(row: Row, column: str) -> int | str:

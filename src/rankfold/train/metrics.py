@@ -1,4 +1,4 @@
-"""What is measured on predictions, as plain floats; larger is better."""
+"""What is measured on predictions, as plain floats; larger is better, unless it says otherwise."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,10 @@ from rankfold.errors import unknown_name
 from rankfold.train.models import Kind
 
 ANSWER_LOSS = "answer_loss"
-"""The mean cross-entropy of an answer's token; of all that is measured, only this is better when smaller."""
+"""The mean cross-entropy of an answer's token; better when smaller."""
+
+UNPARSED = "unparsed"
+"""The share of generated answers that name no choice; they count as wrong."""
 
 Values = Sequence[int] | Sequence[float]
 

@@ -232,14 +232,14 @@ def _from_pretrained(
     return model, tuple(sorted(fresh))
 
 
-def row_length(loaded: LoadedModel, kind: Kind, wanted: int | None) -> int:
+def row_length(config: PreTrainedConfig, kind: Kind, wanted: int | None) -> int:
     """Return the most tokens of a row: as many as wanted, or the usual number.
 
     Raises:
         SpecError: If that is more than the model takes.
     """
     length = default_max_length(kind) if wanted is None else wanted
-    most = getattr(loaded.model.config, "max_position_embeddings", None)
+    most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and length > most:
         raise SpecError(f"max_length is {length}, but the model takes {most} tokens; give at most that.")
     return length

@@ -1,7 +1,8 @@
 """Measuring a model on held-out examples: loss, metrics, and each prediction."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -10,12 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from rankfold.errors import TrainingError
-from rankfold.train.encode import IGNORED, encode_answer, encode_examples, encode_instructions, make_collator
+from rankfold.errors import SpecError, TrainingError
+from rankfold.train.encode import (
+    IGNORED,
+    encode_answer,
+    encode_examples,
+    encode_instructions,
+    encode_prompt,
+    make_collator,
+)
 from rankfold.train.examples import Example, Examples, Instruction
+from rankfold.train.generate import NEW_TOKENS, continued
 from rankfold.train.hardware import autocast
-from rankfold.train.metrics import ANSWER_LOSS, measure
+from rankfold.train.metrics import ANSWER_LOSS, UNPARSED, measure
 from rankfold.train.models import Kind
+from rankfold.train.scoring import NOTHING_NAMED, Scoring, named_choice
 
 _Row = TypeVar("_Row", bound=dict[str, Any])
 
@@ -29,7 +39,7 @@ class Evaluation:
         metrics: By name.
         ids: Which examples were predicted; instructions without candidates have only a loss.
         labels: What was right: class ids, numbers, or indices of candidates.
-        predictions: What the model said.
+        predictions: What the model said; -1 where its text names no candidate.
     """
 
     loss: float
@@ -48,7 +58,11 @@ class Evaluator:
         device: Where the model is.
         precision: `fp32` or `bf16`.
         batch_size: Rows at a time.
-        max_length: The most tokens of a row.
+        max_length: The most tokens of a row; what is generated counts.
+        scoring: How the answer to a question with choices is found; as `LIKELIHOOD` if None.
+
+    Raises:
+        SpecError: If `max_length` leaves no room for a prompt beside what is generated.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -56,6 +70,15 @@ class Evaluator:
     precision: str
     batch_size: int
     max_length: int
+    scoring: Scoring | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is room for a prompt."""
+        if self.scoring is Scoring.GENERATED and self.max_length <= NEW_TOKENS:
+            raise SpecError(
+                f"max_length is {self.max_length}, but {NEW_TOKENS} tokens of it are for the answer that is "
+                f"generated; raise --max-length above {NEW_TOKENS}."
+            )
 
     def measure(
         self,
@@ -73,7 +96,7 @@ class Evaluator:
             examples: Holds the split.
             split: Its name.
             metrics: What to measure; instructions have the loss and, with candidates, the accuracy.
-            is_final: False leaves out the choice among candidates, which takes a forward pass for each.
+            is_final: False leaves out the choice among candidates, which takes longer than the loss.
 
         Raises:
             TrainingError: If the loss is not a finite number.
@@ -128,24 +151,51 @@ class Evaluator:
         return Evaluation(loss, {ANSWER_LOSS: loss})
 
     def _choices(self, model: nn.Module, instructions: Sequence[Instruction]) -> Evaluation:
-        """Choose the candidate whose tokens are likeliest on average, so that length does not matter."""
         evaluation = self._answers(model, instructions)
         asked = [item for item in instructions if item.candidates]
         if not asked:
             return evaluation
+        generates = self.scoring is Scoring.GENERATED
+        predictions = self._named(model, asked) if generates else self._likeliest(model, asked)
+        labels = [item.candidates.index(item.answer) for item in asked]
+        metrics = measure(("accuracy",), labels, predictions)
+        if generates:
+            metrics[UNPARSED] = predictions.count(NOTHING_NAMED) / len(predictions)
+        return Evaluation(
+            evaluation.loss,
+            metrics | evaluation.metrics,
+            [item.id for item in asked],
+            labels,
+            predictions,
+        )
+
+    def _likeliest(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
+        """Choose the candidate whose tokens are likeliest, on average or together."""
         rows = [
             encode_answer(self.tokenizer, item, candidate, self.max_length)
             for item in asked
             for candidate in item.candidates
         ]
-        means = iter([total / tokens for total, tokens in self._answer_scores(model, rows)])
+        is_total = self.scoring is Scoring.TOTAL_LIKELIHOOD
+        found = iter(
+            [total / (1 if is_total else tokens) for total, tokens in self._answer_scores(model, rows)]
+        )
         predictions: list[int] = []
         for item in asked:
-            scores = [next(means) for _ in item.candidates]
+            scores = [next(found) for _ in item.candidates]
             predictions.append(scores.index(max(scores)))
-        labels = [item.candidates.index(item.answer) for item in asked]
-        metrics = measure(("accuracy",), labels, predictions) | evaluation.metrics
-        return Evaluation(evaluation.loss, metrics, [item.id for item in asked], labels, predictions)
+        return predictions
+
+    def _named(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
+        """Let the model answer, and read which candidate it names."""
+        prompts = [encode_prompt(self.tokenizer, item, self.max_length - NEW_TOKENS) for item in asked]
+        predictions = [NOTHING_NAMED] * len(asked)
+        for indices in self._similar(prompts):
+            with self._measuring(model):
+                texts = continued(model, self.tokenizer, [prompts[i] for i in indices], self.device)
+            for index, text in zip(indices, texts, strict=True):
+                predictions[index] = named_choice(text, asked[index].candidates)
+        return predictions
 
     def _answer_scores(self, model: nn.Module, rows: list[_Row]) -> list[tuple[float, int]]:
         """Return the log-likelihood of each row's labelled tokens, and their number."""
@@ -168,18 +218,27 @@ class Evaluator:
     ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Yield padded batches of rows of similar length, each with the positions of its rows."""
         collate = make_collator(self.tokenizer, tokens_have_labels=tokens_have_labels)
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
+        for indices in self._similar([row["input_ids"] for row in rows]):
             batch = collate([dict(rows[index]) for index in indices])
             yield indices, {name: value.to(self.device) for name, value in batch.items()}
 
+    def _similar(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Yield the positions of rows of similar length, a batch at a time."""
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
     def _logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        with self._measuring(model):
+            return model(**batch).logits.float().cpu()
+
+    @contextmanager
+    def _measuring(self, model: nn.Module) -> Generator[None]:
         was_training = model.training
         model.eval()
         try:
             with torch.inference_mode(), autocast(self.device, self.precision):
-                return model(**batch).logits.float().cpu()
+                yield
         finally:
             model.train(was_training)
 

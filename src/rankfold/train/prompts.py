@@ -1,6 +1,7 @@
 """Rows of instruction tasks as a prompt, its answer, and the answers it is compared with.
 
-The texts are those of LLM-Adapters, whose answers are "the correct answer is answer2", or "... is true".
+The texts are those of LLM-Adapters, whose answers are "the correct answer is answer2", or "... is true"; rows
+that bring only their choices are asked in the same words.
 """
 
 import re
@@ -12,15 +13,29 @@ from rankfold.train.data import Row
 
 _CHOICE = ("question", "choices", "answer")
 
+_OPENINGS = {
+    "answer": "correct answer to the question",
+    "solution": "correct solution to the question",
+    "option": "correct answer to fill in the blank to complete the given sentence",
+    "ending": "correct ending to complete the given sentence",
+}
+"""What is to be chosen, by what a choice is called."""
+
+_TRUTH = {"true", "false"}
+
 _MOST_ANSWERS = 10
 """A training split with no more different answers than this is a choice among them."""
 
 
-def prompt_and_answer(row: Row) -> tuple[str, str]:
+def prompt_and_answer(row: Row, choice_word: str = "answer") -> tuple[str, str]:
     """Return the prompt of a row and the answer to learn.
 
     A row has `instruction` and `output` (and perhaps `input`), or `question`, `choices` and `answer`
     (and perhaps `context`), for which the prompt is written here.
+
+    Args:
+        row: What is asked.
+        choice_word: What such a prompt calls a choice: `answer`, `solution`, `option` or `ending`.
 
     Raises:
         DataError: If a column is missing or empty, or the answer is not one of the choices.
@@ -34,17 +49,32 @@ def prompt_and_answer(row: Row) -> tuple[str, str]:
             f"an instruction needs 'instruction' and 'output', or {_listed(_CHOICE)}, but there are "
             f"{_listed(row)}; rename the columns, or name another kind with --kind."
         )
-    choices = choices_of(row)
-    context = row.get("context")
-    question = (
-        f"{context} {text_of(row, 'question')}" if isinstance(context, str) else text_of(row, "question")
+    choices, context, question = choices_of(row), row.get("context"), text_of(row, "question")
+    if isinstance(context, str):
+        question = f"{context} {question}"
+    if set(choices) == _TRUTH:
+        prompt, names = _true_or_false(question), choices
+    else:
+        names = tuple(f"{choice_word}{number}" for number in range(1, len(choices) + 1))
+        prompt = _choose(question, choices, names, choice_word)
+    return prompt, f"the correct answer is {names[answer_index(row)]}"
+
+
+def _true_or_false(question: str) -> str:
+    asked = (
+        f"Please answer the following question with true or false, question: {question.removesuffix('?')}?"
     )
-    listed = " ".join(f"Answer{number}: {choice}" for number, choice in enumerate(choices, start=1))
-    names = "/".join(f"answer{number}" for number in range(1, len(choices) + 1))
-    prompt = (
-        f"Please choose the correct answer to the question: {question}\n\n{listed}\n\nAnswer format: {names}"
+    return f"{asked}\n\nAnswer format: true/false"
+
+
+def _choose(question: str, choices: Sequence[str], names: Sequence[str], choice_word: str) -> str:
+    listed = [f"{name.capitalize()}: {choice}" for name, choice in zip(names, choices, strict=True)]
+    parts = (
+        f"Please choose the {_OPENINGS[choice_word]}: {question}",
+        ("\n\n" if choice_word == "solution" else " ").join(listed),
+        f"Answer format: {'/'.join(names)}",
     )
-    return prompt, f"the correct answer is answer{answer_index(row) + 1}"
+    return "\n\n".join(parts)
 
 
 def candidate_answers(row: Row, answer: str) -> tuple[str, ...]:
@@ -55,12 +85,13 @@ def candidate_answers(row: Row, answer: str) -> tuple[str, ...]:
     if "choices" not in row or "answer" not in row:
         return ()
     choices, right = choices_of(row), answer_index(row)
+    numbered = re.fullmatch(r"(.*[^\W\d_])(\d+)", answer, flags=re.DOTALL)
+    # The number is asked for first: where a choice is "4" itself, "answer4" still means the fourth.
+    if numbered and int(numbered[2]) == right + 1:
+        return tuple(f"{numbered[1]}{number}" for number in range(1, len(choices) + 1))
     if answer.endswith(choices[right]):
         stem = answer.removesuffix(choices[right])
         return tuple(stem + choice for choice in choices)
-    numbered = re.fullmatch(r"(.*?)(\d+)", answer, flags=re.DOTALL)
-    if numbered and int(numbered[2]) == right + 1:
-        return tuple(f"{numbered[1]}{number}" for number in range(1, len(choices) + 1))
     return ()
 
 

@@ -6,58 +6,19 @@ from typing import Any
 import peft
 import torch
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    DebertaConfig,
-    DebertaV2Config,
-    LlamaConfig,
-    OPTConfig,
-    PretrainedConfig,
-    RobertaConfig,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import rankfold
+from rankfold.bench.architectures import read_architecture
 
-ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-DEBERTA = {
-    "max_position_embeddings": 512,
-    "relative_attention": True,
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-}
-
-CONFIGS: dict[str, PretrainedConfig] = {
-    "roberta-base": RobertaConfig(**ROBERTA, num_labels=2),
-    "roberta-large": RobertaConfig(**ROBERTA, **LARGE, num_labels=2),
-    "roberta-large-mnli": RobertaConfig(**ROBERTA, **LARGE, num_labels=3),
-    "deberta-base": DebertaConfig(
-        **DEBERTA, vocab_size=50265, pos_att_type=["c2p", "p2c"], pooler_hidden_size=768, num_labels=2
-    ),
-    "deberta-v3-base": DebertaV2Config(
-        **DEBERTA,
-        vocab_size=128100,
-        pos_att_type=["p2c", "c2p"],
-        position_buckets=256,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        pooler_hidden_size=768,
-        num_labels=2,
-    ),
-    "opt-125m": OPTConfig(num_labels=2),
-    "llama3-8b": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    ),
+HUB_IDS = {
+    "roberta-base": "FacebookAI/roberta-base",
+    "roberta-large": "FacebookAI/roberta-large",
+    "roberta-large-mnli": "FacebookAI/roberta-large-mnli",
+    "deberta-base": "microsoft/deberta-base",
+    "deberta-v3-base": "microsoft/deberta-v3-base",
+    "opt-125m": "facebook/opt-125m",
+    "llama3-8b": "meta-llama/Meta-Llama-3-8B",
 }
 
 ENCODER_LINEARS = {
@@ -73,7 +34,7 @@ def base_model(name: str) -> nn.Module:
     """Return a model without weights."""
     kind = AutoModelForCausalLM if name == "llama3-8b" else AutoModelForSequenceClassification
     with torch.device("meta"):
-        return kind.from_config(CONFIGS[name])
+        return kind.from_config(read_architecture(HUB_IDS[name]))
 
 
 @cache

@@ -6,8 +6,11 @@ and the feed-forward layers are not. So the printed share is that of the half, a
 
 import pytest
 
+import rankfold
+from rankfold.bench.meta import meta_base
+from rankfold.bench.trace import trace_step
 from tests.reference import effilora
-from tests.specs.facts.models import count, percent, total
+from tests.specs.facts.models import HUB_IDS, count, percent, total
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 HALF = 28_311_552 // 2
@@ -82,3 +85,13 @@ def test_hydra_lora_trains_66060288_and_a_router_of_3932160():
 def test_hydra_loras_printed_share_is_five_halves_and_the_router():
     assert 5 * HALF + 3_932_160 == 74_711_040
     assert percent(74_711_040, total("llama3-8b")) == 0.93
+
+
+def test_operations_of_a_step_hardly_grow_with_the_rank():
+    """The paper's table 2 has 15.11 times the operations for r = 64."""
+    base = meta_base(HUB_IDS["llama3-8b"], kind=None, num_labels=1)
+    small, large = (
+        trace_step(base.adapted(rankfold.config("lora", r=r, target_modules=TARGETS))[1], 1, 16).flops
+        for r in (16, 64)
+    )
+    assert round(large / small, 3) == 1.017

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.specs.facts.models import total
+from rankfold.bench.architectures import architecture_names
+from tests.specs.facts.models import HUB_IDS, total
 
 TOTALS = {
     "roberta-base": 124_647_170,
@@ -18,3 +19,8 @@ TOTALS = {
 @pytest.mark.parametrize("name", TOTALS)
 def test_base_model_has_the_size_of_the_published_one(name):
     assert total(name) == TOTALS[name]
+
+
+def test_structures_of_all_published_models_come_along():
+    assert set(HUB_IDS) == set(TOTALS)
+    assert sorted(HUB_IDS.values()) == list(architecture_names())

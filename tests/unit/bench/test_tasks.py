@@ -1,5 +1,6 @@
 """Tasks: the embedded one, the named ones, and the user's own."""
 
+import json
 import sys
 from collections import Counter
 
@@ -40,6 +41,30 @@ def test_bbc_news_is_the_same_every_time_and_free_of_entities():
 def test_a_named_task_has_metrics_that_exist(name):
     assert NAMED[name].metrics
     assert set(NAMED[name].metrics) <= set(METRICS)
+
+
+def test_official_rows_are_those_that_the_data_states(shared_data):
+    files = json.loads((shared_data / "MANIFEST.json").read_text("utf-8"))["files"]
+    stated = {name: entry["official_count"] for name, entry in files.items()}
+    checked = [
+        (name, split, count)
+        for name, task in NAMED.items()
+        for split, count in task.rows.items()
+        # The package's articles are cut by us; a file that is no official split states no number.
+        if name != "bbc_news" and isinstance(stated.get(f"{name}/{split}.jsonl.gz"), int)
+    ]
+    assert len(checked) > 12
+    assert [(name, split, stated[f"{name}/{split}.jsonl.gz"]) for name, split, _ in checked] == checked
+
+
+def test_the_embedded_task_has_the_rows_it_states():
+    assert {split: len(table.rows) for split, table in read_bbc_news().items()} == NAMED["bbc_news"].rows
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_named_task_has_a_version_and_the_rows_of_a_training_split(name):
+    assert NAMED[name].version >= 1
+    assert NAMED[name].rows["train"] > 0
 
 
 @pytest.mark.parametrize(
@@ -147,6 +172,48 @@ def test_a_split_that_is_asked_for_and_absent_is_named(tmp_path):
     folder = write_splits(tmp_path / "d", train=review_rows(8))
     with pytest.raises(DataError, match="has no split 'test'"):
         load_task(TaskRequest(data=str(folder)), is_causal=False, splits=("test",))
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return what installs a package with a task, as far as Python can tell."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(package, entry, code):
+        folder = tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[rankfold.tasks]\n{entry} = {package}:TASK\n")
+        (tmp_path / f"{package}.py").write_text(f"from rankfold.bench.tasks import Task\nTASK = {code}\n")
+
+    return install
+
+
+def test_a_task_of_another_package_is_known_by_its_name(tmp_path, install):
+    install("tasks_of_pets", "pets", 'Task("pets", None, ("f1",), licence="CC0", version=3)')
+    write_splits(tmp_path / "pets", train=review_rows(20), validation=review_rows(8))
+    data = load_task(
+        TaskRequest(task="pets", data_root=str(tmp_path), kind="classification"), is_causal=False
+    )
+    assert (data.task.licence, data.task.version) == ("CC0", 3)
+    with pytest.raises(SpecError, match="Did you mean 'pets'"):
+        load_task(TaskRequest(task="pet"), is_causal=False)
+    with pytest.raises(DataError, match="'pets' is not embedded; name the folder that holds a folder 'pets'"):
+        load_task(TaskRequest(task="pets"), is_causal=False)
+
+
+@pytest.mark.parametrize("code", ['"pets"', 'Task("cats", None, ())'])
+def test_an_entry_point_that_is_no_task_of_its_name_is_refused(install, code):
+    install(f"tasks_of_{len(code)}", "pets", code)
+    with pytest.raises(SpecError, match="is no task with the name 'pets'"):
+        load_task(TaskRequest(task="pets"), is_causal=False)
+
+
+def test_two_packages_with_a_task_of_one_name_are_refused(install):
+    for package in ("tasks_one", "tasks_two"):
+        install(package, "pets", 'Task("pets", None, ())')
+    with pytest.raises(SpecError, match="two packages have a task 'pets'"):
+        load_task(TaskRequest(task="pets"), is_causal=False)
 
 
 def _pairs(count):

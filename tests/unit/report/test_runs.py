@@ -20,3 +20,9 @@ def test_rates_by_role_are_shown_where_they_differ_and_nowhere_else():
     assert shown["Training"]["tlora ratio"] == "4"
     assert "Learning rates" not in facts(plain)
     assert shown["Training"].keys() - facts(plain)["Training"].keys() == {"tlora ratio"}
+
+
+def test_operations_are_shown_as_an_estimate_where_the_record_has_them():
+    record = make_record("lora")
+    assert "operations, estimated" not in facts(record)["Time"]
+    assert facts(replace(record, flops=1.234e15))["Time"]["operations, estimated"] == "1.23e+15"

@@ -1,5 +1,8 @@
 """Prompts, answers and the answers they are compared with."""
 
+import gzip
+import json
+
 import pytest
 
 from rankfold.errors import DataError
@@ -19,6 +22,35 @@ def test_a_question_with_choices_becomes_a_numbered_prompt(count):
     assert answer == f"the correct answer is answer{count}"
     assert candidate_answers(row, answer)[row["answer"]] == answer
     assert len(set(candidate_answers(row, answer))) == count
+
+
+@pytest.mark.parametrize("word", ["solution", "option", "ending"])
+def test_choices_are_called_by_their_word(word):
+    row = {"question": "Which?", "choices": ["4", "2", "7"], "answer": 0}
+    prompt, answer = prompt_and_answer(row, word)
+    assert f"{word.capitalize()}3: 7" in prompt
+    assert prompt.endswith(f"Answer format: {word}1/{word}2/{word}3")
+    assert answer == f"the correct answer is {word}1"
+    # A choice that is itself a number is not mistaken for the number of a choice.
+    assert candidate_answers(row, answer) == tuple(f"the correct answer is {word}{n}" for n in (1, 2, 3))
+
+
+def test_true_and_false_are_answered_as_such():
+    row = {"question": "is it so?", "choices": ["false", "true"], "answer": 1}
+    prompt, answer = prompt_and_answer(row)
+    assert "is it so?\n\nAnswer format: true/false" in prompt
+    assert candidate_answers(row, answer) == ("the correct answer is false", answer)
+
+
+@pytest.mark.parametrize(
+    ("task", "word"), [("boolq", "answer"), ("arc_easy", "answer"), ("piqa", "solution")]
+)
+def test_what_is_written_here_is_what_the_published_rows_say(shared_data, task, word):
+    lines = gzip.decompress((shared_data / task / "validation.jsonl.gz").read_bytes()).decode().splitlines()
+    rows = [json.loads(line) for line in lines[:300]]
+    for row in rows:
+        bare = {name: value for name, value in row.items() if name not in ("instruction", "output")}
+        assert prompt_and_answer(bare, word) == (row["instruction"], row["output"])
 
 
 def test_context_stands_before_the_question():

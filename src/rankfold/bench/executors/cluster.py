@@ -10,7 +10,7 @@ from rankfold.bench.executors.portable import portable
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
-from rankfold.bench.tasks.load import DATA_ROOT
+from rankfold.bench.tasks.find import DATA_ROOT
 from rankfold.errors import SpecError, TrainingError
 from rankfold.train.progress import Progress
 

@@ -1,7 +1,20 @@
 """Tasks: data with a known meaning and a metric. Named ones, an embedded one, and the user's own."""
 
+from rankfold.bench.tasks.find import TaskRequest
 from rankfold.bench.tasks.limit import limited
-from rankfold.bench.tasks.load import SPLITS, TaskRequest, load_task
-from rankfold.bench.tasks.task import NAMED, Task, TaskData
+from rankfold.bench.tasks.load import SPLITS, load_task
+from rankfold.bench.tasks.named import NAMED
+from rankfold.bench.tasks.scored import check_scoring, scoring_of
+from rankfold.bench.tasks.task import Task, TaskData
 
-__all__ = ["NAMED", "SPLITS", "Task", "TaskData", "TaskRequest", "limited", "load_task"]
+__all__ = [
+    "NAMED",
+    "SPLITS",
+    "Task",
+    "TaskData",
+    "TaskRequest",
+    "check_scoring",
+    "limited",
+    "load_task",
+    "scoring_of",
+]

@@ -1,12 +1,7 @@
-"""What a task is, and the tasks whose metric, classes and licence are known.
-
-The primary metric is the first. Where GLUE states F1 and accuracy (mrpc, qqp), accuracy is the primary one: a
-model that always says "equivalent" has an F1 of 0.81 on mrpc, which hides whether anything was learned.
-"""
+"""What a task is: data with a known meaning and a metric."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from rankfold.train.examples import Examples
 from rankfold.train.models import Kind
@@ -23,6 +18,11 @@ class Task:
         label_names: Class names in the order of their ids; None if the data says, or there are none.
         licence: The terms of the data as far as they are known, for the record.
         parts: The tasks of a mixture.
+        version: Raised by one whenever the same rows would be asked, labelled, cut or measured in another
+            way than before, so that older results are not held against newer ones; None for a user's own.
+        rows: How many rows the official splits have, as far as they are known.
+        hub: Where the hub has it, as `owner/name` or `owner/name:config`; None if it is not there.
+        choice_word: What its prompts call a choice, as in "solution2"; None if there are none.
     """
 
     name: str
@@ -31,6 +31,10 @@ class Task:
     label_names: tuple[str, ...] | None = None
     licence: str | None = None
     parts: tuple[str, ...] = ()
+    version: int | None = None
+    rows: Mapping[str, int] = field(default_factory=dict[str, int])
+    hub: str | None = None
+    choice_word: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +54,3 @@ class TaskData:
     source: str
     sha256: str
     examples: Examples
-
-
-_ENTAILMENT = ("entailment", "not_entailment")
-_PARAPHRASE = ("accuracy", "f1")
-_CLASS = Kind.CLASSIFICATION
-_NEWS_METRICS = ("accuracy", "macro_f1")
-
-_TASKS = (
-    Task(
-        "bbc_news",
-        _CLASS,
-        _NEWS_METRICS,
-        ("business", "entertainment", "politics", "sport", "tech"),
-        "BBC articles; for non-commercial research",
-    ),
-    Task("ag_news", _CLASS, _NEWS_METRICS, ("World", "Sports", "Business", "Sci/Tech"), "non-commercial"),
-    Task("cola", _CLASS, ("matthews", "accuracy"), ("unacceptable", "acceptable"), "not stated"),
-    Task("sst2", _CLASS, ("accuracy",), ("negative", "positive"), "not stated"),
-    Task("mrpc", _CLASS, _PARAPHRASE, ("not_equivalent", "equivalent"), "research only"),
-    Task("qqp", _CLASS, _PARAPHRASE, ("not_duplicate", "duplicate"), "non-commercial"),
-    Task(
-        "mnli", _CLASS, ("accuracy",), ("entailment", "neutral", "contradiction"), "several; see its authors"
-    ),
-    Task("qnli", _CLASS, ("accuracy",), _ENTAILMENT, "CC BY-SA 4.0"),
-    Task("rte", _CLASS, ("accuracy",), _ENTAILMENT, "not stated"),
-    Task("wnli", _CLASS, ("accuracy",), ("not_entailment", "entailment"), "CC BY 4.0"),
-    Task("stsb", Kind.REGRESSION, ("pearson", "spearman"), None, "CC BY-SA 4.0 and others"),
-    Task("boolq", None, ("accuracy",), None, "CC BY-SA 3.0"),
-    Task("arc_easy", None, ("accuracy",), None, "CC BY-SA 4.0"),
-    Task("arc_challenge", None, ("accuracy",), None, "CC BY-SA 4.0"),
-    Task("openbookqa", None, ("accuracy",), None, "Apache-2.0"),
-    Task("piqa", None, ("accuracy",), None, "AFL-3.0"),
-    Task("social_i_qa", None, ("accuracy",), None, "not stated"),
-    Task("winogrande", None, ("accuracy",), None, "CC BY 4.0"),
-    Task("hellaswag", None, ("accuracy",), None, "MIT"),
-)
-
-NAMED: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
-"""The known tasks by name."""

@@ -1,0 +1,76 @@
+"""What the runs of a suite would take, before any of them is made."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rankfold.bench.estimate import Device, Estimate, estimate
+from rankfold.bench.request import RunRequest
+from rankfold.errors import SpecError
+from rankfold.train.progress import Progress
+
+# These, the method's options and the Reducer's decide how much a run takes; the rest decides what it learns.
+_DECISIVE = (
+    "model", "method", "task", "data", "kind", "epochs", "steps", "batch_size", "max_length",
+    "precision", "train_rows", "hold_out", "freeze_head",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRuns:
+    """Runs that would take the same, such as those of several seeds.
+
+    Args:
+        request: The first of them.
+        runs: How many they are.
+        estimate: What each of them would take; None if that cannot be said.
+        reason: Why it cannot.
+    """
+
+    request: RunRequest
+    runs: int
+    estimate: Estimate | None
+    reason: str | None = None
+
+    @property
+    def hours(self) -> float | None:
+        """How long they would train, one after the other; None if that cannot be said."""
+        return None if self.estimate is None else self.runs * self.estimate.hours
+
+
+def plan_runs(
+    requests: Iterable[RunRequest], *, device: Device | None = None, progress: Progress | None = None
+) -> list[PlannedRuns]:
+    """Return what runs would take, in the order in which each kind of run comes first.
+
+    Args:
+        requests: The runs.
+        device: What would train; an A100 if None.
+        progress: Is told about every kind of run.
+    """
+    alike: dict[str, list[RunRequest]] = {}
+    for request in requests:
+        alike.setdefault(_key(request), []).append(request)
+    if progress:
+        progress.start(len(alike), "estimates")
+    planned: list[PlannedRuns] = []
+    for done, group in enumerate(alike.values(), start=1):
+        planned.append(_planned(group[0], len(group), device))
+        if progress:
+            progress.advance(done)
+    if progress:
+        progress.finish()
+    return planned
+
+
+def _planned(request: RunRequest, runs: int, device: Device | None) -> PlannedRuns:
+    try:
+        return PlannedRuns(request, runs, estimate(request, device=device))
+    except SpecError as error:
+        return PlannedRuns(request, runs, None, str(error))
+
+
+def _key(request: RunRequest) -> str:
+    options = {name: value for name, value in request.options.items() if name != "seed"}
+    reducer = None if request.reducer is None else dict(request.reducer)
+    return json.dumps([options, reducer, *(getattr(request, name) for name in _DECISIVE)])

@@ -1,0 +1,99 @@
+"""Which task is asked for, and where its data is: embedded, in a folder, in a file, or on the hub.
+
+Other packages add tasks through the entry point group `rankfold.tasks`.
+"""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from rankfold.bench.tasks.named import NAMED
+from rankfold.bench.tasks.task import Task
+from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.train.columns import Columns
+from rankfold.train.data import Source, find_source
+
+logger = logging.getLogger("rankfold.bench")
+
+EMBEDDED = "bbc_news"
+DATA_ROOT = "RANKFOLD_DATA"
+GROUP = "rankfold.tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """Which data to read, and how.
+
+    Args:
+        task: The name of a task: it gives the metric and the classes, and finds the data if `data` does not.
+            Several names with "+" between them are a mixture.
+        data: A folder of splits, a file or a hub id.
+        data_root: The folder that has a folder for each task; that of `RANKFOLD_DATA` if None.
+        kind: What is learned, where it should not be inferred.
+        columns: Columns whose names cannot be guessed, and the one that says whose a row is.
+        label_names: Class names in the order of their ids, where they are known already.
+        holds_out: Take as validation split a tenth of the training split, even where there is another.
+    """
+
+    task: str | None = None
+    data: str | None = None
+    data_root: str | None = None
+    kind: str | None = None
+    columns: Columns = Columns()
+    label_names: tuple[str, ...] | None = None
+    holds_out: bool = False
+
+
+def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
+    """Return the task and where its data is; None is the embedded data.
+
+    A folder of the task's name goes before the hub.
+
+    Raises:
+        SpecError: If neither task nor data is given, or the task is unknown.
+        DataError: If there is no data of that name.
+    """
+    name = request.task
+    if request.data is not None:
+        own = Task(Path(request.data).name.partition(".")[0] or request.data, None, ())
+        return (own if name is None else _named(name)), find_source(request.data)
+    if name is None:
+        raise SpecError("neither a task nor data is given; name a task with --task or data with --data.")
+    if name == EMBEDDED:
+        return NAMED[name], None
+    root = request.data_root or os.environ.get(DATA_ROOT)
+    folder = Path(root).expanduser() / name if root else None
+    if folder is not None and folder.is_dir():
+        return _known(name) or Task(name, None, ()), find_source(str(folder))
+    return _on_hub(_named(name), f"there is no folder '{folder}'" if folder else f"'{name}' is not embedded")
+
+
+def _on_hub(task: Task, nowhere_else: str) -> tuple[Task, Source]:
+    remedy = f"name the folder that holds a folder '{task.name}' with --data-root or {DATA_ROOT}"
+    if task.hub is None:
+        raise DataError(f"{nowhere_else}; {remedy}, or the data itself with --data.")
+    logger.info("%s; asking the hub for '%s'.", nowhere_else, task.hub)
+    return task, replace(find_source(task.hub), instead=remedy)
+
+
+def _named(name: str) -> Task:
+    if (task := _known(name)) is None:
+        raise unknown_name("task", name, {*NAMED, *entry_points(group=GROUP).names})
+    return task
+
+
+def _known(name: str) -> Task | None:
+    """Return the task of a name: one of ours, or of another package, of which only this one is loaded."""
+    if name in NAMED:
+        return NAMED[name]
+    found = tuple(entry_points(group=GROUP, name=name))
+    if len(found) > 1:
+        raise SpecError(f"two packages have a task '{name}'; uninstall one of them.")
+    if not found:
+        return None
+    task = found[0].load()
+    if not isinstance(task, Task) or task.name != name:
+        raise SpecError(f"'{found[0].value}' is no task with the name '{name}'; mend the package it is from.")
+    return task

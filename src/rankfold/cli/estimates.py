@@ -1,0 +1,119 @@
+"""`rankfold bench estimate`: what a run would take, without data and without weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rankfold.cli.console import note, print_json, print_table
+from rankfold.cli.notes import shown_notes
+from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.sections import SectionedCommand, section
+
+if TYPE_CHECKING:
+    from rankfold.bench.estimate import Estimate
+
+_what = section("What to train")
+_how = section("How to train")
+_where = section("Where")
+
+_EPILOG = """\b
+Examples:
+  rankfold bench estimate --model FacebookAI/roberta-large --task mrpc --method relayed_lora --epochs 20
+  rankfold bench estimate --model meta-llama/Meta-Llama-3-8B --method effilora --rows 170420 --max-length 256
+"""
+
+
+@click.command(cls=SectionedCommand, epilog=_EPILOG)
+@_what("--model", required=True, help="minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.")
+@_what("--method", required=True, help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora.")
+@_what(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated."
+)
+@_what("--task", help="A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.")
+@_what("--kind", help="classification, regression or instruction; the task's or the model's if left out.")
+@_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
+@_how("--rows", type=click.IntRange(min=1), help="Rows of the training split; the task's if left out.")
+@_how("--epochs", type=float, help="Passes over the training split.  [default: 3]")
+@_how("--steps", type=int, help="Updates, instead of epochs.")
+@_how("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
+@_how("--max-length", type=int, help="Tokens of every row.  [default: 128; 256 for instructions]")
+@_how("--precision", default="auto", show_default=True, help="auto (bf16, as on a GPU), fp32 or bf16.")
+@_how(
+    "--reducer-set",
+    "reducer_settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Train only some layers in each step; an option of the Reducer, such as active_fraction=0.5.",
+)
+@_where(
+    "--flops",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="NUMBER",
+    help="Operations in a second that the device reaches.  [default: 40 % of an A100's]",
+)
+@json_option
+def estimate(
+    *,
+    settings: Sequence[str],
+    reducer_settings: Sequence[str],
+    rows: int | None,
+    flops: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what a run would take: numbers, operations, memory and hours, without data and without weights.
+
+    A step is followed through the model's structure alone, which for the papers' models comes with rankfold.
+    """
+    from rankfold.bench.estimate import Device, estimate  # --help can do without these seconds
+    from rankfold.bench.request import RunRequest
+
+    reducer = parse_settings(reducer_settings) if reducer_settings else None
+    request = RunRequest(**options, options=parse_settings(settings), reducer=reducer, out=Path())
+    device = None if flops is None else Device("the device", flops, f"{flops:.3g} FLOP/s")
+    with shown_notes():
+        found = estimate(request, rows=rows, device=device)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    task = f", {request.task}" if request.task else ""
+    print_table(["what", "estimate"], _cells(found), title=f"{found.method} on {found.model}{task}")
+    if found.left_out:
+        note(f"not counted, because it cannot be followed without weights: {found.left_out}.")
+    if found.fits is False:
+        note(f"{found.device.name} has too little memory for this; lower --batch-size or --max-length.")
+    note(
+        f"every row has {found.length} tokens, evaluations are not counted, and {found.device.name} reaches "
+        f"{found.device.assumption}."
+    )
+
+
+def _cells(found: "Estimate") -> list[tuple[str, str]]:
+    from rankfold.report.words import bytes_text, seconds_text
+
+    parameters, memory = found.parameters, found.memory
+    numbers = [
+        ("base model", found.base),
+        ("stored", parameters.stored),
+        ("trainable", parameters.trainable),
+        ("active in a step", parameters.active),
+        ("task head", parameters.head),
+    ]
+    parts = [
+        ("weights", memory.weights),
+        ("trained numbers", memory.trained),
+        ("kept for backward", memory.kept),
+        ("gradients passing", memory.passing),
+    ]
+    return [
+        *((name, f"{count:,}") for name, count in numbers),
+        ("file", bytes_text(found.stored_bytes)),
+        ("steps", f"{found.steps:,}"),
+        ("operations of a step", f"{found.step_flops:.3g}"),
+        ("operations", f"{found.flops:.3g}"),
+        (f"memory in {found.precision}", bytes_text(memory.total)),
+        *((f"  {name}", bytes_text(count)) for name, count in parts),
+        (f"time on {found.device.name}", seconds_text(found.hours * 3600)),
+    ]

@@ -1,0 +1,69 @@
+"""What the runs of a suite would take, as `rankfold compare --dry-run` shows it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rankfold.cli.console import note, print_json, print_table, progress_screen
+
+if TYPE_CHECKING:
+    from rankfold.bench.dry_run import PlannedRuns
+    from rankfold.bench.request import RunRequest
+
+
+def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
+    """Print what runs would take, each kind once, and what all of them would take together."""
+    from rankfold.bench.dry_run import plan_runs
+
+    with progress_screen() as new_bar:
+        planned = plan_runs(requests, progress=new_bar())
+    if as_json:
+        print_json([_as_json(each) for each in planned])
+        return
+    print_table(
+        ["method", "model", "task", "runs", "trainable", "file", "steps", "memory", "hours"],
+        [_cells(each) for each in planned],
+        left=(0, 1, 2),
+    )
+    for each in planned:
+        if each.reason:
+            note(f"{_named(each)}: {each.reason}")
+    runs, hours = sum(each.runs for each in planned), sum(each.hours or 0.0 for each in planned)
+    device = next((each.estimate.device for each in planned if each.estimate), None)
+    if device is not None:
+        note(f"{runs} runs, about {hours:,.1f} hours on {device.name} at {device.assumption}, one at a time.")
+
+
+def _cells(planned: "PlannedRuns") -> list[str]:
+    from rankfold.report.words import bytes_text
+
+    request, found = planned.request, planned.estimate
+    named = [_named(planned), request.model, request.task or request.data or "", str(planned.runs)]
+    if found is None:
+        return [*named, *["–"] * 5]
+    return [
+        *named,
+        f"{found.parameters.trainable:,}",
+        bytes_text(found.stored_bytes),
+        f"{found.steps:,}",
+        bytes_text(found.memory.total),
+        f"{planned.hours:.2f}",
+    ]
+
+
+def _named(planned: "PlannedRuns") -> str:
+    from rankfold.bench.label import label_with_all, reducer_settings
+
+    request = planned.request
+    options = {key: value for key, value in request.options.items() if key != "target_modules"}
+    return label_with_all(request.method, {**options, **reducer_settings(request.reducer)})
+
+
+def _as_json(planned: "PlannedRuns") -> dict[str, object]:
+    return {
+        "command": planned.request.command(),
+        "runs": planned.runs,
+        "hours": planned.hours,
+        "reason": planned.reason,
+        "estimate": planned.estimate and asdict(planned.estimate),
+    }

@@ -1,0 +1,82 @@
+"""What a suite would take is said of every kind of run, once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rankfold.bench.dry_run import plan_runs
+from rankfold.bench.estimate import Device, estimate
+from rankfold.bench.request import RunRequest
+
+
+@pytest.fixture
+def request_(tiny_bert):
+    options = {"target_modules": ["query", "value"]}
+    return RunRequest(model=str(tiny_bert), method="lora", options=options, steps=5, max_length=8, out=Path())
+
+
+class Heard:
+    """A listener that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def start(self, total, description):
+        self.told.append(total)
+
+    def advance(self, done, **fields):
+        self.told.append(done)
+
+    def finish(self):
+        self.told.append("finished")
+
+
+def test_runs_that_take_the_same_are_estimated_once_and_multiplied(request_):
+    rank = {**request_.options, "r": 4}
+    requests = [
+        replace(request_, seed=seed, learning_rate=rate, options=options)
+        for seed in (0, 1, 2)
+        for rate in (1e-3, 1e-4)
+        for options in (request_.options, rank)
+    ]
+    heard = Heard()
+    planned = plan_runs(requests, progress=heard)
+    assert [each.runs for each in planned] == [6, 6]
+    assert [each.estimate for each in planned] == [
+        estimate(request_),
+        estimate(replace(request_, options=rank)),
+    ]
+    assert planned[0].hours == 6 * planned[0].estimate.hours
+    assert heard.told == [2, 1, 2, "finished"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 6},
+        {"batch_size": 3},
+        {"max_length": 4},
+        {"freeze_head": True},
+        {"precision": "fp32"},
+        {"method": "tlora"},
+        {"reducer": {"select": "random"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_runs_that_take_something_else_are_told_apart(request_, change):
+    first, second = plan_runs([request_, replace(request_, **change)])
+    assert first.estimate != second.estimate
+
+
+def test_run_that_cannot_be_estimated_is_a_row_with_a_reason(request_):
+    first, second = plan_runs([replace(request_, method="peft:unilora"), request_])
+    assert (first.estimate, first.hours) == (None, None)
+    assert "without weights" in first.reason
+    assert second.estimate is not None
+
+
+def test_device_is_passed_on(request_):
+    device = Device("a toy", 1e6, "measured")
+    (planned,) = plan_runs([request_], device=device)
+    assert planned.estimate.device == device
