@@ -194,6 +194,16 @@ def test_page_never_scrolls_sideways(browser, file, width):
     opened.context.close()
 
 
+def test_charts_that_were_drawn_for_the_screen_fit_on_paper(page):
+    page.emulate_media(media="print")
+    page.evaluate("document.body.style.width = '180mm'")  # paper, unlike a window, is not resized
+    edge = page.locator("body").evaluate("body => body.getBoundingClientRect().right")
+    ends = page.locator(".chart svg").evaluate_all(
+        "all => all.map((svg) => svg.getBoundingClientRect().right)"
+    )
+    assert max(ends) <= edge + 1
+
+
 def test_print_has_everything_and_closes_it_again(page):
     closed = page.locator("details:not([open])").count()
     assert closed > 0

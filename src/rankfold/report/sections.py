@@ -153,7 +153,8 @@ def _fine(study: Study) -> str:
     """Return the small print of one table: what was measured on how much, the head, what was left out."""
     heads = sorted({run.parameters.head for row in study.rows for run in row.records})
     sentences = [
-        f"{_capital(metric_name(study.metric))} on the {study.examples:,} held-out examples of all runs.",
+        f"{_capital(metric_name(study.metric))} on the {study.examples:,} held-out examples of all runs"
+        f"{f', answers scored by {study.scoring}' if study.scoring else ''}.",
         f"The reference is {study.rows[0].label}." if len(study.rows) > 1 else "",
         f"The task head has {listed([f'{head:,}' for head in heads])} numbers."
         if heads and heads != [0]

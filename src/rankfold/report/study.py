@@ -32,6 +32,7 @@ class Study:
         repeats: How many runs were left out because a later run of the same method and seed is there.
         choices: How `rankfold fit` came to some of the rows; its earlier rungs are no rows.
         tuned: How the methods were tuned; the trials are no rows either.
+        scoring: How answers were scored, if there are any.
         step_times: How long a step takes beside the reference's, measured in turns, by label of the row.
     """
 
@@ -44,6 +45,7 @@ class Study:
     repeats: int
     choices: tuple[Choice, ...] = ()
     tuned: tuple[Tuned, ...] = ()
+    scoring: str | None = None
     step_times: Mapping[str, StepTime] = field(default_factory=dict[str, StepTime])
 
     @property
@@ -135,6 +137,7 @@ def _study(records: Sequence[RunRecord], rows: Sequence[Row], reference: str | N
         baselines=baselines,
         examples=len(examples),
         repeats=len(records) - kept,
+        scoring=records[0].task.scoring,
     )
 
 
