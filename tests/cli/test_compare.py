@@ -50,7 +50,7 @@ def test_compare_trains_every_method_with_every_seed(compare):
 
 
 def test_compare_as_json_prints_only_json(compare):
-    (study,) = json.loads(compare(*TWO, "--json").stdout)
+    (study,) = json.loads(compare(*TWO, "--json").stdout)["studies"]
     assert [row["label"] for row in study["rows"]] == ["lora", "peft:lora"]
 
 

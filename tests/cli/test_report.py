@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from rankfold.cli.main import cli
 from tests.support.records import fail, make_record
+from tests.support.suites import write_suite
 
 
 @pytest.fixture
@@ -27,10 +28,12 @@ def test_report_prints_a_table_and_writes_the_page(runs):
 
 
 def test_report_as_json_has_stable_keys(runs):
-    (study,) = json.loads(CliRunner().invoke(cli, ["report", str(runs), "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(cli, ["report", str(runs), "--json"]).stdout)
+    assert set(told) == {"claims", "studies"}
+    (study,) = told["studies"]
     assert set(study) == {"model", "task", "metric", "examples", "baselines", "rows", "choices"}
     assert set(study["rows"][0]) == {
-        "label", "seeds", "score", "difference", "p_value", "verdict",
+        "label", "seeds", "score", "difference", "p_value", "verdict", "tuning",
         "trainable", "bytes", "seconds", "failures",
     }  # fmt: skip
     assert [row["verdict"] for row in study["rows"]] == ["reference", "not separated", "not comparable"]
@@ -54,9 +57,8 @@ def test_report_that_cannot_be_written_there_is_wrong_use(runs, tmp_path):
 
 
 def test_report_takes_another_reference(runs):
-    (study,) = json.loads(
-        CliRunner().invoke(cli, ["report", str(runs), "--reference", "tlora", "--json"]).stdout
-    )
+    words = ["report", str(runs), "--reference", "tlora", "--json"]
+    (study,) = json.loads(CliRunner().invoke(cli, words).stdout)["studies"]
     assert study["rows"][0]["label"] == "tlora"
 
 
@@ -72,3 +74,18 @@ def test_report_of_a_damaged_record_names_the_file_and_writes_nothing(runs):
     assert result.exit_code == 2
     assert "run.json" in result.stderr
     assert not (runs / "report.html").exists()
+
+
+def test_report_of_a_suite_prints_a_verdict_for_each_claim(tmp_path):
+    write_suite(tmp_path, tasks=("mrpc",))
+    result = CliRunner().invoke(cli, ["report", str(tmp_path)])
+    assert result.exit_code == 0
+    assert all(text in result.stdout for text in ("X1", "✓ supported", "✗ contradicted", "○ not run"))
+    assert "Published claims: 2 supported, 1 contradicted and 1 not run." in result.stderr
+
+
+def test_report_of_a_damaged_suite_names_the_file(runs):
+    (runs / "suite.json").write_text("{")
+    result = CliRunner().invoke(cli, ["report", str(runs)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "suite.json" in result.stderr

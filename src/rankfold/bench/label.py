@@ -1,6 +1,6 @@
 """Names for rows: the method, and of its settings only those that tell it from its other rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import cast
 
 from pydantic import JsonValue
@@ -19,13 +19,29 @@ def labels_of(entries: Sequence[tuple[str, Settings]]) -> list[str]:
         ['lora r=8', 'lora r=16', 'tlora']
     """
     return [
-        _label(name, settings, [s for other, s in entries if other == name]) for name, settings in entries
+        label_of(name, settings, differing([s for other, s in entries if other == name]))
+        for name, settings in entries
     ]
+
+
+def label_of(name: str, settings: Settings, keys: Container[str]) -> str:
+    """Return the method with those of its settings that have one of the keys."""
+    return label_with_all(name, {key: value for key, value in settings.items() if key in keys})
+
+
+def differing(siblings: Sequence[Settings]) -> set[str]:
+    """Return the keys in which some of the settings differ, or that some of them lack."""
+    return {
+        key
+        for settings in siblings
+        for key, value in settings.items()
+        if any(key not in other or other[key] != value for other in siblings)
+    }
 
 
 def label_with_all(name: str, settings: Settings) -> str:
     """Return the method with every setting."""
-    return " ".join([name, *(f"{key}={_text(value)}" for key, value in settings.items())])
+    return " ".join([name, *(f"{key}={value_text(value)}" for key, value in settings.items())])
 
 
 def reducer_settings(options: Mapping[str, JsonValue] | None) -> dict[str, object]:
@@ -35,18 +51,10 @@ def reducer_settings(options: Mapping[str, JsonValue] | None) -> dict[str, objec
     return {"reducer": "on", **{f"reducer.{name}": value for name, value in options.items()}}
 
 
-def _label(name: str, settings: Settings, siblings: Sequence[Settings]) -> str:
-    differing = [
-        f"{key}={_text(value)}"
-        for key, value in settings.items()
-        if any(key not in other or other[key] != value for other in siblings)
-    ]
-    return " ".join([name, *differing])
-
-
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """Return a value as a label has it: "0.001", "8", "1,2"."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
-        return ",".join(_text(item) for item in cast("Sequence[object]", value))
+        return ",".join(value_text(item) for item in cast("Sequence[object]", value))
     return str(value)

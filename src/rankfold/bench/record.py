@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
 
+from rankfold.bench.chosen import FitPart, TuningPart
 from rankfold.errors import DataError
 from rankfold.files import write_whole
 from rankfold.train.rate_table import RateGroup
@@ -46,11 +47,7 @@ class ModelPart:
 
 @dataclass(frozen=True, slots=True)
 class TaskPart:
-    """What was learned and how success is measured.
-
-    `version` is the task's, None for a user's own; `scoring` is how answers were scored, if there are any.
-    Older records have neither.
-    """
+    """What was learned and how success is measured: the task's version and the scoring of answers, if any."""
 
     name: str
     kind: str
@@ -165,47 +162,8 @@ class ReducerPart:
 
 
 @dataclass(frozen=True, slots=True)
-class FitPart:
-    """The place of a run in a choice by `rankfold fit`.
-
-    Args:
-        budget: What every composition had to keep to, in words.
-        steps: Updates of each rung.
-        rung: The run's rung, from 1.
-        kept: How many runs of the rung went on; 1 in the last, the chosen one.
-        role: Whether it could be chosen, or is what the chosen one is held against.
-    """
-
-    budget: str
-    steps: tuple[int, ...]
-    rung: int
-    kept: int
-    role: Literal["candidate", "reference"] = "candidate"
-
-
-@dataclass(frozen=True, slots=True)
-class TuningPart:
-    """How a run came by its settings, or what it tries for others.
-
-    Args:
-        trials: How many were made for the method on this task and model.
-        trial: Which of them the run is, from 1; None for a run with what was chosen.
-        values: What is tried, or was chosen.
-        score: The metric of the chosen trial on rows cut from the training split; None if all of them failed.
-    """
-
-    trials: int
-    trial: int | None
-    values: Mapping[str, JsonValue]
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Prediction:
-    """One held-out example: the right label (id, number or candidate index) and what the model said.
-
-    The prediction is -1 where a generated text names no candidate.
-    """
+    """One held-out example: the right label (id, number, candidate) and the answer; -1 names no candidate."""
 
     id: int | str
     label: int | float

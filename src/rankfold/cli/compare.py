@@ -168,8 +168,8 @@ def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given:
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:
     """Print and write what there is; fail if no run ended well."""
     from rankfold.bench.runner import raise_shared
-    from rankfold.cli.results import print_studies, studies_as_json
-    from rankfold.report.study import make_studies
+    from rankfold.cli.results import print_report, report_as_json
+    from rankfold.report.report import make_report
     from rankfold.report.write import write_report
 
     kept = sum(outcome.is_kept for outcome in outcomes)
@@ -178,10 +178,10 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     failed = [outcome for outcome in outcomes if outcome.error]
     if len(failed) == len(outcomes):
         raise_shared(failed)
-    studies = make_studies([outcome.record for outcome in outcomes if outcome.record])
-    page = write_report(studies, folder, version=__version__)
+    report = make_report([outcome.record for outcome in outcomes if outcome.record], folder)
+    page = write_report(report, folder, version=__version__)
     if as_json:
-        print_json(studies_as_json(studies))
+        print_json(report_as_json(report))
     else:
-        print_studies(studies)
+        print_report(report)
     note(f"report: {page}")

@@ -172,17 +172,17 @@ def _print_list(asked: "Fit", *, all_shown: bool, as_json: bool) -> None:
 def _report(fitted: "Fitted", folder: Path, *, as_json: bool) -> None:
     from shlex import join
 
-    from rankfold.cli.results import print_studies, studies_as_json
-    from rankfold.report.study import make_studies
+    from rankfold.cli.results import print_report, report_as_json
+    from rankfold.report.report import make_report
     from rankfold.report.write import write_report
 
-    studies = make_studies(fitted.records)
-    page = write_report(studies, folder, version=__version__)
+    report = make_report(fitted.records)
+    page = write_report(report, folder, version=__version__)
     if as_json:
         command = list(fitted.command)
-        print_json({"chosen": fitted.winner.label, "command": command, "studies": studies_as_json(studies)})
+        print_json({"chosen": fitted.winner.label, "command": command, **report_as_json(report)})
     else:
-        print_studies(studies)
+        print_report(report)
     note(f"chosen: {fitted.winner.label}; train it at full length with")
     note(f"  {join(fitted.command)}")
     note(f"report: {page}")

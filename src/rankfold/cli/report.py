@@ -27,20 +27,21 @@ from rankfold.errors import OutputExistsError
 def command(folder: Path, *, out: Path | None, reference: str | None, overwrite: bool, as_json: bool) -> None:
     """Compare the runs under DIR and write the page.
 
-    DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth.
+    DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth. If they are of a
+    suite with claims, each claim gets a verdict.
     """
     from rankfold.bench.find import find_records
-    from rankfold.cli.results import print_studies, studies_as_json  # --help can do without them
-    from rankfold.report.study import make_studies
+    from rankfold.cli.results import print_report, report_as_json  # --help can do without them
+    from rankfold.report.report import make_report
     from rankfold.report.write import HTML_NAME, write_html
 
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"'{out}' exists; choose another file, or add --overwrite to replace it.")
-    studies = make_studies(find_records(folder), reference=reference)
+    report = make_report(find_records(folder), folder, reference=reference)
     page = out or folder / HTML_NAME
-    write_html(studies, page, version=__version__)
+    write_html(report, page, version=__version__)
     if as_json:
-        print_json(studies_as_json(studies))
+        print_json(report_as_json(report))
     else:
-        print_studies(studies)
+        print_report(report)
     note(f"report: {page}")

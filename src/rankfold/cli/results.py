@@ -1,46 +1,69 @@
 """The results of a comparison on the terminal, as a table or as JSON."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rankfold.bench.claims import Judgement
 from rankfold.cli.console import note, print_table
 from rankfold.report.choice import Choice
 from rankfold.report.choice_table import choice_cells, choice_columns
-from rankfold.report.study import Row, Study
+from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells, claims_sentence
+from rankfold.report.overview import heading
+from rankfold.report.report import Report
+from rankfold.report.rows import Row
+from rankfold.report.study import Study
 from rankfold.report.table import cells, columns
 from rankfold.report.words import headline
 
 
-def print_studies(studies: Sequence[Study]) -> None:
-    """Print one table for each model and task on stdout; findings and failures on stderr."""
-    for study in studies:
-        print_table(columns(study), cells(study), title=f"{study.task} with {study.model}", left=(0, 3))
-        for sentence in headline(study):
-            note(sentence)
-        for row in study.rows:
-            for run in row.failures:
-                note(f"{row.label}, seed {run.training.seed}, failed: {run.error}")
-        for choice in study.choices:
-            heads = choice_columns(choice)
-            rows = choice_cells(choice)
-            print_table(heads, rows, title="how it was chosen", left=(0, len(heads) - 1))
+def print_report(report: Report) -> None:
+    """Print the claims and one table for each model and task on stdout; findings and failures on stderr."""
+    for study in report.studies:
+        _print_study(study)
+    if report.judgements:
+        rows = [claim_cells(judgement)[:-1] for judgement in report.judgements]
+        print_table(CLAIM_COLUMNS[:-1], rows, title="claims", left=range(len(CLAIM_COLUMNS)))
+        note(claims_sentence(report.judgements))
 
 
-def studies_as_json(studies: Sequence[Study]) -> list[dict[str, Any]]:
-    """Return the studies with stable keys."""
-    return [
-        {
-            "model": study.model,
-            "task": study.task,
-            "metric": study.metric,
-            "examples": study.examples,
-            "baselines": dict(study.baselines),
-            "rows": [_row_as_json(row) for row in study.rows],
-            "choices": [_choice_as_json(choice) for choice in study.choices],
-        }
-        for study in studies
-    ]
+def _print_study(study: Study) -> None:
+    print_table(columns(study), cells(study), title=heading(study), left=(0, 3))
+    for sentence in headline(study):
+        note(sentence)
+    for row in study.rows:
+        for run in row.failures:
+            note(f"{row.label}, seed {run.training.seed}, failed: {run.error}")
+    for choice in study.choices:
+        heads = choice_columns(choice)
+        print_table(heads, choice_cells(choice), title="how it was chosen", left=(0, len(heads) - 1))
+
+
+def report_as_json(report: Report) -> dict[str, Any]:
+    """Return the claims and the studies with stable keys."""
+    return {
+        "claims": [_judgement_as_json(judgement) for judgement in report.judgements],
+        "studies": [_study_as_json(study) for study in report.studies],
+    }
+
+
+def _judgement_as_json(judgement: Judgement) -> dict[str, Any]:
+    return {
+        **asdict(judgement.claim),
+        "verdict": judgement.answer,
+        "findings": [asdict(finding) for finding in judgement.findings],
+    }
+
+
+def _study_as_json(study: Study) -> dict[str, Any]:
+    return {
+        "model": study.model,
+        "task": study.task,
+        "metric": study.metric,
+        "examples": study.examples,
+        "baselines": dict(study.baselines),
+        "rows": [_row_as_json(row) for row in study.rows],
+        "choices": [_choice_as_json(choice) for choice in study.choices],
+    }
 
 
 def _choice_as_json(choice: Choice) -> dict[str, Any]:
@@ -66,6 +89,7 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "difference": row.difference and asdict(row.difference.interval),
         "p_value": row.difference and row.difference.p_value,
         "verdict": row.verdict,
+        "tuning": row.tuning and asdict(row.tuning),
         "trainable": row.mean(lambda run: run.parameters.trainable),
         "bytes": row.mean(lambda run: run.bytes.weights_file),
         "seconds": row.mean(lambda run: run.seconds.total),

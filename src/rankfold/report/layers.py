@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from rankfold.bench.record import ReducerPart
-from rankfold.report.charts import Axis, heat_map
-from rankfold.report.study import Row, Study
+from rankfold.report.chart_parts import Axis, figure
+from rankfold.report.charts import heat_map
+from rankfold.report.rows import Row
+from rankfold.report.study import Study
 
 _MOST_COLUMNS = 60
 
@@ -43,14 +45,13 @@ def _figure(number: int, row: Row, parts: Sequence[ReducerPart]) -> dict[str, An
     title, colour, meaning = _IMPORTANCE if is_measured else _TRAINED
     mean = f" Mean of {len(parts)} seeds." if len(parts) > 1 else ""
     step = Axis("step", "training step", "~s")
-    return {
-        "name": f"layers-{number}",
-        "title": title,
-        "caption": f"{row.label}: {meaning}{mean}",
-        "spec": heat_map(cells, parts[0].layers, x=step, colour=colour, is_signed=is_measured),
-        "rows": len(cells),
-        "wide": True,
-    }
+    return figure(
+        f"layers-{number}",
+        title,
+        f"{row.label}: {meaning}{mean}",
+        heat_map(cells, parts[0].layers, x=step, colour=colour, is_signed=is_measured),
+        width="wide",
+    )
 
 
 def layer_cells(label: str, parts: Sequence[ReducerPart]) -> Cells:

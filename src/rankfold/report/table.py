@@ -1,46 +1,52 @@
-"""The results as plain rows: for the terminal, for Markdown and for CSV."""
+"""The results as plain rows: for the terminal, for Markdown, for the page and for CSV."""
 
 import csv
 import io
-from collections.abc import Sequence
+import json
 from dataclasses import asdict
 
 from rankfold.bench.record import RunRecord
-from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
-from rankfold.report.study import Row, Study
+from rankfold.report.report import Report
+from rankfold.report.rows import Row
+from rankfold.report.study import Study
 from rankfold.report.words import (
     bytes_text,
     difference_range,
-    headline,
     metric_name,
     range_text,
     score_text,
     seconds_text,
     seeds_text,
     signed,
+    verdict_text,
 )
+
+_LONG_LABEL = 20
 
 
 def columns(study: Study) -> list[str]:
     """Return the headings of the results table."""
-    first = f"difference to {study.rows[0].label}"
+    reference = study.rows[0].label
     return [
         "method",
         f"{metric_name(study.metric)} (95 %)",
-        first,
+        f"difference to {reference if len(reference) <= _LONG_LABEL else 'the reference'}",
         "verdict",
         "trainable",
         "on disk",
         "time",
+        *(["step (95 %)"] if study.step_times else []),
         "seeds",
+        *(["trials"] if study.is_tuned else []),
     ]
 
 
 def cells(study: Study) -> list[list[str]]:
     """Return the results table: one row per method, then one per baseline."""
-    found = [_cells(row) for row in study.rows]
+    found = [_cells(study, row) for row in study.rows]
     for name, value in study.baselines.items():
-        found.append([f"({baseline_name(name)})", f"{value:.3f}", "", "", "0", "", "", ""])
+        baseline = [f"({baseline_name(name)})", f"{value:.3f}", "", "", "0"]
+        found.append([*baseline, *[""] * (len(columns(study)) - len(baseline))])
     return found
 
 
@@ -49,7 +55,7 @@ def baseline_name(name: str) -> str:
     return {"majority": "majority class", "mean": "mean of the labels"}.get(name, name.replace("_", " "))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(study: Study, row: Row) -> list[str]:
     difference = ""
     if row.difference:
         interval = row.difference.interval
@@ -61,51 +67,26 @@ def _cells(row: Row) -> list[str]:
         row.label,
         f"{score_text(row.score)} {range_text(row.score)}".strip(),
         difference,
-        row.verdict if row.records else "failed",
+        verdict_text(row),
         "–" if trainable is None else f"{trainable:,.0f}",
         "–" if size is None else bytes_text(size),
         "–" if seconds is None else seconds_text(seconds),
+        *([_step(study, row)] if study.step_times else []),
         seeds_text(row),
+        *([_trials(row)] if study.is_tuned else []),
     ]
 
 
-def markdown(studies: Sequence[Study]) -> str:
-    """Return the findings and the results tables as Markdown."""
-    pieces: list[str] = []
-    for study in studies:
-        failures = [
-            f"- {_escaped(f'{row.label}, seed {run.training.seed}, failed: {reason(run)}')}"
-            for row in study.rows
-            for run in row.failures
-        ]
-        found = " ".join(map(_escaped, headline(study)))
-        title = f"# {_escaped(study.task)} with {_escaped(study.model)}"
-        pieces += [title, found, _table(columns(study), cells(study))]
-        pieces += ["\n".join(failures)] if failures else []
-        for choice in study.choices:
-            pieces += ["## How it was chosen", _escaped(choice_text(choice))]
-            pieces.append(_table(choice_columns(choice), choice_cells(choice)))
-    return "\n\n".join(pieces) + "\n"
+def _step(study: Study, row: Row) -> str:
+    """Return the time of a step beside the reference's, "×1.25 [1.20, 1.31]"."""
+    if row is study.rows[0]:
+        return "×1.00"
+    found = study.step_times.get(row.label)
+    return f"×{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else "–"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (heads, *rows)]
-    lines.insert(1, "|" + " --- |" * len(heads))
-    return "\n".join(lines)
-
-
-def _escaped(text: str) -> str:
-    # Markdown lets HTML through, and a bar or a line break would end the cell.
-    for plain, safe in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ("|", "&#124;"),
-        ("`", "&#96;"),
-        ("[", "\\["),
-    ):
-        text = text.replace(plain, safe)
-    return " ".join(text.split())
+def _trials(row: Row) -> str:
+    return str(row.tuning.trials) if row.tuning else "–"
 
 
 def reason(record: RunRecord) -> str:
@@ -113,9 +94,13 @@ def reason(record: RunRecord) -> str:
     return " ".join((record.error or "no reason was recorded").split())
 
 
-def comma_separated(studies: Sequence[Study]) -> str:
-    """Return every run as CSV, failed ones too; numbers are complete, not rounded."""
-    rows = [_flat(study, label, run) for study in studies for label, run in study.labelled_runs()]
+def comma_separated(report: Report) -> str:
+    """Return every run as CSV, failed ones and trials too; numbers are complete, not rounded."""
+    rows = [
+        _flat(study, label, run)
+        for study in report.studies
+        for label, run in [*study.labelled_runs(), *study.labelled_trials()]
+    ]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -131,6 +116,8 @@ def _flat(study: Study, label: str, run: RunRecord) -> dict[str, object]:
         "label": label,
         "method": run.method.name,
         "rung": run.fit and run.fit.rung,
+        "trial": run.tuning and run.tuning.trial,
+        "tuned": json.dumps(run.tuning.values) if run.tuning else None,
         "seed": run.training.seed,
         "status": run.status,
         "error": run.error,
@@ -140,6 +127,7 @@ def _flat(study: Study, label: str, run: RunRecord) -> dict[str, object]:
         "epochs": run.training.epochs,
         "steps": run.training.steps,
         **{f"{name}_{key}": value for name, part in parts.items() for key, value in asdict(part).items()},
+        "flops": run.flops,
         "peak_memory_bytes": run.peak_memory_bytes,
         "model_sha256": run.model.sha256,
         "data_sha256": run.data.sha256,

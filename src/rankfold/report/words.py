@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 from rankfold.bench.stats import Interval
 from rankfold.report.choice import CHOSEN
-from rankfold.report.study import Row, Study
+from rankfold.report.rows import Row
+from rankfold.report.study import Study
+
+# Of more rows than these, the finding is told of all together, or their number alone.
+_MOST_SENTENCES, _MOST_NAMES = 3, 6
 
 
 def metric_name(metric: str) -> str:
@@ -69,6 +73,14 @@ def seeds_text(row: Row) -> str:
     return f"{done} of {done + failed}" if failed else str(done)
 
 
+def verdict_text(row: Row) -> str:
+    """Return what a row's difference says, with a shape: "▲ better"; "failed" if no run ended well."""
+    if not row.records:
+        return "failed"
+    shape = {"better": "▲ ", "worse": "▼ ", "not separated": "≈ "}.get(row.verdict, "")
+    return f"{shape}{row.verdict}"
+
+
 def headline(study: Study) -> list[str]:
     """Return what was found, in a few sentences."""
     reference = study.rows[0]
@@ -91,6 +103,12 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
 
 
+def _rows_text(labels: Sequence[str], study: Study) -> str:
+    if len(labels) <= _MOST_NAMES:
+        return listed(labels)
+    return f"{len(labels)} of the {len(study.rows) - 1} other methods"
+
+
 def _chosen(study: Study) -> list[str]:
     return [
         f"{choice.contenders[0].label} was chosen of {len(choice.contenders)} compositions; what follows is "
@@ -101,14 +119,27 @@ def _chosen(study: Study) -> list[str]:
 
 
 def _separated(study: Study) -> list[str]:
+    """Say which rows differ from the reference: each by itself, or together where they are many."""
+    reference, metric = study.rows[0].label, metric_name(study.metric)
     sentences: list[str] = []
-    for row in study.rows[1:]:
-        if row.difference and row.verdict in ("better", "worse"):
-            interval = row.difference.interval
+    for verdict in ("better", "worse"):
+        found = [
+            (row.label, row.difference.interval)
+            for row in study.rows
+            if row.difference and row.verdict == verdict
+        ]
+        if len(found) > _MOST_SENTENCES:
+            size = sorted(abs(interval.value) for _, interval in found)
+            rows = _rows_text([label for label, _ in found], study)
             sentences.append(
-                f"{row.label} is {row.verdict} than {study.rows[0].label} in {metric_name(study.metric)}, "
-                f"by {signed(interval.value)} {difference_range(interval)}."
+                f"{rows} are {verdict} than {reference} in {metric}, by {size[0]:.3f} to {size[-1]:.3f}."
             )
+            continue
+        sentences += [
+            f"{label} is {verdict} than {reference} in {metric}, "
+            f"by {signed(interval.value)} {difference_range(interval)}."
+            for label, interval in found
+        ]
     return sentences
 
 
@@ -119,7 +150,7 @@ def _not_separated(study: Study) -> list[str]:
     verb = "is" if len(names) == 1 else "are"
     metric = metric_name(study.metric)
     return [
-        f"{listed(names)} {verb} not separated from {study.rows[0].label} in {metric} "
+        f"{_rows_text(names, study)} {verb} not separated from {study.rows[0].label} in {metric} "
         f"by {study.examples:,} examples."
     ]
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.record import FitPart
-from rankfold.cli.results import studies_as_json
+from rankfold.bench.chosen import FitPart
+from rankfold.cli.results import report_as_json
 from rankfold.report.choice import CHOSEN, make_choices
 from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
+from rankfold.report.markdown import markdown
 from rankfold.report.page import html_page
+from rankfold.report.report import Report
 from rankfold.report.study import make_studies
-from rankfold.report.table import comma_separated, markdown
+from rankfold.report.table import comma_separated
 from rankfold.report.words import headline
 from tests.support.records import fail, make_record
 
@@ -115,15 +117,16 @@ def test_runs_of_no_choice_have_none(records):
 
 def test_page_markdown_csv_and_json_tell_the_choice(study):
     labels = [each.label for each in study.choices[0].contenders]
-    page, text = html_page([study], version="0"), markdown([study])
+    report = Report((study,))
+    page, text = html_page(report, version="0"), markdown(report)
     for shown in (page, text):
         assert "How it was chosen" in shown
         assert "60,000 trained numbers" in shown
         assert all(label in shown for label in labels)
     # The script of the page sorts what it calls results, by their buttons, which this table has not.
     assert page.count('class="results"') == 1
-    rows = list(csv.DictReader(io.StringIO(comma_separated([study]))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(report))))
     assert sorted(row["rung"] for row in rows) == ["1"] * 5 + ["2"] * 3
-    (told,) = studies_as_json([study])[0]["choices"]
+    (told,) = report_as_json(report)["studies"][0]["choices"]
     assert [each["label"] for each in told["compositions"]] == labels
     assert [len(each["scores"]) for each in told["compositions"]] == [2, 2, 1, 1, 1]

@@ -12,10 +12,11 @@ import vl_convert
 from rankfold.bench.find import find_records
 from rankfold.bench.stats import Interval
 from rankfold.errors import DataError, RankfoldError
-from rankfold.report.charts import mark_of
+from rankfold.report.chart_parts import mark_of
+from rankfold.report.markdown import markdown
 from rankfold.report.page import html_page
-from rankfold.report.study import make_studies
-from rankfold.report.table import cells, columns, comma_separated, markdown
+from rankfold.report.report import make_report
+from rankfold.report.table import cells, columns, comma_separated
 from rankfold.report.words import bytes_text, headline, range_text, seconds_text, signed
 from rankfold.report.write import write_report
 from tests.support.records import fail, make_record
@@ -23,22 +24,22 @@ from tests.support.records import fail, make_record
 HOSTILE = "</script><script>alert(1)</script>"
 
 
-def some_studies():
+def some_report():
     names = ("lora", "relayed_lora", "tlora")
     records = [
         make_record(name, seed=seed, size=90_000 * (i + 1)) for i, name in enumerate(names) for seed in (0, 1)
     ]
     records += [fail(make_record("lora_fa"))]
     records += [make_record(name, kind="regression", task="stsb", quality=0.8) for name in names]
-    return make_studies(records)
+    return make_report(records)
 
 
-def hostile_studies():
+def hostile_report():
     records = [
         make_record(HOSTILE, options={HOSTILE: HOSTILE}, task=HOSTILE, model=HOSTILE),
         fail(make_record("lora", task=HOSTILE, model=HOSTILE), HOSTILE),
     ]
-    return make_studies(records)
+    return make_report(records)
 
 
 class Elements(HTMLParser):
@@ -62,7 +63,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page():
-    return html_page(some_studies(), version="1.2.3")
+    return html_page(some_report(), version="1.2.3")
 
 
 def test_page_loads_nothing(page):
@@ -77,18 +78,18 @@ def test_page_is_smaller_than_a_megabyte_and_a_half(page):
     assert len(page.encode()) < 1_500_000
 
 
-def test_page_has_a_row_per_method_and_baseline(page):
+def test_page_has_a_row_per_method_in_each_study_and_in_the_overview(page):
     rows = [
         attributes
         for tag, attributes in Elements(page).found
         if tag == "th" and attributes.get("scope") == "row"
     ]
-    assert len(rows) == (4 + 1) + (3 + 1)
+    assert len(rows) == 4 + (4 + 1) + (3 + 1)
 
 
 def test_every_chart_is_a_specification_that_vega_accepts(page):
     specs = Elements(page).specs
-    assert len(specs) == 8
+    assert len(specs) == 2 * 5
     for spec in specs:
         assert "<svg" in vl_convert.vegalite_to_svg({**spec, "width": 400, "autosize": "pad"})
 
@@ -99,8 +100,8 @@ def test_charts_leave_methods_that_have_no_results_out(page):
 
 
 def test_charts_of_runs_without_curves_are_left_out():
-    (study,) = make_studies([fail(make_record())])
-    assert Elements(html_page([study], version="1")).specs == []
+    page = html_page(make_report([fail(make_record())]), version="1")
+    assert Elements(page).specs == []
 
 
 def test_page_holds_every_run_with_its_command_and_hash(page):
@@ -110,8 +111,8 @@ def test_page_holds_every_run_with_its_command_and_hash(page):
 
 
 def test_text_of_the_user_is_never_markup():
-    benign = Elements(html_page(make_studies([make_record("a"), fail(make_record("lora"))]), version="1"))
-    hostile = Elements(html_page(hostile_studies(), version="1"))
+    benign = Elements(html_page(make_report([make_record("a"), fail(make_record("lora"))]), version="1"))
+    hostile = Elements(html_page(hostile_report(), version="1"))
     assert [tag for tag, _ in hostile.found].count("script") == [tag for tag, _ in benign.found].count(
         "script"
     )
@@ -119,26 +120,26 @@ def test_text_of_the_user_is_never_markup():
 
 
 def test_markdown_of_hostile_names_has_no_markup_and_whole_rows():
-    text = markdown(hostile_studies())
+    text = markdown(hostile_report())
     assert "<script" not in text
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
 
 
 def test_csv_has_a_row_for_every_run():
-    rows = list(csv.DictReader(io.StringIO(comma_separated(some_studies()))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(some_report()))))
     assert len(rows) == 6 + 1 + 3
     assert [row["status"] for row in rows].count("failed") == 1
     assert float(rows[0]["value"]) == make_record("lora").metrics["accuracy"]
 
 
 def test_table_has_as_many_cells_as_columns():
-    for study in some_studies():
+    for study in some_report().studies:
         assert {len(row) for row in cells(study)} == {len(columns(study))}
 
 
 def test_headline_names_every_method_that_was_compared():
-    study = some_studies()[0]
+    study = some_report().studies[0]
     text = " ".join(headline(study))
     assert all(row.label in text for row in study.rows)
 
@@ -180,7 +181,7 @@ def test_report_is_written_from_the_folders_that_hold_records(tmp_path):
     make_record("tlora").write(hidden)
     records = find_records(tmp_path)
     assert records == [make_record(seed=seed) for seed in (0, 1)]
-    write_report(make_studies(records), tmp_path / "out", version="1")
+    write_report(make_report(records), tmp_path / "out", version="1")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "report.md", "records.csv"}
 
 
@@ -195,3 +196,17 @@ def test_damaged_record_is_refused_with_its_path(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RankfoldError, match=r"run\.json"):
         find_records(tmp_path)
+
+
+def test_headline_of_many_methods_is_short():
+    names = ["lora", *(f"tlora_{number}" for number in range(8))]
+    records = [make_record(name, quality=0.95 if name == "lora" else 0.3, examples=60) for name in names]
+    (study,) = make_report(records).studies
+    assert headline(study)[0].startswith("8 of the 8 other methods are worse than lora in accuracy, by 0.")
+
+
+def test_settings_of_a_label_are_set_smaller_and_a_long_one_heads_no_column():
+    records = [make_record("lora", options={"a_very_long_option": r}, examples=60) for r in (8, 16)]
+    page = html_page(make_report(records), version="1")
+    assert "lora <small>a_very_long_option=16</small>" in page
+    assert "difference to the reference" in page

@@ -1,14 +1,18 @@
 "use strict";
 
-// Charts: drawn as SVG, so that the page's colours and the printer reach them.
+// Charts: drawn as SVG, so that the page's colours and the printer reach them; one after the other, so that
+// a long page can be read meanwhile.
 const views = {};
-for (const source of document.querySelectorAll("script[data-chart]")) {
+const sources = [...document.querySelectorAll("script[data-chart]")];
+const draw = async () => {
+  const source = sources.shift();
+  if (!source) return;
   const element = document.getElementById(source.dataset.chart);
-  const options = { actions: false, renderer: "svg", ast: false };
-  vegaEmbed(element, JSON.parse(source.textContent), options).then(({ view }) => {
-    (views[element.dataset.study] ??= []).push(view);
-  });
-}
+  const { view } = await vegaEmbed(element, JSON.parse(source.textContent), { actions: false, renderer: "svg", ast: false });
+  (views[element.dataset.study] ??= []).push(view);
+  setTimeout(draw);
+};
+draw();
 
 // Legend: what is unticked is taken out of every chart of its study.
 for (const legend of document.querySelectorAll(".legend")) {
@@ -38,25 +42,47 @@ for (const table of document.querySelectorAll("table.results")) {
   });
 }
 
-// Search: rows that do not contain the words are hidden.
-for (const input of document.querySelectorAll("input[data-table]")) {
-  const rows = document.getElementById(input.dataset.table).tBodies[0].rows;
-  const status = input.closest(".tools").querySelector(".found");
-  input.addEventListener("input", () => {
+// Search: rows and runs of a study that do not contain the words are hidden. "/" goes to the nearest field.
+const searches = [...document.querySelectorAll("input[data-study]")];
+for (const input of searches) {
+  const study = document.getElementById(`${input.dataset.study}-section`);
+  const rows = [...study.querySelectorAll("table.results tbody tr")];
+  const runs = [...study.querySelectorAll(".runs > details")];
+  const every = study.querySelector(".every");
+  const status = study.querySelector(".found");
+  const find = () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let found = 0;
-    for (const row of rows) {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word));
-      found += !row.hidden;
-    }
-    status.textContent = words.length ? `${found} of ${rows.length} rows` : "";
+    const keep = (element, text) => !(element.hidden = !words.every((word) => text.toLowerCase().includes(word)));
+    const left = rows.filter((row) => keep(row, row.textContent)).length;
+    const found = runs.filter((run) => keep(run, run.firstElementChild.textContent + run.querySelector("code").textContent)).length;
+    if (words.length) every.open = true;
+    status.textContent = words.length ? `${left} of ${rows.length} rows, ${found} of ${runs.length} runs` : "";
+  };
+  input.addEventListener("input", find);
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    input.value = "";
+    find();
   });
 }
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
+  const ends = (input) => document.getElementById(`${input.dataset.study}-section`).getBoundingClientRect().bottom;
+  const input = searches.find((each) => ends(each) > 0) ?? searches[0];
+  if (!input) return;
+  event.preventDefault();
+  input.focus();
+  input.select();
+});
 
-// Print: everything is on paper, as nothing can be opened there.
+// Print: what can be opened is on paper, as nothing can be opened there; of very many runs, those that are open.
+const mostRuns = 30;
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details:not([open])")) details.dataset.opened = details.open = true;
+  const closed = [...document.querySelectorAll("details:not([open])")];
+  const many = document.querySelectorAll(".runs > details").length > mostRuns;
+  for (const details of closed) {
+    if (!(many && details.closest(".runs"))) details.dataset.opened = details.open = true;
+  }
 });
 addEventListener("afterprint", () => {
   for (const details of document.querySelectorAll("details[data-opened]")) details.open = delete details.dataset.opened && false;

@@ -1,0 +1,90 @@
+"""The claims of a suite as plain rows and words: for the terminal, for Markdown and for the page."""
+
+from collections.abc import Sequence
+
+from rankfold.bench.claims import Answer, Claim, Finding, Judgement
+from rankfold.report.words import difference_range, listed, metric_name, signed
+
+# A verdict is a word with a shape, so that it can be told without colour.
+SHAPES: dict[Answer, str] = {"supported": "✓", "contradicted": "✗", "not separated": "≈", "not run": "○"}
+
+CLAIM_COLUMNS = ("claim", "verdict", "what the paper says", "source", "comparisons", "measured on")
+FINDING_COLUMNS = ("task", "comparison", "values", "difference (95 %)", "has to be", "seeds", "verdict")
+
+
+def claim_cells(judgement: Judgement) -> list[str]:
+    """Return one row of the table of claims."""
+    claim = judgement.claim
+    return [
+        claim.id,
+        answer_text(judgement.answer),
+        claim.text,
+        claim.source,
+        _count(judgement),
+        _measured_on(judgement),
+    ]
+
+
+def finding_cells(judgement: Judgement) -> list[list[str]]:
+    """Return the numbers behind a verdict, one row for each comparison, task and model."""
+    has_models = len({finding.model for finding in judgement.findings}) > 1
+    return [
+        [
+            f"{finding.task} with {finding.model}" if has_models else finding.task,
+            _comparison(judgement.claim, finding),
+            ", ".join(f"{mean:.3f}" for mean in finding.means) or "–",
+            _difference(finding),
+            f"above {signed(judgement.claim.bound)}",
+            str(finding.seeds) if finding.seeds else "–",
+            answer_text(finding.answer) + (f": {finding.note}" if finding.note else ""),
+        ]
+        for finding in judgement.findings
+    ]
+
+
+def answer_text(answer: Answer) -> str:
+    """Return a verdict with its shape, "✓ supported"."""
+    return f"{SHAPES[answer]} {answer}"
+
+
+def claims_sentence(judgements: Sequence[Judgement]) -> str:
+    """Return how many claims have which verdict: "Published claims: 2 supported and 3 not run."."""
+    answers = [judgement.answer for judgement in judgements]
+    counted = [f"{answers.count(answer)} {answer}" for answer in SHAPES if answer in answers]
+    return f"Published claims: {listed(counted)}."
+
+
+def _count(judgement: Judgement) -> str:
+    findings = judgement.findings
+    agreeing = sum(finding.answer == "supported" for finding in findings)
+    return f"{agreeing} of {len(findings)} supported" if findings else "–"
+
+
+def _measured_on(judgement: Judgement) -> str:
+    """Return models, tasks and seeds of what was measured: "minilm on mrpc and sst2 (accuracy), 3 seeds"."""
+    measured = [finding for finding in judgement.findings if finding.difference]
+    if not measured:
+        return "–"
+    models = listed(list(dict.fromkeys(finding.model for finding in measured)))
+    tasks = listed(list(dict.fromkeys(finding.task for finding in measured)))
+    metrics = listed(list(dict.fromkeys(metric_name(finding.metric) for finding in measured)))
+    seeds = sorted({finding.seeds for finding in measured})
+    counts = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return f"{models} on {tasks} ({metrics}), {counts} seed" + "s" * (seeds[-1] != 1)
+
+
+def _difference(finding: Finding) -> str:
+    if finding.difference is None:
+        return "–"
+    interval = finding.difference.interval
+    return f"{signed(interval.value)} {difference_range(interval)}"
+
+
+def _comparison(claim: Claim, finding: Finding) -> str:
+    """Return which rows are compared: "tlora − lora", or "lora r=8 → r=16 → r=32" for a rise."""
+    if claim.expect != "rising":
+        return " − ".join(finding.rows)
+    first, *others = finding.rows
+    method = first.partition(" ")[0] + " "
+    is_one = all(label.startswith(method) for label in others)
+    return " → ".join([first, *(label.removeprefix(method) if is_one else label for label in others)])

@@ -1,0 +1,81 @@
+"""The report as Markdown."""
+
+from collections.abc import Sequence
+
+from rankfold.bench.claims import Judgement
+from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
+from rankfold.report.claims_table import (
+    CLAIM_COLUMNS,
+    FINDING_COLUMNS,
+    claim_cells,
+    claims_sentence,
+    finding_cells,
+)
+from rankfold.report.overview import overview_cells, overview_columns
+from rankfold.report.report import Report
+from rankfold.report.study import Study
+from rankfold.report.table import cells, columns, reason
+from rankfold.report.tuning_table import TUNING_COLUMNS, tuning_cells, tuning_text
+from rankfold.report.words import headline
+
+
+def markdown(report: Report) -> str:
+    """Return claims, findings and results as Markdown."""
+    pieces = [f"# {_escaped(report.name)}", _escaped(report.description)] if report.name else []
+    pieces += _claims(report.judgements) if report.judgements else []
+    if len(report.studies) > 1:
+        pieces += ["# Overview", _table(overview_columns(report.studies), overview_cells(report.studies))]
+    for study in report.studies:
+        pieces += _study(study)
+    return "\n\n".join(filter(None, pieces)) + "\n"
+
+
+def _claims(judgements: Sequence[Judgement]) -> list[str]:
+    rows = [[judgement.claim.id, *cells] for judgement in judgements for cells in finding_cells(judgement)]
+    return [
+        "# Claims",
+        _escaped(claims_sentence(judgements)),
+        _table(CLAIM_COLUMNS, [claim_cells(judgement) for judgement in judgements]),
+        _table(["claim", *FINDING_COLUMNS], rows),
+    ]
+
+
+def _study(study: Study) -> list[str]:
+    failures = [
+        f"- {_escaped(f'{row.label}, seed {run.training.seed}, failed: {reason(run)}')}"
+        for row in study.rows
+        for run in row.failures
+    ]
+    pieces = [
+        f"# {_escaped(study.task)} with {_escaped(study.model)}",
+        " ".join(map(_escaped, headline(study))),
+        _table(columns(study), cells(study)),
+        "\n".join(failures),
+    ]
+    if study.tuned:
+        pieces += ["## How each was tuned", _escaped(tuning_text(study))]
+        pieces.append(_table(TUNING_COLUMNS, [tuning_cells(each) for each in study.tuned]))
+    for choice in study.choices:
+        pieces += ["## How it was chosen", _escaped(choice_text(choice))]
+        pieces.append(_table(choice_columns(choice), choice_cells(choice)))
+    return pieces
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (heads, *rows)]
+    lines.insert(1, "|" + " --- |" * len(heads))
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    # Markdown lets HTML through, and a bar or a line break would end the cell.
+    for plain, safe in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "&#124;"),
+        ("`", "&#96;"),
+        ("[", "\\["),
+    ):
+        text = text.replace(plain, safe)
+    return " ".join(text.split())

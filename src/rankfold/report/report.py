@@ -1,0 +1,78 @@
+"""Everything that a report says, as a value: studies, and what they say to the claims of their suite."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from rankfold.bench.claims import Judgement
+from rankfold.bench.record import RunRecord
+from rankfold.bench.speed import StepTime, read_speed
+from rankfold.bench.suite import Suite
+from rankfold.bench.suite_records import judge_suite, kept_suite
+from rankfold.report.study import Study, make_studies
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the terminal, the page, Markdown and CSV are made from.
+
+    Attributes:
+        studies: One for each model and task; at least one.
+        judgements: What the runs say to each claim of their suite.
+        name: The suite's name; empty if the runs are of none.
+        description: What the suite shows, in a sentence.
+    """
+
+    studies: tuple[Study, ...]
+    judgements: tuple[Judgement, ...] = ()
+    name: str = ""
+    description: str = ""
+
+
+def make_report(
+    records: Sequence[RunRecord], folder: Path | None = None, *, reference: str | None = None
+) -> Report:
+    """Compare runs, and judge the claims of the suite they are of.
+
+    Args:
+        records: The runs. Rows have the order of the suite, or else that of their first runs.
+        folder: Where they are; the suite that is kept there says what was asked.
+        reference: Label of the row that the others are held against; the first row if not given.
+
+    Raises:
+        DataError: If there are no runs, or the suite cannot be read.
+        SpecError: If no study has a row with the reference's label.
+    """
+    suite = kept_suite(folder) if folder else None
+    if suite is None or folder is None:
+        return Report(tuple(make_studies(records, reference=reference)))
+    names = _names(suite)
+    place = {name: number for number, name in enumerate(names)}
+    ordered = sorted(records, key=lambda record: place.get(record.name, len(place)))
+    studies = make_studies(ordered, reference=reference, names=names)
+    speeds = read_speed(folder)
+    timed = (replace(study, step_times=_step_times(study, suite, speeds)) for study in studies)
+    return Report(tuple(timed), tuple(judge_suite(suite, records)), suite.name, suite.description)
+
+
+def _names(suite: Suite) -> Mapping[str, str]:
+    """Return the label of the row of each run, by the run's name, in the order of the suite."""
+    return {
+        suite.run_name(place, row.label, f"seed{seed}"): row.label
+        for place in suite.places()
+        for row in suite.rows(place)
+        for seed in suite.seeds
+    }
+
+
+def _step_times(study: Study, suite: Suite, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:
+    """Return how long a step of each row takes beside the reference's, if the reference is the study's."""
+    base = str(suite.base.get("task") or suite.base.get("data") or "")
+    return {
+        each.label: each
+        for each in speeds
+        if (each.task or base, each.reference) == (study.task, study.rows[0].label)
+        and Path(each.model).name == Path(study.model).name
+    }

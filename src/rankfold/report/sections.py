@@ -1,0 +1,168 @@
+"""One study as the template wants it: its table, its charts, how its rows came about, and every run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rankfold.report.chart_parts import Mark, mark_of
+from rankfold.report.choice import CHOSEN, Choice
+from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
+from rankfold.report.figures import figures
+from rankfold.report.overview import heading
+from rankfold.report.rows import Row
+from rankfold.report.runs import run_facts
+from rankfold.report.study import Study
+from rankfold.report.table import baseline_name, cells, columns, reason
+from rankfold.report.tuning_table import TUNING_COLUMNS, chosen_text, is_chosen, trial_text, tuning_text
+from rankfold.report.words import headline, listed, metric_name
+
+# Columns that hold words; all others hold numbers.
+_WORDS = (0, 3)
+
+
+def study_section(name: str, study: Study) -> dict[str, Any]:
+    """Return a study as the template wants it.
+
+    Args:
+        name: The id of its element.
+        study: What to show.
+    """
+    marks = {row.label: mark_of(number) for number, row in enumerate(study.rows)}
+    charts = figures(study, marks)
+    drawn = [row for row in study.rows if row.records]
+    return {
+        "id": name,
+        "heading": heading(study),
+        "headline": headline(study),
+        "columns": [
+            {"name": head, "number": number not in _WORDS} for number, head in enumerate(columns(study))
+        ],
+        "rows": [
+            *(
+                _row(study, row, text, marks[row.label])
+                for row, text in zip(study.rows, cells(study), strict=False)
+            ),
+            *_baselines(study),
+        ],
+        "failures": [
+            {
+                "label": f"{row.label}, seed {run.training.seed}",
+                "error": reason(run),
+            }
+            for row in study.rows
+            for run in row.failures
+        ],
+        "fine": _fine(study),
+        "legend": [{"label": row.label, "mark": marks[row.label]} for row in drawn],
+        "charts": charts if drawn else [],
+        "tuning": _tuning(study) if study.tuned else None,
+        "choices": [_choice(choice) for choice in study.choices],
+        "runs": [run_facts(label, run, study.metric) for label, run in study.labelled_runs()],
+    }
+
+
+def _tuning(study: Study) -> dict[str, Any]:
+    return {
+        "explanation": tuning_text(study),
+        "columns": TUNING_COLUMNS,
+        "rows": [
+            {
+                "label": each.label,
+                "count": len(each.trials),
+                "trials": [
+                    {"text": trial_text(trial), "is_chosen": is_chosen(each, trial)} for trial in each.trials
+                ],
+                "chosen": chosen_text(each),
+            }
+            for each in study.tuned
+        ],
+    }
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    return {
+        "explanation": choice_text(choice),
+        "columns": choice_columns(choice),
+        "numbers": range(1, 2 + len(choice.steps)),
+        "rows": [
+            # A name and its options, a score and its range: the second of them is set smaller.
+            {
+                "is_chosen": each.outcome == CHOSEN,
+                "cells": [*(cell.partition(" ") for cell in text[:-1])],
+                "outcome": text[-1],
+            }
+            for each, text in zip(choice.contenders, choice_cells(choice), strict=True)
+        ],
+    }
+
+
+def _row(study: Study, row: Row, text: Sequence[str], mark: Mark) -> dict[str, Any]:
+    verdict, value, difference = text[3], row.score and row.score.value, row.difference
+    step = study.step_times.get(row.label)
+    sizes = [
+        row.mean(lambda run: run.parameters.trainable),
+        row.mean(lambda run: run.bytes.weights_file),
+        row.mean(lambda run: run.seconds.total),
+        *([step.ratio if step else 1.0 if row is study.rows[0] else None] if study.step_times else []),
+        float(len(row.records)),
+        *([row.tuning and float(row.tuning.trials)] if study.is_tuned else []),
+    ]
+    return {
+        "label": row.label,
+        "note": "",
+        "kind": "" if row.records else "lost",
+        "mark": mark if row.records else None,
+        "cells": [
+            _cell(text[1], value),
+            _cell(text[2], difference and difference.interval.value),
+            {**_cell(verdict, row.verdict, is_number=False), "kind": row.verdict.replace(" ", "-")},
+            *(_cell(shown, size) for shown, size in zip(text[4:], sizes, strict=True)),
+        ],
+    }
+
+
+def _baselines(study: Study) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": baseline_name(name),
+            "note": "no training",
+            "kind": "baseline",
+            "mark": None,
+            "cells": [_cell(f"{value:.3f}", value), *(_cell("", None) for _ in columns(study)[2:])],
+        }
+        for name, value in study.baselines.items()
+    ]
+
+
+def _cell(text: str, sort: float | str | None, *, is_number: bool = True) -> dict[str, Any]:
+    """Return a cell; the interval of a number is set smaller."""
+    value, bracket, interval = text.partition(" [")
+    return {
+        "text": value,
+        "sort": "" if sort is None else sort,
+        "range": bracket.strip() + interval,
+        "number": is_number,
+        "kind": "",
+    }
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _fine(study: Study) -> str:
+    """Return the small print of one table: what was measured on how much, the head, what was left out."""
+    heads = sorted({run.parameters.head for row in study.rows for run in row.records})
+    sentences = [
+        f"{_capital(metric_name(study.metric))} on the {study.examples:,} held-out examples of all runs"
+        f"{f', answers scored by {study.scoring}' if study.scoring else ''}.",
+        f"The reference is {study.rows[0].label}." if len(study.rows) > 1 else "",
+        f"The task head has {listed([f'{head:,}' for head in heads])} numbers."
+        if heads and heads != [0]
+        else "",
+        "Steps were timed in turns with the reference's, so their ratio holds; the times of whole runs also "
+        "say what else the machine did."
+        if study.step_times
+        else "",
+        f"{study.repeats} earlier runs of the same method and seed were left out." if study.repeats else "",
+    ]
+    return " ".join(filter(None, sentences))

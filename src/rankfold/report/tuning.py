@@ -1,0 +1,61 @@
+"""How each method of a study was tuned: the trials that were made for it, and what was chosen of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rankfold.bench.label import label_with_all
+from rankfold.bench.record import RunRecord, TuningPart
+from rankfold.report.rows import Row, Settings, method_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """One method's trials.
+
+    Attributes:
+        label: The row it was tuned for; a row of the same sweep may have taken over its values.
+        trials: The runs, in the order they were made.
+        chosen: Values and score of what was taken; None as long as no run has used it.
+    """
+
+    label: str
+    trials: tuple[RunRecord, ...]
+    chosen: TuningPart | None
+
+
+def is_trial(record: RunRecord) -> bool:
+    """Return whether a run was made to choose settings: it is measured on rows cut from training."""
+    return record.tuning is not None and record.tuning.trial is not None
+
+
+def make_tuned(trials: Sequence[RunRecord], rows: Sequence[Row]) -> tuple[Tuned, ...]:
+    """Sort the trials of a study by the method that they were made for.
+
+    Args:
+        trials: Runs for which `is_trial` holds.
+        rows: The rows of the study.
+    """
+    groups: dict[str, list[RunRecord]] = {}
+    for record in trials:
+        groups.setdefault(label_with_all(record.method.name, _fixed(record)), []).append(record)
+    of_row = {label_with_all(row.method, _fixed(row.runs[0])): row for row in reversed(rows) if row.tuning}
+    order = {row.label: place for place, row in enumerate(rows)}
+    found = [_tuned(name, records, of_row.get(name)) for name, records in groups.items()]
+    return tuple(sorted(found, key=lambda each: order.get(each.label, len(order))))
+
+
+def tried(record: RunRecord) -> Mapping[str, object]:
+    """Return the values that a trial tries."""
+    return record.tuning.values if record.tuning else {}
+
+
+def _tuned(name: str, records: Sequence[RunRecord], row: Row | None) -> Tuned:
+    latest = {record.tuning.trial: record for record in records if record.tuning}
+    in_order = tuple(latest[number] for number in sorted(latest, key=lambda number: number or 0))
+    return Tuned(row.label if row else name, in_order, row.tuning if row else None)
+
+
+def _fixed(record: RunRecord) -> Settings:
+    """Return what a trial shares with the row that it was made for."""
+    changed = record.tuning.values if record.tuning else ()
+    return {key: value for key, value in method_settings(record).items() if key not in changed}

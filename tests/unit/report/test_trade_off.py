@@ -1,0 +1,54 @@
+"""What a method costs and gives: the front, and names that do not cover each other."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from rankfold.report.chart_parts import mark_of
+from rankfold.report.name_places import NamePlace, place_names
+from rankfold.report.study import make_studies
+from rankfold.report.trade_off import is_on_front, trade_offs
+from tests.support.records import make_record
+
+POINTS = some.lists(some.tuples(some.integers(1, 9), some.integers(0, 9)), min_size=1, max_size=12)
+
+
+@given(POINTS)
+def test_front_holds_what_nothing_else_beats(pairs):
+    points = [{"cost": cost, "value": value} for cost, value in pairs]
+    front = [point for point in points if is_on_front(point, points)]
+    assert front
+    for one, other in combinations(front, 2):
+        assert (one["cost"] - other["cost"]) * (one["value"] - other["value"]) > 0 or one == other
+    for point in points:
+        assert any(best["cost"] <= point["cost"] and best["value"] >= point["value"] for best in front)
+
+
+def test_costs_are_bytes_and_trainable_numbers():
+    records = [make_record(name, size=size, examples=40) for name, size in (("lora", 400), ("tlora", 4000))]
+    (study,) = make_studies(records)
+    looks = {row.label: mark_of(index) for index, row in enumerate(study.rows)}
+    by_bytes, by_numbers = (chart["spec"]["data"]["values"] for chart in trade_offs(study, looks))
+    assert [point["cost"] for point in by_bytes] == [record.bytes.weights_file for record in records]
+    assert [point["cost"] for point in by_numbers] == [100, 1000]
+
+
+def test_a_method_that_trains_nothing_has_no_place_on_a_logarithmic_axis():
+    (study,) = make_studies([make_record("lora", size=0, examples=40)])
+    chart = trade_offs(study, {"lora": mark_of(0)})[1]
+    assert chart["rows"] == 0
+
+
+def test_names_stand_inside_and_one_without_room_is_left_out():
+    first, *middle, last = place_names(["a_long_name"] * 7, [0, *[1] * 5, 2], [1] * 7, ends=(0, 2), width=440)
+    assert first == NamePlace("left", -9)
+    assert last is not None
+    assert last.align == "right"
+    assert [place is None for place in middle] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("count", [0, 1], ids=["none", "one"])
+def test_few_names_are_placed_without_a_range(count):
+    assert len(place_names(["a"] * count, [1.0] * count, [1.0] * count, ends=(1, 1), width=440)) == count
