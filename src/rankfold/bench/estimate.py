@@ -16,7 +16,7 @@ from rankfold.bench.meta import MetaBase, meta_base
 from rankfold.bench.method import method_config
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
-from rankfold.bench.tasks import NAMED, Task
+from rankfold.bench.tasks import MIXTURES, NAMED, Task
 from rankfold.bench.tasks.mixture import SEPARATOR
 from rankfold.bench.workload import Workload, measure_workload
 from rankfold.errors import SpecError, unknown_name
@@ -230,12 +230,12 @@ def _base(request: RunRequest, tasks: list[Task]) -> MetaBase:
 
 
 def _used_rows(request: RunRequest, tasks: list[Task], given: int | None) -> int | None:
-    """Return the rows that are trained on; in a mixture every task has as many as the smallest."""
+    """Return the rows that are trained on, of all tasks of a mixture together."""
     official = [task.rows.get("train") for task in tasks]
     known = [rows for rows in official if rows is not None]
     rows = given
     if rows is None and known and len(known) == len(official):
-        rows = min(known) * len(known)
+        rows = min(known) * len(known) if request.mixture == MIXTURES[0] else sum(known)
     if rows is None:
         return None
     if request.hold_out:

@@ -10,7 +10,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from rankfold.bench.tasks import TaskRequest, check_scoring
+from rankfold.bench.tasks import MIXTURES, TaskRequest, check_scoring
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.columns import Columns
 from rankfold.train.rates import Rates
@@ -74,6 +74,8 @@ class RunRequest:
         eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
         hold_out: Evaluate on a tenth of the training split, which is not trained on, instead of on the
             validation split.
+        mixture: How many training rows each task of a mixture has: as many as the smallest ("equal"), or all
+            that it has ("all").
         scoring: How answers with choices are found, one of `rankfold.train.scoring.Scoring`; by likelihood
             if None.
         freeze_head: Leave a new head as the seed drew it.
@@ -119,6 +121,7 @@ class RunRequest:
     train_rows: int | None = None
     eval_rows: int | None = None
     hold_out: bool = False
+    mixture: str = MIXTURES[0]
     scoring: str | None = None
     freeze_head: bool = False
     reducer: Mapping[str, JsonValue] | None = None
@@ -138,6 +141,8 @@ class RunRequest:
             )
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+        if self.mixture not in MIXTURES:
+            raise unknown_name("mixture", self.mixture, MIXTURES)
         check_scoring(self.scoring)
         # Both check their options by being made.
         _ = self.rates
@@ -161,7 +166,15 @@ class RunRequest:
     def task_request(self) -> TaskRequest:
         """The part that says which data to read."""
         columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
-        return TaskRequest(self.task, self.data, self.data_root, self.kind, columns, holds_out=self.hold_out)
+        return TaskRequest(
+            self.task,
+            self.data,
+            self.data_root,
+            self.kind,
+            columns,
+            holds_out=self.hold_out,
+            mixture=self.mixture,
+        )
 
     @property
     def rates(self) -> Rates:

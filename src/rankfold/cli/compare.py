@@ -9,7 +9,7 @@ import click
 
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, progress_screen
-from rankfold.cli.data import column_options, scoring_option, source_options
+from rankfold.cli.data import column_options, mixture_option, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.planned import show_planned
@@ -79,6 +79,7 @@ Examples:
 @column_options(_DATA)
 @_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
 @_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")
+@mixture_option(_DATA, default=None)
 @scoring_option(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row.")
 @_how("--epochs", type=float, help="Passes over the training split.")

@@ -77,3 +77,18 @@ def scoring_option(heading: str, default: str = "likelihood if left out") -> Cal
         help="How a model that writes text chooses: likelihood (a token's, on average), total_likelihood, or "
         f"generated (what it answers is read); {default}.",
     )
+
+
+def mixture_option(heading: str, *, default: str | None) -> Callable[[Decorated], Decorated]:
+    """Return what adds the option that says how a mixture is dealt out.
+
+    Args:
+        heading: The section of the help page that it stands under.
+        default: What holds without it; None where a suite may say so.
+    """
+    return section(heading)(
+        "--mixture",
+        default=default,
+        help="Training rows of each task of a mixture: equal, as many as the smallest has, or all.  "
+        "[default: equal]",
+    )

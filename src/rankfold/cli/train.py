@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from rankfold.cli.console import print_json, print_table, progress_screen
-from rankfold.cli.data import column_options, scoring_option, source_options
+from rankfold.cli.data import column_options, mixture_option, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.rates import rate_options
@@ -62,6 +62,7 @@ Examples:
     is_flag=True,
     help="Evaluate on a tenth of the training split, not trained on, instead of on the validation split.",
 )
+@mixture_option(_DATA, default="equal")
 @scoring_option(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
 @_how("--epochs", type=float, help="Passes over the training split.  [default: 3]")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -45,6 +46,17 @@ def test_every_task_trains_with_as_many_rows_as_the_smallest_and_is_measured_on_
     rows = _load(root, MIXTURE).examples.labelled
     assert _tasks(rows["train"]) == dict.fromkeys(SIZES, SIZES["few"])
     assert _tasks(rows["validation"]) == {"few": 10, "many": 11, "most": 12}
+
+
+def test_every_task_trains_with_all_its_rows_where_that_is_asked(root):
+    request = TaskRequest(task=MIXTURE, data_root=str(root), mixture="all")
+    rows = load_task(request, is_causal=False).examples.labelled
+    assert _tasks(rows["train"]) == SIZES
+
+
+def test_way_to_mix_that_there_is_not_is_refused():
+    with pytest.raises(SpecError, match="unknown mixture 'evn'"):
+        RunRequest(model="minilm", method="lora", task=MIXTURE, mixture="evn", out=Path("out"))
 
 
 def test_classes_are_named_after_their_task_and_keep_their_rows(root):

@@ -1,6 +1,6 @@
 """Tasks: data with a known meaning and a metric. Named ones, an embedded one, and the user's own."""
 
-from rankfold.bench.tasks.find import TaskRequest
+from rankfold.bench.tasks.find import MIXTURES, TaskRequest
 from rankfold.bench.tasks.limit import limited
 from rankfold.bench.tasks.load import SPLITS, load_task
 from rankfold.bench.tasks.named import NAMED
@@ -8,6 +8,7 @@ from rankfold.bench.tasks.scored import check_scoring, scoring_of
 from rankfold.bench.tasks.task import Task, TaskData
 
 __all__ = [
+    "MIXTURES",
     "NAMED",
     "SPLITS",
     "Task",

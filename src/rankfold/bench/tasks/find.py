@@ -20,6 +20,8 @@ logger = logging.getLogger("rankfold.bench")
 EMBEDDED = "bbc_news"
 DATA_ROOT = "RANKFOLD_DATA"
 GROUP = "rankfold.tasks"
+MIXTURES = ("equal", "all")
+"""As many training rows of each task as the smallest has, or all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class TaskRequest:
         columns: Columns whose names cannot be guessed, and the one that says whose a row is.
         label_names: Class names in the order of their ids, where they are known already.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
+        mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
     """
 
     task: str | None = None
@@ -44,6 +47,7 @@ class TaskRequest:
     columns: Columns = Columns()
     label_names: tuple[str, ...] | None = None
     holds_out: bool = False
+    mixture: str = MIXTURES[0]
 
 
 def find_task(request: TaskRequest) -> tuple[Task, Source | None]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rankfold.bench.tasks.bbc_news import SOURCE, read_bbc_news
-from rankfold.bench.tasks.find import TaskRequest, find_task
+from rankfold.bench.tasks.find import MIXTURES, TaskRequest, find_task
 from rankfold.bench.tasks.mixture import SEPARATOR, label_names_of, mixed
 from rankfold.bench.tasks.published import as_choices
 from rankfold.bench.tasks.task import Task, TaskData
@@ -51,7 +51,8 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
     parts = [
         replace(request, task=name, label_names=label_names_of(name, request.label_names)) for name in names
     ]
-    return mixed([_load_one(part, is_causal=is_causal, splits=splits) for part in parts])
+    loaded = [_load_one(part, is_causal=is_causal, splits=splits) for part in parts]
+    return mixed(loaded, is_even=request.mixture == MIXTURES[0])
 
 
 def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:

@@ -25,11 +25,12 @@ _MARK = ":"
 _Item = TypeVar("_Item", Example, Instruction)
 
 
-def mixed(parts: Sequence[TaskData]) -> TaskData:
+def mixed(parts: Sequence[TaskData], *, is_even: bool = True) -> TaskData:
     """Return several tasks as one.
 
     Args:
         parts: The tasks: all classifications, or all instructions.
+        is_even: Whether each has as many training rows as the smallest, or all that it has.
 
     Raises:
         SpecError: If a task is there twice, or they cannot be learned together.
@@ -58,8 +59,8 @@ def mixed(parts: Sequence[TaskData]) -> TaskData:
     examples = Examples(
         parts[0].kind,
         task.label_names,
-        _joined([part.examples.labelled for part in parts], example),
-        _joined([part.examples.instructions for part in parts], instruction),
+        _joined([part.examples.labelled for part in parts], example, is_even=is_even),
+        _joined([part.examples.instructions for part in parts], instruction, is_even=is_even),
     )
     digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
     return TaskData(task, parts[0].kind, SEPARATOR.join(part.source for part in parts), digest, examples)
@@ -137,7 +138,7 @@ def _labels(parts: Sequence[TaskData]) -> list[tuple[str, str]]:
 
 
 def _joined(
-    parts: Sequence[Mapping[str, Sequence[_Item]]], rename: Callable[[int, _Item], _Item]
+    parts: Sequence[Mapping[str, Sequence[_Item]]], rename: Callable[[int, _Item], _Item], *, is_even: bool
 ) -> dict[str, list[_Item]]:
     """Return the rows of all parts, split by split."""
     joined: dict[str, list[_Item]] = {}
@@ -146,6 +147,6 @@ def _joined(
         joined[split] = [
             rename(number, item)
             for number, part in enumerate(parts)
-            for item in (drawn(part[split], fewest) if split == "train" else part[split])
+            for item in (drawn(part[split], fewest) if split == "train" and is_even else part[split])
         ]
     return joined
