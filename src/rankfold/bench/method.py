@@ -12,6 +12,7 @@ from pydantic import JsonValue
 import rankfold
 from rankfold import presets
 from rankfold.errors import RankfoldError, SpecError, unknown_name
+from rankfold.factors import DenseSpec, SeededSpec
 from rankfold.peft_plugin.mlps import MLP_TARGETS
 from rankfold.train.models import Kind
 
@@ -24,8 +25,7 @@ PEFT_LORA = f"{PEFT_PREFIX}{_RATE_OF_OTHERS}"
 
 HEAD_ONLY = "head_only"
 """A baseline and no method: nothing but a new head is trained, on the features that the base model has."""
-# It is carried by an adapter that is never trained and changes nothing: two numbers a layer.
-_CARRIER, _HEAD_RATE = "tlora", 1e-2
+_HEAD_RATE = 1e-2
 
 _TASK_TYPES = {Kind.CLASSIFICATION: "SEQ_CLS", Kind.REGRESSION: "SEQ_CLS", Kind.INSTRUCTION: "CAUSAL_LM"}
 # PEFT trains and saves these by itself for sequence classification.
@@ -65,7 +65,11 @@ def method_config(
     if method == HEAD_ONLY:
         if options:
             raise SpecError(f"'{HEAD_ONLY}' has no option '{next(iter(options))}'; leave its options out.")
-        return rankfold.config(_CARRIER, r=1, seed=seed, **given)
+        # PEFT wants an adapter: one number a layer, which stays at zero.
+        sides = SeededSpec("islam")
+        return rankfold.RankfoldConfig(
+            r=1, down=sides, core=DenseSpec("zeros"), up=sides, target_modules="all-linear", **given
+        )
     if "seed" in presets.find(method).options:
         given.setdefault("seed", seed)
     return rankfold.config(method, **given)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rankfold.bench.chosen import TuningPart
 from rankfold.bench.executors.executor import Executor
 from rankfold.bench.method import method_config
-from rankfold.bench.record import RunRecord, TuningPart
+from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.runner import Outcome, raise_shared, run_all
 from rankfold.bench.suite import Place, Suite, SuiteMethod

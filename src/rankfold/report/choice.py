@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rankfold.bench.chosen import FitPart
 from rankfold.bench.fit.halving import held_out_loss, ranked
 from rankfold.bench.label import label_with_all
-from rankfold.bench.record import FitPart, RunRecord
+from rankfold.bench.record import RunRecord
 
 CHOSEN = "chosen"
 

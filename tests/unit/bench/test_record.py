@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.record import NAME, FitPart, RunRecord
+from rankfold.bench.chosen import FitPart
+from rankfold.bench.record import NAME, RunRecord
 from rankfold.errors import DataError
 from tests.support.records import fail, make_record
 
