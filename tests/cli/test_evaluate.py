@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from rankfold.cli.main import cli
-from tests.support.tiny_models import write_bert
+from tests.support.tiny_models import question_rows, review_rows, write_bert, write_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -118,3 +118,31 @@ def test_an_unknown_split_has_a_suggestion(trained):
     result = _call("evaluate", trained, "--split", "tset")
     assert result.exit_code == 2
     assert "Did you mean 'test'" in result.stderr
+
+
+def test_what_a_run_was_told_of_its_data_holds_for_its_evaluation(tiny_llama, tmp_path):
+    rows = [{**row, "user": place // 4} for place, row in enumerate(question_rows(80))]
+    data = write_splits(tmp_path / "asked", train=rows)
+    out = tmp_path / "run"
+    named = ("--model", tiny_llama, "--data", data, "--method", "lora", "--out", out)
+    asked = ("--group-column", "user", "--scoring", "generated", "--max-length", 60, "--steps", 1)
+    trained = _call("train", *named, *asked)
+    assert trained.exit_code == 0, trained.stderr
+    assert "by generated" in trained.stdout
+    measured = json.loads(_call("evaluate", out, "--json").stdout)
+    record = json.loads((out / "run.json").read_text("utf-8"))
+    assert (measured["metrics"], measured["scoring"]) == (record["metrics"], "generated")
+    assert {item["id"] // 4 for item in measured["predictions"]} != set(range(20))
+    otherwise = json.loads(_call("evaluate", out, "--scoring", "likelihood", "--json").stdout)
+    assert "unparsed" not in otherwise["metrics"]
+
+
+def test_people_on_both_sides_have_exit_code_2_and_are_named(tiny_bert, tmp_path):
+    rows = [{**row, "speaker": f"p{place % 5}"} for place, row in enumerate(review_rows(20))]
+    data = write_splits(tmp_path / "talks", train=rows, validation=rows[:3])
+    named = ("--model", tiny_bert, "--data", data, "--method", "lora", "--out", tmp_path / "run")
+    result = _call("train", *named, "--group-column", "speaker")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "'p0', 'p1', 'p2' of 'speaker' are in the split 'train' and in 'validation'" in " ".join(
+        result.stderr.split()
+    )

@@ -114,12 +114,10 @@ def _flops(prepared: Prepared) -> float | None:
         try:
             work = measure_workload(
                 MetaBase(copy.deepcopy(described), kind, prepared.base.source),
-                request.method,
                 copy.deepcopy(prepared.config),
+                request,
                 rows=min(request.batch_size, len(prepared.rows)),
                 length=_padded_length(prepared),
-                freeze_head=request.freeze_head,
-                reducer=request.reducer,
             )
         except Exception as error:  # an estimate must not end a run
             logger.info("the operations of the run are not estimated (%s).", error)

@@ -4,16 +4,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rankfold.bench.estimate import Device, Estimate, estimate
+from rankfold.bench.estimate import Device, Estimate, Estimator, decides_a_step
 from rankfold.bench.request import RunRequest
 from rankfold.errors import SpecError
 from rankfold.train.progress import Progress
 
-# These, the method's options and the Reducer's decide how much a run takes; the rest decides what it learns.
-_DECISIVE = (
-    "model", "method", "task", "data", "kind", "epochs", "steps", "batch_size", "max_length",
-    "precision", "train_rows", "hold_out", "freeze_head",
-)  # fmt: skip
+# Beside what decides a step: how many there are, of how long rows, in which numbers.
+_DECISIVE = ("task", "data", "kind", "epochs", "steps", "max_length", "precision", "train_rows", "hold_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +50,10 @@ def plan_runs(
         alike.setdefault(_key(request), []).append(request)
     if progress:
         progress.start(len(alike), "estimates")
+    estimator = Estimator(device)
     planned: list[PlannedRuns] = []
     for done, group in enumerate(alike.values(), start=1):
-        planned.append(_planned(group[0], len(group), device))
+        planned.append(_planned(group[0], len(group), estimator))
         if progress:
             progress.advance(done)
     if progress:
@@ -63,14 +61,12 @@ def plan_runs(
     return planned
 
 
-def _planned(request: RunRequest, runs: int, device: Device | None) -> PlannedRuns:
+def _planned(request: RunRequest, runs: int, estimator: Estimator) -> PlannedRuns:
     try:
-        return PlannedRuns(request, runs, estimate(request, device=device))
+        return PlannedRuns(request, runs, estimator.estimate(request))
     except SpecError as error:
         return PlannedRuns(request, runs, None, str(error))
 
 
 def _key(request: RunRequest) -> str:
-    options = {name: value for name, value in request.options.items() if name != "seed"}
-    reducer = None if request.reducer is None else dict(request.reducer)
-    return json.dumps([options, reducer, *(getattr(request, name) for name in _DECISIVE)])
+    return json.dumps([*decides_a_step(request), *(getattr(request, name) for name in _DECISIVE)])

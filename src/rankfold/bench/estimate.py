@@ -4,11 +4,13 @@ Numbers and operations are counted on the meta device. Memory and time are made 
 that stand at `Memory` and `Device`.
 """
 
+import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
+from pydantic import JsonValue
 
 from rankfold.bench.meta import MetaBase, meta_base
 from rankfold.bench.method import method_config
@@ -135,56 +137,80 @@ class Estimate:
         return {**values, "fits": self.fits}
 
 
-def estimate(request: RunRequest, *, rows: int | None = None, device: Device | None = None) -> Estimate:
-    """Return what a run would take; neither data nor weights are read.
+@final
+class Estimator:
+    """Says what runs would take; a step that several of them have in common is followed once.
 
     Args:
-        request: The run. Its task says the classes, and the rows of its official training split; a task or
-            data of the user's own has two classes.
-        rows: Of the training split, where the task does not say.
         device: What would train; an A100 if None.
-
-    Raises:
-        SpecError: If there is no such model, method or task, they cannot be built as asked, or neither the
-            steps nor the rows are known.
     """
-    tasks = _tasks(request, is_own=request.data is not None or rows is not None)
-    used = _used_rows(request, tasks, rows)
-    steps = _steps(request, used)
-    is_free = request.precision == "auto"
-    precision = "bf16" if is_free else choose_precision(request.precision, torch.device("cpu"))
-    trainer = device or A100[precision]
-    base = _base(request, tasks)
-    length = row_length(base.described, base.kind, request.max_length)
-    work = measure_workload(
-        base,
-        request.method,
-        method_config(request.method, request.options, base.kind, seed=request.seed),
-        rows=request.batch_size,
-        length=length,
-        freeze_head=request.freeze_head,
-        reducer=request.reducer,
-    )
-    return Estimate(
-        model=request.model,
-        structure=base.source,
-        method=request.method,
-        kind=base.kind.value,
-        base=work.base,
-        parameters=work.parameters,
-        stored_bytes=_NUMBER_BYTES * (work.parameters.stored + work.parameters.head),
-        rows=used,
-        steps=steps,
-        batch_size=request.batch_size,
-        length=length,
-        precision=precision,
-        step_flops=work.flops(1),
-        flops=work.flops(steps),
-        memory=memory_of(work, precision),
-        device=trainer,
-        hours=work.flops(steps) / trainer.flops / 3600,
-        left_out=work.left_out,
-    )
+
+    def __init__(self, device: Device | None = None) -> None:
+        self._device = device
+        self._measured: dict[str, Workload] = {}
+
+    def estimate(self, request: RunRequest, *, rows: int | None = None) -> Estimate:
+        """Return what a run would take; neither data nor weights are read.
+
+        Args:
+            request: The run. Its task says the classes, and the rows of its official training split; a task
+                or data of the user's own has two classes.
+            rows: Of the training split, where the task does not say.
+
+        Raises:
+            SpecError: If there is no such model, method or task, they cannot be built as asked, or neither
+                the steps nor the rows are known.
+        """
+        tasks = _tasks(request, is_own=request.data is not None or rows is not None)
+        used = _used_rows(request, tasks, rows)
+        steps = _steps(request, used)
+        is_free = request.precision == "auto"
+        precision = "bf16" if is_free else choose_precision(request.precision, torch.device("cpu"))
+        trainer = self._device or A100[precision]
+        base = _base(request, tasks)
+        length = row_length(base.described, base.kind, request.max_length)
+        work = self._workload(request, base, length)
+        return Estimate(
+            model=request.model,
+            structure=base.source,
+            method=request.method,
+            kind=base.kind.value,
+            base=work.base,
+            parameters=work.parameters,
+            stored_bytes=_NUMBER_BYTES * (work.parameters.stored + work.parameters.head),
+            rows=used,
+            steps=steps,
+            batch_size=request.batch_size,
+            length=length,
+            precision=precision,
+            step_flops=work.flops(1),
+            flops=work.flops(steps),
+            memory=memory_of(work, precision),
+            device=trainer,
+            hours=work.flops(steps) / trainer.flops / 3600,
+            left_out=work.left_out,
+        )
+
+    def _workload(self, request: RunRequest, base: MetaBase, length: int) -> Workload:
+        key = json.dumps([*decides_a_step(request), base.kind, base.described.num_labels, length])
+        if key not in self._measured:
+            config = method_config(request.method, request.options, base.kind, seed=request.seed)
+            self._measured[key] = measure_workload(
+                base, config, request, rows=request.batch_size, length=length
+            )
+        return self._measured[key]
+
+
+def estimate(request: RunRequest, *, rows: int | None = None, device: Device | None = None) -> Estimate:
+    """Return what one run would take; as `Estimator.estimate`."""
+    return Estimator(device).estimate(request, rows=rows)
+
+
+def decides_a_step(request: RunRequest) -> list[JsonValue]:
+    """Return what decides how much a step takes, but for the task and the length of its rows."""
+    options = {name: value for name, value in request.options.items() if name != "seed"}
+    reducer = None if request.reducer is None else dict(request.reducer)
+    return [request.model, request.method, options, reducer, request.batch_size, request.freeze_head]
 
 
 def _tasks(request: RunRequest, *, is_own: bool) -> list[Task]:

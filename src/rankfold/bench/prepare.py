@@ -139,7 +139,7 @@ def prepare(request: RunRequest) -> Prepared:
         start_at_mean(loaded, [float(example.label) for example in data.examples.labelled["train"]])
     set_seed(request.seed)
     model = _with_adapter(loaded, config)
-    _freeze(request, model)
+    freeze_rest(request, model)
     rows = _encoded(loaded, data.examples, max_length)
     rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
     if reducer is not None:
@@ -160,8 +160,12 @@ def prepare(request: RunRequest) -> Prepared:
     )
 
 
-def _freeze(request: RunRequest, model: PeftModel) -> None:
-    """Leave as they are the parts that the request does not train."""
+def freeze_rest(request: RunRequest, model: PeftModel) -> None:
+    """Leave as they are the parts that the request does not train.
+
+    Raises:
+        SpecError: If it trains nothing.
+    """
     head = head_parameters(model)
     if request.method == HEAD_ONLY:
         if not head:

@@ -47,11 +47,7 @@ class ModelPart:
 
 @dataclass(frozen=True, slots=True)
 class TaskPart:
-    """What was learned and how success is measured.
-
-    `version` is the task's, None for a user's own; `scoring` is how answers were scored, if there are any.
-    Older records have neither.
-    """
+    """What was learned and how success is measured: the task's version and the scoring of answers, if any."""
 
     name: str
     kind: str
@@ -167,10 +163,7 @@ class ReducerPart:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One held-out example: the right label (id, number or candidate index) and what the model said.
-
-    The prediction is -1 where a generated text names no candidate.
-    """
+    """One held-out example: the right label (id, number, candidate) and the answer; -1 names no candidate."""
 
     id: int | str
     label: int | float

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain, takewhile
 from math import isfinite
 from pathlib import Path
 from typing import cast
@@ -196,15 +197,19 @@ class RunRequest:
 def without_places(command: Sequence[str], *also: str) -> tuple[str, ...]:
     """Return the words of a command that say what is learned, which are the same wherever it runs.
 
+    The order in which options were given says nothing, so it is that of the alphabet.
+
     Args:
         command: As `RunRequest.command` gives it.
         also: Further options to leave out with their values, such as "--seed".
     """
-    words = [word for word in command if word not in _SWITCHES]
-    options = {place for place, word in enumerate(words) if word in (*_ELSEWHERE, *also)}
-    return tuple(
-        word for place, word in enumerate(words) if place not in options and place - 1 not in options
-    )
+    program, options = list(takewhile(lambda word: not word.startswith("--"), command)), list[list[str]]()
+    for word in command[len(program) :]:
+        if word.startswith("--"):
+            options.append([])
+        options[-1].append(word)
+    left_out = {*_SWITCHES, *_ELSEWHERE, *also}
+    return (*program, *chain.from_iterable(sorted(each for each in options if each[0] not in left_out)))
 
 
 def _number_text(value: float) -> str:

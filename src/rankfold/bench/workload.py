@@ -10,8 +10,9 @@ from pydantic import JsonValue
 
 from rankfold.adapter.cost import adapter_work
 from rankfold.bench.meta import MetaBase
-from rankfold.bench.prepare import head_parameters, parameters_of
+from rankfold.bench.prepare import freeze_rest, parameters_of
 from rankfold.bench.record import ParametersPart
+from rankfold.bench.request import RunRequest
 from rankfold.bench.trace import Trace, trace_step
 from rankfold.errors import SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
@@ -49,39 +50,30 @@ class Workload:
 
 
 def measure_workload(
-    base: MetaBase,
-    method: str,
-    config: PeftConfig,
-    *,
-    rows: int,
-    length: int,
-    freeze_head: bool = False,
-    reducer: Mapping[str, JsonValue] | None = None,
+    base: MetaBase, config: PeftConfig, request: RunRequest, *, rows: int, length: int
 ) -> Workload:
     """Return what training takes; no weight is made.
 
     Args:
         base: The model.
-        method: The name of the method.
-        config: What came of it.
+        config: What came of the method and its options.
+        request: Says the method, and what rests: a frozen head, or what a Reducer does not choose.
         rows: Of a batch.
         length: Tokens of a row.
-        freeze_head: Whether a new head is left as it is.
-        reducer: The options of a Reducer, if there is one.
 
     Raises:
         SpecError: If the adapter cannot be built on this model, the model cannot work without weights, or the
             Reducer has nothing to choose.
     """
     numbers, model = base.adapted(config)
-    if freeze_head:
-        for parameter in head_parameters(model):
-            parameter.requires_grad = False
+    freeze_rest(request, model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    with _reduced(model, reducer):
-        parameters = parameters_of(model, method)
+    with _reduced(model, request.reducer):
+        parameters = parameters_of(model, request.method)
         step, left_out = _step(base, model, config, rows, length)
-    probe_flops = 0.0 if reducer is None else _probes(ReducerSpec.of(reducer)) * step.forward_flops
+    probe_flops = 0.0
+    if request.reducer is not None:
+        probe_flops = _probes(ReducerSpec.of(request.reducer)) * step.forward_flops
     return Workload(numbers, parameters, trained, step, probe_flops, left_out)
 
 

@@ -1,7 +1,6 @@
 """What the runs of a suite would take, as `rankfold compare --dry-run` shows it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rankfold.cli.console import note, print_json, print_table, progress_screen
@@ -28,6 +27,10 @@ def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
     for each in planned:
         if each.reason:
             note(f"{_named(each)}: {each.reason}")
+    too_large = [each for each in planned if each.estimate and each.estimate.fits is False]
+    if too_large:
+        names = ", ".join(dict.fromkeys(_named(each) for each in too_large))
+        note(f"more memory than the device has: {names}.")
     runs, hours = sum(each.runs for each in planned), sum(each.hours or 0.0 for each in planned)
     device = next((each.estimate.device for each in planned if each.estimate), None)
     if device is not None:
@@ -65,5 +68,5 @@ def _as_json(planned: "PlannedRuns") -> dict[str, object]:
         "runs": planned.runs,
         "hours": planned.hours,
         "reason": planned.reason,
-        "estimate": planned.estimate and asdict(planned.estimate),
+        "estimate": planned.estimate and planned.estimate.to_dict(),
     }

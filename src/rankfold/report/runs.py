@@ -64,10 +64,12 @@ def _model(record: RunRecord) -> Facts:
 
 
 def _data(record: RunRecord) -> Facts:
-    licence = [("licence", record.task.licence)] if record.task.licence else []
+    task = record.task
+    known = {"version": task.version, "scoring": task.scoring, "licence": task.licence}
+    stated = [(name, str(value)) for name, value in known.items() if value is not None]
     rows = [(f"{split} rows", f"{count:,}") for split, count in record.data.rows.items()]
     digest = ("sha256", record.data.sha256[:_HASH_DIGITS])
-    return [("task", record.task.name), ("source", record.data.source), *rows, *licence, digest]
+    return [("task", task.name), ("source", record.data.source), *rows, *stated, digest]
 
 
 def _sizes(record: RunRecord) -> Facts:

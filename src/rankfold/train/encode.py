@@ -37,12 +37,23 @@ def encode_instructions(
 ) -> list[dict[str, list[int]]]:
     """Tokenise prompts with their answers; only the answer's tokens have labels."""
     encoded = [encode_answer(tokenizer, item, item.answer, max_length) for item in instructions]
-    cut = sum(len(row["input_ids"]) == max_length for row in encoded)
-    if cut:
-        logger.info(
-            "%d of %d prompts reach max_length %d and may have been cut.", cut, len(encoded), max_length
-        )
+    _note_cut([row["input_ids"] for row in encoded], max_length)
     return encoded
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, instructions: Sequence[Instruction], max_length: int
+) -> list[list[int]]:
+    """Tokenise prompts up to where their answers begin; one that is too long loses its beginning."""
+    encoded = [_prompt_ids(tokenizer, item.prompt)[-max_length:] for item in instructions]
+    _note_cut(encoded, max_length)
+    return encoded
+
+
+def _note_cut(encoded: Sequence[Sequence[int]], max_length: int) -> None:
+    cut = sum(len(ids) == max_length for ids in encoded)
+    if cut:
+        logger.info("%d of %d prompts reach %d tokens and may have been cut.", cut, len(encoded), max_length)
 
 
 def encode_answer(
@@ -70,18 +81,13 @@ def encode_answer(
             f"the answer of '{item.id}' has {len(answer_ids)} tokens, which leaves no room for its prompt; "
             f"raise --max-length above {max_length}."
         )
-    prompt_ids = encode_prompt(tokenizer, item, room)
+    prompt_ids = _prompt_ids(tokenizer, item.prompt)[-room:]
     input_ids = prompt_ids + answer_ids
     return {
         "input_ids": input_ids,
         "attention_mask": [1] * len(input_ids),
         "labels": [IGNORED] * len(prompt_ids) + answer_ids,
     }
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, item: Instruction, max_length: int) -> list[int]:
-    """Tokenise one prompt, up to where its answer begins; one that is too long loses its beginning."""
-    return _prompt_ids(tokenizer, item.prompt)[-max_length:]
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

@@ -1,8 +1,8 @@
 """Rows as examples: checked, with labels as ids, ready to be encoded."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 from rankfold.errors import DataError
 from rankfold.train.columns import Columns, check_columns
@@ -56,6 +56,15 @@ class Examples:
     label_names: tuple[str, ...] | None
     labelled: Mapping[str, Sequence[Example]]
     instructions: Mapping[str, Sequence[Instruction]]
+
+    def part(self, splits: Iterable[str]) -> Self:
+        """Return the examples of some of the splits, in this order."""
+        chosen = tuple(splits)
+        return replace(
+            self,
+            labelled={split: self.labelled[split] for split in chosen if split in self.labelled},
+            instructions={split: self.instructions[split] for split in chosen if split in self.instructions},
+        )
 
 
 def make_examples(

@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sklearn.model_selection import StratifiedGroupKFold
@@ -68,25 +68,32 @@ def _held_rows(labels: Sequence[object]) -> set[int]:
 
 
 def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -> set[int]:
-    """Return the rows of the groups to hold out: of all parts the one that is most like a tenth of the rows.
+    """Return the rows of the groups to hold out: a part that is as much as can be like a tenth of the rows.
 
-    A part has every label that more than one group has, if there is such a part at all: a validation split of
-    one class measures nothing.
+    A validation split of one class measures nothing, so the part has every label that more than one group
+    has, and is larger than a tenth where no tenth has.
     """
     totals = Counter(labels)
+    owners = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    wanted = {label for label, count in owners.items() if count > 1}
 
-    def unlikeness(held: Sequence[int]) -> tuple[int, float]:
-        counts = Counter(labels[row] for row in held)
-        missing = len(totals) - len(counts)
+    def unlikeness(part: Sequence[int]) -> tuple[int, float]:
+        counts = Counter(labels[row] for row in part)
+        missing = len(wanted - counts.keys())
         return missing, sum(abs(counts[each] - HOLD_OUT_FRACTION * total) for each, total in totals.items())
 
-    parts = [part for part in _parts(labels, groups) if part and _leaves_some(part, labels)]
-    if not parts:
+    best: list[int] = []
+    for count in _PARTS:
+        parts = [part for part in _dealt(labels, groups, count) if part and _leaves_some(part, labels)]
+        best = min(filter(None, [best, *parts]), key=unlikeness, default=best)
+        if best and not unlikeness(best)[0]:
+            return set(best)
+    if not best:
         raise DataError(
             f"'{column}' has {len(set(groups))} groups, too few to hold any out and keep all labels; "
             "add groups, name another column with --group-column, or add a validation split."
         )
-    return set(min(parts, key=unlikeness))
+    return set(best)
 
 
 def _leaves_some(part: Sequence[int], labels: Sequence[object]) -> bool:
@@ -95,17 +102,14 @@ def _leaves_some(part: Sequence[int], labels: Sequence[object]) -> bool:
     return {labels[row] for row in range(len(labels)) if row not in held} == set(labels)
 
 
-def _parts(labels: Sequence[object], groups: Sequence[str]) -> Iterator[list[int]]:
+def _dealt(labels: Sequence[object], groups: Sequence[str], count: int) -> list[list[int]]:
+    """Deal the groups out into so many parts with alike labels; none if there are too few."""
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     targets = [numbers[label] for label in labels]
-    # More parts than groups, or than rows of any label, cannot be dealt out.
-    most = min(len(set(groups)), max(Counter(targets).values()))
-    for count in _PARTS:
-        if count > most:
-            continue
-        dealer = cast(Any, StratifiedGroupKFold)(count, shuffle=True, random_state=_SEED)
-        with warnings.catch_warnings():
-            # It warns of labels with fewer rows than parts, which cannot be everywhere.
-            warnings.simplefilter("ignore", UserWarning)
-            for _, part in dealer.split(targets, targets, groups):
-                yield part.tolist()
+    if count > min(len(set(groups)), max(Counter(targets).values())):
+        return []
+    dealer = cast(Any, StratifiedGroupKFold)(count, shuffle=True, random_state=_SEED)
+    with warnings.catch_warnings():
+        # It warns of labels with fewer rows than parts, which cannot be everywhere.
+        warnings.simplefilter("ignore", UserWarning)
+        return [part.tolist() for _, part in dealer.split(targets, targets, groups)]

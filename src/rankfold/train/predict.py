@@ -1,10 +1,9 @@
 """Measuring a model on held-out examples: loss, metrics, and each prediction."""
 
 import math
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +11,14 @@ from torch.nn import functional
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import SpecError, TrainingError
-from rankfold.train.encode import (
-    IGNORED,
-    encode_answer,
-    encode_examples,
-    encode_instructions,
-    encode_prompt,
-    make_collator,
-)
+from rankfold.train.answers import Answers
+from rankfold.train.encode import encode_examples
 from rankfold.train.examples import Example, Examples, Instruction
-from rankfold.train.generate import NEW_TOKENS, continued
-from rankfold.train.hardware import autocast
+from rankfold.train.forward import Forward
+from rankfold.train.generate import NEW_TOKENS
 from rankfold.train.metrics import ANSWER_LOSS, UNPARSED, measure
 from rankfold.train.models import Kind
-from rankfold.train.scoring import NOTHING_NAMED, Scoring, named_choice
-
-_Row = TypeVar("_Row", bound=dict[str, Any])
+from rankfold.train.scoring import NOTHING_NAMED, Scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +94,8 @@ class Evaluator:
         """
         if examples.kind is not Kind.INSTRUCTION:
             evaluation = self._labelled(model, examples.labelled[split], examples.kind, metrics)
-        elif is_final:
-            evaluation = self._choices(model, examples.instructions[split])
         else:
-            evaluation = self._answers(model, examples.instructions[split])
+            evaluation = self._answered(model, examples.instructions[split], is_final=is_final)
         if not math.isfinite(evaluation.loss):
             raise TrainingError(
                 f"the loss on the split '{split}' is {evaluation.loss}; train with a lower learning rate, "
@@ -120,9 +109,9 @@ class Evaluator:
         rows = encode_examples(self.tokenizer, examples, self.max_length)
         chunks: list[Tensor] = []
         order: list[int] = []
-        for indices, batch in self._batches(rows, tokens_have_labels=False):
+        for indices, batch in self._forward.batches(rows, tokens_have_labels=False):
             batch.pop("labels")
-            chunks.append(self._logits(model, batch))
+            chunks.append(self._forward.logits(model, batch))
             order += indices
         outputs = torch.cat(chunks)[torch.tensor(order).argsort()]
         labels = torch.tensor([example.label for example in examples])
@@ -143,104 +132,30 @@ class Evaluator:
             predictions,
         )
 
-    def _answers(self, model: nn.Module, instructions: Sequence[Instruction]) -> Evaluation:
-        scores = self._answer_scores(
-            model, encode_instructions(self.tokenizer, instructions, self.max_length)
-        )
-        loss = -sum(total for total, _ in scores) / sum(tokens for _, tokens in scores)
-        return Evaluation(loss, {ANSWER_LOSS: loss})
-
-    def _choices(self, model: nn.Module, instructions: Sequence[Instruction]) -> Evaluation:
-        evaluation = self._answers(model, instructions)
+    def _answered(
+        self, model: nn.Module, instructions: Sequence[Instruction], *, is_final: bool
+    ) -> Evaluation:
+        answers = Answers(self._forward, self.max_length, self.scoring or Scoring.LIKELIHOOD)
+        loss = answers.loss(model, instructions)
+        metrics = {ANSWER_LOSS: loss}
         asked = [item for item in instructions if item.candidates]
-        if not asked:
-            return evaluation
-        generates = self.scoring is Scoring.GENERATED
-        predictions = self._named(model, asked) if generates else self._likeliest(model, asked)
+        if not asked or not is_final:
+            return Evaluation(loss, metrics)
+        predictions = answers.chosen(model, asked)
         labels = [item.candidates.index(item.answer) for item in asked]
-        metrics = measure(("accuracy",), labels, predictions)
-        if generates:
+        if self.scoring is Scoring.GENERATED:
             metrics[UNPARSED] = predictions.count(NOTHING_NAMED) / len(predictions)
         return Evaluation(
-            evaluation.loss,
-            metrics | evaluation.metrics,
+            loss,
+            measure(("accuracy",), labels, predictions) | metrics,
             [item.id for item in asked],
             labels,
             predictions,
         )
 
-    def _likeliest(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
-        """Choose the candidate whose tokens are likeliest, on average or together."""
-        rows = [
-            encode_answer(self.tokenizer, item, candidate, self.max_length)
-            for item in asked
-            for candidate in item.candidates
-        ]
-        is_total = self.scoring is Scoring.TOTAL_LIKELIHOOD
-        found = iter(
-            [total / (1 if is_total else tokens) for total, tokens in self._answer_scores(model, rows)]
-        )
-        predictions: list[int] = []
-        for item in asked:
-            scores = [next(found) for _ in item.candidates]
-            predictions.append(scores.index(max(scores)))
-        return predictions
-
-    def _named(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
-        """Let the model answer, and read which candidate it names."""
-        prompts = [encode_prompt(self.tokenizer, item, self.max_length - NEW_TOKENS) for item in asked]
-        predictions = [NOTHING_NAMED] * len(asked)
-        for indices in self._similar(prompts):
-            with self._measuring(model):
-                texts = continued(model, self.tokenizer, [prompts[i] for i in indices], self.device)
-            for index, text in zip(indices, texts, strict=True):
-                predictions[index] = named_choice(text, asked[index].candidates)
-        return predictions
-
-    def _answer_scores(self, model: nn.Module, rows: list[_Row]) -> list[tuple[float, int]]:
-        """Return the log-likelihood of each row's labelled tokens, and their number."""
-        scores = [(0.0, 0)] * len(rows)
-        for indices, batch in self._batches(rows, tokens_have_labels=True):
-            targets = batch.pop("labels")[:, 1:]
-            logits = self._logits(model, batch)[:, :-1]
-            counted = targets != IGNORED
-            losses = functional.cross_entropy(logits[counted], targets[counted].cpu(), reduction="none")
-            likelihoods = torch.zeros(targets.shape)
-            likelihoods[counted.cpu()] = -losses
-            for index, total, tokens in zip(
-                indices, _list(likelihoods.sum(1)), _list(counted.sum(1)), strict=True
-            ):
-                scores[index] = (total, tokens)
-        return scores
-
-    def _batches(
-        self, rows: Sequence[_Row], *, tokens_have_labels: bool
-    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield padded batches of rows of similar length, each with the positions of its rows."""
-        collate = make_collator(self.tokenizer, tokens_have_labels=tokens_have_labels)
-        for indices in self._similar([row["input_ids"] for row in rows]):
-            batch = collate([dict(rows[index]) for index in indices])
-            yield indices, {name: value.to(self.device) for name, value in batch.items()}
-
-    def _similar(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Yield the positions of rows of similar length, a batch at a time."""
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
-
-    def _logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        with self._measuring(model):
-            return model(**batch).logits.float().cpu()
-
-    @contextmanager
-    def _measuring(self, model: nn.Module) -> Generator[None]:
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                yield
-        finally:
-            model.train(was_training)
+    @property
+    def _forward(self) -> Forward:
+        return Forward(self.tokenizer, self.device, self.precision, self.batch_size)
 
 
 def _list(values: Tensor) -> list[Any]:

@@ -8,6 +8,7 @@ import pytest
 from rankfold.bench.dry_run import plan_runs
 from rankfold.bench.estimate import Device, estimate
 from rankfold.bench.request import RunRequest
+from rankfold.bench.workload import measure_workload
 
 
 @pytest.fixture
@@ -80,3 +81,17 @@ def test_device_is_passed_on(request_):
     device = Device("a toy", 1e6, "measured")
     (planned,) = plan_runs([request_], device=device)
     assert planned.estimate.device == device
+
+
+def test_step_that_tasks_have_in_common_is_followed_once(request_, monkeypatch):
+    followed = []
+
+    def follow(*given, **more):
+        followed.append(given)
+        return measure_workload(*given, **more)
+
+    monkeypatch.setattr("rankfold.bench.estimate.measure_workload", follow)
+    requests = [replace(request_, task=task, steps=None) for task in ("mrpc", "rte", "stsb", "mnli")]
+    planned = plan_runs(requests)
+    assert len(followed) == 3, "two classes, one number, three classes"
+    assert [each.estimate for each in planned] == [estimate(each) for each in requests]

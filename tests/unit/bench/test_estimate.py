@@ -95,6 +95,15 @@ def test_frozen_head_takes_no_gradient(tiny_bert):
     assert free.memory.trained - frozen.memory.trained == 16 * free.parameters.head
 
 
+def test_head_alone_trains_and_keeps_next_to_nothing(tiny_bert):
+    request = replace(TINY, model=str(tiny_bert), options={})
+    whole, alone = (estimate(replace(request, method=name)) for name in ("lora", "head_only"))
+    assert (alone.parameters.trainable, alone.parameters.head) == (0, whole.parameters.head)
+    assert alone.memory.trained == 16 * alone.parameters.head
+    assert alone.step_flops < 0.6 * whole.step_flops
+    assert alone.memory.kept < 0.1 * whole.memory.kept
+
+
 def test_half_precision_keeps_less_of_a_large_batch_and_is_assumed_on_a_gpu(tiny_bert):
     request = replace(TINY, model=str(tiny_bert), batch_size=64)
     exact, automatic = (estimate(replace(request, precision=name)) for name in ("fp32", "auto"))

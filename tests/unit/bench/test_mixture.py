@@ -1,6 +1,7 @@
 """Mixtures: several tasks that are learned at once."""
 
 from collections import Counter
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -9,6 +10,7 @@ from rankfold.bench.evaluate import EvaluateRequest, evaluate
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
 from rankfold.bench.tasks import TaskRequest, limited, load_task
+from rankfold.bench.tasks.mixture import mixed
 from rankfold.errors import DataError, SpecError
 from rankfold.train.models import Kind
 from tests.support.tiny_models import question_rows, review_rows, write_splits
@@ -80,6 +82,12 @@ def test_the_hash_depends_on_every_task(root, tmp_path):
     assert before == _load(tmp_path, "few+many").sha256
     write_splits(tmp_path / "many", train=review_rows(30, seed=3), validation=rows[:9])
     assert before != _load(tmp_path, "few+many").sha256
+
+
+def test_a_mixture_has_a_new_version_when_one_of_its_tasks_has(root):
+    few, many = (_load(root, name) for name in ("few", "many"))
+    raised = replace(many, task=replace(many.task, version=2))
+    assert [mixed(parts).task.version for parts in ([few, many], [few, raised], [raised, few])] == [1, 2, 2]
 
 
 def test_instructions_are_mixed_as_they_are(root):

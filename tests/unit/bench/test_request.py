@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.request import RunRequest
+from rankfold.bench.request import RunRequest, without_places
 from rankfold.errors import SpecError
 
 REQUEST = RunRequest(
@@ -62,3 +62,22 @@ def test_the_command_names_everything_that_is_not_a_default():
         "--learning-rate": "0.01",
         "--max-length": "32",
     }
+
+
+def test_same_run_is_the_same_in_any_order_and_place(request_):
+    options = {"r": 4, "alpha": 8.0}
+    first = replace(request_, options=options)
+    second = replace(
+        request_,
+        options=dict(reversed(options.items())),
+        out=request_.out / "other",
+        threads=3,
+        overwrite=True,
+    )
+    assert first.command() != second.command()
+    assert without_places(first.command()) == without_places(second.command())
+    for change in ({"seed": 7}, {"options": {"r": 5, "alpha": 8.0}}, {"steps": 9}):
+        assert without_places(replace(first, **change).command()) != without_places(first.command())
+    assert without_places(replace(first, seed=7).command(), "--seed") == without_places(
+        first.command(), "--seed"
+    )

@@ -146,6 +146,19 @@ def test_answers_of_a_closed_set_are_measured_by_accuracy(tmp_path):
     assert load_task(TaskRequest(data=str(folder)), is_causal=True).task.metrics[0] == "accuracy"
 
 
+def test_the_answers_to_choose_from_are_those_of_the_training_split_whatever_is_measured(tmp_path):
+    rows = question_rows(24)
+    folder = write_splits(tmp_path / "d", train=rows, test=rows[:2])
+    for splits in (("train", "test"), ("test",)):
+        data = load_task(TaskRequest(data=str(folder)), is_causal=True, splits=splits)
+        assert data.task.metrics[0] == "accuracy"
+        assert list(data.examples.instructions) == list(splits)
+        assert all(
+            item.candidates == ("answer is false", "answer is true")
+            for item in data.examples.instructions["test"]
+        )
+
+
 @pytest.mark.parametrize(
     ("request_", "error", "words"),
     [

@@ -1,6 +1,7 @@
 """A step on the meta device takes what a real step takes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import peft
 import pytest
@@ -20,6 +21,7 @@ from transformers import (
 from rankfold.bench.estimate import memory_of
 from rankfold.bench.meta import MetaBase
 from rankfold.bench.method import method_config
+from rankfold.bench.request import RunRequest
 from rankfold.bench.trace import trace_step
 from rankfold.bench.workload import measure_workload
 from rankfold.errors import SpecError
@@ -43,7 +45,12 @@ def config_of(name, method, **options):
 
 
 def work_of(name, method, **options):
-    return measure_workload(BASES[name], method, config_of(name, method, **options), rows=ROWS, length=LENGTH)
+    return workload(BASES[name], config_of(name, method, **options), method)
+
+
+def workload(base, config, method="lora"):
+    request = RunRequest(model="here", method=method, out=Path())
+    return measure_workload(base, config, request, rows=ROWS, length=LENGTH)
 
 
 def traced(name, method):
@@ -132,15 +139,14 @@ def test_every_preset_is_followed_whole_but_the_one_that_is_cut_from_the_base(me
 
 def test_classes_of_a_model_without_a_word_for_padding_can_be_followed():
     base = replace(BASES["llama"], kind=Kind.CLASSIFICATION)
-    config = method_config("lora", {}, base.kind, seed=0)
-    assert measure_workload(base, "lora", config, rows=ROWS, length=LENGTH).left_out is None
+    assert workload(base, method_config("lora", {}, base.kind, seed=0)).left_out is None
 
 
 def test_model_that_cannot_be_followed_is_refused_with_the_reason():
     sizes = {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2, "d_kv": 16, "vocab_size": WORDS}
     base = MetaBase(T5Config(**sizes), Kind.CLASSIFICATION, "here")
     with pytest.raises(SpecError, match=r"without weights \(Passing input embeddings .*measure a short run"):
-        measure_workload(base, "lora", method_config("lora", {}, base.kind, seed=0), rows=2, length=4)
+        workload(base, method_config("lora", {}, base.kind, seed=0))
 
 
 def test_trace_leaves_no_gradient_behind():

@@ -26,3 +26,10 @@ def test_operations_are_shown_as_an_estimate_where_the_record_has_them():
     record = make_record("lora")
     assert "operations, estimated" not in facts(record)["Time"]
     assert facts(replace(record, flops=1.234e15))["Time"]["operations, estimated"] == "1.23e+15"
+
+
+def test_version_and_scoring_are_shown_where_the_record_has_them():
+    record = make_record("lora")
+    assert not {"version", "scoring"} & facts(record)["Data"].keys()
+    shown = facts(replace(record, task=replace(record.task, version=2, scoring="generated")))["Data"]
+    assert (shown["version"], shown["scoring"], shown["licence"]) == ("2", "generated", "CC0")

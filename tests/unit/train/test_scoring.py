@@ -111,7 +111,7 @@ def _speaking(monkeypatch, texts):
     """Let every model say these texts in turn, whatever it is asked."""
     said = iter(texts)
     monkeypatch.setattr(
-        "rankfold.train.predict.continued", lambda *arguments: [next(said) for _ in arguments[2]]
+        "rankfold.train.answers.continued", lambda *arguments: [next(said) for _ in arguments[2]]
     )
 
 

@@ -60,10 +60,14 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     tables = {split: known[split] for split in splits}
     rows = next(iter(tables.values())).rows
     columns = find_columns(rows, request.columns)
-    _see_to_groups(known, source, columns)
     kind = _kind(request.kind) or task.kind or infer_kind(rows, columns, is_causal=is_causal)
+    if columns.group is not None or kind is Kind.INSTRUCTION:
+        known = _with_training(known, source, task)
+    _see_to_groups(known, columns)
     label_names = request.label_names or task.label_names
-    examples = make_examples(tables, columns, kind, label_names, task.choice_word or "answer")
+    # Which answers there are to choose from, the training split says, whatever is asked for.
+    read = {"train": known["train"], **tables} if kind is Kind.INSTRUCTION and "train" in known else tables
+    examples = make_examples(read, columns, kind, label_names, task.choice_word or "answer").part(splits)
     task = replace(task, kind=kind, metrics=_metrics(task, examples), label_names=examples.label_names)
     sha256 = sha256_of_rows({split: table.rows for split, table in tables.items()})
     return TaskData(task, kind, SOURCE if source is None else source.name, sha256, examples)
@@ -113,16 +117,19 @@ def _cut(train: Table, columns: Columns) -> tuple[Table, Table]:
     return hold_out(train, found.label, found.group)
 
 
-def _see_to_groups(tables: Mapping[str, Table], source: Source | None, columns: Columns) -> None:
+def _with_training(tables: Mapping[str, Table], source: Source | None, task: Task) -> Mapping[str, Table]:
+    """Return the splits with that for training, if there is one, even where only another is asked for."""
+    train = None if source is None or "train" in tables else _read_split(source, task, "train")
+    return tables if train is None else {"train": train, **tables}
+
+
+def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> None:
     """Check that groups are apart; where nobody named any, say so if that matters."""
     if columns.group is None:
         recommend_groups(tables, columns)
         return
-    # Nobody who is trained on may be measured, even where only another split is read.
-    train = None if source is None or "train" in tables else read_split(source, "train")
-    everything = tables if train is None else {"train": train, **tables}
-    check_columns({split: table.rows for split, table in everything.items()}, columns)
-    check_groups(everything, columns.group)
+    check_columns({split: table.rows for split, table in tables.items()}, columns)
+    check_groups(tables, columns.group)
 
 
 def _kind(name: str | None) -> Kind | None:

@@ -44,6 +44,8 @@ def mixed(parts: Sequence[TaskData]) -> TaskData:
         None if _generates(parts) else tuple(f"{name}{_MARK}{label}" for name, label in _labels(parts)),
         "; ".join(licences) or None,
         names,
+        # Whichever task is raised raises the mixture, which has no other version of its own.
+        1 + sum((part.task.version or 1) - 1 for part in parts),
     )
     first_ids = [0, *accumulate(len(part.examples.label_names or ()) for part in parts)]
 
