@@ -81,7 +81,7 @@ def test_report_of_a_suite_prints_a_verdict_for_each_claim(tmp_path):
     result = CliRunner().invoke(cli, ["report", str(tmp_path)])
     assert result.exit_code == 0
     assert all(text in result.stdout for text in ("X1", "✓ supported", "✗ contradicted", "○ not run"))
-    assert "Published claims: 2 supported, 1 contradicted and 1 not run." in result.stderr
+    assert "Claims: 2 supported, 1 contradicted and 1 not run." in result.stderr
 
 
 def test_report_of_a_damaged_suite_names_the_file(runs):

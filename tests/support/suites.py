@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from rankfold.bench.chosen import TuningPart
 from rankfold.bench.claims import Claim
-from rankfold.bench.record import TuningPart
 from rankfold.bench.suite import Suite, SuiteMethod
 from rankfold.bench.suite_records import keep_suite
 from rankfold.bench.tuning import Tuning

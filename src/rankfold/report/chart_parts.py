@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rankfold.bench.stats import Interval
+from rankfold.report.words import range_text, score_text
+
 Spec = dict[str, Any]
 
 # Okabe and Ito's palette, safe for colour-blind readers; the reference is drawn in the colour of the text.
@@ -120,6 +123,12 @@ def axis_of(axis: Axis) -> Spec:
 def encoded(axis: Axis) -> Spec:
     """Return the encoding of a quantity by a place."""
     return {"field": axis.field, "type": "quantitative", "scale": scale_of(axis), "axis": axis_of(axis)}
+
+
+def score_fields(score: Interval) -> dict[str, float | str]:
+    """Return a metric as the fields of a chart's row: `value`, `low`, `high` and, to be read, `score`."""
+    text = f"{score_text(score)} {range_text(score)}".strip()
+    return {"value": score.value, "low": score.low, "high": score.high, "score": text}
 
 
 def whiskers(

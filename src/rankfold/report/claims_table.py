@@ -8,7 +8,7 @@ from rankfold.report.words import difference_range, listed, metric_name, signed
 # A verdict is a word with a shape, so that it can be told without colour.
 SHAPES: dict[Answer, str] = {"supported": "✓", "contradicted": "✗", "not separated": "≈", "not run": "○"}
 
-CLAIM_COLUMNS = ("claim", "verdict", "what the paper says", "source", "comparisons", "measured on")
+CLAIM_COLUMNS = ("claim", "verdict", "what it says", "source", "comparisons", "measured on")
 FINDING_COLUMNS = ("task", "comparison", "values", "difference (95 %)", "has to be", "seeds", "verdict")
 
 
@@ -48,10 +48,10 @@ def answer_text(answer: Answer) -> str:
 
 
 def claims_sentence(judgements: Sequence[Judgement]) -> str:
-    """Return how many claims have which verdict: "Published claims: 2 supported and 3 not run."."""
+    """Return how many claims have which verdict: "Claims: 2 supported and 3 not run."."""
     answers = [judgement.answer for judgement in judgements]
     counted = [f"{answers.count(answer)} {answer}" for answer in SHAPES if answer in answers]
-    return f"Published claims: {listed(counted)}."
+    return f"Claims: {listed(counted)}."
 
 
 def _count(judgement: Judgement) -> str:

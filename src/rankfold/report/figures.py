@@ -13,7 +13,7 @@ from rankfold.report.layers import layer_figures
 from rankfold.report.study import Study
 from rankfold.report.table import baseline_name
 from rankfold.report.trade_off import trade_offs
-from rankfold.report.words import metric_name
+from rankfold.report.words import capital, metric_name
 
 # So that a page of many methods stays small: points of a chart, and of each of its curves.
 _MOST_IN_CHART, _MOST_POINTS, _FEWEST_POINTS = 3000, 200, 24
@@ -35,7 +35,7 @@ def figures(study: Study, marks: Mapping[str, Mark]) -> list[dict[str, Any]]:
     training = [
         figure("loss", "Training loss", f"As the optimiser saw it.{band}",
                curves(trained, looks, x=step, y=loss)),
-        figure("metric", f"{metric[:1].upper()}{metric[1:]} on held-out data", "During training.",
+        figure("metric", f"{capital(metric)} on held-out data", "During training.",
                curves(held_metric, looks, x=step, y=score, line=line)),
         figure("held", "Loss on held-out data", "Rising again means overfitting.",
                curves(held_loss, looks, x=step, y=loss)),

@@ -6,10 +6,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankfold.bench.label import differing, label_of
-from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, level, mark_of, whiskers
+from rankfold.report.chart_parts import (
+    Axis,
+    Mark,
+    Spec,
+    by,
+    chart,
+    encoded,
+    figure,
+    level,
+    mark_of,
+    score_fields,
+    whiskers,
+)
 from rankfold.report.rows import Row
 from rankfold.report.study import Study
-from rankfold.report.words import metric_name, range_text, score_text
+from rankfold.report.words import capital, metric_name
 
 FEWEST = 3
 
@@ -94,7 +106,7 @@ def _figure(
     beside = " Methods stand a little beside each other." if len(lines) > 1 else ""
     return figure(
         f"knob-{knob.replace('.', '-')}",
-        f"{metric[:1].upper()}{metric[1:]} against {knob.replace('_', ' ')}",
+        f"{capital(metric)} against {knob.replace('_', ' ')}",
         f"Rows that differ in nothing else; the whiskers are their intervals.{beside}{against}",
         _chart(lines, marks, reference, x=_axis(knob, values), y=Axis("value", metric)),
         width=width,
@@ -140,10 +152,12 @@ def _chart(
     if reference and reference.score:
         score = reference.score
         layers = [_band(score.low, score.high), *layers, level(score.value, reference.label)]
+    shifts = [_STEP * (number - (len(lines) - 1) / 2) for number in range(len(lines))]
     rows = [
-        {**_point(line.label, value, row), "shift": _STEP * (number - (len(lines) - 1) / 2)}
-        for number, line in enumerate(lines)
+        {"method": row.label, "line": line.label, "knob": value, "shift": shift, **score_fields(row.score)}
+        for line, shift in zip(lines, shifts, strict=True)
         for value, row in line.points
+        if row.score
     ]
     return chart({"layer": layers, "data": {"values": rows}}, height=280)
 
@@ -153,17 +167,4 @@ def _band(low: float, high: float) -> Spec:
         "data": {"values": [{"method": ""}]},
         "mark": {"type": "rect", "color": "var(--soft)", "opacity": 0.1},
         "encoding": {"y": {"datum": low}, "y2": {"datum": high}},
-    }
-
-
-def _point(line: str, value: float, row: Row) -> dict[str, object]:
-    assert row.score is not None, "only rows with a score are on a line"
-    return {
-        "method": row.label,
-        "line": line,
-        "knob": value,
-        "value": row.score.value,
-        "low": row.score.low,
-        "high": row.score.high,
-        "score": f"{score_text(row.score)} {range_text(row.score)}".strip(),
     }

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rankfold.bench.chosen import TuningPart
 from rankfold.bench.label import differing, label_of, reducer_settings
-from rankfold.bench.record import RunRecord, TuningPart
+from rankfold.bench.record import RunRecord
 from rankfold.bench.stats import Difference, Interval, Verdict
 
 Settings = Mapping[str, object]

@@ -13,7 +13,7 @@ from rankfold.report.runs import run_facts
 from rankfold.report.study import Study
 from rankfold.report.table import baseline_name, cells, columns, reason
 from rankfold.report.tuning_table import TUNING_COLUMNS, chosen_text, is_chosen, trial_text, tuning_text
-from rankfold.report.words import headline, listed, metric_name
+from rankfold.report.words import capital, headline, listed, metric_name
 
 # Columns that hold words; all others hold numbers.
 _WORDS = (0, 3)
@@ -145,15 +145,11 @@ def _cell(text: str, sort: float | str | None, *, is_number: bool = True) -> dic
     }
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _fine(study: Study) -> str:
     """Return the small print of one table: what was measured on how much, the head, what was left out."""
     heads = sorted({run.parameters.head for row in study.rows for run in row.records})
     sentences = [
-        f"{_capital(metric_name(study.metric))} on the {study.examples:,} held-out examples of all runs"
+        f"{capital(metric_name(study.metric))} on the {study.examples:,} held-out examples of all runs"
         f"{f', answers scored by {study.scoring}' if study.scoring else ''}.",
         f"The reference is {study.rows[0].label}." if len(study.rows) > 1 else "",
         f"The task head has {listed([f'{head:,}' for head in heads])} numbers."

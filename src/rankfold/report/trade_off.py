@@ -5,10 +5,10 @@ from math import log10
 from typing import Any
 
 from rankfold.bench.record import RunRecord
-from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, whiskers
+from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, score_fields, whiskers
 from rankfold.report.name_places import HEIGHT, place_names
 from rankfold.report.study import Study
-from rankfold.report.words import bytes_text, metric_name, range_text, score_text
+from rankfold.report.words import bytes_text, capital, metric_name
 
 # Widths of a chart in pixels, half the page and all of it; with more points than these it takes all of it.
 _HALF, _WHOLE = 440, 960
@@ -47,7 +47,7 @@ def _figure(
 ) -> dict[str, Any]:
     metric = metric_name(study.metric)
     points = _points(study, read, told)
-    title = f"{metric[:1].upper()}{metric[1:]} against {cost.title.removesuffix(' (logarithmic)')}"
+    title = f"{capital(metric)} against {cost.title.removesuffix(' (logarithmic)')}"
     is_wide = len(points) > _MANY
     _name(points, _WHOLE if is_wide else _HALF)
     return figure(
@@ -70,11 +70,8 @@ def _points(study: Study, read: Callable[[RunRecord], float], told: Callable[[fl
                 {
                     "method": row.label,
                     "cost": round(cost),
-                    "value": row.score.value,
-                    "low": row.score.low,
-                    "high": row.score.high,
-                    "score": f"{score_text(row.score)} {range_text(row.score)}".strip(),
                     "size": told(cost),
+                    **score_fields(row.score),
                 }
             )
     for point in points:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rankfold.bench.chosen import TuningPart
 from rankfold.bench.label import label_with_all
-from rankfold.bench.record import RunRecord, TuningPart
+from rankfold.bench.record import RunRecord
 from rankfold.report.rows import Row, Settings, method_settings
 
 

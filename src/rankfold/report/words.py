@@ -18,6 +18,11 @@ def metric_name(metric: str) -> str:
     )
 
 
+def capital(text: str) -> str:
+    """Return a text with its first letter large: "Macro F1"."""
+    return text[:1].upper() + text[1:]
+
+
 def score_text(interval: Interval | None) -> str:
     """Return a metric's value, "0.962"."""
     return "–" if interval is None else f"{interval.value:.3f}"

@@ -210,3 +210,8 @@ def test_settings_of_a_label_are_set_smaller_and_a_long_one_heads_no_column():
     page = html_page(make_report(records), version="1")
     assert "lora <small>a_very_long_option=16</small>" in page
     assert "difference to the reference" in page
+
+
+def test_page_does_not_grow_with_the_number_of_predictions():
+    few, many = (html_page(make_report([make_record(examples=n)]), version="1") for n in (100, 5000))
+    assert abs(len(few) - len(many)) < 200

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from rankfold.bench import speed
-from rankfold.bench.record import TuningPart
+from rankfold.bench.chosen import TuningPart
 from rankfold.bench.speed import StepTime
 from rankfold.bench.suite import SuiteMethod
 from rankfold.bench.suite_records import keep_suite
@@ -79,9 +79,7 @@ def test_numbers_behind_a_verdict_are_there_for_each_task(report):
 
 
 def test_sentence_counts_the_verdicts(report):
-    assert (
-        claims_sentence(report.judgements) == "Published claims: 2 supported, 1 contradicted and 1 not run."
-    )
+    assert claims_sentence(report.judgements) == "Claims: 2 supported, 1 contradicted and 1 not run."
 
 
 def test_page_markdown_and_json_tell_the_claims(report):
@@ -96,7 +94,7 @@ def test_page_markdown_and_json_tell_the_claims(report):
 def test_report_of_runs_without_a_suite_has_no_claims(tmp_path):
     report = make_report([make_record()], tmp_path)
     assert report.judgements == ()
-    assert "What the papers say" not in html_page(report, version="1")
+    assert "What is claimed" not in html_page(report, version="1")
 
 
 def test_overview_has_the_mean_and_the_verdict_of_each_task(report):
