@@ -34,7 +34,10 @@ def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
     runs, hours = sum(each.runs for each in planned), sum(each.hours or 0.0 for each in planned)
     device = next((each.estimate.device for each in planned if each.estimate), None)
     if device is not None:
-        note(f"{runs} runs, about {hours:,.1f} hours on {device.name} at {device.assumption}, one at a time.")
+        note(
+            f"{runs} runs, about {hours:,.1f} hours on {device.name} at {device.assumption}, one at a time, "
+            "every row at its full length and without evaluations."
+        )
 
 
 def _cells(planned: "PlannedRuns") -> list[str]:
