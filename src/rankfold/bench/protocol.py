@@ -1,10 +1,12 @@
 """A suite from beginning to end: every method is tuned alike, then trained once with each seed."""
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from rankfold.bench.chosen import TuningPart
 from rankfold.bench.executors.executor import Executor
@@ -18,6 +20,8 @@ from rankfold.bench.tuning import Search, Space, Values
 from rankfold.errors import SpecError
 from rankfold.train.models import Kind
 from rankfold.train.progress import Progress, Silent
+
+logger = logging.getLogger("rankfold.bench")
 
 Key = tuple[Place, str]
 """Model and task, and the label of the method that is tuned."""
@@ -149,6 +153,7 @@ def _tune(
     while True:
         asked = [(key, each, values) for key, each in searches.items() for values in each.search.ask()]
         if not asked:
+            _tell_of_edges(searches)
             return outcomes, {key: each.best for key, each in searches.items() if each.best}
         requests: list[RunRequest] = []
         parts: list[TuningPart] = []
@@ -177,6 +182,28 @@ def _tell(tuned: _Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningPart
         if tuned.best is None or score > (-math.inf if best is None else best):
             shown = score if math.isfinite(score) else None
             tuned.best = Chosen(dict(part.values), replace(part, trial=None, score=shown))
+
+
+def _tell_of_edges(searches: Mapping[Key, _Tuned]) -> None:
+    """Say where the best value is the first or the last of a grid: there may be a better one beyond it."""
+    for (place, label), each in searches.items():
+        for name, value in (each.best.values if each.best else {}).items():
+            if _is_edge(value, each.space[name]):
+                logger.info(
+                    "the best %s of %s%s is %s, at the edge of its grid; a wider one may have a better.",
+                    name,
+                    label,
+                    f" on {place.task}" if place.task else "",
+                    value,
+                )
+
+
+def _is_edge(value: object, values: object) -> bool:
+    """Whether a value is the least or the greatest of a grid of numbers with others between them."""
+    grid = cast("list[object]", values) if isinstance(values, list) else []
+    numbers = [each for each in grid if isinstance(each, int | float)]
+    edges = {min(numbers), max(numbers)} if numbers else set[float]()
+    return value in edges and len(numbers) > len(edges)
 
 
 def _score(record: RunRecord | None) -> float:

@@ -118,6 +118,14 @@ def test_ranges_are_searched_with_as_many_trials_as_asked(tmp_path):
     assert all(1e-4 <= rate <= 1e-2 for rate in tried)
 
 
+def test_best_value_at_the_edge_of_a_grid_is_said(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="rankfold.bench"):
+        run(SUITE, tmp_path, Tuned())
+    said = [each.message for each in caplog.records if "edge" in each.message]
+    assert len(said) == 1
+    assert "learning_rate of tlora is 0.01" in said[0]
+
+
 def test_trial_that_failed_is_not_chosen_and_counts(tmp_path):
     run(SUITE, tmp_path, Tuned(["lora-trial2"], leaves_record=True))
     record = RunRecord.read(tmp_path / "lora-seed0")
