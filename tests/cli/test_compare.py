@@ -26,7 +26,7 @@ def compare(monkeypatch, tmp_path):
     return call
 
 
-TWO = ("--task", "bbc_news", "--method", "lora r=8", "--method", "peft:lora r=8")
+TWO = ("--task", "bbc_news", "--method", "lora r=8", "--method", "peft:lora r=8", "--seeds", "0")
 
 
 def test_compare_prints_one_table_and_writes_its_files(compare, tmp_path):

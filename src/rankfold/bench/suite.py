@@ -35,6 +35,9 @@ METHOD_KEYS = (
     "reducer",
 )
 
+DEFAULT_SEEDS = (0, 1, 2, 3, 4)
+"""Where nothing is said. Fewer than three say little of what another seed would have given."""
+
 _HINTS = get_type_hints(RunRequest)
 
 

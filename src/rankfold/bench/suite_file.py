@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.claims import Claim, Expect
 from rankfold.bench.method import HEAD_ONLY
-from rankfold.bench.suite import METHOD_KEYS, Suite, SuiteMethod, overlaid
+from rankfold.bench.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
 from rankfold.bench.tuning import Space, Tuning
 from rankfold.errors import SpecError, unknown_name
 
@@ -79,7 +79,7 @@ class _File(_Strict):
 
     name: str
     description: str = ""
-    seeds: list[int] = Field(default=[0])
+    seeds: list[int] = list(DEFAULT_SEEDS)
     base: dict[str, JsonValue] = Field(default_factory=dict)
     # Of every method that does not say otherwise.
     options: dict[str, JsonValue] = Field(default_factory=dict)

@@ -69,7 +69,7 @@ Examples:
     "--seeds",
     type=_Seeds(),
     metavar="0,1,2",
-    help="Train every method once with each of these.  [default: 0]",
+    help="Train every method once with each of these.  [default: those of the suite, or 0,1,2,3,4]",
 )
 @_what("--model", help="minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]")
 @_what("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]")
@@ -150,7 +150,7 @@ def _executor(name: str, jobs: int | None) -> "Executor":
 
 def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
     """Return the suite to run: a named one with what the command line changes, or one of given methods."""
-    from rankfold.bench.suite import Suite, overlaid
+    from rankfold.bench.suite import DEFAULT_SEEDS, Suite, overlaid
     from rankfold.bench.suite_file import parse_method, read_suite
 
     if suite and methods:
@@ -163,7 +163,7 @@ def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given:
             "there is nothing to compare; give --suite quick, or --task with two or more --method."
         )
     named = tuple(parse_method(words, parse_settings) for words in methods)
-    return Suite("compare", {"model": "minilm", **given}, named)
+    return Suite("compare", {"model": "minilm", **given}, named, DEFAULT_SEEDS)
 
 
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:

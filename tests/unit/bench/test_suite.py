@@ -61,6 +61,7 @@ def test_learning_rate_of_a_method_wins_over_that_of_the_suite():
 def test_reducer_of_a_method_wins_over_that_of_the_suite_and_names_the_run(tmp_path):
     text = """
     name = "some"
+    seeds = [0]
     base = { model = "minilm", steps = 5, reducer = {} }
     [[methods]]
     name = "lora"
@@ -149,3 +150,8 @@ def test_labels_name_what_differs_and_nothing_else():
     entries = [("lora", {"r": 8, "alpha": 16}), ("lora", {"r": 16, "alpha": 16}), ("tlora", {"r": 8})]
     assert labels_of(entries) == ["lora r=8", "lora r=16", "tlora"]
     assert labels_of([("lora", {}), ("lora", {"r": 16})]) == ["lora", "lora r=16"]
+
+
+def test_suite_that_names_no_seeds_has_five(tmp_path):
+    text = "name = 'x'\n[base]\nmodel = 'm'\n[[methods]]\nname = 'lora'"
+    assert read_suite(written(tmp_path, text)).seeds == (0, 1, 2, 3, 4)

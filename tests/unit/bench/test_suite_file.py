@@ -8,7 +8,7 @@ from rankfold.bench.protocol import check_suite
 from rankfold.bench.suite_file import packaged_suites, read_suite
 from rankfold.errors import SpecError
 
-HEAD = 'name = "some"\n[base]\nmodel = "minilm"\n'
+HEAD = 'name = "some"\nseeds = [0]\n[base]\nmodel = "minilm"\n'
 SWEPT = '[[methods]]\nname = "lora"\nsweep = { r = [4, 8] }\n'
 CLAIM = '[[claims]]\nid = "X1"\nsource = "a paper"\ntext = "It is so."\n'
 
