@@ -1,5 +1,6 @@
 """The metric of runs with its doubt, over the examples that all of them were measured on."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,18 @@ import numpy as np
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
 from rankfold.bench.stats import Interval, Scores, metric_interval
+from rankfold.train.metrics import ANSWER_LOSS
+
+# Every other metric is the larger the better.
+SMALLER_IS_BETTER = frozenset({ANSWER_LOSS})
+
+
+def goodness(record: RunRecord) -> float:
+    """Return the metric of a run so that more is better; -inf for a run that failed."""
+    if record.status == "failed":
+        return -math.inf
+    value = record.metrics[record.task.metric]
+    return -value if record.task.metric in SMALLER_IS_BETTER else value
 
 
 def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:

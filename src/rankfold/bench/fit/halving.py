@@ -9,11 +9,7 @@ import math
 from collections.abc import Sequence
 
 from rankfold.bench.record import RunRecord
-from rankfold.bench.scores import mean_score, shared_examples
-from rankfold.train.metrics import ANSWER_LOSS
-
-# Every other metric is the larger the better.
-_SMALLER_IS_BETTER = {ANSWER_LOSS}
+from rankfold.bench.scores import SMALLER_IS_BETTER, goodness, mean_score, shared_examples
 
 
 def rung_sizes(candidates: int, eta: int) -> list[int]:
@@ -48,12 +44,8 @@ def ranked(records: Sequence[RunRecord]) -> list[RunRecord]:
     return sorted(records, key=_rank)
 
 
-def _rank(record: RunRecord) -> tuple[bool, float, float, int]:
-    if record.status == "failed":
-        return True, 0.0, 0.0, 0
-    metric = record.task.metric
-    sign = 1 if metric in _SMALLER_IS_BETTER else -1
-    return False, sign * record.metrics[metric], held_out_loss(record), record.parameters.trainable
+def _rank(record: RunRecord) -> tuple[float, float, int]:
+    return -goodness(record), held_out_loss(record), record.parameters.trainable
 
 
 def like_guessing(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -64,7 +56,7 @@ def like_guessing(records: Sequence[RunRecord]) -> list[RunRecord]:
 def _is_like_guessing(record: RunRecord) -> bool:
     metric = record.task.metric
     score = mean_score([record], metric, shared_examples([record]))
-    if score is None or not record.baselines or metric in _SMALLER_IS_BETTER:
+    if score is None or not record.baselines or metric in SMALLER_IS_BETTER:
         return False
     return score.low <= max(record.baselines.values())
 
