@@ -21,6 +21,7 @@ from rankfold.errors import (
     SpecError,
     TrainingError,
 )
+from rankfold.train.progress import EXPECTED
 
 
 def program(body):
@@ -194,6 +195,15 @@ def test_plain_progress_prints_at_most_every_ten_seconds_and_the_end():
     assert len(lines) == 1 + 10 + 1
     assert lines[1] == "training: 10/100, 1 min 30 s left loss 0.5"
     assert lines[-1] == "training: 100/100 in 1 min 40 s"
+
+
+def test_work_that_knows_how_long_it_takes_is_believed():
+    stream, now = io.StringIO(), [0.0]
+    bar = PlainBar(stream, clock=lambda: now[0])
+    bar.start(4, "runs")
+    now[0] += 20
+    bar.advance(1, **{EXPECTED: 125.0}, failed=1)
+    assert stream.getvalue().splitlines()[-1] == "runs: 1/4, 2 min 05 s left failed 1"
 
 
 def test_progress_without_a_terminal_goes_to_stderr_only(capsys):

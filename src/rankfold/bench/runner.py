@@ -23,7 +23,7 @@ from rankfold.bench.request import RunRequest
 from rankfold.bench.same_data import check_same_data
 from rankfold.bench.unfinished import check_unfinished, is_unfinished
 from rankfold.errors import RankfoldError, TrainingError
-from rankfold.train.progress import Progress, Silent
+from rankfold.train.progress import EXPECTED, Progress, Silent
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -106,7 +106,7 @@ def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs
     failed = sum(each.error is not None for each in outcomes.values())
     return {
         **({"failed": failed} if failed else {}),
-        **({} if seconds is None else {"seconds_left": seconds}),
+        **({} if seconds is None else {EXPECTED: seconds}),
     }
 
 

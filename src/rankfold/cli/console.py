@@ -12,12 +12,12 @@ from typing import TextIO, cast, final
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as LiveDisplay
 from rich.table import Table
 from rich.text import Text
 
-from rankfold.train.progress import Progress
+from rankfold.train.progress import EXPECTED, Progress
 
 LINE_INTERVAL_SECONDS = 10.0
 
@@ -96,8 +96,7 @@ def progress_screen() -> Generator[Callable[[], Progress]]:
         BarColumn(bar_width=30),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.fields[shown]}", markup=False),
         console=console,
         transient=True,
@@ -113,17 +112,22 @@ class LiveBar:
     """One line of rich's live display."""
 
     live: LiveDisplay
+    clock: Callable[[], float] = time.monotonic
     _task: TaskID | None = None
+    _total: int = 0
+    _began: float = 0.0
 
     def start(self, total: int, description: str) -> None:
         """Begin work of `total` units."""
         self.finish()
-        self._task = self.live.add_task(description, total=total, shown="")
+        self._total, self._began = total, self.clock()
+        self._task = self.live.add_task(description, total=total, shown="", left="")
 
     def advance(self, done: int, **fields: object) -> None:
         """State that `done` units are finished."""
         if self._task is not None:
-            self.live.update(self._task, completed=done, shown=_fields_text(fields))
+            left = _left_text(fields, self.clock() - self._began, done, self._total)
+            self.live.update(self._task, completed=done, left=left, shown=_fields_text(fields))
 
     def finish(self) -> None:
         """Take the line away."""
@@ -157,8 +161,8 @@ class PlainBar:
         now = self.clock()
         if now - self._printed < LINE_INTERVAL_SECONDS:
             return
-        left = (now - self._began) / max(done, 1) * max(self._total - done, 0)
-        self._print(f", {_seconds_text(left)} left {_fields_text(fields)}")
+        left = _left_text(fields, now - self._began, done, self._total)
+        self._print(f", {left} {_fields_text(fields)}")
 
     def finish(self) -> None:
         """Print how long it took, once."""
@@ -171,10 +175,19 @@ class PlainBar:
         self._printed = self.clock()
 
 
+def _left_text(fields: Mapping[str, object], elapsed: float, done: int, total: int) -> str:
+    """Return the time left: what the work itself expects, else as if all units took the same."""
+    expected = fields.get(EXPECTED)
+    if not isinstance(expected, int | float):
+        expected = elapsed / max(done, 1) * max(total - done, 0)
+    return f"{_seconds_text(expected)} left"
+
+
 def _fields_text(fields: Mapping[str, object]) -> str:
     shown = (
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in fields.items()
+        if name != EXPECTED
     )
     return "  ".join(shown)
 

@@ -2,6 +2,9 @@
 
 from typing import Protocol, final
 
+EXPECTED = "seconds_left"
+"""The field of `Progress.advance` in which work that knows better than its pace states the seconds left."""
+
 
 class Progress(Protocol):
     """A listener of one piece of work at a time."""
