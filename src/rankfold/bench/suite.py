@@ -34,6 +34,8 @@ METHOD_KEYS = (
     "freeze_head",
     "reducer",
 )
+# Those of them that have options of their own.
+_NESTED = ("lr_groups", "reducer")
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 """Where nothing is said. Fewer than three say little of what another seed would have given."""
@@ -71,10 +73,12 @@ class SuiteMethod:
         options, settings = dict(self.options), dict(self.settings)
         for key, value in values.items():
             whole, dot, part = key.partition(".")
-            if whole not in METHOD_KEYS:
-                options[key] = value
+            if dot and whole in _NESTED:
+                settings[whole] = {**(settings.get(whole) or {}), part: value}
+            elif key in METHOD_KEYS:
+                settings[key] = value
             else:
-                settings[whole] = {**(settings.get(whole) or {}), part: value} if dot else value
+                options[key] = value
         return replace(self, options=options, settings=settings)
 
     def told(self) -> dict[str, object]:

@@ -167,11 +167,12 @@ def _text(name: str) -> str:
 
 def _of_profile(read: _File, profile: str | None) -> _File:
     """Return the file with what the profile says otherwise."""
-    if profile is None and not read.profiles:
+    _check_entries(read)
+    if not read.profiles:
+        if profile is not None:
+            raise SpecError(f"the suite '{read.name}' has no profiles; leave --profile out.")
         return read
     if profile is not None and profile not in read.profiles:
-        if not read.profiles:
-            raise SpecError(f"the suite '{read.name}' has no profiles; leave --profile out.")
         raise unknown_name(f"profile of the suite '{read.name}'", profile, read.profiles)
     name = profile or next(iter(read.profiles))
     chosen = read.profiles[name]
@@ -181,12 +182,23 @@ def _of_profile(read: _File, profile: str | None) -> _File:
     if said.get("tuning") is False:
         said["tuning"] = None
     methods = read.methods if chosen.methods is None else chosen.methods
-    for entry in methods:
+    said["methods"] = [entry for entry in methods if not entry.profiles or name in entry.profiles]
+    return read.model_copy(update=said)
+
+
+def _check_entries(read: _File) -> None:
+    """Check what methods say of profiles and of tuning, which would otherwise come to nothing."""
+    own = [entry for profile in read.profiles.values() for entry in profile.methods or ()]
+    is_tuned = read.tuning or any(profile.tuning for profile in read.profiles.values())
+    for entry in (*read.methods, *own):
         for wanted in entry.profiles:
             if wanted not in read.profiles:
                 raise unknown_name(f"profile of the method '{entry.name}'", wanted, read.profiles)
-    said["methods"] = [entry for entry in methods if not entry.profiles or name in entry.profiles]
-    return read.model_copy(update=said)
+        if entry.tune and not is_tuned:
+            raise SpecError(
+                f"the method '{entry.name}' says what to tune, and the suite '{read.name}' tunes nothing; "
+                "add [tuning], or leave tune out."
+            )
 
 
 def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> Iterator[SuiteMethod]:

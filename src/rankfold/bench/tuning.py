@@ -51,7 +51,13 @@ class Tuning:
                 raise SpecError(
                     f"the grid of '{name}' is {values}; give a list of values, or sampler = \"tpe\"."
                 )
-        return math.prod(len(values) for values in space.values())
+        count = math.prod(len(values) for values in space.values())
+        if self.trials not in (None, count):
+            raise SpecError(
+                f"trials of the tuning is {self.trials}, and a grid has {count} combinations; "
+                'leave trials out, or give sampler = "tpe".'
+            )
+        return count
 
     def search(self, space: Space) -> "Search":
         """Return a new search of a space."""

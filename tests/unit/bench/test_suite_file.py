@@ -116,6 +116,10 @@ def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
         ('[[methods]]\nname = "lora"\nlearning_rat = 1.0', "Did you mean 'learning_rate'"),
         ('[[methods]]\nname = "lora"\nsteps = 5', "unknown setting 'steps' of the method 'lora'"),
         ('[[methods]]\nname = "lora"\nsweep = { r = [] }', "sweep of 'r' .* is empty"),
+        ('[[methods]]\nname = "tlora"\nprofiles = ["cpu"]', "unknown profile 'cpu' of the method"),
+        ('[[methods]]\nname = "tlora"\ntune = { r = [2, 4] }', "tunes nothing"),
+        ('[[methods]]\nname = "tlora"\nsweep = { "warmup.r" = [2, 4] }', "unknown option 'warmup.r'"),
+        ("[tuning]\ntrials = 3\nspace = { learning_rate = [0.1, 0.2] }", "a grid has 2 combinations"),
         ('[[methods]]\nname = "tlora"\ntasks = ["mnli"]', "unknown task 'mnli' of the method"),
     ],
 )
