@@ -84,8 +84,8 @@ def measure_speed(
     pairs = [
         (place, first, row)
         for place in suite.places()
-        for first, *others in [suite.rows(place)]
-        for row in others
+        for first in suite.rows(place)[:1]
+        for row in suite.rows(place)[1:]
         if (place.model or str(suite.base.get("model")), place.task, row.label) not in done
     ]
     listener = progress or Silent()

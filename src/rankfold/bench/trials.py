@@ -137,6 +137,7 @@ def marked(outcome: Outcome, part: TuningPart) -> Outcome:
     if record is None or record.tuning == part:
         return outcome
     record = replace(record, tuning=part)
+    outcome.request.out.mkdir(parents=True, exist_ok=True)  # the run of an archive has none
     record.write(outcome.request.out)
     return replace(outcome, record=record)
 

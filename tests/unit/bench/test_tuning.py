@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rankfold.bench.archive import write_archive
 from rankfold.bench.executors.executor import Inline
+from rankfold.bench.find import find_records
 from rankfold.bench.protocol import check_suite, run_suite
 from rankfold.bench.record import RunRecord
 from rankfold.bench.suite import Suite, SuiteMethod
@@ -72,6 +74,18 @@ def test_methods_of_one_entry_are_tuned_once_as_the_first(tmp_path):
     run(replace(SUITE, methods=methods), tmp_path, trainer)
     assert [request.options for request in trainer.requests[:3]] == [{"r": 8}] * 3
     assert {request.learning_rate for request in trainer.requests[3:]} == {BEST["lora"]}
+
+
+def test_archived_suite_goes_on_with_a_wider_grid(tmp_path):
+    run(SUITE, tmp_path / "runs", Tuned())
+    write_archive(find_records(tmp_path / "runs"), tmp_path / "archive")
+    wider = replace(SUITE, tuning=replace(SUITE.tuning, space={"learning_rate": [*RATES, 1e-5]}))
+    trainer = Tuned()
+    run(wider, tmp_path / "archive", trainer)
+    assert trainer.asked == ["lora-trial4", "tlora-trial4"]
+    records = find_records(tmp_path / "archive")
+    assert {record.tuning.trials for record in records} == {4}
+    assert len(records) == 12
 
 
 def test_method_that_says_so_is_not_tuned(tmp_path):
