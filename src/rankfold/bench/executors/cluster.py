@@ -69,7 +69,7 @@ class Cluster:
         try:
             return Ended(request, *self._ray.get(there))
         except self._ray.exceptions.RayError as error:
-            words = str(error).strip().splitlines()[0].rstrip(".")
+            words = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             message = f"the run's process on the cluster was lost ({words}); run the suite again to go on."
             return Ended(request, None, TrainingError(message))
 

@@ -80,7 +80,7 @@ def _hear(job: _Job) -> None:
     """Take one piece of news, or notice that there will be none."""
     try:
         what, *content = job.news.recv()
-    except EOFError:
+    except (EOFError, OSError):  # the second in the middle of a message
         job.process.join()
         job.ended = Ended(job.request, None, TrainingError(_death(job.process.exitcode)))
         return
