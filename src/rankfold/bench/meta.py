@@ -60,7 +60,7 @@ class MetaBase:
         base = sum(parameter.numel() for parameter in model.parameters())
         try:
             with quiet_libraries(), torch.device("meta"):
-                return base, cast(PeftModel, peft.get_peft_model(model, config))
+                adapted = cast(PeftModel, peft.get_peft_model(model, config))
         except RankfoldError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -72,6 +72,8 @@ class MetaBase:
                 f"the adapter cannot be built without weights ({_words(error).partition('. ')[0]}); "
                 "count it where the weights are, with `rankfold train --dry-run`."
             ) from error
+        config.base_model_name_or_path = None  # PEFT would ask the hub for the model when it lists the tensors
+        return base, adapted
 
 
 def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:

@@ -1,9 +1,7 @@
-"""A suite as a TOML file: read strictly, one profile of it, with sweeps and claims written out."""
+"""A suite as a TOML file: read strictly, one profile of it, with sweeps written out."""
 
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from rankfold.bench.claims import Claim, Expect
+from rankfold.bench.claim_file import ClaimEntry, with_claims
 from rankfold.bench.method import HEAD_ONLY
 from rankfold.bench.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
 from rankfold.bench.tuning import Space, Tuning
@@ -50,20 +48,10 @@ class _TuningEntry(_Strict):
     base: dict[str, Any] = Field(default_factory=dict)
 
 
-class _ClaimEntry(_Strict):
-    id: str
-    source: str
-    text: str
-    expect: Expect
-    compare: list[list[str]]
-    each: dict[str, list[JsonValue]] = Field(default_factory=dict)
-    margin: float = 0.0
-    tasks: list[str] = Field(default_factory=list)
-
-
 class _Profile(_Strict):
-    """What a profile may say otherwise than the suite."""
+    """What a profile may say otherwise than the suite, and than a profile above it that it is `like`."""
 
+    like: str | None = None
     seeds: list[int] | None = None
     base: dict[str, JsonValue] = Field(default_factory=dict)
     options: dict[str, JsonValue] = Field(default_factory=dict)
@@ -71,7 +59,7 @@ class _Profile(_Strict):
     models: list[str] | None = None
     tuning: _TuningEntry | Literal[False] | None = None
     methods: list[_MethodEntry] | None = None
-    claims: list[_ClaimEntry] | None = None
+    claims: list[ClaimEntry] | None = None
 
 
 class _File(_Strict):
@@ -87,7 +75,7 @@ class _File(_Strict):
     models: list[str] = Field(default_factory=list)
     tuning: _TuningEntry | None = None
     methods: list[_MethodEntry]
-    claims: list[_ClaimEntry] = []
+    claims: list[ClaimEntry] = []
     profiles: dict[str, _Profile] = Field(default_factory=dict)
 
 
@@ -130,7 +118,7 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         tuple(read.models),
         read.tuning and _tuning(read.tuning),
     )
-    return _with_claims(suite, read.claims)
+    return with_claims(suite, read.claims)
 
 
 def parse_method(words: str, parse: ReadSettings) -> SuiteMethod:
@@ -175,19 +163,32 @@ def _of_profile(read: _File, profile: str | None) -> _File:
     if profile is not None and profile not in read.profiles:
         raise unknown_name(f"profile of the suite '{read.name}'", profile, read.profiles)
     name = profile or next(iter(read.profiles))
+    changed = read.model_copy(update=_said_over({"base": read.base, "options": read.options}, read, name))
+    methods = [entry for entry in changed.methods if not entry.profiles or name in entry.profiles]
+    return changed.model_copy(update={"methods": methods, "tuning": changed.tuning or None})
+
+
+def _said_over(settings: Mapping[str, Any], read: _File, name: str) -> dict[str, Any]:
+    """Return the settings as a profile changes them, after the one that it is like."""
     chosen = read.profiles[name]
-    said = {each: getattr(chosen, each) for each in chosen.model_fields_set}
-    said["base"] = overlaid(read.base, chosen.base)
-    said["options"] = {**read.options, **chosen.options}
-    if said.get("tuning") is False:
-        said["tuning"] = None
-    methods = read.methods if chosen.methods is None else chosen.methods
-    said["methods"] = [entry for entry in methods if not entry.profiles or name in entry.profiles]
-    return read.model_copy(update=said)
+    if chosen.like is not None:
+        above = list(read.profiles)[: list(read.profiles).index(name)]
+        if chosen.like not in above:
+            raise unknown_name(f"profile of those above '{name}', which is like it", chosen.like, above)
+        settings = _said_over(settings, read, chosen.like)
+    said = {key: getattr(chosen, key) for key in chosen.model_fields_set - {"like"}}
+    return {
+        **settings,
+        **said,
+        "base": overlaid(settings["base"], chosen.base),
+        "options": {**settings["options"], **chosen.options},
+    }
 
 
 def _check_entries(read: _File) -> None:
-    """Check what methods say of profiles and of tuning, which would otherwise come to nothing."""
+    """Check what profiles and methods name, which would otherwise come to nothing."""
+    for name in read.profiles:
+        _said_over({"base": {}, "options": {}}, read, name)
     own = [entry for profile in read.profiles.values() for entry in profile.methods or ()]
     is_tuned = read.tuning or any(profile.tuning for profile in read.profiles.values())
     for entry in (*read.methods, *own):
@@ -219,73 +220,6 @@ def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> 
 
 def _tuning(entry: _TuningEntry) -> Tuning:
     return Tuning(entry.space, entry.sampler, entry.trials, entry.seed, entry.base)
-
-
-def _with_claims(suite: Suite, entries: Sequence[_ClaimEntry]) -> Suite:
-    """Return the suite with its claims, each row that they name being one of the suite's."""
-    return replace(suite, claims=tuple(_claim(suite, entry) for entry in entries))
-
-
-def _claim(suite: Suite, entry: _ClaimEntry) -> Claim:
-    for task in entry.tasks:
-        if task not in suite.tasks:
-            raise unknown_name(f"task of the claim '{entry.id}'", task, suite.tasks)
-    comparisons = tuple(
-        tuple(_label(suite, entry.id, row) for row in rows)
-        for template in entry.compare
-        for rows in _written_out(template, entry)
-    )
-    fewest = 3 if entry.expect == "rising" else 2
-    for rows in comparisons:
-        if len(rows) < fewest or (entry.expect != "rising" and len(rows) > fewest):
-            raise SpecError(
-                f"a comparison of the claim '{entry.id}' has {len(rows)} rows; '{entry.expect}' takes "
-                f"{fewest}{' or more' if entry.expect == 'rising' else ''}."
-            )
-    return Claim(
-        entry.id, entry.source, entry.text, entry.expect, comparisons, entry.margin, tuple(entry.tasks)
-    )
-
-
-def _written_out(template: Sequence[str], entry: _ClaimEntry) -> Iterator[list[str]]:
-    """Yield the comparisons of a template: a comparison for each value, or along them if it is `rising`."""
-    choices = [dict(zip(entry.each, values, strict=True)) for values in product(*entry.each.values())]
-    if entry.expect == "rising":
-        yield list(dict.fromkeys(_filled(row, values) for row in template for values in choices))
-    else:
-        yield from ([_filled(row, values) for row in template] for values in choices)
-
-
-def _filled(row: str, values: Mapping[str, JsonValue]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), row)
-
-
-def _label(suite: Suite, claim: str, words: str) -> str:
-    """Return the label of the one row that words such as "lora r=8" name.
-
-    Raises:
-        SpecError: If they name none, or several.
-    """
-    if words in suite.labels():
-        return words
-    name, *settings = words.split()
-    wanted = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
-    found: list[str] = [
-        label
-        for method, label in zip(suite.methods, suite.labels(), strict=True)
-        if method.name == name and wanted.items() <= _texts(method).items()
-    ]
-    if len(found) != 1:
-        listed = ", ".join(f"'{label}'" for label in found or suite.labels())
-        raise SpecError(
-            f"'{words}' of the claim '{claim}' names {'several rows' if found else 'no row'} of the suite "
-            f"'{suite.name}'; name one of {listed}."
-        )
-    return found[0]
-
-
-def _texts(method: SuiteMethod) -> dict[str, str]:
-    return {key: str(value) for key, value in method.told().items()}
 
 
 def _faults(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """A suite file: profiles, sweeps and claims are written out as they are read, and what is wrong is named."""
 
 import tomllib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def profiles(name):
     ("name", "profile"), [(name, profile) for name in packaged_suites() for profile in profiles(name)]
 )
 def test_every_profile_of_a_packaged_suite_can_be_run(name, profile):
-    check_suite(read_suite(name, profile), Path("out"))
+    suite = read_suite(name, profile)
+    own = {} if suite.tasks or "task" in suite.base else {"data": "my.csv"}  # given on the command line
+    check_suite(replace(suite, base={**suite.base, **own}), Path("out"))
 
 
 def test_sweep_is_one_method_for_each_combination_of_options_and_settings(tmp_path):
@@ -68,6 +71,36 @@ tasks.mrpc = {{ epochs = 2.0 }}
     assert [request.task for request in large.requests(Path("out"))] == ["mrpc", "mrpc"]
     with pytest.raises(SpecError, match="Did you mean 'small'"):
         read_suite(file, "smal")
+
+
+def test_profile_that_is_like_another_says_only_what_differs_from_that(tmp_path):
+    text = f"""{HEAD}batch_size = 8
+{SWEPT}
+[profiles.first]
+base = {{ steps = 3 }}
+options = {{ alpha = 4.0 }}
+tasks.mrpc = {{}}
+seeds = [5]
+[profiles.second]
+like = "first"
+base = {{ epochs = 2.0 }}
+options = {{ dropout = 0.1 }}
+seeds = [6]
+[profiles.third]
+like = "second"
+tasks.sst2 = {{}}
+"""
+    third = read_suite(written(tmp_path, text), "third")
+    assert third.base == {"model": "minilm", "batch_size": 8, "epochs": 2.0}
+    assert third.methods[0].options == {"alpha": 4.0, "dropout": 0.1, "r": 4}
+    assert (list(third.tasks), third.seeds) == (["sst2"], (6,))
+
+
+@pytest.mark.parametrize("named", ["frist", "second", "itself"])
+def test_profile_is_like_one_above_it(tmp_path, named):
+    text = f'{HEAD}{SWEPT}[profiles.first]\n[profiles.itself]\nlike = "{named}"\n[profiles.second]\n'
+    with pytest.raises(SpecError, match=f"unknown profile '{named}' of those above 'itself'.*first"):
+        read_suite(written(tmp_path, text), "first")
 
 
 def test_profile_of_a_suite_without_profiles_is_refused():
