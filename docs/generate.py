@@ -9,14 +9,19 @@ from typing import Any
 import click
 
 from benchmarks.predicted import compared
+from rankfold.bench.archive import NAME as ARCHIVED
+from rankfold.bench.archive import read_archive
+from rankfold.bench.suite_records import judge_suite, kept_suite
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 from rankfold.presets._preset import Option
+from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells
 from rankfold.store.record import schema
 
 SCHEMA = Path(__file__).with_name("store.schema.json")
 
-_SIZES = Path(__file__).resolve().parents[1] / "benchmarks" / "records" / "size.json"
+_RECORDS = Path(__file__).resolve().parents[1] / "benchmarks" / "records"
+_SIZES = _RECORDS / "size.json"
 _KINDS = ("factor", "regenerable", "duplicate", "frozen")
 
 
@@ -109,6 +114,18 @@ def rounding_table() -> str:
             row += [f"{each['bytes']:,}", f"{each['largest_relative_error']:.2g}"]
         rows.append(row)
     return _table_of_numbers(titles, rows)
+
+
+def verdict_table() -> str:
+    """Return what the records of every suite say to its claims."""
+    heads = [*CLAIM_COLUMNS, "suite"]
+    rows = [
+        f"| {' | '.join([*claim_cells(judgement), f'`{suite.name}`'])} |"
+        for file in sorted(_RECORDS.glob(f"*/{ARCHIVED}"))
+        if (suite := kept_suite(file.parent))
+        for judgement in judge_suite(suite, read_archive(file).values())
+    ]
+    return "\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows])
 
 
 def _sizes() -> dict[str, Any]:

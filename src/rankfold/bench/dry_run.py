@@ -1,12 +1,14 @@
 """What the runs of a suite would take, before any of them is made."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 
 from rankfold.bench.estimate import Device, Estimate, Estimator, decides_a_step
 from rankfold.bench.request import RunRequest
-from rankfold.errors import SpecError
+from rankfold.bench.tasks import TaskRequest, load_task
+from rankfold.errors import DataError, SpecError
 from rankfold.train.progress import Progress
 
 # Beside what decides a step: how many there are, of how long rows, in which numbers.
@@ -40,6 +42,8 @@ def plan_runs(
 ) -> list[PlannedRuns]:
     """Return what runs would take, in the order in which each kind of run comes first.
 
+    A user's own data is read, for the number of its rows.
+
     Args:
         requests: The runs.
         device: What would train; an A100 if None.
@@ -50,10 +54,10 @@ def plan_runs(
         alike.setdefault(_key(request), []).append(request)
     if progress:
         progress.start(len(alike), "estimates")
-    estimator = Estimator(device)
+    estimator, count_own = Estimator(device), cache(_own_rows)
     planned: list[PlannedRuns] = []
     for done, group in enumerate(alike.values(), start=1):
-        planned.append(_planned(group[0], len(group), estimator))
+        planned.append(_planned(group[0], len(group), estimator, count_own))
         if progress:
             progress.advance(done)
     if progress:
@@ -61,11 +65,20 @@ def plan_runs(
     return planned
 
 
-def _planned(request: RunRequest, runs: int, estimator: Estimator) -> PlannedRuns:
+def _planned(
+    request: RunRequest, runs: int, estimator: Estimator, count_own: Callable[[TaskRequest], int]
+) -> PlannedRuns:
     try:
-        return PlannedRuns(request, runs, estimator.estimate(request))
-    except SpecError as error:
+        rows = count_own(request.task_request) if request.data is not None else None
+        return PlannedRuns(request, runs, estimator.estimate(request, rows=rows))
+    except (SpecError, DataError) as error:
         return PlannedRuns(request, runs, None, str(error))
+
+
+def _own_rows(request: TaskRequest) -> int:
+    """Return the rows of the training split, of which the estimate takes what is held out away by itself."""
+    data = load_task(replace(request, holds_out=False), is_causal=False)
+    return len(data.examples.labelled["train"])
 
 
 def _key(request: RunRequest) -> str:

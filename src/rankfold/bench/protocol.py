@@ -11,6 +11,7 @@ from rankfold.bench.request import RunRequest
 from rankfold.bench.runner import Outcome, run_all
 from rankfold.bench.suite import Suite
 from rankfold.bench.suite_records import keep_suite
+from rankfold.bench.tasks.find import nothing_named
 from rankfold.bench.trials import Key, marked, trial_requests, tune
 from rankfold.train.models import Kind
 from rankfold.train.progress import Progress, Silent
@@ -60,8 +61,8 @@ def check_suite(suite: Suite, out: Path) -> None:
     """Check the names and options of all runs before the first, so that a typo costs no time.
 
     Raises:
-        SpecError: If a method or an option is unknown, a value is not possible, or the methods would not get
-            equally many trials.
+        SpecError: If a method or an option is unknown, a value is not possible, there is nothing to learn, or
+            the methods would not get equally many trials.
     """
     requests = all_requests(suite, out)
     with warnings.catch_warnings():
@@ -69,6 +70,8 @@ def check_suite(suite: Suite, out: Path) -> None:
         for request in requests:
             kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
             method_config(request.method, request.options, kind, seed=request.seed)
+            if request.task is None and request.data is None:
+                raise nothing_named()
 
 
 def all_requests(suite: Suite, out: Path) -> list[RunRequest]:

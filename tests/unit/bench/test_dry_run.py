@@ -1,5 +1,6 @@
 """What a suite would take is said of every kind of run, once."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from rankfold.bench.dry_run import plan_runs
 from rankfold.bench.estimate import Device, estimate
 from rankfold.bench.request import RunRequest
+from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.bench.workload import measure_workload
 
 
@@ -95,3 +97,13 @@ def test_step_that_tasks_have_in_common_is_followed_once(request_, monkeypatch):
     planned = plan_runs(requests)
     assert len(followed) == 3, "two classes, one number, three classes"
     assert [each.estimate for each in planned] == [estimate(each) for each in requests]
+
+
+def test_own_data_is_read_for_its_rows(request_, reviews):
+    rows = load_task(TaskRequest(data=str(reviews)), is_causal=False).examples.labelled["train"]
+    own = replace(request_, data=str(reviews), steps=None, epochs=2.0, batch_size=2)
+    (planned,) = plan_runs([own])
+    assert planned.estimate == estimate(own, rows=len(rows))
+    assert planned.estimate.steps == 2 * math.ceil(len(rows) / 2)
+    (absent,) = plan_runs([replace(own, data="absent.csv")])
+    assert "absent.csv" in absent.reason

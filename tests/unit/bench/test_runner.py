@@ -13,7 +13,8 @@ from rankfold.bench.suite import Suite, SuiteMethod
 from rankfold.errors import OutputExistsError, SpecError, TrainingError
 from tests.support.records import Trainer
 
-SUITE = Suite("some", {"model": "minilm", "steps": 5}, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 1))
+BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
+SUITE = Suite("some", BASE, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 1))
 
 
 class Listener:

@@ -20,7 +20,7 @@ RATES = [1e-4, 1e-3, 1e-2]
 BEST = {"lora": 1e-3, "tlora": 1e-2}
 SUITE = Suite(
     "some",
-    {"model": "minilm", "steps": 50},
+    {"model": "minilm", "data": "rows.csv", "steps": 50},
     (SuiteMethod("lora"), SuiteMethod("tlora")),
     (0, 1),
     tuning=Tuning({"learning_rate": RATES}, base={"steps": 5}),

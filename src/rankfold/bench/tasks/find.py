@@ -64,7 +64,7 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
         own = Task(Path(request.data).name.partition(".")[0] or request.data, None, ())
         return (own if name is None else _named(name)), find_source(request.data)
     if name is None:
-        raise SpecError("neither a task nor data is given; name a task with --task or data with --data.")
+        raise nothing_named()
     if name == EMBEDDED:
         return NAMED[name], None
     root = request.data_root or os.environ.get(DATA_ROOT)
@@ -72,6 +72,11 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     if folder is not None and folder.is_dir():
         return _known(name) or Task(name, None, ()), find_source(str(folder))
     return _on_hub(_named(name), f"there is no folder '{folder}'" if folder else f"'{name}' is not embedded")
+
+
+def nothing_named() -> SpecError:
+    """Return the error for a run that has nothing to learn."""
+    return SpecError("neither a task nor data is given; name a task with --task or data with --data.")
 
 
 def _on_hub(task: Task, nowhere_else: str) -> tuple[Task, Source]:
