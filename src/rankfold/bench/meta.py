@@ -73,7 +73,7 @@ class MetaBase:
                 "count it where the weights are, with `rankfold train --dry-run`."
             ) from error
         config.base_model_name_or_path = (
-            None  # PEFT would ask the hub for the model when it lists the tensors
+            None  # PEFT would ask the hub for it
         )
         return base, adapted
 
