@@ -41,22 +41,28 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
 def finished(request: RunRequest) -> RunRecord | None:
     """Return the record of a request that has been done well, or None if it is still to do.
 
+    What an archive has of another run of that name does not matter: nothing is written over it.
+
     Raises:
         OutputExistsError: If its folder holds something else, which is not overwritten.
     """
     if (request.out / RECORD_NAME).is_file():
         record = RunRecord.read(request.out)
+        if not _is_of(record, request):
+            raise OutputExistsError(
+                f"'{request.out}' holds another run ({' '.join(without_places(record.command))}); "
+                "move it away, choose another folder, or add --overwrite to replace whatever is there."
+            )
     else:
         check_output(request.out, overwrite=False)
         record = read_archive(request.out.parent / ARCHIVE_NAME).get(request.out.name)
-        if record is None:
+        if record is None or not _is_of(record, request):
             return None
-    if without_places(record.command) != without_places(request.command()):
-        raise OutputExistsError(
-            f"'{request.out}' holds another run ({' '.join(without_places(record.command))}); "
-            "choose another folder, or add --overwrite to replace it."
-        )
     return record if record.status == "done" else None
+
+
+def _is_of(record: RunRecord, request: RunRequest) -> bool:
+    return without_places(record.command) == without_places(request.command())
 
 
 def clear_failure(folder: Path) -> None:

@@ -10,7 +10,7 @@ from rankfold.bench.executors.executor import Inline
 from rankfold.bench.find import find_records
 from rankfold.bench.runner import run_all
 from rankfold.bench.suite import Suite, SuiteMethod
-from rankfold.errors import DataError, OutputExistsError
+from rankfold.errors import DataError
 from tests.support.records import Trainer
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
@@ -43,10 +43,13 @@ def test_suite_goes_on_from_its_archive(archived):
     assert len(find_records(archived)) == 6
 
 
-def test_run_that_the_archive_has_with_other_settings_is_refused(archived):
-    changed = replace(SUITE, base={**SUITE.base, "steps": 6})
-    with pytest.raises(OutputExistsError, match="holds another run"):
-        run_all(changed.requests(archived), executor=Inline(Trainer()))
+def test_run_that_the_archive_has_with_other_settings_is_done_anew(archived):
+    before = (archived / "records.jsonl.gz").read_bytes()
+    longer = replace(SUITE, base={**SUITE.base, "steps": 6})
+    outcomes = run_all(longer.requests(archived), executor=Inline(Trainer()))
+    assert not any(outcome.is_kept for outcome in outcomes)
+    assert (archived / "records.jsonl.gz").read_bytes() == before
+    assert all((outcome.request.out / "run.json").is_file() for outcome in outcomes)
 
 
 def test_damaged_archive_is_refused_with_its_place(archived):
