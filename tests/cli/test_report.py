@@ -27,6 +27,17 @@ def test_report_prints_a_table_and_writes_the_page(runs):
     assert (runs / "report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "begin"), [("a.html", "<!doctype"), ("a.md", "# "), ("a.csv", "model,task,")]
+)
+def test_report_is_what_its_name_says_and_all_three_in_the_folder(runs, tmp_path, name, begin):
+    for words in (["report", str(runs)], ["report", str(runs), "--out", str(tmp_path / name)]):
+        assert CliRunner().invoke(cli, words).exit_code == 0
+    beside = {".html": "report.html", ".md": "report.md", ".csv": "records.csv"}[(tmp_path / name).suffix]
+    assert (tmp_path / name).read_text().lower().startswith(begin)
+    assert (runs / beside).read_text() == (tmp_path / name).read_text()
+
+
 def test_report_as_json_has_stable_keys(runs):
     told = json.loads(CliRunner().invoke(cli, ["report", str(runs), "--json"]).stdout)
     assert set(told) == {"claims", "studies"}

@@ -10,7 +10,7 @@ import pytest
 from rankfold.bench.record import ReducerPart, ReducerPoint
 from rankfold.bench.suite_records import keep_suite
 from rankfold.report.report import make_report
-from rankfold.report.write import write_html
+from rankfold.report.write import write_as_named
 from tests.support.records import fail, make_record
 from tests.support.suites import a_suite, records_of
 
@@ -50,7 +50,7 @@ def file(tmp_path_factory):
     keep_suite(suite, folder)
     lost = fail(make_record("lora_fa", task="mrpc", examples=120))
     records = [*records_of(suite), lost, _reduced(make_record("effilora", task="mrpc", examples=120))]
-    write_html(make_report(records, folder), folder / "report.html", version="1.2.3")
+    write_as_named(make_report(records, folder), folder / "report.html", version="1.2.3")
     return folder / "report.html"
 
 

@@ -15,7 +15,7 @@ from rankfold.errors import OutputExistsError
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The HTML file; DIR/report.html if not given.",
+    help="The page, or Markdown or CSV if it ends in .md or .csv.  [default: all three in DIR]",
 )
 @click.option(
     "--reference",
@@ -25,7 +25,7 @@ from rankfold.errors import OutputExistsError
 @click.option("--overwrite", is_flag=True, help="Replace a file that --out names.")
 @json_option
 def command(folder: Path, *, out: Path | None, reference: str | None, overwrite: bool, as_json: bool) -> None:
-    """Compare the runs under DIR and write the page.
+    """Compare the runs under DIR and write the page, and the same as Markdown and CSV.
 
     DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth. If they are of a
     suite with claims, each claim gets a verdict.
@@ -33,13 +33,16 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
     from rankfold.bench.find import find_records
     from rankfold.cli.results import print_report, report_as_json  # --help can do without them
     from rankfold.report.report import make_report
-    from rankfold.report.write import HTML_NAME, write_html
+    from rankfold.report.write import write_as_named, write_report
 
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"'{out}' exists; choose another file, or add --overwrite to replace it.")
     report = make_report(find_records(folder), folder, reference=reference)
-    page = out or folder / HTML_NAME
-    write_html(report, page, version=__version__)
+    if out is None:
+        page = write_report(report, folder, version=__version__)
+    else:
+        page = out
+        write_as_named(report, page, version=__version__)
     if as_json:
         print_json(report_as_json(report))
     else:

@@ -1,5 +1,6 @@
 """How each method of a study was tuned: the trials that were made for it, and what was chosen of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,10 +39,10 @@ def make_tuned(trials: Sequence[RunRecord], rows: Sequence[Row]) -> tuple[Tuned,
     """
     groups: dict[str, list[RunRecord]] = {}
     for record in trials:
-        groups.setdefault(label_with_all(record.method.name, _fixed(record)), []).append(record)
-    of_row = {label_with_all(row.method, _fixed(row.runs[0])): row for row in reversed(rows) if row.tuning}
+        groups.setdefault(_shared_by(record), []).append(record)
+    of_row = {_shared_by(row.runs[0]): row for row in reversed(rows) if row.tuning}
     order = {row.label: place for place, row in enumerate(rows)}
-    found = [_tuned(name, records, of_row.get(name)) for name, records in groups.items()]
+    found = [_tuned(records, of_row.get(shared)) for shared, records in groups.items()]
     return tuple(sorted(found, key=lambda each: order.get(each.label, len(order))))
 
 
@@ -50,13 +51,19 @@ def tried(record: RunRecord) -> Mapping[str, object]:
     return record.tuning.values if record.tuning else {}
 
 
-def _tuned(name: str, records: Sequence[RunRecord], row: Row | None) -> Tuned:
+def _tuned(records: Sequence[RunRecord], row: Row | None) -> Tuned:
+    label = row.label if row else label_with_all(records[0].method.name, _fixed(records[0]))
     latest = {record.tuning.trial: record for record in records if record.tuning}
     in_order = tuple(latest[number] for number in sorted(latest, key=lambda number: number or 0))
-    return Tuned(row.label if row else name, in_order, row.tuning if row else None)
+    return Tuned(label, in_order, row.tuning if row else None)
+
+
+def _shared_by(record: RunRecord) -> str:
+    """Return what the trials of a method have in common with its row, in whatever order it was written."""
+    return json.dumps([record.method.name, _fixed(record)], sort_keys=True)
 
 
 def _fixed(record: RunRecord) -> Settings:
-    """Return what a trial shares with the row that it was made for."""
+    """Return the settings that are no trial's own."""
     changed = record.tuning.values if record.tuning else ()
     return {key: value for key, value in method_settings(record).items() if key not in changed}

@@ -12,24 +12,31 @@ from rankfold.report.table import comma_separated
 HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "report.md", "records.csv"
 
 
-def write_html(report: Report, path: Path, *, version: str) -> None:
-    """Write the page; it appears complete or not at all.
+def write_as_named(report: Report, path: Path, *, version: str) -> None:
+    """Write Markdown or CSV where the name ends in `.md` or `.csv`, else the page.
+
+    The file appears complete or not at all.
 
     Raises:
         SpecError: If it cannot be written there.
     """
-    _write(path, html_page(report, version=version))
+    match path.suffix:
+        case ".md":
+            _write(path, markdown(report))
+        case ".csv":
+            _write(path, comma_separated(report))
+        case _:
+            _write(path, html_page(report, version=version))
 
 
 def write_report(report: Report, folder: Path, *, version: str) -> Path:
-    """Write page, Markdown and CSV into a folder, and return the page's path.
+    """Write Markdown, CSV and page into a folder, and return the page's path.
 
     Raises:
         SpecError: If they cannot be written there.
     """
-    _write(folder / MARKDOWN_NAME, markdown(report))
-    _write(folder / CSV_NAME, comma_separated(report))
-    write_html(report, folder / HTML_NAME, version=version)
+    for name in (MARKDOWN_NAME, CSV_NAME, HTML_NAME):
+        write_as_named(report, folder / name, version=version)
     return folder / HTML_NAME
 
 

@@ -126,6 +126,18 @@ def test_trials_are_no_rows_and_are_told_with_their_scores(report, suite):
     assert [each.label for each in study.tuned] == ["lora", "relayed_lora k=4", "tlora"]
 
 
+def test_trials_of_a_method_belong_together_whatever_the_order_of_its_options():
+    def trial(number, options):
+        run = make_record("lora", options=options, learning_rate=10.0**-number, examples=60)
+        return replace(run, tuning=TuningPart(2, number, {"learning_rate": 10.0**-number}))
+
+    row = make_record("lora", options={"r": 4, "alpha": 8.0}, examples=60)
+    row = replace(row, tuning=TuningPart(2, None, {"learning_rate": 0.1}, 0.9))
+    trials = [trial(1, {"alpha": 8.0, "r": 4}), trial(2, {"r": 4, "alpha": 8.0})]
+    (study,) = make_studies([row, *trials])
+    assert [(each.label, len(each.trials)) for each in study.tuned] == [("lora", 2)]
+
+
 def test_table_counts_the_trials_of_every_row(report):
     study = report.studies[0]
     assert columns(study)[-1] == "trials"
