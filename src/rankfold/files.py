@@ -3,9 +3,10 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from rankfold.errors import SpecError
+from rankfold.errors import OutputExistsError, SpecError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -49,6 +50,28 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another folder.") from error
+
+
+def check_replaceable(folder: Path, *, overwrite: bool, marks: Sequence[str], kind: str) -> None:
+    """Check that a folder is free, or is of a kind that may be replaced and shall be.
+
+    Args:
+        folder: What is going to be written.
+        overwrite: Whether what is there shall be replaced.
+        marks: Files of which one shows that a folder is of that kind.
+        kind: What such a folder holds, such as "export".
+
+    Raises:
+        OutputExistsError: If it is neither.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise OutputExistsError(
+            f"'{folder}' exists; choose another folder, or add --overwrite to replace it."
+        )
+    if not any((folder / mark).is_file() for mark in marks):
+        raise OutputExistsError(f"'{folder}' holds no {kind}, so it is not replaced; choose another folder.")
 
 
 def put_in_place(work: Path, folder: Path, old: Path) -> None:

@@ -11,7 +11,7 @@ from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest, without_places
 from rankfold.errors import OutputExistsError
-from rankfold.files import check_writable, put_in_place
+from rankfold.files import check_replaceable, check_writable, put_in_place
 from rankfold.train.load import CONFIG_NAME
 
 # Hidden, so that nobody takes what is in them for a finished run.
@@ -26,16 +26,7 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         SpecError: If nothing can be written where it is to be.
     """
     check_writable(folder)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not overwrite:
-        raise OutputExistsError(
-            f"'{folder}' exists; choose another folder, or add --overwrite to replace it."
-        )
-    if not any((folder / name).is_file() for name in (RECORD_NAME, CONFIG_NAME)):
-        raise OutputExistsError(
-            f"'{folder}' holds no run or adapter, so it is not replaced; choose another folder."
-        )
+    check_replaceable(folder, overwrite=overwrite, marks=[RECORD_NAME, CONFIG_NAME], kind="run or adapter")
 
 
 def finished(request: RunRequest) -> RunRecord | None:

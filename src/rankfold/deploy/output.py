@@ -5,9 +5,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rankfold.errors import OutputExistsError
 from rankfold.export.certificate import NAME as CERTIFICATE_NAME
-from rankfold.files import check_writable, put_in_place
+from rankfold.files import check_replaceable, check_writable, put_in_place
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
@@ -38,14 +37,4 @@ def export_folder(folder: Path, *, overwrite: bool) -> Generator[Path]:
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not overwrite:
-        raise OutputExistsError(
-            f"'{folder}' exists; choose another folder, or add --overwrite to replace it."
-        )
-    if not (folder / CERTIFICATE_NAME).is_file():
-        raise OutputExistsError(
-            f"'{folder}' has no {CERTIFICATE_NAME}, so it is no export and is not replaced; "
-            "choose another folder."
-        )
+    check_replaceable(folder, overwrite=overwrite, marks=[CERTIFICATE_NAME], kind="export")
