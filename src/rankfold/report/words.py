@@ -25,22 +25,20 @@ def capital(text: str) -> str:
 
 def score_text(interval: Interval | None) -> str:
     """Return a metric's value, "0.962"."""
-    return "–" if interval is None else f"{interval.value:.3f}"
+    return "–" if interval is None else _rounded(interval.value)
 
 
 def range_text(interval: Interval | None) -> str:
     """Return the bounds of an interval, "[0.940, 0.976]"; nothing where there is no interval."""
     if interval is None or interval.low == interval.high:
         return ""
-    return f"[{interval.low:.3f}, {interval.high:.3f}]"
+    return f"[{_rounded(interval.low)}, {_rounded(interval.high)}]"
 
 
 def signed(value: float) -> str:
     """Return a difference with its sign, "+0.012" or "−0.012"; zero has none."""
-    text = f"{abs(value):.3f}"
-    if text == "0.000":
-        return text
-    return f"+{text}" if value > 0 else f"−{text}"
+    text = _rounded(value)
+    return text if text == "0.000" or value < 0 else f"+{text}"
 
 
 def difference_range(interval: Interval) -> str:
@@ -108,6 +106,11 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
 
 
+def _rounded(value: float) -> str:
+    text = f"{abs(value):.3f}"
+    return f"−{text}" if value < 0 and text != "0.000" else text
+
+
 def _rows_text(labels: Sequence[str], study: Study) -> str:
     if len(labels) <= _MOST_NAMES:
         return listed(labels)
@@ -161,15 +164,17 @@ def _not_separated(study: Study) -> list[str]:
 
 
 def _smallest(study: Study) -> list[str]:
-    """Say what the smallest file costs, unless it is the reference's."""
-    sizes = [(size, row) for row in study.rows if (size := row.mean(lambda run: run.bytes.weights_file))]
+    """Say what the smallest file of an adapter costs, unless it is the reference's. A head alone is none."""
+    adapters = [row for row in study.rows if row.mean(lambda run: run.parameters.trainable)]
+    sizes = [(size, row) for row in adapters if (size := row.mean(lambda run: run.bytes.weights_file))]
     reference = study.rows[0].mean(lambda run: run.bytes.weights_file)
     if not sizes or not reference:
         return []
     size, row = min(sizes, key=lambda pair: pair[0])
     if row is study.rows[0]:
         return []
+    share = f"{size / reference:.0%}" if size / reference >= 0.005 else "under 1%"  # noqa: PLR2004
     return [
-        f"{row.label} has the smallest file: {bytes_text(size)}, {size / reference:.0%} "
+        f"{row.label} has the smallest file: {bytes_text(size)}, {share} "
         f"of {study.rows[0].label}'s {bytes_text(reference)}."
     ]

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import vl_convert
 
 from rankfold.bench.find import find_records
+from rankfold.bench.record import ParametersPart
 from rankfold.bench.stats import Interval
 from rankfold.errors import DataError, RankfoldError
 from rankfold.report.chart_parts import mark_of
@@ -165,6 +167,7 @@ def test_marks_of_neighbours_differ_in_colour_shape_and_dash():
         (signed(-0.0004), "0.000"),
         (signed(-0.012), "−0.012"),
         (range_text(Interval(1, 1, 1)), ""),
+        (range_text(Interval(0, -0.02, 0.028)), "[−0.020, 0.028]"),
     ],
 )
 def test_numbers_are_rounded_into_the_next_unit(text, expected):
@@ -203,6 +206,14 @@ def test_headline_of_many_methods_is_short():
     records = [make_record(name, quality=0.95 if name == "lora" else 0.3, examples=60) for name in names]
     (study,) = make_report(records).studies
     assert headline(study)[0].startswith("8 of the 8 other methods are worse than lora in accuracy, by 0.")
+
+
+def test_a_head_alone_has_no_smallest_file():
+    lora, tlora = make_record(size=90_000), make_record("tlora", size=9_000)
+    head = replace(make_record("head_only", size=900), parameters=ParametersPart(0, 0, 0, 9))
+    (study,) = make_report([lora, tlora, head]).studies
+    (sentence,) = [line for line in headline(study) if "smallest" in line]
+    assert sentence.startswith("tlora has the smallest file")
 
 
 def test_settings_of_a_label_are_set_smaller_and_a_long_one_heads_no_column():
