@@ -21,6 +21,7 @@ from rankfold.bench.record import (
 from rankfold.bench.remaining import seconds_left
 from rankfold.bench.request import RunRequest
 from rankfold.bench.same_data import check_same_data
+from rankfold.bench.tasks import TaskRequest
 from rankfold.bench.unfinished import check_unfinished, is_unfinished
 from rankfold.errors import RankfoldError, TrainingError
 from rankfold.train.progress import EXPECTED, Progress, Silent
@@ -137,20 +138,22 @@ def _outcome(ended: Ended) -> Outcome:
 
 def _with_unstarted(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Write records for runs that failed before they knew their model and data; their siblings know them."""
-    sibling = next((outcome.record for outcome in outcomes if outcome.record), None)
-    if sibling is None:
-        return list(outcomes)
-    found: list[Outcome] = []
-    for outcome in outcomes:
-        if outcome.record is None:
-            record = _unstarted(outcome, sibling)
-            if not outcome.request.out.exists():
-                outcome.request.out.mkdir(parents=True)
-                record.write(outcome.request.out)
-            found.append(replace(outcome, record=record))
-        else:
-            found.append(outcome)
-    return found
+    siblings = {_place(outcome.request): outcome.record for outcome in outcomes if outcome.record}
+    return [_as_failed(outcome, siblings.get(_place(outcome.request))) for outcome in outcomes]
+
+
+def _place(request: RunRequest) -> tuple[str, TaskRequest]:
+    return request.model, request.task_request
+
+
+def _as_failed(outcome: Outcome, sibling: RunRecord | None) -> Outcome:
+    if outcome.record is not None or sibling is None:
+        return outcome
+    record = _unstarted(outcome, sibling)
+    if not outcome.request.out.exists():
+        outcome.request.out.mkdir(parents=True)
+        record.write(outcome.request.out)
+    return replace(outcome, record=record)
 
 
 def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
@@ -163,7 +166,9 @@ def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=request.command(),
         method=MethodPart(request.method, dict(request.options), {}),
-        training=replace(sibling.training, learning_rate=rate, seed=request.seed),
+        training=replace(
+            sibling.training, learning_rate=rate, seed=request.seed, rates=request.rates.asked(), groups=()
+        ),
         parameters=ParametersPart(0, 0, 0, 0),
         bytes=BytesPart(0, 0, 0),
         seconds=replace(sibling.seconds, train=0.0, evaluate=0.0, total=0.0, step_median=0.0),
@@ -172,4 +177,8 @@ def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
         baselines={},
         predictions=(),
         curve=CurvePart(),
+        reducer=None,
+        tuning=None,
+        fit=None,
+        flops=None,
     )

@@ -76,6 +76,25 @@ def test_failure_is_a_record_and_does_not_stop_the_others(tmp_path, leaves_recor
     assert (written.error, written.method.name) == ("the loss is not a number.", "lora")
 
 
+def test_record_of_a_run_that_never_began_is_of_its_own_model_and_data(tmp_path):
+    data = {name: replace(SUITE, base={**BASE, "data": f"{name}.csv"}) for name in ("one", "other")}
+    requests = [each for name, suite in data.items() for each in suite.requests(tmp_path / name)]
+    alike = [request for request in requests if request.data == "one.csv"]
+    lost = {request.out for request in requests if request not in alike[1:]}
+
+    def train(request, *, progress=None):
+        if request.out in lost:
+            raise TrainingError("the file cannot be read.")
+        return Trainer()(request, progress=progress)
+
+    outcomes = run_all(requests, executor=Inline(train))
+    assert [outcome.record and outcome.record.status for outcome in outcomes] == [
+        "failed",
+        *["done"] * 3,
+        *[None] * 4,
+    ]
+
+
 def test_failed_run_is_tried_again(tmp_path):
     run_all(SUITE.requests(tmp_path), executor=Inline(Trainer(["lora-seed0"])))
     trainer = Trainer()
