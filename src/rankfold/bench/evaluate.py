@@ -5,7 +5,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from rankfold.bench.record import NAME as RECORD_NAME
+from rankfold.bench.find import find_record
 from rankfold.bench.record import Prediction, RunRecord
 from rankfold.bench.tasks import TaskData, TaskRequest, check_scoring, load_task, scoring_of
 from rankfold.bench.tasks.mixture import with_parts
@@ -68,17 +68,6 @@ class EvaluateResult:
     metrics: dict[str, float]
     predictions: tuple[Prediction, ...]
     scoring: str | None = None
-
-
-def find_record(adapter: Path) -> RunRecord | None:
-    """Return the record beside an adapter, or None if the adapter was not trained by `rankfold train`.
-
-    Raises:
-        AdapterFileError: If the folder is no adapter, or a file is damaged.
-        DataError: If the record is damaged.
-    """
-    stored_bytes(adapter)
-    return RunRecord.read(adapter) if (adapter / RECORD_NAME).is_file() else None
 
 
 def evaluate(request: EvaluateRequest) -> EvaluateResult:

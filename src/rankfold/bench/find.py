@@ -1,10 +1,11 @@
-"""Finding the records of runs in a folder."""
+"""Finding the records of runs in a folder, or that of one adapter."""
 
 from pathlib import Path
 
 from rankfold.bench import archive
 from rankfold.bench.record import NAME, RunRecord
 from rankfold.errors import DataError
+from rankfold.train.load import stored_bytes
 
 
 def find_records(folder: Path) -> list[RunRecord]:
@@ -34,6 +35,17 @@ def find_records(folder: Path) -> list[RunRecord]:
             f"there is no {NAME} under '{folder}'; run `rankfold train` or `rankfold compare` first."
         )
     return sorted(records, key=lambda record: record.created)
+
+
+def find_record(adapter: Path) -> RunRecord | None:
+    """Return the record beside an adapter, or None if the adapter was not trained by `rankfold train`.
+
+    Raises:
+        AdapterFileError: If the folder is no adapter, or a file is damaged.
+        DataError: If the record is damaged.
+    """
+    stored_bytes(adapter)
+    return RunRecord.read(adapter) if (adapter / NAME).is_file() else None
 
 
 def _visible(folder: Path, name: str) -> list[Path]:

@@ -59,7 +59,8 @@ def command(
     adapter: Path, split: str, device: str, precision: str | None, *, as_json: bool, **given: Any
 ) -> None:
     """Measure the adapter in the folder ADAPTER. What is not said is taken from the run.json beside it."""
-    from rankfold.bench.evaluate import EvaluateRequest, evaluate, find_record
+    from rankfold.bench.evaluate import EvaluateRequest, evaluate
+    from rankfold.bench.find import find_record
     from rankfold.bench.tasks import SPLITS, TaskRequest
     from rankfold.errors import unknown_name
     from rankfold.train.columns import Columns

@@ -124,6 +124,13 @@ def _explain(error: Exception, *, debug: bool) -> int:
         case RankfoldError():
             click.echo(f"error: {error}", err=True)
             return FAILED
+        case ModuleNotFoundError(name=str(name)) if not name.startswith(__name__.partition(".")[0]):
+            click.echo(
+                f"error: this takes the package '{name.partition('.')[0]}', which is not installed; "
+                "install it with `pip install 'rankfold[bench,report]'`.",
+                err=True,
+            )
+            return FAILED
         case _:
             words = " ".join(f"{type(error).__name__}: {error}".split())
             hint = "" if debug else " Run again with --debug for the traceback."

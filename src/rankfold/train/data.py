@@ -7,9 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-import datasets
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-
 from rankfold.errors import DataError
 from rankfold.train.quiet import quiet_libraries
 
@@ -131,6 +128,7 @@ def read_split(source: Source, split: str) -> Table | None:
     path = source.files.get(split)
     if path is None:
         return None
+    library = _datasets()
     options: dict[str, Any] = {"data_files": str(path), "split": "train"}
     if _builder_of(path) == "csv":
         # "NA" and "None" are words of a text; an empty label is found when labels are read.
@@ -138,10 +136,17 @@ def read_split(source: Source, split: str) -> Table | None:
     # The library wants a folder to unpack into; nothing of it is needed once the rows are in memory.
     with tempfile.TemporaryDirectory(prefix="rankfold-") as scratch, quiet_libraries():
         try:
-            loaded = cast(Any, datasets).load_dataset(
+            loaded = library.load_dataset(
                 _builder_of(path), cache_dir=scratch, keep_in_memory=True, **options
             )
-        except (DatasetGenerationError, OSError, ValueError, EOFError, TypeError, StopIteration) as error:
+        except (
+            library.exceptions.DatasetGenerationError,
+            OSError,
+            ValueError,
+            EOFError,
+            TypeError,
+            StopIteration,
+        ) as error:
             if _is_empty(error):
                 raise _empty(f"'{path}'") from error
             raise DataError(
@@ -151,15 +156,16 @@ def read_split(source: Source, split: str) -> Table | None:
 
 
 def _read_hub(source: Source, split: str) -> Table | None:
+    library = _datasets()
     repository, _, config = source.name.partition(":")
     with quiet_libraries():
         try:
-            available: list[str] = cast(Any, datasets).get_dataset_split_names(repository, config or None)
+            available: list[str] = library.get_dataset_split_names(repository, config or None)
             found = next((own for own in _SPLIT_NAMES[split] if own in available), None)
             if found is None:
                 return None
-            loaded = cast(Any, datasets).load_dataset(repository, config or None, split=found)
-        except (OSError, ValueError, DatasetNotFoundError, RuntimeError) as error:
+            loaded = library.load_dataset(repository, config or None, split=found)
+        except (OSError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"there is no folder or file '{source.name}' and the hub did not give it "
                 f"({_reason(error)}); check the name and the network, or {source.instead}."
@@ -167,14 +173,25 @@ def _read_hub(source: Source, split: str) -> Table | None:
         return _table(loaded, f"'{source.name}'")
 
 
+def _datasets() -> Any:
+    try:
+        import datasets  # of an extra, and slow to import
+    except ImportError as error:
+        raise DataError(
+            "reading data takes the package 'datasets'; install it with `pip install 'rankfold[bench]'`."
+        ) from error
+    return datasets
+
+
 def _table(loaded: Any, shown: str) -> Table:
     rows = cast("list[dict[str, object]]", loaded.to_list())
     if not rows:
         raise _empty(shown)
+    class_ids = _datasets().ClassLabel
     names = {
         column: tuple(feature.names)
         for column, feature in loaded.features.items()
-        if isinstance(feature, datasets.ClassLabel)
+        if isinstance(feature, class_ids)
     }
     return Table(rows, names)
 

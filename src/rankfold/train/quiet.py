@@ -1,12 +1,12 @@
 """Keeping the libraries below from printing: rankfold reports progress and results itself."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-import datasets
-from datasets.utils import logging as datasets_logging
 from transformers.utils import logging as transformers_logging
 
 
@@ -16,24 +16,28 @@ def quiet_libraries() -> Generator[None]:
 
     What these libraries raise as Python warnings or exceptions still passes.
     """
-    transformers_level = transformers_logging.get_verbosity()
-    transformers_bars = transformers_logging.is_progress_bar_enabled()
-    datasets_level = datasets_logging.get_verbosity()
-    datasets_bars = datasets.are_progress_bars_disabled()
+    with ExitStack() as restored, warnings.catch_warnings():
+        _silence_transformers(restored)
+        # It is of the extra `bench`; where nothing has imported it, it prints nothing.
+        if (datasets := sys.modules.get("datasets")) is not None:
+            _silence_datasets(datasets, restored)
+        # PEFT still reads the old name of a property; its users can do nothing about that.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
+
+
+def _silence_transformers(restored: ExitStack) -> None:
+    restored.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+    if transformers_logging.is_progress_bar_enabled():
+        restored.callback(transformers_logging.enable_progress_bar)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def _silence_datasets(datasets: Any, restored: ExitStack) -> None:
+    restored.callback(datasets.logging.set_verbosity, datasets.logging.get_verbosity())
+    if not datasets.are_progress_bars_disabled():
+        restored.callback(datasets.enable_progress_bars)
     # It notes every error that it raises, as another line.
-    datasets_logging.set_verbosity(logging.CRITICAL)
+    datasets.logging.set_verbosity(logging.CRITICAL)
     datasets.disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            # PEFT still reads the old name of a property; its users can do nothing about that.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(transformers_level)
-        datasets_logging.set_verbosity(datasets_level)
-        if transformers_bars:
-            transformers_logging.enable_progress_bar()
-        if not datasets_bars:
-            datasets.enable_progress_bars()
