@@ -91,8 +91,7 @@ def _config(prepared: Prepared) -> dict[str, Any]:
 
 def _rows(prepared: Prepared) -> dict[str, int]:
     """Return the rows of each split, with those that were held out of the training for probes apart."""
-    examples = prepared.data.examples
-    counts = {split: len(items) for split, items in (examples.labelled or examples.instructions).items()}
+    counts = prepared.data.examples.counts
     if not prepared.probe_rows:
         return counts
     return {**counts, "train": len(prepared.rows), "probe": len(prepared.probe_rows)}

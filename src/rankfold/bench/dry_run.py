@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from rankfold.bench.estimate import Device, Estimate, Estimator, decides_a_step
+from rankfold.bench.meta import generates_text
 from rankfold.bench.request import RunRequest
 from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError, SpecError
@@ -66,19 +67,19 @@ def plan_runs(
 
 
 def _planned(
-    request: RunRequest, runs: int, estimator: Estimator, count_own: Callable[[TaskRequest], int]
+    request: RunRequest, runs: int, estimator: Estimator, count_own: Callable[[TaskRequest, str], int]
 ) -> PlannedRuns:
     try:
-        rows = count_own(request.task_request) if request.data is not None else None
+        rows = count_own(request.task_request, request.model) if request.data is not None else None
         return PlannedRuns(request, runs, estimator.estimate(request, rows=rows))
     except (SpecError, DataError) as error:
         return PlannedRuns(request, runs, None, str(error))
 
 
-def _own_rows(request: TaskRequest) -> int:
+def _own_rows(request: TaskRequest, model: str) -> int:
     """Return the rows of the training split, of which the estimate takes what is held out away by itself."""
-    data = load_task(replace(request, holds_out=False), is_causal=False)
-    return len(data.examples.labelled["train"])
+    data = load_task(replace(request, holds_out=False), is_causal=generates_text(model))
+    return data.examples.counts["train"]
 
 
 def _key(request: RunRequest) -> str:

@@ -124,14 +124,13 @@ def _adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: L
 
 def _result(request: EvaluateRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:
     examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
-    measured = data.examples.labelled or data.examples.instructions
     return EvaluateResult(
         adapter=str(request.adapter),
         model=request.model,
         task=data.task.name,
         metric=data.task.metrics[0],
         split=request.split,
-        rows=len(measured[request.split]),
+        rows=data.examples.counts[request.split],
         loss=evaluation.loss,
         metrics=with_parts(data.task, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),

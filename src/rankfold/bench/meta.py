@@ -99,6 +99,18 @@ def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
     return MetaBase(described, chosen, source)
 
 
+def generates_text(model: str) -> bool:
+    """Return whether a model continues text, by its structure alone.
+
+    Args:
+        model: As for `meta_base`.
+
+    Raises:
+        SpecError: If there is no such model, or its configuration cannot be read.
+    """
+    return _described(model)[1]
+
+
 def _described(model: str) -> tuple[PreTrainedConfig, bool, str]:
     """Return the configuration of a model, whether it continues text, and where it is from."""
     path = Path(model)

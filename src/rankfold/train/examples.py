@@ -57,6 +57,11 @@ class Examples:
     labelled: Mapping[str, Sequence[Example]]
     instructions: Mapping[str, Sequence[Instruction]]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many examples each split has."""
+        return {split: len(items) for split, items in (self.labelled or self.instructions).items()}
+
     def part(self, splits: Iterable[str]) -> Self:
         """Return the examples of some of the splits, in this order."""
         chosen = tuple(splits)

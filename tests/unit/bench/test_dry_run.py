@@ -99,6 +99,14 @@ def test_step_that_tasks_have_in_common_is_followed_once(request_, monkeypatch):
     assert [each.estimate for each in planned] == [estimate(each) for each in requests]
 
 
+def test_own_instructions_are_counted_as_the_model_reads_them(request_, tiny_llama, questions):
+    own = replace(request_, model=str(tiny_llama), options={"target_modules": ["q_proj"]}, data=str(questions))
+    (planned,) = plan_runs([replace(own, steps=None, epochs=2.0)])
+    rows = load_task(TaskRequest(None, str(questions)), is_causal=True).examples.counts["train"]
+    assert planned.estimate is not None, planned.reason
+    assert (planned.estimate.rows, planned.estimate.kind) == (rows, "instruction")
+
+
 def test_own_data_is_read_for_its_rows(request_, reviews):
     rows = load_task(TaskRequest(data=str(reviews)), is_causal=False).examples.labelled["train"]
     own = replace(request_, data=str(reviews), steps=None, epochs=2.0, batch_size=2)
