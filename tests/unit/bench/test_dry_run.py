@@ -100,7 +100,9 @@ def test_step_that_tasks_have_in_common_is_followed_once(request_, monkeypatch):
 
 
 def test_own_instructions_are_counted_as_the_model_reads_them(request_, tiny_llama, questions):
-    own = replace(request_, model=str(tiny_llama), options={"target_modules": ["q_proj"]}, data=str(questions))
+    own = replace(
+        request_, model=str(tiny_llama), options={"target_modules": ["q_proj"]}, data=str(questions)
+    )
     (planned,) = plan_runs([replace(own, steps=None, epochs=2.0)])
     rows = load_task(TaskRequest(None, str(questions)), is_causal=True).examples.counts["train"]
     assert planned.estimate is not None, planned.reason
