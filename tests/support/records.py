@@ -55,7 +55,9 @@ def make_record(
         status="done",
         error=None,
         created=f"2026-03-0{1 + seed}T10:20:30+00:00",
-        command=("rankfold", "train", "--method", method, "--task", task, "--seed", str(seed)),
+        command=tuple(
+            f"rankfold train --model {model} --method {method} --task {task} --seed {seed} --out run".split()
+        ),
         method=MethodPart(
             method, options or {"r": 8}, {"peft_type": "RANKFOLD", "r": 8, "target_modules": ["query"]}
         ),

@@ -1,5 +1,6 @@
 """Two sets of records, run by run: has anything become worse since?"""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
@@ -9,7 +10,8 @@ import numpy as np
 from rankfold.bench.label import label_with_all
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
-from rankfold.bench.request import without_places
+from rankfold.bench.request import RunRequest
+from rankfold.bench.same_run import question_of
 from rankfold.bench.scores import scores_of, shared_examples
 from rankfold.bench.stats import Difference, Verdict, paired_difference, verdicts
 from rankfold.errors import DataError
@@ -98,17 +100,18 @@ def compare_records(old: Iterable[RunRecord], new: Iterable[RunRecord]) -> Recor
     )
 
 
-def _by_question(records: Iterable[RunRecord]) -> dict[tuple[str, ...], dict[int, RunRecord]]:
+def _by_question(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]]:
     """Return the latest record of each seed, by what was asked for."""
-    found: dict[tuple[str, ...], dict[int, RunRecord]] = {}
+    found: dict[str, dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda each: each.created):
         found.setdefault(_question(record), {})[record.training.seed] = record
     return found
 
 
-def _question(record: RunRecord) -> tuple[str, ...]:
-    """Return what a run was asked to learn, with any seed."""
-    return without_places(record.command, "--seed")
+def _question(record: RunRecord) -> str:
+    """Return what a run was asked to find out, with any seed."""
+    asked = question_of(RunRequest.of_command(record.command))
+    return json.dumps({**asked, "seed": None}, sort_keys=True)
 
 
 def _label(runs: Mapping[int, RunRecord]) -> str:

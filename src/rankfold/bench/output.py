@@ -9,7 +9,8 @@ from rankfold.bench.archive import NAME as ARCHIVE_NAME
 from rankfold.bench.archive import read_archive
 from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import RunRecord
-from rankfold.bench.request import RunRequest, without_places
+from rankfold.bench.request import RunRequest
+from rankfold.bench.same_run import differences, listed, question_of
 from rankfold.errors import OutputExistsError
 from rankfold.files import check_replaceable, check_writable, put_in_place
 from rankfold.train.load import CONFIG_NAME
@@ -39,21 +40,23 @@ def finished(request: RunRequest) -> RunRecord | None:
     """
     if (request.out / RECORD_NAME).is_file():
         record = RunRecord.read(request.out)
-        if not _is_of(record, request):
+        if changed := _changes(record, request):
             raise OutputExistsError(
-                f"'{request.out}' holds another run ({' '.join(without_places(record.command))}); "
+                f"'{request.out}' holds another run: {listed(changed)}; "
                 "move it away, choose another folder, or add --overwrite to replace whatever is there."
             )
     else:
         check_output(request.out, overwrite=False)
         record = read_archive(request.out.parent / ARCHIVE_NAME).get(request.out.name)
-        if record is None or not _is_of(record, request):
+        if record is None or _changes(record, request):
             return None
     return record if record.status == "done" else None
 
 
-def _is_of(record: RunRecord, request: RunRequest) -> bool:
-    return without_places(record.command) == without_places(request.command())
+def _changes(record: RunRecord, request: RunRequest) -> list[str]:
+    """Return in what a request differs from the run that is there."""
+    then = question_of(RunRequest.of_command(record.command))
+    return list(differences(then, question_of(request)))
 
 
 def clear_failure(folder: Path) -> None:

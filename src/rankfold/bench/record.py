@@ -203,8 +203,8 @@ class RunRecord:
     @property
     def name(self) -> str:
         """What its folder was called, which tells the runs of a suite apart; "" if it is not known."""
-        words = self.command
-        return Path(words[words.index("--out") + 1]).name if "--out" in words else ""
+        words = self.command[::-1]  # of an option given twice the last counts
+        return Path(words[words.index("--out") - 1]).name if "--out" in words else ""
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return the record as JSON values, the format first."""

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain, takewhile
+from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import cast
+from typing import Any, Self, cast
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from rankfold.bench.tasks import MIXTURES, TaskRequest, check_scoring
-from rankfold.errors import SpecError, unknown_name
+from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.train.columns import Columns
 from rankfold.train.rates import Rates
 from rankfold.train.reducer_spec import ReducerSpec
@@ -20,6 +20,7 @@ from rankfold.train.trainer import SCHEDULERS
 DEFAULT_EPOCHS = 3.0
 
 _REPEATED = {"options": "--set", "lr_groups": "--lr-group", "reducer": "--reducer-set"}
+_OF_FLAG = {flag: name for name, flag in _REPEATED.items()}
 _POSITIVE = (
     "epochs",
     "steps",
@@ -30,10 +31,6 @@ _POSITIVE = (
     "train_rows",
     "eval_rows",
 )
-
-# What a command says of a place and of speed, and not of what is learned.
-_ELSEWHERE = ("--out", "--data-root", "--threads", "--device", "--checkpoint-every")
-_SWITCHES = ("--overwrite", "--resume")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,23 +203,44 @@ class RunRequest:
                 words += [flag, _number_text(value) if isinstance(value, float) else str(value)]
         return tuple(words)
 
+    @classmethod
+    def of_command(cls, words: Sequence[str]) -> Self:
+        """Return the request that a command line repeats, as `command` wrote it.
 
-def without_places(command: Sequence[str], *also: str) -> tuple[str, ...]:
-    """Return the words of a command that say what is learned, which are the same wherever it runs.
+        Raises:
+            DataError: If it has an option that there is not, or a value that is not possible.
+        """
+        try:
+            return cast("Self", _adapter().validate_python(_values(words)))
+        except ValueError as error:
+            raise DataError(
+                f"cannot read the command '{' '.join(words)}' ({' '.join(str(error).split())}); "
+                "the version of rankfold that wrote it can."
+            ) from error
 
-    The order in which options were given says nothing, so it is that of the alphabet.
 
-    Args:
-        command: As `RunRequest.command` gives it.
-        also: Further options to leave out with their values, such as "--seed".
-    """
-    program, options = list(takewhile(lambda word: not word.startswith("--"), command)), list[list[str]]()
-    for word in command[len(program) :]:
-        if word.startswith("--"):
-            options.append([])
-        options[-1].append(word)
-    left_out = {*_SWITCHES, *_ELSEWHERE, *also}
-    return (*program, *chain.from_iterable(sorted(each for each in options if each[0] not in left_out)))
+def _values(words: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a command line by the names of the fields, as text where they are no JSON."""
+    known = {each.name: each for each in fields(RunRequest)}
+    values: dict[str, Any] = {}
+    rest = iter(words[2:])
+    for flag in rest:
+        name = _OF_FLAG.get(flag, flag.removeprefix("--").replace("-", "_"))
+        if name not in known:
+            raise ValueError(f"there is no option {flag}")
+        if flag == "--reducer":
+            values.setdefault(name, {})
+        elif flag in _OF_FLAG:
+            key, _, option = next(rest, "").partition("=")
+            values.setdefault(name, {})[key] = json.loads(option)
+        else:
+            values[name] = known[name].default is False or next(rest, "")
+    return values
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRequest]:
+    return TypeAdapter(RunRequest)
 
 
 def _number_text(value: float) -> str:

@@ -5,23 +5,22 @@ only as what it was. Another process at the same run is noticed by a lock, which
 the process that holds it.
 """
 
-import json
 import logging
 import shutil
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 from filelock import FileLock, Timeout
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from rankfold.bench.output import restore_replaced
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
+from rankfold.bench.same_run import differences, listed, question_of
 from rankfold.errors import DataError, OutputExistsError, RankfoldError, RankfoldWarning, SpecError
 from rankfold.files import write_whole
 from rankfold.train.checkpoint import Checkpoints
@@ -30,11 +29,8 @@ from rankfold.train.distributed import is_main_process, wait_for_all
 logger = logging.getLogger("rankfold.bench")
 
 _START, _LOCK = "start.json", "lock"
-# Where a run goes, and what it runs on: neither makes it another run.
-_FREE = {"out", "overwrite", "resume", "checkpoint_every", "threads", "device"}
 _SAME = ("method", "model", "task", "data", "training", "parameters")
 _ALIKE = ("versions", "hardware")
-_NAMED = 3
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -92,8 +88,8 @@ def check_unfinished(request: RunRequest) -> None:
             logger.info("nothing to resume for '%s'; starting at the beginning.", request.out)
         return
     if request.resume:
-        then, now = (_comparable(each) for each in (read_start(request.out).request, request))
-        _refuse(request.out, list(_differences(then, now)))
+        then, now = question_of(read_start(request.out).request), question_of(request)
+        _refuse(request.out, list(differences(then, now)))
     elif not request.overwrite:
         raise OutputExistsError(
             f"a run of '{request.out}' is not finished; "
@@ -172,38 +168,19 @@ def _clear(folder: Path) -> None:
 def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
     """Check that a run can be resumed, and say if it will not be the same to the bit."""
     before, after = then.to_dict(), now.to_dict()
-    _refuse(out, [each for part in _SAME for each in _differences(before[part], after[part], part)])
-    changed = [each for part in _ALIKE for each in _differences(before[part], after[part], part)]
+    _refuse(out, [each for part in _SAME for each in differences(before[part], after[part], part)])
+    changed = [each for part in _ALIKE for each in differences(before[part], after[part], part)]
     if changed:
-        message = f"'{out}' began elsewhere: {_listed(changed)}; it goes on, but not bit for bit the same."
+        message = f"'{out}' began elsewhere: {listed(changed)}; it goes on, but not bit for bit the same."
         warnings.warn(message, RankfoldWarning, stacklevel=2)
 
 
 def _refuse(out: Path, changed: Sequence[str]) -> None:
     if changed:
         raise SpecError(
-            f"cannot resume '{out}', which began differently: {_listed(changed)}; "
+            f"cannot resume '{out}', which began differently: {listed(changed)}; "
             "ask for the same again, or give --overwrite in place of --resume to start again."
         )
-
-
-def _comparable(request: RunRequest) -> dict[str, JsonValue]:
-    values = cast("dict[str, JsonValue]", TypeAdapter(RunRequest).dump_python(request, mode="json"))
-    return {name: value for name, value in values.items() if name not in _FREE}
-
-
-def _differences(then: JsonValue, now: JsonValue, name: str = "") -> Iterator[str]:
-    """Yield what differs between two JSON values, by its path."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*then, *now]):
-            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif then != now:
-        yield f"{name} was {json.dumps(then)} and is {json.dumps(now)}"
-
-
-def _listed(changed: Sequence[str]) -> str:
-    more = len(changed) - _NAMED
-    return ", ".join(changed[:_NAMED]) + (f", and {more} more" if more > 0 else "")
 
 
 @cache

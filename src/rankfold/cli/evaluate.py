@@ -11,7 +11,6 @@ from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
-from rankfold.cli.train import command as train_command
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
@@ -93,13 +92,15 @@ def command(
 
 def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, Any]:
     """Return the options as given, and for those left out what the run was given."""
+    from rankfold.bench.request import RunRequest
+
     if record is None:
         return given
-    run = train_command.make_context("rankfold train", list(record.command[2:])).params
+    run = RunRequest.of_command(record.command)
     # Other data has other columns: then nothing about the run's data holds.
     is_same_data = given["task"] is None and given["data"] is None
     taken = (*_RUN_OPTIONS, *_DATA_OPTIONS) if is_same_data else _RUN_OPTIONS
-    known = {"max_length": record.training.max_length} | {name: run[name] for name in taken}
+    known = {"max_length": record.training.max_length} | {name: getattr(run, name) for name in taken}
     return given | {name: value for name, value in known.items() if given[name] is None}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from rankfold.bench.chosen import TuningPart
 from rankfold.bench.label import differing, label_of, reducer_settings
 from rankfold.bench.record import RunRecord
+from rankfold.bench.request import RunRequest
 from rankfold.bench.stats import Difference, Interval, Verdict
 
 Settings = Mapping[str, object]
@@ -23,6 +24,8 @@ _ASKED = (
     "precision",
     "head",
 )
+# What a run reads of its data, which stands nowhere but in its command.
+_READ = ("text_column", "pair_column", "label_column", "group_column", "mixture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,9 @@ def _rank(record: RunRecord) -> tuple[bool, str]:
 def _settings(record: RunRecord) -> dict[str, object]:
     """Return what makes two runs the same method; the seed and what a run reports of itself are left out."""
     training = {name: getattr(record.training, name) for name in _ASKED}
-    return {**method_settings(record), **training}
+    request = RunRequest.of_command(record.command)
+    read = {name: value for name in _READ if (value := getattr(request, name)) is not None}
+    return {**method_settings(record), **training, **read}
 
 
 def _budget(record: RunRecord) -> dict[str, object]:

@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rankfold.bench.request import RunRequest, without_places
-from rankfold.errors import SpecError
+from rankfold.bench.request import RunRequest
+from rankfold.bench.same_run import differences, question_of
+from rankfold.errors import DataError, SpecError
 
 REQUEST = RunRequest(
     model="minilm",
@@ -64,20 +67,73 @@ def test_the_command_names_everything_that_is_not_a_default():
     }
 
 
-def test_same_run_is_the_same_in_any_order_and_place(request_):
+def test_same_run_is_the_same_in_any_order_and_place():
     options = {"r": 4, "alpha": 8.0}
-    first = replace(request_, options=options)
+    first = replace(REQUEST, options=options)
     second = replace(
-        request_,
+        REQUEST,
         options=dict(reversed(options.items())),
-        out=request_.out / "other",
+        out=Path("elsewhere"),
+        data_root="elsewhere",
         threads=3,
         overwrite=True,
     )
     assert first.command() != second.command()
-    assert without_places(first.command()) == without_places(second.command())
-    for change in ({"seed": 7}, {"options": {"r": 5, "alpha": 8.0}}, {"steps": 9}):
-        assert without_places(replace(first, **change).command()) != without_places(first.command())
-    assert without_places(replace(first, seed=7).command(), "--seed") == without_places(
-        first.command(), "--seed"
+    assert question_of(first) == question_of(second)
+    assert question_of(replace(first, steps=None)) == question_of(replace(first, steps=None, epochs=3.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 7}, "seed was 0 and is 7"),
+        ({"options": {"r": 5}}, "options.r was 2 and is 5"),
+        ({"text_column": "body"}, 'text_column was null and is "body"'),
+        ({"reducer": {}}, "reducer was null and is {}"),
+    ],
+    ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
+)
+def test_difference_of_two_runs_is_named(change, words):
+    then, now = question_of(REQUEST), question_of(replace(REQUEST, **change))
+    assert list(differences(then, now)) == [words]
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=4,
+)
+_NAMES = st.text("abcdefgh_.", min_size=1)
+_POSITIVE = st.floats(1e-9, 1e9)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"model": st.text(), "method": st.text(), "out": st.just(Path("some/run"))},
+        optional={
+            "task": st.text(),
+            "label_column": st.text(),
+            "options": st.dictionaries(_NAMES, _VALUES, max_size=4),
+            "seed": st.integers(0, 2**32 - 1),
+            "steps": st.integers(1, 10**9),
+            "learning_rate": _POSITIVE,
+            "weight_decay": _POSITIVE,
+            "lr_groups": st.dictionaries(st.sampled_from(["up", "core"]), _POSITIVE, max_size=1),
+            "threads": st.none() | st.integers(1, 64),
+            "hold_out": st.booleans(),
+            "resume": st.just(value=False),
+            "reducer": st.none() | st.sampled_from([{}, {"select": "random"}, {"active_fraction": 0.25}]),
+        },
     )
+)
+def test_command_is_read_as_the_request_that_wrote_it(values):
+    request = RunRequest(**values)
+    assert RunRequest.of_command(request.command()) == request
+
+
+@pytest.mark.parametrize(
+    "words", ["--modle minilm", "--model minilm --steps many", "--set r", "--model", "--seed 3"]
+)
+def test_command_of_another_version_is_refused(words):
+    with pytest.raises(DataError, match="cannot read the command 'rankfold train"):
+        RunRequest.of_command(("rankfold", "train", *words.split()))

@@ -179,8 +179,9 @@ def test_methods_that_the_suite_tells_apart_are_rows_even_if_their_records_do_no
     suite = replace(a_suite(tasks=("mrpc",), claims=()), methods=methods, tuning=None)
     keep_suite(suite, tmp_path)
     (place,) = suite.places()
+    record = make_record(examples=60)
     records = [
-        replace(make_record(examples=60), command=("--out", suite.run_name(place, label, "seed0")))
+        replace(record, command=(*record.command, "--out", suite.run_name(place, label, "seed0")))
         for label in suite.labels()
     ]
     (study,) = make_report(records, tmp_path).studies

@@ -34,6 +34,13 @@ def test_settings_that_differ_make_rows_of_their_own(change, label):
     assert len(study.rows) == 2
 
 
+def test_runs_that_read_other_columns_are_rows_of_their_own():
+    record = make_record(examples=60)
+    other = replace(record, command=(*record.command, "--text-column", "body"))
+    (study,) = make_studies([record, other])
+    assert [row.label for row in study.rows] == ["lora", "lora text_column=body"]
+
+
 def test_runs_that_differ_in_their_rates_alone_are_rows_of_their_own():
     plain = make_record("tlora_plus")
     four = replace(plain, training=replace(plain.training, rates={"tlora_ratio": 4.0}))
