@@ -36,7 +36,7 @@ types: $(VENV)/.dev  ## Check types.
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.dev  ## Bring the generated pages up to date and build the site into site/.
-	@$(BIN)/cog -I . -r docs/methods.md docs/cli.md docs/fit.md docs/size.md docs/tasks.md docs/experiments.md README.md
+	@$(BIN)/cog -I . -r $$(grep -lr '\[\[\[cog' *.md docs)
 	@$(BIN)/python -m docs.generate
 	@$(BIN)/mkdocs build --strict --quiet
 	@echo "The site is site/index.html"

@@ -1,6 +1,8 @@
 """The generated parts of the pages; `make docs` runs cog, which calls these functions, and then this file."""
 
+import ast
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
@@ -20,9 +22,29 @@ from rankfold.store.record import schema
 
 SCHEMA = Path(__file__).with_name("store.schema.json")
 
-_RECORDS = Path(__file__).resolve().parents[1] / "benchmarks" / "records"
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE = _ROOT / "src" / "rankfold"
+_RECORDS = _ROOT / "benchmarks" / "records"
 _SIZES = _RECORDS / "size.json"
 _KINDS = ("factor", "regenerable", "duplicate", "frozen")
+
+
+def package_map() -> str:
+    """Return the packages with what each is for, from the top layer to the bottom."""
+    contracts = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    names = [name.strip("()") for layer in layers for name in layer.split(" | ")]
+    return "\n".join(["```text", *(line for name in names for line in _mapped(_PACKAGE / name, 0)), "```"])
+
+
+def _mapped(place: Path, depth: int) -> Iterator[str]:
+    """Yield a line for a module or a package, and below it for the packages in it."""
+    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    purpose = (ast.get_docstring(ast.parse(source.read_text())) or "").partition("\n")[0]
+    yield f"{'  ' * depth + place.name + '/' * place.is_dir():<18}{purpose}"
+    if place.is_dir():
+        for inner in sorted(place.glob("*/__init__.py")):
+            yield from _mapped(inner.parent, depth + 1)
 
 
 def method_table() -> str:

@@ -8,10 +8,15 @@ import pytest
 
 from tests.architecture.sources import ROOT
 
-GENERATED = ["README.md", "docs/methods.md", "docs/cli.md", "docs/fit.md", "docs/size.md", "docs/tasks.md"]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+GENERATED = sorted(str(page.relative_to(ROOT)) for page in PAGES if "[[[cog" in page.read_text())
 LOADED_FROM_ELSEWHERE = re.compile(
     r"""<(?:script|img|iframe)[^>]*\ssrc="https?://|<link[^>]*rel="stylesheet"[^>]*https?://"""
 )
+
+
+def test_there_are_generated_pages():
+    assert {"README.md", "docs/methods.md", "docs/experiments.md"} <= set(GENERATED)
 
 
 @pytest.mark.parametrize("page", GENERATED)

@@ -1,1 +1,1 @@
-"""CLAIMS: tasks, runs and their records, and the statistics that say what a comparison is worth."""
+"""Comparisons: tasks, runs and their records, suites, and the statistics that say what they are worth."""

@@ -1,1 +1,1 @@
-"""WORDS: one file per command, loaded when it is called."""
+"""Words: one file a command, loaded when it is called."""

@@ -1,1 +1,1 @@
-"""Trained adapters for other programs: opened with their base model, written as those programs read them."""
+"""Adapters for other programs: opened with their base model, written as those programs read them."""

@@ -1,1 +1,1 @@
-"""Promises about weights: what an adapter is as plain LoRA, exactly or with a measured error."""
+"""What an adapter is as plain LoRA, exactly or with a measured error."""

@@ -1,4 +1,4 @@
-"""Methods as values. One file for each published method; a new file is found without being listed anywhere.
+"""Published methods, as values: a file each, found without being listed anywhere.
 
 Other packages add presets through the entry point group `rankfold.presets`.
 """

@@ -1,1 +1,1 @@
-"""PAGES from records: one self-contained HTML file, Markdown and CSV."""
+"""Pages: records become one self-contained HTML file, Markdown and CSV."""

@@ -1,4 +1,4 @@
-"""WORK: base models, data, encoding, training with `transformers.Trainer`, evaluation, loading.
+"""One training: base models, data, encoding, the Trainer, the Reducer, evaluation, loading.
 
 This package knows transformers, PEFT's public functions and `datasets`; it does not know rankfold's methods.
 """
