@@ -207,7 +207,7 @@ def _check_that_it_can_learn(spec: AdapterSpec) -> None:
 
 
 def _check_heads(spec: AdapterSpec) -> None:
-    numbers = (spec.heads,) if isinstance(spec.heads, int) else spec.heads
+    numbers = _numbers_of_heads(spec)
     if not numbers or min(numbers) < 1:
         raise SpecError(f"heads={spec.heads} leaves layers without any; give at least 1.")
     if spec.most_heads == 1:
@@ -228,6 +228,13 @@ def _check_heads(spec: AdapterSpec) -> None:
             f"a router of scope '{spec.router.scope}' serves MLPs only; give heads_in='mlp', "
             "so that other layers have one head."
         )
+
+
+def _numbers_of_heads(spec: AdapterSpec) -> tuple[int, ...]:
+    numbers = (spec.heads,) if isinstance(spec.heads, int) else spec.heads
+    if not all(isinstance(number, int) for number in numbers):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"heads={spec.heads!r} are no whole numbers; give one, or several as a list.")
+    return numbers
 
 
 def _check_decompositions(spec: AdapterSpec) -> None:

@@ -210,32 +210,44 @@ class RunRequest:
         Raises:
             DataError: If it has an option that there is not, or a value that is not possible.
         """
+        values = command_values(words)
         try:
-            return cast("Self", _adapter().validate_python(_values(words)))
+            return cast("Self", _adapter().validate_python(values))
         except ValueError as error:
-            raise DataError(
-                f"cannot read the command '{' '.join(words)}' ({' '.join(str(error).split())}); "
-                "the version of rankfold that wrote it can."
-            ) from error
+            raise _unreadable(words, str(error)) from error
 
 
-def _values(words: Sequence[str]) -> dict[str, Any]:
-    """Return the values of a command line by the names of the fields, as text where they are no JSON."""
+def command_values(words: Sequence[str]) -> dict[str, Any]:
+    """Return what a command line says, by the names of `RunRequest`; plain options as the texts they are.
+
+    Raises:
+        DataError: If it has an option that there is not.
+    """
     known = {each.name: each for each in fields(RunRequest)}
     values: dict[str, Any] = {}
     rest = iter(words[2:])
     for flag in rest:
         name = _OF_FLAG.get(flag, flag.removeprefix("--").replace("-", "_"))
         if name not in known:
-            raise ValueError(f"there is no option {flag}")
+            raise _unreadable(words, f"there is no option {flag}")
         if flag == "--reducer":
             values.setdefault(name, {})
         elif flag in _OF_FLAG:
             key, _, option = next(rest, "").partition("=")
-            values.setdefault(name, {})[key] = json.loads(option)
+            try:
+                values.setdefault(name, {})[key] = json.loads(option)
+            except ValueError as error:
+                raise _unreadable(words, f"{flag} {key}={option} is no JSON") from error
         else:
             values[name] = known[name].default is False or next(rest, "")
     return values
+
+
+def _unreadable(words: Sequence[str], reason: str) -> DataError:
+    command, reason = " ".join(words), " ".join(reason.split())
+    return DataError(
+        f"cannot read the command '{command}' ({reason}); the version of rankfold that wrote it can."
+    )
 
 
 @cache

@@ -52,8 +52,10 @@ class RelaySpec:
             raise SpecError(f"k={self.k} leaves a relayed factor without entries; give k at least 1.")
         if self.map not in RELAY_MAPS:
             raise unknown_name("relay map", self.map, RELAY_MAPS)
-        if self.std is not None and not self.std > 0:
-            raise SpecError(f"std={self.std} must be positive; leave it out for the variance of 'initial'.")
+        if self.std is not None and not (self.std > 0 and math.isfinite(self.std)):
+            raise SpecError(
+                f"std={self.std} must be positive and finite; leave it out for the variance of 'initial'."
+            )
         standard_deviation(self.initial, 1, 1)
 
     @property

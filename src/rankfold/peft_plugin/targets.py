@@ -192,15 +192,25 @@ def _check_patterns(config: RankfoldConfig, names: Iterable[str]) -> None:
     """Check that every pattern of ranks and alphas and every index of a block matches an adapted layer."""
     for option, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for pattern in patterns:
-            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+            if not any(_matches(pattern, name) for name in names):
                 raise SpecError(
                     f"{option} names '{pattern}', which matches no adapted layer; correct it or leave it out."
                 )
+        won = {next((each for each in patterns if _matches(each, name)), None) for name in names}
+        if lost := next((pattern for pattern in patterns if pattern not in won), None):
+            raise SpecError(
+                f"{option} names '{lost}' after a pattern that matches the same layers, and the first one "
+                "holds; put it first."
+            )
     for index in _indices(config.layers_to_transform):
         if not any(str(index) in name.split(".") for name in names):
             raise SpecError(
                 f"layers_to_transform names block {index}, which has no adapted layer; leave it out."
             )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
 def _indices(layers: Iterable[int] | int | None) -> Iterable[int]:

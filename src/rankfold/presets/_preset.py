@@ -19,9 +19,17 @@ Seed = Annotated[int, "seed of frozen factors and of initial values"]
 Reading = Literal["recommended", "paper"]
 
 
-def balance(kind: BalanceKind, coefficient: float, delta: float = 0.1) -> BalanceSpec | None:
-    """Return an auxiliary loss, or None where the coefficient is zero, which costs nothing."""
-    return BalanceSpec(kind=kind, coefficient=coefficient, delta=delta) if coefficient else None
+def balance(kind: BalanceKind, coefficient: float, delta: float | None = None) -> BalanceSpec | None:
+    """Return an auxiliary loss, or None where the coefficient is zero, which costs nothing.
+
+    Raises:
+        SpecError: If a delta is given for a loss that is not there.
+    """
+    if coefficient:
+        return BalanceSpec(kind=kind, coefficient=coefficient, **({} if delta is None else {"delta": delta}))
+    if delta is not None:
+        raise SpecError(f"delta={delta:g} is of the balance loss, which is off; give balance_loss too.")
+    return None
 
 
 @final

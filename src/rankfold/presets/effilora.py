@@ -4,6 +4,7 @@ from typing import Annotated
 
 from rankfold.adapter.router import RouterInput, RouterSpec
 from rankfold.adapter.spec import AdapterSpec
+from rankfold.errors import SpecError
 from rankfold.factors import DenseSpec, Share
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
 
@@ -21,6 +22,10 @@ def _spec(
     ] = 0.0,
     seed: Seed = 0,
 ) -> AdapterSpec:
+    if heads == 1 and (router_reads, balance_loss) != ("code", 0.0):
+        raise SpecError(
+            "one head has no router; leave out router_reads and balance_loss, or give more heads."
+        )
     router = RouterSpec(reads=router_reads, balance=balance("llava_mole", balance_loss))
     return AdapterSpec(
         rank=r,

@@ -21,7 +21,9 @@ def _spec(
     dropout: Dropout = 0.05,
     heads: Annotated[int | None, "number of experts; none: the setting's"] = None,
     balance_loss: Annotated[float, "coefficient of the localized balance loss; the paper: 0.1"] = 0.0,
-    delta: Annotated[float, "how much less the experts for the other type of task are favoured"] = 0.1,
+    delta: Annotated[
+        float | None, "how much less the experts for the other type of task are favoured; none: 0.1"
+    ] = None,
     seed: Seed = 0,
 ) -> AdapterSpec:
     own_r, own_alpha, own_heads = _SETTINGS[setting]

@@ -9,7 +9,7 @@ import numpy as np
 from rankfold.bench.chosen import TuningPart
 from rankfold.bench.label import differing, label_of, reducer_settings
 from rankfold.bench.record import RunRecord
-from rankfold.bench.request import RunRequest
+from rankfold.bench.request import command_values
 from rankfold.bench.stats import Difference, Interval, Verdict
 
 Settings = Mapping[str, object]
@@ -166,8 +166,8 @@ def _rank(record: RunRecord) -> tuple[bool, str]:
 def _settings(record: RunRecord) -> dict[str, object]:
     """Return what makes two runs the same method; the seed and what a run reports of itself are left out."""
     training = {name: getattr(record.training, name) for name in _ASKED}
-    request = RunRequest.of_command(record.command)
-    read = {name: value for name in _READ if (value := getattr(request, name)) is not None}
+    said = command_values(record.command)
+    read = {name: said[name] for name in _READ if name in said}
     return {**method_settings(record), **training, **read}
 
 

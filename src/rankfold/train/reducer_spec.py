@@ -45,6 +45,26 @@ _LEAST = {
 }
 
 
+_OF_PROBES = (
+    "suppress_fraction",
+    "suppress_layers",
+    "suppress_factor",
+    "interval",
+    "probes",
+    "learning_rate",
+    "score_rule",
+    "suppress_select",
+    "start_step",
+)
+# Options that say nothing beside the value of another.
+_UNREAD: dict[tuple[str, str], tuple[str, ...]] = {
+    ("select", "random"): _OF_PROBES,
+    ("select", "last"): _OF_PROBES,
+    ("select", "all"): ("active_fraction", "active_layers", "resample_every"),
+    ("mode", "drop"): ("freeze", "resample_every"),
+}
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReducerSpec:
@@ -71,7 +91,8 @@ class ReducerSpec:
         seed: Of every draw.
 
     Raises:
-        SpecError: If an option is out of range or unknown, or options contradict each other.
+        SpecError: If an option is out of range or unknown, options contradict each other, or one would be
+            left unread beside another.
     """
 
     active_fraction: float = _ACTIVE
@@ -211,6 +232,7 @@ def _check_sense(spec: ReducerSpec) -> None:
             f"mode='drop' chooses before training, when select='{spec.select}' knows nothing yet; "
             "use select='random' or 'last'."
         )
+    _check_read(spec)
     if not spec.needs_probes or spec.score_rule != "reward":
         return
     if spec.suppress_select == "lowest":
@@ -220,3 +242,14 @@ def _check_sense(spec: ReducerSpec) -> None:
         )
     if spec.probes == 1:
         raise SpecError("probes=1 leaves score_rule='reward' nothing to compare; give at least 2.")
+
+
+def _check_read(spec: ReducerSpec) -> None:
+    """Refuse an option that is not at its default where nothing reads it."""
+    defaults = {each.name: each.default for each in fields(spec)}
+    for (option, value), unread in _UNREAD.items():
+        for name in unread if getattr(spec, option) == value else ():
+            if getattr(spec, name) != defaults[name]:
+                raise SpecError(
+                    f"{name}={getattr(spec, name)} is not read where {option}='{value}'; leave it out."
+                )

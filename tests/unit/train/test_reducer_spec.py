@@ -81,9 +81,25 @@ def test_a_number_that_does_not_fit_the_model_is_refused(options, message):
     "options",
     [
         {"score_rule": "loss_delta", "suppress_select": "lowest", "probes": 1},
-        {"select": "random", "mode": "drop", "probes": 1},
+        {"select": "random", "mode": "drop"},
         {"select": "last", "stop_shared_gradient": True},
     ],
 )
 def test_what_is_published_can_be_asked_for(options):
     assert ReducerSpec(**options).to_dict().items() >= options.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "unread"),
+    [
+        ({"select": "random", "probes": 7}, "probes=7 is not read where select='random'"),
+        ({"select": "last", "suppress_layers": 2}, "suppress_layers=2 is not read where select='last'"),
+        ({"select": "all", "active_fraction": 0.25}, "active_fraction=0.25 is not read where select='all'"),
+        ({"select": "last", "mode": "drop", "freeze": "all"}, "freeze=all is not read where mode='drop'"),
+    ],
+    ids=lambda each: each.partition("=")[0] if isinstance(each, str) else "",
+)
+def test_an_option_that_nothing_reads_is_refused(options, unread):
+    with pytest.raises(SpecError) as caught:
+        ReducerSpec(**options)
+    assert unread in str(caught.value)
