@@ -1,15 +1,13 @@
 """The configuration: a `peft.PeftConfig` that carries an adapter's spec and says which layers get it."""
 
 import enum
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, cast, final
+from typing import Any, cast, final
 
 from peft.config import PeftConfig
 from peft.utils import PeftType, TaskType
 from peft.utils.other import get_pattern_key
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from rankfold.adapter.layout import Layout
 from rankfold.adapter.router import RouterSpec
@@ -19,12 +17,9 @@ from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
 from rankfold.peft_plugin.options import read_options
 from rankfold.presets import find
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
-_FACTOR: TypeAdapter[FactorSpec] = TypeAdapter(
-    Annotated[FactorSpec, Field(discriminator="kind")], config=_STRICT
-)
-_ROUTER: TypeAdapter[RouterSpec | None] = TypeAdapter(RouterSpec | None, config=_STRICT)
-_CORE: TypeAdapter[CoreSpec] = TypeAdapter(Annotated[CoreSpec, Field(discriminator="kind")], config=_STRICT)
+# Fields of an adapter by the names they have in a configuration, where the rank is PEFT's `r`.
+_SPEC_FIELDS = {"r" if each.name == "rank" else each.name: each.name for each in fields(AdapterSpec)}
+_INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint", "layers"}
 
 
 class RankfoldPeftType(str, enum.Enum):  # noqa: UP042 (as PEFT's own: a StrEnum prints differently)
@@ -111,24 +106,20 @@ class RankfoldConfig(PeftConfig):
     layers: Layout | None = None
 
     def __post_init__(self) -> None:
-        """Read factors that come from a file, then check everything that needs no model."""
+        """Read what may come from a file, then check everything that needs no model."""
         if self.task_type is not None and self.task_type not in list(TaskType):
             raise unknown_name("task type", self.task_type, (each.value for each in TaskType))
         super().__post_init__()
         self.peft_type = cast("PeftType", RankfoldPeftType.RANKFOLD)
-        self.down = _read(_FACTOR, self.down, "down")
-        self.up = _read(_FACTOR, self.up, "up")
-        self.core = None if self.core is None else _read(_CORE, self.core, "core")
-        self.router = _read(_ROUTER, self.router, "router")
-        for name, value in read_options(vars(self)).items():
-            setattr(self, name, value)
-        # Only what came with the configuration is compared: what is written into it later is a record.
-        self.expected_fingerprint = self.base_fingerprint
-        self.expected_layers = self.layers
         if self.bias != "none":
             raise SpecError(
                 f"bias='{self.bias}' is not supported; leave it at 'none' or name modules in modules_to_save."
             )
+        for name, value in read_options(vars(self), RankfoldConfig.__annotations__).items():
+            setattr(self, name, value)
+        # Only what came with the configuration is compared: what is written into it later is a record.
+        self.expected_fingerprint = self.base_fingerprint
+        self.expected_layers = self.layers
         if self.layers_pattern and self.layers_to_transform is None:
             raise SpecError("layers_pattern without layers_to_transform selects nothing; give both.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
@@ -145,52 +136,11 @@ class RankfoldConfig(PeftConfig):
         Raises:
             SpecError: If it is not possible.
         """
-        rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), path), self.r)
-        alpha = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), path), self.alpha)
-        spec = AdapterSpec(
-            rank=rank,
-            rank_up=self.rank_up,
-            alpha=alpha,
-            scaling=self.scaling,
-            dropout=self.dropout,
-            dropout_position=self.dropout_position,
-            down=self.down,
-            core=self.core,
-            up=self.up,
-            share_down=self.share_down,
-            share_up=self.share_up,
-            heads=self.heads,
-            heads_in=self.heads_in,
-            down_per_head=self.down_per_head,
-            router=self.router,
-            seed=self.seed,
-        )
+        values = {name: getattr(self, own) for own, name in _SPEC_FIELDS.items()}
+        values["rank"] = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), path), self.r)
+        values["alpha"] = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), path), self.alpha)
+        spec = AdapterSpec(**values)
         return spec if self.init_weights else spec.with_random_start()
-
-
-_SPEC_FIELDS = {"r": "rank"} | {
-    each: each
-    for each in (
-        [
-            "rank_up",
-            "alpha",
-            "scaling",
-            "dropout",
-            "dropout_position",
-            "down",
-            "core",
-            "up",
-            "share_down",
-            "share_up",
-            "heads",
-            "heads_in",
-            "down_per_head",
-            "router",
-            "seed",
-        ]
-    )
-}
-_INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint", "layers"}
 
 
 def config(method: str, **options: Any) -> RankfoldConfig:
@@ -223,23 +173,3 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         **{name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()},
         **{name: value for name, value in options.items() if name not in own},
     )
-
-
-def _read(reader: TypeAdapter[Any], value: Any, role: str) -> Any:
-    """Return a factor's spec from a spec or from what a file says of it."""
-    try:
-        # Strict reading takes dictionaries from JSON only, which is where they come from.
-        return (
-            reader.validate_json(json.dumps(value))
-            if isinstance(value, dict)
-            else reader.validate_python(value)
-        )
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        what, example = ("router", "RouterSpec()") if role == "router" else ("factor", "DenseSpec()")
-        raise SpecError(
-            f"{role}={value!r} describes no {what} ({faults}); give a spec such as {example}."
-        ) from error

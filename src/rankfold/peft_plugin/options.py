@@ -1,60 +1,74 @@
 """The options of a configuration, in their types: a script, a file or the command line may give anything."""
 
+import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+)
 
+from rankfold.adapter.layout import Layout
+from rankfold.adapter.router import RouterSpec
 from rankfold.errors import SpecError
+from rankfold.factors import CoreSpec, FactorSpec
 
 _WHOLE = "a whole number"
-_NAME = "a name as a text"
+_WHOLES = "a whole number, or several as a list"
 _LAYERS = "names as a list, or a regular expression as a text"
 _BY_NAME = 'numbers by name, such as {"query": 4}'
+_SAVED = "what was saved"
 
-_READERS: Mapping[str, tuple[TypeAdapter[Any], str]] = {
-    "r": (TypeAdapter(StrictInt), _WHOLE),
-    "rank_up": (TypeAdapter(StrictInt | None), _WHOLE),
-    "alpha": (TypeAdapter(StrictFloat), "a number"),
-    "scaling": (TypeAdapter(StrictStr), _NAME),
-    "dropout": (TypeAdapter(StrictFloat), "a number"),
-    "dropout_position": (TypeAdapter(StrictStr), _NAME),
-    "share_down": (TypeAdapter(StrictStr), _NAME),
-    "share_up": (TypeAdapter(StrictStr), _NAME),
-    "heads": (TypeAdapter(StrictInt | tuple[StrictInt, ...]), "a whole number, or several as a list"),
-    "heads_in": (TypeAdapter(StrictStr), _NAME),
-    "down_per_head": (TypeAdapter(StrictBool), "true or false"),
-    "seed": (TypeAdapter(StrictInt), _WHOLE),
+# By the type that a field is declared with: what reads its values, and what to give instead.
+_VALUES: Mapping[Any, tuple[TypeAdapter[Any], str]] = {
+    int: (TypeAdapter(StrictInt), _WHOLE),
+    int | None: (TypeAdapter(StrictInt | None), _WHOLE),
+    int | tuple[int, ...]: (TypeAdapter(StrictInt | tuple[StrictInt, ...]), _WHOLES),
+    float: (TypeAdapter(StrictFloat), "a number"),
+    bool: (TypeAdapter(StrictBool), "true or false"),
+    str: (TypeAdapter(StrictStr), "a name as a text"),
     # A set of any collection, since a configuration that is read from a file has lists.
-    "target_modules": (TypeAdapter(set[StrictStr] | StrictStr | None), _LAYERS),
-    "exclude_modules": (TypeAdapter(set[StrictStr] | StrictStr | None), _LAYERS),
-    "layers_to_transform": (TypeAdapter(list[StrictInt] | StrictInt | None), "whole numbers of blocks"),
-    "layers_pattern": (TypeAdapter(list[StrictStr] | StrictStr | None), "names of lists of blocks"),
-    "rank_pattern": (TypeAdapter(dict[StrictStr, StrictInt]), _BY_NAME),
-    "alpha_pattern": (TypeAdapter(dict[StrictStr, StrictFloat]), _BY_NAME),
-    "modules_to_save": (TypeAdapter(list[StrictStr] | None), "names as a list"),
-    "init_weights": (TypeAdapter(StrictBool), "true or false"),
-    "base_fingerprint": (TypeAdapter(StrictStr | None), "what was saved"),
-    "layers": (TypeAdapter(dict[StrictStr, list[StrictStr]] | None), "what was saved"),
+    Collection[str] | str | None: (TypeAdapter(set[StrictStr] | StrictStr | None), _LAYERS),
+    list[int] | int | None: (TypeAdapter(list[StrictInt] | StrictInt | None), "whole numbers of blocks"),
+    list[str] | str | None: (TypeAdapter(list[StrictStr] | StrictStr | None), "names of lists of blocks"),
+    list[str] | None: (TypeAdapter(list[StrictStr] | None), "names as a list"),
+    dict[str, int]: (TypeAdapter(dict[StrictStr, StrictInt]), _BY_NAME),
+    dict[str, float]: (TypeAdapter(dict[StrictStr, StrictFloat]), _BY_NAME),
+    str | None: (TypeAdapter(StrictStr | None), _SAVED),
+    Layout | None: (TypeAdapter(dict[StrictStr, list[StrictStr]] | None), _SAVED),
+}
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_KIND = Field(discriminator="kind")
+_FACTOR = ("factor", "DenseSpec()")
+
+# Likewise for specs: what reads one, what it describes, and an example.
+_SPECS: Mapping[Any, tuple[TypeAdapter[Any], str, str]] = {
+    FactorSpec: (TypeAdapter(Annotated[FactorSpec, _KIND], config=_STRICT), *_FACTOR),
+    CoreSpec | None: (TypeAdapter(Annotated[CoreSpec | None, _KIND], config=_STRICT), *_FACTOR),
+    RouterSpec | None: (TypeAdapter(RouterSpec | None, config=_STRICT), "router", "RouterSpec()"),
 }
 
 
-def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def read_options(options: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options in the types they are declared with; collections of layer names become sets.
 
     Args:
-        options: All fields of a configuration. Factors are read elsewhere.
+        options: All fields of a configuration.
+        hints: The types of those to read, by name.
 
     Raises:
         SpecError: If a value is of another type, or a regular expression cannot be read.
     """
-    read: dict[str, Any] = {}
-    for name, (reader, wanted) in _READERS.items():
-        try:
-            read[name] = reader.validate_python(options[name])
-        except ValidationError as error:
-            raise SpecError(f"{name}={options[name]!r} cannot be read; give {wanted}.") from error
+    read = {name: _read(name, options[name], hint) for name, hint in hints.items()}
     for name in ("target_modules", "exclude_modules"):
         if isinstance(read[name], str):
             _check_expression(name, read[name])
@@ -62,6 +76,36 @@ def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
         for pattern in read[name]:
             _check_expression(name, pattern)
     return read
+
+
+def _read(name: str, value: Any, hint: Any) -> Any:
+    if hint in _SPECS:
+        return _read_spec(name, value, *_SPECS[hint])
+    # Names are compared with the known ones by the spec, which has suggestions.
+    reader, wanted = _VALUES[str if get_origin(hint) is Literal else hint]
+    try:
+        return reader.validate_python(value)
+    except ValidationError as error:
+        raise SpecError(f"{name}={value!r} cannot be read; give {wanted}.") from error
+
+
+def _read_spec(name: str, value: Any, reader: TypeAdapter[Any], what: str, example: str) -> Any:
+    """Return a spec from a spec or from what a file says of it."""
+    try:
+        # Strict reading takes dictionaries from JSON only, which is where they come from.
+        return (
+            reader.validate_json(json.dumps(value))
+            if isinstance(value, dict)
+            else reader.validate_python(value)
+        )
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'value'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise SpecError(
+            f"{name}={value!r} describes no {what} ({faults}); give a spec such as {example}."
+        ) from error
 
 
 def _check_expression(option: str, pattern: str) -> None:
