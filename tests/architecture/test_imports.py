@@ -38,3 +38,7 @@ def test_import_probe_sees_what_is_loaded():
 @pytest.mark.parametrize("heavy", ["torch", "peft", "transformers", "datasets"])
 def test_command_line_loads_without(heavy):
     assert not loads("import rankfold.cli.main", heavy)
+
+
+def test_learning_rates_by_role_are_a_value_without_torch():
+    assert not loads("import rankfold.train.rates", "torch")

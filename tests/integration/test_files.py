@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
-from rankfold.adapter.count import ROLES
+from rankfold.adapter.roles import ROLES
 from tests.integration.models import (
     FOLDABLE,
     METHODS,

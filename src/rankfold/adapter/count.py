@@ -6,9 +6,8 @@ from typing import Any, Self, final
 from torch import nn
 
 from rankfold.adapter.find import adapters_in, hosts_in
+from rankfold.adapter.roles import ROLES
 from rankfold.errors import SpecError, unknown_name
-
-ROLES = ("down", "core", "up", "scale", "router")
 
 
 @final

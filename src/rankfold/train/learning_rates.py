@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from rankfold.adapter.count import ROLES
 from rankfold.adapter.find import adapters_in
+from rankfold.adapter.geometry import Embedding
 from rankfold.adapter.module import Adapter
+from rankfold.adapter.roles import ROLES
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.rate_table import RateTable, group_name
-from rankfold.train.rates import EMBEDDING, HEAD, Rates, check_positive
+from rankfold.train.rates import EMBEDDING, HEAD, RATIO_POWERS, Rates, check_positive
 
 logger = logging.getLogger("rankfold.train")
 
@@ -21,9 +22,10 @@ _OptimizerT = TypeVar("_OptimizerT", bound=Optimizer)
 
 _ORDER = (*ROLES, EMBEDDING, HEAD)
 _GROUP_OPTIONS = {"adapter_name", *(each.name for each in fields(Rates))}
+_EMBEDDING_RATE = 1e-6
 
 
-def parameter_groups(  # noqa: PLR0913 (three ways to ask, each with its options)
+def parameter_groups(  # noqa: PLR0913 (four ways to ask, each with its options)
     model: nn.Module,
     *,
     lr: float,
@@ -156,7 +158,7 @@ def _places(
             if adapter_name not in (None, name):
                 left_out.add(parameter)
                 continue
-            place = rates.place(role, adapter, parameter, lr)
+            place = _place(rates, role, adapter, parameter, lr)
             if places.setdefault(parameter, place) != place:
                 raise SpecError(
                     f"the {role} factor of '{path}' is shared with layers for which it would have another "
@@ -176,6 +178,39 @@ def _parts(adapter: Adapter) -> Iterator[tuple[str, nn.Parameter]]:
         for parameter in () if part is None else part.parameters():
             if parameter.requires_grad:
                 yield role, parameter
+
+
+def _place(
+    rates: Rates, role: str, adapter: Adapter, parameter: nn.Parameter, lr: float
+) -> tuple[str, float]:
+    """Return the role that a parameter of an adapter counts to, and its multiple of the base rate."""
+    if rates.loraplus_ratio is not None:
+        if isinstance(adapter.geometry, Embedding):
+            return EMBEDDING, (rates.embedding_lr or _EMBEDDING_RATE) / lr
+        is_fast = role == "up" or parameter.ndim == 1
+        return role, float(rates.loraplus_ratio) if is_fast else 1.0
+    if role in RATIO_POWERS and (rates.per_module or rates.tlora_ratio is not None):
+        ratio = rates.tlora_ratio
+        by_role = _rates_by_sizes(adapter) if ratio is None else _rates_by_ratio(ratio)
+        return role, by_role[role] / by_role[rates.base_role]
+    return role, float(rates.groups.get(role, 1.0))
+
+
+def _rates_by_ratio(ratio: float) -> dict[str, float]:
+    return {role: ratio**power for role, power in RATIO_POWERS.items()}
+
+
+def _rates_by_sizes(adapter: Adapter) -> dict[str, float]:
+    """Return TLoRA+'s rates for n inputs, m outputs and ranks r1 at the up and r2 at the down factor.
+
+    down / core = r1 sqrt(r2) / (n sqrt(n)) and core / up = m sqrt(r1) / (r2 sqrt(r2)). For a square layer and
+    one rank r these are the rates of the ratio n / r.
+    """
+    inputs, outputs = adapter.geometry.in_features, adapter.geometry.out_features
+    rank = adapter.down.rows // adapter.down_heads
+    rank_up = rank if adapter.core is None else adapter.core.rows
+    core = inputs**1.5 / (rank_up * rank**0.5)
+    return {"down": 1.0, "core": core, "up": core * rank**1.5 / (outputs * rank_up**0.5)}
 
 
 def _check_reached(rates: Rates, reached: set[str]) -> None:

@@ -1,14 +1,10 @@
 """How the learning rates of an adapter's parts differ, as a value: TLoRA+, LoRA+ or free multiples."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, final
 
-from torch import nn
-
-from rankfold.adapter.count import ROLES
-from rankfold.adapter.geometry import Embedding
-from rankfold.adapter.module import Adapter
+from rankfold.adapter.roles import ROLES
 from rankfold.errors import SpecError, unknown_name
 
 HEAD = "head"
@@ -17,19 +13,11 @@ HEAD = "head"
 EMBEDDING = "embedding"
 """The role of an embedding's adapter in LoRA+, where it has a rate of its own."""
 
-_DEFAULTS: dict[str, Any] = {
-    "tlora_ratio": None,
-    "per_module": False,
-    "base_role": "down",
-    "loraplus_ratio": None,
-    "embedding_lr": None,
-    "groups": {},
-}
+RATIO_POWERS = {"down": 0.0, "core": 1.5, "up": 0.5}
+"""TLoRA+, eq. 8: a role's rate is the ratio to this power; down : core : up = 1 : ratio^1.5 : ratio^0.5."""
+
 _WAYS = ("tlora_ratio", "per_module", "loraplus_ratio", "groups")
-_EMBEDDING_RATE = 1e-6
 _LARGEST = 1e9  # far above any rate that trains, and safe to take powers of
-# TLoRA+, eq. 8: down : core : up = 1 : ratio^1.5 : ratio^0.5.
-_POWERS = {"down": 0.0, "core": 1.5, "up": 0.5}
 
 
 @final
@@ -72,8 +60,8 @@ class Rates:
             if role not in (*ROLES, HEAD):
                 raise unknown_name("role", role, (*ROLES, HEAD))
             check_positive(f"the multiple of '{role}'", multiple)
-        if self.base_role not in _POWERS:
-            raise unknown_name("base role", self.base_role, _POWERS)
+        if self.base_role not in RATIO_POWERS:
+            raise unknown_name("base role", self.base_role, RATIO_POWERS)
         self._check_that_options_go_together()
 
     def _check_that_options_go_together(self) -> None:
@@ -89,37 +77,18 @@ class Rates:
 
     def asked(self) -> dict[str, Any]:
         """Return the options that are not at their default, by name."""
-        values = {name: getattr(self, name) for name in _DEFAULTS}
-        return {name: value for name, value in values.items() if value != _DEFAULTS[name]}
+        # The default of `groups` is made anew each time, so it is no field's `default`.
+        values = {each: getattr(self, each.name) for each in fields(self)}
+        return {each.name: value for each, value in values.items() if value not in (each.default, {})}
 
     def roles(self) -> set[str]:
         """Return the roles that are to have another rate than the base: each must be there to be trained."""
         if self.per_module or self.tlora_ratio not in (None, 1):
-            return _POWERS.keys() - {self.base_role} | {"core"}  # without a core it would not be TLoRA+
+            return RATIO_POWERS.keys() - {self.base_role} | {"core"}  # without a core it would not be TLoRA+
         if self.loraplus_ratio is not None:
             embedding = set[str]() if self.embedding_lr is None else {EMBEDDING}
             return embedding if self.loraplus_ratio == 1 else {"up", *embedding}
         return {role for role, multiple in self.groups.items() if multiple != 1}
-
-    def place(self, role: str, adapter: Adapter, parameter: nn.Parameter, lr: float) -> tuple[str, float]:
-        """Return the role that a parameter counts to, and its multiple of the base rate.
-
-        Args:
-            role: What the parameter is to the adapter.
-            adapter: One that uses it.
-            parameter: Itself.
-            lr: The base learning rate.
-        """
-        if self.loraplus_ratio is not None:
-            if isinstance(adapter.geometry, Embedding):
-                return EMBEDDING, (self.embedding_lr or _EMBEDDING_RATE) / lr
-            is_fast = role == "up" or parameter.ndim == 1
-            return role, float(self.loraplus_ratio) if is_fast else 1.0
-        if role in _POWERS and (self.per_module or self.tlora_ratio is not None):
-            ratio = self.tlora_ratio
-            rates = _rates_by_sizes(adapter) if ratio is None else _rates_by_ratio(ratio)
-            return role, rates[role] / rates[self.base_role]
-        return role, float(self.groups.get(role, 1.0))
 
 
 def check_positive(name: str, value: object) -> None:
@@ -130,20 +99,3 @@ def check_positive(name: str, value: object) -> None:
     """
     if isinstance(value, bool) or not (isinstance(value, int | float) and 0 < value < _LARGEST):
         raise SpecError(f"{name} is {value!r}; give a number above 0, and below {_LARGEST:g}.")
-
-
-def _rates_by_ratio(ratio: float) -> dict[str, float]:
-    return {role: ratio**power for role, power in _POWERS.items()}
-
-
-def _rates_by_sizes(adapter: Adapter) -> dict[str, float]:
-    """Return TLoRA+'s rates for n inputs, m outputs and ranks r1 at the up and r2 at the down factor.
-
-    down / core = r1 sqrt(r2) / (n sqrt(n)) and core / up = m sqrt(r1) / (r2 sqrt(r2)). For a square layer and
-    one rank r these are the rates of the ratio n / r.
-    """
-    inputs, outputs = adapter.geometry.in_features, adapter.geometry.out_features
-    rank = adapter.down.rows // adapter.down_heads
-    rank_up = rank if adapter.core is None else adapter.core.rows
-    core = inputs**1.5 / (rank_up * rank**0.5)
-    return {"down": 1.0, "core": core, "up": core * rank**1.5 / (outputs * rank_up**0.5)}

@@ -1,11 +1,13 @@
 """Learning rates as a value: the multiples of the papers, and options that do not go together."""
 
 import math
+from dataclasses import fields
+from inspect import signature
 
 import pytest
 
 import rankfold
-from rankfold.adapter.count import ROLES
+from rankfold.adapter.roles import ROLES
 from rankfold.errors import SpecError
 from rankfold.train.rate_table import RateGroup, RateTable, group_name
 from rankfold.train.rates import Rates
@@ -116,6 +118,12 @@ def test_only_what_differs_from_a_default_counts_as_asked():
     assert Rates().asked() == {}
     assert Rates(base_role="down", groups={}, per_module=False).asked() == {}
     assert Rates(tlora_ratio=1).asked() == {"tlora_ratio": 1}
+
+
+def test_every_option_is_one_of_parameter_groups_with_its_default():
+    parameters = signature(rankfold.parameter_groups).parameters
+    defaults = {each.name: parameters[each.name].default for each in fields(Rates)}
+    assert Rates(**{name: value for name, value in defaults.items() if value is not None}) == Rates()
 
 
 def test_a_table_of_text_has_a_line_a_group_of_equal_length():
