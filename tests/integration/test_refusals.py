@@ -32,6 +32,10 @@ REFUSED = {
         r"'pooler.dense' is in no block",
     ),
     "pattern_of_ranks": ({"rank_pattern": {"kwery": 2}}, r"rank_pattern names 'kwery'"),
+    "pattern_of_ranks_that_never_wins": (
+        {"rank_pattern": {"query": 2, "layer.0.attention.self.query": 4}},
+        r"rank_pattern names 'layer.0.attention.self.query' after a pattern that matches the same layers",
+    ),
     "pattern_of_alphas": ({"alpha_pattern": {"layer.7": 2.0}}, r"alpha_pattern names 'layer.7'"),
     "block": ({"layers_to_transform": [0, 2]}, r"layers_to_transform names block 2"),
     "rank": ({"r": 100}, r"r=100 is larger than the layer .*query.*give r at most 32"),
@@ -98,7 +102,11 @@ IMPOSSIBLE = {
     "pattern_alone": ({"layers_pattern": "layer"}, "layers_pattern without layers_to_transform"),
     "index_of_pattern": (
         {"target_modules": ".*query", "layers_to_transform": 1},
-        "no effect on a regular expression",
+        r"layers_to_transform has no effect on target_modules='\.\*query'",
+    ),
+    "pattern_without_alpha": (
+        {"scaling": "learned", "alpha_pattern": {"query": 2.0}},
+        "alpha_pattern has no effect with scaling='learned'",
     ),
     "kind_of_factor": ({"down": {"kind": "dence"}}, "down=.*describes no factor"),
     "field_of_factor": ({"down": {"kind": "relay", "kk": 3}}, "down=.*describes no factor"),

@@ -13,6 +13,9 @@ Scaling = Literal["alpha_over_r", "alpha_over_sqrt_r", "none", "learned"]
 
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
 
+WITHOUT_ALPHA: tuple[Scaling, ...] = ("none", "learned")
+"""The scalings that read no alpha."""
+
 DropoutPosition = Literal["input", "output"]
 """Where dropout acts: on what enters the adapter (LoRA), or on what leaves it (TLoRA)."""
 

@@ -11,7 +11,7 @@ from peft.utils.other import get_pattern_key
 
 from rankfold.adapter.layout import Layout
 from rankfold.adapter.router import RouterSpec
-from rankfold.adapter.spec import AdapterSpec, DropoutPosition, HeadsIn, Scaling
+from rankfold.adapter.spec import WITHOUT_ALPHA, AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
 from rankfold.peft_plugin.options import read_options
@@ -124,8 +124,11 @@ class RankfoldConfig(PeftConfig):
             raise SpecError("layers_pattern without layers_to_transform selects nothing; give both.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise SpecError(
-                "layers_to_transform has no effect on a regular expression; give target_modules as a list."
+                f"layers_to_transform has no effect on target_modules='{self.target_modules}'; "
+                "give target_modules as a list of names."
             )
+        if self.alpha_pattern and self.scaling in WITHOUT_ALPHA:
+            raise SpecError(f"alpha_pattern has no effect with scaling='{self.scaling}'; leave it out.")
         self.spec_for("")
         for path in {*self.rank_pattern, *self.alpha_pattern}:
             self.spec_for(path)
@@ -166,6 +169,10 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         if name not in own and name not in targeting:
             raise unknown_name(f"option of method '{method}'", name, {*own, *targeting})
     spec = preset.spec(**{name: value for name, value in options.items() if name in own})
+    if options.get("alpha") is not None and spec.scaling in WITHOUT_ALPHA:
+        raise SpecError(
+            f"alpha={options['alpha']} has no effect with scaling='{spec.scaling}'; leave it out."
+        )
     if preset.targets is not None:
         options = {"target_modules": preset.targets, **options}
     return RankfoldConfig(

@@ -1,12 +1,17 @@
 """Presets as values: options that explain themselves, and refuse what they do not know."""
 
+import math
 from typing import get_args
 
 import pytest
 
+import rankfold
+from rankfold import presets
 from rankfold.adapter.spec import AdapterSpec, Scaling
-from rankfold.errors import SpecError
+from rankfold.errors import RankfoldWarning, SpecError
 from rankfold.presets import discover, find
+from rankfold.presets._preset import Preset
+from tests.support.type_checks import unchecked_types
 
 EVERY_PRESET = pytest.mark.parametrize("preset", discover().values(), ids=lambda preset: preset.name)
 OPTIONS = [(preset, option) for preset in discover().values() for option in preset.options.values()]
@@ -130,3 +135,44 @@ def test_list_is_read_as_the_tuple_that_a_spec_holds():
 def test_preset_takes_its_seed_rank_and_dropout(preset):
     spec = preset.spec(r=3, seed=11, dropout=0.25)
     assert (spec.rank, spec.seed, spec.dropout) == (3, 11, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("lora", {"scaling": "none", "alpha": 64.0}, "alpha=64.0 has no effect with scaling='none'"),
+        ("effilora", {"heads": 1, "router_reads": "input"}, "one head has no router"),
+        ("effilora", {"heads": 1, "balance_loss": 0.5}, "one head has no router"),
+        ("lora_moe", {"delta": 0.4}, "delta=0.4 is of the balance loss, which is off"),
+        ("mola", {"heads": ["2"]}, "heads=.* are no whole numbers"),
+        ("relayed_lora", {"std": math.inf}, "std=inf must be positive and finite"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(method, options, message):
+    with unchecked_types(), pytest.raises(SpecError, match=message):
+        rankfold.config(method, **options)
+
+
+class Entry:
+    """What another package says of its preset."""
+
+    name, value = "theirs", "their.package:PRESET"
+
+    def __init__(self, preset):
+        self.load = preset
+
+
+def imports_what_is_not_there():
+    raise ImportError("no module named 'elsewhere'")
+
+
+def has_an_option_without_words():
+    return Preset("theirs", "Theirs", "2026", "One.", 1e-3, lambda *, r=8: AdapterSpec(rank=r))
+
+
+@pytest.mark.parametrize("preset", [imports_what_is_not_there, has_an_option_without_words])
+def test_broken_preset_of_another_package_is_left_out(monkeypatch, preset):
+    monkeypatch.setattr(presets, "entry_points", lambda group: [Entry(preset)])
+    with pytest.warns(RankfoldWarning, match="the preset 'theirs' of their.package:PRESET is left out"):
+        found = discover.__wrapped__()
+    assert found.keys() == discover().keys()
