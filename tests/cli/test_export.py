@@ -88,3 +88,9 @@ def test_folder_without_an_adapter_has_exit_code_1(tmp_path, place):
     result = _call(tmp_path / place, tmp_path / "out")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "has no adapter_config.json" in result.stderr
+
+
+def test_verify_refuses_what_says_how_to_write(tmp_path):
+    result = _call("--verify", tmp_path, "--to", "gguf", "--compress-rank", 3, "--overwrite")
+    assert result.exit_code == 2
+    assert "--to and --compress-rank and --overwrite say what to write" in result.stderr

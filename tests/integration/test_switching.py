@@ -159,13 +159,14 @@ def test_layers_say_what_they_are():
 
 
 def test_model_with_another_method_of_peft_is_refused():
-    model = peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))
+    # Its layer comes after one that is free.
+    model = peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["value"]))
     keys = set(model.state_dict())
     with (
         pytest.raises(ValueError, match="another PEFT method"),
         pytest.warns(UserWarning, match="peft_config"),
     ):
         peft.inject_adapter_in_model(
-            config_of("lora", target_modules=["query"]), model.get_base_model(), "second"
+            config_of("lora", target_modules=["query", "value"]), model.get_base_model(), "second"
         )
     assert set(model.state_dict()) == keys

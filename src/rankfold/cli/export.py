@@ -42,6 +42,7 @@ def command(folders: tuple[Path, ...], *, verify: bool, as_json: bool, **given: 
     """Write the adapter in the folder ADAPTER for other programs into the folder OUT, with a certificate."""
     with shown_notes():
         if verify:
+            _check_only_verified(given)
             _verify(folders, given["model"], given["data"], as_json=as_json)
         else:
             _export(folders, given, as_json=as_json)
@@ -103,6 +104,17 @@ def _print_certificate(certificate: "Certificate", out: Path) -> None:
     lines.append(["base", f"{base.name or 'not named'} ({(base.sha256 or 'not at hand')[:16]})"])
     lines += [[f"sha256 of {name}", digest[:16]] for name, digest in certificate.result.items()]
     print_table(["certificate", ""], lines, left=(0, 1))
+
+
+def _check_only_verified(given: dict[str, Any]) -> None:
+    unsaid = {"to": PLAIN_LORA, "overwrite": False}
+    said = [
+        f"--{name.replace('_', '-')}"
+        for name, value in given.items()
+        if name not in ("model", "data") and value != unsaid.get(name)
+    ]
+    if said:
+        raise SpecError(f"{' and '.join(said)} say what to write, and --verify writes nothing; leave it out.")
 
 
 def _verify(folders: tuple[Path, ...], model: str | None, data: str | None, *, as_json: bool) -> None:

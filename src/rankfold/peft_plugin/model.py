@@ -21,7 +21,7 @@ from rankfold.peft_plugin.layers import wrap
 from rankfold.peft_plugin.layout import check_layers, layout_of_targets
 from rankfold.peft_plugin.mixed import BASE
 from rankfold.peft_plugin.mlps import MLP_TARGETS
-from rankfold.peft_plugin.targets import find_targets
+from rankfold.peft_plugin.targets import Target, find_targets
 
 
 @final
@@ -51,6 +51,7 @@ class RankfoldModel(BaseTuner):
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
         self._targets = find_targets(self, model, config, state_dict)
         targets = list(self._targets.values())
+        _check_free(self._targets)
         if config.expected_layers is not None:
             check_layers(config.expected_layers, targets)
         if config.expected_fingerprint is not None:
@@ -60,9 +61,11 @@ class RankfoldModel(BaseTuner):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
             config.target_modules = {each.name for each in targets}
         self._builder = Builder({each.path: each.site for each in targets}, name=adapter_name)
-        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
-        self._batch_relays(model, adapter_name)
-        del self._targets, self._builder
+        try:
+            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+            self._batch_relays(model, adapter_name)
+        finally:
+            del self._targets, self._builder
 
     def _create_and_replace(
         self,
@@ -76,10 +79,6 @@ class RankfoldModel(BaseTuner):
         planned = self._targets[target]
         if isinstance(target, RankfoldLayer):
             layer = target
-        elif isinstance(target, BaseTunerLayer):
-            raise SpecError(
-                f"'{current_key}' carries an adapter of another PEFT method; unload that one first."
-            )
         else:
             layer = wrap(target, planned.geometry, planned.quantization_backend)
         # On a model without weights the adapter needs none either, and drawing them would only take time.
@@ -210,6 +209,15 @@ class RankfoldModel(BaseTuner):
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; "
                 f"loaded are {', '.join(sorted(known))}, and '{BASE}' stands for none."
+            )
+
+
+def _check_free(targets: Mapping[nn.Module, Target]) -> None:
+    """Refuse layers inside which another method of PEFT has its adapter."""
+    for module, target in targets.items():
+        if isinstance(module, BaseTunerLayer) and not isinstance(module, RankfoldLayer):
+            raise SpecError(
+                f"'{target.name}' carries an adapter of another PEFT method; unload that one first."
             )
 
 
