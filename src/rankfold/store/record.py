@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from math import isfinite
 from typing import Annotated, Any, Literal, cast, final
 
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
 
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.pack.container import checksum
@@ -24,6 +25,28 @@ UNSEALED = "0" * 32
 """The digest of a record that has none yet."""
 
 _LABEL_LETTERS = 255
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def moment_of(created: str) -> datetime:
+    """Return the time that `created` spells.
+
+    Raises:
+        ValueError: If there is no such time, or it was before 1970.
+    """
+    try:
+        moment = datetime.strptime(created, TIME).replace(tzinfo=UTC)
+    except ValueError:
+        moment = None
+    if moment is None or moment < _EARLIEST:
+        raise ValueError(f"'{created}' is no time since 1970")
+    return moment
+
+
+def _checked_time(created: str) -> str:
+    moment_of(created)
+    return created
+
 
 Name = Annotated[str, Field(pattern=_NAME)]
 Text = Annotated[str, Field(max_length=_LABEL_LETTERS)]
@@ -52,7 +75,7 @@ class Record:
     base: str
     method: str
     bytes: Annotated[int, Field(ge=0)]
-    created: Annotated[str, Field(pattern=_CREATED)]
+    created: Annotated[str, Field(pattern=_CREATED), AfterValidator(_checked_time)]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tags: Mapping[Name, Text] = field(default_factory=dict[str, str])
     metrics: Mapping[Name, Number] = field(default_factory=dict[str, float])
@@ -67,7 +90,7 @@ class Record:
         """Read a record from JSON values, strictly.
 
         Raises:
-            AdapterFileError: If a field is missing, unknown, or of another type.
+            AdapterFileError: If a field is missing, unknown, or of another type, or there is no such time.
         """
         try:
             return _adapter().validate_json(json.dumps(values))

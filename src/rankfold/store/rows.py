@@ -14,7 +14,7 @@ from rankfold.pack.tensors import Cutter, bytes_of
 from rankfold.pack.weights import Layout
 from rankfold.store.bodies import damaged, put_part, read_parts
 from rankfold.store.kinds import Kind, deflate_config, inflate_config, put_kind, read_outline
-from rankfold.store.record import FORMAT, TIME, UNSEALED, Record, check_labels, digest_of
+from rankfold.store.record import FORMAT, TIME, UNSEALED, Record, check_labels, digest_of, moment_of
 
 SHARED_BYTES = 16384
 """A tensor of this size is a part of its own: another adapter may have the same, and the cost is small."""
@@ -91,7 +91,7 @@ def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, 
     digests = [(position, digest) for position, (_, digest) in parts.items()]
     delta = deflate_config(saved.config, template, template_bytes)
     record = dataclasses.replace(record, digest=digest_of(record, (outline, template, delta), digests))
-    created = int(datetime.strptime(record.created, TIME).replace(tzinfo=UTC).timestamp())
+    created = int(moment_of(record.created).timestamp())
     row = connection.execute(
         "INSERT INTO records (name, kind, format, created, config, config_bytes, digest, bytes)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -134,10 +134,10 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
     if row is None:
         raise _unknown(connection, name)
     delta, config_bytes, template, template_bytes, outline, outline_bytes = row[_SAID_COLUMNS:]
+    (record,) = _records(connection, [row[:_SAID_COLUMNS]])
     try:
         kind, _ = read_outline(outline, outline_bytes)
         config = inflate_config(delta, config_bytes, template, template_bytes)
-        (record,) = _records(connection, [row[:_SAID_COLUMNS]])
         parts = read_parts(connection, row[0])
         digests = [(position, digest) for position, digest, _ in parts]
         if digest_of(record, (outline, template, delta), digests) != record.digest:
@@ -156,7 +156,7 @@ def select(
     """Return the records that meet a condition, by name.
 
     Raises:
-        AdapterFileError: If one has a format that is not known here.
+        AdapterFileError: If one has a format that is not known here, or a time that is none.
     """
     rows = connection.execute(
         f"SELECT {_SAID} {_FROM} WHERE {condition} ORDER BY records.name LIMIT {limit}", values
@@ -191,10 +191,12 @@ def _unknown(connection: sqlite3.Connection, name: str) -> SpecError:
 
 def _record(row: tuple[Any, ...], tags: dict[str, str], metrics: dict[str, float]) -> Record:
     _, name, base, method, size, created, digest, form = row
-    if form != FORMAT or not 0 <= created <= _MOST_SECONDS:
+    if form != FORMAT:
         raise AdapterFileError(
             f"adapter '{name}' has format {form} and this is for {FORMAT}; update rankfold."
         )
+    if not 0 <= created <= _MOST_SECONDS:
+        raise AdapterFileError(f"adapter '{name}': {damaged('its time')}")
     moment = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
     return Record(name, base, method, size, moment, digest.hex(), tags, metrics)
 

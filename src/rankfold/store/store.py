@@ -224,7 +224,7 @@ class AdapterStore:
             How many were put. The file is imported whole or not at all.
 
         Raises:
-            AdapterFileError: If the file is damaged.
+            AdapterFileError: If the file is damaged, or says of an adapter what is not true of it.
             OutputExistsError: If a name is taken and `existing` is "refuse".
             StoreError: If the file cannot be read, or the store not written.
         """

@@ -12,12 +12,13 @@ from typing import Any, BinaryIO, Literal, cast
 
 import fsspec
 
-from rankfold.errors import AdapterFileError, OutputExistsError, StoreError
+from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, StoreError
 from rankfold.pack.container import Container, decode, encode
 from rankfold.pack.packed import KIND as ADAPTER_KIND
 from rankfold.pack.packed import from_container, to_container
 from rankfold.pack.saved import SavedAdapter
-from rankfold.store.record import Record
+from rankfold.store.record import Record, moment_of
+from rankfold.store.rows import describe
 
 MAGIC = b"\x93RKSTRM\n"
 KIND = "record"
@@ -57,10 +58,12 @@ def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, o
 
 
 def read_stream(url: str) -> Iterator[tuple[Record, SavedAdapter]]:
-    """Yield the adapters of a stream, one after another.
+    """Yield the adapters of a stream, one after another, each with a record that is true of it.
+
+    The records have no checksum yet: that is over how an adapter lies in a store.
 
     Raises:
-        AdapterFileError: If it is no such stream, damaged, or cut off.
+        AdapterFileError: If it is no such stream, damaged or cut off, or if a record says what is not true.
         StoreError: If it cannot be read.
     """
     with _reaching(url):
@@ -94,9 +97,29 @@ def _read_frame(content: Container) -> tuple[Record, SavedAdapter]:
     match dict(content.header):
         case {"record": record, "adapter": dict() as header, **rest} if content.kind == KIND and not rest:
             saved = from_container(Container(ADAPTER_KIND, header, content.tensors, content.blobs))
-            return Record.from_dict(record), saved
+            return _true_record(Record.from_dict(record), saved), saved
         case _:
             raise AdapterFileError(f"it holds '{content.kind}', not a record; export the store again.")
+
+
+def _true_record(said: Record, saved: SavedAdapter) -> Record:
+    """Return the record that `describe` gives of an adapter, if what a stream says of it is the same.
+
+    The checksum of a stream proves that nothing changed on the way, not that whoever wrote it was a store.
+    """
+    try:
+        true = describe(
+            said.name, saved, created=moment_of(said.created), tags=said.tags, metrics=said.metrics
+        )
+    except SpecError as error:
+        raise AdapterFileError(str(error)) from error
+    for field in ("base", "method", "bytes", "created"):
+        claimed, found = getattr(said, field), getattr(true, field)
+        if claimed != found:
+            raise AdapterFileError(
+                f"its record says {field}={claimed!r}, but it is {found!r}; export the store again."
+            )
+    return true
 
 
 def _number(file: BinaryIO, url: str) -> int:
