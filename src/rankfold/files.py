@@ -1,10 +1,13 @@
 """Files that are there with all their content or not at all, whatever stops the process or the machine."""
 
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from rankfold.errors import OutputExistsError, SpecError
 
@@ -15,15 +18,69 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    # Hidden, so that nobody takes a draft for the file.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with whole_file(path, check=lambda: None) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path, *, check: Callable[[], None]) -> Generator[BinaryIO]:
+    """Give an open file that takes the place of `path` when the block ends without an error.
+
+    Args:
+        path: What is written.
+        check: Raises if it may not be written; asked once more when all of it is there.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    draft = path.with_name(draft_name(path.name))
     try:
-        draft.write_bytes(content)
+        with draft.open("xb") as file:
+            yield file
         flush(draft)
+        check()
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def draft_name(name: str) -> str:
+    """Return a name for what is not whole yet: hidden, and nobody else's."""
+    return f".{name}.{secrets.token_hex(8)}"
+
+
+@contextmanager
+def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Generator[Path]:
+    """Give a new folder whose content is that of `folder` when the block ends without an error.
+
+    It takes the place of `folder`. Only one that is there and empty stays the one it is, since a shell may be
+    in it or a disk be mounted on it: the content is moved into it, so that a process that is killed at that
+    moment leaves a part, without `last`.
+
+    Args:
+        folder: What is written, or a link to it; its parents are made.
+        check: Raises if it may not be written; asked once more when all of it is there.
+        last: The file without which nobody takes the folder for a whole one.
+
+    Raises:
+        SpecError: If it cannot be put in place.
+    """
+    place = folder.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
+        work = Path(scratch) / "new"
+        work.mkdir()
+        yield work
+        check()
+        try:
+            if _is_empty(place):
+                _move_into(place, work, last)
+            else:
+                put_in_place(work, place, Path(scratch) / "old")
+        except OSError as error:
+            raise SpecError(f"cannot write '{folder}' ({error.strerror}); choose another folder.") from error
+    flush(place.parent)
 
 
 def flush(path: Path) -> None:
@@ -52,6 +109,20 @@ def check_writable(path: Path) -> None:
         raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another folder.") from error
 
 
+def check_free_file(path: Path, *, overwrite: bool) -> None:
+    """Check that a file may be written, before any work is done.
+
+    Raises:
+        OutputExistsError: If it exists and shall not be replaced, or is a folder.
+        SpecError: If nothing can be written there.
+    """
+    if path.is_dir():
+        raise OutputExistsError(f"'{path}' is a folder; name a file in it.")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"'{path}' exists; choose another file, or overwrite it.")
+    check_writable(path)
+
+
 def check_replaceable(folder: Path, *, overwrite: bool, marks: Sequence[str], kind: str) -> None:
     """Check that a folder is free, or is of a kind that may be replaced and shall be.
 
@@ -64,7 +135,7 @@ def check_replaceable(folder: Path, *, overwrite: bool, marks: Sequence[str], ki
     Raises:
         OutputExistsError: If it is neither.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or _is_empty(folder):
         return
     if not overwrite:
         raise OutputExistsError(
@@ -96,3 +167,22 @@ def put_in_place(work: Path, folder: Path, old: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _move_into(folder: Path, work: Path, last: str) -> None:
+    """Move what is in a finished folder into an empty one, which is empty again if that fails."""
+    moved: list[Path] = []
+    try:
+        for each in sorted(work.iterdir(), key=lambda each: each.name == last):
+            moved.append(folder / each.name)
+            # Another disk may be mounted on the folder, so renaming is not enough.
+            shutil.move(each, moved[-1])
+    except BaseException:
+        for each in moved:
+            shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
+        raise
+    flush(folder)

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from rankfold.cli.main import cli
-from tests.support.adapters import save_adapter
+from tests.support.adapters import edit_json, save_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -94,3 +94,20 @@ def test_verify_refuses_what_says_how_to_write(tmp_path):
     result = _call("--verify", tmp_path, "--to", "gguf", "--compress-rank", 3, "--overwrite")
     assert result.exit_code == 2
     assert "--to and --compress-rank and --overwrite say what to write" in result.stderr
+
+
+def test_export_fills_the_folder_in_which_the_shell_is(adapter, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for _ in range(2):
+        result = _call(adapter, ".", "--overwrite")
+        assert result.exit_code == 0, result.stderr
+        assert (tmp_path / "empty" / "certificate.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "empty"]
+
+
+def test_base_model_that_is_no_name_is_said(adapter, tmp_path):
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=5)
+    result = _call(adapter, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "base_model_name_or_path=5 cannot be read; give a name as a text" in result.stderr

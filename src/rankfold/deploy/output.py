@@ -1,12 +1,11 @@
 """The folder of an export appears complete or not at all, and only an earlier export is ever replaced."""
 
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from rankfold.export.certificate import NAME as CERTIFICATE_NAME
-from rankfold.files import check_replaceable, check_writable, put_in_place
+from rankfold.files import check_replaceable, check_writable, whole_folder
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
@@ -17,23 +16,17 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         SpecError: If nothing can be written where it is to be.
     """
     _check_free(folder, overwrite=overwrite)
-    check_writable(folder)
+    check_writable(folder.resolve())
 
 
-@contextmanager
-def export_folder(folder: Path, *, overwrite: bool) -> Generator[Path]:
-    """Give a new folder that takes the place of `folder` when the block ends without an error.
+def export_folder(folder: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+    """Return a context with a new folder, which is put in place when the block ends without an error.
 
-    Raises:
-        OutputExistsError: If `folder` has something that may not be replaced.
+    At its end there is an OutputExistsError if by then `folder` has something that may not be replaced, and a
+    SpecError if it cannot be put there.
     """
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as scratch:
-        work = Path(scratch) / "new"
-        work.mkdir()
-        yield work
-        _check_free(folder, overwrite=overwrite)
-        put_in_place(work, folder, Path(scratch) / "old")
+    check = partial(_check_free, folder, overwrite=overwrite)
+    return whole_folder(folder, check=check, last=CERTIFICATE_NAME)
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:

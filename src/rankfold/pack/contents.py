@@ -90,16 +90,6 @@ def role_of(name: str, config: SavedConfig) -> str:
     return ".".join(parts[begin:]).removeprefix(_OUR_PREFIX)
 
 
-def other_files(directory: Path, known: tuple[str, ...]) -> dict[str, int]:
-    """Return name and size of a directory's files, at any depth, but for the known ones."""
-    names = {
-        file.relative_to(directory).as_posix(): file
-        for file in sorted(directory.rglob("*"))
-        if file.is_file()
-    }
-    return {name: file.lstat().st_size for name, file in names.items() if name not in known}
-
-
 def _head_of(name: str, config: SavedConfig) -> str | None:
     parts = name.split(".")
     return next((head for head in config.modules_to_save or () if head in parts), None)

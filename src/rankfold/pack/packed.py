@@ -10,11 +10,11 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from rankfold.errors import AdapterFileError, OutputExistsError
-from rankfold.files import check_writable, write_whole
+from rankfold.errors import AdapterFileError
+from rankfold.files import check_free_file, write_whole
 from rankfold.pack import container
 from rankfold.pack.container import Container
-from rankfold.pack.saved import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, config_values
+from rankfold.pack.saved import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, config_values, other_files
 from rankfold.pack.tensors import TensorEntry
 from rankfold.pack.weights import Layout, read_layout
 
@@ -60,26 +60,22 @@ def pack_adapter(
     Raises:
         AdapterFileError: If the directory holds no adapter, a damaged one, or a pickle; or if a value is too
             large for the type.
-        OutputExistsError: If the file exists.
+        OutputExistsError: If the file exists, or is a folder.
         SpecError: If nothing can be written there.
     """
     source, target = Path(directory), Path(file)
-    if target.exists() and not overwrite:
-        raise OutputExistsError(f"'{target}' exists; choose another file, or overwrite it.")
-    check_writable(target)
+    check_free_file(target, overwrite=overwrite)
     saved = SavedAdapter.read(source)
     kept = saved if dtype is None else saved.in_dtype(DTYPES[dtype])
     data = container.encode(to_container(kept))
     _prove(kept, from_container(container.decode(data)))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, data)
-    known = (CONFIG_NAME, WEIGHTS_NAME)
-    others = (path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
     return Packed(
         file_bytes=len(data),
         learned_bytes=kept.learned_bytes,
         relative_error=_relative_error(saved.tensors, kept.tensors),
-        left_out=tuple(sorted(name for name in others if name not in known)),
+        left_out=tuple(other_files(source, CONFIG_NAME, WEIGHTS_NAME, target=target)),
     )
 
 

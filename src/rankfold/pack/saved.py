@@ -1,9 +1,8 @@
 """A saved PEFT adapter in memory: what its directory says and holds, byte for byte."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast, final
 
@@ -12,7 +11,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError
-from rankfold.files import check_writable, flush, write_whole
+from rankfold.files import check_writable, whole_folder, write_whole
 from rankfold.pack.header import parse
 from rankfold.pack.tensors import TensorEntry
 from rankfold.pack.weights import Layout, join, split
@@ -63,18 +62,12 @@ class SavedAdapter:
             OutputExistsError: If something is there already.
             SpecError: If nothing can be written there.
         """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputExistsError(f"'{folder}' exists; choose another directory, or remove it first.")
-        check_writable(folder)
-        draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-        try:
-            draft.mkdir(parents=True)
-            write_whole(draft / CONFIG_NAME, self.config)
-            write_whole(draft / WEIGHTS_NAME, self.weights_file())
-            draft.replace(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        flush(folder.parent)
+        check = partial(_check_free, folder)
+        check()
+        check_writable(folder.resolve())
+        with whole_folder(folder, check=check, last=CONFIG_NAME) as work:
+            write_whole(work / CONFIG_NAME, self.config)
+            write_whole(work / WEIGHTS_NAME, self.weights_file())
 
     def weights_file(self) -> bytes:
         """Return the bytes of `adapter_model.safetensors`."""
@@ -115,6 +108,28 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not torch.equal(rounded.isfinite(), tensor.isfinite()):
         raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep more bits.")
     return rounded
+
+
+def other_files(directory: Path, *known: str, target: Path | None = None) -> dict[str, int]:
+    """Return name and size of a directory's files, at any depth.
+
+    Args:
+        directory: The directory.
+        *known: Names that are left out.
+        target: A file that is left out too, since it is going to be written.
+    """
+    written = None if target is None else target.resolve()
+    names = {
+        file.relative_to(directory).as_posix(): file
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file.resolve() != written
+    }
+    return {name: file.lstat().st_size for name, file in names.items() if name not in known}
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputExistsError(f"'{folder}' exists; choose another directory, or remove it first.")
 
 
 def _missing(folder: Path, name: str) -> AdapterFileError:

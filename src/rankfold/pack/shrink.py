@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from rankfold.errors import OutputExistsError
-from rankfold.files import write_whole
+from rankfold.files import check_free_file, write_whole
 from rankfold.pack import container
-from rankfold.pack.contents import Contents, other_files, role_of, understand
+from rankfold.pack.contents import Contents, role_of, understand
 from rankfold.pack.peft_config import parse_config
 from rankfold.pack.regenerable import Proof
 from rankfold.pack.rounding import Rounding, keep, relative_error, restore
-from rankfold.pack.saved import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter
+from rankfold.pack.saved import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, other_files
 from rankfold.pack.shrunk import FORMAT, Shrunk, read_shrunk, sha256_of, to_container, versions
 from rankfold.pack.weights import PREFIX_BYTES, join
 from rankfold.pack.weights_file import WeightsFile
@@ -59,12 +58,11 @@ def shrink_adapter(
 
     Raises:
         AdapterFileError: If the directory holds no adapter, a damaged one, or a pickle.
-        OutputExistsError: If the file exists.
-        SpecError: If a number cannot be rounded.
+        OutputExistsError: If the file exists, or is a folder.
+        SpecError: If a number cannot be rounded, or nothing can be written there.
     """
     source, target = Path(directory), Path(file)
-    if target.exists() and not overwrite:
-        raise OutputExistsError(f"'{target}' exists; choose another file, or overwrite it.")
+    check_free_file(target, overwrite=overwrite)
     saved = SavedAdapter.read(source)
     weights = WeightsFile(source / WEIGHTS_NAME, saved.layout, saved.tensors)
     contents = understand(weights, parse_config(saved.config, source / CONFIG_NAME))
@@ -73,6 +71,7 @@ def shrink_adapter(
     data = container.encode(to_container(shrunk, numbers))
     # Nothing is written that does not come back.
     shrunk.expand(memoryview(numbers))
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, data)
     entries = saved.layout.entries
     return Shrinkage(
@@ -81,7 +80,7 @@ def shrink_adapter(
         duplicate_bytes=sum(entries[place].bytes for place, _ in shrunk.copies),
         regenerable_bytes=sum(entries[place].bytes for proof in proofs for place in proof.recipe.tensors),
         errors=shrunk.errors,
-        left_out=other_files(source, (CONFIG_NAME, WEIGHTS_NAME)),
+        left_out=other_files(source, CONFIG_NAME, WEIGHTS_NAME, target=target),
     )
 
 
@@ -99,6 +98,7 @@ def expand_adapter(file: str | Path, directory: str | Path) -> bool:
         AdapterFileError: If the file is none, damaged, of another kind, or if this machine makes other
             numbers of a seed than the one that wrote it; nothing is written then.
         OutputExistsError: If the directory has something in it.
+        SpecError: If nothing can be written there.
     """
     shrunk, saved = read_shrunk(Path(file))
     saved.write(Path(directory))

@@ -10,7 +10,6 @@ from rankfold.pack.contents import (
     Contents,
     TensorKind,
     kind_of,
-    other_files,
     read_contents,
     role_of,
     understand,
@@ -18,6 +17,7 @@ from rankfold.pack.contents import (
 from rankfold.pack.hints import hints
 from rankfold.pack.peft_config import SavedConfig, parse_config
 from rankfold.pack.rounding import kept_bytes
+from rankfold.pack.saved import other_files
 from rankfold.pack.weights_file import WeightsFile
 
 Kind = TensorKind | Literal["header", "padding"]
@@ -100,7 +100,7 @@ def explain(path: Path) -> Explanation:
         found,
         shrinkable_bytes=_shrinkable_bytes(contents),
         hints=hints(contents),
-        other_files=other_files(path, (file.name,)) if path.is_dir() else {},
+        other_files=other_files(path, file.name) if path.is_dir() else {},
     )
 
 

@@ -48,7 +48,7 @@ def read_weights(path: Path) -> WeightsFile:
         path: A PEFT adapter directory or a `.safetensors` file.
 
     Raises:
-        AdapterFileError: If it is damaged or a pickle, or if a directory has none or several.
+        AdapterFileError: If it is damaged, a pickle or a device, or if a directory has none or several.
         SpecError: If the path does not exist.
     """
     file = _find(path)
@@ -62,6 +62,10 @@ def _find(path: Path) -> Path:
     if path.is_file():
         _refuse_pickle([path])
         return path
+    if not path.is_dir():
+        raise AdapterFileError(
+            f"'{path}' is neither a file nor a directory; give an adapter directory or a .safetensors file."
+        )
     named = path / WEIGHTS_NAME
     found = [named] if named.is_file() else sorted(path.glob("*.safetensors"))
     if not found:

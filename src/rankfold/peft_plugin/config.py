@@ -115,7 +115,7 @@ class RankfoldConfig(PeftConfig):
             raise SpecError(
                 f"bias='{self.bias}' is not supported; leave it at 'none' or name modules in modules_to_save."
             )
-        for name, value in read_options(vars(self), RankfoldConfig.__annotations__).items():
+        for name, value in read_options(vars(self), _HINTS).items():
             setattr(self, name, value)
         # Only what came with the configuration is compared: what is written into it later is a record.
         self.expected_fingerprint = self.base_fingerprint
@@ -180,3 +180,7 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         **{name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()},
         **{name: value for name, value in options.items() if name not in own},
     )
+
+
+# Of PEFT's own fields, the one that an export reads.
+_HINTS = {**RankfoldConfig.__annotations__, "base_model_name_or_path": str | None}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, final
 from urllib.parse import quote
 
-from rankfold.errors import StoreError
+from rankfold.errors import SpecError, StoreError
 from rankfold.store.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, VERSION
 
 logger = logging.getLogger("rankfold.store")
@@ -202,6 +202,8 @@ class Database:
             word = code.removeprefix("SQLITE_").split("_")[0]
             reason = _REASONS.get(word, f"cannot be used ({error}); check the file and its folder")
             raise StoreError(f"'{self.path}' {reason}.") from error
+        except UnicodeEncodeError as error:
+            raise SpecError(f"{error.object!r} is no valid text; write it in UTF-8.") from error
 
 
 @contextmanager

@@ -207,7 +207,7 @@ class AdapterStore:
 
         Raises:
             AdapterFileError: If one is damaged.
-            OutputExistsError: If something is there already.
+            OutputExistsError: If something is there already, or a folder.
             StoreError: If the store cannot be read, or the file not written.
         """
         chosen = self.list() if records is None else records

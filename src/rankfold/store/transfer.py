@@ -6,13 +6,17 @@ The end says how many there were, so that a stream that was cut off is not taken
 """
 
 import struct
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, StoreError
+from rankfold.files import draft_name, whole_file
 from rankfold.pack.container import Container, decode, encode
 from rankfold.pack.packed import KIND as ADAPTER_KIND
 from rankfold.pack.packed import from_container, to_container
@@ -33,27 +37,23 @@ def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, o
     """Write adapters to a path or an URL; it appears when all of it is there. Return how many there were.
 
     Raises:
-        OutputExistsError: If something is there already.
+        OutputExistsError: If something is there already, or a folder.
         StoreError: If it cannot be written.
     """
     count = 0
     with _reaching(url):
         system, path = _locate(url)
-        if system.exists(path) and not overwrite:
-            raise OutputExistsError(f"'{url}' exists; choose another place, or overwrite it.")
-        draft = f"{path}.draft"
-        try:
-            with system.open(draft, "wb") as file:
-                file.write(MAGIC)
-                for record, saved in adapters:
-                    frame = encode(_frame(record, saved))
-                    file.write(_LENGTH.pack(len(frame)) + frame)
-                    count += 1
-                file.write(_LENGTH.pack(0) + _LENGTH.pack(count))
-            system.mv(draft, path)
-        finally:
-            if system.exists(draft):
-                system.rm(draft)
+        check = partial(_check_free, system, path, url, overwrite=overwrite)
+        check()
+        is_local = isinstance(system, LocalFileSystem)
+        writing = whole_file(Path(path), check=check) if is_local else _whole_object(system, path, check)
+        with writing as file:
+            file.write(MAGIC)
+            for record, saved in adapters:
+                frame = encode(_frame(record, saved))
+                file.write(_LENGTH.pack(len(frame)) + frame)
+                count += 1
+            file.write(_LENGTH.pack(0) + _LENGTH.pack(count))
     return count
 
 
@@ -139,6 +139,28 @@ def _read(file: BinaryIO, length: int, url: str) -> bytes:
 
 def _cut_off(url: str) -> AdapterFileError:
     return AdapterFileError(f"'{url}' is cut off or damaged at its end; export the store again.")
+
+
+def _check_free(system: Any, path: str, url: str, *, overwrite: bool) -> None:
+    if system.isdir(path):
+        raise OutputExistsError(f"'{url}' is a folder; name a file in it.")
+    if system.exists(path) and not overwrite:
+        raise OutputExistsError(f"'{url}' exists; choose another place, or overwrite it.")
+
+
+@contextmanager
+def _whole_object(system: Any, path: str, check: Callable[[], None]) -> Generator[BinaryIO]:
+    """Give what `whole_file` gives, as far as a file system elsewhere can."""
+    folder, slash, name = path.rpartition("/")
+    draft = f"{folder}{slash}{draft_name(name)}"
+    try:
+        with system.open(draft, "wb") as file:
+            yield file
+        check()
+        system.mv(draft, path)
+    finally:
+        if system.exists(draft):
+            system.rm(draft)
 
 
 def _locate(url: str) -> tuple[Any, str]:

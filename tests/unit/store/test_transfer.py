@@ -92,3 +92,43 @@ def test_place_that_cannot_be_reached_is_said(source, target, url, tmp_path, mon
     if url != "absent":
         with pytest.raises(StoreError, match="cannot reach"):
             source.export(url)
+
+
+def test_export_touches_no_file_beside_it(source, tmp_path):
+    (tmp_path / "all.draft").write_text("precious")
+    source.export(str(tmp_path / "all"))
+    with pytest.raises(OutputExistsError):
+        source.export(str(tmp_path / "all"))
+    assert (tmp_path / "all.draft").read_text() == "precious"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_is_no_place_for_an_export(source, tmp_path, monkeypatch, overwrite):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for url in ("out", ".", str(tmp_path / "out")):
+        with pytest.raises(OutputExistsError, match="is a folder; name a file in it"):
+            source.export(url, overwrite=overwrite)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_file_that_appears_during_an_export_is_not_replaced(source, url):
+    def records():
+        yield from source.list()
+        with fsspec.open(url, "wb") as file:
+            file.write(b"precious")
+
+    with pytest.raises(OutputExistsError):
+        source.export(url, records())
+    with fsspec.open(url, "rb") as file:
+        assert file.read() == b"precious"
+
+
+def test_export_is_on_the_disk_before_it_appears(source, tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("rankfold.files.flush", lambda path: flushed.append((path.name, path.exists())))
+    source.export(str(tmp_path / "all"))
+    draft, folder = flushed
+    assert draft[0].startswith(".all.")
+    assert folder == (tmp_path.name, True)

@@ -1,0 +1,87 @@
+"""Ordinary paths as destinations work, or are refused by one clear sentence."""
+
+import os
+
+import pytest
+from click.testing import CliRunner
+
+from rankfold.cli.main import cli
+from tests.support.stored import make_adapter
+
+FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def run(*words, code=0):
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    assert "unexpected" not in result.output
+    return result
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An adapter `A` in its three other forms, and the empty folder in which the shell is."""
+    make_adapter().write(tmp_path / "A")
+    run("pack", tmp_path / "A", tmp_path / "a.rk")
+    run("size", tmp_path / "A", "--shrink", tmp_path / "a.rks")
+    run("store", "put", tmp_path / "s.db", "x", tmp_path / "A")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return tmp_path
+
+
+WRITERS = {
+    "unpack": ("unpack", "../a.rk"),
+    "store get": ("store", "get", "../s.db", "x"),
+    "expand": ("size", "../a.rks", "--expand"),
+}
+
+
+@pytest.mark.parametrize("words", WRITERS.values(), ids=WRITERS)
+def test_folder_in_which_the_shell_is_and_a_link_are_filled(place, words):
+    run(*words, ".")
+    assert sorted(os.listdir()) == sorted(os.listdir("../empty")) == FILES
+    assert "exists" in run(*words, ".", code=2).stderr
+    (place / "real").mkdir()
+    (place / "link").symlink_to("real")
+    run(*words, "../link")
+    assert sorted(os.listdir(place / "real")) == FILES
+    run(*words, "new/../other")
+    assert sorted(os.listdir("other")) == FILES
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("size", "../A", "--shrink", "new/x.rks"), 0, "shrunk: "),
+        (("size", "../A", "--shrink", "../empty", "--overwrite"), 2, "is a folder; name a file in it"),
+        (("size", "../A", "--shrink", "."), 2, "is a folder; name a file in it"),
+        (("pack", "../A", "new/x.rk"), 0, "packed: "),
+        (("size", "/dev/null"), 1, "is neither a file nor a directory; "),
+        (("store", "put", "../s.db", "y", "../A", "-t", "k=\udcff"), 2, r"'\udcff' is no valid text; "),
+        (("store", "list", "../s.db", "-t", "k=\udcff"), 2, r"'\udcff' is no valid text; "),
+        (("store", "list", "../s.db", "--base", "\udcff"), 2, r"'\udcff' is no valid text; "),
+        (("store", "get", "../s.db", "\udcff", "x"), 2, r"'\udcff' is no valid text; "),
+        (("store", "delete", "../s.db", "\udcff"), 2, r"'\udcff' is no valid text; "),
+        (("store", "export", "../s.db", ".", "--overwrite"), 2, "is a folder; name a file in it"),
+    ],
+    ids=lambda value: " ".join(value).encode(errors="replace").decode() if isinstance(value, tuple) else "",
+)
+def test_each_place_is_written_or_refused_by_one_sentence(place, words, code, said):
+    result = run(*words, code=code)
+    assert said in result.stderr
+    assert {path.name for path in place.iterdir()} - {"s.db-wal", "s.db-shm"} == {
+        "A",
+        "a.rk",
+        "a.rks",
+        "empty",
+        "s.db",
+    }
+
+
+@pytest.mark.parametrize("words", [("pack", "A", "A/p.rk"), ("size", "A", "--shrink", "A/p.rk")], ids=str)
+def test_written_file_is_not_among_those_that_are_not_carried(place, monkeypatch, words):
+    monkeypatch.chdir(place)
+    assert "not carried" not in run(*words).stderr
+    (place / "A" / "run.txt").touch()
+    assert "not carried: run.txt\n" in run(*words, "--overwrite").stderr
