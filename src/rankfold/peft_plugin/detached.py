@@ -22,6 +22,13 @@ MARKER = ".rankfold_"
 """What stands between the name of a layer and the part of an adapter that it owns."""
 
 
+MOST_MADE = 1 << 27
+"""How many numbers a factor may have beyond those in the file: a seed, or a relay, stands for any number."""
+
+MOST_MADE_IN_ALL = 1 << 30
+"""The same of all factors of an adapter. A model with 70 billion weights has fewer at rank 64."""
+
+
 def needs_base_weights(config: RankfoldConfig) -> bool:
     """Return whether some factors are taken from the base weights, so that the file lacks them."""
     return isinstance(config.down, SvdSpec) or isinstance(config.up, SvdSpec)
@@ -41,7 +48,7 @@ def detached_adapters(
 
     Raises:
         AdapterFileError: If the configuration has no list of layers, or a tensor is missing, too many, or of
-            another shape.
+            another shape; or if a few bytes stand for more numbers than `MOST_MADE` allows.
         NotExactError: If a router weighs heads, which takes the model.
     """
     if config.router is not None:
@@ -59,6 +66,7 @@ def detached_adapters(
         warnings.simplefilter("ignore", RankfoldWarning)
         sites = {paths[name]: Site(geometry, config.spec_for(name)) for name, geometry in geometries.items()}
         builder = Builder(sites, name="default")
+    _check_made(builder, config)
     built: dict[str, BuiltAdapter] = {}
     # Initial values are replaced, so none are drawn.
     with nullcontext() if needs_base_weights(config) else torch.device("meta"):
@@ -67,6 +75,21 @@ def detached_adapters(
             built[name] = builder.build(path, weight)
     _fill(built, state)
     return {name: each.adapter.eval() for name, each in built.items()}
+
+
+def _check_made(builder: Builder, config: RankfoldConfig) -> None:
+    """Check, before anything is built, how many numbers follow from the sizes that the file names."""
+    made: list[int] = []
+    for spec, rows, cols in builder.parts().values():
+        stored = spec.numbers(rows, cols)
+        # Beside factors of the base weights the others have initial values too, before those of the file.
+        made.append(max(rows * cols, stored) if needs_base_weights(config) else max(rows * cols - stored, 0))
+    if max(made, default=0) > MOST_MADE or sum(made) > MOST_MADE_IN_ALL:
+        raise AdapterFileError(
+            f"the adapter's list of layers asks for {sum(made):,} numbers that its file does not hold, of a "
+            f"factor {max(made):,}, and {MOST_MADE_IN_ALL:,} and {MOST_MADE:,} are allowed; restore its "
+            "adapter_config.json."
+        )
 
 
 def _fill(built: Mapping[str, BuiltAdapter], state: Mapping[str, Tensor]) -> None:
