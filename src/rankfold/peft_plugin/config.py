@@ -146,6 +146,10 @@ class RankfoldConfig(PeftConfig):
         return spec if self.init_weights else spec.with_random_start()
 
 
+# Of PEFT's own fields, the one that an export reads.
+_HINTS = {**RankfoldConfig.__annotations__, "base_model_name_or_path": str | None}
+
+
 def config(method: str, **options: Any) -> RankfoldConfig:
     """Return the configuration of a published method.
 
@@ -180,7 +184,3 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         **{name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()},
         **{name: value for name, value in options.items() if name not in own},
     )
-
-
-# Of PEFT's own fields, the one that an export reads.
-_HINTS = {**RankfoldConfig.__annotations__, "base_model_name_or_path": str | None}

@@ -23,9 +23,9 @@ from rankfold.factors import CoreSpec, FactorSpec
 
 _WHOLE = "a whole number"
 _WHOLES = "a whole number, or several as a list"
+_NAME = "a name as a text"
 _LAYERS = "names as a list, or a regular expression as a text"
 _BY_NAME = 'numbers by name, such as {"query": 4}'
-_SAVED = "what was saved"
 
 # By the type that a field is declared with: what reads its values, and what to give instead.
 _VALUES: Mapping[Any, tuple[TypeAdapter[Any], str]] = {
@@ -34,7 +34,7 @@ _VALUES: Mapping[Any, tuple[TypeAdapter[Any], str]] = {
     int | tuple[int, ...]: (TypeAdapter(StrictInt | tuple[StrictInt, ...]), _WHOLES),
     float: (TypeAdapter(StrictFloat), "a number"),
     bool: (TypeAdapter(StrictBool), "true or false"),
-    str: (TypeAdapter(StrictStr), "a name as a text"),
+    str: (TypeAdapter(StrictStr), _NAME),
     # A set of any collection, since a configuration that is read from a file has lists.
     Collection[str] | str | None: (TypeAdapter(set[StrictStr] | StrictStr | None), _LAYERS),
     list[int] | int | None: (TypeAdapter(list[StrictInt] | StrictInt | None), "whole numbers of blocks"),
@@ -42,8 +42,8 @@ _VALUES: Mapping[Any, tuple[TypeAdapter[Any], str]] = {
     list[str] | None: (TypeAdapter(list[StrictStr] | None), "names as a list"),
     dict[str, int]: (TypeAdapter(dict[StrictStr, StrictInt]), _BY_NAME),
     dict[str, float]: (TypeAdapter(dict[StrictStr, StrictFloat]), _BY_NAME),
-    str | None: (TypeAdapter(StrictStr | None), _SAVED),
-    Layout | None: (TypeAdapter(dict[StrictStr, list[StrictStr]] | None), _SAVED),
+    str | None: (TypeAdapter(StrictStr | None), _NAME),
+    Layout | None: (TypeAdapter(dict[StrictStr, list[StrictStr]] | None), "what was saved"),
 }
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
