@@ -143,6 +143,29 @@ def picture() -> Picture:
 PICTURE_TARGETS = ["tokens", "plain", "grouped"]
 
 
+class Tied(nn.Module):
+    """An embedding whose weight the last layer reads as well, as language models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, 16)
+        self.middle = nn.Linear(16, 16)
+        self.head = nn.Linear(16, VOCABULARY, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, input_ids: Tensor) -> SequenceClassifierOutput:
+        """Map ids [batch, length] to scores [batch, VOCABULARY]."""
+        hidden = torch.tanh(self.middle(self.tokens(input_ids)))
+        return SequenceClassifierOutput(logits=self.head(hidden.mean(dim=1)))
+
+
+def tied() -> Tied:
+    """Return the same `Tied` each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Tied().eval()
+
+
 def ids(rows: int = 6, length: int = 16, seed: int = 1) -> Tensor:
     """Return token ids [rows, length]."""
     return torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))

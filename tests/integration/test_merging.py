@@ -16,6 +16,7 @@ from tests.integration.models import (
     gpt2,
     picture,
     scores,
+    tied,
 )
 from tests.support.tolerance import assert_close, relative_rms
 
@@ -24,6 +25,8 @@ BASES = {
     "linear": (bert, {}),
     "conv1d": (gpt2, {"target_modules": ["c_attn", "c_fc"], "task_type": "CAUSAL_LM"}),
     "picture": (picture, {"target_modules": PICTURE_TARGETS, "task_type": None}),
+    "tied": (tied, {"target_modules": ["tokens", "head"], "task_type": None}),
+    "tied, one adapted": (tied, {"target_modules": ["tokens"], "task_type": None}),
 }
 
 
@@ -88,6 +91,35 @@ def test_merging_into_bfloat16_says_how_much_of_the_change_it_rounds_away(streng
     assert f"{lost[worst]:.2%} of the change of '{worst.removeprefix('base_model.model.')}'" in str(
         warned[0].message
     )
+
+
+@pytest.mark.parametrize("first", ["tokens", "head"])
+def test_tied_weights_are_merged_apart_and_tied_again_in_any_order(first):
+    model = adapted(config_of("lora", target_modules=["tokens", "head"], task_type=None), tied())
+    tokens, head = model.base_model.model.tokens, model.base_model.model.head
+    weight, expected = tokens.get_base_weight().clone(), scores(model)
+    for layer in (tokens, head) if first == "tokens" else (head, tokens):
+        layer.merge()
+        assert_close(scores(model), expected)
+    for layer in (tokens, head):
+        assert torch.equal(layer.original_weight(), weight)
+        layer.unmerge()
+        assert_close(scores(model), expected)
+    assert tokens.base_layer.weight is head.base_layer.weight
+    assert torch.equal(tokens.get_base_weight(), weight)
+
+
+@pytest.mark.filterwarnings("ignore:merging into a base of low precision:rankfold.RankfoldWarning")
+@pytest.mark.parametrize("base", ["linear", "tied"])
+def test_model_that_is_cast_while_merged_comes_back_in_its_new_dtype(base):
+    make, options = BASES[base]
+    model, expected = (adapted(config_of("relayed_lora", **options), make()) for _ in range(2))
+    model.merge_adapter()
+    model.to(torch.bfloat16)
+    model.unmerge_adapter()
+    expected.to(torch.bfloat16)
+    assert_same(base_weights(model), base_weights(expected))
+    assert torch.equal(scores(model), scores(expected))
 
 
 @ALL

@@ -59,7 +59,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self.rankfold_hooks: dict[str, list[RemovableHandle]] = {}
         self.merged_adapters: list[str] = []
         self.merge_drift: float | None = None
-        self._before_merge: Tensor | nn.Module | None = None
+        # In a tuple, or it would be registered as a parameter of this layer.
+        self._before_merge: tuple[nn.Parameter] | nn.Module | None = None
         self._disable_adapters = False
         # `peft.helpers.disable_input_dtype_casting` switches it.
         self.cast_input_dtype_enabled = True
@@ -131,6 +132,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, keeping the weight as it was for `unmerge`.
 
+        The merged weight is this layer's own: another module that reads the same weight keeps the base's.
         Where the base is quantised or of less than 32 bits, `merge_drift` says how much of a change was lost.
 
         Args:
@@ -161,12 +163,22 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
                     f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                 )
             if self._before_merge is None:
-                self._before_merge = weight if backend is None else copy.deepcopy(self.get_base_layer())
+                self._keep_base()
             self.set_base_weight(merged)
             self.merged_adapters.append(name)
             if backend is not None or torch.finfo(weight.dtype).bits < _BITS:
                 drift = _drift(self.get_base_weight(), weight, delta.to(weight.device))
                 self.merge_drift = max(self.merge_drift or 0.0, drift)
+
+    def _keep_base(self) -> None:
+        """Keep the base for `unmerge`, and let this layer have a weight of its own to merge into."""
+        base = self.get_base_layer()
+        if self.quantization_backend is not None:
+            self._before_merge = copy.deepcopy(base)
+            return
+        weight = base.get_parameter("weight")
+        self._before_merge = (weight,)
+        base.weight = nn.Parameter(weight.data, requires_grad=weight.requires_grad)
 
     def check_can_merge(self, adapter_names: list[str] | None = None) -> None:
         """Check that each of these adapters, the active ones if None, equals a weight.
@@ -183,17 +195,20 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         before = self._before_merge
         if isinstance(before, nn.Module) and self.quantization_backend is not None:
             return self.quantization_backend.get_base_weight(before)
-        return before if isinstance(before, Tensor) else self.get_base_weight()
+        return before[0].data if isinstance(before, tuple) else self.get_base_weight()
 
     def unmerge(self) -> None:
-        """Restore the base layer as it was before the first merge."""
+        """Restore the base layer as it was before the first merge, in its present dtype, where it is now."""
         self.merged_adapters.clear()
         self.merge_drift = None
         before, self._before_merge = self._before_merge, None
         if isinstance(before, nn.Module):
             self.base_layer = before
         elif before is not None:
-            self.get_base_layer().weight.data = before
+            base, (weight,) = self.get_base_layer(), before
+            # The parameter itself comes back, so that tied weights are tied again, in whatever order.
+            weight.data = weight.data.to(base.get_parameter("weight"))
+            base.weight = weight
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter, and the hooks on the model that serve it."""
