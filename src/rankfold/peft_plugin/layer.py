@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -242,6 +242,13 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             if name in self.rankfold_adapters:
                 adapter = self.rankfold_adapters[name]
                 adapter.strength = 1.0 if scale is None else adapter.strength / scale
+
+    def _replicate_for_data_parallel(self) -> Self:
+        """Refuse nn.DataParallel, whose copies of this layer would go on with this one's adapters."""
+        raise SpecError(
+            "nn.DataParallel cannot copy a layer with adapters to another GPU; start one process for each "
+            "GPU with torchrun, or show the program one GPU by CUDA_VISIBLE_DEVICES."
+        )
 
     def __repr__(self) -> str:
         """Return PEFT's form of a layer's representation."""

@@ -133,7 +133,7 @@ def _folder(checkpoints: Checkpoints | None) -> Generator[Checkpoints]:
 
 
 def _arguments(schedule: Schedule, device: torch.device, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,
         per_device_train_batch_size=rows_of_a_process(schedule.batch_size),
@@ -155,6 +155,10 @@ def _arguments(schedule: Schedule, device: torch.device, folder: Path) -> Traini
         save_total_limit=KEPT,
         eval_strategy="no",
     )
+    # A process has one device: on several GPUs the Trainer would copy the model by nn.DataParallel, which
+    # cannot copy adapters, and take as many times the rows in an update.
+    cast(Any, arguments)._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _optimizer_of(groups: Sequence[Mapping[str, Any]], arguments: TrainingArguments) -> tuple[Any, Any]:

@@ -2,10 +2,12 @@
 
 import math
 import warnings
+from functools import cached_property
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import TrainingArguments
 
 from rankfold.errors import TrainingError
 from rankfold.train.curve import CURVE_POINTS
@@ -109,6 +111,24 @@ def test_held_out_data_is_measured_before_between_and_after(train):
     )[1]
     assert [point["step"] for point in curve.validation] == [0, 4, 8, 9]
     assert curve.validation[0] == {"step": 0, "loss": 1.5, "accuracy": 0.5}
+
+
+def test_one_device_is_taken_where_there_are_more(train, monkeypatch):
+    alone, one = train(Schedule(3, 8, 1e-3))
+    find = TrainingArguments._setup_devices
+
+    def find_two(arguments):
+        device = find.func(arguments)
+        arguments._n_gpu = 2
+        return device
+
+    found = cached_property(find_two)
+    found.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    monkeypatch.setattr(torch.nn.DataParallel, "__init__", lambda *_: pytest.fail("the model was wrapped"))
+    among, two = train(Schedule(3, 8, 1e-3))
+    assert one.train == two.train
+    assert all(map(torch.equal, alone.parameters(), among.parameters()))
 
 
 def test_progress_hears_every_update_and_the_end(train):
