@@ -203,6 +203,33 @@ def test_fingerprint_may_be_removed_on_purpose(method, saved):
     load(saved, bert(seed=5))
 
 
+@pytest.mark.filterwarnings("ignore:Adapter cannot be set when the model is merged:UserWarning")
+@ONE_OF_EACH
+def test_adapter_is_loaded_while_another_one_is_merged(method, saved):
+    model = adapted(config_of("lora", alpha=64), adapter_name="first")
+    model.merge_adapter()
+    model.load_adapter(saved, "second")
+
+
+@pytest.mark.filterwarnings("ignore:Adapter cannot be set when the model is merged:UserWarning")
+@ONE_OF_EACH
+def test_adapter_that_was_added_while_another_one_was_merged_is_loaded_on_the_base(method, tmp_path):
+    model = adapted(config_of("lora", alpha=64), adapter_name="first")
+    model.merge_adapter()
+    model.add_adapter("second", config_of(method))
+    model.unmerge_adapter()
+    model.save_pretrained(tmp_path, selected_adapters=["second"])
+    load(tmp_path / "second")
+
+
+def test_data_parallel_is_refused_with_what_to_start_instead():
+    layer = next(
+        each for each in adapted(config_of("share_lora")).modules() if isinstance(each, RankfoldLayer)
+    )
+    with pytest.raises(SpecError, match="with torchrun"):
+        layer._replicate_for_data_parallel()
+
+
 def test_damaged_fingerprint_is_refused(tmp_path):
     model = adapted(config_of("lora"))
     model.save_pretrained(tmp_path)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError
+from rankfold.peft_plugin.layer import RankfoldLayer
 from rankfold.peft_plugin.targets import Target
 
 _LAYERS, _WEIGHTS = 16, 4
@@ -65,11 +66,20 @@ def _sample(target: Target) -> Tensor | None:
         return None
     if backend is not None and not backend.supports_merge:
         return None
-    weight: Tensor = layer.get_parameter("weight").data if backend is None else backend.get_base_weight(layer)
+    weight = _original_weight(target)
     if type(weight) is not Tensor:
         return None
     flat = weight.reshape(-1)
     return flat[torch.tensor(_spread(flat.numel(), _WEIGHTS), device=flat.device)].float().cpu()
+
+
+def _original_weight(target: Target) -> Tensor:
+    """Return the base weight, dequantised, without what other adapters have merged into it."""
+    if isinstance(target.module, RankfoldLayer):
+        return target.module.original_weight()
+    if target.quantization_backend is not None:
+        return target.quantization_backend.get_base_weight(target.base_layer)
+    return target.base_layer.get_parameter("weight").data
 
 
 def _read(sketch: str) -> tuple[str, Tensor]:

@@ -46,6 +46,7 @@ class Target:
         name: Its full name in the model.
         path: Where it is, below the deepest module that holds all targets. Unlike its full name this does not
             depend on what the model is wrapped in, so frozen factors may be derived from it.
+        module: What the model has there: the layer, or what adapters made of it.
         base_layer: The layer itself, without adapters around it.
         site: Its kind and sizes, and what it gets.
         quantization_backend: How to read and write its weight, where it is quantised.
@@ -53,6 +54,7 @@ class Target:
 
     name: str
     path: str
+    module: nn.Module
     base_layer: nn.Module
     site: Site
     quantization_backend: QuantizationBackend | None
@@ -113,7 +115,7 @@ class _Plan:
         )
         mlp = None if place is None else replace(place, root=self._path(place.root))
         site = Site(geometry_of(name, base_layer, backend), spec, mlp)
-        return Target(name, self._path(name), base_layer, site, backend)
+        return Target(name, self._path(name), module, base_layer, site, backend)
 
     def _path(self, name: str) -> str:
         """Return a name without what all targets are in."""
