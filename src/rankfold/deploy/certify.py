@@ -15,15 +15,20 @@ import rankfold
 from rankfold.deploy.base import Base
 from rankfold.deploy.texts import Texts
 from rankfold.deploy.written import model_with_result
-from rankfold.errors import SpecError
+from rankfold.errors import NotExactError, SpecError
 from rankfold.export.certificate import LLAMA_CPP, NAME, LayerPart, LogitsPart, Target
 from rankfold.export.fold import Folded
 from rankfold.export.measure import frobenius, relative_error
+from rankfold.export.plain_lora import written_rank
 from rankfold.train.digest import sha256_of_file
 
 logger = logging.getLogger("rankfold.deploy")
 
 _MOST_TOKENS = 128
+
+# Rounding grows on its way through a model, a hundredfold in narrow ones with strong adapters. But logits
+# that miss half their size are another model's, however coarse the dtype.
+_GROWTH, _GROSS = 1e4, 0.5
 
 
 def layer_parts(
@@ -39,7 +44,7 @@ def layer_parts(
     return tuple(
         LayerPart(
             name,
-            folded[name].rank,
+            written_rank(folded[name]),
             relative_error(folded[name].rounded(torch.float32), product),
             relative_error(written[name], product),
         )
@@ -102,6 +107,26 @@ def compared_logits(target: Target, base: Base | None, texts: Texts | str, folde
     return LogitsPart(
         texts.source, len(differences), texts.sha256(), max(differences), sum(differences) / len(differences)
     )
+
+
+def exact_bound(dtype: torch.dtype) -> float:
+    """Return how far rounding to a dtype may move the logits of an exact export, relative to their size."""
+    return min(_GROSS, _GROWTH * torch.finfo(dtype).eps / 2)
+
+
+def check_exact_logits(logits: LogitsPart, dtype: torch.dtype) -> None:
+    """Check that no more than rounding is between the logits of an exact export and the adapter's.
+
+    Raises:
+        NotExactError: If something else is.
+    """
+    bound = exact_bound(dtype)
+    if not logits.largest <= bound:
+        raise NotExactError(
+            "the base says something else with the export than with the adapter: logits differ by "
+            f"{logits.largest:.1e} of their size, where rounding explains {bound:.1e}; serve the adapter "
+            "with rankfold, and report its configuration."
+        )
 
 
 def _obstacle(base: Base | None, texts: Texts | str) -> str:

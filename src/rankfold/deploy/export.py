@@ -11,7 +11,7 @@ import torch
 
 from rankfold.deploy.base import Base, find_base
 from rankfold.deploy.calibrate import calibrated_layers
-from rankfold.deploy.certify import compared_logits, hashes, layer_parts, versions
+from rankfold.deploy.certify import check_exact_logits, compared_logits, hashes, layer_parts, versions
 from rankfold.deploy.folding import Products, fold_layers, with_layers
 from rankfold.deploy.merged import base_dtype, write_merged
 from rankfold.deploy.opened import OpenedAdapter, open_adapter
@@ -86,7 +86,8 @@ def export(request: ExportRequest) -> Certificate:
     """Export an adapter; the folder appears with all its files and its certificate, or not at all.
 
     Raises:
-        NotExactError: If no plain LoRA and no weight equals the adapter, and it may not be compressed.
+        NotExactError: If no plain LoRA and no weight equals the adapter, and it may not be compressed; or if
+            what was written says something else.
         AdapterFileError: If the adapter is damaged, of another method, or does not fit the base model.
         SpecError: If the base model is needed and not at hand, or cannot take the adapter.
         OutputExistsError: If the folder has something that may not be replaced.
@@ -111,6 +112,8 @@ def _written_and_measured(
     texts = _texts(request)
     method, layers = _write(request, saved, base, texts, work, dtype)
     logits = compared_logits(request.to, base, texts, work)
+    if isinstance(logits, LogitsPart) and request.compression is None:
+        check_exact_logits(logits, dtype)
     return Certificate(
         target=request.to,
         method=method,

@@ -1,7 +1,7 @@
 """A model with the adapter in its weights, as a folder that transformers loads without PEFT."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from rankfold.adapter.find import hosts_in
 from rankfold.deploy.base import Base
 from rankfold.errors import NotExactError, SpecError
 from rankfold.export.certificate import LayerPart
+from rankfold.export.fold import fold
 from rankfold.export.measure import frobenius
 from rankfold.export.plain_lora import PREFIX
 from rankfold.peft_plugin.layer import RankfoldLayer
@@ -44,7 +45,8 @@ def write_merged(base: Base, folder: Path, dtype: torch.dtype) -> tuple[LayerPar
         For each layer what rounding the merged weights takes from the adapter's change, relative to it.
 
     Raises:
-        NotExactError: If a router weighs the heads, or a merged weight is not finite.
+        NotExactError: If a router weighs the heads, a merged weight is not finite, or modules that read one
+            weight would need different ones.
         AdapterFileError: If the adapter does not fit the model.
         SpecError: If the model cannot be loaded for the adapter's task.
     """
@@ -56,12 +58,34 @@ def write_merged(base: Base, folder: Path, dtype: torch.dtype) -> tuple[LayerPar
             f"the merged weight of '{spoilt[0]}' is not finite in {str(dtype).removeprefix('torch.')}; merge "
             "in another dtype, or, if the adapter is not finite either, train it again."
         )
+    read = {module: dict(module.named_parameters(recurse=False)) for module in model.modules()}
     with quiet_libraries():
         merged: Any = cast("Any", model).merge_and_unload()
+        _check_ties(merged, read)
         merged.to(dtype).save_pretrained(folder)
         if (tokenizer := base.tokenizer()) is not None:
             cast("Any", tokenizer).save_pretrained(folder)
     return parts
+
+
+def _check_ties(merged: nn.Module, read: Mapping[nn.Module, Mapping[str, nn.Parameter]]) -> None:
+    """Check that weights which were one before merging are equal: files and other programs hold one.
+
+    Args:
+        merged: The merged model.
+        read: What its modules read before.
+    """
+    first: dict[nn.Parameter, tuple[str, Tensor]] = {}
+    named = cast("Iterator[tuple[str, nn.Module]]", merged.named_modules())
+    for name, module in named:
+        for key, before in read.get(module, {}).items():
+            weight = module.get_parameter(key)
+            other, its_weight = first.setdefault(before, (name, weight))
+            if weight is not its_weight and not torch.equal(weight, its_weight):
+                raise NotExactError(
+                    f"'{other}' and '{name}' read one weight, and the adapter does not change it alike for "
+                    "both; export --to lora, or name a copy of the base with untied weights by --model."
+                )
 
 
 def load_merged(folder: Path, like: nn.Module) -> nn.Module:
@@ -85,7 +109,7 @@ def drifts(model: nn.Module, dtype: torch.dtype) -> Iterator[LayerPart]:
             error = _drift(weight, change)
             yield LayerPart(
                 path.removeprefix(PREFIX),
-                min(adapter.down.rows, adapter.up.cols),
+                fold(adapter).rank,
                 error(torch.float32),
                 error(dtype),
             )

@@ -1,5 +1,6 @@
 """Plain LoRA as PEFT stores it: names, shapes and the few words of configuration that every reader knows."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -53,9 +54,10 @@ def lora_config(layers: Mapping[str, Folded], belongings: Belongings) -> dict[st
     """Return PEFT's configuration of folded layers, whose scaling is already in their matrices.
 
     `r` is the largest rank, since servers reserve room by it; layers of another rank are in `rank_pattern`,
-    and again in `alpha_pattern`, so that every scaling is 1.
+    and again in `alpha_pattern`, so that every scaling is 1. `target_modules` is a pattern where the name of
+    a layer may be the end of another's.
     """
-    ranks = {name: _rank(folded) for name, folded in layers.items()}
+    ranks = {name: written_rank(folded) for name, folded in layers.items()}
     largest = max(ranks.values())
     pattern = {_pattern(name, ranks): rank for name, rank in ranks.items() if rank != largest}
     return {
@@ -68,7 +70,7 @@ def lora_config(layers: Mapping[str, Folded], belongings: Belongings) -> dict[st
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": any(_is_transposed(folded) for folded in layers.values()),
-        "target_modules": sorted(layers),
+        "target_modules": _targets(sorted(layers)),
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
         "modules_to_save": list(belongings.modules_to_save) or None,
@@ -108,9 +110,21 @@ def _kernels(name: str, folded: Folded, convolution: Conv2d) -> tuple[Tensor, Te
     return down, folded.up[:, :, None, None]
 
 
-def _rank(folded: Folded) -> int:
+def written_rank(folded: Folded) -> int:
+    """Return the rank of a layer in a file of PEFT's LoRA, where each group of a convolution has its own."""
     groups = folded.geometry.groups if isinstance(folded.geometry, Conv2d) else 1
     return folded.rank * groups
+
+
+def _targets(names: Sequence[str]) -> list[str] | str:
+    """Return what PEFT finds these layers by, and no others.
+
+    A name in a list also stands for every module whose name ends with it. No block of a model lies inside
+    another one under its whole name, but a name without a dot may end others: then one pattern has all names.
+    """
+    if all("." in name for name in names):
+        return list(names)
+    return "|".join(map(re.escape, names))
 
 
 def _pattern(name: str, names: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """What PEFT reads of a folded adapter: ranks by layer, scalings of 1, kernels laid out by group."""
 
+import re
+
 import pytest
 import torch
 
@@ -48,8 +50,15 @@ def test_largest_rank_is_r_and_others_are_in_both_patterns():
     assert (
         config["rank_pattern"] == config["alpha_pattern"] == {"block.0.query": 3, "tokens": 3, "picture": 3}
     )
-    assert config["target_modules"] == sorted(LAYERS)
     assert config["modules_to_save"] is None
+
+
+def test_targets_are_listed_unless_a_name_may_be_the_end_of_another():
+    blocks = {name: each for name, each in LAYERS.items() if name.startswith("block")}
+    assert lora_config(blocks, ALONE)["target_modules"] == sorted(blocks)
+    pattern = lora_config(LAYERS, ALONE)["target_modules"]
+    assert all(re.fullmatch(pattern, name) for name in LAYERS)
+    assert not any(re.fullmatch(pattern, name) for name in ("deep.tokens", "tokens_2", "block_0.query"))
 
 
 def test_pattern_of_a_name_that_others_end_with_is_anchored():
