@@ -1,6 +1,7 @@
 """Laws about what an adapter computes."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -106,6 +107,29 @@ def _a_mixed_batch_equals_one_adapter_at_a_time(config: rankfold.RankfoldConfig)
         assert_close(mixed[row], expected[name][row])
 
 
+def _a_pass_of_another_thread_changes_nothing(config: rankfold.RankfoldConfig) -> None:
+    """Two threads on one model each get their own output, wherever in the pass of one the other runs."""
+    model = adapted(config)
+    mine, others = ids(seed=1), ids(seed=2)
+    expected, of_others = model(mine), model(others)
+    apart = ThreadPoolExecutor(max_workers=1)
+    is_nested, met = False, list[bool]()
+
+    def run_the_other(*_: object) -> None:
+        nonlocal is_nested
+        if not is_nested:
+            is_nested = True
+            met.append(torch.equal(apart.submit(model, others).result(), of_others))
+            is_nested = False
+
+    with apart:
+        for _, host in hosts_in(model):
+            host.register_forward_hook(run_the_other)
+        assert torch.equal(model(mine), expected)
+    assert met
+    assert all(met)
+
+
 test_forward_agrees_with_the_materialised_weight = law(
     _forward_agrees_with_the_materialised_weight, init_weights=False
 )
@@ -117,4 +141,7 @@ test_only_what_is_declared_trainable_gets_a_gradient = law(
 )
 test_a_mixed_batch_equals_one_adapter_at_a_time = law(
     _a_mixed_batch_equals_one_adapter_at_a_time, init_weights=False
+)
+test_a_pass_of_another_thread_changes_nothing = law(
+    _a_pass_of_another_thread_changes_nothing, init_weights=False, examples=10
 )

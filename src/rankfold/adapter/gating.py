@@ -5,12 +5,13 @@ heads together are one matrix product, and none is run for itself.
 
 The layers of an MLP that read its input are its entries (gate and up projection), the one that writes its
 output is its exit (down projection). With one router for all of them an entry asks the router, and the exit
-takes what the entries were told; nothing is kept from one pass to the next.
+takes what the entries were told; nothing is kept from one pass to the next, nor seen by another thread.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -72,6 +73,18 @@ class CodeGating(Gating):
 
 
 @final
+class _Told(threading.local):
+    """What the entries of an MLP were told in this thread's pass; a copy or a pickle is in no pass."""
+
+    def __init__(self) -> None:
+        self.entered: list[Gating] = []
+        self.weights: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type["_Told"], tuple[()]]:
+        return _Told, ()
+
+
+@final
 class MlpPass:
     """What a router said of the input of its MLP, from the first entry to the exit of one forward pass.
 
@@ -81,8 +94,7 @@ class MlpPass:
 
     def __init__(self, router: Router) -> None:
         self.router = router
-        self._entered: list[Gating] = []
-        self._weights: Tensor | None = None
+        self._told = _Told()
 
     def enter(self, entry: Gating, x: Tensor) -> Float[Tensor, "*batch heads"]:
         """Return the weights for x; further entries of the MLP, which read the same x, get them again.
@@ -94,10 +106,11 @@ class MlpPass:
             entry: Who enters.
             x: The MLP's input.
         """
-        if self._weights is None or entry in self._entered:
-            self._entered, self._weights = [], self.router(x)
-        self._entered.append(entry)
-        return self._weights
+        told = self._told
+        if told.weights is None or entry in told.entered:
+            told.entered, told.weights = [], self.router(x)
+        told.entered.append(entry)
+        return told.weights
 
     def weights(self) -> Float[Tensor, "*batch heads"]:
         """Return what the entries got.
@@ -105,17 +118,13 @@ class MlpPass:
         Raises:
             RuntimeError: If no entry has run.
         """
-        if self._weights is None:
+        if self._told.weights is None:
             raise RuntimeError("the last layer of an MLP ran before its first; call the MLP as a whole.")
-        return self._weights
+        return self._told.weights
 
     def leave(self) -> None:
         """Forget the pass."""
-        self._entered, self._weights = [], None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the pass out of copies and pickles."""
-        return {"router": self.router, "_entered": [], "_weights": None}
+        self._told.entered, self._told.weights = [], None
 
 
 class MlpGating(Gating):

@@ -3,13 +3,15 @@
 A pass lasts from the model's forward pre-hook to its forward hook. Inside it the first relayed factor asked
 for builds all factors of its shape and the others take theirs from the result. Outside it (a layer called
 alone, a layer recomputed by gradient checkpointing during the backward pass) each factor builds itself.
-Nothing outlives a pass, so an optimiser step, however it writes its parameters, can never be missed.
+Nothing outlives a pass, so an optimiser step, however it writes its parameters, can never be missed; and a
+pass is that of one thread, so requests that are served side by side do not meet.
 
 The product is a `torch.autograd.Function` that keeps what it needs on its context instead of among the saved
 tensors: non-reentrant checkpointing counts the saved tensors of a region, and a region must count the same
 whether it was the one that built the batch or not.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast, final
@@ -33,6 +35,18 @@ def materialise(relays: Sequence[Relay]) -> tuple[Tensor, ...]:
 
 
 @final
+class _Pass(threading.local):
+    """The forward pass that this thread is in, and what was built in it; a copy or a pickle is in none."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.matrices: dict[tuple[int, ...], Tensor] = {}
+
+    def __reduce__(self) -> tuple[type["_Pass"], tuple[()]]:
+        return _Pass, ()
+
+
+@final
 class RelayBatches:
     """The relayed factors of one adapter, batched by shape. Register `begin` and `end` as hooks of the model.
 
@@ -42,37 +56,33 @@ class RelayBatches:
 
     def __init__(self, relays: Iterable[Relay]) -> None:
         self.relays = tuple(relays)
-        self._in_pass = False
-        self._matrices: dict[tuple[int, ...], Tensor] = {}
+        self._pass = _Pass()
         for relay in self.relays:
             relay.materialiser = self
 
     def begin(self, _module: nn.Module, _args: Any) -> None:
         """Start a forward pass: a forward pre-hook."""
-        self._in_pass = True
-        self._matrices.clear()
+        self._pass.is_open = True
+        self._pass.matrices.clear()
 
     def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Finish a forward pass: a forward hook, to be called after an error too."""
-        self._in_pass = False
-        self._matrices.clear()
+        self._pass.is_open = False
+        self._pass.matrices.clear()
 
     def matrix(self, relay: Relay) -> Tensor:
         """Return the matrix of one factor, shape [rows, cols]."""
-        if not self._in_pass:
+        if not self._pass.is_open:
             return materialise((relay,))[0]
         # Reentrant checkpointing runs parts of a pass without gradients; what it builds is of no use to the
         # others.
         with_gradient = torch.is_grad_enabled()
-        if _key(relay, with_gradient) not in self._matrices:
+        matrices = self._pass.matrices
+        if _key(relay, with_gradient) not in matrices:
             peers = [peer for peer in self.relays if peer is relay or _can_be_built_together(peer, relay)]
             for peer, matrix in zip(peers, materialise(peers), strict=True):
-                self._matrices[_key(peer, with_gradient)] = matrix
-        return self._matrices[_key(relay, with_gradient)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the matrices of a pass out of copies and pickles."""
-        return {"relays": self.relays, "_in_pass": False, "_matrices": {}}
+                matrices[_key(peer, with_gradient)] = matrix
+        return matrices[_key(relay, with_gradient)]
 
 
 def _key(relay: Relay, with_gradient: bool) -> tuple[int, ...]:  # noqa: FBT001 (a part of the key)

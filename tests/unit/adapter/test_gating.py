@@ -1,6 +1,7 @@
 """What the layers of an MLP share in a pass: one answer of one router, from the first entry to the exit."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -52,6 +53,17 @@ def test_entry_that_comes_again_begins_a_new_pass():
     after = gate(second, code(3), unread)
     assert not torch.equal(before, after)
     assert torch.equal(up(second, code(3), unread), after)
+
+
+def test_entries_of_one_thread_decide_nothing_for_another():
+    mlp = MlpPass(router_of())
+    entry = MlpEntryGating(mlp)
+    first, second = torch.randn(2, 3, FEATURES, dtype=torch.float64)
+    mine = entry(first, code(3), unread)
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        theirs = threads.submit(entry, second, code(3), unread).result()
+    assert not torch.equal(mine, theirs)
+    assert torch.equal(MlpExitGating(mlp)(first, code(3), unread), mine)
 
 
 def test_copy_of_a_pass_starts_afresh():

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -124,8 +125,8 @@ def test_batch_forgets_its_matrices_after_an_error_in_the_forward():
     with pytest.raises(RuntimeError, match="on purpose"):
         model(example_input())
     batches = model.relays[0].materialiser
-    assert not batches._in_pass
-    assert not batches._matrices
+    assert not batches._pass.is_open
+    assert not batches._pass.matrices
     model.fail = False
     assert_same_step(model, reference)
 
@@ -139,6 +140,27 @@ def test_batch_starts_anew_after_a_pass_that_was_interrupted():
         for relay in each.relays:
             relay.left.data.mul_(2)
     assert_same_step(model, reference)
+
+
+def test_pass_of_one_thread_is_not_that_of_another():
+    model = chain(batched=True)
+    relay, batches = model.relays[0], model.relays[0].materialiser
+
+    def elsewhere():
+        alone = relay()
+        batches.begin(model, ())
+        batched = relay()
+        batches.end(model, (), None)
+        return alone, batched
+
+    batches.begin(model, ())
+    mine = relay()
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        theirs = threads.submit(elsewhere).result()
+    assert relay() is mine, "the other thread ended its own pass only"
+    for matrix in theirs:
+        assert matrix is not mine
+        assert torch.equal(matrix, mine)
 
 
 def test_batch_accumulates_gradients_over_passes():
@@ -158,8 +180,8 @@ def test_batch_copied_in_the_middle_of_a_pass_is_independent_and_works(duplicate
     inner = twin.relays[0].materialiser
     assert inner is not batches
     assert inner.relays == tuple(twin.relays)
-    assert not inner._matrices
-    assert not inner._in_pass, "a copy is in no pass, whatever its original is doing"
+    assert not inner._pass.matrices
+    assert not inner._pass.is_open, "a copy is in no pass, whatever its original is doing"
     assert_same_step(twin, model)
     for relay in model.relays:
         relay.left.data.zero_()
