@@ -5,6 +5,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from rankfold import AuxiliaryLossMixin, auxiliary_loss
+from rankfold.factors import relay
 from tests.integration.models import METHODS, adapted, bert, config_of, ids, learned, scores, train
 from tests.support.tolerance import assert_close
 
@@ -80,6 +81,18 @@ def test_compiled_model_learns_the_same(method):
     assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(
         losses, rel=1e-4
     )
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora"])
+def test_exported_program_gives_the_same_scores_and_the_model_still_learns(method):
+    model = adapted(config_of(method))
+    expected = scores(model)
+    relay._kept_positions.cache_clear()
+    program = torch.export.export(model, (), {"input_ids": ids()})
+    assert_close(scores(program.module()), expected)
+    assert torch.equal(scores(model), expected)
+    assert train(model) == train(adapted(config_of(method)))
 
 
 def trainer(model, folder):

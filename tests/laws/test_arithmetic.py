@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rankfold
 from rankfold import NotExactError
 from rankfold.adapter.find import adapters_in, hosts_in
+from rankfold.factors import relay
 from rankfold.train.auxiliary import auxiliary_loss
 from tests.laws.law import law
 from tests.support.tolerance import assert_close
@@ -130,6 +132,21 @@ def _a_pass_of_another_thread_changes_nothing(config: rankfold.RankfoldConfig) -
     assert all(met)
 
 
+def _a_dry_run_leaves_nothing_behind(config: rankfold.RankfoldConfig) -> None:
+    """After a pass without values the model, and every other one, gives what it gave before."""
+    model = adapted(config)
+    expected = model(ids())
+    # A copy has no frozen matrix yet, and without positions everything that can be kept is made in the pass.
+    twin = copy.deepcopy(model)
+    relay._kept_positions.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True) as dry:
+        twin(dry.from_tensor(ids()))
+    for each in (twin, model):
+        output = each(ids())
+        assert type(output) is Tensor
+        assert torch.equal(output, expected)
+
+
 test_forward_agrees_with_the_materialised_weight = law(
     _forward_agrees_with_the_materialised_weight, init_weights=False
 )
@@ -145,3 +162,4 @@ test_a_mixed_batch_equals_one_adapter_at_a_time = law(
 test_a_pass_of_another_thread_changes_nothing = law(
     _a_pass_of_another_thread_changes_nothing, init_weights=False, examples=10
 )
+test_a_dry_run_leaves_nothing_behind = law(_a_dry_run_leaves_nothing_behind, init_weights=False, examples=10)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors.base import Factor
 from rankfold.factors.initial import Initial, standard_deviation
+from rankfold.factors.modes import is_lasting
 from rankfold.seeding import random_matrix, random_order
 from rankfold.shapes import FlatIndex
 
@@ -158,10 +159,11 @@ def read_square(square: Tensor, relay: Relay) -> Tensor:
 @torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
 def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
     """Return the position of each entry in the flat square."""
-    return _positions(order, entries, device)
+    # What is made now shows whether what is kept is of use here, and may be added to.
+    make = _kept_positions if is_lasting(torch.empty(0, device=device)) else _positions
+    return make(order, entries, device)
 
 
-@lru_cache(maxsize=256)
 def _positions(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
     side = square_side(entries)
     size = side * side
@@ -176,6 +178,9 @@ def _positions(order: RelayMap, entries: int, device: torch.device) -> FlatIndex
             case "permuted":
                 # One fixed order a size: it is part of the file format, not of the seed.
                 return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
+
+
+_kept_positions = lru_cache(maxsize=256)(_positions)
 
 
 def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:

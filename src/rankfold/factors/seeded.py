@@ -11,6 +11,7 @@ from torch import Tensor
 from rankfold.errors import SpecError
 from rankfold.factors.base import Factor
 from rankfold.factors.initial import Initial, initial_matrix, standard_deviation
+from rankfold.factors.modes import is_lasting
 
 
 @final
@@ -81,20 +82,24 @@ class Seeded(Factor):
 
     def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
         """Return the matrix in float32."""
-        if self._matrix is None or self._matrix.device != self.anchor.device:
-            self._matrix = self._materialise()
-        return self._matrix
+        kept = self._matrix
+        return kept if kept is not None and kept.device == self.anchor.device else self._materialise()
 
     def reset(self, *, seed: int, name: str) -> None:
         """Take another seed or name, hence another matrix; on the meta device it waits until it is needed."""
         self.seed, self.name = seed, name
-        self._matrix = None if self.anchor.is_meta else self._materialise()
+        self._matrix = None
+        if not self.anchor.is_meta:
+            self._materialise()
 
     def _materialise(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        """Return the matrix, made anew, and keep it where it can be kept."""
         # The first call may be in inference mode, but training after it needs an ordinary tensor.
         with torch.inference_mode(mode=False):
             matrix = initial_matrix(self.initial, self.rows, self.cols, seed=self.seed, name=self.name)
-            return matrix.to(self.anchor.device)
+            matrix = matrix.to(self.anchor.device)
+        self._matrix = matrix if is_lasting(matrix) else None
+        return matrix
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
         # A meta tensor cannot be moved, so the anchor is made anew; only its device matters.
