@@ -147,6 +147,52 @@ def _a_dry_run_leaves_nothing_behind(config: rankfold.RankfoldConfig) -> None:
         assert torch.equal(output, expected)
 
 
+def _the_plain_way(config: rankfold.RankfoldConfig) -> nn.Module:
+    """Return the adapted toy, without the fast way through linear layers and without batches."""
+    model = adapted(config)
+    for _, host in hosts_in(model):
+        host.base_layer.register_forward_hook(lambda *_: None)
+    for module in model.modules():
+        if isinstance(module, relay.Relay):
+            module.materialiser = None
+    return model
+
+
+def _learned(model: nn.Module) -> dict[str, Tensor]:
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+
+def _gradients_of_gradients_are_those_of_the_plain_way(config: rankfold.RankfoldConfig) -> None:
+    """Gradients can be differentiated again, by whatever way they came about."""
+
+    def gradients(model: nn.Module) -> tuple[Tensor, ...]:
+        learned = list(_learned(model).values())
+        first = torch.autograd.grad(model(ids()).square().sum(), learned, create_graph=True)
+        slope = sum(each.square().sum() for each in first)
+        return *first, *torch.autograd.grad(slope, learned)
+
+    for actual, expected in zip(gradients(adapted(config)), gradients(_the_plain_way(config)), strict=True):
+        assert_close(actual.detach(), expected.detach())
+
+
+def _transforms_of_functions_give_the_same_gradients(config: rankfold.RankfoldConfig) -> None:
+    """`torch.func` differentiates a model backwards and forwards, with the gradients that autograd has."""
+    model = adapted(config)
+    learned = _learned(model)
+    gradients = torch.autograd.grad(model(ids()).square().sum(), list(learned.values()))
+    values = {name: each.detach() for name, each in learned.items()}
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, values, (ids(),)).square().sum()
+
+    backwards = torch.func.grad(loss)(values)
+    _, forwards = torch.func.jvp(loss, (values,), (values,))
+    for name, expected in zip(values, gradients, strict=True):
+        assert_close(backwards[name], expected)
+    products = zip(values.values(), gradients, strict=True)
+    assert_close(forwards, torch.stack([(value * gradient).sum() for value, gradient in products]).sum())
+
+
 test_forward_agrees_with_the_materialised_weight = law(
     _forward_agrees_with_the_materialised_weight, init_weights=False
 )
@@ -163,3 +209,10 @@ test_a_pass_of_another_thread_changes_nothing = law(
     _a_pass_of_another_thread_changes_nothing, init_weights=False, examples=10
 )
 test_a_dry_run_leaves_nothing_behind = law(_a_dry_run_leaves_nothing_behind, init_weights=False, examples=10)
+test_gradients_of_gradients_are_those_of_the_plain_way = law(
+    _gradients_of_gradients_are_those_of_the_plain_way, init_weights=False, examples=10
+)
+# Torch compiles what it needs for `jvp` in a way that it warns of itself.
+test_transforms_of_functions_give_the_same_gradients = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
+)(law(_transforms_of_functions_give_the_same_gradients, init_weights=False, examples=10))

@@ -9,7 +9,6 @@ from typing import Any, cast, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -48,8 +47,8 @@ class _LinearAndCode(torch.autograd.Function):
         ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, down)
         return functional.linear(x, weight, bias), functional.linear(x, down)
 
+    # In differentiable steps, for those who want gradients of gradients.
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (torch's way)
         of_result, of_code = gradients
         x, weight, down = ctx.saved_tensors

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors.base import Factor
 from rankfold.factors.initial import Initial, standard_deviation
-from rankfold.factors.modes import is_lasting
+from rankfold.factors.modes import is_lasting, is_transformed
 from rankfold.seeding import random_matrix, random_order
 from rankfold.shapes import FlatIndex
 
@@ -122,7 +122,7 @@ class Relay(Factor):
 
     def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
         """Return the matrix, from its batch if a forward pass of the model is under way."""
-        if self.materialiser is not None and not torch.compiler.is_compiling():
+        if self.materialiser is not None and not (torch.compiler.is_compiling() or is_transformed()):
             return self.materialiser.matrix(self)
         return read_square(self.left @ self.right, self)
 

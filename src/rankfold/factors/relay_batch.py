@@ -18,7 +18,6 @@ from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from rankfold.factors.relay import Relay, RelayMap, positions_in_square
 
@@ -108,11 +107,10 @@ class _SquareProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, relays: tuple[Relay, ...], *parameters: Tensor) -> tuple[Tensor, ...]:
-        dtype = torch.promote_types(parameters[0].dtype, torch.float32)
-        lefts = torch.stack(parameters[0::2]).to(dtype)
-        rights = torch.stack(parameters[1::2]).to(dtype)
+        lefts, rights = _stacked(parameters)
         ctx.set_materialize_grads(False)
         ctx.relays, ctx.lefts, ctx.rights, ctx.dtype = relays, lefts, rights, parameters[0].dtype
+        ctx.parameters = parameters
         with _without_autocast(lefts.device):
             squares = torch.bmm(lefts, rights).flatten(1)
         matrices = dict[int, Tensor]()
@@ -123,12 +121,14 @@ class _SquareProducts(torch.autograd.Function):
         return tuple(matrices[member] for member in range(len(relays)))
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (torch passes ctx by position)
         ctx: Any, *gradients: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        count, side, _ = ctx.lefts.shape
-        squares = ctx.lefts.new_zeros(count, side * side)
+        # For gradients of gradients they are stacked anew, where autograd sees it; otherwise they are as they
+        # were, whatever has become of the parameters.
+        lefts, rights = _stacked(ctx.parameters) if torch.is_grad_enabled() else (ctx.lefts, ctx.rights)
+        count, side, _ = lefts.shape
+        squares = lefts.new_zeros(count, side * side)
         for members, positions in _readings(ctx.relays, squares.device):
             rows = [gradients[member] for member in members]
             zero = squares.new_zeros(positions.numel())
@@ -136,12 +136,18 @@ class _SquareProducts(torch.autograd.Function):
             squares[members] = squares[members].scatter(1, positions.expand(len(members), -1), entries)
         squares = squares.view(count, side, side)
         with _without_autocast(squares.device):
-            for_lefts = torch.bmm(squares, ctx.rights.transpose(1, 2)).to(ctx.dtype)
-            for_rights = torch.bmm(ctx.lefts.transpose(1, 2), squares).to(ctx.dtype)
+            for_lefts = torch.bmm(squares, rights.transpose(1, 2)).to(ctx.dtype)
+            for_rights = torch.bmm(lefts.transpose(1, 2), squares).to(ctx.dtype)
         pairs = zip(for_lefts, for_rights, gradients, strict=True)
         return None, *(
             None if gradient is None else each for left, right, gradient in pairs for each in (left, right)
         )
+
+
+def _stacked(parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return all left and all right matrices, in float32 at least."""
+    dtype = torch.promote_types(parameters[0].dtype, torch.float32)
+    return torch.stack(parameters[0::2]).to(dtype), torch.stack(parameters[1::2]).to(dtype)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -10,9 +10,11 @@ from typing import TypeGuard, final
 import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from rankfold.adapter.gating import ExpertGating
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.factors.modes import is_transformed
 from rankfold.peft_plugin.layer import RankfoldLayer
 
 
@@ -25,11 +27,14 @@ class RankfoldLinear(RankfoldLayer):
         return all(adapter.router is None for adapter in self.rankfold_adapters.values())
 
     def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
-        """Take the fast way for one adapter without dropout on a plain layer, outside of autocast."""
+        """Take the fast way for one adapter without dropout on a plain layer.
+
+        Not under autocast, and not in a transform of `torch.func`.
+        """
         base = self.base_layer
         if torch.compiler.is_compiling():  # the compiler fuses better than we do
             return None
-        if len(active) != 1 or not _is_plain(base) or _autocasts(x.device.type):
+        if len(active) != 1 or not _is_plain(base) or _autocasts(x.device.type) or is_transformed():
             return None
         adapter = self.rankfold_adapters[active[0]]
         is_parted = isinstance(adapter.gating, ExpertGating)
@@ -92,10 +97,14 @@ def _autocasts(device: str) -> bool:
 
 
 def _is_plain(base: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a layer's weight may be read without calling the layer: frozen, and no hook moves it."""
+    """Whether a layer need not be called: frozen, with a forward of its class, and no hook waits for it."""
     return (
         type(base) is nn.Linear
         and type(base.weight) is nn.Parameter
         and not any(parameter.requires_grad for parameter in base.parameters())
-        and not (base._forward_pre_hooks or base._forward_hooks or hasattr(base, "_hf_hook"))
+        # Accelerate and others who patch a layer put their forward on the instance.
+        and "forward" not in base.__dict__
+        and not (base._forward_pre_hooks or base._forward_hooks)
+        and not (base._backward_pre_hooks or base._backward_hooks)
+        and not _has_any_global_hook()
     )

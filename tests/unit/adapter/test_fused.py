@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules import module as torch_modules
 
 import rankfold
 from rankfold.adapter.fused import add_expanded, linear_and_code
@@ -116,14 +117,58 @@ def test_layer_with_a_hook_is_called_and_gives_the_same(method):
         assert_close(fast, plain)
 
 
-def test_hook_of_the_base_layer_is_not_passed_by():
+@pytest.mark.parametrize(
+    "hook", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]
+)
+def test_hook_of_the_base_layer_is_not_passed_by(hook):
     seen = []
 
     def watch(model):
-        model.base_model.model.first.base_layer.register_forward_hook(lambda *_: seen.append("called"))
+        getattr(model.base_model.model.first.base_layer, f"register_{hook}")(lambda *_: seen.append("called"))
 
     outcome("lora", watch)
     assert seen == ["called"]
+
+
+# Torch says so of every module that is called without an input, as a factor is.
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize("hook", ["forward_hook", "forward_pre_hook", "full_backward_hook"])
+def test_hook_on_all_modules_sees_the_base_layer(hook):
+    seen = []
+    register = getattr(torch_modules, f"register_module_{hook}")
+    handle = register(lambda module, *_: seen.append(type(module)))
+    try:
+        outcome("lora")
+    finally:
+        handle.remove()
+    assert seen.count(nn.Linear) == 2
+
+
+def test_forward_that_was_replaced_on_the_base_layer_is_called():
+    def patch(model):
+        base = model.base_model.model.second.base_layer
+        original = base.forward
+        base.forward = lambda x: original(x) + 100
+
+    assert_close(outcome("lora", patch)[0], outcome("lora")[0] + 100)
+
+
+@pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora"])
+def test_gradients_of_single_rows_add_up_to_that_of_the_batch(method):
+    torch.manual_seed(0)
+    config = rankfold.config(method, r=2, target_modules=["first", "second"], init_weights=False)
+    with toy_sizes_allowed():
+        model = peft.get_peft_model(Pair().double(), config)
+    learned = {name: each.detach() for name, each in model.named_parameters() if each.requires_grad}
+    x = torch.randn(3, 6, dtype=torch.float64)
+
+    def loss(values, rows):
+        return torch.func.functional_call(model, values, (rows,)).square().sum()
+
+    of_rows = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(learned, x)
+    of_batch = torch.func.grad(loss)(learned, x)
+    for name in learned:
+        assert_close(of_rows[name].sum(dim=0), of_batch[name])
 
 
 def test_base_weight_that_learns_gets_its_gradient():
