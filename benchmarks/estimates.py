@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import rankfold
 from rankfold.bench.estimate import estimate
-from rankfold.bench.method import method_config
+from rankfold.bench.method import find_method
 from rankfold.bench.request import RunRequest
 from rankfold.train.models import Kind, load_model, resolve_model
 
@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {"target_modules": "all-linear"}
 def measured(method: str, precision: str) -> int:
     """Return the most bytes that an update takes at once."""
     base = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
-    config = method_config(method, OPTIONS, Kind.CLASSIFICATION, seed=0)
+    config = find_method(method).config(OPTIONS, Kind.CLASSIFICATION, seed=0)
     model: Any = peft.get_peft_model(base, config).train()
     tokens = torch.randint(1000, 20000, (ROWS, LENGTH))
     labels = torch.zeros(ROWS, dtype=torch.long)

@@ -6,12 +6,12 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from rankfold.bench.counted import count_on_meta
 from rankfold.bench.executors.executor import Inline
 from rankfold.bench.find import find_records
 from rankfold.bench.fit import fit as fitting
 from rankfold.bench.record import RunRecord
 from rankfold.cli.main import cli
-from rankfold.cli.params import count_on_meta
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

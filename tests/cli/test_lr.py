@@ -9,7 +9,7 @@ from transformers import BertConfig, LlamaConfig
 
 import rankfold
 from rankfold.bench.meta import meta_base
-from rankfold.bench.method import method_config
+from rankfold.bench.method import find_method
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES
@@ -52,9 +52,14 @@ def test_table_and_json_show_the_papers_multiples(lr, ratio, multiples):
 def test_every_method_is_listed_at_its_own_rate_and_in_full(lr, method):
     data = json.loads(lr("--json", method=method).stdout)
     plan = meta_base(data["model"], kind=None, num_labels=2)
-    counted = rankfold.count_parameters(plan.adapted(method_config(method, {}, plan.kind, seed=0))[1])
+    counted = rankfold.count_parameters(plan.adapted(find_method(method).config({}, plan.kind, seed=0))[1])
     assert {group["learning_rate"] for group in data["groups"]} == {discover()[method].learning_rate}
     assert sum(group["numbers"] for group in data["groups"]) == counted.trainable + counted.heads
+
+
+def test_head_alone_is_listed_without_the_adapter_that_carries_it(lr):
+    groups = json.loads(lr("--json", method="head_only").stdout)["groups"]
+    assert [group["role"] for group in groups] == ["head"]
 
 
 def test_what_is_listed_is_what_is_trained(lr, tiny_bert, reviews, tmp_path):

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 
 import rankfold
 from rankfold.bench.meta import MetaBase
-from rankfold.bench.prepare import Prepared, head_parameters
+from rankfold.bench.prepare import Prepared
 from rankfold.bench.record import (
     BytesPart,
     DataPart,
@@ -32,6 +32,7 @@ from rankfold.bench.record import (
     TaskPart,
     TrainingPart,
 )
+from rankfold.bench.trained import head_parameters
 from rankfold.bench.workload import measure_workload
 from rankfold.errors import RankfoldWarning
 from rankfold.train.hardware import cpu_name, gpu_name

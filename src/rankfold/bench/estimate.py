@@ -13,7 +13,7 @@ import torch
 from pydantic import JsonValue
 
 from rankfold.bench.meta import MetaBase, meta_base
-from rankfold.bench.method import method_config
+from rankfold.bench.method import find_method
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.bench.tasks import MIXTURES, NAMED, Task
@@ -194,7 +194,7 @@ class Estimator:
     def _workload(self, request: RunRequest, base: MetaBase, length: int) -> Workload:
         key = json.dumps([*decides_a_step(request), base.kind, base.described.num_labels, length])
         if key not in self._measured:
-            config = method_config(request.method, request.options, base.kind, seed=request.seed)
+            config = find_method(request.method).config(request.options, base.kind, seed=request.seed)
             self._measured[key] = measure_workload(
                 base, config, request, rows=request.batch_size, length=length
             )

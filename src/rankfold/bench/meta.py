@@ -72,7 +72,6 @@ class MetaBase:
                 f"the adapter cannot be built without weights ({_words(error).partition('. ')[0]}); "
                 "count it where the weights are, with `rankfold train --dry-run`."
             ) from error
-        config.base_model_name_or_path = None  # PEFT would ask the hub for it
         return base, adapted
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -10,17 +10,16 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-import rankfold
-from rankfold.bench.method import HEAD_ONLY, PEFT_PREFIX, method_config, recommended_learning_rate
+from rankfold.bench.method import find_method
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.bench.tasks import TaskData, limited, load_task, scoring_of
+from rankfold.bench.trained import count_numbers, freeze_rest
 from rankfold.errors import RankfoldError, SpecError
 from rankfold.train.encode import encode_examples, encode_instructions, make_collator
 from rankfold.train.examples import Examples
 from rankfold.train.hardware import choose_device, choose_precision
 from rankfold.train.learning_rates import parameter_groups
-from rankfold.train.load import adapter_state
 from rankfold.train.models import (
     BaseModel,
     Kind,
@@ -78,40 +77,13 @@ class Prepared:
 
     def parameters(self) -> ParametersPart:
         """Count the numbers of adapter and head, as they are active in the first step."""
+        counted = count_numbers(self.model)
         if self.reducer is None:
-            return parameters_of(self.model, self.request.method)
+            return counted
         self.reducer.attach(self.model).before_step()
-        counted = parameters_of(self.model, self.request.method)
+        active = count_numbers(self.model).active
         self.reducer.detach()
-        return counted
-
-
-def head_parameters(model: PeftModel) -> list[torch.nn.Parameter]:
-    """Return the parameters of modules that are saved whole beside the adapter."""
-    return [parameter for name, parameter in model.named_parameters() if ".modules_to_save." in name]
-
-
-def parameters_of(model: PeftModel, method: str) -> ParametersPart:
-    """Count the numbers of a model's adapter and head, as they are active now.
-
-    Args:
-        model: It may be on the meta device.
-        method: The name of the method that made the adapter.
-    """
-    in_head = {id(parameter) for parameter in head_parameters(model)}
-    head = sum(parameter.numel() for parameter in head_parameters(model))
-    if not method.startswith(PEFT_PREFIX):
-        count = rankfold.count_parameters(model)
-        if method == HEAD_ONLY:  # what carries the head is not trained
-            return ParametersPart(count.stored, 0, 0, head)
-        return ParametersPart(count.stored, count.trainable, count.active, head)
-    stored = sum(tensor.numel() for tensor in adapter_state(model).values()) - head
-    trainable = sum(
-        parameter.numel()
-        for parameter in model.parameters()
-        if parameter.requires_grad and id(parameter) not in in_head
-    )
-    return ParametersPart(stored, trainable, trainable, head)
+        return replace(counted, active=active)
 
 
 def prepare(request: RunRequest) -> Prepared:
@@ -132,14 +104,13 @@ def prepare(request: RunRequest) -> Prepared:
     loaded = load_model(base, data.kind, data.examples.label_names)
     max_length = row_length(loaded.model.config, data.kind, request.max_length)
     evaluator = Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length, scoring)
-    config = method_config(
-        request.method, request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules
-    )
+    method = find_method(request.method)
+    config = method.config(request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules)
     if data.kind is Kind.REGRESSION:
         start_at_mean(loaded, [float(example.label) for example in data.examples.labelled["train"]])
     set_seed(request.seed)
     model = _with_adapter(loaded, config)
-    freeze_rest(request, model)
+    freeze_rest(model, method, freeze_head=request.freeze_head)
     rows = _encoded(loaded, data.examples, max_length)
     rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
     if reducer is not None:
@@ -158,28 +129,6 @@ def prepare(request: RunRequest) -> Prepared:
         reducer=reducer,
         probe_rows=probe_rows,
     )
-
-
-def freeze_rest(request: RunRequest, model: PeftModel) -> None:
-    """Leave as they are the parts that the request does not train.
-
-    Raises:
-        SpecError: If it trains nothing.
-    """
-    head = head_parameters(model)
-    if request.method == HEAD_ONLY:
-        if not head:
-            raise SpecError(
-                f"the model has no new head, which is all that '{HEAD_ONLY}' trains; leave it out."
-            )
-        if request.freeze_head:
-            raise SpecError(f"'{HEAD_ONLY}' trains the head, and freeze_head leaves it; give one of them.")
-        in_head = {id(parameter) for parameter in head}
-        for parameter in model.parameters():
-            parameter.requires_grad = id(parameter) in in_head
-    elif request.freeze_head:
-        for parameter in head:
-            parameter.requires_grad = False
 
 
 def _reducer(
@@ -228,7 +177,7 @@ def _schedule(request: RunRequest, rows: int, precision: str) -> Schedule:
     return Schedule(
         steps=request.steps or max(1, round(epochs * math.ceil(rows / request.batch_size))),
         batch_size=request.batch_size,
-        learning_rate=request.learning_rate or recommended_learning_rate(request.method),
+        learning_rate=request.learning_rate or find_method(request.method).learning_rate,
         scheduler=request.scheduler,
         warmup=request.warmup,
         weight_decay=request.weight_decay,

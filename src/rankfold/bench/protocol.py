@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rankfold.bench.chosen import TuningPart
 from rankfold.bench.executors.executor import Executor
-from rankfold.bench.method import method_config
+from rankfold.bench.method import find_method
 from rankfold.bench.request import RunRequest
 from rankfold.bench.runner import Outcome, run_all
 from rankfold.bench.suite import Suite
@@ -69,7 +69,7 @@ def check_suite(suite: Suite, out: Path) -> None:
         warnings.simplefilter("ignore")  # each run says again what there is to say of it
         for request in requests:
             kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
-            method_config(request.method, request.options, kind, seed=request.seed)
+            find_method(request.method).config(request.options, kind, seed=request.seed)
             if request.task is None and request.data is None:
                 raise nothing_named()
 

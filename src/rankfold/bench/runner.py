@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rankfold.bench.executors.executor import Ended, Executor, Inline
-from rankfold.bench.method import recommended_learning_rate
+from rankfold.bench.method import find_method
 from rankfold.bench.output import clear_failure, finished
 from rankfold.bench.record import (
     NAME,
@@ -158,7 +158,7 @@ def _as_failed(outcome: Outcome, sibling: RunRecord | None) -> Outcome:
 
 def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
     request = outcome.request
-    rate = request.learning_rate or recommended_learning_rate(request.method)
+    rate = request.learning_rate or find_method(request.method).learning_rate
     return replace(
         sibling,
         status="failed",

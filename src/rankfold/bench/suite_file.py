@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.claim_file import ClaimEntry, with_claims
-from rankfold.bench.method import HEAD_ONLY
+from rankfold.bench.method import find_method
 from rankfold.bench.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
 from rankfold.bench.tuning import Space, Tuning
 from rankfold.errors import SpecError, unknown_name
@@ -209,7 +209,7 @@ def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> 
     for key in settings:
         if key not in METHOD_KEYS:
             raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
-    options = entry.options if entry.name == HEAD_ONLY else {**shared, **entry.options}
+    options = {**(shared if find_method(entry.name).trains_adapter else {}), **entry.options}
     method = SuiteMethod(entry.name, options, settings, place, space, tuple(entry.tasks))
     for key, values in entry.sweep.items():
         if not values:

@@ -10,10 +10,11 @@ from pydantic import JsonValue
 
 from rankfold.adapter.cost import adapter_work
 from rankfold.bench.meta import MetaBase
-from rankfold.bench.prepare import freeze_rest, parameters_of
+from rankfold.bench.method import find_method
 from rankfold.bench.record import ParametersPart
 from rankfold.bench.request import RunRequest
 from rankfold.bench.trace import Trace, trace_step
+from rankfold.bench.trained import count_numbers, freeze_rest
 from rankfold.errors import SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.plan import plan_adapters
@@ -66,10 +67,11 @@ def measure_workload(
             Reducer has nothing to choose.
     """
     numbers, model = base.adapted(config)
-    freeze_rest(request, model)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    freeze_rest(model, find_method(request.method), freeze_head=request.freeze_head)
+    parameters = count_numbers(model)
+    trained = parameters.trainable + (0 if request.freeze_head else parameters.head)
     with _reduced(model, request.reducer):
-        parameters = parameters_of(model, request.method)
+        parameters = replace(parameters, active=count_numbers(model).active)
         step, left_out = _step(base, model, config, rows, length)
     probe_flops = 0.0
     if request.reducer is not None:

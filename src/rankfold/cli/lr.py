@@ -40,15 +40,18 @@ def command(
 ) -> None:
     """List what a method trains on a model, with the learning rate of each part, without loading weights."""
     from rankfold.bench.meta import meta_base  # seconds of imports
-    from rankfold.bench.method import method_config, recommended_learning_rate
+    from rankfold.bench.method import find_method
+    from rankfold.bench.trained import freeze_rest
     from rankfold.train.learning_rates import parameter_groups
     from rankfold.train.rate_table import COLUMNS, RateTable
 
     asked = rates_asked(**rates)
     with shown_notes():
         plan = meta_base(model, kind=task_kind, num_labels=num_labels)
-    _, adapted = plan.adapted(method_config(method, parse_settings(settings), plan.kind, seed=0))
-    base = recommended_learning_rate(method) if learning_rate is None else learning_rate
+    found = find_method(method)
+    _, adapted = plan.adapted(found.config(parse_settings(settings), plan.kind, seed=0))
+    freeze_rest(adapted, found)
+    base = found.learning_rate if learning_rate is None else learning_rate
     table = RateTable.of(parameter_groups(adapted, lr=base, weight_decay=weight_decay, **asked))
     if as_json:
         groups = [{"name": group.name, **asdict(group)} for group in table.groups]

@@ -8,7 +8,6 @@ from typing import Any, cast
 import peft
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
 from rankfold.errors import AdapterFileError
@@ -50,7 +49,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
             # It would look there for a vocabulary that was resized, which the tensors tell.
             warnings.filterwarnings("ignore", message="Could not find a config file in")
             model: PeftModel = cast(Any, PeftModel).from_pretrained(base, str(folder), config=config)
-            expected = set(adapter_state(model))
+            expected = set(cast(Any, peft).get_peft_model_state_dict(model))
     except AdapterFileError:
         raise
     except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
@@ -88,11 +87,6 @@ def read_adapter_config(folder: Path) -> PeftConfig:
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise AdapterFileError(f"'{file}' is damaged ({reason}); save the adapter again.") from error
-
-
-def adapter_state(model: PeftModel) -> dict[str, Tensor]:
-    """Return the tensors that `save_pretrained` would write, by their names in the file."""
-    return cast(Any, peft).get_peft_model_state_dict(model)
 
 
 def stored_bytes(folder: Path) -> dict[str, int]:

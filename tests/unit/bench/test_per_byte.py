@@ -41,7 +41,7 @@ def learned(methods, model):
 def test_every_row_uses_a_budget_and_no_more(profile):
     suite = read_suite("per-byte", profile)
     budgets = [kib * KIB for kib in BUDGETS[profile]]
-    methods = [method for method in suite.methods if method.name != HEAD_ONLY]
+    methods = [method for method in suite.methods if method.name != HEAD_ONLY.name]
     used = []
     for method, numbers in zip(methods, learned(methods, suite.base["model"]), strict=True):
         budget = min((each for each in budgets if numbers <= each), default=0)

@@ -20,7 +20,7 @@ from transformers import (
 
 from rankfold.bench.estimate import memory_of
 from rankfold.bench.meta import MetaBase
-from rankfold.bench.method import method_config
+from rankfold.bench.method import find_method
 from rankfold.bench.request import RunRequest
 from rankfold.bench.trace import trace_step
 from rankfold.bench.workload import measure_workload
@@ -41,7 +41,7 @@ CASES = pytest.mark.parametrize(("name", "method"), [(name, each) for name in BA
 
 def config_of(name, method, **options):
     options = {"dropout": 0.0} | options if method == "effilora" else options
-    return method_config(method, options, BASES[name].kind, seed=0)
+    return find_method(method).config(options, BASES[name].kind, seed=0)
 
 
 def work_of(name, method, **options):
@@ -139,14 +139,14 @@ def test_every_preset_is_followed_whole_but_the_one_that_is_cut_from_the_base(me
 
 def test_classes_of_a_model_without_a_word_for_padding_can_be_followed():
     base = replace(BASES["llama"], kind=Kind.CLASSIFICATION)
-    assert workload(base, method_config("lora", {}, base.kind, seed=0)).left_out is None
+    assert workload(base, find_method("lora").config({}, base.kind, seed=0)).left_out is None
 
 
 def test_model_that_cannot_be_followed_is_refused_with_the_reason():
     sizes = {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2, "d_kv": 16, "vocab_size": WORDS}
     base = MetaBase(T5Config(**sizes), Kind.CLASSIFICATION, "here")
     with pytest.raises(SpecError, match=r"without weights \(Passing input embeddings .*measure a short run"):
-        workload(base, method_config("lora", {}, base.kind, seed=0))
+        workload(base, find_method("lora").config({}, base.kind, seed=0))
 
 
 def test_trace_leaves_no_gradient_behind():

@@ -13,8 +13,8 @@ from rankfold.adapter.build import Builder
 from rankfold.adapter.cost import adapter_work, base_work
 from rankfold.adapter.geometry import Linear
 from rankfold.bench.meta import MetaBase
-from rankfold.bench.method import method_config, task_type
-from rankfold.bench.prepare import head_parameters
+from rankfold.bench.method import find_method, task_type
+from rankfold.bench.trained import head_parameters
 from rankfold.errors import RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.kinds import sizes_of
@@ -95,7 +95,7 @@ class Ruler:
             SpecError: If it cannot be built on this model, or only with a warning: such as a rank that is
                 more than a layer can have.
         """
-        config = method_config(method, options, self.base.kind, seed=0)
+        config = find_method(method).config(options, self.base.kind, seed=0)
         return self._size(self._plan(cast(RankfoldConfig, config)))
 
     def _size(self, builder: Builder) -> Size:

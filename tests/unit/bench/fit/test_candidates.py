@@ -12,7 +12,7 @@ from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, s
 from rankfold.bench.fit.plan import lora_within
 from rankfold.bench.fit.size import Ruler, Size
 from rankfold.bench.meta import meta_base
-from rankfold.bench.method import method_config
+from rankfold.bench.method import find_method
 from rankfold.errors import SpecError
 from rankfold.presets import discover
 
@@ -53,7 +53,7 @@ def check_counts(ruler, candidates):
     """Compare the first of every number of options, usual and varied, with what is built."""
     sized = [each for each in candidates if each.size]
     for candidate in {len(each.options): each for each in reversed(sized)}.values():
-        config = method_config(candidate.method, candidate.options, ruler.base.kind, seed=0)
+        config = find_method(candidate.method).config(candidate.options, ruler.base.kind, seed=0)
         _, model = ruler.base.adapted(config)
         trained = [
             parameter
@@ -174,7 +174,7 @@ def test_unknown_method_is_refused_by_name(ruler):
 
 def test_lora_within_a_budget_is_peft_lora_of_that_size(ruler):
     found = lora_within(ruler, Budget(params=3000))
-    config = method_config(found.method, found.options, ruler.base.kind, seed=0)
+    config = find_method(found.method).config(found.options, ruler.base.kind, seed=0)
     assert isinstance(config, peft.LoraConfig)
     _, model = ruler.base.adapted(config)
     counted = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and ".lora_" in name)
