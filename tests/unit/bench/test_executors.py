@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -45,8 +46,14 @@ def requests(folder, *methods):
     ]
 
 
+def ending(folder, *ends):
+    """Runs that end as `work` is told; None is a run that is done."""
+    asked = requests(folder, *("lora" for _ in ends))
+    return [replace(each, options={"end": end} if end else {}) for each, end in zip(asked, ends, strict=True)]
+
+
 def test_outcomes_are_the_same_everywhere(executor, tmp_path):
-    asked = requests(tmp_path, "lora", "peft:refused", "peft:odd")
+    asked = ending(tmp_path, None, "refused", "odd")
     done, refused, odd = run_all(asked, executor=executor)
     assert done.record.method.name == "lora"
     assert RunRecord.read(done.request.out) == done.record
@@ -58,7 +65,7 @@ def test_outcomes_are_the_same_everywhere(executor, tmp_path):
 @pytest.mark.parametrize("place", ["processes", "cluster"])
 def test_run_whose_process_dies_is_a_failure_and_the_others_go_on(request, tmp_path, place):
     executor = request.getfixturevalue("cluster") if place == "cluster" else Processes(2, work)
-    killed, other = run_all(requests(tmp_path, "peft:killed", "lora"), executor=executor)
+    killed, other = run_all(ending(tmp_path, "killed", None), executor=executor)
     assert isinstance(killed.error, TrainingError)
     assert "killed" in str(killed.error) or "lost" in str(killed.error)
     assert other.error is None
@@ -85,7 +92,7 @@ def test_processes_end_when_the_caller_stops(tmp_path):
         def finish(self):
             pass
 
-    asked = requests(tmp_path, "peft:endless", "peft:endless")
+    asked = ending(tmp_path, "endless", "endless")
     with pytest.raises(StopError):
         list(Processes(2, work).each(asked, new_progress))
     assert multiprocessing.active_children() == []
@@ -93,7 +100,7 @@ def test_processes_end_when_the_caller_stops(tmp_path):
 
 def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path):
     def begin():
-        list(Processes(1, work).each(requests(tmp_path, "peft:endless"), lambda: Quiet()))
+        list(Processes(1, work).each(ending(tmp_path, "endless"), lambda: Quiet()))
 
     parent = multiprocessing.get_context("fork").Process(target=begin)
     parent.start()
