@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rankfold import RankfoldWarning
+from rankfold import RankfoldWarning, SpecError
 from tests.integration.models import (
     FOLDABLE,
     PICTURE_TARGETS,
@@ -219,3 +219,11 @@ def test_embedding_that_multiplies_what_it_looks_up_is_merged_right():
     expected = scores(model)
     model.merge_adapter()
     assert_close(scores(model), expected)
+
+
+def test_name_of_no_adapter_is_refused_with_the_nearest():
+    model = adapted(config_of("lora"), adapter_name="first")
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(SpecError, match=r"unknown adapter 'frist'\. Did you mean 'first'\?"):
+            merge(adapter_names=["frist"])
+    assert not model.base_model.model.bert.encoder.layer[0].attention.self.query.merged

@@ -13,7 +13,7 @@ from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
-from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
+from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
 from rankfold.peft_plugin.layer import RankfoldLayer
@@ -109,9 +109,9 @@ class RankfoldModel(BaseTuner):
 
         Raises:
             NotExactError: If the gates of one depend on the input.
+            SpecError: If a name is that of no adapter.
         """
-        for layer in _layers(self.model):
-            layer.check_can_merge(adapter_names)
+        self._check_can_merge(adapter_names)
         super().merge_adapter(adapter_names, safe_merge)
         _warn_of_drift({name: layer.merge_drift for name, layer in _named_layers(self.model).items()})
 
@@ -123,8 +123,8 @@ class RankfoldModel(BaseTuner):
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
         layers = _named_layers(self.model)
-        for layer in layers.values() if merge else ():
-            layer.check_can_merge(adapter_names)
+        if merge:
+            self._check_can_merge(adapter_names)
         # PEFT declares that it returns nothing, but it returns the model.
         model = cast(
             "nn.Module", super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
@@ -201,6 +201,13 @@ class RankfoldModel(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _check_can_merge(self, adapter_names: list[str] | None) -> None:
+        for name in adapter_names or ():
+            if name not in self.peft_config:  # PEFT would pass over it
+                raise unknown_name("adapter", name, self.peft_config)
+        for layer in _layers(self.model):
+            layer.check_can_merge(adapter_names)
 
     def _check_adapter_names(self, adapter_names: list[str]) -> None:
         known = {name for layer in _layers(self) for name in layer.rankfold_adapters}
