@@ -20,6 +20,14 @@ Outcome = Verdict | Literal["the same", "failed", "mended", "failed in both"]
 """What became of a method: a verdict on its predictions, or that it failed in one set or in both."""
 
 
+# By what a seed's runs were and are; the first that there is counts.
+_FAILURES: Mapping[tuple[str, str], Outcome] = {
+    ("done", "failed"): "failed",
+    ("failed", "done"): "mended",
+    ("failed", "failed"): "failed in both",
+}
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -35,7 +43,7 @@ class Change:
         new: That of the newer ones.
         difference: New less old, paired over rows and seeds; None if it cannot be compared.
         outcome: What came of it, corrected for all comparisons together.
-        why: Why it cannot be compared, or failed.
+        why: Why it cannot be compared, or failed; or which seeds the comparison leaves out.
         bytes_ratio: Newer by older learned bytes.
         step_ratio: Newer by older time of a step: only worth something where the machine was the same.
     """
@@ -135,6 +143,7 @@ def _change(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> Chang
     ours, theirs = [new[seed] for seed in seeds], [old[seed] for seed in seeds]
     change = replace(
         change,
+        why=_left_out(old, new),
         old=_mean([run.metrics[metric] for run in theirs]),
         new=_mean([run.metrics[metric] for run in ours]),
         bytes_ratio=_ratio([run.bytes.learned for run in ours], [run.bytes.learned for run in theirs]),
@@ -146,14 +155,25 @@ def _change(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> Chang
 
 
 def _failure(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> dict[str, str] | None:
-    """Return the outcome and the reason if a seed of both sets failed in one of them."""
-    for seed in sorted(old.keys() & new.keys()):
-        was, now = old[seed].status, new[seed].status
-        if "failed" in (was, now):
-            outcome = "failed in both" if was == now else "failed" if now == "failed" else "mended"
-            reason = new[seed].error if now == "failed" else old[seed].error
-            return {"outcome": outcome, "why": f"seed {seed}: {reason}"}
+    """Return outcome and reason if a seed fails now that did not, or if none finished in both sets."""
+    both = sorted(old.keys() & new.keys())
+    found = {(old[seed].status, new[seed].status): seed for seed in reversed(both)}
+    for statuses, outcome in _FAILURES.items():
+        if statuses in found and (outcome == "failed" or ("done", "done") not in found):
+            seed = found[statuses]
+            return {"outcome": outcome, "why": f"seed {seed}: {new[seed].error or old[seed].error}"}
     return None
+
+
+def _left_out(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> str | None:
+    """Return which seeds a comparison leaves out, and why; None if there are none."""
+    seeds: dict[str, list[str]] = {each: [] for each in ("not in both sets", *_FAILURES.values())}
+    for seed in sorted(old.keys() | new.keys()):
+        if seed not in old or seed not in new:
+            seeds["not in both sets"].append(str(seed))
+        elif outcome := _FAILURES.get((old[seed].status, new[seed].status)):
+            seeds[outcome].append(str(seed))
+    return "; ".join(f"seeds {', '.join(some)}: {each}" for each, some in seeds.items() if some) or None
 
 
 def _compared(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> Change:

@@ -103,7 +103,7 @@ def make_examples(
         for split, rows in labelled.items():
             check_published(split, [row.label for row in rows])
         return Examples(kind, None, labelled, {})
-    values = _each(tables, lambda row, _place: label_of(row, column))
+    values = _each(tables, lambda row, _name: label_of(row, column))
     labels = find_labels(column, values, next(iter(tables.values())).class_names.get(column) or label_names)
     return Examples(
         kind, labels.names, _labelled(tables, columns, lambda row: labels.ids[label_of(row, column)]), {}
@@ -113,9 +113,9 @@ def make_examples(
 def _labelled(
     tables: Mapping[str, Table], columns: Columns, label: Callable[[Row], int | float]
 ) -> dict[str, list[Example]]:
-    def example(row: Row, place: int) -> Example:
+    def example(row: Row, name: int | str) -> Example:
         pair = text_of(row, columns.pair) if columns.pair else None
-        return Example(_id(row, place), text_of(row, columns.text or ""), pair, label(row))
+        return Example(name, text_of(row, columns.text or ""), pair, label(row))
 
     return _each(tables, example)
 
@@ -123,7 +123,7 @@ def _labelled(
 def _common_choices(tables: Mapping[str, Table]) -> tuple[str, ...]:
     """Return the choices that all rows share: the classes of a question with a fixed set of answers."""
     different = {
-        choices for found in _each(tables, lambda row, _place: choices_of(row)).values() for choices in found
+        choices for found in _each(tables, lambda row, _name: choices_of(row)).values() for choices in found
     }
     if len(different) > 1:
         raise DataError(
@@ -134,9 +134,9 @@ def _common_choices(tables: Mapping[str, Table]) -> tuple[str, ...]:
 
 
 def _instructions(tables: Mapping[str, Table], choice_word: str) -> dict[str, list[Instruction]]:
-    def instruction(row: Row, place: int) -> Instruction:
+    def instruction(row: Row, name: int | str) -> Instruction:
         prompt, answer = prompt_and_answer(row, choice_word)
-        return Instruction(_id(row, place), prompt, answer, candidate_answers(row, answer))
+        return Instruction(name, prompt, answer, candidate_answers(row, answer))
 
     read = _each(tables, instruction)
     closed = closed_answers([item.answer for item in next(iter(read.values()))])
@@ -149,19 +149,22 @@ def _with_candidates(item: Instruction, closed: tuple[str, ...]) -> Instruction:
     return Instruction(item.id, item.prompt, item.answer, closed)
 
 
-def _each(tables: Mapping[str, Table], read: Callable[[Row, int], _Value]) -> dict[str, list[_Value]]:
-    """Read every row; an error says in which one it happened."""
+def _each(tables: Mapping[str, Table], read: Callable[[Row, int | str], _Value]) -> dict[str, list[_Value]]:
+    """Read every row, given its name; an error says in which one it happened."""
     values: dict[str, list[_Value]] = {}
     for split, table in tables.items():
         values[split] = []
-        for place, row in table.numbered():
+        for (place, row), name in zip(table.numbered(), _names(table), strict=True):
             try:
-                values[split].append(read(row, place))
+                values[split].append(read(row, name))
             except DataError as error:
                 raise DataError(f"row {place + 1} of the split '{split}': {error}") from error
     return values
 
 
-def _id(row: Row, place: int) -> int | str:
-    value = row.get("id", row.get("idx"))
-    return value if isinstance(value, int | str) else place
+def _names(table: Table) -> list[int | str]:
+    """Return what predictions call the rows: by a column `id` or `idx` that tells them apart, or by place."""
+    named = [row.get("id", row.get("idx")) for row in table.rows]
+    known = [name for name in named if isinstance(name, int | str)]
+    # An id may be that of a person who wrote many rows.
+    return known if len(set(known)) == len(named) else [place for place, _ in table.numbered()]

@@ -246,10 +246,11 @@ def row_length(config: PreTrainedConfig, kind: Kind, wanted: int | None) -> int:
 
 
 def start_at_mean(loaded: LoadedModel, labels: Sequence[float]) -> None:
-    """Let a new regression head predict the mean of the labels, whatever the text.
+    """Let the predictions of a new regression head lie about the mean of the labels.
 
     A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias by
-    no more than the learning rate at a time.
+    no more than the learning rate at a time. The heads of models that generate text have no bias; they are
+    left as they were drawn, since other programs would not find a place for one that was added.
 
     Args:
         loaded: A model with one output; a head that its files hold is left as it is.
@@ -257,5 +258,6 @@ def start_at_mean(loaded: LoadedModel, labels: Sequence[float]) -> None:
     """
     for name in loaded.fresh_modules:
         module = loaded.model.get_submodule(name)
-        if isinstance(module, nn.Linear) and module.out_features == 1:
-            nn.init.constant_(cast(torch.Tensor, module.bias), sum(labels) / len(labels))
+        bias = cast("torch.Tensor | None", getattr(module, "bias", None))
+        if isinstance(module, nn.Linear) and module.out_features == 1 and bias is not None:
+            nn.init.constant_(bias, sum(labels) / len(labels))

@@ -61,8 +61,8 @@ def test_a_run_that_fails_now_is_a_regression_and_says_why():
     (change,) = [each for each in compare_records(old, new).changes if each.label.startswith("tlora")]
     assert (change.outcome, change.is_regression) == ("failed", True)
     assert "seed 0: the loss is not a number" in change.why
-    assert _outcomes(new, old)["tlora"] == "mended"
-    assert _outcomes(new, new)["tlora"] == "failed in both"
+    (change,) = [each for each in compare_records(new, old).changes if each.label.startswith("tlora")]
+    assert (change.outcome, change.why) == ("the same", "seeds 0: mended")
 
 
 def test_place_and_speed_do_not_make_another_run_but_a_rate_does():
@@ -83,6 +83,34 @@ def test_seeds_are_compared_with_themselves():
     found = compare_records(_set()[:1], _set()[:2])
     assert found.changes[0].seeds == (0,)
     assert found.changes[0].outcome == "the same"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "outcome"),
+    [
+        ("f...", "xxxx", "worse"),
+        ("f.", "ff", "failed"),
+        ("f", ".", "mended"),
+        ("ff", "f.", "mended"),
+        ("f", "f", "failed in both"),
+        ("f.", "..", "the same"),
+    ],
+)
+def test_other_seeds_hide_no_regression(old, new, outcome):
+    """A letter is a seed: `f` failed, `.` is as it was, `x` is worse."""
+
+    def runs(letters):
+        made = [
+            make_record(seed=seed, quality=0.5 if one == "x" else 0.95) for seed, one in enumerate(letters)
+        ]
+        return [fail(record) if one == "f" else record for record, one in zip(made, letters, strict=True)]
+
+    assert [change.outcome for change in compare_records(runs(old), runs(new)).changes] == [outcome]
+
+
+def test_missing_seeds_are_named():
+    (change,) = compare_records([make_record(seed=seed) for seed in range(4)], [make_record()]).changes
+    assert (change.outcome, change.why) == ("the same", "seeds 1, 2, 3: not in both sets")
 
 
 def test_other_data_is_not_comparable():

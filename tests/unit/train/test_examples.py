@@ -151,9 +151,14 @@ def test_a_row_without_text_is_named(text):
         _examples(train=[{"text": text, "label": 0}, {"text": "a", "label": 1}])
 
 
-def test_ids_are_the_data_s_own_or_the_position():
-    own = [{"id": "x7", "text": "a", "label": 0}, {"text": "b", "label": 1}]
-    assert [example.id for example in _examples(train=own).labelled["train"]] == ["x7", 1]
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [(["x7", "x8"], ["x7", "x8"]), (["x7", None], [0, 1]), (["Ann", "Ann"], [0, 1]), ([1.5, 2.5], [0, 1])],
+    ids=["own", "some", "of persons", "no names"],
+)
+def test_ids_are_the_data_s_own_if_they_tell_all_rows_apart(given, ids):
+    rows = [{"id": name, "text": "a", "label": place} for place, name in enumerate(given)]
+    assert [example.id for example in _examples(train=rows).labelled["train"]] == ids
 
 
 def test_common_choices_are_the_classes_of_a_question():

@@ -9,7 +9,7 @@ import torch
 
 from rankfold.errors import DataError, SpecError
 from rankfold.train.cache import new_folder
-from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.models import Kind, load_model, resolve_model, start_at_mean
 from rankfold.train.package import package_folder
 from tests.support.tiny_models import write_bert
 
@@ -44,6 +44,16 @@ def test_the_configuration_of_smollm2_is_read_without_converting_its_weights(tmp
     config = resolve_model("smollm2").config()
     assert (config.hidden_size, config.num_hidden_layers, config.tie_word_embeddings) == (576, 30, True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_regression_head_starts_at_the_mean_where_it_has_a_bias(tiny_bert, tiny_llama):
+    bert, llama = (load_model(resolve_model(str(each)), Kind.REGRESSION) for each in (tiny_bert, tiny_llama))
+    before = llama.model.score.weight.clone()
+    for loaded in (bert, llama):
+        start_at_mean(loaded, [1.0, 4.0])
+    assert bert.model.classifier.bias.item() == 2.5
+    assert llama.model.score.bias is None
+    assert torch.equal(llama.model.score.weight, before)
 
 
 @pytest.mark.parametrize(
