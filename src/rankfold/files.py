@@ -95,15 +95,16 @@ def flush(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file or folder can be made, by making one beside it, or where its first parent will be.
+    """Check that a file or folder can be made, by making a file beside it, or where its first parent will be.
 
     Raises:
         SpecError: If nothing can be written there.
     """
     try:
         place = next((parent for parent in path.absolute().parents if parent.exists()), path)
-        # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full.
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=place):
+        # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full. A file
+        # without a name leaves nothing behind, even if the process is killed now.
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another folder.") from error

@@ -75,7 +75,7 @@ def test_peft_converts_our_adapter_to_lora(method):
 PATTERNS = [
     "query",
     "layer.0.attention.self.query",
-    r"layer\.\d+\.attention\.self\.value",
+    r"layer\.[1-9]\.attention\.self\.value",
     "^bert.encoder.layer.1.attention.self.value",
     "bert.encoder.layer.0.*",
 ]
@@ -83,7 +83,7 @@ PATTERNS = [
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_patterns_choose_the_ranks_and_alphas_that_peft_chooses(pattern):
-    patterns = {"rank_pattern": {pattern: 3, "value": 2}, "alpha_pattern": {"query": 8.0, pattern: 9.0}}
+    patterns = {"rank_pattern": {pattern: 3, "value": 2}, "alpha_pattern": {pattern: 9.0, "query": 8.0}}
     ours = adapted(config_of("lora", target_modules=TARGETS, **patterns))
     chosen = {
         path: (module.rankfold_adapters["default"].down.rows, module.rankfold_adapters["default"].scaling)

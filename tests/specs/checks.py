@@ -187,9 +187,11 @@ def every_value(method: str, **values: Sequence[Any]) -> list[Any]:
     return [(name, value) for name, of in (usual | values).items() for value in of]
 
 
-def assert_runs(method: str, option: str, value: Any) -> None:
-    """Check that an adapter with this value can be built, called and trained."""
-    assert_can_train(adapted(method, init_weights=False, **{"r": 2, option: value}), example_input())
+def assert_runs(method: str, option: str, value: Any, **beside: Any) -> None:
+    """Check that an adapter with this value, beside what it takes, can be built, called and trained."""
+    assert_can_train(
+        adapted(method, init_weights=False, **{"r": 2, **beside, option: value}), example_input()
+    )
 
 
 def assert_can_train(model: nn.Module, x: Tensor) -> None:

@@ -37,8 +37,10 @@ def adamw(model):
 
 def reducer(loss=None, **options):
     """Return a Reducer that probes and chooses often."""
-    options = {"active_fraction": 0.5, "interval": 2, "start_step": 2, **options}
     needs_probes = options.get("select", "importance") in ("importance", "all")
+    often = {"interval": 2, "start_step": 2} if needs_probes else {}
+    some = {} if options.get("select") == "all" else {"active_fraction": 0.5}
+    options = {**some, **often, **options}
     return rankfold.Reducer(probe_loader=batches(3, seed=9) if needs_probes else None, loss=loss, **options)
 
 

@@ -129,7 +129,10 @@ def test_diagonal_between_two_ranks_is_refused():
         ),
         (lambda: RelaySpec(0), "k=0 leaves a relayed factor without entries; give k at least 1"),
         (lambda: RelaySpec(map="stridded"), r"unknown relay map 'stridded'\. Did you mean 'strided'\?"),
-        (lambda: RelaySpec(std=0.0), r"std=0.0 must be positive; leave it out for the variance of 'initial'"),
+        (
+            lambda: RelaySpec(std=0.0),
+            r"std=0.0 must be positive and finite; leave it out for the variance of 'initial'",
+        ),
         (lambda: RelaySpec(std=-1.0), r"std=-1.0 must be positive"),
         (lambda: RelaySpec(std=float("nan")), r"std=nan must be positive"),
         (lambda: RelaySpec(initial="one"), r"unknown initial value 'one'"),
