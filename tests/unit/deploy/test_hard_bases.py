@@ -1,4 +1,4 @@
-"""An export of a model with tied weights, nested names or grouped convolutions is what its certificate says."""
+"""Models with tied weights, nested names or grouped convolutions: what their certificate says, or nothing."""
 
 import copy
 import json
