@@ -57,7 +57,7 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
 
     Raises:
         SpecError: If the methods would not get equally many trials.
-        TrainingError: If every trial of a round failed.
+        TrainingError: If every trial failed.
     """
     searches = searches_of(suite)
     outcomes: list[Outcome] = []
@@ -70,13 +70,13 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
             requests.append(trial_request(suite, out, key, each, values, each.done))
             parts.append(TuningPart(each.trials, each.done, values))
         batch = run_batch(requests, "trials")
-        if all(outcome.error for outcome in batch):
-            raise_shared(batch)
         batch = [marked(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
         outcomes += batch
         for key in dict.fromkeys(key for key, _ in asked):
             mine = [index for index, (other, _) in enumerate(asked) if other == key]
             _tell(searches[key], [batch[index] for index in mine], [parts[index] for index in mine])
+    if outcomes and all(outcome.error for outcome in outcomes):
+        raise_shared(outcomes)
     _tell_of_edges(searches)
     return outcomes, {key: each.best for key, each in searches.items() if each.best}
 

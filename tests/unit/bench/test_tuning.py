@@ -149,6 +149,14 @@ def test_trial_that_failed_is_not_chosen_and_counts(tmp_path):
     assert (failed.status, failed.tuning.trial) == ("failed", 2)
 
 
+def test_search_goes_on_after_a_trial_that_failed_alone_in_its_round(tmp_path):
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    suite = replace(SUITE, methods=(SuiteMethod("lora"),), seeds=(0,), tuning=Tuning(space, "tpe", 4))
+    trainer = Tuned(["lora-trial2"], leaves_record=True)
+    run(suite, tmp_path, trainer)
+    assert trainer.asked == [*(f"lora-trial{number}" for number in (1, 2, 3, 4)), "lora-seed0"]
+
+
 def test_suite_whose_trials_all_fail_says_why(tmp_path):
     failing = [f"{method}-trial{number}" for method in BEST for number in (1, 2, 3)]
     with pytest.raises(TrainingError, match="loss is not a number"):
