@@ -36,6 +36,10 @@ class OutputExistsError(RankfoldError, FileExistsError):
     """An output that exists already and may not be overwritten."""
 
 
+class BusyError(OutputExistsError):
+    """An output that another process is making at the moment."""
+
+
 class NotExactError(RankfoldError, ValueError):
     """An operation that could only be done approximately where exactness was asked for."""
 

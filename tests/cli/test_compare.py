@@ -77,6 +77,21 @@ def test_compare_fails_when_every_run_fails(compare, tmp_path):
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+def test_compare_reports_what_there_is_and_ends_with_what_another_process_is_making(compare, tmp_path):
+    result = compare(*TWO, trainer=Trainer(elsewhere=["peft_lora-seed0"]))
+    assert result.exit_code != 0
+    assert "1 of 2 runs is made by another process (peft_lora-seed0)" in result.stderr
+    assert "failed" not in result.stdout + result.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "lora-seed0"}
+    assert not (tmp_path / "out" / "peft_lora-seed0").exists()
+
+
+def test_compare_of_which_another_process_makes_all_that_did_not_fail_says_so(compare):
+    result = compare(*TWO, trainer=Trainer(["lora-seed0"], elsewhere=["peft_lora-seed0"]))
+    assert result.exit_code != 0
+    assert "made by another process" in result.stderr
+
+
 def test_command_line_changes_the_budget_of_a_suite(compare):
     requests = []
 

@@ -252,6 +252,12 @@ def test_stopped_run_goes_on_with_its_command_and_resume(stopped):
     assert "done already" in again.stderr
 
 
+def test_resuming_where_there_is_nothing_says_so(stopped, tmp_path):
+    result = CliRunner().invoke(cli, [*stopped, "--resume", "--out", str(tmp_path / "other")])
+    assert result.exit_code == 0
+    assert "nothing to resume" in result.stderr
+
+
 def test_resuming_with_half_a_command_or_without_a_run_has_exit_code_2(stopped, tmp_path):
     out = str(tmp_path / "run")
     for words, what in (

@@ -18,7 +18,7 @@ from rankfold.bench.record import (
     TaskPart,
     TrainingPart,
 )
-from rankfold.errors import TrainingError
+from rankfold.errors import BusyError, TrainingError
 
 
 def make_record(
@@ -138,14 +138,19 @@ def _curve(generator, metric, value, steps):
 
 
 class Trainer:
-    """Stands in for training: writes a record, or fails as told, and remembers what it was asked."""
+    """Stands in for training: writes a record, or fails as told, and remembers what it was asked.
 
-    def __init__(self, failing=(), *, leaves_record=False):
-        self.failing, self.leaves_record, self.asked = failing, leaves_record, []
+    Runs that are `elsewhere` are those that another process is making.
+    """
+
+    def __init__(self, failing=(), *, leaves_record=False, elsewhere=()):
+        self.failing, self.leaves_record, self.elsewhere, self.asked = failing, leaves_record, elsewhere, []
 
     def __call__(self, request, *, progress=None):
         self.asked.append(request.out.name)
         record = replace(make_record(request.method, seed=request.seed), command=request.command())
+        if request.out.name in self.elsewhere:
+            raise BusyError("another process is at work.")
         if request.out.name in self.failing:
             if self.leaves_record:
                 request.out.mkdir(parents=True)

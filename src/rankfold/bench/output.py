@@ -11,7 +11,7 @@ from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.same_run import differences, listed, question_of
-from rankfold.errors import OutputExistsError
+from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import check_replaceable, check_writable, put_in_place
 from rankfold.train.load import CONFIG_NAME
 
@@ -59,9 +59,18 @@ def _changes(record: RunRecord, request: RunRequest) -> list[str]:
     return list(differences(then, question_of(request)))
 
 
+def read_failure(folder: Path) -> RunRecord | None:
+    """Return the record that a failed run left, or None if a folder holds anything else."""
+    try:
+        record = RunRecord.read(folder)
+    except DataError:
+        return None
+    return record if record.status == "failed" else None
+
+
 def clear_failure(folder: Path) -> None:
     """Take away the record of a failed run, so that the run can be tried again."""
-    if (folder / RECORD_NAME).is_file() and RunRecord.read(folder).status == "failed":
+    if read_failure(folder) is not None:
         shutil.rmtree(folder)
 
 
@@ -72,7 +81,7 @@ def output_folder(folder: Path, *, scratch: Path, overwrite: bool) -> Generator[
     Args:
         folder: What is written.
         scratch: A folder on the same disk for the new folder, and for the old one while they change places.
-        overwrite: Replace what is there.
+        overwrite: Replace what is there; nothing but the record of a failure is replaced without it, too.
 
     Raises:
         OutputExistsError: If `folder` may not be written.
@@ -82,10 +91,14 @@ def output_folder(folder: Path, *, scratch: Path, overwrite: bool) -> Generator[
     work.mkdir()
     try:
         yield work
-        check_output(folder, overwrite=overwrite)
+        check_output(folder, overwrite=overwrite or _holds_only_failure(folder))
         put_in_place(work, folder, scratch / _OLD)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _holds_only_failure(folder: Path) -> bool:
+    return read_failure(folder) is not None and len(list(folder.iterdir())) == 1
 
 
 def restore_replaced(folder: Path, scratch: Path) -> None:

@@ -38,6 +38,7 @@ def run_suite(
         SpecError: If a method or an option is unknown, or a value is not possible, before the first run.
         OutputExistsError: If a folder holds something that was not asked for.
         TrainingError: If every trial failed.
+        BusyError: If another process is at a trial.
     """
     check_suite(suite, out)
     keep_suite(suite, out)

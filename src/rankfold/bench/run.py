@@ -57,6 +57,7 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
 
     Raises:
         OutputExistsError: If the folder exists and may not be replaced, or a run of it is not finished.
+        BusyError: If another process is at this run.
         SpecError: If method, options, model or task cannot be built as asked, or are not those of the run to
             resume.
         DataError: If the data cannot be read or understood.
@@ -65,7 +66,6 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
     join_processes(choose_device(request.device))
     if (done := _done_before(request)) is not None:
         return done
-    check_output(request.out, overwrite=request.overwrite)
     check_unfinished(request)
     wait_for_all()
     began = time.perf_counter()
@@ -73,6 +73,9 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
         prepared = prepare(request)
         started = started_record(prepared)
         with unfinished_run(request, started) as checkpoints:
+            # Until now another process may have been at it, and may have finished it.
+            if (done := _done_before(request)) is not None:
+                return done
             try:
                 result = _execute(prepared, checkpoints, progress)
             except Exception as error:
@@ -87,8 +90,13 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
 
 
 def _done_before(request: RunRequest) -> RunRecord | None:
-    """Return the record of a run that there is nothing to resume of, because it is done."""
+    """Return the record of a run that there is nothing to resume of, because it is done.
+
+    Raises:
+        OutputExistsError: If there is something that may not be replaced.
+    """
     if not request.resume or request.overwrite:
+        check_output(request.out, overwrite=request.overwrite)
         return None
     record = finished(request)
     wait_for_all()

@@ -9,9 +9,8 @@ from typing import NoReturn
 
 from rankfold.bench.executors.executor import Ended, Executor, Inline
 from rankfold.bench.method import find_method
-from rankfold.bench.output import clear_failure, finished
+from rankfold.bench.output import clear_failure, finished, read_failure
 from rankfold.bench.record import (
-    NAME,
     BytesPart,
     CurvePart,
     MethodPart,
@@ -22,8 +21,8 @@ from rankfold.bench.remaining import seconds_left
 from rankfold.bench.request import RunRequest
 from rankfold.bench.same_data import check_same_data
 from rankfold.bench.tasks import TaskRequest
-from rankfold.bench.unfinished import check_unfinished, is_unfinished
-from rankfold.errors import RankfoldError, TrainingError
+from rankfold.bench.unfinished import check_unfinished
+from rankfold.errors import BusyError, RankfoldError, TrainingError
 from rankfold.train.progress import EXPECTED, Progress, Silent
 
 logger = logging.getLogger("rankfold.bench")
@@ -35,7 +34,8 @@ class Outcome:
 
     Args:
         request: What was asked for.
-        record: What is in its folder; None if it failed before anything was known of it.
+        record: What is in its folder; None if it failed before anything was known of it, or if another
+            process is making it.
         error: Why it failed; None if it did not.
         is_kept: Whether it had been done before.
     """
@@ -44,6 +44,11 @@ class Outcome:
     record: RunRecord | None
     error: Exception | None = None
     is_kept: bool = False
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another process is making it, so that it has neither been done nor failed."""
+        return isinstance(self.error, BusyError)
 
 
 def run_all(
@@ -55,6 +60,9 @@ def run_all(
     described: str = "runs",
 ) -> list[Outcome]:
     """Do what is not done yet, and go on with what was stopped; one failure does not stop the others.
+
+    What another process finishes before its turn comes is taken as it is; what another is making is left
+    alone.
 
     Args:
         requests: The runs of a suite.
@@ -92,11 +100,14 @@ def run_all(
 
 
 def _as_begun(request: RunRequest, *, overwrite: bool) -> RunRequest:
-    """Return a request that goes on with a run if one was stopped, and is still what it was."""
-    begun = not overwrite and is_unfinished(request.out)
-    if begun:
-        check_unfinished(replace(request, resume=True))
-    return replace(request, overwrite=overwrite, resume=begun)
+    """Return a request that goes on with a run if one was stopped, and is still what it was.
+
+    It resumes although there may be nothing to resume: there may be once its turn comes.
+    """
+    request = replace(request, overwrite=overwrite, resume=not overwrite)
+    if not overwrite:
+        check_unfinished(request)
+    return request
 
 
 def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs: int) -> dict[str, object]:
@@ -104,11 +115,29 @@ def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs
     left = [request for request in requests if request.out not in outcomes]
     done = [(each.request, each.record) for each in outcomes.values() if each.record]
     seconds = seconds_left(left, done, jobs)
-    failed = sum(each.error is not None for each in outcomes.values())
+    elsewhere = sum(each.is_elsewhere for each in outcomes.values())
+    failed = sum(each.error is not None for each in outcomes.values()) - elsewhere
     return {
+        **({"elsewhere": elsewhere} if elsewhere else {}),
         **({"failed": failed} if failed else {}),
         **({} if seconds is None else {EXPECTED: seconds}),
     }
+
+
+def check_all_here(outcomes: Sequence[Outcome]) -> None:
+    """Check that no other process is making some of the runs, for what takes the results of all.
+
+    Raises:
+        BusyError: If one is.
+    """
+    elsewhere = [outcome for outcome in outcomes if outcome.is_elsewhere]
+    if elsewhere:
+        verb = "is" if len(elsewhere) == 1 else "are"
+        raise BusyError(
+            f"{len(elsewhere)} of {len(outcomes)} runs {verb} made by another process "
+            f"({', '.join(each.request.out.name for each in elsewhere)}); "
+            "give the same command again when it has ended."
+        ) from elsewhere[0].error
 
 
 def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
@@ -132,8 +161,10 @@ def _outcome(ended: Ended) -> Outcome:
     if ended.error is None:
         return Outcome(request, ended.record)
     logger.debug("'%s' failed.", request.out, exc_info=ended.error)
-    left = (request.out / NAME).is_file() and not request.overwrite
-    return Outcome(request, RunRecord.read(request.out) if left else None, ended.error)
+    outcome = Outcome(request, None, ended.error)
+    if outcome.is_elsewhere or request.overwrite:
+        return outcome
+    return replace(outcome, record=read_failure(request.out))
 
 
 def _with_unstarted(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -147,7 +178,7 @@ def _place(request: RunRequest) -> tuple[str, TaskRequest]:
 
 
 def _as_failed(outcome: Outcome, sibling: RunRecord | None) -> Outcome:
-    if outcome.record is not None or sibling is None:
+    if outcome.record is not None or sibling is None or outcome.is_elsewhere:
         return outcome
     record = _unstarted(outcome, sibling)
     if not outcome.request.out.exists():

@@ -9,7 +9,7 @@ from typing import cast
 
 from rankfold.bench.chosen import TuningPart
 from rankfold.bench.request import RunRequest
-from rankfold.bench.runner import Outcome, raise_shared
+from rankfold.bench.runner import Outcome, check_all_here, raise_shared
 from rankfold.bench.scores import goodness
 from rankfold.bench.suite import Place, Suite, SuiteMethod
 from rankfold.bench.tuning import Search, Space, Values
@@ -58,6 +58,7 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
     Raises:
         SpecError: If the methods would not get equally many trials.
         TrainingError: If every trial failed.
+        BusyError: If another process is at a trial, without whose score nothing can be chosen.
     """
     searches = searches_of(suite)
     outcomes: list[Outcome] = []
@@ -70,6 +71,7 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
             requests.append(trial_request(suite, out, key, each, values, each.done))
             parts.append(TuningPart(each.trials, each.done, values))
         batch = run_batch(requests, "trials")
+        check_all_here(batch)
         batch = [marked(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
         outcomes += batch
         for key in dict.fromkeys(key for key, _ in asked):

@@ -21,7 +21,14 @@ from rankfold.bench.output import restore_replaced
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.same_run import differences, listed, question_of
-from rankfold.errors import DataError, OutputExistsError, RankfoldError, RankfoldWarning, SpecError
+from rankfold.errors import (
+    BusyError,
+    DataError,
+    OutputExistsError,
+    RankfoldError,
+    RankfoldWarning,
+    SpecError,
+)
 from rankfold.files import write_whole
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, wait_for_all
@@ -84,8 +91,6 @@ def check_unfinished(request: RunRequest) -> None:
         DataError: If it cannot be read how it began.
     """
     if not is_unfinished(request.out):
-        if request.resume:
-            logger.info("nothing to resume for '%s'; starting at the beginning.", request.out)
         return
     if request.resume:
         then, now = question_of(read_start(request.out).request), question_of(request)
@@ -99,14 +104,16 @@ def check_unfinished(request: RunRequest) -> None:
 
 @contextmanager
 def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpoints]:
-    """Give a run its checkpoints; they stay if it is stopped, and go when it is done or cannot succeed.
+    """Give a run its checkpoints; they go when it is done or cannot succeed, and stay if it is stopped.
+
+    They stay as well if its result may not be put in its place, which says nothing against the training.
 
     Args:
         request: The run.
         started: Its record before the first update.
 
     Raises:
-        OutputExistsError: If another process is at it.
+        BusyError: If another process is at it.
         SpecError: If the run to resume was of another model, other data or another method.
     """
     folder = folder_beside(request.out)
@@ -127,11 +134,10 @@ def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpo
         wait_for_all()
         try:
             yield checkpoints
-        except RankfoldError:
-            _clear(folder)  # a run that fails on purpose would come to the same end again
-            raise
-        except BaseException:
-            if is_unfinished(request.out):
+        except BaseException as error:
+            # A training that fails on purpose would come to the same end again.
+            is_over = isinstance(error, RankfoldError) and not isinstance(error, OutputExistsError)
+            if is_unfinished(request.out) and not is_over:
                 logger.info("'%s' is not finished; --resume goes on from its last checkpoint.", request.out)
             else:
                 _clear(folder)
@@ -146,7 +152,7 @@ def _locked(folder: Path, out: Path) -> Generator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise OutputExistsError(
+        raise BusyError(
             f"another process is at work on '{out}'; wait for it, or choose another folder."
         ) from error
     try:

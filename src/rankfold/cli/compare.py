@@ -167,8 +167,8 @@ def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given:
 
 
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:
-    """Print and write what there is; fail if no run ended well."""
-    from rankfold.bench.runner import raise_shared
+    """Print and write what there is; fail if no run ended well, or if another process is at some."""
+    from rankfold.bench.runner import check_all_here, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.report import make_report
     from rankfold.report.write import write_report
@@ -176,9 +176,9 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     kept = sum(outcome.is_kept for outcome in outcomes)
     if kept:
         note(f"{kept} of {len(outcomes)} runs were done before and are kept; --overwrite does them again.")
-    failed = [outcome for outcome in outcomes if outcome.error]
-    if len(failed) == len(outcomes):
-        raise_shared(failed)
+    if all(outcome.error for outcome in outcomes):
+        check_all_here(outcomes)
+        raise_shared(outcomes)
     report = make_report([outcome.record for outcome in outcomes if outcome.record], folder)
     page = write_report(report, folder, version=__version__)
     if as_json:
@@ -186,3 +186,4 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     else:
         print_report(report)
     note(f"report: {page}")
+    check_all_here(outcomes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rankfold.cli.console import print_json, print_table, progress_screen
+from rankfold.cli.console import note, print_json, print_table, progress_screen
 from rankfold.cli.data import column_options, mixture_option, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
@@ -117,6 +117,7 @@ def command(
 ) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
     from rankfold.bench.run import rehearse, run
+    from rankfold.bench.unfinished import is_unfinished
 
     reducer = parse_settings(reducer_settings) if has_reducer or reducer_settings else None
     request = _request(settings, {**options, "reducer": reducer})
@@ -127,6 +128,8 @@ def command(
         if dry_run:
             record = rehearse(request)
         else:
+            if request.resume and not is_unfinished(request.out) and not request.out.exists():
+                note(f"nothing to resume for '{request.out}'; starting at the beginning.")
             with progress_screen() as new_bar:
                 record = run(request, progress=new_bar())
     if as_json:

@@ -13,7 +13,7 @@ from rankfold.bench.protocol import check_suite, run_suite
 from rankfold.bench.record import RunRecord
 from rankfold.bench.suite import Suite, SuiteMethod
 from rankfold.bench.tuning import Tuning
-from rankfold.errors import SpecError, TrainingError
+from rankfold.errors import BusyError, SpecError, TrainingError
 from tests.support.records import Trainer
 
 RATES = [1e-4, 1e-3, 1e-2]
@@ -155,6 +155,14 @@ def test_search_goes_on_after_a_trial_that_failed_alone_in_its_round(tmp_path):
     trainer = Tuned(["lora-trial2"], leaves_record=True)
     run(suite, tmp_path, trainer)
     assert trainer.asked == [*(f"lora-trial{number}" for number in (1, 2, 3, 4)), "lora-seed0"]
+
+
+def test_nothing_is_chosen_while_another_process_is_at_a_trial(tmp_path):
+    trainer = Tuned(elsewhere=["lora-trial2"])
+    with pytest.raises(BusyError, match=r"1 of 6 runs is made by another process \(lora-trial2\)"):
+        run(SUITE, tmp_path, trainer)
+    assert len(trainer.asked) == 6
+    assert not (tmp_path / "lora-trial2").exists()
 
 
 def test_suite_whose_trials_all_fail_says_why(tmp_path):

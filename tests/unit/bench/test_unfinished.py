@@ -10,13 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from rankfold.bench.executors.executor import Inline
 from rankfold.bench.output import restore_replaced
+from rankfold.bench.prepare import prepare
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.run import run
 from rankfold.bench.runner import run_all
 from rankfold.bench.unfinished import folder_beside, is_unfinished, read_start
-from rankfold.errors import DataError, OutputExistsError, RankfoldWarning, SpecError, TrainingError
-from tests.support.records import Trainer
+from rankfold.errors import BusyError, DataError, OutputExistsError, RankfoldWarning, SpecError, TrainingError
+from tests.support.records import Trainer, fail, make_record
 from tests.support.tiny_models import review_rows, write_bert, write_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -133,10 +134,8 @@ def test_run_stopped_before_its_first_checkpoint_leaves_nothing(request_, tmp_pa
     assert names(tmp_path) == []
 
 
-def test_resuming_where_there_is_nothing_starts_at_the_beginning_and_says_so(request_, caplog):
-    with caplog.at_level("INFO", "rankfold"):
-        run(replace(request_, resume=True))
-    assert "nothing to resume" in caplog.text
+def test_resuming_where_there_is_nothing_starts_at_the_beginning(request_):
+    run(replace(request_, resume=True))
     assert request_.out.is_dir()
 
 
@@ -202,9 +201,89 @@ def test_resuming_elsewhere_goes_on_with_a_warning(request_):
 def test_two_processes_cannot_train_the_same_run(request_):
     folder = folder_beside(request_.out)
     folder.mkdir()
-    with FileLock(folder / "lock"), pytest.raises(OutputExistsError, match="another process"):
+    with FileLock(folder / "lock"), pytest.raises(BusyError, match="another process"):
         run(request_)
     assert run(request_).status == "done"
+
+
+def leave_failure(folder):
+    folder.mkdir()
+    fail(make_record()).write(folder)
+
+
+class Then(StopAt):
+    """A progress that does something when it hears of a step."""
+
+    def __init__(self, step, act):
+        super().__init__(step)
+        self.act = act
+
+    def advance(self, done, **fields):
+        if done == self.step:
+            self.act()
+
+
+def test_failure_of_another_process_is_replaced_at_the_end(request_):
+    run(request_, progress=Then(5, lambda: leave_failure(request_.out)))
+    assert RunRecord.read(request_.out).status == "done"
+
+
+def test_training_whose_folder_was_taken_can_go_on(request_, tmp_path):
+    thesis = request_.out / "thesis.tex"
+
+    def take():
+        leave_failure(request_.out)
+        thesis.touch()
+
+    with pytest.raises(OutputExistsError):
+        run(request_, progress=Then(5, take))
+    assert thesis.exists()
+    assert is_unfinished(request_.out)
+    request_.out.rename(tmp_path / "taken")
+    assert run(replace(request_, resume=True)).status == "done"
+    assert names(tmp_path) == ["run", "taken"]
+
+
+def test_suite_leaves_a_run_of_another_process_alone(request_, tmp_path):
+    folder = folder_beside(request_.out)
+    folder.mkdir()
+    requests = [request_, replace(request_, out=tmp_path / "other")]
+    with FileLock(folder / "lock"):
+        there, here = run_all(requests)
+    assert (there.is_elsewhere, there.record, here.record.status) == (True, None, "done")
+    assert names(tmp_path) == ["other", "run.unfinished"]
+    assert [outcome.record.status for outcome in run_all(requests)] == ["done", "done"]
+
+
+@pytest.mark.parametrize("is_done", [True, False], ids=["done", "stopped"])
+def test_what_another_process_did_in_the_meantime_is_not_done_again(request_, tmp_path, is_done):
+    requests = [request_, replace(request_, out=tmp_path / "other")]
+    updates = []
+
+    class Listener(StopAt):
+        def advance(self, done, **fields):
+            updates.append(done)
+
+    def work(asked, *, progress=None):
+        if asked.out == request_.out:  # both have been looked at before the first begins
+            run(requests[1]) if is_done else stop(requests[1])
+            return run(asked)
+        return run(asked, progress=Listener(0))
+
+    outcomes = run_all(requests, executor=Inline(work))
+    assert [outcome.record.status for outcome in outcomes] == ["done", "done"]
+    assert updates == ([] if is_done else [4, 5, 6, 7])
+
+
+def test_run_finished_while_this_one_was_prepared_is_taken_as_it_is(request_, monkeypatch):
+    def prepare_slowly(asked):
+        monkeypatch.undo()
+        run(request_)
+        return prepare(asked)
+
+    monkeypatch.setattr("rankfold.bench.run.prepare", prepare_slowly)
+    record = run(replace(request_, resume=True), progress=StopAt(1))
+    assert record == RunRecord.read(request_.out)
 
 
 def test_run_that_cannot_succeed_leaves_nothing_to_resume(request_, tmp_path):
@@ -259,7 +338,9 @@ def test_suite_goes_on_with_its_unfinished_run(request_, tmp_path):
     resumed: dict[str, bool] = {}
     stop(request_)
     run_all([request_, replace(request_, out=tmp_path / "other")], executor=Inline(Recorder()))
-    assert resumed == {"run": True, "other": False}
+    assert resumed == {"run": True, "other": True}
+    run_all([request_], executor=Inline(Recorder()), overwrite=True)
+    assert resumed["run"] is False
 
 
 def test_suite_that_changed_refuses_its_unfinished_run_before_anything_is_trained(request_, tmp_path):

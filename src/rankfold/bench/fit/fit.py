@@ -13,7 +13,7 @@ from rankfold.bench.fit.halving import like_guessing, ranked
 from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.output import check_output
 from rankfold.bench.record import RunRecord
-from rankfold.bench.runner import Outcome, raise_shared, run_all
+from rankfold.bench.runner import Outcome, check_all_here, raise_shared, run_all
 from rankfold.errors import OutputExistsError
 from rankfold.files import write_whole
 from rankfold.train.progress import Progress, Silent
@@ -56,6 +56,7 @@ def fit(
     Raises:
         OutputExistsError: If the folder holds another choice, or something else.
         TrainingError: If every candidate of a rung failed.
+        BusyError: If another process is at a run.
     """
     _claim(plan, overwrite=overwrite)
     records: list[RunRecord] = []
@@ -65,6 +66,7 @@ def fit(
         logger.info("rung %d of %d: %d candidates, %d steps each.", number, len(keeps), len(left), steps)
         requests = [plan.request(each, f"rung-{number}/{each.method}", steps=steps) for each in left]
         outcomes = run_all(requests, make_progress=make_progress, executor=executor)
+        check_all_here(outcomes)
         if all(outcome.error for outcome in outcomes):
             raise_shared(outcomes)
         part = FitPart(plan.budget.text(), tuple(plan.rungs), number, kept)
@@ -77,6 +79,7 @@ def fit(
     if plan.reference is not None:
         request = plan.request(plan.reference, "reference", steps=plan.steps)
         (outcome,) = run_all([request], make_progress=make_progress, executor=executor)
+        check_all_here([outcome])
         if outcome.record is None:  # it never got as far as the others did with the same model and data
             raise_shared([outcome])
         part = FitPart(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
