@@ -37,10 +37,18 @@ def finished(request: RunRequest) -> RunRecord | None:
 
     Raises:
         OutputExistsError: If its folder holds something else, which is not overwritten.
+        DataError: If its folder holds a record that is damaged or of another version.
     """
     if (request.out / RECORD_NAME).is_file():
-        record = RunRecord.read(request.out)
-        if changed := _changes(record, request):
+        try:
+            record = RunRecord.read(request.out)
+            changed = _changes(record, request)
+        except DataError as error:
+            fault = str(error).rpartition("; ")[0]  # what to do about it is another thing here
+            raise DataError(
+                f"{fault}; delete '{request.out}', or add --overwrite to do the run again."
+            ) from error
+        if changed:
             raise OutputExistsError(
                 f"'{request.out}' holds another run: {listed(changed)}; "
                 "move it away, choose another folder, or add --overwrite to replace whatever is there."

@@ -74,7 +74,7 @@ def run_all(
     Raises:
         OutputExistsError: If a folder holds something that was not asked for, before anything is run.
         SpecError: If a run was stopped that is not what is asked for now.
-        DataError: If the data has changed since a run was done that is kept.
+        DataError: If the data has changed since a run was done that is kept, or a record cannot be read.
     """
     executor = executor or Inline()
     kept = {request.out: None if overwrite else finished(request) for request in requests}

@@ -1,5 +1,6 @@
 """A suite goes on after a failure and after a stop, and never overwrites what it did not make."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rankfold.bench.protocol import check_suite
 from rankfold.bench.record import RunRecord
 from rankfold.bench.runner import run_all
 from rankfold.bench.suite import Suite, SuiteMethod
-from rankfold.errors import OutputExistsError, SpecError, TrainingError
+from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from tests.support.records import Trainer
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
@@ -133,6 +134,32 @@ def test_overwrite_does_everything_again(tmp_path):
     trainer = Trainer()
     run_all(SUITE.requests(tmp_path), executor=Inline(trainer), overwrite=True)
     assert len(trainer.asked) == 4
+
+
+def _damage(values):
+    return "{half"
+
+
+def _of_another_version(values):
+    del values["baselines"]
+    return json.dumps(values)
+
+
+def _of_another_command(values):
+    return json.dumps({**values, "command": [*values["command"], "--no-such-option", "1"]})
+
+
+@pytest.mark.parametrize("spoil", [_damage, _of_another_version, _of_another_command])
+def test_record_that_cannot_be_read_is_named_and_can_be_replaced(tmp_path, spoil):
+    run_all(SUITE.requests(tmp_path), executor=Inline(Trainer()))
+    folder = tmp_path / "tlora-seed1"
+    (folder / "run.json").write_text(spoil(json.loads((folder / "run.json").read_text())))
+    trainer = Trainer()
+    with pytest.raises(DataError, match=rf"; delete '{folder}', or add --overwrite"):
+        run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
+    assert trainer.asked == []
+    run_all(SUITE.requests(tmp_path), executor=Inline(trainer), overwrite=True)
+    assert RunRecord.read(folder).status == "done"
 
 
 def test_progress_ends_at_the_total_and_is_finished_also_after_a_stop(tmp_path):
