@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from rankfold.bench.chosen import TuningPart
+from rankfold.bench.output import read_failure
 from rankfold.bench.request import RunRequest
 from rankfold.bench.runner import Outcome, check_all_here, raise_shared
 from rankfold.bench.scores import goodness
@@ -134,13 +135,15 @@ def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Value
 
 
 def marked(outcome: Outcome, part: TuningPart) -> Outcome:
-    """Return an outcome whose record says how it was tuned, on disk too."""
+    """Return an outcome whose record says how it was tuned, on disk too if it is there."""
     record = outcome.record
     if record is None or record.tuning == part:
         return outcome
     record = replace(record, tuning=part)
-    outcome.request.out.mkdir(parents=True, exist_ok=True)  # the run of an archive has none
-    record.write(outcome.request.out)
+    # A failure under --overwrite leaves the earlier run where it is.
+    if record.status == "done" or read_failure(outcome.request.out) is not None:
+        outcome.request.out.mkdir(parents=True, exist_ok=True)  # the run of an archive has none
+        record.write(outcome.request.out)
     return replace(outcome, record=record)
 
 

@@ -157,6 +157,16 @@ def test_search_goes_on_after_a_trial_that_failed_alone_in_its_round(tmp_path):
     assert trainer.asked == [*(f"lora-trial{number}" for number in (1, 2, 3, 4)), "lora-seed0"]
 
 
+def test_failure_under_overwrite_leaves_the_finished_run(tmp_path):
+    run(SUITE, tmp_path, Tuned())
+    before = RunRecord.read(tmp_path / "lora-seed0")
+    trainer = Tuned(["lora-seed0"])
+    outcomes = run_suite(SUITE, tmp_path, executor=Inline(trainer), overwrite=True)
+    (failed,) = [outcome for outcome in outcomes if outcome.error]
+    assert (failed.record.status, failed.record.tuning) == ("failed", before.tuning)
+    assert RunRecord.read(tmp_path / "lora-seed0") == before
+
+
 def test_nothing_is_chosen_while_another_process_is_at_a_trial(tmp_path):
     trainer = Tuned(elsewhere=["lora-trial2"])
     with pytest.raises(BusyError, match=r"1 of 6 runs is made by another process \(lora-trial2\)"):
