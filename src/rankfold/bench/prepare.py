@@ -115,7 +115,7 @@ def prepare(request: RunRequest) -> Prepared:
     rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
     if reducer is not None:
         reducer.attach(model).detach()  # what it cannot work with is refused now
-    schedule = _schedule(request, len(rows), precision)
+    schedule = schedule_of(request, len(rows), precision)
     return Prepared(
         request=request,
         base=base,
@@ -172,7 +172,8 @@ def _shown(names: object) -> str:
     return ", ".join(f"'{name}'" for name in sorted(cast("set[str]", names)))
 
 
-def _schedule(request: RunRequest, rows: int, precision: str) -> Schedule:
+def schedule_of(request: RunRequest, rows: int, precision: str) -> Schedule:
+    """Return how a request is trained on a number of rows."""
     epochs = request.epochs or DEFAULT_EPOCHS
     return Schedule(
         steps=request.steps or max(1, round(epochs * math.ceil(rows / request.batch_size))),

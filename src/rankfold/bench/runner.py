@@ -1,6 +1,7 @@
 """Runs a suite: what is done already is kept, what fails becomes a record, and the rest goes on."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from rankfold.bench.executors.executor import Ended, Executor, Inline
-from rankfold.bench.method import find_method
 from rankfold.bench.output import clear_failure, finished, read_failure
+from rankfold.bench.prepare import schedule_of
 from rankfold.bench.record import (
     BytesPart,
     CurvePart,
     MethodPart,
     ParametersPart,
+    ReducerPart,
     RunRecord,
+    TrainingPart,
 )
 from rankfold.bench.remaining import seconds_left
 from rankfold.bench.request import RunRequest
@@ -189,7 +192,6 @@ def _as_failed(outcome: Outcome, sibling: RunRecord | None) -> Outcome:
 
 def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
     request = outcome.request
-    rate = request.learning_rate or find_method(request.method).learning_rate
     return replace(
         sibling,
         status="failed",
@@ -197,9 +199,7 @@ def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=request.command(),
         method=MethodPart(request.method, dict(request.options), {}),
-        training=replace(
-            sibling.training, learning_rate=rate, seed=request.seed, rates=request.rates.asked(), groups=()
-        ),
+        training=_training(request, sibling),
         parameters=ParametersPart(0, 0, 0, 0),
         bytes=BytesPart(0, 0, 0),
         seconds=replace(sibling.seconds, train=0.0, evaluate=0.0, total=0.0, step_median=0.0),
@@ -208,8 +208,32 @@ def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
         baselines={},
         predictions=(),
         curve=CurvePart(),
-        reducer=None,
+        reducer=None if request.reducer is None else ReducerPart(dict(request.reducer), layers=()),
         tuning=None,
         fit=None,
         flops=None,
+    )
+
+
+def _training(request: RunRequest, sibling: RunRecord) -> TrainingPart:
+    """Return how a run would have been trained; what its request leaves open is as its sibling found it."""
+    known = sibling.training
+    rows = max(1, sibling.data.rows.get("train", 1))
+    precision = known.precision if request.precision == "auto" else request.precision
+    schedule = schedule_of(request, rows, precision)
+    head = "frozen" if request.freeze_head else "trained"
+    return TrainingPart(
+        epochs=schedule.steps / math.ceil(rows / schedule.batch_size),
+        steps=schedule.steps,
+        batch_size=schedule.batch_size,
+        learning_rate=schedule.learning_rate,
+        scheduler=schedule.scheduler,
+        warmup=schedule.warmup,
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm,
+        max_length=request.max_length or known.max_length,
+        precision=schedule.precision,
+        seed=schedule.seed,
+        head="none" if known.head == "none" else head,
+        rates=request.rates.asked(),
     )

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from rankfold.bench.executors.executor import Inline
+from rankfold.bench.method import find_method
 from rankfold.bench.protocol import check_suite
-from rankfold.bench.record import RunRecord
+from rankfold.bench.record import ReducerPart, RunRecord
 from rankfold.bench.runner import run_all
 from rankfold.bench.suite import Suite, SuiteMethod
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
+from rankfold.report.rows import make_rows
 from tests.support.records import Trainer
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
@@ -94,6 +96,65 @@ def test_record_of_a_run_that_never_began_is_of_its_own_model_and_data(tmp_path)
         *["done"] * 3,
         *[None] * 4,
     ]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"weight_decay": 0.5},
+        {"scheduler": "constant", "warmup": 0.2},
+        {"batch_size": 4, "max_length": 64},
+        {"precision": "bf16", "freeze_head": True},
+        {"lr_groups": {"up": 4.0}},
+        {"reducer": {"active_layers": 1}},
+    ],
+    ids=str,
+)
+def test_seed_that_never_began_belongs_to_the_row_of_its_seeds(tmp_path, asked):
+    class Exact(Trainer):
+        """A stand-in whose records say what was asked for."""
+
+        def __call__(self, request, *, progress=None):
+            record = super().__call__(request, progress=progress)
+            asked = {name: getattr(request, name) for name in ("scheduler", "warmup", "batch_size")}
+            training = replace(
+                record.training,
+                **asked,
+                weight_decay=request.weight_decay,
+                max_length=request.max_length or 128,
+                precision={"auto": "fp32"}.get(request.precision, request.precision),
+                head="frozen" if request.freeze_head else "trained",
+                rates=request.rates.asked(),
+                learning_rate=find_method(request.method).learning_rate,
+            )
+            reducer = request.reducer and ReducerPart(dict(request.reducer), ("one",))
+            record = replace(
+                record,
+                method=replace(record.method, options=dict(request.options)),
+                training=training,
+                reducer=reducer,
+            )
+            record.write(request.out)
+            return record
+
+    suite = replace(
+        SUITE, methods=(SuiteMethod("lora", settings=asked), SuiteMethod("lora")), seeds=(0, 1, 2)
+    )
+    lost = suite.requests(tmp_path)[4]
+    assert lost.seed == 2
+    outcomes = run_all(suite.requests(tmp_path), executor=Inline(Exact([lost.out.name])))
+    (rows,) = make_rows([[outcome.record for outcome in outcomes]])
+    assert [(len(row.records), len(row.failures)) for row in rows] == [(2, 1), (3, 0)]
+
+
+def test_run_that_never_began_has_the_budget_it_was_asked_for(tmp_path):
+    methods = (SuiteMethod("lora"), SuiteMethod("tlora", settings={"steps": 200}))
+    outcomes = run_all(
+        replace(SUITE, methods=methods, seeds=(0,)).requests(tmp_path),
+        executor=Inline(Trainer(["tlora-seed0"])),
+    )
+    training = outcomes[1].record.training
+    assert (training.steps, training.epochs) == (200, 2.0)  # 1600 rows, 16 of them in an update
 
 
 def test_failed_run_is_tried_again(tmp_path):
