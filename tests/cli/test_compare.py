@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from rankfold.bench import protocol
 from rankfold.bench.executors.executor import Inline
 from rankfold.cli.main import cli
+from rankfold.errors import TrainingError
 from tests.support.records import Trainer
 
 
@@ -75,6 +76,32 @@ def test_compare_fails_when_every_run_fails(compare, tmp_path):
     assert "the loss is not a number" in result.stderr
     assert result.stdout == ""
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "places"),
+    [
+        ('models = ["minilm", "smollm2"]\n[base]\ntask = "bbc_news"', "smollm2 on bbc_news"),
+        ('[base]\nmodel = "minilm"\n[tasks.bbc_news]\n[tasks.ag_news]', "minilm on ag_news"),
+    ],
+    ids=["model", "task"],
+)
+def test_compare_names_a_place_of_which_no_run_began_and_fails(compare, tmp_path, base, places):
+    class Partial(Trainer):
+        def __call__(self, request, *, progress=None):
+            if f"{request.model} on {request.task}" == places:
+                raise TrainingError("it cannot be read.")
+            return super().__call__(request, progress=progress)
+
+    top, _, rest = base.partition("[base]")
+    (tmp_path / "some.toml").write_text(
+        f'name = "some"\n{top}seeds = [0]\nmethods = [{{name = "lora"}}, {{name = "tlora"}}]\n[base]{rest}\n'
+    )
+    result = compare("--suite", str(tmp_path / "some.toml"), trainer=Partial())
+    assert result.exit_code == 1, result.stderr
+    assert f"no run of {places} began (it cannot be read)" in result.stderr
+    assert "tlora" in result.stdout
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_compare_reports_what_there_is_and_ends_with_what_another_process_is_making(compare, tmp_path):

@@ -143,6 +143,26 @@ def check_all_here(outcomes: Sequence[Outcome]) -> None:
         ) from elsewhere[0].error
 
 
+def check_all_began(outcomes: Sequence[Outcome]) -> None:
+    """Check that some run of each model and task began: where none did there is no record to report.
+
+    Raises:
+        TrainingError: If none of one did.
+    """
+    known = {_name(each.request) for each in outcomes if each.record or each.is_elsewhere}
+    reasons: dict[str, str] = {}
+    for each in outcomes:
+        if each.error and (name := _name(each.request)) not in known:
+            reasons.setdefault(name, str(each.error).rstrip("."))
+    if reasons:
+        listed = "; ".join(f"no run of {name} began ({reason})" for name, reason in reasons.items())
+        raise TrainingError(f"{listed}; the report lacks this, so mend the cause and run it again.")
+
+
+def _name(request: RunRequest) -> str:
+    return f"{request.model} on {request.task or request.data}"
+
+
 def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
     """Raise why all runs failed; a reason that all of them share is raised as itself.
 

@@ -167,8 +167,11 @@ def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given:
 
 
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:
-    """Print and write what there is; fail if no run ended well, or if another process is at some."""
-    from rankfold.bench.runner import check_all_here, raise_shared
+    """Print and write what there is.
+
+    Fail if no run ended well, if another process is at some, or if none of a model and a task began.
+    """
+    from rankfold.bench.runner import check_all_began, check_all_here, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.report import make_report
     from rankfold.report.write import write_report
@@ -187,3 +190,4 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
         print_report(report)
     note(f"report: {page}")
     check_all_here(outcomes)
+    check_all_began(outcomes)
