@@ -151,3 +151,54 @@ def test_wrong_use_is_refused_before_anything_is_trained(compare, tmp_path, word
     assert message in result.stderr
     assert trainer.asked == []
     assert not (tmp_path / "out").exists()
+
+
+def kept(tmp_path):
+    return json.loads((tmp_path / "out" / "suite.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--suite", "quick"), "it is called 'compare', and this one 'quick'"),
+        ((*TWO[:4], "--seeds", "0"), "the method 'peft:lora' is not in this one"),
+        ((*TWO[:2], *TWO[4:], "--method", "lora r=16"), "'lora' is not in this one, or is another"),
+        (("--task", "mrpc", *TWO[2:]), "holds another run"),
+        (("--task", "mrpc", *TWO[2:6], "--seeds", "1"), "holds another run"),
+    ],
+)
+def test_runs_of_another_suite_keep_their_suite(compare, tmp_path, words, message):
+    compare(*TWO)
+    before, trainer = kept(tmp_path), Trainer()
+    result = compare(*words, trainer=trainer)
+    assert (result.exit_code, trainer.asked) == (2, [])
+    assert message in result.stderr
+    assert kept(tmp_path) == before
+    assert compare(*words, "--overwrite").exit_code == 0
+    assert kept(tmp_path) != before
+
+
+def test_suite_of_which_nothing_was_run_is_in_nobodys_way(compare, tmp_path):
+    compare(*TWO, trainer=Trainer(["lora-seed0", "peft_lora-seed0"]))
+    assert compare("--suite", "quick").exit_code == 0
+    assert kept(tmp_path)["name"] == "quick"
+
+
+def test_suite_that_was_damaged_is_written_anew(compare, tmp_path):
+    compare(*TWO)
+    (tmp_path / "out" / "suite.json").write_text("{")
+    assert compare(*TWO).exit_code == 0
+    assert kept(tmp_path)["name"] == "compare"
+
+
+def test_seeds_that_are_added_later_belong_to_the_same_rows(compare, tmp_path):
+    compare(*TWO)
+    trainer = Trainer()
+    result = compare(*TWO, "--seeds", "1,2", "--json", trainer=trainer)
+    assert len(trainer.asked) == 4, "what was done before is not done again"
+    assert kept(tmp_path)["seeds"] == [0, 1, 2]
+    (study,) = json.loads(result.stdout)["studies"]
+    assert [(row["label"], row["seeds"]) for row in study["rows"]] == [
+        ("lora", [0, 1, 2]),
+        ("peft:lora", [0, 1, 2]),
+    ]

@@ -7,12 +7,13 @@ from pathlib import Path
 from rankfold.bench.chosen import TuningPart
 from rankfold.bench.executors.executor import Executor
 from rankfold.bench.method import find_method
+from rankfold.bench.output import finished
 from rankfold.bench.request import RunRequest
 from rankfold.bench.runner import Outcome, run_all
 from rankfold.bench.suite import Suite
-from rankfold.bench.suite_records import keep_suite
+from rankfold.bench.suite_records import joined_with_kept, keep_suite
 from rankfold.bench.tasks.find import nothing_named
-from rankfold.bench.trials import Key, marked, trial_requests, tune
+from rankfold.bench.trials import Key, marked, searches_of, trial_request, trial_requests, tune
 from rankfold.train.models import Kind
 from rankfold.train.progress import Progress, Silent
 
@@ -36,12 +37,12 @@ def run_suite(
 
     Raises:
         SpecError: If a method or an option is unknown, or a value is not possible, before the first run.
-        OutputExistsError: If a folder holds something that was not asked for.
+        OutputExistsError: If a folder holds something that was not asked for, or `out` another suite.
         TrainingError: If every trial failed.
         BusyError: If another process is at a trial.
     """
     check_suite(suite, out)
-    keep_suite(suite, out)
+    keep_suite(suite if overwrite else _checked_with_kept(suite, out), out)
 
     def run_batch(requests: Sequence[RunRequest], described: str) -> list[Outcome]:
         return run_all(
@@ -82,6 +83,24 @@ def all_requests(suite: Suite, out: Path) -> list[RunRequest]:
         SpecError: If they cannot be made.
     """
     return [*trial_requests(suite, out), *suite.requests(out)]
+
+
+def _checked_with_kept(suite: Suite, out: Path) -> Suite:
+    """Return the suite with what its folder has already, if all of it is of this suite.
+
+    Raises:
+        OutputExistsError: If the folder holds the runs of another.
+    """
+    joined = joined_with_kept(suite, out)
+    # A run has what tuning chooses, which is not known yet; the trials that are asked for first are.
+    first = [
+        trial_request(joined, out, key, each, values, number)
+        for key, each in searches_of(joined).items()
+        for number, values in enumerate(each.search.ask(), start=1)
+    ]
+    for request in first or joined.requests(out):
+        finished(request)
+    return joined
 
 
 def _with_choice(

@@ -167,10 +167,11 @@ def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given:
 
 
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:
-    """Print and write what there is.
+    """Print and write what there is, seeds of earlier calls too.
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
+    from rankfold.bench.find import find_records
     from rankfold.bench.runner import check_all_began, check_all_here, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.report import make_report
@@ -182,7 +183,10 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     if all(outcome.error for outcome in outcomes):
         check_all_here(outcomes)
         raise_shared(outcomes)
-    report = make_report([outcome.record for outcome in outcomes if outcome.record], folder)
+    # What failed before its folder was made is known from its outcome alone.
+    told = {outcome.record.name: outcome.record for outcome in outcomes if outcome.record}
+    earlier = [record for record in find_records(folder) if record.name not in told]
+    report = make_report([*earlier, *told.values()], folder)
     page = write_report(report, folder, version=__version__)
     if as_json:
         print_json(report_as_json(report))
