@@ -131,10 +131,96 @@ def test_command_line_changes_the_budget_of_a_suite(compare):
     assert {(request.epochs, request.steps, request.batch_size) for request in requests} == {(0.5, None, 4)}
 
 
+class Asked(Trainer):
+    """A stand-in that keeps what it was asked for, whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.requests = []
+
+    def __call__(self, request, *, progress=None):
+        self.requests.append(request)
+        return super().__call__(request, progress=progress)
+
+    def values(self, *names):
+        return {tuple(getattr(request, name) for name in names) for request in self.requests}
+
+
+SAYING = """
+name = "own"
+seeds = [0]
+models = ["smollm2", "roberta-base"]
+[base]
+steps = 50
+[tasks]
+mrpc = { epochs = 2.0, train_rows = 70, max_length = 32 }
+stsb = { steps = 90, eval_rows = 30, batch_size = 4 }
+[tuning]
+space = { learning_rate = [1e-3, 3e-3] }
+base = { steps = 5, eval_rows = 20 }
+[[methods]]
+name = "lora"
+[[methods]]
+name = "tlora"
+tasks = ["stsb"]
+"""
+
+
+def said(tmp_path, text=SAYING):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    return "--suite", str(path)
+
+
+def test_command_line_wins_over_all_that_a_suite_says_of_it(compare, tmp_path):
+    trainer = Asked()
+    words = ["--model=minilm", "--steps=6", "--train-rows=7", "--eval-rows=8"]
+    words += ["--max-length=9", "--batch-size=3"]
+    assert compare(*said(tmp_path), *words, trainer=trainer).exit_code == 0
+    budget = ("model", "epochs", "steps", "train_rows", "eval_rows", "max_length", "batch_size")
+    assert trainer.values(*budget) == {("minilm", None, 6, 7, 8, 9, 3)}
+    assert trainer.values("task", "method") == {("mrpc", "lora"), ("stsb", "lora"), ("stsb", "tlora")}
+
+
+def test_task_of_the_command_line_takes_the_place_of_all(compare, tmp_path):
+    for task, methods in (("stsb", {"lora", "tlora"}), ("rte", {"lora"})):
+        trainer = Asked()
+        assert compare(*said(tmp_path), "--task", task, trainer=trainer).exit_code == 0
+        assert trainer.values("task", "method") == {(task, method) for method in methods}
+
+
+def test_task_on_which_no_method_is_run_is_refused(compare, tmp_path):
+    text = SAYING.replace('"lora"', '"lora"\ntasks = ["stsb"]', 1)
+    result = compare(*said(tmp_path, text), "--task", "rte")
+    assert result.exit_code == 2
+    assert "no method of the suite 'own' is run on 'rte'" in result.stderr
+
+
+def test_learning_rate_of_the_command_line_is_that_of_all_methods_of_a_suite(compare):
+    trainer = Asked()
+    compare("--suite", "quick", "--steps", "6", "--learning-rate", "0.01", trainer=trainer)
+    assert trainer.values("steps", "learning_rate") == {(6, 0.01)}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--learning-rate", "0.1"), "learning_rate is tuned"),
+        (("--data", "x.csv"), "name the task of the data"),
+    ],
+)
+def test_option_that_means_nothing_beside_a_suite_is_refused(compare, tmp_path, words, message):
+    trainer = Trainer()
+    result = compare(*said(tmp_path), *words, trainer=trainer)
+    assert (result.exit_code, trainer.asked) == (2, [])
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ((), "nothing to compare"),
+        ((*TWO, "--profile", "cpu"), "--profile cpu is given without a suite"),
         (("--suite", "quik"), "Did you mean 'quick'"),
         (("--suite", "quick", "--method", "lora"), "both given"),
         (("--task", "bbc_news", "--method", "lroa"), "Did you mean 'lora'"),

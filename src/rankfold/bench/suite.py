@@ -147,6 +147,32 @@ class Suite:
     tuning: Tuning | None = None
     claims: tuple[Claim, ...] = ()
 
+    def with_settings(self, given: Settings) -> "Suite":
+        """Return the suite with settings that hold for all of its tasks, methods and trials.
+
+        Args:
+            given: Fields of `RunRequest`; a model or a task takes the place of all that there are.
+
+        Raises:
+            SpecError: If they are what is tuned, or data of one task where there are several.
+        """
+        spaces = [each.space for each in (self.tuning, *self.methods) if each is not None and each.space]
+        if tuned := sorted({key for space in spaces for key in space} & given.keys()):
+            raise SpecError(f"{tuned[0]} is tuned by the suite '{self.name}'; do not give it as well.")
+        names = [given["task"]] if "task" in given and self.tasks else list(self.tasks)
+        if "data" in given and len(names) > 1:
+            raise SpecError(f"the suite '{self.name}' has {len(names)} tasks; name the task of the data.")
+        return replace(
+            self,
+            base=overlaid(self.base, given),
+            methods=tuple(
+                replace(method, settings=_yielding(method.settings, given)) for method in self.methods
+            ),
+            tasks={name: _yielding(self.tasks.get(name, {}), given) for name in names},
+            models=(given["model"],) if "model" in given and self.models else self.models,
+            tuning=self.tuning and replace(self.tuning, base=_yielding(self.tuning.base, given)),
+        )
+
     def labels(self) -> list[str]:
         """Return a name for each method; methods that differ only in settings name these."""
         return labels_of([(method.name, method.told()) for method in self.methods])
@@ -231,10 +257,11 @@ class Suite:
                 raise SpecError(
                     f"the {kind} '{twice}' is in the suite '{self.name}' twice; keep one of them."
                 )
-        for method in self.methods:
-            for task in method.tasks:
-                if task not in self.tasks:
-                    raise unknown_name(f"task of the method '{method.name}'", task, self.tasks)
+        for place in self.places():
+            if not self.rows(place):
+                raise SpecError(
+                    f"no method of the suite '{self.name}' is run on '{place.task}'; choose another task."
+                )
 
     def _fault(self, key: str, value: object) -> str | None:
         """Return what is wrong with one setting."""
@@ -249,9 +276,14 @@ class Suite:
 
 def overlaid(settings: Settings, changes: Settings) -> dict[str, Any]:
     """Return settings with some of them changed; epochs and steps exclude and so replace each other."""
+    return {**_yielding(settings, changes), **changes}
+
+
+def _yielding(settings: Settings, changes: Settings) -> dict[str, Any]:
+    """Return the settings that stay where others are changed."""
     lengths = {"epochs", "steps"}
-    replaced = lengths if changes.keys() & lengths else set[str]()
-    return {**{key: value for key, value in settings.items() if key not in replaced}, **changes}
+    replaced = changes.keys() | (lengths if changes.keys() & lengths else set[str]())
+    return {key: value for key, value in settings.items() if key not in replaced}
 
 
 def _twice(names: Sequence[str]) -> str | None:

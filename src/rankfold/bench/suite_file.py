@@ -118,6 +118,10 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         tuple(read.models),
         read.tuning and _tuning(read.tuning),
     )
+    for method in suite.methods:
+        for task in method.tasks:
+            if task not in suite.tasks:
+                raise unknown_name(f"task of the method '{method.name}'", task, suite.tasks)
     return with_claims(suite, read.claims)
 
 

@@ -116,8 +116,9 @@ def command(
 ) -> None:
     """Train several methods under one budget and compare them.
 
-    Runs a suite, or the methods named by --method, and writes one table and one page. A comparison that was
-    stopped goes on when the same command is given again.
+    Runs a suite, or the methods named by --method, and writes one table and one page. What is given beside a
+    suite holds for all of its tasks, methods and trials. A comparison that was stopped goes on when the same
+    command is given again.
     """
     from rankfold.bench.protocol import run_suite  # --help can do without these seconds
 
@@ -150,14 +151,15 @@ def _executor(name: str, jobs: int | None) -> "Executor":
 
 def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
     """Return the suite to run: a named one with what the command line changes, or one of given methods."""
-    from rankfold.bench.suite import DEFAULT_SEEDS, Suite, overlaid
+    from rankfold.bench.suite import DEFAULT_SEEDS, Suite
     from rankfold.bench.suite_file import parse_method, read_suite
 
     if suite and methods:
         raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
     if suite:
-        found = read_suite(suite, profile)
-        return replace(found, base=overlaid(found.base, given))
+        return read_suite(suite, profile).with_settings(given)
+    if profile is not None:
+        raise SpecError(f"--profile {profile} is given without a suite; add --suite, or leave it out.")
     if not methods:
         raise SpecError(
             "there is nothing to compare; give --suite quick, or --task with two or more --method."
