@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, cast, final, get_type_hints
@@ -36,6 +37,9 @@ METHOD_KEYS = (
 )
 # Those of them that have options of their own.
 _NESTED = ("lr_groups", "reducer")
+
+# Bytes of a folder's name before seed or trial. File systems take 255, and `<out>.unfinished` needs some.
+_LONGEST = 210
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 """Where nothing is said. Fewer than three say little of what another seed would have given."""
@@ -195,8 +199,8 @@ class Suite:
 
     def run_name(self, place: Place, label: str, end: str) -> str:
         """Return the name of a run's folder; `end` tells the runs of one method apart."""
-        parts = (Path(place.model).name, place.task, label, end)
-        return "-".join(_folder_name(part) for part in parts if part)
+        parts = (Path(place.model).name, place.task, label)
+        return f"{_shortened('-'.join(_folder_name(part) for part in parts if part))}-{_folder_name(end)}"
 
     def requests(
         self, out: Path, tuned: Mapping[tuple[Place, str], Settings] | None = None
@@ -262,6 +266,22 @@ class Suite:
                 raise SpecError(
                     f"no method of the suite '{self.name}' is run on '{place.task}'; choose another task."
                 )
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        """Check that no two rows have one folder, of whose runs only the first would be made."""
+        found: dict[str, str] = {}
+        for place in self.places():
+            for row in self.rows(place):
+                # Not every file system tells "a" from "A".
+                name = self.run_name(place, row.label, "seed").casefold()
+                told = " ".join(part for part in (place.model, place.task, row.label) if part)
+                if name in found:
+                    raise SpecError(
+                        f"'{found[name]}' and '{told}' of the suite '{self.name}' would share folders; "
+                        "run them as two suites, or name one of them otherwise."
+                    )
+                found[name] = told
 
     def _fault(self, key: str, value: object) -> str | None:
         """Return what is wrong with one setting."""
@@ -288,6 +308,14 @@ def _yielding(settings: Settings, changes: Settings) -> dict[str, Any]:
 
 def _twice(names: Sequence[str]) -> str | None:
     return next((name for name in names if names.count(name) > 1), None)
+
+
+def _shortened(name: str) -> str:
+    """Return a name that a file system takes, with a hash of what is cut off; most are as they were."""
+    whole = name.encode()
+    if len(whole) <= _LONGEST:
+        return name
+    return f"{whole[:_LONGEST].decode(errors='ignore')}~{sha256(whole).hexdigest()[:8]}"
 
 
 def _folder_name(label: str) -> str:

@@ -87,6 +87,37 @@ def test_folder_names_stay_inside_the_output_folder():
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"models": ("step1/model", "step2/model")},
+        {"tasks": {"a b": {}, "a_b": {}}},
+        {
+            "methods": tuple(
+                SuiteMethod("lora", {"target_modules": words}) for words in (".*query", ".?query")
+            )
+        },
+        {"models": ("folder/Bert", "folder/bert")},
+        {"models": ("m-a", "m"), "tasks": {"b": {}, "a-b": {}}},
+    ],
+    ids=["models", "tasks", "options", "case", "dashes"],
+)
+def test_different_runs_never_share_a_folder(change):
+    with pytest.raises(SpecError, match="would share folders"):
+        replace(SUITE, **change).requests(Path("out"))
+
+
+def test_folder_name_that_is_too_long_is_shortened_and_still_its_own():
+    modules = [f"encoder.layers.{number}.überlang.query" for number in range(12)]
+    methods = tuple(
+        SuiteMethod("lora", {"target_modules": [*modules, last], "r": 8}) for last in ("key", "value")
+    )
+    names = [request.out.name for request in replace(SUITE, methods=methods).requests(Path("out"))]
+    assert len(set(names)) == 4
+    assert all(len(f"{name}.unfinished".encode()) <= 255 for name in names)
+    assert [name.rpartition("-")[2] for name in names] == ["seed0", "seed0", "seed3", "seed3"]
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"base": {"model": "minilm", "stepz": 5}}, "'stepz' of the suite .* Did you mean 'steps'"),
