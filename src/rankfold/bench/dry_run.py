@@ -8,7 +8,8 @@ from functools import cache
 from rankfold.bench.estimate import Device, Estimate, Estimator, decides_a_step
 from rankfold.bench.meta import generates_text
 from rankfold.bench.request import RunRequest
-from rankfold.bench.tasks import TaskRequest, load_task
+from rankfold.bench.tasks import NAMED, TaskRequest, load_task
+from rankfold.bench.tasks.mixture import SEPARATOR
 from rankfold.errors import DataError, SpecError
 from rankfold.train.progress import Progress
 
@@ -43,7 +44,7 @@ def plan_runs(
 ) -> list[PlannedRuns]:
     """Return what runs would take, in the order in which each kind of run comes first.
 
-    A user's own data is read, for the number of its rows.
+    Data that is of no named task is read, for the number of its rows.
 
     Args:
         requests: The runs.
@@ -70,10 +71,16 @@ def _planned(
     request: RunRequest, runs: int, estimator: Estimator, count_own: Callable[[TaskRequest, str], int]
 ) -> PlannedRuns:
     try:
-        rows = count_own(request.task_request, request.model) if request.data is not None else None
+        rows = None if _is_counted(request) else count_own(request.task_request, request.model)
         return PlannedRuns(request, runs, estimator.estimate(request, rows=rows))
     except (SpecError, DataError) as error:
         return PlannedRuns(request, runs, None, str(error))
+
+
+def _is_counted(request: RunRequest) -> bool:
+    """Return whether the estimate knows the rows of what is learned, or there is nothing to count."""
+    names = request.task.split(SEPARATOR) if request.task else []
+    return request.data is None and all(name in NAMED for name in names)
 
 
 def _own_rows(request: TaskRequest, model: str) -> int:

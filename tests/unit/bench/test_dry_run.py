@@ -1,5 +1,6 @@
 """What a suite would take is said of every kind of run, once."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -117,3 +118,17 @@ def test_own_data_is_read_for_its_rows(request_, reviews):
     assert planned.estimate.steps == 2 * math.ceil(len(rows) / 2)
     (absent,) = plan_runs([replace(own, data="absent.csv")])
     assert "absent.csv" in absent.reason
+
+
+def test_rows_of_a_task_that_is_a_folder_are_counted(request_, tmp_path):
+    for name, count in (("mine", 6), ("other", 9)):
+        (tmp_path / name).mkdir()
+        for split in ("train", "validation"):
+            rows = [{"text": f"row {number}", "label": "ab"[number % 2]} for number in range(count)]
+            (tmp_path / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = replace(request_, data_root=str(tmp_path), steps=None, epochs=1.0, batch_size=2)
+    planned = plan_runs([replace(own, task=task) for task in ("mine", "mine+other")])
+    assert [each.reason for each in planned] == [None, None]
+    assert [each.estimate.rows for each in planned] == [6, 12], "a mixture has as many rows of each task"
+    (unknown,) = plan_runs([replace(own, task="mrcp")])
+    assert "unknown task 'mrcp'" in unknown.reason
