@@ -11,7 +11,7 @@ from rankfold.bench.record import NAME as RECORD_NAME
 from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.same_run import differences, listed, question_of
-from rankfold.errors import DataError, OutputExistsError
+from rankfold.errors import DataError, OutputExistsError, SpecError
 from rankfold.files import check_replaceable, check_writable, put_in_place
 from rankfold.train.load import CONFIG_NAME
 
@@ -26,6 +26,11 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         OutputExistsError: If it exists and may not be replaced, or does not look like a run or an adapter.
         SpecError: If nothing can be written where it is to be.
     """
+    if folder.is_dir() and (folder.is_mount() or folder.resolve() == Path.cwd()):
+        raise SpecError(
+            f"'{folder}' is the folder you are in, or a disk of its own, and a finished run cannot take its "
+            "place; name a new folder in it."
+        )
     check_writable(folder)
     check_replaceable(folder, overwrite=overwrite, marks=[RECORD_NAME, CONFIG_NAME], kind="run or adapter")
 

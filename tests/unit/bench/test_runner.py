@@ -8,6 +8,7 @@ import pytest
 
 from rankfold.bench.executors.executor import Inline
 from rankfold.bench.method import find_method
+from rankfold.bench.output import check_output
 from rankfold.bench.protocol import check_suite
 from rankfold.bench.record import ReducerPart, RunRecord
 from rankfold.bench.runner import run_all
@@ -244,3 +245,9 @@ def test_progress_ends_at_the_total_and_is_finished_also_after_a_stop(tmp_path):
 def test_methods_with_a_typo_are_refused_before_the_first_run(method):
     with pytest.raises(SpecError, match="unknown"):
         check_suite(replace(SUITE, methods=(SuiteMethod("lora"), method)), Path("out"))
+
+
+def test_folder_whose_place_cannot_be_taken_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=r"'\.' is the folder you are in.*name a new folder in it"):
+        check_output(Path(), overwrite=False)
