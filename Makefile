@@ -38,7 +38,7 @@ types: $(VENV)/.dev  ## Check types.
 docs: $(VENV)/.dev  ## Bring the generated pages up to date and build the site into site/.
 	@$(BIN)/cog -I . -r $$(grep -lr '\[\[\[cog' *.md docs)
 	@$(BIN)/python -m docs.generate
-	@$(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/mkdocs build --strict
 	@echo "The site is site/index.html"
 
 bench-step: $(VENV)/.demo  ## Measure a training step against PEFT's own LoRA.

@@ -61,7 +61,7 @@ def parameter_groups(  # noqa: PLR0913 (four ways to ask, each with its options)
         SpecError: If a number, role or adapter name is not possible, options do not go together, the layers
             that share a factor ask for different rates, or a multiple is asked for where nothing is trained.
 
-    Example:
+    Examples:
         >>> import peft, rankfold, torch
         >>> model = peft.get_peft_model(
         ...     torch.nn.Sequential(torch.nn.Linear(8, 8)), rankfold.config("lora", r=2, target_modules=["0"])
@@ -115,7 +115,7 @@ def optimizer(
     Raises:
         SpecError: As for `rankfold.parameter_groups`, or if the class knows no weight decay and one is given.
 
-    Example:
+    Examples:
         >>> import peft, rankfold, torch
         >>> model = peft.get_peft_model(
         ...     torch.nn.Sequential(torch.nn.Linear(8, 8)),
