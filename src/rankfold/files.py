@@ -105,7 +105,8 @@ def check_writable(path: Path) -> None:
         # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full. A file
         # without a name leaves nothing behind, even if the process is killed now.
         with tempfile.TemporaryFile(dir=place):
-            pass
+            # Its name may be too long, which drafts make longer still.
+            _ = (place / draft_name(path.name)).exists()
     except OSError as error:
         raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another folder.") from error
 

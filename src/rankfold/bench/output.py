@@ -26,12 +26,12 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
         OutputExistsError: If it exists and may not be replaced, or does not look like a run or an adapter.
         SpecError: If nothing can be written where it is to be.
     """
+    check_writable(folder)
     if folder.is_dir() and (folder.is_mount() or folder.resolve() == Path.cwd()):
         raise SpecError(
             f"'{folder}' is the folder you are in, or a disk of its own, and a finished run cannot take its "
             "place; name a new folder in it."
         )
-    check_writable(folder)
     check_replaceable(folder, overwrite=overwrite, marks=[RECORD_NAME, CONFIG_NAME], kind="run or adapter")
 
 

@@ -1,9 +1,7 @@
 """A suite: several methods, tasks, models and seeds under one budget, as a value."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, cast, final, get_type_hints
@@ -11,6 +9,7 @@ from typing import Any, cast, final, get_type_hints
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from rankfold.bench.claims import Claim
+from rankfold.bench.folder_names import folder_name
 from rankfold.bench.label import labels_of, reducer_settings
 from rankfold.bench.request import RunRequest
 from rankfold.bench.tuning import Space, Tuning
@@ -37,9 +36,6 @@ METHOD_KEYS = (
 )
 # Those of them that have options of their own.
 _NESTED = ("lr_groups", "reducer")
-
-# Bytes of a folder's name before seed or trial. File systems take 255, and `<out>.unfinished` needs some.
-_LONGEST = 210
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 """Where nothing is said. Fewer than three say little of what another seed would have given."""
@@ -199,8 +195,7 @@ class Suite:
 
     def run_name(self, place: Place, label: str, end: str) -> str:
         """Return the name of a run's folder; `end` tells the runs of one method apart."""
-        parts = (Path(place.model).name, place.task, label)
-        return f"{_shortened('-'.join(_folder_name(part) for part in parts if part))}-{_folder_name(end)}"
+        return folder_name((Path(place.model).name, place.task, label), end)
 
     def requests(
         self, out: Path, tuned: Mapping[tuple[Place, str], Settings] | None = None
@@ -257,7 +252,7 @@ class Suite:
         if not self.methods or not self.seeds:
             raise SpecError(f"the suite '{self.name}' has no methods or no seeds; give at least one of each.")
         for kind, names in (("method", self.labels()), ("seed", [str(seed) for seed in self.seeds])):
-            if twice := _twice(names):
+            if twice := next((name for name in names if names.count(name) > 1), None):
                 raise SpecError(
                     f"the {kind} '{twice}' is in the suite '{self.name}' twice; keep one of them."
                 )
@@ -301,22 +296,5 @@ def overlaid(settings: Settings, changes: Settings) -> dict[str, Any]:
 
 def _yielding(settings: Settings, changes: Settings) -> dict[str, Any]:
     """Return the settings that stay where others are changed."""
-    lengths = {"epochs", "steps"}
-    replaced = changes.keys() | (lengths if changes.keys() & lengths else set[str]())
-    return {key: value for key, value in settings.items() if key not in replaced}
-
-
-def _twice(names: Sequence[str]) -> str | None:
-    return next((name for name in names if names.count(name) > 1), None)
-
-
-def _shortened(name: str) -> str:
-    """Return a name that a file system takes, with a hash of what is cut off; most are as they were."""
-    whole = name.encode()
-    if len(whole) <= _LONGEST:
-        return name
-    return f"{whole[:_LONGEST].decode(errors='ignore')}~{sha256(whole).hexdigest()[:8]}"
-
-
-def _folder_name(label: str) -> str:
-    return re.sub(r"[^\w.=,+-]+", "_", label)
+    left_out = {*changes, *(("epochs", "steps") if changes.keys() & {"epochs", "steps"} else ())}
+    return {key: value for key, value in settings.items() if key not in left_out}
