@@ -1,6 +1,6 @@
 """A suite: several methods, tasks, models and seeds under one budget, as a value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
