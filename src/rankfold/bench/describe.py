@@ -8,6 +8,7 @@ import platform
 import random
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
@@ -37,6 +38,7 @@ from rankfold.bench.workload import measure_workload
 from rankfold.errors import RankfoldWarning
 from rankfold.train.hardware import cpu_name, gpu_name
 from rankfold.train.rate_table import RateTable
+from rankfold.train.trainer import Schedule
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -134,9 +136,26 @@ def _padded_length(prepared: Prepared) -> int:
 
 
 def _training(prepared: Prepared) -> TrainingPart:
-    schedule = prepared.schedule
+    part = training_part(
+        prepared.schedule, len(prepared.rows), prepared.evaluator.max_length, _head(prepared)
+    )
+    groups = RateTable.of(prepared.groups or ()).groups
+    return replace(part, rates=prepared.request.rates.asked(), groups=groups)
+
+
+def training_part(
+    schedule: Schedule, rows: int, max_length: int, head: Literal["trained", "frozen", "none"]
+) -> TrainingPart:
+    """Return how a run is trained, at one rate for all of the adapter.
+
+    Args:
+        schedule: How.
+        rows: Of the training split.
+        max_length: The most tokens of a row.
+        head: What becomes of a new head.
+    """
     return TrainingPart(
-        epochs=schedule.steps / math.ceil(len(prepared.rows) / schedule.batch_size),
+        epochs=schedule.steps / math.ceil(rows / schedule.batch_size),
         steps=schedule.steps,
         batch_size=schedule.batch_size,
         learning_rate=schedule.learning_rate,
@@ -144,12 +163,10 @@ def _training(prepared: Prepared) -> TrainingPart:
         warmup=schedule.warmup,
         weight_decay=schedule.weight_decay,
         max_grad_norm=schedule.max_grad_norm,
-        max_length=prepared.evaluator.max_length,
+        max_length=max_length,
         precision=schedule.precision,
         seed=schedule.seed,
-        head=_head(prepared),
-        rates=prepared.request.rates.asked(),
-        groups=RateTable.of(prepared.groups or ()).groups,
+        head=head,
     )
 
 

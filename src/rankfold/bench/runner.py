@@ -1,13 +1,13 @@
 """Runs a suite: what is done already is kept, what fails becomes a record, and the rest goes on."""
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from rankfold.bench.describe import training_part
 from rankfold.bench.executors.executor import Ended, Executor, Inline
 from rankfold.bench.output import clear_failure, finished, read_failure
 from rankfold.bench.prepare import schedule_of
@@ -241,19 +241,6 @@ def _training(request: RunRequest, sibling: RunRecord) -> TrainingPart:
     rows = max(1, sibling.data.rows.get("train", 1))
     precision = known.precision if request.precision == "auto" else request.precision
     schedule = schedule_of(request, rows, precision)
-    head = "frozen" if request.freeze_head else "trained"
-    return TrainingPart(
-        epochs=schedule.steps / math.ceil(rows / schedule.batch_size),
-        steps=schedule.steps,
-        batch_size=schedule.batch_size,
-        learning_rate=schedule.learning_rate,
-        scheduler=schedule.scheduler,
-        warmup=schedule.warmup,
-        weight_decay=schedule.weight_decay,
-        max_grad_norm=schedule.max_grad_norm,
-        max_length=request.max_length or known.max_length,
-        precision=schedule.precision,
-        seed=schedule.seed,
-        head="none" if known.head == "none" else head,
-        rates=request.rates.asked(),
-    )
+    head = "none" if known.head == "none" else "frozen" if request.freeze_head else "trained"
+    part = training_part(schedule, rows, request.max_length or known.max_length, head)
+    return replace(part, rates=request.rates.asked())
