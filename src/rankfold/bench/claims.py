@@ -9,13 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
+from rankfold.bench.measured import measured_on
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
-from rankfold.bench.scores import scores_of, shared_examples
-from rankfold.bench.stats import Difference, metric_interval, paired_contrast, rejected_together
+from rankfold.bench.scores import baselines_of, scores_of, shared_examples
+from rankfold.bench.stats import (
+    Difference,
+    Scores,
+    mean_metric,
+    metric_interval,
+    paired_contrast,
+    rejected_together,
+)
 
 Expect = Literal["greater", "within", "rising"]
 Answer = Literal["supported", "contradicted", "not separated", "not run"]
+
+# Of several answers the first of these is that of the claim.
+_STRONGEST: tuple[Answer, ...] = ("contradicted", "not run", "not separated", "supported")
 
 
 @final
@@ -59,12 +70,12 @@ class Finding:
         task: The task's name.
         metric: What was measured.
         rows: Labels, in the order of the claim.
-        means: The metric of each row, averaged over the seeds all rows share; empty if there is none.
+        means: The metric of each row over the examples and seeds all rows share; empty if there are none.
         seeds: How many seeds they share.
         difference: The first less the second; for `rising`, what a straight line through the rows gains from
             the first to the last. None if it cannot be said.
         answer: What it says, corrected for all comparisons of the suite.
-        note: Why the runs cannot speak to the claim although they ended well.
+        note: Why the runs cannot speak to the claim although they ended well; empty if they can.
     """
 
     model: str
@@ -125,23 +136,30 @@ def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> l
 def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows: Rows) -> Finding:
     runs = [rows.get(label, ()) for label in labels]
     seeds = set[int].intersection(*({run.training.seed for run in row} for row in runs))
-    metric = next((run.task.metric for row in runs for run in row), "")
-    if not seeds or metric not in MEASURES:
-        return Finding(model, task, metric, labels, (), 0, None)
     runs = [[run for run in row if run.training.seed in seeds] for row in runs]
+    metric = next((run.task.metric for row in runs for run in row), "")
+    finding = Finding(model, task, metric, labels, (), len(seeds), None)
+    if metric not in MEASURES:
+        return finding
+    if len({measured_on(run) for row in runs for run in row}) > 1:
+        return replace(finding, note="measured on different data")
     examples = shared_examples([run for row in runs for run in row])
-    means = tuple(sum(run.metrics[metric] for run in row) / len(row) for row in runs)
-    difference = paired_contrast(
-        [scores_of(row, examples) for row in runs], _weights(claim, len(labels)), metric, bound=claim.bound
+    if not examples:
+        return replace(finding, note="measured on no example in common")
+    scores = [scores_of(row, examples) for row in runs]
+    has_learned = any(_has_learned(row, each, metric) for row, each in zip(runs, scores, strict=True))
+    return replace(
+        finding,
+        means=tuple(mean_metric(each, metric) for each in scores),
+        difference=paired_contrast(scores, _weights(claim, len(labels)), metric, bound=claim.bound),
+        note="" if has_learned else "no row is above guessing",
     )
-    note = "" if any(_has_learned(row, metric, examples) for row in runs) else "no row is above guessing"
-    return Finding(model, task, metric, labels, means, len(seeds), difference, note=note)
 
 
-def _has_learned(runs: Sequence[RunRecord], metric: str, examples: Sequence[int | str]) -> bool:
+def _has_learned(runs: Sequence[RunRecord], scores: Scores, metric: str) -> bool:
     """Whether a row is clear of a model that never looks at its input."""
-    guessing = max(runs[0].baselines.values(), default=0.0)
-    return metric_interval(scores_of(runs, examples), metric).low > guessing
+    guessing = max(baselines_of(runs).values(), default=0.0)
+    return metric_interval(scores, metric).low > guessing
 
 
 def _weights(claim: Claim, count: int) -> tuple[float, ...]:
@@ -161,10 +179,5 @@ def _answer(claim: Claim, finding: Finding, *, sure: bool) -> Answer:
 
 
 def _together(claim: Claim, findings: Sequence[Finding]) -> Judgement:
-    answers = {each.answer for each in findings}
-    strongest: tuple[Answer, ...] = ("contradicted", "not run", "not separated", "supported")
-    answer: Answer = "not run"
-    for each in reversed(strongest):
-        if each in answers:
-            answer = each
-    return Judgement(claim, answer, tuple(findings))
+    answers: list[Answer] = sorted((each.answer for each in findings), key=_STRONGEST.index)
+    return Judgement(claim, answers[0] if answers else "not run", tuple(findings))

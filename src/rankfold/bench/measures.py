@@ -24,6 +24,11 @@ def measure_named(name: str) -> Measure:
     return MEASURES[name]
 
 
+def least_of(name: str) -> float:
+    """Return the smallest value a metric can have; the largest of each is 1."""
+    return -1.0 if name in _CORRELATIONS else 0.0
+
+
 def _accuracy(labels: Values, predictions: Values) -> NDArray[np.float64]:
     return np.mean(labels == predictions, axis=-1)
 
@@ -77,6 +82,8 @@ def _ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
     is_defined = below > np.finfo(float).eps
     return np.where(is_defined, above / np.where(is_defined, below, 1.0), 0.0)
 
+
+_CORRELATIONS = frozenset({"matthews", "pearson", "spearman"})
 
 MEASURES: Mapping[str, Measure] = {
     "accuracy": _accuracy,

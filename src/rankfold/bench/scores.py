@@ -1,7 +1,7 @@
 """The metric of runs with its doubt, over the examples that all of them were measured on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,6 +29,14 @@ def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
     others = [{item.id for item in record.predictions} for record in records[1:]]
     first = dict.fromkeys(item.id for item in records[0].predictions)
     return [name for name in first if all(name in other for other in others)]
+
+
+def baselines_of(records: Sequence[RunRecord]) -> Mapping[str, float]:
+    """Return what needs no training, by its name: that of the run measured on the fewest examples.
+
+    What all runs share are the examples of that one, if a run that was measured on more began with the same.
+    """
+    return min(records, key=lambda record: len(record.predictions)).baselines if records else {}
 
 
 def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str]) -> Scores:

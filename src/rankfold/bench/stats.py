@@ -1,11 +1,10 @@
 """Intervals and verdicts from per-example predictions, so that a comparison carries its doubt.
 
-One run says how good a method was on these examples with this seed. Both could have been others, so both are
-resampled: examples always, seeds when there are at least two (Owen, 2007, "The pigeonhole bootstrap").
-Two methods are compared on the same examples and the same seeds, pair by pair.
+One run says how good a method was on these examples with this seed. Both could have been others: see
+`rankfold.bench.doubt`. Two methods are compared on the same examples and the same seeds, pair by pair.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,19 +13,13 @@ import scipy.stats
 import statsmodels.stats.multitest
 from numpy.typing import NDArray
 
-from rankfold.bench.measures import measure_named
+from rankfold.bench.doubt import Doubt, Pick, Statistic, doubt_of
+from rankfold.bench.measures import least_of, measure_named
 from rankfold.errors import DataError
 
-RESAMPLES = 4000
 LEVEL = 0.95
 
-# Bounds the memory of the bootstrap, not its result.
-_BATCH_NUMBERS = 2_000_000
-
 Verdict = Literal["reference", "better", "worse", "not separated", "not comparable"]
-
-# Resamples labels or predictions.
-Pick = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +71,8 @@ class Difference:
 
     Attributes:
         interval: The paired difference; positive when the metric is larger than the reference's.
-        p_value: Two-sided, from the bootstrap distribution, not corrected; of a difference from the bound,
-            which is 0 unless something else was asked for.
+        p_value: Two-sided, not corrected; of a difference from the bound, which is 0 unless something else
+            was asked for.
     """
 
     interval: Interval
@@ -89,7 +82,7 @@ class Difference:
 def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float = LEVEL) -> Interval:
     """Return a metric, averaged over seeds, with its confidence interval.
 
-    Accuracy of a single seed has Wilson's interval; everything else the percentile bootstrap.
+    Accuracy of a single seed has Wilson's interval. No interval leaves the range of the metric.
 
     Args:
         scores: The predictions.
@@ -107,9 +100,18 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
             cast("Any", scipy.stats).binomtest(hits, len(scores.labels)).proportion_ci(level, method="wilson")
         )
         return Interval(hits / len(scores.labels), float(wilson.low), float(wilson.high))
-    return _bootstrap(
-        lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed, level
-    )[0]
+    found = _doubt(lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed)
+    around = _interval(found, level)
+    return Interval(around.value, max(around.low, least_of(metric)), min(around.high, 1.0))
+
+
+def mean_metric(scores: Scores, metric: str) -> float:
+    """Return a metric, averaged over seeds.
+
+    Raises:
+        SpecError: If the metric is unknown.
+    """
+    return float(np.mean(measure_named(metric)(scores.labels, scores.predictions)))
 
 
 def paired_difference(
@@ -168,10 +170,8 @@ def paired_contrast(
         metrics = [measure(truth, pick(each.predictions)) for each in paired]
         return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
-    interval, drawn = _bootstrap(gain, paired[0], seed, level)
-    # The +1 keeps a p-value from a finite number of resamples above zero (Davison and Hinkley, 1997).
-    tail = min(int(np.sum(drawn <= bound)), int(np.sum(drawn >= bound)))
-    return Difference(interval, min(1.0, 2 * (tail + 1) / (len(drawn) + 1)))
+    found = _doubt(gain, paired[0], seed)
+    return Difference(_interval(found, level), found.p_value(bound))
 
 
 def rejected_together(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
@@ -201,39 +201,10 @@ def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list
     ]
 
 
-def _bootstrap(
-    statistic: Callable[[Pick], NDArray[np.float64]], scores: Scores, seed: int, level: float
-) -> tuple[Interval, NDArray[np.float64]]:
-    """Return the mean over seeds with its percentile interval, and the whole bootstrap distribution.
+def _doubt(statistic: Statistic, scores: Scores, seed: int) -> Doubt:
+    return doubt_of(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=seed)
 
-    Args:
-        statistic: Given a function that resamples labels `[examples]` or predictions `[seeds, examples]`,
-            returns one value per seed, `[..., seeds]`.
-        scores: Says how many examples and seeds there are.
-        seed: Makes the draws repeatable.
-        level: Coverage.
-    """
-    examples, seeds = np.arange(len(scores.labels)), np.arange(len(scores.seeds))
 
-    def mean_over_seeds(drawn: NDArray[np.intp], rows: NDArray[np.intp] = seeds, axis: int = -1) -> Any:
-        def pick(values: NDArray[Any]) -> NDArray[Any]:
-            some = drawn[..., None, :]
-            return values[some] if values.ndim == 1 else values[rows[..., :, None], some]
-
-        return np.mean(statistic(pick), axis=axis)
-
-    value = float(mean_over_seeds(examples))
-    if len(examples) == 1:  # one example cannot be resampled; there is no doubt to be computed
-        return Interval(value, value, value), np.array([value])
-    result = cast("Any", scipy.stats).bootstrap(
-        (examples, seeds) if len(seeds) > 1 else (examples,),
-        mean_over_seeds,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, _BATCH_NUMBERS // scores.predictions.size),
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = result.confidence_interval
-    return Interval(value, float(low), float(high)), result.bootstrap_distribution
+def _interval(found: Doubt, level: float) -> Interval:
+    half = found.half_width(level)
+    return Interval(found.value, found.value - half, found.value + half)

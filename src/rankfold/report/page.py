@@ -10,7 +10,8 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rankfold.bench.stats import LEVEL, RESAMPLES
+from rankfold.bench.doubt import RESAMPLES
+from rankfold.bench.stats import LEVEL
 from rankfold.report.claims_section import claims_section
 from rankfold.report.overview import heading
 from rankfold.report.overview_section import overview_section
@@ -21,9 +22,10 @@ from rankfold.report.study import Study
 _TEMPLATES = Path(__file__).parent / "templates"
 
 _READING = (
-    "A value is the mean over the seeds. Its interval says where the mean could be with other examples, and "
-    f"with other seeds where there are at least two ({LEVEL:.0%}; Wilson's interval for the accuracy of one "
-    f"seed, otherwise a bootstrap with {RESAMPLES:,} resamples of examples and seeds).",
+    "A value is the mean over the seeds. Its interval says where the mean could be with other examples "
+    f"({LEVEL:.0%}; Wilson's interval for the accuracy of one seed, otherwise a bootstrap with {RESAMPLES:,} "
+    "resamples), and with other seeds where there are at least two (Student's t: with two or three seeds it "
+    "is wide, because two or three numbers say little of how far a fourth may lie).",
     "A difference is paired: both methods on the same examples with the same seeds. It can be clear while "
     "the intervals of the two values overlap.",
     "“Better” and “worse” hold for all comparisons of a table together (Holm's correction). “Not separated” "

@@ -145,12 +145,19 @@ def _cell(text: str, sort: float | str | None, *, is_number: bool = True) -> dic
     }
 
 
+def _measured(study: Study) -> str:
+    if not study.examples and any(row.records for row in study.rows):
+        return "No example was measured by all runs, so each is on examples of its own and none is compared."
+    scored = f", answers scored by {study.scoring}" if study.scoring else ""
+    measured = f"on the {study.examples:,} held-out examples of all runs"
+    return f"{capital(metric_name(study.metric))} {measured}{scored}."
+
+
 def _fine(study: Study) -> str:
     """Return the small print of one table: what was measured on how much, the head, what was left out."""
     heads = sorted({run.parameters.head for row in study.rows for run in row.records})
     sentences = [
-        f"{capital(metric_name(study.metric))} on the {study.examples:,} held-out examples of all runs"
-        f"{f', answers scored by {study.scoring}' if study.scoring else ''}.",
+        _measured(study),
         f"The reference is {study.rows[0].label}." if len(study.rows) > 1 else "",
         f"The task head has {listed([f'{head:,}' for head in heads])} numbers."
         if heads and heads != [0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from rankfold.bench.measured import measured_on, note_different_data
 from rankfold.bench.measures import MEASURES
 from rankfold.bench.record import RunRecord
-from rankfold.bench.scores import mean_score, scores_of, shared_examples
+from rankfold.bench.scores import baselines_of, mean_score, scores_of, shared_examples
 from rankfold.bench.speed import StepTime
 from rankfold.bench.stats import Difference, paired_difference, verdicts
 from rankfold.errors import DataError, unknown_name
@@ -128,13 +128,12 @@ def _study(records: Sequence[RunRecord], rows: Sequence[Row], reference: str | N
     metric = records[0].task.metric
     examples = shared_examples([record for row in rows for record in row.records])
     rows = [replace(row, score=mean_score(row.records, metric, examples)) for row in rows]
-    baselines = next((row.records[0].baselines for row in rows if row.records), dict[str, float]())
     return Study(
         model=records[0].model.name,
         task=records[0].task.name,
         metric=metric,
         rows=tuple(_compared(rows, metric, examples)),
-        baselines=baselines,
+        baselines=baselines_of([record for row in rows for record in row.records]),
         examples=len(examples),
         repeats=len(records) - kept,
         scoring=records[0].task.scoring,

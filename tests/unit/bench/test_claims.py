@@ -99,3 +99,34 @@ def test_many_comparisons_make_each_harder_to_believe():
     among = next(each for each in judge([one], many)[0].findings if each.task == "bbc_news")
     assert alone.difference == among.difference
     assert (alone.answer, among.answer) == ("supported", "not separated")
+
+
+def with_data(record, sha256):
+    return replace(record, data=replace(record.data, sha256=sha256))
+
+
+def test_runs_of_different_data_say_nothing_to_a_claim():
+    found = rows(a=0.9, b=0.7)
+    other = {**found, "b": [with_data(run, "another") for run in found["b"]]}
+    (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): other})
+    assert judgement.answer == "not run"
+    assert judgement.findings[0].note == "measured on different data"
+
+
+def test_runs_without_an_example_in_common_say_nothing_to_a_claim():
+    found = rows(a=0.9, b=0.7)
+    moved = [
+        replace(run, predictions=tuple(replace(item, id=f"other {item.id}") for item in run.predictions))
+        for run in found["b"]
+    ]
+    (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): {**found, "b": moved}})
+    assert judgement.answer == "not run"
+    assert judgement.findings[0].note == "measured on no example in common"
+
+
+def test_means_are_of_the_examples_that_are_compared():
+    found = rows(a=0.9, b=0.7)
+    short = [replace(run, predictions=run.predictions[:100]) for run in found["b"]]
+    (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): {**found, "b": short}})
+    (finding,) = judgement.findings
+    assert finding.means[0] - finding.means[1] == pytest.approx(finding.difference.interval.value)

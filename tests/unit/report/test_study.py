@@ -121,6 +121,13 @@ def test_rows_are_compared_on_the_examples_that_all_runs_share():
     assert study.examples == len(whole.predictions) - 100
 
 
+def test_baseline_is_that_of_the_examples_that_are_compared():
+    long, short = make_record(examples=200), make_record("tlora", examples=100)
+    long, short = replace(long, baselines={"majority": 0.2}), replace(short, baselines={"majority": 0.3})
+    for records in ((long, short), (short, long)):
+        assert make_studies(records)[0].baselines == {"majority": 0.3}
+
+
 def test_metric_without_predictions_has_a_value_and_no_verdict():
     records = [replace(make_record(name), predictions=()) for name in ("lora", "tlora")]
     (study,) = make_studies(records)

@@ -1,0 +1,122 @@
+"""Equal methods are called different no more often than is said, however much seeds and examples matter."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankfold.bench.doubt import Doubt
+from rankfold.bench.stats import Scores, metric_interval, paired_difference, rejected_together, verdicts
+
+DRAWS = 1500
+EXAMPLES = 1000
+
+# Standard deviations of the seeds, of the examples in all seeds alike, and in each seed apart.
+NOISES = [(0, 1, 0.3), (0, 0.3, 1), (1, 1, 0.3), (1, 0.3, 1), (5, 1, 1), (1, 0, 0)]
+
+positive = st.floats(1e-6, 1e3)
+doubts = st.builds(
+    Doubt, st.floats(-1e3, 1e3), st.integers(1, 10), st.integers(2, 10_000), positive, positive, positive
+)
+
+
+def null_doubts(seeds, noise, key):
+    """Return measurements of what is zero, with the doubt that the noise and the seeds' spread give."""
+    of_seeds, shared, apart = noise
+    generator = np.random.default_rng(key)
+    for _ in range(DRAWS):
+        each = generator.normal(0, math.hypot(of_seeds, apart), seeds) + generator.normal(0, shared)
+        spread = np.std(each, ddof=1) / math.sqrt(seeds)
+        yield Doubt(each.mean(), seeds, EXAMPLES, spread, shared, math.hypot(shared, apart / seeds**0.5))
+
+
+def equal_methods(seeds, spread, key, *, methods=2, examples=120):
+    """Return predictions of methods that are equally good but for luck with the seed."""
+    generator = np.random.default_rng(key)
+    labels = generator.integers(0, 2, examples)
+    ease = generator.normal(1.2, 1.0, examples)
+    skill = generator.normal(0, spread, (methods, seeds, 1))
+    right = generator.random((methods, seeds, examples)) < 1 / (1 + np.exp(-ease - skill))
+    return [Scores(labels, np.where(each, labels, 1 - labels), tuple(range(seeds))) for each in right]
+
+
+@pytest.mark.parametrize("chance", [0.05, 0.005])
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_what_is_zero_is_called_something_no_more_often_than_is_said(seeds, noise, chance):
+    false = sum(abs(one.value) > one.half_width(1 - chance) for one in null_doubts(seeds, noise, key=seeds))
+    assert false <= DRAWS * chance + 3 * math.sqrt(DRAWS * chance)
+
+
+def test_a_normal_quantile_for_the_seeds_would_be_found_out():
+    false = sum(abs(one.value) > 1.96 * one.spread for one in null_doubts(3, (5, 1, 1), key=0))
+    assert false > DRAWS * 0.15
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.15, 0.4])
+def test_equal_methods_are_rarely_called_different_whether_seeds_matter_or_not(spread):
+    pairs = [equal_methods(3, spread, key) for key in range(200)]
+    false = sum(paired_difference(*pair, "accuracy").p_value < 0.05 for pair in pairs)
+    assert false <= 17  # 10 are said; 17 are less probable than one in fifty
+
+
+def test_one_seed_knows_nothing_of_seeds_which_the_same_count_shows():
+    pairs = [[each.of_seeds([0]) for each in equal_methods(3, 0.4, key)] for key in range(200)]
+    false = sum(paired_difference(*pair, "accuracy").p_value < 0.05 for pair in pairs)
+    assert false > 30
+
+
+def test_a_table_of_equal_methods_has_rarely_a_verdict():
+    false = 0
+    for key in range(30):
+        first, *others = equal_methods(3, 0.3, key, methods=6)
+        differences = [paired_difference(each, first, "accuracy") for each in others]
+        false += set(verdicts(differences)) != {"not separated"}
+    assert false <= 5  # 1.5 are said
+
+
+@given(doubts, st.floats(0.01, 0.99))
+def test_p_value_and_interval_say_the_same(doubt, level):
+    half = doubt.half_width(level)
+    coins = 2.0 ** (1 - doubt.examples)
+    for sign in (-1, 1):
+        assert doubt.p_value(doubt.value + sign * half) == pytest.approx(max(1 - level, coins), rel=1e-4)
+
+
+@given(doubts, st.floats(0, 1e3), st.floats(0, 1e3))
+def test_what_is_further_away_is_less_probable(doubt, near, more):
+    assert doubt.p_value(doubt.value + near + more) <= doubt.p_value(doubt.value + near) * (1 + 1e-9)
+    assert doubt.p_value(doubt.value) == 1
+
+
+def test_what_is_sure_is_separated_among_thousands_of_comparisons():
+    labels = np.ones(2000, dtype=int)
+    ours, reference = (Scores(labels, np.full((5, 2000), guess), tuple(range(5))) for guess in (1, 0))
+    sure = paired_difference(ours, reference, "accuracy")
+    assert all(rejected_together([sure] * 2000))
+
+
+def test_few_examples_are_no_surer_than_tosses_of_a_coin():
+    labels = np.ones(4, dtype=int)
+    ours, reference = (Scores(labels, np.full((1, 4), guess), (0,)) for guess in (1, 0))
+    assert paired_difference(ours, reference, "accuracy").p_value == 2**-3
+
+
+@pytest.mark.parametrize(("metric", "least"), [("accuracy", 0), ("f1", 0), ("matthews", -1), ("pearson", -1)])
+def test_interval_stays_in_the_range_of_the_metric(metric, least):
+    labels = np.arange(40) % 2
+    scores = Scores(labels, np.stack([labels, 1 - labels]), (0, 1))
+    interval = metric_interval(scores, metric)
+    assert (interval.low, interval.high) == (least, 1)
+
+
+def test_bootstrap_finds_what_theory_says_of_the_examples():
+    generator = np.random.default_rng(0)
+    hits = (generator.random((1, 900)) < 0.8).astype(int)
+    interval = metric_interval(Scores(np.ones(900, dtype=int), np.tile(hits, (2, 1)), (0, 1)), "accuracy")
+    share = hits.mean()
+    assert (interval.high - interval.low) / 2 == pytest.approx(
+        1.96 * math.sqrt(share * (1 - share) / 900), rel=0.1
+    )
