@@ -20,10 +20,11 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 
 import rankfold
-from rankfold.bench.estimate import estimate
-from rankfold.bench.method import find_method
+from rankfold.bench.estimates.estimate import estimate
+from rankfold.bench.methods.method import find_method
 from rankfold.bench.request import RunRequest
-from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
 
 ROWS, LENGTH = 16, 64
 METHODS = ("lora", "relayed_lora", "tlora_plus", "effilora", "peft:lora")

@@ -37,8 +37,9 @@ from rankfold.export.measure import relative_error, trained_product
 from rankfold.export.plain_lora import PREFIX, lora_tensors
 from rankfold.export.verdict import Exact, verdict
 from rankfold.presets import discover
-from rankfold.train.hardware import cpu_name
-from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
+from rankfold.train.models.hardware import cpu_name
 
 RANK, STRENGTH = 8, 0.3
 OPTIONS: dict[str, Any] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rankfold.bench.record import NAME, RunRecord
-from rankfold.bench.stats import Interval, Scores, metric_interval, paired_difference, verdicts
-from rankfold.bench.suite_file import read_suite
+from rankfold.bench.records.record import NAME, RunRecord
+from rankfold.bench.statistics.stats import Interval, Scores, metric_interval, paired_difference, verdicts
+from rankfold.bench.suite.file import read_suite
 
 SUITE = Path(__file__).with_name("interference.toml")
 WHOLE = "all four"

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import rankfold
-from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
 
 TARGETS = {"target_modules": "all-linear", "r": 16}
 REFERENCE = "peft:lora"

@@ -28,8 +28,9 @@ from peft.optimizers import create_lorafa_optimizer
 import rankfold
 from rankfold.bench.tasks.bbc_news import read_bbc_news
 from rankfold.pack.size import explain
-from rankfold.train.hardware import cpu_name
-from rankfold.train.models import Kind, LoadedModel, load_model, resolve_model
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import LoadedModel, load_model, resolve_model
+from rankfold.train.models.hardware import cpu_name
 from rankfold.train.quiet import quiet_libraries
 
 TARGETS: dict[str, Any] = {"target_modules": ["query", "value"]}

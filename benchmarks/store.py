@@ -27,7 +27,7 @@ from peft.utils.save_and_load import load_peft_weights
 import rankfold
 from rankfold.pack.saved import SavedAdapter
 from rankfold.pack.tensors import bytes_of
-from rankfold.train.hardware import cpu_name
+from rankfold.train.models.hardware import cpu_name
 from rankfold.train.quiet import quiet_libraries
 
 LAYERS = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}

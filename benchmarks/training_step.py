@@ -24,8 +24,9 @@ import transformers
 from torch import nn
 
 import rankfold
-from rankfold.train.hardware import cpu_name
-from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
+from rankfold.train.models.hardware import cpu_name
 from rankfold.train.quiet import quiet_libraries
 
 SETTINGS = {

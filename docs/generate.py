@@ -3,7 +3,7 @@
 import ast
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from benchmarks.predicted import compared
-from rankfold.bench.archive import NAME as ARCHIVED
-from rankfold.bench.archive import read_archive
-from rankfold.bench.suite_records import judge_suite, kept_suite
+from rankfold.bench.records.archive import NAME as ARCHIVED
+from rankfold.bench.records.archive import read_archive
+from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 from rankfold.presets._preset import Option
@@ -32,19 +32,25 @@ _KINDS = ("factor", "regenerable", "duplicate", "frozen")
 def package_map() -> str:
     """Return the packages with what each is for, from the top layer to the bottom."""
     contracts = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
-    names = [name.strip("()") for layer in layers for name in layer.split(" | ")]
-    return "\n".join(["```text", *(line for name in names for line in _mapped(_PACKAGE / name, 0)), "```"])
+    layers = {
+        container: [name.strip("()") for layer in contract["layers"] for name in layer.split(" | ")]
+        for contract in contracts
+        if contract["type"] == "layers"
+        for container in contract["containers"]
+    }
+    return "\n".join(["```text", *_mapped(_PACKAGE, layers), "```"])
 
 
-def _mapped(place: Path, depth: int) -> Iterator[str]:
-    """Yield a line for a module or a package, and below it for the packages in it."""
-    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    purpose = (ast.get_docstring(ast.parse(source.read_text())) or "").partition("\n")[0]
-    yield f"{'  ' * depth + place.name + '/' * place.is_dir():<18}{purpose}"
-    if place.is_dir():
-        for inner in sorted(place.glob("*/__init__.py")):
-            yield from _mapped(inner.parent, depth + 1)
+def _mapped(folder: Path, layers: Mapping[str, Sequence[str]], depth: int = 0) -> Iterator[str]:
+    """Yield a line for everything in a package that has layers, and for the packages in one that has none."""
+    found = layers.get(".".join(folder.relative_to(_PACKAGE.parent).parts))
+    for name in found or sorted(inner.parent.name for inner in folder.glob("*/__init__.py")):
+        place = folder / name
+        source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        purpose = (ast.get_docstring(ast.parse(source.read_text())) or "").partition("\n")[0]
+        yield f"{'  ' * depth + name + '/' * place.is_dir():<20}{purpose}"
+        if place.is_dir():
+            yield from _mapped(place, layers, depth + 1)
 
 
 def method_table() -> str:

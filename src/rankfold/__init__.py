@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
     from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
-    from rankfold.train.learning_rates import optimizer as optimizer
-    from rankfold.train.learning_rates import parameter_groups as parameter_groups
-    from rankfold.train.lora_fa import lora_fa_correction as lora_fa_correction
-    from rankfold.train.rate_table import RateGroup as RateGroup
-    from rankfold.train.rate_table import RateTable as RateTable
-    from rankfold.train.reducer import Reducer as Reducer
-    from rankfold.train.reducer_spec import ReducerSpec as ReducerSpec
+    from rankfold.train.rates.learning_rates import optimizer as optimizer
+    from rankfold.train.rates.learning_rates import parameter_groups as parameter_groups
+    from rankfold.train.rates.lora_fa import lora_fa_correction as lora_fa_correction
+    from rankfold.train.rates.rate_table import RateGroup as RateGroup
+    from rankfold.train.rates.rate_table import RateTable as RateTable
+    from rankfold.train.reducer.reducer import Reducer as Reducer
+    from rankfold.train.reducer.spec import ReducerSpec as ReducerSpec
 
 __version__ = "0.1.0"
 
@@ -73,11 +73,11 @@ _HOMES = {
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
-    "RateGroup": "rankfold.train.rate_table",
-    "RateTable": "rankfold.train.rate_table",
+    "RateGroup": "rankfold.train.rates.rate_table",
+    "RateTable": "rankfold.train.rates.rate_table",
     "Record": "rankfold.store.record",
-    "Reducer": "rankfold.train.reducer",
-    "ReducerSpec": "rankfold.train.reducer_spec",
+    "Reducer": "rankfold.train.reducer.reducer",
+    "ReducerSpec": "rankfold.train.reducer.spec",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
     "SavedAdapter": "rankfold.pack.saved",
@@ -93,10 +93,10 @@ _HOMES = {
     "count_parameters": "rankfold.adapter.count",
     "expand_adapter": "rankfold.pack.shrink",
     "export_lora": "rankfold.deploy.api",
-    "lora_fa_correction": "rankfold.train.lora_fa",
-    "optimizer": "rankfold.train.learning_rates",
+    "lora_fa_correction": "rankfold.train.rates.lora_fa",
+    "optimizer": "rankfold.train.rates.learning_rates",
     "pack_adapter": "rankfold.pack.packed",
-    "parameter_groups": "rankfold.train.learning_rates",
+    "parameter_groups": "rankfold.train.rates.learning_rates",
     "shrink_adapter": "rankfold.pack.shrink",
     "unpack_adapter": "rankfold.pack.packed",
 }

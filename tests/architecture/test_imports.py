@@ -40,5 +40,13 @@ def test_command_line_loads_without(heavy):
     assert not loads("import rankfold.cli.main", heavy)
 
 
+@pytest.mark.parametrize("heavy", ["torch", "peft", "transformers", "datasets", "sklearn"])
+@pytest.mark.parametrize(
+    "reader", ["rankfold.report.write", "rankfold.bench.suite.suite", "rankfold.bench.statistics.diff"]
+)
+def test_reading_records_waits_for_nothing_that_trains(reader, heavy):
+    assert not loads(f"import {reader}", heavy)
+
+
 def test_learning_rates_by_role_are_a_value_without_torch():
-    assert not loads("import rankfold.train.rates", "torch")
+    assert not loads("import rankfold.train.rates.rates", "torch")

@@ -5,8 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench import protocol
-from rankfold.bench.executors.executor import Inline
+from rankfold.bench.suite import protocol
+from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
 from rankfold.errors import TrainingError
 from tests.support.records import Trainer

@@ -6,11 +6,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.counted import count_on_meta
-from rankfold.bench.executors.executor import Inline
-from rankfold.bench.find import find_records
+from rankfold.bench.estimates.counted import count_on_meta
 from rankfold.bench.fit import fit as fitting
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.find import find_records
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

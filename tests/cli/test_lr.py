@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from transformers import BertConfig, LlamaConfig
 
 import rankfold
-from rankfold.bench.meta import meta_base
-from rankfold.bench.method import find_method
+from rankfold.bench.estimates.meta import meta_base
+from rankfold.bench.methods.method import find_method
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES

@@ -5,9 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import run
+from rankfold.bench.runs.run import run
 from rankfold.cli.main import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

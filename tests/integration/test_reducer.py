@@ -9,7 +9,7 @@ from torch import nn
 
 from rankfold import SpecError
 from rankfold.adapter.find import adapters_in
-from rankfold.train.blocks import find_blocks
+from rankfold.train.reducer.blocks import find_blocks
 from tests.support.reduced import LAYERS, adamw, batches, reduced_bert, reducer, train
 
 

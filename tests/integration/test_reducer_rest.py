@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankfold import SpecError, TrainingError
 from rankfold.adapter.find import adapters_in
-from rankfold.train.blocks import find_blocks
+from rankfold.train.reducer.blocks import find_blocks
 from tests.support.reduced import LAYERS, adamw, batches, reduced_bert, reducer, train
 
 ALL_LINEAR = ("query", "key", "value", "dense")

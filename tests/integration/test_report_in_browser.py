@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.record import ReducerPart, ReducerPoint
-from rankfold.bench.suite_records import keep_suite
+from rankfold.bench.records.record import ReducerPart, ReducerPoint
+from rankfold.bench.suite.kept import keep_suite
 from rankfold.report.report import make_report
 from rankfold.report.write import write_as_named
 from tests.support.records import fail, make_record

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
 from tests.support.killing import train_and_kill, train_to_the_end
 from tests.support.tiny_models import reviews, tiny_bert

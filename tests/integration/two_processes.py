@@ -19,7 +19,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 import rankfold
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import run
+from rankfold.bench.runs.run import run
 from rankfold.cli.main import cli
 from rankfold.train.distributed import shard_shared_factors, shared_factors
 from tests.integration.models import adapted, config_of, ids

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rankfold.bench.record import (
+from rankfold.bench.records.record import (
     BytesPart,
     CurvePart,
     DataPart,

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from rankfold.bench.chosen import TuningPart
-from rankfold.bench.claims import Claim
-from rankfold.bench.suite import Suite, SuiteMethod
-from rankfold.bench.suite_records import keep_suite
-from rankfold.bench.tuning import Tuning
+from rankfold.bench.records.chosen import TuningPart
+from rankfold.bench.statistics.claims import Claim
+from rankfold.bench.suite.kept import keep_suite
+from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.tuning import Tuning
 from tests.support.records import make_record
 
 RATES = (1e-3, 3e-3)

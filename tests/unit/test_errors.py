@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankfold.bench.method import peft_methods
+from rankfold.bench.methods.method import peft_methods
 from rankfold.errors import unknown_name
 from rankfold.presets import discover
 

@@ -1,1 +1,1 @@
-"""Comparisons: tasks, runs and their records, suites, and the statistics that say what they are worth."""
+"""Comparisons: what is asked of a run (`request`), and all that runs, keeps, counts and compares."""

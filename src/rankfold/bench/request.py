@@ -10,12 +10,13 @@ from typing import Any, Self, cast
 
 from pydantic import JsonValue, TypeAdapter
 
-from rankfold.bench.tasks import MIXTURES, TaskRequest, check_scoring
+from rankfold.bench.task_request import MIXTURES, TaskRequest
 from rankfold.errors import DataError, SpecError, unknown_name
-from rankfold.train.columns import Columns
-from rankfold.train.rates import Rates
-from rankfold.train.reducer_spec import ReducerSpec
-from rankfold.train.trainer import SCHEDULERS
+from rankfold.train.data.columns import Columns
+from rankfold.train.evaluation.scoring import check_scoring
+from rankfold.train.rates.rates import Rates
+from rankfold.train.reducer.spec import ReducerSpec
+from rankfold.train.schedule import SCHEDULERS
 
 DEFAULT_EPOCHS = 3.0
 
@@ -73,8 +74,8 @@ class RunRequest:
             validation split.
         mixture: How many training rows each task of a mixture has: as many as the smallest ("equal"), or all
             that it has ("all").
-        scoring: How answers with choices are found, one of `rankfold.train.scoring.Scoring`; by likelihood
-            if None.
+        scoring: How answers with choices are found, one of `rankfold.train.evaluation.scoring.Scoring`; by
+            likelihood if None.
         freeze_head: Leave a new head as the seed drew it.
         overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
         reducer: The options of a Reducer, which trains only some layers in each step; none if None.

@@ -12,7 +12,7 @@ from rankfold.cli.estimates import estimate
 from rankfold.cli.options import json_option
 
 if TYPE_CHECKING:
-    from rankfold.bench.diff import Change
+    from rankfold.bench.statistics.diff import Change
 
 _folder = click.Path(path_type=Path)
 
@@ -36,8 +36,8 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
     Runs that were asked for with the same words are compared on the same rows, seed by seed, with a paired
     interval; verdicts are corrected for their number. A run that finished in OLD and failed in NEW is worse.
     """
-    from rankfold.bench.diff import compare_records  # --help can do without it
-    from rankfold.bench.find import find_records
+    from rankfold.bench.records.find import find_records
+    from rankfold.bench.statistics.diff import compare_records  # --help can do without it
 
     found = compare_records(find_records(old), find_records(new))
     if as_json:
@@ -67,9 +67,9 @@ def archive(folder: Path, out: Path | None) -> None:
 
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
-    from rankfold.bench.archive import write_archive
-    from rankfold.bench.find import find_records
-    from rankfold.bench.suite_records import keep_suite, kept_suite
+    from rankfold.bench.records.archive import write_archive
+    from rankfold.bench.records.find import find_records
+    from rankfold.bench.suite.kept import keep_suite, kept_suite
 
     records = find_records(folder)
     target = out or folder
@@ -106,8 +106,8 @@ def speed(
 
     import torch
 
-    from rankfold.bench.speed import measure_speed
-    from rankfold.bench.suite_file import read_suite
+    from rankfold.bench.suite.file import read_suite
+    from rankfold.bench.suite.speed import measure_speed
 
     read = read_suite(suite, profile)
     read = replace(read, base={**read.base, **({"data_root": data_root} if data_root else {})})

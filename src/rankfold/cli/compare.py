@@ -17,9 +17,9 @@ from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
-    from rankfold.bench.executors.executor import Executor
-    from rankfold.bench.runner import Outcome
-    from rankfold.bench.suite import Suite
+    from rankfold.bench.suite.executors.executor import Executor
+    from rankfold.bench.suite.runner import Outcome
+    from rankfold.bench.suite.suite import Suite
 
 DEFAULT_OUT = Path("runs")
 
@@ -120,7 +120,7 @@ def command(
     suite holds for all of its tasks, methods and trials. A comparison that was stopped goes on when the same
     command is given again.
     """
-    from rankfold.bench.protocol import run_suite  # --help can do without these seconds
+    from rankfold.bench.suite.protocol import run_suite  # --help can do without these seconds
 
     given = {key: value for key, value in budget.items() if value is not None}
     plan = _plan(suite, profile, methods, given)
@@ -128,7 +128,7 @@ def command(
         plan = replace(plan, seeds=seeds)
     folder = out or DEFAULT_OUT / plan.name
     if dry_run:
-        from rankfold.bench.protocol import all_requests
+        from rankfold.bench.suite.protocol import all_requests
 
         show_planned(all_requests(plan, folder), as_json=as_json)
         return
@@ -140,10 +140,10 @@ def command(
 
 def _executor(name: str, jobs: int | None) -> "Executor":
     """Return where the runs are done."""
-    from rankfold.bench.executors.processes import Processes
+    from rankfold.bench.suite.executors.processes import Processes
 
     if name == "ray":
-        from rankfold.bench.executors.cluster import Cluster
+        from rankfold.bench.suite.executors.cluster import Cluster
 
         return Cluster(jobs)
     return Processes(jobs or 1)
@@ -151,8 +151,8 @@ def _executor(name: str, jobs: int | None) -> "Executor":
 
 def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
     """Return the suite to run: a named one with what the command line changes, or one of given methods."""
-    from rankfold.bench.suite import DEFAULT_SEEDS, Suite
-    from rankfold.bench.suite_file import parse_method, read_suite
+    from rankfold.bench.suite.file import parse_method, read_suite
+    from rankfold.bench.suite.suite import DEFAULT_SEEDS, Suite
 
     if suite and methods:
         raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
@@ -173,8 +173,8 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
-    from rankfold.bench.find import find_records
-    from rankfold.bench.runner import check_all_began, check_all_here, raise_shared
+    from rankfold.bench.records.find import find_records
+    from rankfold.bench.suite.runner import check_all_began, check_all_here, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.report import make_report
     from rankfold.report.write import write_report

@@ -49,7 +49,7 @@ def command(folders: tuple[Path, ...], *, verify: bool, as_json: bool, **given: 
 
 
 def _export(folders: tuple[Path, ...], given: dict[str, Any], *, as_json: bool) -> None:
-    from rankfold.bench.find import find_record
+    from rankfold.bench.records.find import find_record
     from rankfold.deploy.export import ExportRequest, export
     from rankfold.export.compress import Compression
 

@@ -26,7 +26,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Count what a method would train on a model, without loading weights."""
-    from rankfold.bench.counted import count_on_meta  # seconds of imports that --help can do without
+    from rankfold.bench.estimates.counted import (
+        count_on_meta,  # seconds of imports that --help can do without
+    )
 
     with shown_notes():
         counted = count_on_meta(

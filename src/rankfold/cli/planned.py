@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from rankfold.cli.console import note, print_json, print_table, progress_screen
 
 if TYPE_CHECKING:
-    from rankfold.bench.dry_run import PlannedRuns
+    from rankfold.bench.estimates.dry_run import PlannedRuns
     from rankfold.bench.request import RunRequest
 
 
 def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
     """Print what runs would take, each kind once, and what all of them would take together."""
-    from rankfold.bench.dry_run import plan_runs
+    from rankfold.bench.estimates.dry_run import plan_runs
 
     with progress_screen() as new_bar:
         planned = plan_runs(requests, progress=new_bar())
@@ -58,7 +58,7 @@ def _cells(planned: "PlannedRuns") -> list[str]:
 
 
 def _named(planned: "PlannedRuns") -> str:
-    from rankfold.bench.label import label_with_all, reducer_settings
+    from rankfold.bench.records.label import label_with_all, reducer_settings
 
     request = planned.request
     options = {key: value for key, value in request.options.items() if key != "target_modules"}

@@ -30,7 +30,7 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
     DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth. If they are of a
     suite with claims, each claim gets a verdict.
     """
-    from rankfold.bench.find import find_records
+    from rankfold.bench.records.find import find_records
     from rankfold.cli.results import print_report, report_as_json  # --help can do without them
     from rankfold.report.report import make_report
     from rankfold.report.write import write_as_named, write_report

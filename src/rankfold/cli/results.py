@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from rankfold.bench.claims import Judgement
+from rankfold.bench.statistics.claims import Judgement
 from rankfold.cli.console import note, print_table
 from rankfold.report.choice import Choice
 from rankfold.report.choice_table import choice_cells, choice_columns

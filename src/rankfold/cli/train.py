@@ -17,7 +17,7 @@ from rankfold.cli.rates import rate_options
 from rankfold.cli.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
-    from rankfold.bench.record import RunRecord
+    from rankfold.bench.records.record import RunRecord
     from rankfold.bench.request import RunRequest
 
 _what = section("What to train")
@@ -116,8 +116,8 @@ def command(
     **options: Any,
 ) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
-    from rankfold.bench.run import rehearse, run
-    from rankfold.bench.unfinished import is_unfinished
+    from rankfold.bench.runs.run import rehearse, run
+    from rankfold.bench.runs.unfinished import is_unfinished
 
     reducer = parse_settings(reducer_settings) if has_reducer or reducer_settings else None
     request = _request(settings, {**options, "reducer": reducer})
@@ -144,7 +144,7 @@ def command(
 def _request(settings: Sequence[str], options: dict[str, Any]) -> "RunRequest":
     """Return what is asked for, or, where only --resume and --out are given, what was asked for before."""
     from rankfold.bench.request import RunRequest
-    from rankfold.bench.unfinished import read_start
+    from rankfold.bench.runs.unfinished import read_start
 
     context = click.get_current_context()
     given = {

@@ -15,8 +15,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from rankfold.deploy.model_class import model_class
 from rankfold.deploy.opened import OpenedAdapter
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.train.load import load_adapter
-from rankfold.train.models import BaseModel, Kind, head_options, resolve_model
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import BaseModel, head_options, resolve_model
+from rankfold.train.models.load import load_adapter
 from rankfold.train.quiet import quiet_libraries
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")

@@ -16,7 +16,7 @@ from rankfold.export.fold import fold
 from rankfold.export.measure import frobenius
 from rankfold.export.plain_lora import PREFIX
 from rankfold.peft_plugin.layer import RankfoldLayer
-from rankfold.train.models import BaseModel
+from rankfold.train.models.base import BaseModel
 from rankfold.train.quiet import quiet_libraries
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from rankfold.errors import AdapterFileError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.train.digest import sha256_of_file
-from rankfold.train.load import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config, stored_bytes
+from rankfold.train.models.load import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config, stored_bytes
 
 _HEADS = ("classifier", "score")
 

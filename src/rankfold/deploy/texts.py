@@ -8,10 +8,10 @@ from itertools import islice
 from typing import final
 
 from rankfold.errors import DataError
-from rankfold.train.columns import Columns, find_columns
-from rankfold.train.data import Row, find_source, read_split
-from rankfold.train.package import package_folder
-from rankfold.train.prompts import prompt_and_answer
+from rankfold.train.data.columns import Columns, find_columns
+from rankfold.train.data.prompts import prompt_and_answer
+from rankfold.train.data.read import Row, find_source, read_split
+from rankfold.train.models.package import package_folder
 
 MOST_TEXTS = 16
 

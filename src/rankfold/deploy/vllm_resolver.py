@@ -19,7 +19,7 @@ from rankfold.pack.saved import SavedAdapter
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.store.loading import read_config
 from rankfold.store.store import AdapterStore
-from rankfold.train.cache import cache_dir, new_folder
+from rankfold.train.models.cache import cache_dir, new_folder
 
 logger = logging.getLogger("rankfold.deploy")
 

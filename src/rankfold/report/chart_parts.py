@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rankfold.bench.stats import Interval
+from rankfold.bench.statistics.stats import Interval
 from rankfold.report.words import range_text, score_text
 
 Spec = dict[str, Any]

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rankfold.bench.chosen import FitPart
 from rankfold.bench.fit.halving import held_out_loss, ranked
-from rankfold.bench.label import label_with_all
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.chosen import FitPart
+from rankfold.bench.records.label import label_with_all
+from rankfold.bench.records.record import RunRecord
 
 CHOSEN = "chosen"
 

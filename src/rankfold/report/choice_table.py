@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from rankfold.bench.fit.halving import like_guessing
-from rankfold.bench.record import RunRecord
-from rankfold.bench.scores import mean_score, shared_examples
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.statistics.scores import mean_score, shared_examples
 from rankfold.report.choice import Choice, Contender
 from rankfold.report.words import metric_name, range_text, score_text
 

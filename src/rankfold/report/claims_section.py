@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rankfold.bench.claims import Finding, Judgement
+from rankfold.bench.statistics.claims import Finding, Judgement
 from rankfold.report.claims_table import (
     CLAIM_COLUMNS,
     FINDING_COLUMNS,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.report.chart_parts import Axis, Mark, figure
 from rankfold.report.charts import MOST_BANDS, curves
 from rankfold.report.knobs import knob_figures

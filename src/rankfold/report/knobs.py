@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rankfold.bench.label import differing, label_of
+from rankfold.bench.records.label import differing, label_of
 from rankfold.report.chart_parts import (
     Axis,
     Mark,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rankfold.bench.record import ReducerPart
+from rankfold.bench.records.record import ReducerPart
 from rankfold.report.chart_parts import Axis, figure
 from rankfold.report.charts import heat_map
 from rankfold.report.rows import Row

@@ -10,8 +10,8 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rankfold.bench.doubt import RESAMPLES
-from rankfold.bench.stats import LEVEL
+from rankfold.bench.statistics.doubt import RESAMPLES
+from rankfold.bench.statistics.stats import LEVEL
 from rankfold.report.claims_section import claims_section
 from rankfold.report.overview import heading
 from rankfold.report.overview_section import overview_section

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from rankfold.bench.claims import Judgement
-from rankfold.bench.record import RunRecord
-from rankfold.bench.speed import StepTime, read_speed
-from rankfold.bench.suite import Suite
-from rankfold.bench.suite_records import judge_suite, kept_suite
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.records.step_times import StepTime, read_step_times
+from rankfold.bench.statistics.claims import Judgement
+from rankfold.bench.suite.kept import judge_suite, kept_suite
+from rankfold.bench.suite.suite import Suite
 from rankfold.report.study import Study, make_studies
 
 
@@ -52,7 +52,7 @@ def make_report(
     place = {name: number for number, name in enumerate(names)}
     ordered = sorted(records, key=lambda record: place.get(record.name, len(place)))
     studies = make_studies(ordered, reference=reference, names=names)
-    speeds = read_speed(folder)
+    speeds = read_step_times(folder)
     timed = (replace(study, step_times=_step_times(study, suite, speeds)) for study in studies)
     return Report(tuple(timed), tuple(judge_suite(suite, records)), suite.name, suite.description)
 

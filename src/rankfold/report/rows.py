@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rankfold.bench.chosen import TuningPart
-from rankfold.bench.label import differing, label_of, reducer_settings
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.chosen import TuningPart
+from rankfold.bench.records.label import differing, label_of, reducer_settings
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import command_values
-from rankfold.bench.stats import Difference, Interval, Verdict
+from rankfold.bench.statistics.stats import Difference, Interval, Verdict
 
 Settings = Mapping[str, object]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.report.words import bytes_text, metric_name, seconds_text
 
 _HASH_DIGITS = 16

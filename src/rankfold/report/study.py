@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rankfold.bench.measured import measured_on, note_different_data
-from rankfold.bench.measures import MEASURES
-from rankfold.bench.record import RunRecord
-from rankfold.bench.scores import baselines_of, mean_score, scores_of, shared_examples
-from rankfold.bench.speed import StepTime
-from rankfold.bench.stats import Difference, paired_difference, verdicts
+from rankfold.bench.records.measured import measured_on, note_different_data
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.records.step_times import StepTime
+from rankfold.bench.statistics.measures import MEASURES
+from rankfold.bench.statistics.scores import baselines_of, mean_score, scores_of, shared_examples
+from rankfold.bench.statistics.stats import Difference, paired_difference, verdicts
 from rankfold.errors import DataError, unknown_name
 from rankfold.report.choice import Choice, make_choices, without_earlier_rungs
 from rankfold.report.rows import Row, make_rows

@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import asdict
 
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.report.report import Report
 from rankfold.report.rows import Row
 from rankfold.report.study import Study

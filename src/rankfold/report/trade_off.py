@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import log10
 from typing import Any
 
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, score_fields, whiskers
 from rankfold.report.name_places import HEIGHT, place_names
 from rankfold.report.study import Study

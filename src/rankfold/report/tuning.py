@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rankfold.bench.chosen import TuningPart
-from rankfold.bench.label import label_with_all
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.chosen import TuningPart
+from rankfold.bench.records.label import label_with_all
+from rankfold.bench.records.record import RunRecord
 from rankfold.report.rows import Row, Settings, method_settings
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from rankfold.bench.label import value_text
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.label import value_text
+from rankfold.bench.records.record import RunRecord
 from rankfold.report.study import Study
 from rankfold.report.tuning import Tuned, tried
 from rankfold.report.words import metric_name

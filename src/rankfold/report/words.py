@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.stats import Interval
+from rankfold.bench.statistics.stats import Interval
 from rankfold.report.choice import CHOSEN
 from rankfold.report.rows import Row
 from rankfold.report.study import Study

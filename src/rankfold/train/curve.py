@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
-from rankfold.train.predict import Evaluation
+from rankfold.train.evaluation.predict import Evaluation
 from rankfold.train.progress import Progress, Silent
 
 CURVE_POINTS = 100

@@ -7,8 +7,6 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from transformers.utils import logging as transformers_logging
-
 
 @contextmanager
 def quiet_libraries() -> Generator[None]:
@@ -27,6 +25,9 @@ def quiet_libraries() -> Generator[None]:
 
 
 def _silence_transformers(restored: ExitStack) -> None:
+    # Who only reads records or columns shall not wait for it.
+    from transformers.utils import logging as transformers_logging
+
     restored.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
     if transformers_logging.is_progress_bar_enabled():
         restored.callback(transformers_logging.enable_progress_bar)

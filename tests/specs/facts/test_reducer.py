@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.train.importance import (
+from rankfold.train.reducer.importance import (
     by_loss_delta,
     by_reward,
     draw,

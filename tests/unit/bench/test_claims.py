@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.claims import Claim, judge
+from rankfold.bench.statistics.claims import Claim, judge
 from tests.support.records import make_record
 
 SEEDS = (0, 1, 2)

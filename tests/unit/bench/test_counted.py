@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 import rankfold
-from rankfold.bench.counted import count_on_meta
-from rankfold.bench.estimate import estimate
-from rankfold.bench.meta import meta_base
-from rankfold.bench.method import HEAD_ONLY, find_method
-from rankfold.bench.prepare import prepare
-from rankfold.bench.record import ParametersPart
+from rankfold.bench.estimates.counted import count_on_meta
+from rankfold.bench.estimates.estimate import estimate
+from rankfold.bench.estimates.meta import meta_base
+from rankfold.bench.methods.method import HEAD_ONLY, find_method
+from rankfold.bench.records.record import ParametersPart
+from rankfold.bench.runs.prepare import prepare
 from rankfold.errors import SpecError
 from rankfold.presets import discover
 

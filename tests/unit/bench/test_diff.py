@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.diff import compare_records
+from rankfold.bench.statistics.diff import compare_records
 from rankfold.errors import DataError
 from tests.support.records import fail, make_record
 

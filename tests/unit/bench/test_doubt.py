@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.bench.doubt import Doubt
-from rankfold.bench.stats import Scores, metric_interval, paired_difference, rejected_together, verdicts
+from rankfold.bench.statistics.doubt import Doubt
+from rankfold.bench.statistics.stats import (
+    Scores,
+    metric_interval,
+    paired_difference,
+    rejected_together,
+    verdicts,
+)
 
 DRAWS = 1500
 EXAMPLES = 1000

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.estimate import A100, Device, estimate
+from rankfold.bench.estimates.estimate import A100, Device, estimate
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import rehearse
+from rankfold.bench.runs.run import rehearse
 from rankfold.bench.tasks import NAMED
 from rankfold.errors import SpecError
 

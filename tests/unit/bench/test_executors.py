@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.executors.executor import Inline
-from rankfold.bench.executors.processes import Processes
-from rankfold.bench.record import RunRecord
-from rankfold.bench.remaining import seconds_left
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
-from rankfold.bench.runner import run_all
+from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.executors.processes import Processes
+from rankfold.bench.suite.remaining import seconds_left
+from rankfold.bench.suite.runner import run_all
 from rankfold.errors import SpecError, TrainingError
 from tests.support.records import make_record
 from tests.support.workers import work
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 60
 @pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray", reason="the package ray is not installed")
-    from rankfold.bench.executors.cluster import Cluster
+    from rankfold.bench.suite.executors.cluster import Cluster
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from rankfold.bench.evaluate import EvaluateRequest, evaluate
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import run
-from rankfold.bench.suite_file import read_suite
+from rankfold.bench.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.bench.runs.run import run
+from rankfold.bench.suite.file import read_suite
 from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError
-from rankfold.train.columns import Columns
+from rankfold.train.data.columns import Columns
 from tests.support.tiny_models import review_rows, write_splits
 
 

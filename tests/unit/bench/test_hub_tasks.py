@@ -5,7 +5,7 @@ import pytest
 
 from rankfold.bench.tasks import NAMED, TaskRequest, load_task
 from rankfold.errors import DataError
-from rankfold.train.models import Kind
+from rankfold.train.kind import Kind
 from tests.support.tiny_models import write_splits
 
 COMMONSENSE = {

@@ -5,10 +5,10 @@ import logging
 import pytest
 from transformers import BertConfig
 
-from rankfold.bench.architectures import architecture_names, read_architecture
-from rankfold.bench.meta import meta_base
+from rankfold.bench.estimates.architectures import architecture_names, read_architecture
+from rankfold.bench.estimates.meta import meta_base
 from rankfold.errors import SpecError
-from rankfold.train.models import Kind
+from rankfold.train.kind import Kind
 
 ROBERTA = "FacebookAI/roberta-base"
 

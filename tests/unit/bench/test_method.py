@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.method import HEAD_ONLY, find_method, peft_methods
-from rankfold.bench.prepare import prepare
+from rankfold.bench.methods.method import HEAD_ONLY, find_method, peft_methods
+from rankfold.bench.runs.prepare import prepare
 from rankfold.errors import SpecError
 from rankfold.presets import discover
-from rankfold.train.models import Kind
+from rankfold.train.kind import Kind
 
 
 @pytest.mark.parametrize("method", [*sorted(discover()), "peft:lora"])

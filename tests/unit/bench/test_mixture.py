@@ -7,13 +7,13 @@ from statistics import mean
 
 import pytest
 
-from rankfold.bench.evaluate import EvaluateRequest, evaluate
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import run
+from rankfold.bench.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.bench.runs.run import run
 from rankfold.bench.tasks import TaskRequest, limited, load_task
 from rankfold.bench.tasks.mixture import mixed
 from rankfold.errors import DataError, SpecError
-from rankfold.train.models import Kind
+from rankfold.train.kind import Kind
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 
 SIZES = {"few": 40, "many": 100, "most": 161}

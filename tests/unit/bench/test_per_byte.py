@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.estimate import Estimator
-from rankfold.bench.method import HEAD_ONLY
+from rankfold.bench.estimates.estimate import Estimator
+from rankfold.bench.methods.method import HEAD_ONLY
 from rankfold.bench.request import RunRequest
-from rankfold.bench.suite_file import read_suite
+from rankfold.bench.suite.file import read_suite
 from rankfold.presets import discover
 
 KIB = 1024 // 4

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.chosen import FitPart
-from rankfold.bench.record import NAME, RunRecord
+from rankfold.bench.records.chosen import FitPart
+from rankfold.bench.records.record import NAME, RunRecord
 from rankfold.errors import DataError
 from tests.support.records import fail, make_record
 

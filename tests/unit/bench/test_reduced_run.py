@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.record import RunRecord
-from rankfold.bench.run import rehearse, run
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.runs.run import rehearse, run
 from rankfold.errors import DataError, SpecError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

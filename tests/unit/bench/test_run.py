@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rankfold.bench.evaluate import EvaluateRequest, evaluate
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import rehearse, run
+from rankfold.bench.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.bench.runs.run import rehearse, run
 from rankfold.bench.tasks import TaskRequest
 from rankfold.errors import OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover

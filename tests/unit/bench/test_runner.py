@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.executors.executor import Inline
-from rankfold.bench.method import find_method
-from rankfold.bench.output import check_output
-from rankfold.bench.protocol import check_suite
-from rankfold.bench.record import ReducerPart, RunRecord
-from rankfold.bench.runner import run_all
-from rankfold.bench.suite import Suite, SuiteMethod
+from rankfold.bench.methods.method import find_method
+from rankfold.bench.records.record import ReducerPart, RunRecord
+from rankfold.bench.runs.output import check_output
+from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.protocol import check_suite
+from rankfold.bench.suite.runner import run_all
+from rankfold.bench.suite.suite import Suite, SuiteMethod
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.report.rows import make_rows
 from tests.support.records import Trainer

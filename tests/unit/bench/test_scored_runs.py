@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.evaluate import EvaluateRequest, evaluate
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import run
+from rankfold.bench.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.bench.runs.run import run
 from rankfold.bench.tasks import TaskRequest, load_task, scoring_of
 from rankfold.errors import SpecError
 from rankfold.report.study import make_studies
-from rankfold.train.scoring import Scoring
+from rankfold.train.evaluation.scoring import Scoring
 from tests.support.tiny_models import write_splits
 
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.speed import NAME, measure_speed, read_speed
-from rankfold.bench.suite import Suite, SuiteMethod
+from rankfold.bench.records.step_times import NAME, read_step_times
+from rankfold.bench.suite.speed import measure_speed
+from rankfold.bench.suite.suite import Suite, SuiteMethod
 from rankfold.errors import DataError, SpecError
 
 
@@ -27,7 +28,7 @@ def test_every_row_but_the_reference_has_a_ratio_within_its_interval(suite, tmp_
         ("effilora", "peft:lora"),
     ]
     assert all(0 < each.low <= each.ratio <= each.high for each in found)
-    assert read_speed(tmp_path) == found
+    assert read_step_times(tmp_path) == found
 
 
 def test_what_is_measured_is_kept(suite, tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rankfold.bench.measures import MEASURES
-from rankfold.bench.stats import (
+from rankfold.bench.statistics.measures import MEASURES
+from rankfold.bench.statistics.stats import (
     Difference,
     Interval,
     Scores,
@@ -13,7 +13,7 @@ from rankfold.bench.stats import (
     verdicts,
 )
 from rankfold.errors import DataError, SpecError
-from rankfold.train.metrics import METRICS
+from rankfold.train.evaluation.metrics import METRICS
 
 
 def draw(accuracy, *, examples=300, seeds=(0,), key=0, classes=3):

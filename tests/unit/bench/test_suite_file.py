@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.protocol import check_suite
-from rankfold.bench.suite_file import packaged_suites, read_suite
+from rankfold.bench.suite.file import packaged_suites, read_suite
+from rankfold.bench.suite.protocol import check_suite
 from rankfold.errors import SpecError
 
 HEAD = 'name = "some"\nseeds = [0]\n[base]\nmodel = "minilm"\n'
@@ -23,7 +23,7 @@ def written(folder, text):
 
 
 def profiles(name):
-    text = (files("rankfold.bench") / "suites" / f"{name}.toml").read_text("utf-8")
+    text = (files("rankfold.bench.suite.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
     return list(tomllib.loads(text).get("profiles", {})) or [None]
 
 

@@ -9,9 +9,9 @@ import pytest
 from rankfold.bench.tasks import NAMED, TaskRequest, load_task
 from rankfold.bench.tasks.bbc_news import read_bbc_news
 from rankfold.errors import DataError, SpecError
-from rankfold.train.columns import Columns
-from rankfold.train.metrics import METRICS
-from rankfold.train.models import Kind
+from rankfold.train.data.columns import Columns
+from rankfold.train.evaluation.metrics import METRICS
+from rankfold.train.kind import Kind
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 
 

@@ -18,15 +18,15 @@ from transformers import (
     T5Config,
 )
 
-from rankfold.bench.estimate import memory_of
-from rankfold.bench.meta import MetaBase
-from rankfold.bench.method import find_method
+from rankfold.bench.estimates.estimate import memory_of
+from rankfold.bench.estimates.meta import MetaBase
+from rankfold.bench.estimates.trace import trace_step
+from rankfold.bench.estimates.workload import measure_workload
+from rankfold.bench.methods.method import find_method
 from rankfold.bench.request import RunRequest
-from rankfold.bench.trace import trace_step
-from rankfold.bench.workload import measure_workload
 from rankfold.errors import SpecError
 from rankfold.presets import discover
-from rankfold.train.models import Kind
+from rankfold.train.kind import Kind
 
 ROWS, LENGTH, WORDS = 8, 32, 500
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": WORDS}

@@ -8,14 +8,14 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from rankfold.bench.executors.executor import Inline
-from rankfold.bench.output import restore_replaced
-from rankfold.bench.prepare import prepare
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
-from rankfold.bench.run import run
-from rankfold.bench.runner import run_all
-from rankfold.bench.unfinished import folder_beside, is_unfinished, read_start
+from rankfold.bench.runs.output import restore_replaced
+from rankfold.bench.runs.prepare import prepare
+from rankfold.bench.runs.run import run
+from rankfold.bench.runs.unfinished import folder_beside, is_unfinished, read_start
+from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.runner import run_all
 from rankfold.errors import BusyError, DataError, OutputExistsError, RankfoldWarning, SpecError, TrainingError
 from tests.support.records import Trainer, fail, make_record
 from tests.support.tiny_models import review_rows, write_bert, write_splits
@@ -281,7 +281,7 @@ def test_run_finished_while_this_one_was_prepared_is_taken_as_it_is(request_, mo
         run(request_)
         return prepare(asked)
 
-    monkeypatch.setattr("rankfold.bench.run.prepare", prepare_slowly)
+    monkeypatch.setattr("rankfold.bench.runs.run.prepare", prepare_slowly)
     record = run(replace(request_, resume=True), progress=StopAt(1))
     assert record == RunRecord.read(request_.out)
 

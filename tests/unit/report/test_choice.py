@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.chosen import FitPart
+from rankfold.bench.records.chosen import FitPart
 from rankfold.cli.results import report_as_json
 from rankfold.report.choice import CHOSEN, make_choices
 from rankfold.report.choice_table import choice_cells, choice_columns, choice_text

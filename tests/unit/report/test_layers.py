@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from rankfold.bench.record import ReducerPart, ReducerPoint
+from rankfold.bench.records.record import ReducerPart, ReducerPoint
 from rankfold.report.layers import layer_cells, layer_figures
 from rankfold.report.study import make_studies
 from tests.support.records import make_record

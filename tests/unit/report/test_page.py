@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from rankfold.bench.find import find_records
-from rankfold.bench.record import ParametersPart
-from rankfold.bench.stats import Interval
+from rankfold.bench.records.find import find_records
+from rankfold.bench.records.record import ParametersPart
+from rankfold.bench.statistics.stats import Interval
 from rankfold.errors import DataError, RankfoldError
 from rankfold.report.chart_parts import mark_of
 from rankfold.report.markdown import markdown

@@ -7,11 +7,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from rankfold.bench import speed
-from rankfold.bench.chosen import TuningPart
-from rankfold.bench.speed import StepTime
-from rankfold.bench.suite import SuiteMethod
-from rankfold.bench.suite_records import keep_suite
+from rankfold.bench.records.chosen import TuningPart
+from rankfold.bench.records.step_times import StepTime
+from rankfold.bench.suite.kept import keep_suite
+from rankfold.bench.suite.suite import SuiteMethod
 from rankfold.cli.results import report_as_json
 from rankfold.errors import DataError
 from rankfold.report.claims_table import SHAPES, claim_cells, claims_sentence, finding_cells
@@ -218,4 +217,4 @@ def step_time(task, label, ratio):
 
 
 def write_speed(folder, times):
-    (folder / speed.NAME).write_text(json.dumps([asdict(each) for each in times]))
+    (folder / step_times.NAME).write_text(json.dumps([asdict(each) for each in times]))

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.train.data import Table, find_source, read_split
+from rankfold.train.data.hold_out import HOLD_OUT_FRACTION, hold_out
+from rankfold.train.data.read import Table, find_source, read_split
 from rankfold.train.digest import sha256_of_rows
-from rankfold.train.hold_out import HOLD_OUT_FRACTION, hold_out
 from tests.support.tiny_models import review_rows, write_splits
 
 ROWS = [

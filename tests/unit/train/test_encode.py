@@ -3,9 +3,16 @@
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.train.encode import IGNORED, encode_answer, encode_examples, encode_instructions, make_collator
-from rankfold.train.examples import Example, Instruction
-from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.data.examples import Example, Instruction
+from rankfold.train.evaluation.encode import (
+    IGNORED,
+    encode_answer,
+    encode_examples,
+    encode_instructions,
+    make_collator,
+)
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
 from tests.support.tiny_models import VOCABULARY, write_llama
 
 CHAT = (

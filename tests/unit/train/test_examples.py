@@ -5,10 +5,10 @@ import math
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.train.columns import Columns, find_columns, infer_kind
-from rankfold.train.data import Table
-from rankfold.train.examples import make_examples
-from rankfold.train.models import Kind
+from rankfold.train.data.columns import Columns, find_columns, infer_kind
+from rankfold.train.data.examples import make_examples
+from rankfold.train.data.read import Table
+from rankfold.train.kind import Kind
 
 
 def _examples(columns=Columns("text", None, "label"), kind=Kind.CLASSIFICATION, names=None, **splits):

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.errors import DataError
-from rankfold.train.columns import Columns
-from rankfold.train.data import Table
-from rankfold.train.groups import check_groups, recommend_groups
-from rankfold.train.hold_out import hold_out
+from rankfold.train.data.columns import Columns
+from rankfold.train.data.groups import check_groups, recommend_groups
+from rankfold.train.data.hold_out import hold_out
+from rankfold.train.data.read import Table
 
 
 def _speakers(counts, label=lambda speaker: speaker % 2):

@@ -9,8 +9,9 @@ from peft import LoraConfig, get_peft_model
 
 import rankfold
 from rankfold.errors import AdapterFileError
-from rankfold.train.load import CONFIG_NAME, WEIGHTS_NAME, load_adapter, stored_bytes
-from rankfold.train.models import Kind, load_model, resolve_model
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
+from rankfold.train.models.load import CONFIG_NAME, WEIGHTS_NAME, load_adapter, stored_bytes
 from tests.support.tiny_models import write_bert
 
 NAMES = ("bad", "good")

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from rankfold.errors import SpecError
-from rankfold.train.metrics import METRICS, default_metrics, measure, trivial_predictions
-from rankfold.train.models import Kind
+from rankfold.train.evaluation.metrics import METRICS, default_metrics, measure, trivial_predictions
+from rankfold.train.kind import Kind
 
 LABELS = [1, 1, 1, 0, 0, 0, 0, 1]
 PREDICTIONS = [1, 0, 1, 0, 1, 0, 0, 1]  # 3 hits of class 1, 1 miss, 1 false alarm, 3 hits of class 0

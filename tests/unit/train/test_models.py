@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from rankfold.errors import DataError, SpecError
-from rankfold.train.cache import new_folder
-from rankfold.train.models import Kind, load_model, resolve_model, start_at_mean
-from rankfold.train.package import package_folder
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model, start_at_mean
+from rankfold.train.models.cache import new_folder
+from rankfold.train.models.package import package_folder
 from tests.support.tiny_models import write_bert
 
 

@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional
 
 from rankfold.errors import TrainingError
-from rankfold.train.examples import Example, Examples, Instruction
-from rankfold.train.models import Kind, load_model, resolve_model
-from rankfold.train.predict import Evaluator
+from rankfold.train.data.examples import Example, Examples, Instruction
+from rankfold.train.evaluation.predict import Evaluator
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
 from tests.support.tiny_models import review_rows
 
 CPU = torch.device("cpu")

@@ -6,11 +6,11 @@ import json
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.train.columns import Columns
-from rankfold.train.data import Table
-from rankfold.train.examples import make_examples
-from rankfold.train.models import Kind
-from rankfold.train.prompts import candidate_answers, closed_answers, prompt_and_answer
+from rankfold.train.data.columns import Columns
+from rankfold.train.data.examples import make_examples
+from rankfold.train.data.prompts import candidate_answers, closed_answers, prompt_and_answer
+from rankfold.train.data.read import Table
+from rankfold.train.kind import Kind
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])

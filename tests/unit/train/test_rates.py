@@ -9,8 +9,8 @@ import pytest
 import rankfold
 from rankfold.adapter.roles import ROLES
 from rankfold.errors import SpecError
-from rankfold.train.rate_table import RateGroup, RateTable, group_name
-from rankfold.train.rates import Rates
+from rankfold.train.rates.rate_table import RateGroup, RateTable, group_name
+from rankfold.train.rates.rates import Rates
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES, tlora_plus_rates
 from tests.support.toys import adapted, toy_sizes_allowed
 

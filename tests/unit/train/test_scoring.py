@@ -6,11 +6,12 @@ import torch
 
 import rankfold
 from rankfold.errors import SpecError
-from rankfold.train.examples import Examples, Instruction
-from rankfold.train.generate import NEW_TOKENS, continued
-from rankfold.train.models import Kind, load_model, resolve_model
-from rankfold.train.predict import Evaluator
-from rankfold.train.scoring import NOTHING_NAMED, Scoring, named_choice
+from rankfold.train.data.examples import Examples, Instruction
+from rankfold.train.evaluation.generate import NEW_TOKENS, continued
+from rankfold.train.evaluation.predict import Evaluator
+from rankfold.train.evaluation.scoring import NOTHING_NAMED, Scoring, named_choice
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
 
 CPU = torch.device("cpu")
 NUMBERED = tuple(f"the correct answer is answer{number}" for number in range(1, 6))
@@ -111,7 +112,7 @@ def _speaking(monkeypatch, texts):
     """Let every model say these texts in turn, whatever it is asked."""
     said = iter(texts)
     monkeypatch.setattr(
-        "rankfold.train.answers.continued", lambda *arguments: [next(said) for _ in arguments[2]]
+        "rankfold.train.evaluation.answers.continued", lambda *arguments: [next(said) for _ in arguments[2]]
     )
 
 

@@ -11,11 +11,13 @@ from transformers import TrainingArguments
 
 from rankfold.errors import TrainingError
 from rankfold.train.curve import CURVE_POINTS
-from rankfold.train.encode import encode_examples, make_collator
-from rankfold.train.examples import Example
-from rankfold.train.models import Kind, load_model, resolve_model
-from rankfold.train.predict import Evaluation
-from rankfold.train.trainer import SCHEDULERS, Schedule, train_model
+from rankfold.train.data.examples import Example
+from rankfold.train.evaluation.encode import encode_examples, make_collator
+from rankfold.train.evaluation.predict import Evaluation
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import load_model, resolve_model
+from rankfold.train.schedule import SCHEDULERS, Schedule
+from rankfold.train.trainer import train_model
 from tests.support.tiny_models import review_rows
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from rankfold import presets
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.size import ALL_LINEAR, Ruler, Size
-from rankfold.bench.label import label_with_all
+from rankfold.bench.records.label import label_with_all
 from rankfold.errors import SpecError, unknown_name
 from rankfold.presets._preset import Option, Preset
 from rankfold.train.progress import Progress, Silent

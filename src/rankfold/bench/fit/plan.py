@@ -12,7 +12,7 @@ from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import RANKS, Candidate
 from rankfold.bench.fit.halving import rung_sizes, rung_steps
 from rankfold.bench.fit.size import ALL_LINEAR, Ruler
-from rankfold.bench.method import PEFT_LORA
+from rankfold.bench.methods.method import PEFT_LORA
 from rankfold.bench.request import RunRequest
 from rankfold.errors import SpecError
 

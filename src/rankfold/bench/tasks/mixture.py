@@ -14,10 +14,10 @@ from typing import TypeVar
 from rankfold.bench.tasks.sample import drawn
 from rankfold.bench.tasks.task import Task, TaskData
 from rankfold.errors import SpecError
-from rankfold.train.examples import Example, Examples, Instruction
-from rankfold.train.metrics import trivial_predictions
-from rankfold.train.models import Kind
-from rankfold.train.predict import Evaluation
+from rankfold.train.data.examples import Example, Examples, Instruction
+from rankfold.train.evaluation.metrics import trivial_predictions
+from rankfold.train.evaluation.predict import Evaluation
+from rankfold.train.kind import Kind
 
 SEPARATOR = "+"
 _MARK = ":"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rankfold.bench.tasks.task import Task
-from rankfold.train.models import Kind
+from rankfold.train.kind import Kind
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _PARAPHRASE = ("accuracy", "f1")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from rankfold.errors import DataError
-from rankfold.train.data import Row, Table
+from rankfold.train.data.read import Row, Table
 
 _Question = tuple[str, Sequence[str], int]
 

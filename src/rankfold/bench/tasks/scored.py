@@ -1,20 +1,10 @@
 """Which way of scoring a task is measured with."""
 
 from rankfold.bench.tasks.task import TaskData
-from rankfold.errors import SpecError, unknown_name
-from rankfold.train.metrics import ANSWER_LOSS
-from rankfold.train.models import Kind
-from rankfold.train.scoring import Scoring
-
-
-def check_scoring(name: str | None) -> None:
-    """Check that there is a way of scoring of this name.
-
-    Raises:
-        SpecError: If there is none.
-    """
-    if name is not None and name not in set(Scoring):
-        raise unknown_name("scoring", name, Scoring)
+from rankfold.errors import SpecError
+from rankfold.train.evaluation.metric_names import ANSWER_LOSS
+from rankfold.train.evaluation.scoring import Scoring, check_scoring
+from rankfold.train.kind import Kind
 
 
 def scoring_of(name: str | None, data: TaskData) -> Scoring | None:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rankfold.train.examples import Examples
-from rankfold.train.models import Kind
+from rankfold.train.data.examples import Examples
+from rankfold.train.kind import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ import pytest
 from transformers import BertConfig, LlamaConfig
 
 import rankfold
+from rankfold.bench.estimates.meta import meta_base
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
 from rankfold.bench.fit.plan import lora_within
 from rankfold.bench.fit.size import Ruler, Size
-from rankfold.bench.meta import meta_base
-from rankfold.bench.method import find_method
+from rankfold.bench.methods.method import find_method
 from rankfold.errors import SpecError
 from rankfold.presets import discover
 

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.bench.executors.executor import Inline
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate
 from rankfold.bench.fit.fit import fit
 from rankfold.bench.fit.halving import ranked, rung_sizes, rung_steps
 from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.fit.size import Size
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
 from rankfold.errors import OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
-from rankfold.train.metrics import ANSWER_LOSS
+from rankfold.train.evaluation.metric_names import ANSWER_LOSS
 from tests.support.records import fail, make_record
 
 # Nothing is trained here, so nothing is read: records that a double writes are of no real data.

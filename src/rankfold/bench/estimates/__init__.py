@@ -1,0 +1,1 @@
+"""Numbers, operations, memory and hours, counted on the meta device, without weights."""

@@ -1,0 +1,101 @@
+"""How many numbers a method would train on a model, and where, counted without any weight."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from peft import LoraConfig, PeftConfig, PeftModel
+from pydantic import JsonValue
+
+import rankfold
+from rankfold.bench.estimates.meta import meta_base
+from rankfold.bench.methods.method import find_method
+from rankfold.bench.methods.trained import count_numbers, freeze_rest
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The numbers of one adapter on one model.
+
+    Args:
+        base: Parameters of the base model, its task head included.
+        stored: What the adapter's file keeps.
+        trainable: What the method trains.
+        active: What would be updated in a step now.
+        head: Trained numbers beside the adapter.
+        by_factor: Trainable numbers by the factor's role.
+        by_module: Trainable numbers by the layer's path; a shared factor counts at the layer that owns it.
+        lora: Trainable numbers of plain LoRA of the same rank on the same layers; None without a rank.
+    """
+
+    base: int
+    stored: int
+    trainable: int
+    active: int
+    head: int
+    by_factor: dict[str, int]
+    by_module: dict[str, int]
+    lora: int | None
+
+
+def count_on_meta(
+    model: str, method: str, options: Mapping[str, JsonValue], *, kind: str | None, num_labels: int
+) -> Counted:
+    """Count what a method would train on a model whose weights are never made.
+
+    Args:
+        model: As for `rankfold train`, or the path of a `config.json`.
+        method: The name of any method.
+        options: The method's options and PEFT's targeting options.
+        kind: What is learned; by the model's architecture if None.
+        num_labels: Classes of a classification.
+
+    Raises:
+        SpecError: If model, method or options cannot be built as asked, or nothing would be trained.
+    """
+    plan, found = meta_base(model, kind=kind, num_labels=num_labels), find_method(method)
+    config = found.config(options, plan.kind, seed=0)
+    base, adapted = plan.adapted(config)
+    freeze_rest(adapted, found)
+    lora = _plain_lora(config) if found.trains_adapter else None
+    reference = None if lora is None else count_numbers(plan.adapted(lora)[1]).trainable
+    ours = isinstance(config, rankfold.RankfoldConfig)
+    by_factor, by_module = _by_role(adapted) if ours else _by_name(adapted)
+    numbers = asdict(count_numbers(adapted))
+    return Counted(base, **numbers, by_factor=by_factor, by_module=by_module, lora=reference)
+
+
+def _plain_lora(config: PeftConfig) -> LoraConfig | None:
+    """Return PEFT's own LoRA with the rank and the targets of a configuration that has been applied."""
+    rank = getattr(config, "r", None)
+    if not isinstance(rank, int):
+        return None
+    names = (
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "modules_to_save",
+    )
+    targets = {name: value for name in names if (value := getattr(config, name, None)) is not None}
+    return LoraConfig(r=rank, task_type=config.task_type, **targets)
+
+
+def _by_role(model: PeftModel) -> tuple[dict[str, int], dict[str, int]]:
+    """Return trained numbers of a rankfold adapter by the factor's role and by layer."""
+    count = rankfold.count_parameters(model)
+    factors = {role: part.active for role, part in count.by_factor.items() if part.active}
+    return factors, {path: part.active for path, part in count.by_module.items()}
+
+
+def _by_name(model: PeftModel) -> tuple[dict[str, int], dict[str, int]]:
+    """Return trained numbers of any PEFT method by factor and by layer, read from its tensors' names."""
+    factors: dict[str, int] = {}
+    modules: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or ".modules_to_save." in name:
+            continue
+        path, _, factor = name.removesuffix(".weight").removesuffix(".default").rpartition(".")
+        factors[factor] = factors.get(factor, 0) + parameter.numel()
+        modules[path] = modules.get(path, 0) + parameter.numel()
+    return factors, modules

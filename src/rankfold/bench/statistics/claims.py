@@ -1,0 +1,183 @@
+"""What a paper says, as comparisons of rows, and what a set of records says to it.
+
+Every comparison is one number per task: a weighted sum of the rows' metrics, paired over examples and seeds,
+held against a bound. Verdicts are corrected together (Holm), and a claim with several comparisons is
+supported only if all of them are, and contradicted if any of them is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+from rankfold.bench.records.measured import measured_on
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.statistics.measures import MEASURES
+from rankfold.bench.statistics.scores import baselines_of, scores_of, shared_examples
+from rankfold.bench.statistics.stats import (
+    Difference,
+    Scores,
+    mean_metric,
+    metric_interval,
+    paired_contrast,
+    rejected_together,
+)
+
+Expect = Literal["greater", "within", "rising"]
+Answer = Literal["supported", "contradicted", "not separated", "not run"]
+
+# Of several answers the first of these is that of the claim.
+_STRONGEST: tuple[Answer, ...] = ("contradicted", "not run", "not separated", "supported")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence of a paper that runs can speak to.
+
+    Args:
+        id: Its number in the list of experiments, such as "X7".
+        source: The paper, and the table or figure.
+        text: What it says, in a sentence.
+        expect: How the rows of each comparison should lie: `greater`, the first above the second; `within`,
+            the first not below the second by more than `margin`; `rising`, a straight line through all of
+            them goes up.
+        comparisons: Labels of the rows of the suite.
+        margin: In units of the metric.
+        tasks: The tasks it speaks of; all of the suite if empty.
+    """
+
+    id: str
+    source: str
+    text: str
+    expect: Expect
+    comparisons: tuple[tuple[str, ...], ...]
+    margin: float = 0.0
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def bound(self) -> float:
+        """What the difference has to be above."""
+        return -self.margin if self.expect == "within" else self.margin
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One comparison on one task.
+
+    Attributes:
+        model: The base model's name.
+        task: The task's name.
+        metric: What was measured.
+        rows: Labels, in the order of the claim.
+        means: The metric of each row over the examples and seeds all rows share; empty if there are none.
+        seeds: How many seeds they share.
+        difference: The first less the second; for `rising`, what a straight line through the rows gains from
+            the first to the last. None if it cannot be said.
+        answer: What it says, corrected for all comparisons of the suite.
+        note: Why the runs cannot speak to the claim although they ended well; empty if they can.
+    """
+
+    model: str
+    task: str
+    metric: str
+    rows: tuple[str, ...]
+    means: tuple[float, ...]
+    seeds: int
+    difference: Difference | None
+    answer: Answer = "not run"
+    note: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A claim with everything found about it.
+
+    Attributes:
+        claim: What was said.
+        answer: What became of it.
+        findings: One for each comparison, model and task.
+    """
+
+    claim: Claim
+    answer: Answer
+    findings: tuple[Finding, ...]
+
+
+Rows = Mapping[str, Sequence[RunRecord]]
+"""Records that ended well by the label of their row, for one model and task."""
+
+
+def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> list[Judgement]:
+    """Return what the records say to each claim.
+
+    Args:
+        claims: What is claimed.
+        studies: The rows of each model and task, by the names of both.
+    """
+    found = [
+        (claim, _finding(claim, rows, model, task, studies[model, task]))
+        for claim in claims
+        for rows in claim.comparisons
+        for model, task in studies
+        if (not claim.tasks or task in claim.tasks) and set(rows) <= studies[model, task].keys()
+    ]
+    sure = iter(rejected_together([each.difference for _, each in found if each.difference]))
+    answered = [
+        (claim, replace(each, answer=_answer(claim, each, sure=next(sure))))
+        if each.difference
+        else (claim, each)
+        for claim, each in found
+    ]
+    return [_together(claim, [each for other, each in answered if other is claim]) for claim in claims]
+
+
+def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows: Rows) -> Finding:
+    runs = [rows.get(label, ()) for label in labels]
+    seeds = set[int].intersection(*({run.training.seed for run in row} for row in runs))
+    runs = [[run for run in row if run.training.seed in seeds] for row in runs]
+    metric = next((run.task.metric for row in runs for run in row), "")
+    finding = Finding(model, task, metric, labels, (), len(seeds), None)
+    if metric not in MEASURES:
+        return finding
+    if len({measured_on(run) for row in runs for run in row}) > 1:
+        return replace(finding, note="measured on different data")
+    examples = shared_examples([run for row in runs for run in row])
+    if not examples:
+        return replace(finding, note="measured on no example in common")
+    scores = [scores_of(row, examples) for row in runs]
+    has_learned = any(_has_learned(row, each, metric) for row, each in zip(runs, scores, strict=True))
+    return replace(
+        finding,
+        means=tuple(mean_metric(each, metric) for each in scores),
+        difference=paired_contrast(scores, _weights(claim, len(labels)), metric, bound=claim.bound),
+        note="" if has_learned else "no row is above guessing",
+    )
+
+
+def _has_learned(runs: Sequence[RunRecord], scores: Scores, metric: str) -> bool:
+    """Whether a row is clear of a model that never looks at its input."""
+    guessing = max(baselines_of(runs).values(), default=0.0)
+    return metric_interval(scores, metric).low > guessing
+
+
+def _weights(claim: Claim, count: int) -> tuple[float, ...]:
+    """Return how much each row counts: the second is subtracted from the first, or a line is fitted."""
+    if claim.expect != "rising":
+        return (1.0, -1.0)
+    middle = (count - 1) / 2
+    squares = sum((place - middle) ** 2 for place in range(count))
+    return tuple((place - middle) / squares * (count - 1) for place in range(count))
+
+
+def _answer(claim: Claim, finding: Finding, *, sure: bool) -> Answer:
+    assert finding.difference is not None, "what was not compared has no answer"
+    if not sure or finding.note:
+        return "not separated"
+    return "supported" if finding.difference.interval.value > claim.bound else "contradicted"
+
+
+def _together(claim: Claim, findings: Sequence[Finding]) -> Judgement:
+    answers: list[Answer] = sorted((each.answer for each in findings), key=_STRONGEST.index)
+    return Judgement(claim, answers[0] if answers else "not run", tuple(findings))

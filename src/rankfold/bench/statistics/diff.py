@@ -1,0 +1,205 @@
+"""Two sets of records, run by run: has anything become worse since?"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import numpy as np
+
+from rankfold.bench.records.label import label_with_all
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.request import RunRequest
+from rankfold.bench.same_run import question_of
+from rankfold.bench.statistics.measures import MEASURES
+from rankfold.bench.statistics.scores import scores_of, shared_examples
+from rankfold.bench.statistics.stats import Difference, Verdict, paired_difference, verdicts
+from rankfold.errors import DataError
+
+Outcome = Verdict | Literal["the same", "failed", "mended", "failed in both"]
+"""What became of a method: a verdict on its predictions, or that it failed in one set or in both."""
+
+
+# By what a seed's runs were and are; the first that there is counts.
+_FAILURES: Mapping[tuple[str, str], Outcome] = {
+    ("done", "failed"): "failed",
+    ("failed", "done"): "mended",
+    ("failed", "failed"): "failed in both",
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One method with its settings on one task and model, in both sets.
+
+    Attributes:
+        label: The method with its options.
+        task: The task's name.
+        model: The base model's name.
+        metric: What was measured.
+        seeds: Those that finished in both sets.
+        old: The metric of the older runs, averaged over these seeds; None if there are none.
+        new: That of the newer ones.
+        difference: New less old, paired over rows and seeds; None if it cannot be compared.
+        outcome: What came of it, corrected for all comparisons together.
+        why: Why it cannot be compared, or failed; or which seeds the comparison leaves out.
+        bytes_ratio: Newer by older learned bytes.
+        step_ratio: Newer by older time of a step: only worth something where the machine was the same.
+    """
+
+    label: str
+    task: str
+    model: str
+    metric: str
+    seeds: tuple[int, ...]
+    old: float | None
+    new: float | None
+    difference: Difference | None
+    outcome: Outcome
+    why: str | None = None
+    bytes_ratio: float | None = None
+    step_ratio: float | None = None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether it is worse than it was."""
+        return self.outcome in ("worse", "failed")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RecordDiff:
+    """What became of every method.
+
+    Attributes:
+        changes: What both sets have.
+        only_old: Labels of what the newer set lacks.
+        only_new: Labels of what the older set lacks.
+    """
+
+    changes: tuple[Change, ...]
+    only_old: tuple[str, ...]
+    only_new: tuple[str, ...]
+
+
+def compare_records(old: Iterable[RunRecord], new: Iterable[RunRecord]) -> RecordDiff:
+    """Compare two sets of records: runs that were asked for with the same words, seed by seed.
+
+    Args:
+        old: What is held against.
+        new: What may have become worse.
+
+    Raises:
+        DataError: If the sets have no method in common.
+    """
+    before, after = _by_question(old), _by_question(new)
+    common = [question for question in before if question in after]
+    if not common:
+        raise DataError(
+            "the two sets have no run in common: model, task, method or a setting differs in all of them; "
+            "name two folders of the same suite."
+        )
+    changes = [_change(before[question], after[question]) for question in common]
+    return RecordDiff(
+        tuple(_judged(changes)),
+        tuple(_label(before[question]) for question in before if question not in after),
+        tuple(_label(after[question]) for question in after if question not in before),
+    )
+
+
+def _by_question(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]]:
+    """Return the latest record of each seed, by what was asked for."""
+    found: dict[str, dict[int, RunRecord]] = {}
+    for record in sorted(records, key=lambda each: each.created):
+        found.setdefault(_question(record), {})[record.training.seed] = record
+    return found
+
+
+def _question(record: RunRecord) -> str:
+    """Return what a run was asked to find out, with any seed."""
+    asked = question_of(RunRequest.of_command(record.command))
+    return json.dumps({**asked, "seed": None}, sort_keys=True)
+
+
+def _label(runs: Mapping[int, RunRecord]) -> str:
+    record = next(iter(runs.values()))
+    return label_with_all(record.method.name, record.method.options)
+
+
+def _change(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> Change:
+    record = next(iter(new.values()))
+    metric = record.task.metric
+    seeds = tuple(
+        sorted(seed for seed in old.keys() & new.keys() if {old[seed].status, new[seed].status} == {"done"})
+    )
+    change = Change(
+        _label(new), record.task.name, record.model.name, metric, seeds, None, None, None, "not comparable"
+    )
+    if failure := _failure(old, new):
+        return replace(change, **failure)
+    if not seeds:
+        return replace(change, why="no seed finished in both sets")
+    ours, theirs = [new[seed] for seed in seeds], [old[seed] for seed in seeds]
+    change = replace(
+        change,
+        why=_left_out(old, new),
+        old=_mean([run.metrics[metric] for run in theirs]),
+        new=_mean([run.metrics[metric] for run in ours]),
+        bytes_ratio=_ratio([run.bytes.learned for run in ours], [run.bytes.learned for run in theirs]),
+        step_ratio=_ratio(
+            [run.seconds.step_median for run in ours], [run.seconds.step_median for run in theirs]
+        ),
+    )
+    return _compared(change, ours, theirs)
+
+
+def _failure(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> dict[str, str] | None:
+    """Return outcome and reason if a seed fails now that did not, or if none finished in both sets."""
+    both = sorted(old.keys() & new.keys())
+    found = {(old[seed].status, new[seed].status): seed for seed in reversed(both)}
+    for statuses, outcome in _FAILURES.items():
+        if statuses in found and (outcome == "failed" or ("done", "done") not in found):
+            seed = found[statuses]
+            return {"outcome": outcome, "why": f"seed {seed}: {new[seed].error or old[seed].error}"}
+    return None
+
+
+def _left_out(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> str | None:
+    """Return which seeds a comparison leaves out, and why; None if there are none."""
+    seeds: dict[str, list[str]] = {each: [] for each in ("not in both sets", *_FAILURES.values())}
+    for seed in sorted(old.keys() | new.keys()):
+        if seed not in old or seed not in new:
+            seeds["not in both sets"].append(str(seed))
+        elif outcome := _FAILURES.get((old[seed].status, new[seed].status)):
+            seeds[outcome].append(str(seed))
+    return "; ".join(f"seeds {', '.join(some)}: {each}" for each, some in seeds.items() if some) or None
+
+
+def _compared(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> Change:
+    if {run.data.sha256 for run in ours} != {run.data.sha256 for run in theirs}:
+        return replace(change, why="the data has changed: its hash differs")
+    if {run.task.version or 1 for run in ours} != {run.task.version or 1 for run in theirs}:
+        return replace(change, why="the task has changed: its version differs")
+    examples = shared_examples([*ours, *theirs])
+    if change.metric not in MEASURES or not examples:
+        return replace(change, why=f"there are no predictions that give {change.metric}")
+    new, old = scores_of(ours, examples), scores_of(theirs, examples)
+    if np.array_equal(new.labels, old.labels) and np.array_equal(new.predictions, old.predictions):
+        return replace(change, outcome="the same")
+    return replace(change, difference=paired_difference(new, old, change.metric))
+
+
+def _judged(changes: Sequence[Change]) -> list[Change]:
+    """Return the changes with verdicts, corrected together."""
+    differences = [change.difference for change in changes if change.difference]
+    found = iter(verdicts(differences))
+    return [replace(change, outcome=next(found)) if change.difference else change for change in changes]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _ratio(new: Sequence[float], old: Sequence[float]) -> float | None:
+    return _mean(new) / _mean(old) if _mean(old) else None

@@ -1,0 +1,210 @@
+"""Intervals and verdicts from per-example predictions, so that a comparison carries its doubt.
+
+One run says how good a method was on these examples with this seed. Both could have been others: see
+`rankfold.bench.statistics.doubt`. Two methods are compared on the same examples and seeds, pair by pair.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import scipy.stats
+import statsmodels.stats.multitest
+from numpy.typing import NDArray
+
+from rankfold.bench.statistics.doubt import Doubt, Pick, Statistic, doubt_of
+from rankfold.bench.statistics.measures import least_of, measure_named
+from rankfold.errors import DataError
+
+LEVEL = 0.95
+
+Verdict = Literal["reference", "better", "worse", "not separated", "not comparable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one method predicted: the same examples under one or several seeds.
+
+    Attributes:
+        labels: The truth, one value per example.
+        predictions: One row per seed, one column per example.
+        seeds: The seeds in the order of the rows.
+    """
+
+    labels: NDArray[Any]
+    predictions: NDArray[Any]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to measure.
+
+        Raises:
+            DataError: If there is no example, or the shapes do not fit.
+        """
+        if not len(self.labels):
+            raise DataError("there are no predictions to measure; evaluate on at least one example.")
+        if self.predictions.shape != (len(self.seeds), len(self.labels)):
+            raise DataError(
+                f"predictions have shape {self.predictions.shape} for {len(self.seeds)} seeds and "
+                f"{len(self.labels)} examples; give one row per seed and one column per example."
+            )
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Scores":
+        """Return the rows of some seeds, in this order."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return Scores(self.labels, self.predictions[rows], tuple(seeds))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A point estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one method is from the reference on the same examples and seeds.
+
+    Attributes:
+        interval: The paired difference; positive when the metric is larger than the reference's.
+        p_value: Two-sided, not corrected; of a difference from the bound, which is 0 unless something else
+            was asked for.
+    """
+
+    interval: Interval
+    p_value: float
+
+
+def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float = LEVEL) -> Interval:
+    """Return a metric, averaged over seeds, with its confidence interval.
+
+    Accuracy of a single seed has Wilson's interval. No interval leaves the range of the metric.
+
+    Args:
+        scores: The predictions.
+        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        seed: Makes the bootstrap repeatable.
+        level: Coverage, such as 0.95.
+
+    Raises:
+        SpecError: If the metric is unknown.
+    """
+    measure = measure_named(metric)
+    if metric == "accuracy" and len(scores.seeds) == 1:
+        hits = int(np.sum(scores.labels == scores.predictions[0]))
+        wilson = (
+            cast("Any", scipy.stats).binomtest(hits, len(scores.labels)).proportion_ci(level, method="wilson")
+        )
+        return Interval(hits / len(scores.labels), float(wilson.low), float(wilson.high))
+    found = _doubt(lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed)
+    around = _interval(found, level)
+    return Interval(around.value, max(around.low, least_of(metric)), min(around.high, 1.0))
+
+
+def mean_metric(scores: Scores, metric: str) -> float:
+    """Return a metric, averaged over seeds.
+
+    Raises:
+        SpecError: If the metric is unknown.
+    """
+    return float(np.mean(measure_named(metric)(scores.labels, scores.predictions)))
+
+
+def paired_difference(
+    ours: Scores, reference: Scores, metric: str, *, seed: int = 0, level: float = LEVEL
+) -> Difference:
+    """Return how much larger our metric is than the reference's, over the examples and seeds both have.
+
+    Args:
+        ours: Predictions of the method in question.
+        reference: Predictions of the method it is held against.
+        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        seed: Makes the bootstrap repeatable.
+        level: Coverage of the interval.
+
+    Raises:
+        DataError: If the examples differ, or no seed is shared.
+        SpecError: If the metric is unknown.
+    """
+    return paired_contrast([ours, reference], (1.0, -1.0), metric, seed=seed, level=level)
+
+
+def paired_contrast(
+    scores: Sequence[Scores],
+    weights: Sequence[float],
+    metric: str,
+    *,
+    bound: float = 0.0,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Difference:
+    """Return a weighted sum of the metrics of several methods, over the examples and seeds all of them have.
+
+    Args:
+        scores: Predictions of each method.
+        weights: How much each counts; (1, -1) is the difference of two.
+        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        bound: What the sum is held against by the p-value.
+        seed: Makes the bootstrap repeatable.
+        level: Coverage of the interval.
+
+    Raises:
+        DataError: If the examples differ, or no seed is shared.
+        SpecError: If the metric is unknown.
+    """
+    measure = measure_named(metric)
+    if not all(np.array_equal(each.labels, scores[0].labels) for each in scores):
+        raise DataError("the runs were measured on different examples; evaluate all on the same data.")
+    shared = tuple(one for one in scores[0].seeds if all(one in each.seeds for each in scores))
+    if not shared:
+        listed = " and ".join(str(each.seeds) for each in scores)
+        raise DataError(f"the runs share no seed ({listed}); train all with the same seeds.")
+    paired = [each.of_seeds(shared) for each in scores]
+
+    def gain(pick: Pick) -> NDArray[np.float64]:
+        truth = pick(paired[0].labels)
+        metrics = [measure(truth, pick(each.predictions)) for each in paired]
+        return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
+
+    found = _doubt(gain, paired[0], seed)
+    return Difference(_interval(found, level), found.p_value(bound))
+
+
+def rejected_together(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
+    """Return which differences are not their bound, corrected together by Holm's method.
+
+    Args:
+        differences: Every comparison made.
+        level: One minus the chance of any false rejection.
+    """
+    if not differences:
+        return []
+    p_values = [difference.p_value for difference in differences]
+    correct = cast("Any", statsmodels.stats.multitest).multipletests
+    return [bool(sure) for sure in correct(p_values, alpha=1 - level, method="holm")[0]]
+
+
+def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list[Verdict]:
+    """Return "better", "worse" or "not separated" for each comparison, corrected together by Holm's method.
+
+    Args:
+        differences: Every comparison made with one reference.
+        level: One minus the chance of any false verdict.
+    """
+    return [
+        "not separated" if not sure else "better" if difference.interval.value > 0 else "worse"
+        for difference, sure in zip(differences, rejected_together(differences, level=level), strict=True)
+    ]
+
+
+def _doubt(statistic: Statistic, scores: Scores, seed: int) -> Doubt:
+    return doubt_of(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=seed)
+
+
+def _interval(found: Doubt, level: float) -> Interval:
+    half = found.half_width(level)
+    return Interval(found.value, found.value - half, found.value + half)

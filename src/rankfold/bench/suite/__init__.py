@@ -1,0 +1,1 @@
+"""Methods, tasks and models, tuned equally, run anywhere, and asked their claims."""

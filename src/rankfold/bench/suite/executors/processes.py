@@ -1,0 +1,152 @@
+"""Runs in processes of their own: several at once, and a run that crashes takes nothing with it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, final
+
+import torch
+
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.request import RunRequest
+from rankfold.bench.runs.run import run
+from rankfold.bench.suite.executors.executor import Ended, Run
+from rankfold.bench.suite.executors.portable import portable
+from rankfold.errors import TrainingError
+from rankfold.train.progress import Progress
+
+# A thread in a spawned process starts with torch's and CUDA's state fresh; a forked one does not.
+_START = multiprocessing.get_context("spawn")
+
+
+@final
+@dataclass(slots=True)
+class _Job:
+    """A run under way."""
+
+    request: RunRequest
+    process: Any
+    news: Connection
+    progress: Progress
+    ended: Ended | None = field(default=None)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Several runs at once on this machine, a process for each.
+
+    Args:
+        jobs: How many at once; they share the processor's cores evenly.
+        run_one: Does one run; can be pickled.
+    """
+
+    jobs: int = 1
+    run_one: Run = run
+
+    def each(self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]) -> Iterator[Ended]:
+        """Do runs; when the caller stops early, those under way are stopped and can be resumed."""
+        waiting = list(reversed(requests))
+        under_way: list[_Job] = []
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < self.jobs:
+                    under_way.append(self._begin(waiting.pop(), new_progress(), threads))
+                wait([job.news for job in under_way])
+                for job in [job for job in under_way if job.news.poll()]:
+                    _hear(job)
+                    if job.ended is not None:
+                        under_way.remove(job)
+                        job.progress.finish()
+                        yield job.ended
+        finally:
+            for job in under_way:
+                _stop(job)
+
+    def _begin(self, request: RunRequest, progress: Progress, threads: int) -> _Job:
+        ours, theirs = _START.Pipe(duplex=False)
+        process = _START.Process(target=_work, args=(self.run_one, request, threads, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that the pipe ends when the process does
+        return _Job(request, process, ours, progress)
+
+
+def _hear(job: _Job) -> None:
+    """Take one piece of news, or notice that there will be none."""
+    try:
+        what, *content = job.news.recv()
+    except (EOFError, OSError):  # the second in the middle of a message
+        job.process.join()
+        job.ended = Ended(job.request, None, TrainingError(_death(job.process.exitcode)))
+        return
+    if what == "ended":
+        job.process.join()
+        job.ended = Ended(job.request, *content)
+    else:
+        arguments, fields = content
+        getattr(job.progress, what)(*arguments, **fields)
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the process was killed, most likely for want of memory; give it a smaller batch_size."
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"the process ended with {how} before the run did; run it alone to see why."
+
+
+def _stop(job: _Job) -> None:
+    job.process.terminate()
+    job.process.join()
+    job.progress.finish()
+
+
+@final
+class _Teller:
+    """A `Progress` that tells it to another process."""
+
+    def __init__(self, news: Connection) -> None:
+        self._news = news
+
+    def start(self, total: int, description: str) -> None:
+        """Tell it."""
+        self._news.send(("start", (total, description), {}))
+
+    def advance(self, done: int, **fields: object) -> None:
+        """Tell it."""
+        self._news.send(("advance", (done,), fields))
+
+    def finish(self) -> None:
+        """Tell it."""
+        self._news.send(("finish", (), {}))
+
+
+def _work(run_one: Run, request: RunRequest, threads: int, news: Connection) -> None:
+    """Do one run in this process and tell how it ended."""
+    _die_with_parent()
+    torch.set_num_threads(threads)
+    record: RunRecord | None = None
+    error: Exception | None = None
+    try:
+        record = run_one(request, progress=_Teller(news))
+    except Exception as reason:  # told to the other process, which makes a row of it
+        error = portable(reason)
+    except KeyboardInterrupt:
+        return
+    news.send(("ended", record, error))
+
+
+def _die_with_parent() -> None:
+    """End this process when the one that began it is gone, however it went: nobody waits for the result."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a run's process is begun by another"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

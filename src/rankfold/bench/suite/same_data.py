@@ -1,0 +1,59 @@
+"""A comparison goes on only with the data with which it began."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rankfold.bench.records.measured import Measured, measured_on
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.request import RunRequest
+from rankfold.bench.tasks import TaskRequest, load_task
+from rankfold.errors import DataError, RankfoldError
+from rankfold.train.models.base import resolve_model
+
+_DIGITS = 8
+
+
+def check_same_data(requests: Sequence[RunRequest], kept: Mapping[Path, RunRecord | None]) -> None:
+    """Check that runs which are still to do will see the data of those that are done already.
+
+    Args:
+        requests: All runs of a comparison.
+        kept: The record of each run by its folder; None if it is still to do.
+
+    Raises:
+        DataError: If the data of a task, or its version, has changed since a run was done.
+    """
+    done: dict[TaskRequest, RunRecord] = {}
+    for request in requests:
+        if (record := kept[request.out]) is not None:
+            first = done.setdefault(request.task_request, record)
+            _check(first, measured_on(record), f"when '{request.out}' was run")
+    for request in requests:
+        if kept[request.out] is None and (first := done.pop(request.task_request, None)) is not None:
+            _check(first, _now(request), "now")
+
+
+def _now(request: RunRequest) -> Measured | None:
+    """Return what a run would be measured on; None if that cannot be read, which the run itself will say."""
+    try:
+        data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
+    except RankfoldError:
+        return None
+    return data.sha256, data.task.version or 1
+
+
+def _check(first: RunRecord, other: Measured | None, when: str) -> None:
+    (rows, version), task = measured_on(first), first.task.name
+    if other is None or other == (rows, version):
+        return
+    if other[1] != version:
+        changed = f"the task '{task}' had version {version} when it was first run, and has {other[1]} {when}"
+    else:
+        changed = (
+            f"the data of '{task}' had the hash {rows[:_DIGITS]} when it was first run, "
+            f"and has {other[0][:_DIGITS]} {when}"
+        )
+    raise DataError(
+        f"{changed}; what was measured on different data is not mixed, so add --overwrite to run everything "
+        "again, choose another --out, or bring the data back."
+    )

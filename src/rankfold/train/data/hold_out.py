@@ -1,0 +1,115 @@
+"""A validation split for data that has none."""
+
+import math
+import random
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, cast
+
+from sklearn.model_selection import StratifiedGroupKFold
+
+from rankfold.errors import DataError
+from rankfold.train.data.groups import groups_of
+from rankfold.train.data.read import Rows, Table
+
+HOLD_OUT_FRACTION = 0.1
+_SEED = 0
+# Into how many parts groups are dealt out, of which one is held out: a tenth, or more if groups are few.
+_PARTS = (10, 5, 3, 2)
+
+
+def hold_out(table: Table, label_column: str | None, group_column: str | None = None) -> tuple[Table, Table]:
+    """Cut a tenth of the rows off as validation, the same for the same rows every time.
+
+    Each label keeps its share; a label with one row stays in the training part. With groups, each is in one
+    part as a whole; labels keep their shares as well as that allows, and a label with one group stays in the
+    training part.
+
+    Args:
+        table: At least two rows.
+        label_column: The column whose values are kept in proportion; None for rows without labels.
+        group_column: The column of groups that are not divided; None if every row may go anywhere.
+
+    Raises:
+        DataError: If there are too few rows or groups to hold any out, or a row has no group.
+    """
+    labels = _labels(table.rows, label_column)
+    if group_column is None:
+        held = _held_rows(labels)
+    else:
+        held = _held_groups(labels, groups_of(table, group_column), group_column)
+    rows = range(len(labels))
+    return table.part(row for row in rows if row not in held), table.part(sorted(held))
+
+
+def _labels(rows: Rows, column: str | None) -> list[object]:
+    labels = [None if column is None else row.get(column) for row in rows]
+    if len(set(labels)) > math.sqrt(len(rows)):  # values of a measurement, not labels
+        return [None] * len(rows)
+    return labels
+
+
+def _held_rows(labels: Sequence[object]) -> set[int]:
+    by_label: defaultdict[object, list[int]] = defaultdict(list)
+    for row, label in enumerate(labels):
+        by_label[label].append(row)
+    generator = random.Random(_SEED)  # noqa: S311 (a split is no secret)
+    held: set[int] = set()
+    for rows in by_label.values():
+        generator.shuffle(rows)
+        count = max(1, round(HOLD_OUT_FRACTION * len(rows)))
+        held.update(rows[: min(count, len(rows) - 1)])
+    if not held:
+        raise DataError(
+            f"{len(labels)} rows are too few to cut a validation split from; add a validation split."
+        )
+    return held
+
+
+def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -> set[int]:
+    """Return the rows of the groups to hold out: a part that is as much as can be like a tenth of the rows.
+
+    A validation split of one class measures nothing, so the part has every label that more than one group
+    has, and is larger than a tenth where no tenth has.
+    """
+    totals = Counter(labels)
+    owners = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    wanted = {label for label, count in owners.items() if count > 1}
+
+    def unlikeness(part: Sequence[int]) -> tuple[int, float]:
+        counts = Counter(labels[row] for row in part)
+        missing = len(wanted - counts.keys())
+        return missing, sum(abs(counts[each] - HOLD_OUT_FRACTION * total) for each, total in totals.items())
+
+    best: list[int] = []
+    for count in _PARTS:
+        parts = [part for part in _dealt(labels, groups, count) if part and _leaves_some(part, labels)]
+        best = min(filter(None, [best, *parts]), key=unlikeness, default=best)
+        if best and not unlikeness(best)[0]:
+            return set(best)
+    if not best:
+        raise DataError(
+            f"'{column}' has {len(set(groups))} groups, too few to hold any out and keep all labels; "
+            "add groups, name another column with --group-column, or add a validation split."
+        )
+    return set(best)
+
+
+def _leaves_some(part: Sequence[int], labels: Sequence[object]) -> bool:
+    """Whether every label has a row outside the part."""
+    held = set(part)
+    return {labels[row] for row in range(len(labels)) if row not in held} == set(labels)
+
+
+def _dealt(labels: Sequence[object], groups: Sequence[str], count: int) -> list[list[int]]:
+    """Deal the groups out into so many parts with alike labels; none if there are too few."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    targets = [numbers[label] for label in labels]
+    if count > min(len(set(groups)), max(Counter(targets).values())):
+        return []
+    dealer = cast(Any, StratifiedGroupKFold)(count, shuffle=True, random_state=_SEED)
+    with warnings.catch_warnings():
+        # It warns of labels with fewer rows than parts, which cannot be everywhere.
+        warnings.simplefilter("ignore", UserWarning)
+        return [part.tolist() for _, part in dealer.split(targets, targets, groups)]

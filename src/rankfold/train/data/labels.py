@@ -1,0 +1,132 @@
+"""Labels as the data has them become class ids or numbers; what cannot is an error that names the value."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rankfold.errors import DataError
+from rankfold.train.data.read import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a classification.
+
+    Args:
+        names: Class names in the order of their ids.
+        ids: The id of each value the data may hold.
+    """
+
+    names: tuple[str, ...]
+    ids: Mapping[object, int]
+
+
+def find_labels(
+    column: str, splits: Mapping[str, Iterable[int | str]], known: Sequence[str] | None
+) -> Labels:
+    """Return the classes of a column, sorted, and check that every split stays within those of the first.
+
+    Args:
+        column: Where the labels are.
+        splits: Labels by split name; the first split, the training split, defines which there are.
+        known: The class names in the order of their ids, if they are known; then labels are ids or names.
+
+    Raises:
+        DataError: If a split has labels of its own, or types are mixed.
+    """
+    values = {split: set(labels) for split, labels in splits.items()}
+    kinds = sorted({type(value).__name__ for found in values.values() for value in found})
+    if len(kinds) > 1:
+        raise DataError(f"the labels in '{column}' mix {' and '.join(kinds)}; use one type in every split.")
+    first = next(iter(values))
+    if known is None:
+        ordered = sorted(values[first], key=_sort_key)
+        labels = Labels(
+            tuple(_name(value) for value in ordered), {value: i for i, value in enumerate(ordered)}
+        )
+    else:
+        labels = Labels(tuple(known), _known_ids(known, by_name="str" in kinds))
+    for split, found in values.items():
+        check_published(split, found, labels.ids)
+        unknown = sorted(found - set(labels.ids), key=_sort_key)
+        if unknown:
+            raise DataError(
+                f"the split '{split}' has the labels {_listed(unknown)}, but the labels of '{column}' are "
+                f"{_listed(labels.ids)}; give every split the same labels."
+            )
+    if len(labels.names) < 2:  # noqa: PLR2004
+        raise DataError(
+            f"all labels in '{column}' are {_listed(labels.ids)}; a classification needs two or more."
+        )
+    return labels
+
+
+def _known_ids(names: Sequence[str], *, by_name: bool) -> dict[object, int]:
+    # Classes without names are named after their numbers, which need not count from 0.
+    is_number = all(name.lstrip("-").isdecimal() for name in names)
+    return {
+        (name if by_name else int(name) if is_number else index): index for index, name in enumerate(names)
+    }
+
+
+def check_published(split: str, values: Iterable[float | str], known: Iterable[object] = ()) -> None:
+    """Check that the labels of a split are not kept back, as those of a test split often are: all are -1.
+
+    Args:
+        split: Its name.
+        values: Its labels.
+        known: The labels there are, where they are known.
+
+    Raises:
+        DataError: If they are.
+    """
+    if set(values) == {-1} and -1 not in known:
+        raise DataError(
+            f"the labels of the split '{split}' are kept back: all are -1; use a split that has them."
+        )
+
+
+def label_of(row: Row, column: str) -> int | str:
+    """Return the label of a row for classification.
+
+    Raises:
+        DataError: If it is missing, or neither a whole number, nor a truth value, nor a text.
+    """
+    value = row.get(column)
+    if value is None or value == "" or value != value:  # noqa: PLR0124 (only NaN differs from itself)
+        raise DataError(f"there is no label in '{column}' (it holds '{value}'); mend or remove the row.")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | str):
+        return value
+    raise DataError(
+        f"the label '{value}' in '{column}' is neither a whole number nor a text; "
+        "for measurements use --kind regression."
+    )
+
+
+def number_of(row: Row, column: str) -> float:
+    """Return the label of a row for regression.
+
+    Raises:
+        DataError: If it is not a finite number.
+    """
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"'{column}' holds '{value}' where a number is needed; mend or remove the row.")
+    return float(value)
+
+
+def _sort_key(value: object) -> tuple[str, int | str]:
+    return (type(value).__name__, value if isinstance(value, int | str) else str(value))
+
+
+def _name(value: object) -> str:
+    return str(value)
+
+
+def _listed(values: Sequence[object] | Mapping[object, object]) -> str:
+    shown = [f"'{value}'" for value in list(values)[:10]]
+    return ", ".join(shown) + (", …" if len(values) > len(shown) else "")

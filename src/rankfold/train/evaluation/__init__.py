@@ -1,0 +1,1 @@
+"""Encoding, answers by likelihood or by writing them, predictions and metrics."""

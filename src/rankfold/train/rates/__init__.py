@@ -1,0 +1,1 @@
+"""Learning rates by role: groups of parameters, their ratios, and the correction of LoRA-FA."""

@@ -1,0 +1,1 @@
+"""The Reducer: which layers learn in a step, by importance or by chance."""
