@@ -25,7 +25,7 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def a_suite(tasks=("mrpc", "sst2"), seeds=(0, 1), claims=CLAIMS):
+def a_suite(tasks=("mrpc", "sst2"), seeds=(0, 1, 2, 3), claims=CLAIMS):
     """Return a suite of seven methods, the last of which never ran."""
     sweep = [SuiteMethod("relayed_lora", {"r": 64, "k": k}, entry=1) for k in _KS]
     methods = (

@@ -23,7 +23,7 @@ def written(folder, text):
 
 
 def profiles(name):
-    text = (files("rankfold.bench.suite.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
+    text = (files("rankfold.bench.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
     return list(tomllib.loads(text).get("profiles", {})) or [None]
 
 

@@ -2,13 +2,12 @@
 
 import csv
 import io
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
 from rankfold.bench.records.chosen import TuningPart
-from rankfold.bench.records.step_times import StepTime
+from rankfold.bench.records.step_times import StepTime, write_step_times
 from rankfold.bench.suite.kept import keep_suite
 from rankfold.bench.suite.suite import SuiteMethod
 from rankfold.cli.results import report_as_json
@@ -63,8 +62,8 @@ def test_every_claim_has_a_verdict_with_a_shape_of_its_own(report):
 
 def test_claim_says_what_it_was_measured_on(report):
     first, second, *_, last = map(claim_cells, report.judgements)
-    assert first[-2:] == ["2 of 2 supported", "minilm on mrpc and sst2 (accuracy), 2 seeds"]
-    assert second[-1] == "minilm on mrpc (accuracy), 2 seeds"
+    assert first[-2:] == ["2 of 2 supported", "minilm on mrpc and sst2 (accuracy), 4 seeds"]
+    assert second[-1] == "minilm on mrpc (accuracy), 4 seeds"
     assert last[-2:] == ["0 of 2 supported", "–"]
 
 
@@ -194,7 +193,7 @@ def test_report_of_a_folder_with_a_suite_is_read_back_from_it(tmp_path):
 
 def test_step_times_are_beside_the_rows_they_were_measured_for(tmp_path):
     suite = write_suite(tmp_path, tasks=("mrpc", "sst2"), seeds=(0,))
-    write_speed(tmp_path, [step_time("mrpc", "tlora", 1.25), step_time("mrpc", "relayed_lora k=4", 0.9)])
+    write_step_times([step_time("mrpc", "tlora", 1.25), step_time("mrpc", "relayed_lora k=4", 0.9)], tmp_path)
     first, second = make_report(records_of(suite), tmp_path).studies
     step = columns(first).index("step (95 %)")
     told = {row[0]: row[step] for row in cells(first)}
@@ -207,14 +206,10 @@ def test_step_times_are_beside_the_rows_they_were_measured_for(tmp_path):
 
 def test_step_times_against_another_reference_are_left_out(tmp_path):
     suite = write_suite(tmp_path, tasks=("mrpc",), seeds=(0,))
-    write_speed(tmp_path, [step_time("mrpc", "tlora", 1.25)])
+    write_step_times([step_time("mrpc", "tlora", 1.25)], tmp_path)
     (study,) = make_report(records_of(suite), tmp_path, reference="tlora").studies
     assert "step (95 %)" not in columns(study)
 
 
 def step_time(task, label, ratio):
     return StepTime("minilm", task, label, "lora", ratio, ratio - 0.1, ratio + 0.1, 20, "a processor")
-
-
-def write_speed(folder, times):
-    (folder / step_times.NAME).write_text(json.dumps([asdict(each) for each in times]))

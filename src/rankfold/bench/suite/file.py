@@ -83,7 +83,7 @@ def packaged_suites() -> list[str]:
     """Return the names of the suites that come with rankfold."""
     return sorted(
         entry.name.removesuffix(".toml")
-        for entry in (files("rankfold.bench.suite.suite") / "packaged").iterdir()
+        for entry in (files("rankfold.bench.suite") / "packaged").iterdir()
         if entry.name.endswith(".toml")
     )
 
@@ -149,7 +149,7 @@ def parse_method(words: str, parse: ReadSettings) -> SuiteMethod:
 
 def _text(name: str) -> str:
     if name in packaged_suites():
-        return (files("rankfold.bench.suite.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
+        return (files("rankfold.bench.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
     if Path(name).is_file():
         return Path(name).read_text("utf-8")
     if name.endswith(".toml"):
