@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import MambaConfig, MambaForCausalLM
 
 from rankfold import AdapterFileError, DenseSpec, RankfoldConfig, SpecError
 from rankfold.peft_plugin.layer import RankfoldLayer
@@ -95,6 +96,19 @@ def test_projection_inside_an_attention_of_torch_is_refused():
         peft.get_peft_model(model, RankfoldConfig(r=2, target_modules=["out_proj", "linear1"]))
     chosen = RankfoldConfig(r=2, target_modules=r".*(out_proj|linear1)", exclude_modules=["out_proj"])
     assert peft.get_peft_model(model, chosen)
+
+
+def test_projection_that_kernels_of_mamba_read_without_a_call_is_refused_as_by_peft():
+    size = {"hidden_size": 8, "state_size": 4, "num_hidden_layers": 1, "vocab_size": 16, "time_step_rank": 2}
+    model = MambaForCausalLM(MambaConfig(**size))
+    before = state_of(model)
+    with pytest.raises(SpecError, match=r"'backbone.layers.0.mixer.out_proj' .* exclude_modules"):
+        peft.get_peft_model(model, RankfoldConfig(r=2, target_modules="all-linear"))
+    assert state_of(model) == before
+    with pytest.raises(ValueError, match="out_proj"):
+        peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["out_proj"]))
+    chosen = RankfoldConfig(r=2, target_modules="all-linear", exclude_modules=["out_proj"])
+    assert peft.get_peft_model(MambaForCausalLM(MambaConfig(**size)), chosen)
 
 
 IMPOSSIBLE = {

@@ -50,7 +50,7 @@ def check_fingerprint(expected: str, targets: Sequence[Target]) -> None:
     raise AdapterFileError(
         "the adapter was trained on another base model: the base weights differ from its 'base_fingerprint'; "
         "load the base model it was trained on, or remove 'base_fingerprint' from its adapter_config.json to "
-        "use it here all the same."
+        "use it here all the same; a new adapter takes a configuration that no other was trained with."
     )
 
 

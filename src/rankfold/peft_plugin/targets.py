@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
+from peft import LoraConfig
 from peft.tuners.tuners_utils import (
     BaseTunerLayer,
+    _check_lora_target_modules_mamba,
     _ExcludedModule,
     _maybe_include_all_linear_layers,
 )
@@ -86,6 +88,7 @@ def find_targets(
         marker = f".{tuner.prefix}"
         keyed = {key.rsplit(marker, 1)[0].removeprefix(COMPILED) for key in state_dict}
         names = [name for name in modules if name.removeprefix(COMPILED) in keyed]
+    _check_are_called(names, model)
     places = mlp_places(modules)
     _check_whole_mlps(config, names, places)
     plan = _Plan(config, places, common_depth(names), _stacks(modules), get_quantization_kwargs(model))
@@ -120,6 +123,21 @@ class _Plan:
     def _path(self, name: str) -> str:
         """Return a name without what all targets are in."""
         return ".".join(name.split(".")[self.depth :])
+
+
+def _check_are_called(names: Iterable[str], model: nn.Module) -> None:
+    """Check that a forward pass calls the layers: Mamba's fused kernels read some weights by themselves.
+
+    PEFT knows which, and looks only where LoRA's own configuration asks.
+    """
+    for name in names:
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, name.rpartition(".")[2])
+        except ValueError as error:
+            raise SpecError(
+                f"'{name}' is read by the fused kernels of Mamba without being called, so an adapter on it "
+                "would do nothing there; leave it out of target_modules, or exclude it by exclude_modules."
+            ) from error
 
 
 def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
