@@ -10,7 +10,8 @@ from torch import Tensor
 from rankfold.errors import AdapterFileError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.train.digest import sha256_of_file
-from rankfold.train.models.load import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config, stored_bytes
+from rankfold.train.models.load import read_adapter_config
+from rankfold.train.models.saved import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
 
 _HEADS = ("classifier", "score")
 

@@ -17,7 +17,7 @@ from rankfold.export.verdict import exact_rank
 from rankfold.files import write_whole
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.detached import MARKER, detached_adapters
-from rankfold.train.models.load import CONFIG_NAME, WEIGHTS_NAME
+from rankfold.train.models.saved import CONFIG_NAME, WEIGHTS_NAME
 
 
 def write_plain_lora(

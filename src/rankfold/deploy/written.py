@@ -17,7 +17,7 @@ from rankfold.export.certificate import LLAMA_CPP, MERGED, Target
 from rankfold.export.fold import Folded
 from rankfold.export.gguf import FILE_NAME, GgufModel, gguf_model, read_gguf
 from rankfold.export.plain_lora import read_lora
-from rankfold.train.models.load import WEIGHTS_NAME
+from rankfold.train.models.saved import WEIGHTS_NAME
 from rankfold.train.quiet import quiet_libraries
 
 

@@ -11,7 +11,8 @@ import rankfold
 from rankfold.errors import AdapterFileError
 from rankfold.train.kind import Kind
 from rankfold.train.models.base import load_model, resolve_model
-from rankfold.train.models.load import CONFIG_NAME, WEIGHTS_NAME, load_adapter, stored_bytes
+from rankfold.train.models.load import load_adapter
+from rankfold.train.models.saved import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
 from tests.support.tiny_models import write_bert
 
 NAMES = ("bad", "good")

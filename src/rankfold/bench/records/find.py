@@ -5,7 +5,7 @@ from pathlib import Path
 from rankfold.bench.records import archive
 from rankfold.bench.records.record import NAME, RunRecord
 from rankfold.errors import DataError
-from rankfold.train.models.load import stored_bytes
+from rankfold.train.models.saved import stored_bytes
 
 
 def find_records(folder: Path) -> list[RunRecord]:

@@ -12,7 +12,8 @@ from rankfold.train.evaluation.scoring import check_scoring
 from rankfold.bench.tasks.mixture import with_parts
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.train.models.hardware import choose_device, choose_precision
-from rankfold.train.models.load import load_adapter, stored_bytes
+from rankfold.train.models.load import load_adapter
+from rankfold.train.models.saved import stored_bytes
 from rankfold.train.models.base import BaseModel, LoadedModel, load_model, resolve_model, row_length
 from rankfold.train.evaluation.predict import Evaluation, Evaluator
 

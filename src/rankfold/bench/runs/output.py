@@ -13,7 +13,7 @@ from rankfold.bench.request import RunRequest
 from rankfold.bench.same_run import differences, listed, question_of
 from rankfold.errors import DataError, OutputExistsError, SpecError
 from rankfold.files import check_replaceable, check_writable, put_in_place
-from rankfold.train.models.load import CONFIG_NAME
+from rankfold.train.models.saved import CONFIG_NAME
 
 # Hidden, so that nobody takes what is in them for a finished run.
 _NEW, _OLD = ".new", ".old"

@@ -30,7 +30,7 @@ from rankfold.train.curve import Curve
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
 from rankfold.train.evaluation.encode import make_collator
 from rankfold.train.models.hardware import choose_device, peak_memory_bytes
-from rankfold.train.models.load import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
+from rankfold.train.models.saved import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
 from rankfold.train.evaluation.metrics import measure
 from rankfold.train.kind import Kind
 from rankfold.train.evaluation.predict import Evaluation
