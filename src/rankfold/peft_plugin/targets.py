@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
-from peft import LoraConfig
 from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     _check_lora_target_modules_mamba,
@@ -130,6 +129,8 @@ def _check_are_called(names: Iterable[str], model: nn.Module) -> None:
 
     PEFT knows which, and looks only where LoRA's own configuration asks.
     """
+    from peft import LoraConfig  # PEFT may be in the middle of its own import when this file is imported
+
     for name in names:
         try:
             _check_lora_target_modules_mamba(LoraConfig(), model, name.rpartition(".")[2])
