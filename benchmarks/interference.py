@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rankfold.bench.records.record import NAME, RunRecord
+from rankfold.bench.records.find import find_records
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.stats import Interval, Scores, metric_interval, paired_difference, verdicts
 from rankfold.bench.suite.file import read_suite
 
@@ -50,10 +51,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where the suite's runs are")
+    parser.add_argument("folder", type=Path, help="where the suite's runs are, or their archive")
     folder: Path = parser.parse_args().folder
     suite = read_suite(str(SUITE))
-    records = [RunRecord.read(path.parent) for path in sorted(folder.glob(f"*/{NAME}"))]
+    records = find_records(folder)
     methods = {
         method.name: [record for record in records if record.method.name == method.name]
         for method in suite.methods
