@@ -4,8 +4,11 @@ Each error derives from `RankfoldError` and from the builtin that fits, so that 
 A message is one sentence that names the value that is wrong, then what to do about it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
+
+# Names from elsewhere whose letters are not like those of ours.
+_OWN_NAMES = {"rank": "r", "lora_r": "r", "use_rslora": "scaling", "lr": "learning_rate"}
 
 
 class RankfoldError(Exception):
@@ -57,19 +60,31 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> SpecError:
         known: The names that would have been accepted.
     """
     names = sorted(known)
-    near = _nearest(name, names)
+    near = nearest(name, names)
     hint = f" Did you mean '{near}'?" if near else ""
     noun, of, owner = kind.partition(" of ")
     return SpecError(f"unknown {noun} '{name}'{of}{owner}.{hint} Available: {', '.join(names) or 'none'}.")
 
 
-def _nearest(name: str, names: Sequence[str]) -> str | None:
-    """Return the name that is most like another: in order, and in letters, so that a swap counts little."""
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is meant most likely, or None if none is near.
+
+    Capitals, hyphens and underscores make no difference. A name that something else calls it, such as `lr`,
+    comes first; then the one that is most like it in order and in letters, so that a swap counts little.
+    """
+    wanted = _plain(name)
+    names = {_plain(each): each for each in known}
+    if (own := _OWN_NAMES.get(wanted)) in names:
+        return names[own]
 
     def likeness(other: str) -> float:
-        matcher = SequenceMatcher(None, name, other)
+        matcher = SequenceMatcher(None, wanted, other)
         # The quick ratio is that of the letters in any order.
         return matcher.ratio() + matcher.quick_ratio()
 
-    near = get_close_matches(name, names, n=len(names) or 1)
-    return max(near, key=likeness, default=None)
+    near = max(get_close_matches(wanted, names, n=len(names) or 1), key=likeness, default=None)
+    return None if near is None else names[near]
+
+
+def _plain(name: str) -> str:
+    return name.lower().lstrip("-").replace("-", "_")

@@ -85,6 +85,13 @@ def test_unknown_command_is_wrong_use_with_a_suggestion():
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(("wrong", "meant"), [("--lr", "--learning-rate"), ("--Method", "--method")])
+def test_unknown_option_is_wrong_use_with_the_option_that_is_meant(wrong, meant):
+    result = CliRunner().invoke(cli, ["train", wrong, "1e-3"])
+    assert result.exit_code == 2
+    assert f"No such option '{wrong}'. Did you mean '{meant}'?" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -16,6 +16,7 @@ from rankfold.errors import (
     RankfoldError,
     RankfoldWarning,
     SpecError,
+    nearest,
     unknown_name,
 )
 
@@ -116,7 +117,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
             click.echo("interrupted.", err=True)
             return INTERRUPTED
         case click.ClickException():
-            error.show()
+            (_with_suggestion(error) if isinstance(error, click.NoSuchOption) else error).show()
             return MISUSED if isinstance(error, click.UsageError) else FAILED
         case SpecError() | DataError() | OutputExistsError():
             click.echo(f"error: {error}", err=True)
@@ -136,6 +137,14 @@ def _explain(error: Exception, *, debug: bool) -> int:
             hint = "" if debug else " Run again with --debug for the traceback."
             click.echo(f"unexpected error: {words.rstrip('.')}.{hint}", err=True)
             return FAILED
+
+
+def _with_suggestion(error: click.NoSuchOption) -> click.UsageError:
+    """Return the error for an unknown option with the one that is meant."""
+    parameters = [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
+    near = nearest(error.option_name, (flag for each in parameters for flag in each.opts))
+    hint = f" Did you mean '{near}'?" if near else ""
+    return click.UsageError(f"No such option '{error.option_name}'.{hint}", error.ctx)
 
 
 def _show_warning(

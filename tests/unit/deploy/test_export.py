@@ -207,7 +207,7 @@ def test_adapter_of_another_method_is_refused_with_what_to_do(config, words, tin
     [
         ({"to": "loar"}, SpecError, "unknown export target 'loar'. Did you mean 'lora'"),
         ({"dtype": "fp64"}, SpecError, "unknown dtype 'fp64'"),
-        ({"model": "no/such/model"}, SpecError, "there is no model folder 'no/such/model'"),
+        ({"model": "no/such/model"}, SpecError, "there is no model at 'no/such/model'"),
         ({"data": "no-such-data"}, DataError, "no-such-data"),
     ],
     ids=str,

@@ -20,12 +20,14 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import hub
 
-from rankfold.errors import SpecError
+from rankfold.errors import SpecError, nearest, unknown_name
 from rankfold.train.digest import sha256_of_file, sha256_of_weights
 from rankfold.train.kind import Kind, default_max_length
 from rankfold.train.models.gguf import convert_gguf, read_gguf_config
 from rankfold.train.models.package import package_folder
 from rankfold.train.quiet import quiet_libraries
+
+EMBEDDED = ("minilm", "smollm2")
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -123,8 +125,11 @@ def _from_folder(name: str, folder: Path) -> BaseModel:
 
 def _from_hub(name: str) -> BaseModel:
     remedy = "name minilm, smollm2, a folder, or a hub id, and check the network for the last."
-    if not _HUB_ID.fullmatch(name):
-        raise SpecError(f"there is no model folder '{name}'; {remedy}")
+    # The hub takes half a minute to say no where there is no network.
+    if not _HUB_ID.fullmatch(name) or name.startswith(".") or name.endswith(".gguf"):
+        raise SpecError(f"there is no model at '{name}'; {remedy}")
+    if "/" not in name and nearest(name, EMBEDDED):
+        raise unknown_name("model", name, EMBEDDED)
     try:
         config: str | None = cast(Any, hub).cached_file(name, "config.json")
     except OSError as error:

@@ -58,6 +58,21 @@ def test_a_regression_head_starts_at_the_mean_where_it_has_a_bias(tiny_bert, tin
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("./nothere", "there is no model at './nothere'"),
+        ("weights/nothere.gguf", "there is no model at 'weights/nothere.gguf'"),
+        ("minilm2", "Did you mean 'minilm'"),
+        ("SmolLM2", "Did you mean 'smollm2'"),
+    ],
+)
+def test_a_model_that_can_only_be_here_is_not_asked_of_the_hub(name, said, monkeypatch):
+    monkeypatch.setattr("rankfold.train.models.hub", None)
+    with pytest.raises(SpecError, match=said):
+        resolve_model(name)
+
+
+@pytest.mark.parametrize(
     ("kind", "output"), [(Kind.CLASSIFICATION, 2), (Kind.REGRESSION, 1)], ids=["classification", "regression"]
 )
 def test_a_new_head_has_an_output_a_class_and_follows_the_seed(tiny_bert, kind, output):
@@ -88,7 +103,7 @@ def test_the_fingerprint_follows_the_weights_alone(tmp_path):
     assert first.sha256() == again.sha256() != other.sha256()
 
 
-@pytest.mark.parametrize("name", ["minilmm", "nobody/nothing", "./nowhere", "/nowhere/at/all"])
+@pytest.mark.parametrize("name", ["nobody/nothing", "./nowhere", "/nowhere/at/all"])
 def test_a_model_that_is_not_there_says_what_could_be(name):
     with pytest.raises(SpecError, match="name minilm, smollm2, a folder, or a hub id"):
         resolve_model(name)
