@@ -50,7 +50,7 @@ def test_adapter_that_was_put_comes_back(store, tmp_path):
         (("--method", "lora"), 1),
         (("-t", "nth=0"), 1),
         (("-w", "accuracy>0"), 1),
-        (("--base", "x"), 0),
+        (("-w", "accuracy>1"), 0),
     ],
     ids=str,
 )
@@ -59,6 +59,13 @@ def test_list_shows_what_meets_the_conditions(store, options, expected):
     table = run("list", store, *options).stdout
     assert f"adapters: {expected}" in table
     assert table.count("customers/") == expected
+
+
+@pytest.mark.parametrize("words", [("list",), ("export", "all")], ids=lambda words: words[0])
+def test_condition_on_what_no_adapter_has_is_wrong_use(store, words):
+    command, *more = words
+    said = run(command, store, *more, "-w", "acuracy>0", code=2).stderr
+    assert "Did you mean 'accuracy'?" in said
 
 
 def test_metrics_come_from_the_run_unless_they_are_given(store, tmp_path):

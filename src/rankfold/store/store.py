@@ -123,10 +123,13 @@ class AdapterStore:
             where: Only those that meet these conditions on metrics, such as `["accuracy>=0.9"]`.
 
         Raises:
-            SpecError: If a condition is none.
+            SpecError: If a condition is none, or a base, method, tag or metric is one that no adapter has.
             StoreError: If the store cannot be read.
         """
-        condition, values = Query(base, method, tags or {}, where).to_sql()
+        query = Query(base, method, tags or {}, where)
+        condition, values = query.to_sql()
+        with self._database.read() as connection:
+            query.check(connection)
         return self._pages(condition, values)
 
     def delete(self, name: str) -> None:
