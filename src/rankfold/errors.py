@@ -31,6 +31,10 @@ class StoreError(RankfoldError, OSError):
     """A store that is damaged, busy, of another version, or cannot be read or written."""
 
 
+class NoStoreError(StoreError):
+    """A file that is no store, or none at all, where a store is to be read."""
+
+
 class TrainingError(RankfoldError, RuntimeError):
     """A run that cannot go on, such as a loss that is not a number."""
 

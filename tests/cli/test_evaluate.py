@@ -79,22 +79,22 @@ def _no_config(folder):
 
 
 @pytest.mark.parametrize(("spoil", "words"), [(_truncate, "damaged"), (_no_config, "adapter_config.json")])
-def test_a_spoilt_adapter_has_exit_code_1_and_a_remedy(adapter, spoil, words):
+def test_a_spoilt_adapter_has_exit_code_2_and_a_remedy(adapter, spoil, words):
     spoil(adapter)
     result = _call("evaluate", adapter)
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("other", [{"seed": 5}, {"hidden_size": 8}, {"layers": 3}], ids=str)
 @pytest.mark.parametrize("has_record", [True, False])
-def test_an_adapter_of_another_base_has_exit_code_1(adapter, reviews, tmp_path, other, has_record):
+def test_an_adapter_of_another_base_has_exit_code_2(adapter, reviews, tmp_path, other, has_record):
     if not has_record:
         (adapter / "run.json").unlink()
     base = write_bert(tmp_path / "other", **other)
     result = _call("evaluate", adapter, "--model", base, "--data", reviews, "--max-length", 32)
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "base model" in result.stderr or "--model" in result.stderr
     assert "Traceback" not in result.stderr
 

@@ -82,12 +82,14 @@ def test_wrong_words_have_exit_code_2(adapter, monkeypatch, words, fault):
     assert fault in result.stderr
 
 
-@pytest.mark.parametrize("place", ["nowhere", "empty"])
-def test_folder_without_an_adapter_has_exit_code_1(tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "said"), [("nowhere", "there is no folder"), ("empty", "has no adapter_config.json")]
+)
+def test_folder_without_an_adapter_has_exit_code_2(tmp_path, place, said):
     (tmp_path / "empty").mkdir()
     result = _call(tmp_path / place, tmp_path / "out")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "has no adapter_config.json" in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
 
 
 def test_verify_refuses_what_says_how_to_write(tmp_path):
@@ -109,5 +111,5 @@ def test_export_fills_the_folder_in_which_the_shell_is(adapter, tmp_path, monkey
 def test_base_model_that_is_no_name_is_said(adapter, tmp_path):
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=5)
     result = _call(adapter, tmp_path / "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "base_model_name_or_path=5 cannot be read; give a name as a text" in result.stderr

@@ -16,9 +16,11 @@ from rankfold.cli.options import parse_settings
 from rankfold.errors import (
     AdapterFileError,
     DataError,
+    NoStoreError,
     OutputExistsError,
     RankfoldWarning,
     SpecError,
+    StoreError,
     TrainingError,
 )
 from rankfold.train.progress import EXPECTED
@@ -99,8 +101,10 @@ def test_unknown_option_is_wrong_use_with_the_option_that_is_meant(wrong, meant)
         (DataError("no rows."), 2),
         (OutputExistsError("'out' exists."), 2),
         (click.UsageError("no such option."), 2),
+        (NoStoreError("no store."), 2),
+        (StoreError("busy."), 1),
         (TrainingError("not a number."), 1),
-        (AdapterFileError("damaged."), 1),
+        (AdapterFileError("damaged."), 2),
         (click.ClickException("cannot."), 1),
         (ZeroDivisionError("division by zero"), 1),
         (KeyboardInterrupt(), 130),

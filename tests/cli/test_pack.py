@@ -47,9 +47,9 @@ def test_wrong_use_is_one_line_with_its_exit_code(adapter, tmp_path):
     (tmp_path / "file").write_text("no container")
     for words, code in (
         (("pack", adapter, tmp_path / "file"), 2),
-        (("pack", tmp_path / "absent", tmp_path / "new"), 1),
-        (("unpack", tmp_path / "file", tmp_path / "again"), 1),
-        (("unpack", tmp_path / "absent", tmp_path / "again"), 1),
+        (("pack", tmp_path / "absent", tmp_path / "new"), 2),
+        (("unpack", tmp_path / "file", tmp_path / "again"), 2),
+        (("unpack", tmp_path / "absent", tmp_path / "again"), 2),
     ):
         result = run(*words)
         assert (result.exit_code, len(result.stderr.splitlines()), result.stdout) == (code, 1, "")

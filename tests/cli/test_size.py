@@ -134,7 +134,7 @@ def test_directory_without_or_with_too_many_weights_is_refused(tmp_path):
         save_file({"x": np.zeros(1)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(AdapterFileError, match=r"a\.safetensors, b\.safetensors"):
         explain(tmp_path)
-    with pytest.raises(SpecError, match="does not exist"):
+    with pytest.raises(SpecError, match="there is no folder or file"):
         explain(tmp_path / "absent")
 
 
@@ -164,11 +164,11 @@ def test_command_prints_the_same_numbers_as_table_and_as_json(adapter):
     assert f"{data['file_bytes']:,}" in table.stdout
 
 
-@pytest.mark.parametrize(("name", "code"), [("adapter_model.bin", 1), ("absent", 2)])
-def test_command_fails_with_one_line(tmp_path, name, code):
+@pytest.mark.parametrize("name", ["adapter_model.bin", "absent"])
+def test_command_fails_with_one_line(tmp_path, name):
     (tmp_path / "adapter_model.bin").touch()
     result = CliRunner().invoke(cli, ["size", str(tmp_path / name)])
-    assert (result.exit_code, len(result.stderr.splitlines()), result.stdout) == (code, 1, "")
+    assert (result.exit_code, len(result.stderr.splitlines()), result.stdout) == (2, 1, "")
 
 
 def run(*words):

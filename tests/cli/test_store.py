@@ -111,15 +111,16 @@ def test_damaged_adapter_is_named_and_fails_the_check(store):
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (("list", "absent.db"), 1),
+        (("list", "absent.db"), 2),
+        (("list", "lora/adapter_config.json"), 2),
         (("get", "store.db", "absent", "out"), 2),
         (("put", "store.db", "a b", "lora"), 2),
-        (("put", "store.db", "a", "absent"), 1),
+        (("put", "store.db", "a", "absent"), 2),
         (("put", "store.db", "customers/lora", "lora"), 2),
         (("put", "store.db", "a", "lora", "-t", "x"), 2),
         (("put", "store.db", "a", "lora", "-m", "f1=high"), 2),
         (("list", "store.db", "-w", "accuracy"), 2),
-        (("import", "store.db", "lora/adapter_config.json"), 1),
+        (("import", "store.db", "lora/adapter_config.json"), 2),
     ],
     ids=str,
 )

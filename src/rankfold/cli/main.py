@@ -11,7 +11,9 @@ import click
 
 from rankfold import __version__
 from rankfold.errors import (
+    AdapterFileError,
     DataError,
+    NoStoreError,
     OutputExistsError,
     RankfoldError,
     RankfoldWarning,
@@ -119,7 +121,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
         case click.ClickException():
             (_with_suggestion(error) if isinstance(error, click.NoSuchOption) else error).show()
             return MISUSED if isinstance(error, click.UsageError) else FAILED
-        case SpecError() | DataError() | OutputExistsError():
+        case SpecError() | DataError() | AdapterFileError() | NoStoreError() | OutputExistsError():
             click.echo(f"error: {error}", err=True)
             return MISUSED
         case RankfoldError():

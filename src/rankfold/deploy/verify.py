@@ -50,6 +50,8 @@ def read_certificate(folder: Path) -> Certificate:
         AdapterFileError: If there is none, or it is damaged.
     """
     path = folder / NAME
+    if not folder.is_dir():
+        raise AdapterFileError(f"there is no folder '{folder}'; name that of an export.")
     try:
         return _reader().validate_json(path.read_bytes())
     except OSError as error:

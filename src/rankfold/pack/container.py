@@ -168,6 +168,8 @@ def naming(path: Path) -> Generator[None]:
         yield
     except AdapterFileError as error:
         raise AdapterFileError(f"'{path}': {error}") from error
+    except FileNotFoundError as error:
+        raise AdapterFileError(f"there is no folder or file '{path}'; check its path.") from error
     except OSError as error:
         raise AdapterFileError(
             f"cannot read '{path}' ({error.strerror}); check its path and permissions."

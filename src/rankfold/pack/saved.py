@@ -134,7 +134,7 @@ def _check_free(folder: Path) -> None:
 
 def _missing(folder: Path, name: str) -> AdapterFileError:
     if not folder.is_dir():
-        return AdapterFileError(f"'{folder}' is no directory; name one that holds a saved adapter.")
+        return AdapterFileError(f"there is no folder '{folder}'; name one that holds a saved adapter.")
     if name == WEIGHTS_NAME and (folder / _PICKLE_NAME).exists():
         return AdapterFileError(
             f"'{folder}' has its weights in '{_PICKLE_NAME}', a pickle, which may run code when opened; "

@@ -58,7 +58,9 @@ def read_weights(path: Path) -> WeightsFile:
 
 def _find(path: Path) -> Path:
     if not path.exists():
-        raise SpecError(f"'{path}' does not exist; give an adapter directory or a .safetensors file.")
+        raise SpecError(
+            f"there is no folder or file '{path}'; give an adapter directory or a .safetensors file."
+        )
     if path.is_file():
         _refuse_pickle([path])
         return path

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, final
 from urllib.parse import quote
 
-from rankfold.errors import SpecError, StoreError
+from rankfold.errors import NoStoreError, SpecError, StoreError
 from rankfold.store.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, VERSION
 
 logger = logging.getLogger("rankfold.store")
@@ -118,7 +118,7 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         if self._mode != "create" and not self.path.is_file():
-            raise StoreError(f"there is no store '{self.path}'; name one that `rankfold store put` made.")
+            raise NoStoreError(f"there is no store '{self.path}'; name one that `rankfold store put` made.")
         with self._translated():
             connection = self._connect(f"file:{quote(str(self.path.absolute()))}?{self._options()}")
             try:
@@ -169,7 +169,7 @@ class Database:
         if not tables and mark == version == 0 and self._mode == "create":
             return 0
         if mark != APPLICATION_ID or version < 1 or (version <= VERSION and tables != _expected(version)):
-            raise StoreError(f"'{self.path}' {_REASONS['NOTADB']}.")
+            raise NoStoreError(f"'{self.path}' {_REASONS['NOTADB']}.")
         if version > VERSION:
             raise StoreError(
                 f"'{self.path}' has version {version} and this is for {VERSION}; update rankfold."
@@ -201,7 +201,8 @@ class Database:
             code: str = getattr(error, "sqlite_errorname", "") or ""
             word = code.removeprefix("SQLITE_").split("_")[0]
             reason = _REASONS.get(word, f"cannot be used ({error}); check the file and its folder")
-            raise StoreError(f"'{self.path}' {reason}.") from error
+            kind = NoStoreError if word == "NOTADB" else StoreError
+            raise kind(f"'{self.path}' {reason}.") from error
         except UnicodeEncodeError as error:
             raise SpecError(f"{error.object!r} is no valid text; write it in UTF-8.") from error
 

@@ -33,7 +33,8 @@ def stored_bytes(folder: Path) -> dict[str, int]:
     """
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
-            raise AdapterFileError(f"'{folder}' has no {name}; name a folder that holds a saved adapter.")
+            fault = f"'{folder}' has no {name}" if folder.is_dir() else f"there is no folder '{folder}'"
+            raise AdapterFileError(f"{fault}; name one that holds a saved adapter.")
     config = folder / CONFIG_NAME
     try:
         content = json.loads(config.read_text("utf-8"))
