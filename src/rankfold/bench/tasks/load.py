@@ -67,6 +67,8 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     if columns.group is not None or kind is Kind.INSTRUCTION:
         known = _with_training(known, source, task)
     _see_to_groups(known, columns)
+    if request.task is None:
+        logger.info("columns read: %s.", columns.described(rows[0]))
     label_names = request.label_names or task.label_names
     # Which answers there are to choose from, the training split says, whatever is asked for.
     read = {"train": known["train"], **tables} if kind is Kind.INSTRUCTION and "train" in known else tables

@@ -37,6 +37,13 @@ class Columns:
     label: str | None = None
     group: str | None = None
 
+    def described(self, row: Row) -> str:
+        """Return what is read from where, such as "text from 'text', label from 'class'"."""
+        if self.label is None:
+            return _listed(INSTRUCTED if _has(tuple(row), INSTRUCTED) else CHOSEN)
+        read = {"text": self.text, "second text": self.pair, "label": self.label}
+        return ", ".join(f"{what} from '{name}'" for what, name in read.items() if name is not None)
+
 
 def find_columns(rows: Rows, given: Columns) -> Columns:
     """Return the columns to read: those that were given, the rest by their usual names.
@@ -61,7 +68,8 @@ def find_columns(rows: Rows, given: Columns) -> Columns:
     label = given.label or next((name for name in _LABELS if name in present), None)
     if label is None:
         raise DataError(
-            f"there is no label column; name it with --label-column, the data has {_listed(present)}."
+            f"there is no label column; name it with --label-column or, for a model that writes text, call "
+            f"the columns {_listed(INSTRUCTED)}, or {_listed(CHOSEN)}; the data has {_listed(present)}."
         )
     _check_group(given.group, (given.text, given.pair, label))
     if given.text is not None:
@@ -123,10 +131,19 @@ def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> Kind:
         is_causal: Whether the model generates text; if so, instructions and choices are trained as text.
 
     Raises:
-        DataError: If labels are whole numbers written as floats, which could mean either kind.
+        DataError: If labels are whole numbers written as floats, which could mean either kind, or the rows
+            are instructions and the model does not generate text.
     """
+    if columns.label is None and is_causal:
+        return Kind.INSTRUCTION
     if columns.label is None:
-        return Kind.INSTRUCTION if is_causal else Kind.CLASSIFICATION
+        if not _has(tuple(rows[0]), CHOSEN):
+            raise DataError(
+                f"the rows are instructions ({_listed(INSTRUCTED)}), which this model cannot answer; use one "
+                "that generates text, such as 'smollm2', or name the columns to classify by with "
+                "--text-column and --label-column."
+            )
+        return Kind.CLASSIFICATION
     values = [row[columns.label] for row in rows]
     floats = [value for value in values if isinstance(value, float)]
     if not floats:

@@ -113,6 +113,23 @@ def test_a_kind_that_is_given_wins(tmp_path):
     assert load_task(request, is_causal=False).kind is Kind.REGRESSION
 
 
+@pytest.mark.parametrize(
+    ("rows", "is_causal", "said"),
+    [
+        (review_rows(8), False, "text from 'sentence', label from 'label'"),
+        ([{"instruction": "say a", "output": "a"}] * 8, True, "'instruction', 'output'"),
+        ([{"question": "a?", "choices": ["x", "y"], "answer": 0}] * 8, True, "'choices', 'answer'"),
+    ],
+    ids=["labelled", "instructions", "choices"],
+)
+def test_the_columns_that_are_read_of_ones_own_data_are_said(tmp_path, caplog, rows, is_causal, said):
+    write_splits(tmp_path, train=rows, validation=rows)
+    with caplog.at_level("INFO", logger="rankfold"):
+        load_task(TaskRequest(data=str(tmp_path)), is_causal=is_causal)
+    assert caplog.records[-1].getMessage().startswith("columns read: ")
+    assert f"{said}." in caplog.text
+
+
 def test_a_validation_split_is_cut_from_the_training_split_and_said(tmp_path, caplog):
     folder = write_splits(tmp_path / "d", train=review_rows(40))
     with caplog.at_level("INFO", logger="rankfold"):

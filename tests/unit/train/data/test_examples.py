@@ -51,6 +51,7 @@ def test_columns_that_are_named_win():
             "no column 'body'; name one that the data has: 'text', 'label'",
         ),
         ({"text": "a", "stars": 0}, Columns(), "no label column.*--label-column.*'text', 'stars'"),
+        ({"messages": []}, Columns(), "that writes text, call the columns 'instruction', 'output', or"),
         ({"title": "a", "body": "b", "label": 0}, Columns(), "which column is the text.*--text-column"),
     ],
 )
@@ -65,6 +66,13 @@ def test_a_missing_column_says_which_there_are(row, given, words):
 )
 def test_the_kind_follows_from_the_labels(labels, kind):
     assert infer_kind(_rows(*labels), Columns("text", None, "label"), is_causal=True) is kind
+
+
+def test_instructions_are_refused_for_a_model_that_does_not_generate_text():
+    rows = [{"instruction": "add 1 and 1", "output": "2"}]
+    assert infer_kind(rows, Columns(), is_causal=True) is Kind.INSTRUCTION
+    with pytest.raises(DataError, match="generates text, such as 'smollm2'"):
+        infer_kind(rows, Columns(), is_causal=False)
 
 
 def test_whole_numbers_written_as_floats_are_not_guessed_at():
