@@ -109,7 +109,7 @@ def _cells(found: "Estimate") -> list[tuple[str, str]]:
     ]
     return [
         *((name, f"{count:,}") for name, count in numbers),
-        ("file", bytes_text(found.stored_bytes)),
+        ("learned bytes", bytes_text(found.stored_bytes)),
         ("steps", f"{found.steps:,}"),
         ("operations of a step", f"{found.step_flops:.3g}"),
         ("operations", f"{found.flops:.3g}"),

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
     """Print what runs would take, each kind once, and what all of them would take together."""
-    from rankfold.bench.estimates.dry_run import plan_runs
+    from rankfold.bench.dry_run import plan_runs
+    from rankfold.report.words import seconds_text
 
     with progress_screen() as new_bar:
         planned = plan_runs(requests, progress=new_bar())
@@ -20,13 +21,13 @@ def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
         print_json([_as_json(each) for each in planned])
         return
     print_table(
-        ["method", "model", "task", "runs", "trainable", "file", "steps", "memory", "hours"],
+        ["method", "model", "task", "runs", "trainable", "learned bytes", "steps", "memory", "time"],
         [_cells(each) for each in planned],
         left=(0, 1, 2),
     )
-    for each in planned:
-        if each.reason:
-            note(f"{_named(each)}: {each.reason}")
+    for reason in dict.fromkeys(each.reason for each in planned if each.reason):
+        unknown = (f"{_named(each)} on {each.request.model}" for each in planned if each.reason == reason)
+        note(f"{', '.join(dict.fromkeys(unknown))}: {reason}")
     too_large = [each for each in planned if each.estimate and each.estimate.fits is False]
     if too_large:
         names = ", ".join(dict.fromkeys(_named(each) for each in too_large))
@@ -35,13 +36,13 @@ def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
     device = next((each.estimate.device for each in planned if each.estimate), None)
     if device is not None:
         note(
-            f"{runs} runs, about {hours:,.1f} hours on {device.name} at {device.assumption}, one at a time, "
-            "every row at its full length and without evaluations."
+            f"{runs} runs, about {seconds_text(3600 * hours)} on {device.name} at {device.assumption}, "
+            "one at a time, every row at its full length and without evaluations."
         )
 
 
 def _cells(planned: "PlannedRuns") -> list[str]:
-    from rankfold.report.words import bytes_text
+    from rankfold.report.words import bytes_text, seconds_text
 
     request, found = planned.request, planned.estimate
     named = [_named(planned), request.model, request.task or request.data or "", str(planned.runs)]
@@ -53,7 +54,7 @@ def _cells(planned: "PlannedRuns") -> list[str]:
         bytes_text(found.stored_bytes),
         f"{found.steps:,}",
         bytes_text(found.memory.total),
-        f"{planned.hours:.2f}",
+        seconds_text(3600 * (planned.hours or 0.0)),
     ]
 
 
@@ -62,7 +63,8 @@ def _named(planned: "PlannedRuns") -> str:
 
     request = planned.request
     options = {key: value for key, value in request.options.items() if key != "target_modules"}
-    return label_with_all(request.method, {**options, **reducer_settings(request.reducer)})
+    name = label_with_all(request.method, {**options, **reducer_settings(request.reducer)})
+    return f"{name} (trials)" if request.hold_out else name
 
 
 def _as_json(planned: "PlannedRuns") -> dict[str, object]:

@@ -247,7 +247,9 @@ def _steps(request: RunRequest, rows: int | None) -> int:
     if request.steps is not None:
         return request.steps
     if rows is None:
-        raise SpecError("the rows of the training split are not known; name a task, or give rows or steps.")
+        raise SpecError(
+            "the rows of the training split are not known; name a task or data, or give the number of steps."
+        )
     return max(1, round((request.epochs or DEFAULT_EPOCHS) * math.ceil(rows / request.batch_size)))
 
 
