@@ -121,7 +121,7 @@ def check_free_file(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"'{path}' is a folder; name a file in it.")
     if path.exists() and not overwrite:
-        raise OutputExistsError(f"'{path}' exists; choose another file, or overwrite it.")
+        raise OutputExistsError(f"'{path}' exists; choose another file, or add --overwrite to replace it.")
     check_writable(path)
 
 

@@ -61,6 +61,14 @@ def test_list_shows_what_meets_the_conditions(store, options, expected):
     assert table.count("customers/") == expected
 
 
+def test_what_is_there_already_names_the_option_that_replaces_it(store, tmp_path):
+    adapter, file = tmp_path / "lora", tmp_path / "all"
+    assert "--replace" in run("put", store, "customers/lora", adapter, code=2).stderr
+    run("put", store, "customers/lora", adapter, "--replace")
+    run("export", store, file)
+    assert "--overwrite" in run("export", store, file, code=2).stderr
+
+
 @pytest.mark.parametrize("words", [("list",), ("export", "all")], ids=lambda words: words[0])
 def test_condition_on_what_no_adapter_has_is_wrong_use(store, words):
     command, *more = words

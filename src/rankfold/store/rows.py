@@ -83,7 +83,7 @@ def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, 
     if has(connection, record.name):
         if not replace:
             raise OutputExistsError(
-                f"the store has an adapter '{record.name}'; choose another name, or replace it."
+                f"the store has an adapter '{record.name}'; choose another name, or add --replace."
             )
         remove(connection, record.name)
     kind, outline, template, template_bytes = put_kind(connection, Kind.of(saved), saved.config)

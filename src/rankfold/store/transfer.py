@@ -145,7 +145,7 @@ def _check_free(system: Any, path: str, url: str, *, overwrite: bool) -> None:
     if system.isdir(path):
         raise OutputExistsError(f"'{url}' is a folder; name a file in it.")
     if system.exists(path) and not overwrite:
-        raise OutputExistsError(f"'{url}' exists; choose another place, or overwrite it.")
+        raise OutputExistsError(f"'{url}' exists; choose another place, or add --overwrite to replace it.")
 
 
 @contextmanager
