@@ -225,3 +225,8 @@ def test_progress_without_a_terminal_goes_to_stderr_only(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "training: 0/2" in captured.err
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "compare", "fit", "params", "lr"])
+def test_the_kind_of_a_task_has_one_name_in_every_command(name):
+    assert "--kind" in CliRunner().invoke(cli, [name, "--help"]).stdout

@@ -23,7 +23,10 @@ def model_and_method_options(command: _Function) -> _Function:
             help="Classes of the head.",
         ),
         click.option(
-            "--task-kind", type=click.Choice(_KINDS), help="What is learned; by the architecture if left out."
+            "--kind",
+            "task_kind",
+            type=click.Choice(_KINDS),
+            help="What is learned; by the architecture if left out.",
         ),
         set_option,
         click.option(
