@@ -86,6 +86,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_into_a_folder_that_is_there_says_so(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    result = train("--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert f"{tmp_path / 'run'}, which exists: add --overwrite" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -170,7 +170,7 @@ def _print_plan(record: "RunRecord", out: Path) -> None:
         ("steps", f"{training.steps:,} of {training.batch_size} rows ({training.epochs:.3g} epochs)"),
         ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup:.0%}"),
         ("precision", f"{training.precision}, {record.hardware.gpu or record.hardware.cpu}"),
-        ("would write", str(out)),
+        ("would write", f"{out}, which exists: add --overwrite" if out.exists() else str(out)),
     ]
     print_table(("dry run", ""), lines, left=(0, 1))
 

@@ -24,7 +24,8 @@ from rankfold.bench.records.record import (
 )
 from rankfold.bench.request import RunRequest
 from rankfold.bench.tasks.mixture import guesses, with_parts
-from rankfold.bench.runs.unfinished import check_unfinished, unfinished_run
+from rankfold.bench.unfinished import check_unfinished, unfinished_run
+from rankfold.files import check_writable
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.curve import Curve
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
@@ -116,11 +117,10 @@ def rehearse(request: RunRequest) -> RunRecord:
         request: What would be done.
 
     Raises:
-        OutputExistsError: If the folder exists and may not be replaced.
-        SpecError: If method, options, model or task cannot be built as asked.
+        SpecError: If method, options, model or task cannot be built as asked, or nothing can be written.
         DataError: If the data cannot be read or understood.
     """
-    check_output(request.out, overwrite=request.overwrite)
+    check_writable(request.out)
     with _threads(request.threads):
         return started_record(prepare(request))
 
