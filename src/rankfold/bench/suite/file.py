@@ -9,11 +9,11 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from rankfold.bench.methods.method import find_method
-from rankfold.bench.suite.claim_file import ClaimEntry, with_claims
-from rankfold.bench.suite.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
-from rankfold.bench.suite.tuning import Space, Tuning
-from rankfold.errors import SpecError, unknown_name
+from rankfold.bench.claim_file import ClaimEntry, with_claims
+from rankfold.bench.method import find_method
+from rankfold.bench.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
+from rankfold.bench.tuning import Space, Tuning
+from rankfold.errors import SpecError, nearest, unknown_name
 
 
 class ReadSettings(Protocol):
@@ -77,6 +77,13 @@ class _File(_Strict):
     methods: list[_MethodEntry]
     claims: list[ClaimEntry] = []
     profiles: dict[str, _Profile] = Field(default_factory=dict)
+
+
+_TABLES: Mapping[str | int, type[BaseModel]] = {
+    "profiles": _Profile,
+    "tuning": _TuningEntry,
+    "claims": ClaimEntry,
+}
 
 
 def packaged_suites() -> list[str]:
@@ -228,5 +235,15 @@ def _tuning(entry: _TuningEntry) -> Tuning:
 
 def _faults(error: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'suite'}: {fault['msg']}" for fault in error.errors()
+        f"{'.'.join(map(str, fault['loc'])) or 'suite'}: "
+        f"{_unknown(fault['loc']) if fault['type'] == 'extra_forbidden' else fault['msg']}"
+        for fault in error.errors()
     )
+
+
+def _unknown(place: tuple[str | int, ...]) -> str:
+    """Return what is wrong with an entry that its table does not have, with the nearest that it has."""
+    *tables, name = place
+    table = next((_TABLES[each] for each in reversed(tables) if each in _TABLES), _File)
+    near = nearest(str(name), table.model_fields)
+    return f"unknown, did you mean '{near}'?" if near else "unknown"

@@ -157,6 +157,8 @@ def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
         (CLAIM + 'expect = "rising"\ncompare = [["lora r=4", "lora r=8"]]', "'rising' takes 3 or more"),
         (CLAIM + 'expect = "larger"\ncompare = []', "claims.0.expect"),
         (CLAIM + 'expect = "greater"\ncompare = []\ntasks = ["mnli"]', "unknown task 'mnli' of the claim"),
+        ("[profiles.cpu]\nmodel = []", "profiles.cpu.model: unknown, did you mean 'models'"),
+        ("[tuning]\nspaces = {}", "tuning.spaces: unknown, did you mean 'space'"),
         ('[[methods]]\nname = "lora"\nlearning_rat = 1.0', "Did you mean 'learning_rate'"),
         ('[[methods]]\nname = "lora"\nsteps = 5', "unknown setting 'steps' of the method 'lora'"),
         ('[[methods]]\nname = "lora"\nsweep = { r = [] }', "sweep of 'r' .* is empty"),
