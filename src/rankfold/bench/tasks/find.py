@@ -43,7 +43,17 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     folder = Path(root).expanduser() / name if root else None
     if folder is not None and folder.is_dir():
         return _known(name) or Task(name, None, ()), find_source(str(folder))
-    return _on_hub(_named(name), f"there is no folder '{folder}'" if folder else f"'{name}' is not embedded")
+    task = _named(name)
+    if root and _holds_splits(Path(root).expanduser()):
+        raise DataError(f"'{root}' holds splits itself; name the folder above it, or give it with --data.")
+    return _on_hub(task, f"there is no folder '{folder}'" if folder else f"'{name}' is not embedded")
+
+
+def _holds_splits(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and bool(find_source(str(folder)).files)
+    except DataError:
+        return False
 
 
 def nothing_named() -> SpecError:

@@ -176,6 +176,13 @@ def test_a_folder_goes_before_the_hub(hub, tmp_path):
     assert (data.source, hub.asked) == (str(tmp_path / "mrpc"), [])
 
 
+def test_a_root_that_holds_splits_itself_is_refused_before_the_hub_is_asked(hub, tmp_path):
+    write_splits(tmp_path / "mrpc", train=[{"sentence1": "a", "sentence2": "b", "label": 1}])
+    with pytest.raises(DataError, match="holds splits itself; name the folder above it"):
+        load_task(TaskRequest(task="mrpc", data_root=str(tmp_path / "mrpc")), is_causal=False)
+    assert hub.asked == []
+
+
 def test_a_root_without_the_folder_is_said_before_the_hub_is_asked(hub, tmp_path, caplog):
     hub.has(train=_glue("mrpc", [0, 1]), validation=_glue("mrpc", [0, 1]))
     with caplog.at_level("INFO", logger="rankfold"):
