@@ -118,10 +118,16 @@ def speed(
     if as_json:
         print_json([asdict(each) for each in found])
         return
+    base_task = str(read.base.get("task") or read.base.get("data") or "")
     print_table(
         ["row", "task", "step vs. reference", "reference"],
         [
-            [each.label, each.task, f"×{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]", each.reference]
+            [
+                each.label,
+                each.task or base_task,
+                f"×{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]",
+                each.reference,
+            ]
             for each in found
         ],
         left=(0, 1, 3),

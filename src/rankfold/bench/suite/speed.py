@@ -79,6 +79,7 @@ def measure_speed(
             )
         )
         write_step_times(found, folder)
+    listener.advance(len(pairs))
     listener.finish()
     return found
 

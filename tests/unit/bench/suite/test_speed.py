@@ -8,6 +8,7 @@ from rankfold.bench.records.step_times import NAME, read_step_times
 from rankfold.bench.suite.speed import measure_speed
 from rankfold.bench.suite.suite import Suite, SuiteMethod
 from rankfold.errors import DataError, SpecError
+from rankfold.train.progress import Silent
 
 
 @pytest.fixture
@@ -29,6 +30,17 @@ def test_every_row_but_the_reference_has_a_ratio_within_its_interval(suite, tmp_
     ]
     assert all(0 < each.low <= each.ratio <= each.high for each in found)
     assert read_step_times(tmp_path) == found
+
+
+def test_progress_ends_with_every_row_done(suite, tmp_path):
+    told = []
+
+    class Listener(Silent):
+        def advance(self, done, **fields):
+            told.append(done)
+
+    measure_speed(suite, tmp_path, rounds=1, progress=Listener())
+    assert told[-1] == 2
 
 
 def test_what_is_measured_is_kept(suite, tmp_path):
