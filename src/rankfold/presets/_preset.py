@@ -32,6 +32,17 @@ def balance(kind: BalanceKind, coefficient: float, delta: float | None = None) -
     return None
 
 
+# What a value is called where another was given.
+_WORDS: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list",
+    NoneType: "none",
+}
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -73,8 +84,8 @@ class Option:
         if float in self.types and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):
-            wanted = " or ".join("none" if kind is NoneType else kind.__name__ for kind in self.types)
-            raise SpecError(f"{self.name}={value!r} of method '{preset}' is not {wanted}; give one.")
+            wanted = " or ".join(_WORDS.get(kind, kind.__name__) for kind in self.types)
+            raise SpecError(f"{self.name}={value!r} of method '{preset}' cannot be read; give {wanted}.")
         return value
 
 

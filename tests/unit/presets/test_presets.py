@@ -144,6 +144,8 @@ def test_preset_takes_its_seed_rank_and_dropout(preset):
         ("effilora", {"heads": 1, "router_reads": "input"}, "one head has no router"),
         ("effilora", {"heads": 1, "balance_loss": 0.5}, "one head has no router"),
         ("lora_moe", {"delta": 0.4}, "delta=0.4 is of the balance loss, which is off"),
+        ("lora", {"r": "eight"}, "r='eight' of method 'lora' cannot be read; give a whole number"),
+        ("lora", {"dropout": "no"}, "give a number"),
         ("mola", {"heads": ["2"]}, "heads=.* are no whole numbers"),
         ("relayed_lora", {"std": math.inf}, "std=inf must be positive and finite"),
     ],

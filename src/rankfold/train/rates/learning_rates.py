@@ -222,7 +222,7 @@ def _check_reached(rates: Rates, reached: set[str]) -> None:
         present = ", ".join(f"'{role}'" for role in _ORDER if role in reached)
         raise SpecError(
             f"the rate asked for '{missed[0]}' reaches no parameter, since the model trains only {present}; "
-            f"take a method that trains '{missed[0]}', or give groups with multiples of what is trained."
+            f"take a method that trains '{missed[0]}', or give multiples of what is trained alone."
         )
 
 
