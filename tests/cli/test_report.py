@@ -100,3 +100,10 @@ def test_report_of_a_damaged_suite_names_the_file(runs):
     result = CliRunner().invoke(cli, ["report", str(runs)])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "suite.json" in result.stderr
+
+
+def test_a_report_of_an_unknown_kind_is_refused(runs, tmp_path):
+    result = CliRunner().invoke(cli, ["report", str(runs), "--out", str(tmp_path / "runs.txt")])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "end it in .html, .md or .csv" in result.stderr
+    assert not (tmp_path / "runs.txt").exists()

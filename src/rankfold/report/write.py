@@ -13,20 +13,22 @@ HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "report.md", "records.csv"
 
 
 def write_as_named(report: Report, path: Path, *, version: str) -> None:
-    """Write Markdown or CSV where the name ends in `.md` or `.csv`, else the page.
+    """Write the page, Markdown or CSV, as the name ends in `.html`, `.md` or `.csv`.
 
     The file appears complete or not at all.
 
     Raises:
-        SpecError: If it cannot be written there.
+        SpecError: If the name ends in something else, or it cannot be written there.
     """
     match path.suffix:
         case ".md":
             _write(path, markdown(report))
         case ".csv":
             _write(path, comma_separated(report))
-        case _:
+        case ".html":
             _write(path, html_page(report, version=version))
+        case _:
+            raise SpecError(f"'{path}' is no name of a report; end it in .html, .md or .csv.")
 
 
 def write_report(report: Report, folder: Path, *, version: str) -> Path:
