@@ -100,7 +100,7 @@ Examples:
     "reducer_settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="An option of the Reducer, such as active_fraction=0.5; may be repeated.",
+    help="An option of the Reducer, such as active_fraction=0.5, which turns it on; may be repeated.",
 )
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
