@@ -67,16 +67,16 @@ def archive(folder: Path, out: Path | None) -> None:
 
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
-    from rankfold.bench.records.archive import write_archive
-    from rankfold.bench.records.find import find_records
-    from rankfold.bench.suite.kept import keep_suite, kept_suite
+    from rankfold.bench.archive import write_archive
+    from rankfold.bench.find import find_places
+    from rankfold.bench.suite_records import keep_suite, kept_suite
 
-    records = find_records(folder)
+    records = find_places(folder)
     target = out or folder
     file = write_archive(records, target)
     if (suite := kept_suite(folder)) is not None:
         keep_suite(suite, target)
-    note(f"{len(records)} records in '{file}', {file.stat().st_size:,} bytes.")
+    note(f"{len(records)} records written and read back in '{file}', {file.stat().st_size:,} bytes.")
 
 
 @command.command()

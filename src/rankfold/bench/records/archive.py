@@ -1,13 +1,13 @@
 """The records of many runs in one small file, without adapters: what one commits and sends.
 
-`records.jsonl.gz` in a suite's folder holds a record a line. A run that is in it counts as done, so a suite
-goes on from its archive as it does from its folders.
+`records.jsonl.gz` in a suite's folder holds a record a line, with the folder of its run below that folder. A
+run that is in it counts as done, so a suite goes on from its archive as it does from its folders.
 """
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,25 +16,36 @@ from rankfold.errors import DataError
 from rankfold.files import write_whole
 
 NAME = "records.jsonl.gz"
+_PLACE = b'{"folder":'
 
 
-def write_archive(records: Iterable[RunRecord], folder: Path) -> Path:
+def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
     """Write records into a folder's archive, in place of what it held, and return its path.
 
-    The same records give the same bytes.
+    The same records give the same bytes. What was written is read again before anyone relies on it.
+
+    Args:
+        records: Each by the folder of its run, such as "rung-1/lora", as seen from what is archived.
+        folder: Gets the archive.
+
+    Raises:
+        DataError: If what is read again is not what was written.
     """
     lines = [
-        json.dumps(record.to_dict(), ensure_ascii=False, separators=(",", ":"))
-        for record in sorted(records, key=lambda each: (each.name, each.created))
+        json.dumps({"folder": place, **record.to_dict()}, ensure_ascii=False, separators=(",", ":"))
+        for place, record in sorted(records.items())
     ]
     text = "".join(f"{line}\n" for line in lines)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / NAME, gzip.compress(text.encode(), compresslevel=9, mtime=0))
-    return folder / NAME
+    file = folder / NAME
+    write_whole(file, gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    if read_archive(file) != records:
+        raise DataError(f"'{file}' does not hold what was written; keep the folders, and report this.")
+    return file
 
 
 def read_archive(file: Path) -> Mapping[str, RunRecord]:
-    """Return the records of an archive by the names of their runs; none if there is no such file.
+    """Return the records of an archive by the folders of their runs; none if there is no such file.
 
     Raises:
         DataError: If it is damaged, or a record is.
@@ -43,6 +54,12 @@ def read_archive(file: Path) -> Mapping[str, RunRecord]:
         return {}
     status = file.stat()
     return _read(file, (status.st_mtime_ns, status.st_size))
+
+
+def archived_run(out: Path) -> RunRecord | None:
+    """Return the record of a run's folder that an archive in a folder above it holds, if one does."""
+    found = (read_archive(above / NAME).get(out.relative_to(above).as_posix()) for above in out.parents)
+    return next((record for record in found if record is not None), None)
 
 
 @lru_cache(maxsize=4)
@@ -54,5 +71,22 @@ def _read(file: Path, _version: tuple[int, int]) -> Mapping[str, RunRecord]:
         raise DataError(
             f"'{file}' is damaged ({error}); write it again with `rankfold bench archive`."
         ) from error
-    places = ((line, f"line {number} of '{file}'") for number, line in enumerate(lines, start=1))
-    return {record.name: record for record in (parse_record(line, place) for line, place in places)}
+    found: dict[str, RunRecord] = {}
+    for number, line in enumerate(lines, start=1):
+        place, record = _parsed(line, f"line {number} of '{file}'")
+        # Archives without folders may have several runs of one name.
+        found[place if place not in found else f"{place}~{number}"] = record
+    return found
+
+
+def _parsed(line: bytes, described: str) -> tuple[str, RunRecord]:
+    """Return what a line holds; before archives knew folders, runs went by their names."""
+    if not line.startswith(_PLACE):
+        record = parse_record(line, described)
+        return record.name, record
+    try:
+        values = json.loads(line)
+        place = str(values.pop("folder"))
+    except ValueError as error:
+        raise DataError(f"{described} is damaged ({error}); archive its folder again.") from error
+    return place, parse_record(json.dumps(values).encode(), described)

@@ -11,7 +11,16 @@ from rankfold.train.models.saved import stored_bytes
 def find_records(folder: Path) -> list[RunRecord]:
     """Return every record under a folder, the earliest run first; hidden folders are left out.
 
-    A run that an archive holds and a folder too is that of the folder.
+    Raises:
+        DataError: If there is no such folder, no run in it, or a record is damaged.
+    """
+    return sorted(find_places(folder).values(), key=lambda record: record.created)
+
+
+def find_places(folder: Path) -> dict[str, RunRecord]:
+    """Return every record under a folder by the folder of its run, such as "rung-1/lora".
+
+    Hidden folders are left out. A run that an archive holds and a folder too is that of the folder.
 
     Args:
         folder: A run's folder, or one that holds such folders or archives at any depth.
@@ -23,18 +32,17 @@ def find_records(folder: Path) -> list[RunRecord]:
         raise DataError(
             f"there is no folder '{folder}'; name one that `rankfold compare` or `rankfold train` wrote."
         )
-    archived = [
-        (path.parent / name, record)
+    found = {
+        path.parent / place: record
         for path in _visible(folder, archive.NAME)
-        for name, record in archive.read_archive(path).items()
-    ]
-    found = {path.parent: RunRecord.read(path) for path in _visible(folder, NAME)}
-    records = [*found.values(), *(record for place, record in archived if place not in found)]
-    if not records:
+        for place, record in archive.read_archive(path).items()
+    }
+    found |= {path.parent: RunRecord.read(path) for path in _visible(folder, NAME)}
+    if not found:
         raise DataError(
             f"there is no {NAME} under '{folder}'; run `rankfold train` or `rankfold compare` first."
         )
-    return sorted(records, key=lambda record: record.created)
+    return {place.relative_to(folder).as_posix(): record for place, record in found.items()}
 
 
 def find_record(adapter: Path) -> RunRecord | None:

@@ -5,10 +5,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rankfold.bench.records.archive import NAME as ARCHIVE_NAME
-from rankfold.bench.records.archive import read_archive
-from rankfold.bench.records.record import NAME as RECORD_NAME
-from rankfold.bench.records.record import RunRecord
+from rankfold.bench.archive import archived_run
+from rankfold.bench.record import NAME as RECORD_NAME
+from rankfold.bench.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.same_run import differences, listed, question_of
 from rankfold.errors import DataError, OutputExistsError, SpecError
@@ -60,7 +59,7 @@ def finished(request: RunRequest) -> RunRecord | None:
             )
     else:
         check_output(request.out, overwrite=False)
-        record = read_archive(request.out.parent / ARCHIVE_NAME).get(request.out.name)
+        record = archived_run(request.out)
         if record is None or _changes(record, request):
             return None
     return record if record.status == "done" else None

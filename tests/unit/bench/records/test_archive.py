@@ -1,17 +1,18 @@
 """An archive holds what the folders hold, and a suite goes on from either."""
 
 import gzip
+import json
 from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.records.archive import NAME, read_archive, write_archive
-from rankfold.bench.records.find import find_records
-from rankfold.bench.suite.executors.executor import Inline
-from rankfold.bench.suite.runner import run_all
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.archive import NAME, archived_run, read_archive, write_archive
+from rankfold.bench.executors.executor import Inline
+from rankfold.bench.find import find_places, find_records
+from rankfold.bench.runner import run_all
+from rankfold.bench.suite import Suite, SuiteMethod
 from rankfold.errors import DataError
-from tests.support.records import Trainer
+from tests.support.records import Trainer, make_record
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
 SUITE = Suite("some", BASE, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 1))
@@ -21,7 +22,7 @@ SUITE = Suite("some", BASE, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 1))
 def archived(tmp_path):
     """Return a folder with nothing but the archive of a suite."""
     run_all(SUITE.requests(tmp_path / "runs"), executor=Inline(Trainer()))
-    write_archive(find_records(tmp_path / "runs"), tmp_path / "archive")
+    write_archive(find_places(tmp_path / "runs"), tmp_path / "archive")
     return tmp_path / "archive"
 
 
@@ -30,7 +31,7 @@ def test_archive_has_every_record_as_it_was(tmp_path, archived):
 
 
 def test_same_records_in_any_order_are_the_same_bytes(tmp_path, archived):
-    write_archive(reversed(find_records(archived)), tmp_path / "again")
+    write_archive(dict(reversed(find_places(archived).items())), tmp_path / "again")
     assert (tmp_path / "again" / NAME).read_bytes() == (archived / NAME).read_bytes()
 
 
@@ -50,6 +51,32 @@ def test_run_that_the_archive_has_with_other_settings_is_done_anew(archived):
     assert not any(outcome.is_kept for outcome in outcomes)
     assert (archived / "records.jsonl.gz").read_bytes() == before
     assert all((outcome.request.out / "run.json").is_file() for outcome in outcomes)
+
+
+def test_runs_whose_folders_have_one_name_are_all_kept(tmp_path):
+    for rung in range(3):
+        folder = tmp_path / "runs" / f"rung-{rung}" / "lora"
+        folder.mkdir(parents=True)
+        replace(make_record(seed=rung), command=("rankfold", "train", "--out", str(folder))).write(folder)
+    places = find_places(tmp_path / "runs")
+    write_archive(places, tmp_path / "archive")
+    assert list(places) == ["rung-0/lora", "rung-1/lora", "rung-2/lora"]
+    assert find_places(tmp_path / "archive") == places
+    assert archived_run(tmp_path / "archive" / "rung-1" / "lora") == places["rung-1/lora"]
+    assert archived_run(tmp_path / "archive" / "lora") is None
+
+
+def test_archive_of_an_archive_is_the_same(tmp_path, archived):
+    write_archive(find_places(archived.parent / "archive"), tmp_path / "again")
+    assert (tmp_path / "again" / NAME).read_bytes() == (archived / NAME).read_bytes()
+
+
+def test_archive_without_folders_is_read_by_the_names_of_its_runs(tmp_path):
+    records = [replace(make_record(seed=seed), command=("--out", "runs/lora-seed0")) for seed in range(2)]
+    lines = "".join(f"{json.dumps(record.to_dict())}\n" for record in records)
+    (tmp_path / NAME).write_bytes(gzip.compress(lines.encode()))
+    assert read_archive(tmp_path / NAME)["lora-seed0"] == records[0]
+    assert find_records(tmp_path) == records
 
 
 def test_damaged_archive_is_refused_with_its_place(archived):

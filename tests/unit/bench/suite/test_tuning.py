@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.records.archive import write_archive
-from rankfold.bench.records.find import find_records
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.suite.executors.executor import Inline
-from rankfold.bench.suite.protocol import check_suite, run_suite
-from rankfold.bench.suite.suite import Suite, SuiteMethod
-from rankfold.bench.suite.tuning import Tuning
+from rankfold.bench.archive import write_archive
+from rankfold.bench.executors.executor import Inline
+from rankfold.bench.find import find_places, find_records
+from rankfold.bench.protocol import check_suite, run_suite
+from rankfold.bench.record import RunRecord
+from rankfold.bench.suite import Suite, SuiteMethod
+from rankfold.bench.tuning import Tuning
 from rankfold.errors import BusyError, SpecError, TrainingError
 from tests.support.records import Trainer
 
@@ -78,7 +78,7 @@ def test_methods_of_one_entry_are_tuned_once_as_the_first(tmp_path):
 
 def test_archived_suite_goes_on_with_a_wider_grid(tmp_path):
     run(SUITE, tmp_path / "runs", Tuned())
-    write_archive(find_records(tmp_path / "runs"), tmp_path / "archive")
+    write_archive(find_places(tmp_path / "runs"), tmp_path / "archive")
     wider = replace(SUITE, tuning=replace(SUITE.tuning, space={"learning_rate": [*RATES, 1e-5]}))
     trainer = Tuned()
     run(wider, tmp_path / "archive", trainer)
