@@ -59,6 +59,15 @@ def test_rows_are_the_same_in_every_format(tmp_path, name, write):
     assert sha256_of_rows({"train": in_folder.rows}) == sha256_of_rows({"train": ROWS})
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz", "train.json"])
+def test_texts_that_look_like_dates_stay_texts(tmp_path, name):
+    rows = [{"text": f"2020-01-{day:02d}", "label": day % 2, "choices": ["2020-01-01"]} for day in (1, 2, 3)]
+    lines = "\n\n".join(map(json.dumps, rows))
+    whole = (json.dumps(rows) if name == "train.json" else lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(whole) if name.endswith(".gz") else whole)
+    assert list(read_split(find_source(str(tmp_path)), "train").rows) == rows
+
+
 def test_reading_leaves_nothing_beside_the_data(tmp_path):
     _jsonl(tmp_path / "train.jsonl")
     read_split(find_source(str(tmp_path)), "train")
