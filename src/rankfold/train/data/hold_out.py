@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, cast
 
 from sklearn.model_selection import StratifiedGroupKFold
@@ -45,6 +45,8 @@ def hold_out(table: Table, label_column: str | None, group_column: str | None = 
 
 def _labels(rows: Rows, column: str | None) -> list[object]:
     labels = [None if column is None else row.get(column) for row in rows]
+    if not all(isinstance(label, Hashable) for label in labels):  # such as a list, which is no label
+        return [None] * len(rows)
     if len(set(labels)) > math.sqrt(len(rows)):  # values of a measurement, not labels
         return [None] * len(rows)
     return labels

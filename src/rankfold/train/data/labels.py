@@ -51,8 +51,9 @@ def find_labels(
         unknown = sorted(found - set(labels.ids), key=_sort_key)
         if unknown:
             raise DataError(
-                f"the split '{split}' has the labels {_listed(unknown)}, but the labels of '{column}' are "
-                f"{_listed(labels.ids)}; give every split the same labels."
+                f"the split '{split}' has the labels {_listed(unknown)}, but the {len(labels.ids)} labels of "
+                f"'{column}' are {_listed(labels.ids)}; give every split the same labels"
+                f"{_or_regression(labels.ids)}."
             )
     if len(labels.names) < 2:  # noqa: PLR2004
         raise DataError(
@@ -101,22 +102,38 @@ def label_of(row: Row, column: str) -> int | str:
         return str(value).lower()
     if isinstance(value, int | str):
         return value
-    raise DataError(
-        f"the label '{value}' in '{column}' is neither a whole number nor a text; "
-        "for measurements use --kind regression."
+    remedy = (
+        "for measurements use --kind regression" if isinstance(value, float) else "give each row one label"
     )
+    raise DataError(f"the label '{value}' in '{column}' is neither a whole number nor a text; {remedy}.")
 
 
 def number_of(row: Row, column: str) -> float:
-    """Return the label of a row for regression.
+    """Return the label of a row for regression; a number may be written as a text.
 
     Raises:
         DataError: If it is not a finite number.
     """
     value = row.get(column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = None if isinstance(value, bool) else _number(value)
+    if number is None:
         raise DataError(f"'{column}' holds '{value}' where a number is needed; mend or remove the row.")
-    return float(value)
+    return number
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number, or a text that is one; None for anything else."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _or_regression(labels: Iterable[object]) -> str:
+    """Return what else may be meant where most labels are numbers, whichever way they are written."""
+    numbers = [_number(label) is not None for label in labels]
+    return ", or --kind regression if they are measurements" if 2 * sum(numbers) > len(numbers) else ""
 
 
 def _sort_key(value: object) -> tuple[str, int | str]:

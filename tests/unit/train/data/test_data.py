@@ -202,3 +202,8 @@ def test_a_hold_out_of_measurements_ignores_them():
 def test_a_hold_out_of_one_row_is_refused():
     with pytest.raises(DataError, match="too few"):
         hold_out(Table([{"label": 1}]), "label")
+
+
+def test_rows_whose_labels_are_lists_can_be_cut_so_that_reading_them_says_what_is_wrong():
+    kept, held = hold_out(Table([{"text": "a", "label": [number]} for number in range(20)]), "label")
+    assert (len(kept.rows), len(held.rows)) == (18, 2)

@@ -103,9 +103,15 @@ def test_label_ids_stay_the_same_when_the_names_are_given_back(labels):
 
 def test_a_split_with_a_label_of_its_own_is_refused_with_its_name():
     with pytest.raises(
-        DataError, match=r"'validation' has the labels 'c', but the labels of 'label' are 'a', 'b'"
+        DataError,
+        match=r"'validation' has the labels 'c', but the 2 labels of 'label' are 'a', 'b'; [\w ]*\.$",
     ):
         _examples(train=_rows("a", "b"), validation=_rows("a", "c"))
+
+
+def test_measurements_taken_for_classes_are_refused_with_a_word_on_regression():
+    with pytest.raises(DataError, match=r"'4.5', but the 3 labels .* same labels, or --kind regression"):
+        _examples(train=_rows("3.5", "2", "n/a"), validation=_rows("4.5"))
 
 
 def test_a_split_may_lack_a_label():
@@ -128,10 +134,21 @@ def test_a_single_label_is_no_classification():
         _examples(train=_rows(1, 1))
 
 
-@pytest.mark.parametrize("label", [None, math.nan, math.inf, "3", True])
+def test_a_regression_reads_numbers_that_are_written_as_texts():
+    examples = _examples(kind=Kind.REGRESSION, train=_rows("3.5", "-2", "1e-1"))
+    assert [each.label for each in examples.labelled["train"]] == [3.5, -2.0, 0.1]
+
+
+@pytest.mark.parametrize("label", [None, math.nan, math.inf, "n/a", "", True, [3.0]])
 def test_a_regression_needs_numbers(label):
     with pytest.raises(DataError, match=r"row 2 of the split 'train'.*a number is needed"):
         _examples(kind=Kind.REGRESSION, train=_rows(0.5, label))
+
+
+@pytest.mark.parametrize("label", [["a"], {"name": "a"}])
+def test_a_label_that_is_no_single_value_is_refused_with_its_row(label):
+    with pytest.raises(DataError, match=r"row 2 of the split 'train'.*give each row one label"):
+        _examples(train=_rows("a", label))
 
 
 def test_a_fraction_is_no_class():
