@@ -22,6 +22,22 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_into(folder: Path, name: str, content: bytes) -> Path:
+    """Write a file in one step into a folder, which is made if it is not there, and return its path.
+
+    Raises:
+        SpecError: If it cannot be written: something else is there, say, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / name, content)
+    except OSError as error:
+        raise SpecError(
+            f"cannot write '{folder / name}' ({error.strerror}); choose another place."
+        ) from error
+    return folder / name
+
+
 @contextmanager
 def whole_file(path: Path, *, check: Callable[[], None]) -> Generator[BinaryIO]:
     """Give an open file that takes the place of `path` when the block ends without an error.

@@ -104,3 +104,13 @@ def test_estimate_of_a_model_that_nobody_knows_names_those_it_knows():
     result = CliRunner().invoke(cli, words)
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "FacebookAI/roberta-base" in result.stderr
+
+
+def test_archive_and_speed_refuse_a_file_in_place_of_a_folder(folder, tmp_path):
+    runs = folder("runs", make_record("lora"))
+    (tmp_path / "file").touch()
+    out = ["--out", str(tmp_path / "file")]
+    for words in (["archive", runs], ["speed", "--suite", "quick"]):
+        result = CliRunner().invoke(cli, ["bench", *words, *out])
+        assert result.exit_code == 2, result.output
+        assert "cannot write" in result.stderr

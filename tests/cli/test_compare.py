@@ -288,3 +288,11 @@ def test_seeds_that_are_added_later_belong_to_the_same_rows(compare, tmp_path):
         ("lora", [0, 1, 2]),
         ("peft:lora", [0, 1, 2]),
     ]
+
+
+@pytest.mark.parametrize("words", [(), ("--overwrite",)])
+def test_file_in_place_of_the_folder_is_refused(compare, tmp_path, words):
+    (tmp_path / "file").touch()
+    result = compare(*TWO, "--out", str(tmp_path / "file"), *words)
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr

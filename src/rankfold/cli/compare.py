@@ -189,11 +189,10 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     told = {outcome.record.name: outcome.record for outcome in outcomes if outcome.record}
     earlier = [record for record in find_records(folder) if record.name not in told]
     report = make_report([*earlier, *told.values()], folder)
-    page = write_report(report, folder, version=__version__)
     if as_json:
         print_json(report_as_json(report))
     else:
         print_report(report)
-    note(f"report: {page}")
+    note(f"report: {write_report(report, folder, version=__version__)}")
     check_all_here(outcomes)
     check_all_began(outcomes)

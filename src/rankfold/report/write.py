@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rankfold.errors import SpecError
-from rankfold.files import write_whole
+from rankfold.files import write_into
 from rankfold.report.markdown import markdown
 from rankfold.report.page import html_page
 from rankfold.report.report import Report
@@ -22,13 +21,14 @@ def write_as_named(report: Report, path: Path, *, version: str) -> None:
     """
     match path.suffix:
         case ".md":
-            _write(path, markdown(report))
+            text = markdown(report)
         case ".csv":
-            _write(path, comma_separated(report))
+            text = comma_separated(report)
         case ".html":
-            _write(path, html_page(report, version=version))
+            text = html_page(report, version=version)
         case _:
             raise SpecError(f"'{path}' is no name of a report; end it in .html, .md or .csv.")
+    write_into(path.parent, path.name, text.encode())
 
 
 def write_report(report: Report, folder: Path, *, version: str) -> Path:
@@ -40,11 +40,3 @@ def write_report(report: Report, folder: Path, *, version: str) -> Path:
     for name in (MARKDOWN_NAME, CSV_NAME, HTML_NAME):
         write_as_named(report, folder / name, version=version)
     return folder / HTML_NAME
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise SpecError(f"cannot write '{path}' ({error.strerror}); choose another place.") from error

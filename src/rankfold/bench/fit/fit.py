@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from rankfold.bench.fit.candidates import Candidate
 from rankfold.bench.fit.halving import like_guessing, ranked
 from rankfold.bench.fit.plan import FitPlan
-from rankfold.bench.records.chosen import FitPart
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.runs.output import check_output
-from rankfold.bench.suite.executors.executor import Executor
-from rankfold.bench.suite.runner import Outcome, check_all_here, raise_shared, run_all
+from rankfold.bench.output import check_output
+from rankfold.bench.record import RunRecord
+from rankfold.bench.runner import Outcome, check_all_here, marked, raise_shared, run_all
 from rankfold.errors import OutputExistsError
-from rankfold.files import write_whole
+from rankfold.files import write_into
 from rankfold.train.progress import Progress, Silent
 
 logger = logging.getLogger("rankfold.bench")
@@ -70,7 +68,7 @@ def fit(
         if all(outcome.error for outcome in outcomes):
             raise_shared(outcomes)
         part = FitPart(plan.budget.text(), tuple(plan.rungs), number, kept)
-        here = [_marked(outcome, part) for outcome in outcomes]
+        here = [_placed(outcome, part) for outcome in outcomes]
         of_record = {id(record): candidate for record, candidate in zip(here, left, strict=True)}
         left = [of_record[id(record)] for record in ranked(here)[:kept] if record.status == "done"]
         records += here
@@ -83,7 +81,7 @@ def fit(
         if outcome.record is None:  # it never got as far as the others did with the same model and data
             raise_shared([outcome])
         part = FitPart(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
-        records.append(_marked(outcome, part))
+        records.append(_placed(outcome, part))
     full = plan.request(left[0], "winner", steps=None)
     full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
     return Fitted(left[0], tuple(records), full.command())
@@ -99,7 +97,6 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
                 f"'{plan.out}' holds something else than a choice; choose another folder."
             )
         check_output(plan.out, overwrite=False)
-        plan.out.mkdir(parents=True, exist_ok=True)
     elif overwrite:
         for folder in (plan.out / "reference", *plan.out.glob("rung-*")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -108,16 +105,13 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
             f"'{plan.out}' holds another choice (see its {PLAN_NAME}); "
             "choose another folder, or add --overwrite to replace it."
         )
-    write_whole(file, content)
+    write_into(plan.out, PLAN_NAME, content)
 
 
-def _marked(outcome: Outcome, part: FitPart) -> RunRecord:
+def _placed(outcome: Outcome, part: FitPart) -> RunRecord:
     """Return a run's record with its place in the choice, on disk too."""
-    record = outcome.record
+    record = marked(outcome, part).record
     assert record is not None, "a run without a record has siblings that know its model and data"
-    if record.fit != part:
-        record = replace(record, fit=part)
-        record.write(outcome.request.out)
     return record
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rankfold.bench.records.record import RunRecord, parse_record
 from rankfold.errors import DataError
-from rankfold.files import write_whole
+from rankfold.files import write_into
 
 NAME = "records.jsonl.gz"
 _PLACE = b'{"folder":'
@@ -29,6 +29,7 @@ def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
         folder: Gets the archive.
 
     Raises:
+        SpecError: If it cannot be written.
         DataError: If what is read again is not what was written.
     """
     lines = [
@@ -36,9 +37,7 @@ def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
         for place, record in sorted(records.items())
     ]
     text = "".join(f"{line}\n" for line in lines)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / NAME
-    write_whole(file, gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    file = write_into(folder, NAME, gzip.compress(text.encode(), compresslevel=9, mtime=0))
     if read_archive(file) != records:
         raise DataError(f"'{file}' does not hold what was written; keep the folders, and report this.")
     return file

@@ -9,7 +9,7 @@ from typing import final
 from pydantic import TypeAdapter, ValidationError
 
 from rankfold.errors import DataError
-from rankfold.files import write_whole
+from rankfold.files import write_into
 
 NAME = "speed.json"
 
@@ -61,8 +61,7 @@ def read_step_times(folder: Path) -> list[StepTime]:
 
 def write_step_times(times: Sequence[StepTime], folder: Path) -> None:
     """Write what was measured into the folder of a suite's runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / NAME, _adapter().dump_json(list(times), indent=1) + b"\n")
+    write_into(folder, NAME, _adapter().dump_json(list(times), indent=1) + b"\n")
 
 
 @cache

@@ -15,15 +15,18 @@ from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.claims import Judgement, Rows, judge
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, OutputExistsError
-from rankfold.files import write_whole
+from rankfold.files import write_into
 
 NAME = "suite.json"
 
 
 def keep_suite(suite: Suite, folder: Path) -> None:
-    """Write a suite into the folder of its runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / NAME, _adapter().dump_json(suite, indent=1) + b"\n")
+    """Write a suite into the folder of its runs.
+
+    Raises:
+        SpecError: If it cannot be written.
+    """
+    write_into(folder, NAME, _adapter().dump_json(suite, indent=1) + b"\n")
 
 
 def kept_suite(folder: Path) -> Suite | None:

@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from rankfold.bench.records.record import (
+from rankfold.bench.chosen import FitPart, TuningPart
+from rankfold.bench.describe import training_part
+from rankfold.bench.executors.executor import Ended, Executor, Inline
+from rankfold.bench.output import clear_failure, finished, read_failure
+from rankfold.bench.prepare import schedule_of
+from rankfold.bench.record import (
     BytesPart,
     CurvePart,
     MethodPart,
@@ -163,6 +168,18 @@ def _name(request: RunRequest) -> str:
     return f"{request.model} on {request.task or request.data}"
 
 
+def marked(outcome: Outcome, part: TuningPart | FitPart) -> Outcome:
+    """Return an outcome whose record says what the run was made for, on disk too if it is there."""
+    record = outcome.record
+    if record is None or part in (record.tuning, record.fit):
+        return outcome
+    record = replace(record, fit=part) if isinstance(part, FitPart) else replace(record, tuning=part)
+    # A failure under --overwrite leaves the earlier run where it is.
+    if record.status == "done" or read_failure(outcome.request.out) is not None:
+        _keep(record, outcome.request.out)
+    return replace(outcome, record=record)
+
+
 def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
     """Raise why all runs failed; a reason that all of them share is raised as itself.
 
@@ -205,9 +222,19 @@ def _as_failed(outcome: Outcome, sibling: RunRecord | None) -> Outcome:
         return outcome
     record = _unstarted(outcome, sibling)
     if not outcome.request.out.exists():
-        outcome.request.out.mkdir(parents=True)
-        record.write(outcome.request.out)
+        _keep(record, outcome.request.out)
     return replace(outcome, record=record)
+
+
+def _keep(record: RunRecord, folder: Path) -> None:
+    """Write what became of a run; a full disk does not take along the report of all others."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # the run of an archive has none
+        record.write(folder)
+    except OSError as error:
+        logger.warning(
+            "cannot write '%s' (%s); what became of it stands in this report only.", folder, error.strerror
+        )
 
 
 def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:

@@ -15,11 +15,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from rankfold.bench.records.step_times import StepTime, read_step_times, write_step_times
+from rankfold.bench.records.step_times import NAME, StepTime, read_step_times, write_step_times
 from rankfold.bench.request import RunRequest
 from rankfold.bench.runs.prepare import Prepared, prepare
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import SpecError
+from rankfold.files import check_writable
 from rankfold.train.auxiliary import auxiliary_loss
 from rankfold.train.evaluation.encode import make_collator
 from rankfold.train.kind import Kind
@@ -42,11 +43,12 @@ def measure_speed(
         progress: Is told about every row.
 
     Raises:
-        SpecError: If there is nothing to measure.
+        SpecError: If there is nothing to measure, or `folder` cannot be written.
         DataError: If an earlier file cannot be read.
     """
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}; give a number above 0.")
+    check_writable(folder / NAME)
     found = read_step_times(folder)
     done = {(each.model, each.task, each.label) for each in found}
     pairs = [

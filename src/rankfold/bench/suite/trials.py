@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from rankfold.bench.records.chosen import TuningPart
+from rankfold.bench.chosen import TuningPart
 from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.output import read_failure
-from rankfold.bench.statistics.scores import goodness
-from rankfold.bench.suite.runner import Outcome, check_all_here, raise_shared
-from rankfold.bench.suite.suite import Place, Suite, SuiteMethod
-from rankfold.bench.suite.tuning import Search, Space, Values
+from rankfold.bench.runner import Outcome, check_all_here, marked, raise_shared
+from rankfold.bench.scores import goodness
+from rankfold.bench.suite import Place, Suite, SuiteMethod
+from rankfold.bench.tuning import Search, Space, Values
 from rankfold.errors import SpecError
 
 logger = logging.getLogger("rankfold.bench")
@@ -132,19 +131,6 @@ def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Value
         out / suite.run_name(place, label, f"trial{number}"),
         {**suite.tuning.base, "hold_out": True},
     )
-
-
-def marked(outcome: Outcome, part: TuningPart) -> Outcome:
-    """Return an outcome whose record says how it was tuned, on disk too if it is there."""
-    record = outcome.record
-    if record is None or record.tuning == part:
-        return outcome
-    record = replace(record, tuning=part)
-    # A failure under --overwrite leaves the earlier run where it is.
-    if record.status == "done" or read_failure(outcome.request.out) is not None:
-        outcome.request.out.mkdir(parents=True, exist_ok=True)  # the run of an archive has none
-        record.write(outcome.request.out)
-    return replace(outcome, record=record)
 
 
 def _tell(tuned: Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningPart]) -> None:

@@ -1,5 +1,6 @@
 """A suite goes on after a failure and after a stop, and never overwrites what it did not make."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -251,3 +252,18 @@ def test_folder_whose_place_cannot_be_taken_is_refused_before_anything_is_traine
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError, match=r"'\.' is the folder you are in.*name a new folder in it"):
         check_output(Path(), overwrite=False)
+
+
+def test_record_of_a_failure_that_finds_the_disk_full_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
+    whole = RunRecord.write
+
+    def write(record, folder):
+        if record.status == "failed":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(record, folder)
+
+    monkeypatch.setattr(RunRecord, "write", write)
+    outcomes = run_all(SUITE.requests(tmp_path), executor=Inline(Trainer(["tlora-seed0"])))
+    assert [outcome.record.status for outcome in outcomes].count("failed") == 1
+    assert "No space left on device" in caplog.text
+    assert run_all(SUITE.requests(tmp_path), executor=Inline(Trainer()))[1].record.status == "done"
