@@ -101,7 +101,10 @@ def test_compare_names_a_place_of_which_no_run_began_and_fails(compare, tmp_path
     assert result.exit_code == 1, result.stderr
     assert f"no run of {places} began (it cannot be read)" in result.stderr
     assert "tlora" in result.stdout
-    assert (tmp_path / "out" / "report.html").exists()
+    for name in ("report.html", "report.md"):
+        assert f"There is no run of {places}: it cannot be read." in (tmp_path / "out" / name).read_text()
+    later = CliRunner().invoke(cli, ["report", str(tmp_path / "out"), "--json"])
+    assert f"There is no run of {places}:" in "".join(json.loads(later.stdout)["missing"])
 
 
 def test_compare_reports_what_there_is_and_ends_with_what_another_process_is_making(compare, tmp_path):

@@ -40,7 +40,7 @@ def test_report_is_what_its_name_says_and_all_three_in_the_folder(runs, tmp_path
 
 def test_report_as_json_has_stable_keys(runs):
     told = json.loads(CliRunner().invoke(cli, ["report", str(runs), "--json"]).stdout)
-    assert set(told) == {"claims", "studies"}
+    assert set(told) == {"claims", "studies", "missing"}
     (study,) = told["studies"]
     assert set(study) == {"model", "task", "metric", "examples", "baselines", "rows", "choices"}
     assert set(study["rows"][0]) == {

@@ -173,8 +173,8 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
-    from rankfold.bench.records.find import find_records
-    from rankfold.bench.suite.runner import check_all_began, check_all_here, raise_shared
+    from rankfold.bench.find import find_records
+    from rankfold.bench.runner import check_all_began, check_all_here, never_began, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.report import make_report
     from rankfold.report.write import write_report
@@ -188,7 +188,7 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     # What failed before its folder was made is known from its outcome alone.
     told = {outcome.record.name: outcome.record for outcome in outcomes if outcome.record}
     earlier = [record for record in find_records(folder) if record.name not in told]
-    report = make_report([*earlier, *told.values()], folder)
+    report = make_report([*earlier, *told.values()], folder, reasons=never_began(outcomes))
     if as_json:
         print_json(report_as_json(report))
     else:

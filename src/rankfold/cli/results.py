@@ -24,6 +24,8 @@ def print_report(report: Report) -> None:
         rows = [claim_cells(judgement)[:-1] for judgement in report.judgements]
         print_table(CLAIM_COLUMNS[:-1], rows, title="claims", left=range(len(CLAIM_COLUMNS)))
         note(claims_sentence(report.judgements))
+    for sentence in report.missing:
+        note(sentence)
 
 
 def _print_study(study: Study) -> None:
@@ -43,6 +45,7 @@ def report_as_json(report: Report) -> dict[str, Any]:
     return {
         "claims": [_judgement_as_json(judgement) for judgement in report.judgements],
         "studies": [_study_as_json(study) for study in report.studies],
+        "missing": list(report.missing),
     }
 
 

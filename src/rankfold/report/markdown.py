@@ -22,6 +22,7 @@ from rankfold.report.words import headline
 def markdown(report: Report) -> str:
     """Return claims, findings and results as Markdown."""
     pieces = [f"# {_escaped(report.name)}", _escaped(report.description)] if report.name else []
+    pieces += map(_escaped, report.missing)
     pieces += _claims(report.judgements) if report.judgements else []
     if len(report.studies) > 1:
         pieces += ["# Overview", _table(overview_columns(report.studies), overview_cells(report.studies))]

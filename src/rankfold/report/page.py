@@ -57,6 +57,7 @@ def html_page(report: Report, *, version: str) -> str:
         "description": report.description,
         "version": version,
         "facts": _facts(report.studies),
+        "missing": report.missing,
         "claims": claims_section(report.judgements) if report.judgements else None,
         "overview": overview_section(names) if len(names) > 1 else None,
         "studies": shown,

@@ -1,6 +1,6 @@
 """Everything that a report says, as a value: studies, and what they say to the claims of their suite."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -23,16 +23,23 @@ class Report:
         judgements: What the runs say to each claim of their suite.
         name: The suite's name; empty if the runs are of none.
         description: What the suite shows, in a sentence.
+        missing: Of which model and task of the suite there is no run, and why if that is known, in a sentence
+            each.
     """
 
     studies: tuple[Study, ...]
     judgements: tuple[Judgement, ...] = ()
     name: str = ""
     description: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def make_report(
-    records: Sequence[RunRecord], folder: Path | None = None, *, reference: str | None = None
+    records: Sequence[RunRecord],
+    folder: Path | None = None,
+    *,
+    reference: str | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> Report:
     """Compare runs, and judge the claims of the suite they are of.
 
@@ -40,6 +47,7 @@ def make_report(
         records: The runs. Rows have the order of the suite, or else that of their first runs.
         folder: Where they are; the suite that is kept there says what was asked.
         reference: Label of the row that the others are held against; the first row if not given.
+        reasons: Why no run of a model and a task began, as `rankfold.bench.runner.never_began` has it.
 
     Raises:
         DataError: If there are no runs, or the suite cannot be read.
@@ -54,7 +62,24 @@ def make_report(
     studies = make_studies(ordered, reference=reference, names=names)
     speeds = read_step_times(folder)
     timed = (replace(study, step_times=_step_times(study, suite, speeds)) for study in studies)
-    return Report(tuple(timed), tuple(judge_suite(suite, records)), suite.name, suite.description)
+    judgements = tuple(judge_suite(suite, records))
+    missing = tuple(_missing(suite, records, reasons or {}))
+    return Report(tuple(timed), judgements, suite.name, suite.description, missing)
+
+
+def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each model and task of a suite of which there is not even a failed run."""
+    present = {record.name for record in records}
+    for place in suite.places():
+        asked = {
+            suite.run_name(place, row.label, f"seed{seed}")
+            for row in suite.rows(place)
+            for seed in suite.seeds
+        }
+        if asked and not asked & present:
+            model = place.model or suite.base.get("model", "")
+            name = f"{model} on {place.task or suite.base.get('task') or suite.base.get('data')}"
+            yield f"There is no run of {name}: {reasons.get(name, 'none that was asked for began')}."
 
 
 def _names(suite: Suite) -> Mapping[str, str]:

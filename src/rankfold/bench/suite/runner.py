@@ -154,14 +154,19 @@ def check_all_began(outcomes: Sequence[Outcome]) -> None:
     Raises:
         TrainingError: If none of one did.
     """
+    if reasons := never_began(outcomes):
+        listed = "; ".join(f"no run of {name} began ({reason})" for name, reason in reasons.items())
+        raise TrainingError(f"{listed}; mend the cause and run it again.")
+
+
+def never_began(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return why, for each model and task of which no run began: "minilm on mrpc"."""
     known = {_name(each.request) for each in outcomes if each.record or each.is_elsewhere}
     reasons: dict[str, str] = {}
     for each in outcomes:
         if each.error and (name := _name(each.request)) not in known:
             reasons.setdefault(name, str(each.error).rstrip("."))
-    if reasons:
-        listed = "; ".join(f"no run of {name} began ({reason})" for name, reason in reasons.items())
-        raise TrainingError(f"{listed}; the report lacks this, so mend the cause and run it again.")
+    return reasons
 
 
 def _name(request: RunRequest) -> str:
