@@ -299,3 +299,16 @@ def test_file_in_place_of_the_folder_is_refused(compare, tmp_path, words):
     result = compare(*TWO, "--out", str(tmp_path / "file"), *words)
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
+
+
+@pytest.mark.parametrize("words", [TWO, ("--suite", "quick")])
+def test_mixture_without_one_is_refused(compare, words):
+    result = compare(*words, "--mixture", "all")
+    assert result.exit_code == 2
+    assert "'bbc_news' is one task; leave it out" in result.stderr
+
+
+def test_mixture_is_dealt_out_as_said(compare):
+    trainer = Asked()
+    compare("--task", "mrpc+sst2", *TWO[2:], "--mixture", "all", trainer=trainer)
+    assert trainer.values("mixture") == {("all",)}

@@ -146,3 +146,10 @@ def test_people_on_both_sides_have_exit_code_2_and_are_named(tiny_bert, tmp_path
     assert "'p0', 'p1', 'p2' of 'speaker' are in the split 'train' and in 'validation'" in " ".join(
         result.stderr.split()
     )
+
+
+def test_a_kind_that_was_not_learned_is_refused(trained):
+    result = _call("evaluate", trained, "--kind", "regression")
+    assert result.exit_code == 2
+    assert "kind is 'regression', and what" in result.stderr
+    assert "learned is classification; leave it out" in result.stderr

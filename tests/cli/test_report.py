@@ -107,3 +107,9 @@ def test_a_report_of_an_unknown_kind_is_refused(runs, tmp_path):
     assert (result.exit_code, result.stdout) == (2, "")
     assert "end it in .html, .md or .csv" in result.stderr
     assert not (tmp_path / "runs.txt").exists()
+
+
+def test_overwrite_without_a_file_to_replace_is_refused(runs):
+    result = CliRunner().invoke(cli, ["report", str(runs), "--overwrite"])
+    assert result.exit_code == 2
+    assert "--overwrite is given without --out" in result.stderr

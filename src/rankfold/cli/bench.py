@@ -100,7 +100,8 @@ def speed(
     """Measure a training step of every row of a suite beside its reference's, in turns.
 
     The times of separate runs say as much of the machine as of the method; these ratios do not. They are
-    written to speed.json beside the runs, and the report shows them. Rows that are there are kept.
+    written to speed.json beside the runs, and the report shows them. Rows that are there are kept, unless
+    --rounds asks for more turns than they had.
     """
     from dataclasses import replace
 

@@ -9,7 +9,7 @@ import click
 
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, progress_screen
-from rankfold.cli.data import column_options, mixture_option, scoring_option, source_options
+from rankfold.cli.data import check_mixture, column_options, mixture_option, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.planned import show_planned
@@ -127,6 +127,8 @@ def command(
     if seeds is not None:
         plan = replace(plan, seeds=seeds)
     folder = out or DEFAULT_OUT / plan.name
+    if "mixture" in given:
+        check_mixture(given["mixture"], [request.task for request in plan.requests(folder)])
     if dry_run:
         from rankfold.bench.suite.protocol import all_requests
 

@@ -7,7 +7,7 @@ import click
 from rankfold import __version__
 from rankfold.cli.console import note, print_json
 from rankfold.cli.options import json_option
-from rankfold.errors import OutputExistsError
+from rankfold.errors import OutputExistsError, SpecError
 
 
 @click.command()
@@ -35,6 +35,8 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
     from rankfold.report.report import make_report
     from rankfold.report.write import write_as_named, write_report
 
+    if overwrite and out is None:
+        raise SpecError("--overwrite is given without --out, whose file it would replace; leave it out.")
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"'{out}' exists; choose another file, or add --overwrite to replace it.")
     report = make_report(find_records(folder), folder, reference=reference)

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from rankfold.cli.console import note, print_json, print_table, progress_screen
-from rankfold.cli.data import column_options, mixture_option, scoring_option, source_options
+from rankfold.cli.data import check_mixture, column_options, mixture_option, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.rates import rate_options
@@ -155,6 +155,8 @@ def _request(settings: Sequence[str], options: dict[str, Any]) -> "RunRequest":
     for name in ("model", "method"):
         if options[name] is None:
             raise click.MissingParameter(param_hint=f"'--{name}'", param_type="option")
+    if "mixture" in given:
+        check_mixture(options["mixture"], [options["task"]])
     return RunRequest(options=parse_settings(settings), **options)
 
 

@@ -77,7 +77,8 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
 
     Raises:
         AdapterFileError: If the adapter is damaged, or does not belong to the model.
-        SpecError: If the model or the task is unknown, or takes fewer tokens than `max_length`.
+        SpecError: If the model or the task is unknown, or takes fewer tokens than `max_length`, or the kind
+            is not the one that was learned.
         DataError: If the data cannot be read or understood.
     """
     record = find_record(request.adapter)
@@ -104,7 +105,12 @@ def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal:
         # The labels are those of the training split, whichever split is measured.
         splits = tuple(dict.fromkeys(("train", request.split)))
         return load_task(request.data, is_causal=is_causal, splits=splits)
-    known = replace(request.data, label_names=record.task.label_names, kind=record.task.kind)
+    learned = record.task.kind
+    if request.data.kind not in (None, learned):
+        raise SpecError(
+            f"kind is '{request.data.kind}', and what '{request.adapter}' learned is {learned}; leave it out."
+        )
+    known = replace(request.data, label_names=record.task.label_names, kind=learned)
     return load_task(known, is_causal=is_causal, splits=(request.split,))
 
 

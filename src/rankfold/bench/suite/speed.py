@@ -34,7 +34,9 @@ _RESAMPLES = 2000
 def measure_speed(
     suite: Suite, folder: Path, *, rounds: int = 20, progress: Progress | None = None
 ) -> list[StepTime]:
-    """Measure every row of a suite, and write what was measured after each; what is there is kept.
+    """Measure every row of a suite, and write what was measured after each.
+
+    What is there is kept, unless more rounds are asked for now.
 
     Args:
         suite: Its first method is the reference.
@@ -50,7 +52,7 @@ def measure_speed(
         raise SpecError(f"rounds is {rounds}; give a number above 0.")
     check_writable(folder / NAME)
     found = read_step_times(folder)
-    done = {(each.model, each.task, each.label) for each in found}
+    done = {_row(each) for each in found if each.rounds >= rounds}
     pairs = [
         (place, first, row)
         for place in suite.places()
@@ -67,23 +69,17 @@ def measure_speed(
         )
         ratios, hardware = _take_turns(ours, theirs, rounds)
         low, high = _interval(ratios)
-        found.append(
-            StepTime(
-                ours.model,
-                place.task,
-                row.label,
-                first.label,
-                median(ratios),
-                low,
-                high,
-                rounds,
-                hardware,
-            )
-        )
+        middle = median(ratios)
+        new = StepTime(ours.model, place.task, row.label, first.label, middle, low, high, rounds, hardware)
+        found = [*(each for each in found if _row(each) != _row(new)), new]
         write_step_times(found, folder)
     listener.advance(len(pairs))
     listener.finish()
     return found
+
+
+def _row(measured: StepTime) -> tuple[str, str, str]:
+    return measured.model, measured.task, measured.label
 
 
 def _take_turns(ours: RunRequest, theirs: RunRequest, rounds: int) -> tuple[list[float], str]:

@@ -50,6 +50,13 @@ def test_what_is_measured_is_kept(suite, tmp_path):
     assert len(both) == 2
 
 
+def test_rows_that_had_fewer_rounds_are_measured_again(suite, tmp_path):
+    two = replace(suite, methods=suite.methods[:2])
+    measure_speed(two, tmp_path, rounds=1)
+    assert [each.rounds for each in measure_speed(two, tmp_path, rounds=2)] == [2]
+    assert [each.rounds for each in measure_speed(two, tmp_path, rounds=1)] == [2]
+
+
 def test_damaged_file_and_no_rounds_are_refused(suite, tmp_path):
     with pytest.raises(SpecError, match="rounds is 0"):
         measure_speed(suite, tmp_path, rounds=0)
