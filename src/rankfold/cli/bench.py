@@ -136,7 +136,7 @@ def speed(
 
 
 def _cells(change: "Change") -> list[str]:
-    from rankfold.report.words import difference_range, signed
+    from rankfold.report.words import difference_text
 
     difference = change.difference
     return [
@@ -145,7 +145,7 @@ def _cells(change: "Change") -> list[str]:
         str(len(change.seeds)),
         _number(change.old),
         _number(change.new),
-        f"{signed(difference.interval.value)} {difference_range(difference.interval)}" if difference else "",
+        difference_text(difference.interval) if difference else "",
         _times(change.bytes_ratio),
         _times(change.step_ratio),
         change.outcome,

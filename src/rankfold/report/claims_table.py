@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.statistics.claims import Answer, Claim, Finding, Judgement
-from rankfold.report.words import difference_range, listed, metric_name, signed
+from rankfold.bench.claims import Answer, Claim, Finding, Judgement
+from rankfold.report.words import difference_text, listed, metric_name, signed
 
 # A verdict is a word with a shape, so that it can be told without colour.
 SHAPES: dict[Answer, str] = {"supported": "✓", "contradicted": "✗", "not separated": "≈", "not run": "○"}
@@ -77,7 +77,7 @@ def _difference(finding: Finding) -> str:
     if finding.difference is None:
         return "–"
     interval = finding.difference.interval
-    return f"{signed(interval.value)} {difference_range(interval)}"
+    return difference_text(interval)
 
 
 def _comparison(claim: Claim, finding: Finding) -> str:

@@ -11,13 +11,12 @@ from rankfold.report.rows import Row
 from rankfold.report.study import Study
 from rankfold.report.words import (
     bytes_text,
-    difference_range,
+    difference_text,
     metric_name,
     range_text,
     score_text,
     seconds_text,
     seeds_text,
-    signed,
     verdict_text,
 )
 
@@ -58,8 +57,7 @@ def baseline_name(name: str) -> str:
 def _cells(study: Study, row: Row) -> list[str]:
     difference = ""
     if row.difference:
-        interval = row.difference.interval
-        difference = f"{signed(interval.value)} {difference_range(interval)}"
+        difference = difference_text(row.difference.interval)
     trainable = row.mean(lambda run: run.parameters.trainable)
     size = row.mean(lambda run: run.bytes.weights_file)
     seconds = row.mean(lambda run: run.seconds.total)

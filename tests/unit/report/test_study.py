@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 
 from rankfold.errors import DataError, SpecError
+from rankfold.report.markdown import markdown
+from rankfold.report.report import Report
 from rankfold.report.study import make_studies
+from rankfold.report.table import cells
 from tests.support.records import fail, make_record
 
 
@@ -55,6 +58,13 @@ def test_tasks_and_models_are_studies_of_their_own(change):
         ("bbc_news", "minilm"),
         (change.get("task", "bbc_news"), change.get("model", "minilm")),
     ]
+
+
+def test_methods_that_predict_the_same_differ_by_words_and_not_by_an_interval_without_width():
+    record = make_record("lora", examples=24)
+    (study,) = make_studies([record, replace(record, method=replace(record.method, name="tlora"))])
+    assert cells(study)[1][2:4] == ["the same on every example", "≈ not separated"]
+    assert "0.000 [" not in markdown(Report((study,)))
 
 
 def test_first_row_is_the_reference_unless_another_is_named():

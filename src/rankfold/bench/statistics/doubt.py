@@ -58,20 +58,27 @@ class Doubt:
         return self._reach(1 - level)
 
     def p_value(self, bound: float = 0.0) -> float:
-        """Return how probable a value as far from `bound` is, on either side, if the truth is `bound`.
-
-        Examples that all say the same are not surer than as many tosses of a coin.
-        """
+        """Return how probable a value as far from `bound` is, on either side, if the truth is `bound`."""
         distance = abs(self.value - bound)
-        coins = 2.0 ** min(0, 1 - self.examples)
+        least = self._least_p_value(bound)
         if self._reach(_LEAST_P_VALUE) <= distance:
-            return max(_LEAST_P_VALUE, coins) if distance else 1.0
+            return max(_LEAST_P_VALUE, least) if distance else 1.0
 
         def beyond(power: float) -> float:
             return self._reach(math.exp(power)) - distance
 
         found = cast("Any", scipy.optimize).brentq(beyond, math.log(_LEAST_P_VALUE), 0.0)
-        return max(math.exp(found), coins)
+        return max(math.exp(found), least)
+
+    def _least_p_value(self, bound: float) -> float:
+        """Return how probable it is that all examples say the same, which resampling them cannot know.
+
+        They are no surer than as many tosses of a coin. If none shows a difference, a share of them as large
+        as the bound may have shown none by chance.
+        """
+        if not (self.value or self.spread or self.least):
+            return max(0.0, 1 - abs(bound)) ** self.examples
+        return 2.0 ** min(0, 1 - self.examples)
 
     def _reach(self, chance: float) -> float:
         """Return the distance that a value has from the truth with this chance, or less of it."""

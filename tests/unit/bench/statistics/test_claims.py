@@ -84,6 +84,13 @@ def test_rows_that_only_guess_support_nothing():
     assert answer(alike, a=0.6, b=0.6) == "supported"
 
 
+@pytest.mark.parametrize(("examples", "expected"), [(24, "not separated"), (400, "supported")])
+def test_the_same_predictions_support_a_margin_only_on_enough_examples(examples, expected):
+    record = make_record(examples=examples)
+    same = {("minilm", "bbc_news"): {"a": [record], "b": [record]}}
+    assert judge([claim("within", "a", "b", margin=0.02)], same)[0].answer == expected
+
+
 def test_claim_without_runs_is_not_run():
     missing = {("minilm", "bbc_news"): {**rows(a=0.9), "b": []}}
     (judgement,) = judge([claim("greater", "a", "b")], missing)

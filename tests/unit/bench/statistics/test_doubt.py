@@ -126,3 +126,10 @@ def test_bootstrap_finds_what_theory_says_of_the_examples():
     assert (interval.high - interval.low) / 2 == pytest.approx(
         1.96 * math.sqrt(share * (1 - share) / 900), rel=0.1
     )
+
+
+@pytest.mark.parametrize("bound", [-0.05, 0.05])
+def test_examples_without_a_difference_are_as_sure_of_none_as_their_number_lets_them(bound):
+    same = [Doubt(0.0, 3, examples, 0.0, 0.0, 0.0) for examples in (24, 240)]
+    assert [each.p_value(bound) for each in same] == pytest.approx([0.95**24, 0.95**240])
+    assert Doubt(0.5, 3, 24, 0.0, 0.0, 0.0).p_value(0.05) == 2.0**-23
