@@ -5,6 +5,7 @@ from typing import Any
 
 from rankfold.bench.statistics.claims import Judgement
 from rankfold.cli.console import note, print_table
+from rankfold.report.budgets import budgets_text
 from rankfold.report.choice import Choice
 from rankfold.report.choice_table import choice_cells, choice_columns
 from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells, claims_sentence
@@ -30,7 +31,7 @@ def print_report(report: Report) -> None:
 
 def _print_study(study: Study) -> None:
     print_table(columns(study), cells(study), title=heading(study), left=(0, 3))
-    for sentence in headline(study):
+    for sentence in filter(None, [*headline(study), budgets_text(study.rows)]):
         note(sentence)
     for row in study.rows:
         for run in row.failures:

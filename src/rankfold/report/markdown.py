@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.statistics.claims import Judgement
+from rankfold.bench.claims import Judgement
+from rankfold.report.budgets import budgets_text
 from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
 from rankfold.report.claims_table import (
     CLAIM_COLUMNS,
@@ -51,6 +52,7 @@ def _study(study: Study) -> list[str]:
         f"# {_escaped(study.task)} with {_escaped(study.model)}",
         " ".join(map(_escaped, headline(study))),
         _table(columns(study), cells(study)),
+        _escaped(budgets_text(study.rows)),
         "\n".join(failures),
     ]
     if study.tuned:

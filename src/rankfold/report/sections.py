@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rankfold.report.budgets import budgets_text
 from rankfold.report.chart_parts import Mark, mark_of
 from rankfold.report.choice import CHOSEN, Choice
 from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
@@ -159,6 +160,7 @@ def _fine(study: Study) -> str:
     sentences = [
         _measured(study),
         f"The reference is {study.rows[0].label}." if len(study.rows) > 1 else "",
+        budgets_text(study.rows),
         f"The task head has {listed([f'{head:,}' for head in heads])} numbers."
         if heads and heads != [0]
         else "",

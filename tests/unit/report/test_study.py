@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from rankfold.bench.record import ReducerPart
 from rankfold.errors import DataError, SpecError
+from rankfold.report.budgets import budgets_text
 from rankfold.report.markdown import markdown
+from rankfold.report.page import html_page
 from rankfold.report.report import Report
 from rankfold.report.study import make_studies
 from rankfold.report.table import cells
@@ -65,6 +68,39 @@ def test_methods_that_predict_the_same_differ_by_words_and_not_by_an_interval_wi
     (study,) = make_studies([record, replace(record, method=replace(record.method, name="tlora"))])
     assert cells(study)[1][2:4] == ["the same on every example", "≈ not separated"]
     assert "0.000 [" not in markdown(Report((study,)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda run: run, ""),
+        (
+            lambda run: replace(run, training=replace(run.training, steps=3)),
+            "The budgets differ: steps 100 (lora), 3 (tlora).",
+        ),
+        (
+            lambda run: replace(run, training=replace(run.training, batch_size=4)),
+            "The budgets differ: rows in each 16 (lora), 4 (tlora).",
+        ),
+        (
+            lambda run: replace(run, data=replace(run.data, rows={"train": 10})),
+            "The budgets differ: training rows 1,600 (lora), 10 (tlora).",
+        ),
+        (
+            lambda run: replace(run, reducer=ReducerPart({}, layers=())),
+            "The budgets differ: a Reducer lets layers rest in tlora.",
+        ),
+        (lambda run: fail(run), ""),
+    ],
+    ids=["none", "steps", "batch", "rows", "reducer", "failed"],
+)
+def test_budgets_that_differ_are_told_under_the_table(change, words):
+    report = Report(
+        tuple(make_studies([make_record(examples=60), change(make_record("tlora", examples=60))]))
+    )
+    assert budgets_text(report.studies[0].rows) == words
+    told = [markdown(report), html_page(report, version="1")]
+    assert all(("The budgets differ" in text) == bool(words) and words in text for text in told)
 
 
 def test_first_row_is_the_reference_unless_another_is_named():
