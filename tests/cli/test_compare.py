@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from rankfold.bench.suite import protocol
+from rankfold.bench.suite.executors import cluster
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
 from rankfold.errors import TrainingError
@@ -312,3 +313,19 @@ def test_mixture_is_dealt_out_as_said(compare):
     trainer = Asked()
     compare("--task", "mrpc+sst2", *TWO[2:], "--mixture", "all", trainer=trainer)
     assert trainer.values("mixture") == {("all",)}
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ((), (None, 1)),
+        (("--jobs", "3", "--threads", "2"), (3, 2)),
+    ],
+)
+def test_cluster_decides_how_many_runs_and_keeps_processors_for_their_threads(
+    compare, monkeypatch, words, given
+):
+    asked = []
+    monkeypatch.setattr(cluster, "Cluster", lambda jobs, *, threads: asked.append((jobs, threads)))
+    assert compare(*TWO, "--executor", "ray", *words).exit_code == 0
+    assert asked == [given]

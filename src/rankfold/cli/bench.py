@@ -67,9 +67,9 @@ def archive(folder: Path, out: Path | None) -> None:
 
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
-    from rankfold.bench.archive import write_archive
-    from rankfold.bench.find import find_places
-    from rankfold.bench.suite_records import keep_suite, kept_suite
+    from rankfold.bench.records.archive import write_archive
+    from rankfold.bench.records.find import find_places
+    from rankfold.bench.suite.kept import keep_suite, kept_suite
 
     records = find_places(folder)
     target = out or folder

@@ -89,7 +89,9 @@ Examples:
 @_where("--device", help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
 @_where(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once, each in a process."
+    "--jobs",
+    type=click.IntRange(1),
+    help="Runs at once, each in a process.  [default: 1; on a cluster, as many as it has processors for]",
 )
 @_where(
     "--executor",
@@ -134,20 +136,20 @@ def command(
 
         show_planned(all_requests(plan, folder), as_json=as_json)
         return
-    place = _executor(executor, jobs)
+    place = _executor(executor, jobs, plan.base.get("threads"))
     with shown_notes(), progress_screen() as new_bar:
         outcomes = run_suite(plan, folder, executor=place, make_progress=new_bar, overwrite=overwrite)
     _report(outcomes, folder, as_json=as_json)
 
 
-def _executor(name: str, jobs: int | None) -> "Executor":
-    """Return where the runs are done."""
+def _executor(name: str, jobs: int | None, threads: int | None) -> "Executor":
+    """Return where the runs are done; a cluster keeps as many processors for a run as it has threads."""
     from rankfold.bench.suite.executors.processes import Processes
 
     if name == "ray":
         from rankfold.bench.suite.executors.cluster import Cluster
 
-        return Cluster(jobs)
+        return Cluster(jobs, threads=threads or 1)
     return Processes(jobs or 1)
 
 
@@ -175,8 +177,8 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
-    from rankfold.bench.find import find_records
-    from rankfold.bench.runner import check_all_began, check_all_here, never_began, raise_shared
+    from rankfold.bench.records.find import find_records
+    from rankfold.bench.suite.runner import check_all_began, check_all_here, never_began, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.report import make_report
     from rankfold.report.write import write_report

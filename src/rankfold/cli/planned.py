@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
     """Print what runs would take, each kind once, and what all of them would take together."""
-    from rankfold.bench.dry_run import plan_runs
+    from rankfold.bench.estimates.dry_run import plan_runs
     from rankfold.report.words import seconds_text
 
     with progress_screen() as new_bar:

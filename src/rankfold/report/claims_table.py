@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.claims import Answer, Claim, Finding, Judgement
+from rankfold.bench.statistics.claims import Answer, Claim, Finding, Judgement
 from rankfold.report.words import difference_text, listed, metric_name, signed
 
 # A verdict is a word with a shape, so that it can be told without colour.

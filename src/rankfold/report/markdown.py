@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.claims import Judgement
+from rankfold.bench.statistics.claims import Judgement
 from rankfold.report.budgets import budgets_text
 from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
 from rankfold.report.claims_table import (

@@ -47,7 +47,7 @@ def make_report(
         records: The runs. Rows have the order of the suite, or else that of their first runs.
         folder: Where they are; the suite that is kept there says what was asked.
         reference: Label of the row that the others are held against; the first row if not given.
-        reasons: Why no run of a model and a task began, as `rankfold.bench.runner.never_began` has it.
+        reasons: Why no run of a model and a task began, as `rankfold.bench.suite.runner.never_began` has it.
 
     Raises:
         DataError: If there are no runs, or the suite cannot be read.

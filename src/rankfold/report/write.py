@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rankfold.errors import SpecError
 from rankfold.files import write_into
 from rankfold.report.markdown import markdown
 from rankfold.report.page import html_page

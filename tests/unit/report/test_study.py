@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.record import ReducerPart
+from rankfold.bench.records.record import ReducerPart
 from rankfold.errors import DataError, SpecError
 from rankfold.report.budgets import budgets_text
 from rankfold.report.markdown import markdown

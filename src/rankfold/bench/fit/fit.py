@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from rankfold.bench.fit.candidates import Candidate
 from rankfold.bench.fit.halving import like_guessing, ranked
 from rankfold.bench.fit.plan import FitPlan
-from rankfold.bench.output import check_output
-from rankfold.bench.record import RunRecord
-from rankfold.bench.runner import Outcome, check_all_here, marked, raise_shared, run_all
+from rankfold.bench.records.chosen import FitPart
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.runs.output import check_output
+from rankfold.bench.suite.executors.executor import Executor
+from rankfold.bench.suite.runner import Outcome, check_all_here, marked, raise_shared, run_all
 from rankfold.errors import OutputExistsError
 from rankfold.files import write_into
 from rankfold.train.progress import Progress, Silent

@@ -5,9 +5,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rankfold.bench.archive import archived_run
-from rankfold.bench.record import NAME as RECORD_NAME
-from rankfold.bench.record import RunRecord
+from rankfold.bench.records.archive import archived_run
+from rankfold.bench.records.record import NAME as RECORD_NAME
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
 from rankfold.bench.same_run import differences, listed, question_of
 from rankfold.errors import DataError, OutputExistsError, SpecError

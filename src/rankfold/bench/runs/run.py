@@ -24,7 +24,7 @@ from rankfold.bench.records.record import (
 )
 from rankfold.bench.request import RunRequest
 from rankfold.bench.tasks.mixture import guesses, with_parts
-from rankfold.bench.unfinished import check_unfinished, unfinished_run
+from rankfold.bench.runs.unfinished import check_unfinished, unfinished_run
 from rankfold.files import check_writable
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.curve import Curve

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from rankfold.bench.claim_file import ClaimEntry, with_claims
-from rankfold.bench.method import find_method
-from rankfold.bench.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
-from rankfold.bench.tuning import Space, Tuning
+from rankfold.bench.methods.method import find_method
+from rankfold.bench.suite.claim_file import ClaimEntry, with_claims
+from rankfold.bench.suite.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
+from rankfold.bench.suite.tuning import Space, Tuning
 from rankfold.errors import SpecError, nearest, unknown_name
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from rankfold.bench.methods.method import find_method
 from rankfold.bench.records.chosen import TuningPart
 from rankfold.bench.request import RunRequest
-from rankfold.bench.runner import Outcome, marked, run_all
-from rankfold.bench.suite import Suite
-from rankfold.bench.suite_records import joined_with_kept, keep_suite
+from rankfold.bench.runs.output import finished
+from rankfold.bench.suite.executors.executor import Executor
+from rankfold.bench.suite.kept import joined_with_kept, keep_suite
+from rankfold.bench.suite.runner import Outcome, marked, run_all
+from rankfold.bench.suite.suite import Suite
+from rankfold.bench.suite.trials import Key, searches_of, trial_request, trial_requests, tune
 from rankfold.bench.tasks.find import nothing_named
-from rankfold.bench.trials import Key, searches_of, trial_request, trial_requests, tune
-from rankfold.train.models import Kind
+from rankfold.train.kind import Kind
 from rankfold.train.progress import Progress, Silent
 
 

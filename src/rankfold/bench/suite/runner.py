@@ -7,12 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from rankfold.bench.chosen import FitPart, TuningPart
-from rankfold.bench.describe import training_part
-from rankfold.bench.executors.executor import Ended, Executor, Inline
-from rankfold.bench.output import clear_failure, finished, read_failure
-from rankfold.bench.prepare import schedule_of
-from rankfold.bench.record import (
+from rankfold.bench.records.chosen import FitPart, TuningPart
+from rankfold.bench.records.record import (
     BytesPart,
     CurvePart,
     MethodPart,

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from rankfold.bench.chosen import TuningPart
+from rankfold.bench.records.chosen import TuningPart
 from rankfold.bench.request import RunRequest
-from rankfold.bench.runner import Outcome, check_all_here, marked, raise_shared
-from rankfold.bench.scores import goodness
-from rankfold.bench.suite import Place, Suite, SuiteMethod
-from rankfold.bench.tuning import Search, Space, Values
+from rankfold.bench.statistics.scores import goodness
+from rankfold.bench.suite.runner import Outcome, check_all_here, marked, raise_shared
+from rankfold.bench.suite.suite import Place, Suite, SuiteMethod
+from rankfold.bench.suite.tuning import Search, Space, Values
 from rankfold.errors import SpecError
 
 logger = logging.getLogger("rankfold.bench")

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.archive import NAME, archived_run, read_archive, write_archive
-from rankfold.bench.executors.executor import Inline
-from rankfold.bench.find import find_places, find_records
-from rankfold.bench.runner import run_all
-from rankfold.bench.suite import Suite, SuiteMethod
+from rankfold.bench.records.archive import NAME, archived_run, read_archive, write_archive
+from rankfold.bench.records.find import find_places, find_records
+from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.runner import run_all
+from rankfold.bench.suite.suite import Suite, SuiteMethod
 from rankfold.errors import DataError
 from tests.support.records import Trainer, make_record
 

@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +72,38 @@ def test_run_whose_process_dies_is_a_failure_and_the_others_go_on(request, tmp_p
     assert isinstance(killed.error, TrainingError)
     assert "killed" in str(killed.error) or "lost" in str(killed.error)
     assert other.error is None
+
+
+class RayHere:
+    """Stands in for Ray: a cluster of one machine, which does each task at once."""
+
+    exceptions = SimpleNamespace(RayError=OSError)
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": 7.0}
+
+    def remote(self, **_options):
+        return lambda do: SimpleNamespace(remote=lambda *given: partial(do, *given))
+
+    def wait(self, under_way, *, num_returns):
+        return under_way[:num_returns], under_way[num_returns:]
+
+    def get(self, task):
+        return task()
+
+
+def test_run_on_a_cluster_may_have_a_folder_whose_parents_are_not_made(monkeypatch, tmp_path):
+    from rankfold.bench.suite.executors.cluster import Cluster
+
+    monkeypatch.setitem(sys.modules, "ray", RayHere())
+    monkeypatch.setattr("torch.set_num_threads", lambda _number: None)
+    executor = Cluster(threads=2, run_one=work)
+    assert executor.jobs == 3
+    (outcome,) = run_all(ending(tmp_path / "rung-1", None), executor=executor)
+    assert outcome.error is None
 
 
 def test_cluster_takes_as_many_runs_at_once_as_it_has_processors(cluster):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.archive import write_archive
-from rankfold.bench.executors.executor import Inline
-from rankfold.bench.find import find_places, find_records
-from rankfold.bench.protocol import check_suite, run_suite
-from rankfold.bench.record import RunRecord
-from rankfold.bench.suite import Suite, SuiteMethod
-from rankfold.bench.tuning import Tuning
+from rankfold.bench.records.archive import write_archive
+from rankfold.bench.records.find import find_places, find_records
+from rankfold.bench.records.record import RunRecord
+from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.protocol import check_suite, run_suite
+from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.tuning import Tuning
 from rankfold.errors import BusyError, SpecError, TrainingError
 from tests.support.records import Trainer
 

@@ -57,6 +57,8 @@ class Cluster:
             while waiting or under_way:
                 while waiting and len(under_way) < self.jobs:
                     request = waiting.pop()
+                    # Of a rung, say; a machine that does not see it shares no storage with this one.
+                    request.out.parent.mkdir(parents=True, exist_ok=True)
                     there = task.remote(self._run_one, request, self._threads, str(Path.cwd()))
                     under_way[there] = request
                 (ended, *_), _ = self._ray.wait(list(under_way), num_returns=1)
