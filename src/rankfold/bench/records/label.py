@@ -9,7 +9,9 @@ Settings = Mapping[str, object]
 
 
 def labels_of(entries: Sequence[tuple[str, Settings]]) -> list[str]:
-    """Return one label per entry; entries that differ in a setting have different labels.
+    """Return one label per entry, which names the settings in which entries of one method differ.
+
+    Numbers are written with six digits, so labels are equal where settings differ by less.
 
     Args:
         entries: The method's name with all its settings.
