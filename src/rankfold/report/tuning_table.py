@@ -16,9 +16,10 @@ def tuning_text(study: Study) -> str:
     first = next(run for _, run in study.labelled_trials())
     rows = f"{first.data.rows.get('validation', 0):,}"
     return (
-        f"Every method that was tuned got the same number of trials, measured in {metric_name(study.metric)} on {rows} rows "
-        f"cut from the training split, with seed {first.training.seed}. The best went into the table, the "
-        "first of equals. Methods that one sweep is made of are tuned once, as the first of them."
+        "Every method that was tuned got the same number of trials, measured in "
+        f"{metric_name(study.metric)} on {rows} rows cut from the training split, with seed "
+        f"{first.training.seed}. The best went into the table, the first of equals. Methods that one sweep "
+        "is made of are tuned once, as the first of them."
     )
 
 

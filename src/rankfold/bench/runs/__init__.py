@@ -1,0 +1,1 @@
+"""One run: prepared, trained, evaluated, put into its folder whole, or gone on with."""
