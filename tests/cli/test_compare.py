@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.executors import cluster
+from rankfold.bench.suite.executors import cluster
 from rankfold.cli.main import cli
 from rankfold.errors import TrainingError
 from tests.support.records import Trainer

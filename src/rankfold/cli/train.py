@@ -136,7 +136,8 @@ def command(
         print_json(record.to_dict())
         return
     if dry_run:
-        _print_plan(record, request.out)
+        is_taken = request.out.exists() and not request.overwrite and not request.resume
+        _print_plan(record, f"{request.out}, which exists: add --overwrite" if is_taken else str(request.out))
     else:
         _print_result(record, request.out)
 
@@ -160,7 +161,7 @@ def _request(settings: Sequence[str], options: dict[str, Any]) -> "RunRequest":
     return RunRequest(options=parse_settings(settings), **options)
 
 
-def _print_plan(record: "RunRecord", out: Path) -> None:
+def _print_plan(record: "RunRecord", out: str) -> None:
     training, parameters = record.training, record.parameters
     rows = ", ".join(f"{count} {split}" for split, count in record.data.rows.items())
     lines = [
@@ -172,7 +173,7 @@ def _print_plan(record: "RunRecord", out: Path) -> None:
         ("steps", f"{training.steps:,} of {training.batch_size} rows ({training.epochs:.3g} epochs)"),
         ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup:.0%}"),
         ("precision", f"{training.precision}, {record.hardware.gpu or record.hardware.cpu}"),
-        ("would write", f"{out}, which exists: add --overwrite" if out.exists() else str(out)),
+        ("would write", out),
     ]
     print_table(("dry run", ""), lines, left=(0, 1))
 

@@ -174,7 +174,7 @@ def test_directory_without_a_file_is_refused(name, tmp_path):
     (folder / name).unlink()
     with pytest.raises(AdapterFileError, match=name):
         rankfold.pack_adapter(folder, tmp_path / "file")
-    with pytest.raises(AdapterFileError, match="no directory"):
+    with pytest.raises(AdapterFileError, match="there is no folder"):
         rankfold.pack_adapter(tmp_path / "absent", tmp_path / "file")
 
 
