@@ -131,7 +131,7 @@ def test_wrong_use_is_one_line_with_a_remedy_and_exit_code_2(train, tmp_path, mo
     ("change", "words"),
     [
         ({"method": "lroa"}, "Did you mean 'lora'"),
-        ({"model": "/nowhere/at/all"}, "no model folder"),
+        ({"model": "/nowhere/at/all"}, "there is no model at '/nowhere/at/all'"),
         ({"data": "/nowhere/at/all"}, "no data"),
     ],
     ids=["method", "model", "data"],

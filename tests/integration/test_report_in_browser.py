@@ -131,7 +131,7 @@ def test_search_leaves_the_rows_and_runs_that_have_the_words(page):
     before = shown_rows(page)
     page.fill(_FIND, "relayed k=16")
     assert shown_rows(page) == 1
-    assert page.locator("#study-1-section .runs > details:visible").count() == 2
+    assert page.locator("#study-1-section .runs > details:visible").count() == 4
     assert page.locator("#study-1-section .found").inner_text().startswith("1 of ")
     page.press(_FIND, "Escape")
     assert shown_rows(page) == before

@@ -75,7 +75,7 @@ def test_option_refuses_a_value_of_another_kind(preset, option):
 def test_option_refuses_a_truth_value_for_a_number(preset, option):
     if option.choices is None:
         with pytest.raises(
-            SpecError, match=f"{option.name}=True of method '{preset.name}' is not (tuple or )?(int|float)"
+            SpecError, match=f"{option.name}=True of method '{preset.name}' cannot be read; give"
         ):
             preset.spec(**{option.name: True})
 
@@ -86,9 +86,7 @@ def test_option_reads_an_integer_as_a_float_and_not_the_reverse(preset, option):
         value = option.checked(1, preset.name)
         assert (value, type(value)) == (1.0, float)
     elif int in option.types:
-        with pytest.raises(
-            SpecError, match=rf"{option.name}=1.0 of method '{preset.name}' is not (tuple or )?int"
-        ):
+        with pytest.raises(SpecError, match=rf"{option.name}=1.0 of method '{preset.name}'.* whole number"):
             option.checked(1.0, preset.name)
 
 

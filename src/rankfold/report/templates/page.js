@@ -76,7 +76,7 @@ addEventListener("keydown", (event) => {
 });
 
 // Print: what can be opened is on paper, as nothing can be opened there; of very many runs, those that are open.
-const mostRuns = 30;
+const mostRuns = 60;
 addEventListener("beforeprint", () => {
   const closed = [...document.querySelectorAll("details:not([open])")];
   const many = document.querySelectorAll(".runs > details").length > mostRuns;

@@ -227,7 +227,7 @@ def test_a_failed_run_leaves_a_record_that_says_why(request_):
         ({"max_length": 65}, "takes 64 tokens"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
-        ({"model": "nowhere/at/all"}, "no model folder"),
+        ({"model": "nowhere/at/all"}, "there is no model at 'nowhere/at/all'"),
     ],
 )
 def test_a_run_that_cannot_be_built_says_why_and_leaves_nothing(request_, change, words):

@@ -67,7 +67,7 @@ def test_a_regression_head_starts_at_the_mean_where_it_has_a_bias(tiny_bert, tin
     ],
 )
 def test_a_model_that_can_only_be_here_is_not_asked_of_the_hub(name, said, monkeypatch):
-    monkeypatch.setattr("rankfold.train.models.hub", None)
+    monkeypatch.setattr("rankfold.train.models.base.hub", None)
     with pytest.raises(SpecError, match=said):
         resolve_model(name)
 
