@@ -79,10 +79,13 @@ def _merge_then_unmerge_restores(config: rankfold.RankfoldConfig) -> None:
 def _only_what_is_declared_trainable_gets_a_gradient(config: rankfold.RankfoldConfig) -> None:
     """Every trained number of every adapter gets a gradient that is not zero, and nothing else gets one."""
     model = adapted(config).train()
+    trained = {id(each): each for _, _, adapter in adapters_in(model) for each in adapter.parameters()}
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.mul_(0.1)  # a large change saturates the toy's tanh: a gradient of exactly zero
     rows = ids(16)
     loss = model(rows).square().sum()
     (loss + auxiliary_loss(model, task_type=torch.arange(16) % 2)).backward()
-    trained = {id(each) for _, _, adapter in adapters_in(model) for each in adapter.parameters()}
     for name, parameter in model.named_parameters():
         if id(parameter) in trained:
             assert parameter.grad is not None, name
