@@ -19,6 +19,7 @@ from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import SCHEDULERS
 
 DEFAULT_EPOCHS = 3.0
+VALIDATIONS = ("epochs", "end")
 
 _REPEATED = {"options": "--set", "lr_groups": "--lr-group", "reducer": "--reducer-set"}
 _OF_FLAG = {flag: name for name, flag in _REPEATED.items()}
@@ -77,6 +78,8 @@ class RunRequest:
         scoring: How answers with choices are found, one of `rankfold.train.evaluation.scoring.Scoring`; by
             likelihood if None.
         freeze_head: Leave a new head as the seed drew it.
+        validate: When held-out rows are measured: "epochs" (before the first update, after every epoch and at
+            the end) or "end". It changes nothing of what is learned.
         overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
         reducer: The options of a Reducer, which trains only some layers in each step; none if None.
         resume: Go on with a run that is not finished, if there is one.
@@ -122,6 +125,7 @@ class RunRequest:
     mixture: str = MIXTURES[0]
     scoring: str | None = None
     freeze_head: bool = False
+    validate: str = VALIDATIONS[0]
     reducer: Mapping[str, JsonValue] | None = None
     overwrite: bool = False
     resume: bool = False
@@ -141,6 +145,8 @@ class RunRequest:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
         if self.mixture not in MIXTURES:
             raise unknown_name("mixture", self.mixture, MIXTURES)
+        if self.validate not in VALIDATIONS:
+            raise unknown_name("validate", self.validate, VALIDATIONS)
         check_scoring(self.scoring)
         # Both check their options by being made.
         _ = self.rates

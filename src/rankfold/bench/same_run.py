@@ -9,9 +9,9 @@ from pydantic import JsonValue
 
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 
-# Where a run is and what it runs on, how it is begun and kept: none of these makes it another run.
+# Where a run is and what it runs on, how it is begun, watched and kept: none of these makes it another run.
 _FREE = frozenset(
-    {"out", "data_root", "threads", "device", "overwrite", "resume", "checkpoint_every"},
+    {"out", "data_root", "threads", "device", "overwrite", "resume", "checkpoint_every", "validate"},
 )
 _NAMED = 3
 

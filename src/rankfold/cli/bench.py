@@ -108,7 +108,9 @@ def speed(
     import torch
 
     from rankfold.bench.suite.file import read_suite
+    from rankfold.bench.suite.named_runs import task_of
     from rankfold.bench.suite.speed import measure_speed
+    from rankfold.bench.suite.suite import Place
 
     read = read_suite(suite, profile)
     read = replace(read, base={**read.base, **({"data_root": data_root} if data_root else {})})
@@ -119,13 +121,12 @@ def speed(
     if as_json:
         print_json([asdict(each) for each in found])
         return
-    base_task = str(read.base.get("task") or read.base.get("data") or "")
     print_table(
         ["row", "task", "step vs. reference", "reference"],
         [
             [
                 each.label,
-                each.task or base_task,
+                task_of(read, Place(task=each.task)),
                 f"×{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]",
                 each.reference,
             ]

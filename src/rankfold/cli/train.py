@@ -85,6 +85,12 @@ Examples:
 @_how("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
 @_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
 @_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
+@_how(
+    "--validate",
+    default="epochs",
+    show_default=True,
+    help="When held-out rows are measured: epochs (before, after every epoch and at the end) or end.",
+)
 @rate_options(section("Learning rates by role"))
 @_where(
     "--checkpoint-every",

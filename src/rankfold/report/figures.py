@@ -53,7 +53,8 @@ def _curve(study: Study, read: Callable[[RunRecord], Curve], field: str) -> list
             {point["step"]: point[field] for point in read(run) if field in point} for run in row.records
         ]
         steps = [step for step in sorted(seeds[0]) if all(step in seed for seed in seeds)] if seeds else []
-        for step in _thinned(steps, most):
+        # What was measured once is in the table; a curve takes two points.
+        for step in _thinned(steps, most) if len(steps) > 1 else ():
             values = [seed[step] for seed in seeds]
             rows.append(
                 {

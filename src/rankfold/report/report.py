@@ -9,7 +9,8 @@ from rankfold.bench.records.record import RunRecord
 from rankfold.bench.records.step_times import StepTime, read_step_times
 from rankfold.bench.statistics.claims import Judgement
 from rankfold.bench.suite.kept import judge_suite, kept_suite
-from rankfold.bench.suite.suite import Suite
+from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
+from rankfold.bench.suite.suite import Place, Suite
 from rankfold.report.study import Study, make_studies
 
 
@@ -56,7 +57,7 @@ def make_report(
     suite = kept_suite(folder) if folder else None
     if suite is None or folder is None:
         return Report(tuple(make_studies(records, reference=reference)))
-    names = _names(suite)
+    names = {name: label for name, (_, label) in named_runs(suite).items()}
     place = {name: number for number, name in enumerate(names)}
     ordered = sorted(records, key=lambda record: place.get(record.name, len(place)))
     studies = make_studies(ordered, reference=reference, names=names)
@@ -70,34 +71,19 @@ def make_report(
 def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each model and task of a suite of which there is not even a failed run."""
     present = {record.name for record in records}
-    for place in suite.places():
-        asked = {
-            suite.run_name(place, row.label, f"seed{seed}")
-            for row in suite.rows(place)
-            for seed in suite.seeds
-        }
-        if asked and not asked & present:
-            model = place.model or suite.base.get("model", "")
-            name = f"{model} on {place.task or suite.base.get('task') or suite.base.get('data')}"
+    runs = named_runs(suite)
+    begun = {place for name, (place, _) in runs.items() if name in present}
+    for place in dict.fromkeys(place for place, _ in runs.values()):
+        if place not in begun:
+            name = f"{model_of(suite, place)} on {task_of(suite, place)}"
             yield f"There is no run of {name}: {reasons.get(name, 'none that was asked for began')}."
-
-
-def _names(suite: Suite) -> Mapping[str, str]:
-    """Return the label of the row of each run, by the run's name, in the order of the suite."""
-    return {
-        suite.run_name(place, row.label, f"seed{seed}"): row.label
-        for place in suite.places()
-        for row in suite.rows(place)
-        for seed in suite.seeds
-    }
 
 
 def _step_times(study: Study, suite: Suite, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:
     """Return how long a step of each row takes beside the reference's, if the reference is the study's."""
-    base = str(suite.base.get("task") or suite.base.get("data") or "")
     return {
         each.label: each
         for each in speeds
-        if (each.task or base, each.reference) == (study.task, study.rows[0].label)
+        if (task_of(suite, Place(task=each.task)), each.reference) == (study.task, study.rows[0].label)
         and Path(each.model).name == Path(study.model).name
     }

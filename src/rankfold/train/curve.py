@@ -24,7 +24,7 @@ class Curve:
 
     Args:
         train: Points of step, mean loss since the last point, and learning rate.
-        validation: Points of step, loss and metrics; the first is before any update.
+        validation: Points of step, loss and metrics; the first is before any update, if any is.
         step_seconds: How long each update took, without evaluation; since the last resumption.
         train_seconds: How long the training took in all, without evaluation.
         evaluate_seconds: How long the evaluations took in all.
@@ -51,7 +51,8 @@ class Listener(TrainerCallback, ExportableState):
     Args:
         steps: How many updates there will be.
         learning_rate: The highest, for the advice that goes with a bad loss.
-        evaluate: Measures held-out data, before the first update, at the end of every epoch and at the end.
+        evaluate: Measures held-out data.
+        at_end_only: Measure it at the end alone, not before the first update and after every epoch as well.
         progress: Is told about every update.
     """
 
@@ -61,6 +62,7 @@ class Listener(TrainerCallback, ExportableState):
         learning_rate: float,
         *,
         evaluate: Callable[[], Evaluation] | None = None,
+        at_end_only: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.train: list[dict[str, float]] = []
@@ -72,6 +74,7 @@ class Listener(TrainerCallback, ExportableState):
         self._steps = steps
         self._learning_rate = learning_rate
         self._evaluate = evaluate
+        self._at_end_only = at_end_only
         self._progress = progress or Silent()
         self._every = math.ceil(steps / CURVE_POINTS)
         self._step_seconds: list[float] = []
@@ -128,7 +131,7 @@ class Listener(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure before the first update, or show how far the training had come."""
-        if state.global_step == 0:
+        if state.global_step == 0 and not self._at_end_only:
             self._measure(0)
         self._progress.start(self._steps, "training")
         if state.global_step:
@@ -146,7 +149,8 @@ class Listener(TrainerCallback, ExportableState):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure."""
-        self._measure(state.global_step)
+        if not self._at_end_only:
+            self._measure(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure, if the last epoch's end has not done so."""

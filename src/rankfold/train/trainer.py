@@ -31,6 +31,7 @@ def train_model(  # noqa: PLR0913 (what a training needs)
     device: torch.device,
     groups: Sequence[Mapping[str, Any]] | None = None,
     evaluate: Callable[[], Evaluation] | None = None,
+    at_end_only: bool = False,
     progress: Progress | None = None,
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -46,6 +47,7 @@ def train_model(  # noqa: PLR0913 (what a training needs)
         groups: What is trained at which learning rate, from `parameter_groups`; all of it at the schedule's
             rate if None.
         evaluate: Measures held-out data, before the first update, at the end of every epoch and at the end.
+        at_end_only: Measure it at the end alone.
         progress: Is told about every update.
         checkpoints: Where to go on from, bit for bit, and to save what it takes to go on.
         callbacks: Take part in the training; the state of an `ExportableState` is part of a checkpoint.
@@ -53,7 +55,13 @@ def train_model(  # noqa: PLR0913 (what a training needs)
     Raises:
         TrainingError: If a loss is not a finite number, or the memory is too small.
     """
-    listener = Listener(schedule.steps, schedule.learning_rate, evaluate=evaluate, progress=progress)
+    listener = Listener(
+        schedule.steps,
+        schedule.learning_rate,
+        evaluate=evaluate,
+        at_end_only=at_end_only,
+        progress=progress,
+    )
     with _folder(checkpoints) as saved, quiet_libraries():
         arguments = _arguments(schedule, device, saved.folder)
         trainer = _Trainer(

@@ -168,6 +168,7 @@ def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | 
         device=prepared.device,
         groups=prepared.groups,
         evaluate=validation.during,
+        at_end_only=prepared.request.validate == "end",
         progress=progress,
         callbacks=[prepared.reducer] if prepared.reducer else [],
         checkpoints=checkpoints,

@@ -78,7 +78,7 @@ class Doubt:
         """
         if not (self.value or self.spread or self.least):
             return max(0.0, 1 - abs(bound)) ** self.examples
-        return 2.0 ** min(0, 1 - self.examples)
+        return 2.0 ** (1 - self.examples)
 
     def _reach(self, chance: float) -> float:
         """Return the distance that a value has from the truth with this chance, or less of it."""

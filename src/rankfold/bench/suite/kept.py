@@ -12,7 +12,8 @@ from rankfold.bench.records.archive import NAME as ARCHIVE_NAME
 from rankfold.bench.records.archive import read_archive
 from rankfold.bench.records.record import NAME as RECORD_NAME
 from rankfold.bench.records.record import RunRecord
-from rankfold.bench.statistics.claims import Judgement, Rows, judge
+from rankfold.bench.statistics.claims import Judgement, judge
+from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import write_into
@@ -80,31 +81,18 @@ def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[Judgement]:
         records: Its runs; what is none of them, or did not end well, is left out.
     """
     by_name = {record.name: record for record in records if record.status == "done"}
-    studies: dict[tuple[str, str], Rows] = {}
-    for place in suite.places():
-        rows = {
-            row.label: [
-                by_name[name]
-                for seed in suite.seeds
-                if (name := suite.run_name(place, row.label, f"seed{seed}")) in by_name
-            ]
-            for row in suite.rows(place)
-        }
-        model = place.model or str(suite.base.get("model", ""))
-        task = place.task or str(suite.base.get("task") or suite.base.get("data") or "")
-        studies[model, task] = rows
+    rows = {place: {row.label: list[RunRecord]() for row in suite.rows(place)} for place in suite.places()}
+    for name, (place, label) in named_runs(suite).items():
+        if name in by_name:
+            rows[place][label].append(by_name[name])
+    studies = {(model_of(suite, place), task_of(suite, place)): found for place, found in rows.items()}
     return judge(suite.claims, studies)
 
 
 def _has_runs(suite: Suite, folder: Path) -> bool:
     """Return whether any run of a suite is in a folder; one that failed at once has left nothing to lose."""
     archived = read_archive(folder / ARCHIVE_NAME)
-    names = (
-        suite.run_name(place, row.label, f"seed{seed}")
-        for place in suite.places()
-        for row in suite.rows(place)
-        for seed in suite.seeds
-    )
+    names = named_runs(suite)
     return any(name in archived or (folder / name / RECORD_NAME).is_file() for name in names)
 
 

@@ -18,6 +18,7 @@ import torch
 from rankfold.bench.records.step_times import NAME, StepTime, read_step_times, write_step_times
 from rankfold.bench.request import RunRequest
 from rankfold.bench.runs.prepare import Prepared, prepare
+from rankfold.bench.suite.named_runs import model_of
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
@@ -58,7 +59,7 @@ def measure_speed(
         for place in suite.places()
         for first in suite.rows(place)[:1]
         for row in suite.rows(place)[1:]
-        if (place.model or str(suite.base.get("model")), place.task, row.label) not in done
+        if (model_of(suite, place), place.task, row.label) not in done
     ]
     listener = progress or Silent()
     listener.start(len(pairs), "rows")

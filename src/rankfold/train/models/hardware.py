@@ -3,12 +3,13 @@
 import os
 import platform
 import sys
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
-from rankfold.errors import SpecError
+from rankfold.errors import RankfoldWarning, SpecError
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -33,11 +34,21 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`; `auto` is bf16 autocast on a GPU that has it, else fp32.
 
+    Warns:
+        RankfoldWarning: If the processor has no instructions for bf16, and takes many times as long for it.
+
     Raises:
         SpecError: If the name is unknown.
     """
     if name not in PRECISIONS:
         raise SpecError(f"unknown precision '{name}'; use one of {', '.join(PRECISIONS)}.")
+    if name == "bf16" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        warnings.warn(
+            "this processor has no instructions for bf16, which then takes many times as long as fp32; "
+            "use --precision fp32 or auto.",
+            RankfoldWarning,
+            stacklevel=2,
+        )
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

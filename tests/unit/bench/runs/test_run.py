@@ -67,6 +67,18 @@ def test_a_run_repeats_bit_for_bit(request_, tmp_path, method):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_measuring_at_the_end_alone_is_the_same_run_with_one_point_less(request_, tmp_path):
+    whole = run(request_)
+    short = replace(request_, validate="end", out=tmp_path / "short")
+    record = run(short)
+    assert record.curve.validation == whole.curve.validation[-1:]
+    assert len(whole.curve.validation) > 1
+    assert (record.predictions, record.metrics) == (whole.predictions, whole.metrics)
+    weights = [load_file(each.out / "adapter_model.safetensors") for each in (request_, short)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert run(replace(request_, validate="end", resume=True)) == whole
+
+
 def test_another_seed_gives_another_run(request_, tmp_path):
     one, other = (run(replace(request_, seed=seed, out=tmp_path / str(seed))) for seed in (0, 1))
     assert one.curve != other.curve

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -134,16 +135,17 @@ def test_processes_end_when_the_caller_stops(tmp_path):
 
 
 def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path):
-    def begin():
-        list(Processes(1, work).each(ending(tmp_path, "endless"), lambda: Quiet()))
-
-    parent = multiprocessing.get_context("fork").Process(target=begin)
+    parent = multiprocessing.get_context("spawn").Process(target=begin_endless, args=(tmp_path,))
     parent.start()
     file = tmp_path / "run0.pid"
     child = int(until(lambda: file.is_file() and file.read_text()))
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
     assert until(lambda: not alive(child))
+
+
+def begin_endless(folder):
+    list(Processes(1, work).each(ending(folder, "endless"), Quiet))
 
 
 class Quiet:
@@ -174,6 +176,17 @@ def alive(process):
         return False
     with open(f"/proc/{process}/stat") as file:
         return file.read().split()[2] != "Z"
+
+
+def test_what_every_run_imports_asks_no_gpu_for_anything():
+    """The server that is forked for each run has imported it; one that has asked CUDA may not be forked."""
+    code = (
+        "import torch\n"
+        "def asked(*_, **__): raise SystemExit('CUDA was asked')\n"
+        "torch.cuda.is_available = torch.cuda.device_count = torch.cuda.current_device = asked\n"
+        "import rankfold.bench.runs.run"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_progress_of_a_run_in_another_process_is_heard(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rankfold.errors import DataError, SpecError
 from rankfold.train.kind import Kind
 from rankfold.train.models.base import load_model, resolve_model, start_at_mean
 from rankfold.train.models.cache import new_folder
+from rankfold.train.models.hardware import choose_precision
 from rankfold.train.models.package import package_folder
 from tests.support.tiny_models import write_bert
 
@@ -169,3 +171,13 @@ def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
             (fast / "file").write_text("fast")
     assert (tmp_path / "made" / "file").read_text() == "fast"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize(("capability", "is_told"), [("AVX2", True), ("AVX512", False)])
+def test_bf16_on_a_processor_without_instructions_for_it_is_told(monkeypatch, capability, is_told):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert choose_precision("bf16", torch.device("cpu")) == "bf16"
+        assert choose_precision("auto", torch.device("cpu")) == choose_precision("fp32", torch.device("cpu"))
+    assert ["no instructions for bf16" in str(each.message) for each in found] == [True] * is_told

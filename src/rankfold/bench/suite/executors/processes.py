@@ -19,8 +19,10 @@ from rankfold.bench.suite.executors.portable import portable
 from rankfold.errors import TrainingError
 from rankfold.train.progress import Progress
 
-# A thread in a spawned process starts with torch's and CUDA's state fresh; a forked one does not.
-_START = multiprocessing.get_context("spawn")
+# What a run imports takes seconds, so a server imports it once and is forked for each run. A run begins as
+# fresh as in a spawned process: importing gives torch's threads no work and asks no GPU for anything.
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_START: Any = multiprocessing.get_context(_METHOD)
 
 
 @final
@@ -52,6 +54,7 @@ class Processes:
         """Do runs; when the caller stops early, those under way are stopped and can be resumed."""
         waiting = list(reversed(requests))
         under_way: list[_Job] = []
+        _START.set_forkserver_preload([run.__module__])
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         try:
             while waiting or under_way:
