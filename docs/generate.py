@@ -15,8 +15,7 @@ from rankfold.bench.records.archive import NAME as ARCHIVED
 from rankfold.bench.records.archive import read_archive
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.cli.main import cli
-from rankfold.presets import discover
-from rankfold.presets._preset import Option
+from rankfold.presets import Option, discover
 from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells
 from rankfold.store.record import schema
 

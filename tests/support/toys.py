@@ -16,8 +16,7 @@ from rankfold.adapter.balance import BALANCE_KINDS
 from rankfold.adapter.router import RouterScope
 from rankfold.adapter.spec import SCALINGS
 from rankfold.factors import INITIALS, RELAY_MAPS, SHARES
-from rankfold.presets import discover
-from rankfold.presets._preset import Preset
+from rankfold.presets import Preset, discover
 
 TOKENS, WIDTH = 7, 5
 LINEAR_TARGETS = ("query", "value", "c_fc", "c_proj")

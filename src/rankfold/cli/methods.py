@@ -9,7 +9,7 @@ from rankfold.cli.console import note, print_json, print_table
 from rankfold.cli.options import json_option
 
 if TYPE_CHECKING:
-    from rankfold.presets._preset import Preset
+    from rankfold.presets import Preset
 
 
 @click.command()

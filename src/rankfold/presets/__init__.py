@@ -1,26 +1,22 @@
 """Published methods, as values: a file each, found without being listed anywhere.
 
-Other packages add presets through the entry point group `rankfold.presets`.
+Other packages add presets through the entry point group `rankfold.presets`, and make them of the names here.
 """
 
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from rankfold.errors import RankfoldWarning, SpecError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from rankfold.presets._preset import Preset
+from rankfold.presets._preset import Alpha, Dropout, Heads, Option, Preset, Rank, Reading, Seed, balance
 
 
 @cache
-def discover() -> "Mapping[str, Preset]":
+def discover() -> Mapping[str, Preset]:
     """Return every preset by name: this package's files, then those of other packages.
 
     A preset of another package that cannot be loaded is left out with a warning: the others are not to blame.
@@ -39,7 +35,7 @@ def discover() -> "Mapping[str, Preset]":
     return MappingProxyType(presets)
 
 
-def _loaded(entry: EntryPoint) -> "Preset | None":
+def _loaded(entry: EntryPoint) -> Preset | None:
     try:
         preset: Preset = entry.load()
         _ = preset.options  # which are read off what its author wrote
@@ -54,7 +50,7 @@ def _loaded(entry: EntryPoint) -> "Preset | None":
     return preset
 
 
-def find(name: str) -> "Preset":
+def find(name: str) -> Preset:
     """Return the preset of this name.
 
     Raises:
@@ -65,4 +61,16 @@ def find(name: str) -> "Preset":
     return discover()[name]
 
 
-__all__ = ["discover", "find"]
+__all__ = [
+    "Alpha",
+    "Dropout",
+    "Heads",
+    "Option",
+    "Preset",
+    "Rank",
+    "Reading",
+    "Seed",
+    "balance",
+    "discover",
+    "find",
+]

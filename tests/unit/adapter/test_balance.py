@@ -15,7 +15,7 @@ from rankfold.adapter.balance import (
     switch_loss,
 )
 from rankfold.errors import SpecError
-from rankfold.presets._preset import balance
+from rankfold.presets import balance
 from tests.reference import balance as reference
 from tests.support.tolerance import assert_close
 from tests.support.type_checks import unchecked_types

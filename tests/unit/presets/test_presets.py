@@ -9,8 +9,7 @@ import rankfold
 from rankfold import presets
 from rankfold.adapter.spec import AdapterSpec, Scaling
 from rankfold.errors import RankfoldWarning, SpecError
-from rankfold.presets import discover, find
-from rankfold.presets._preset import Preset
+from rankfold.presets import Preset, discover, find
 from tests.support.type_checks import unchecked_types
 
 EVERY_PRESET = pytest.mark.parametrize("preset", discover().values(), ids=lambda preset: preset.name)
