@@ -5,7 +5,8 @@ from dataclasses import replace
 from rankfold.bench.records.chosen import TuningPart
 from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suite.kept import keep_suite
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.rows import SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.tuning import Tuning
 from tests.support.records import make_record
 

@@ -109,8 +109,8 @@ def speed(
 
     from rankfold.bench.suite.file import read_suite
     from rankfold.bench.suite.named_runs import task_of
+    from rankfold.bench.suite.rows import Place
     from rankfold.bench.suite.speed import measure_speed
-    from rankfold.bench.suite.suite import Place
 
     read = read_suite(suite, profile)
     read = replace(read, base={**read.base, **({"data_root": data_root} if data_root else {})})

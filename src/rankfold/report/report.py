@@ -10,7 +10,8 @@ from rankfold.bench.records.step_times import StepTime, read_step_times
 from rankfold.bench.statistics.claims import Judgement
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
-from rankfold.bench.suite.suite import Place, Suite
+from rankfold.bench.suite.rows import Place
+from rankfold.bench.suite.suite import Suite
 from rankfold.report.study import Study, make_studies
 
 
@@ -48,7 +49,7 @@ def make_report(
         records: The runs. Rows have the order of the suite, or else that of their first runs.
         folder: Where they are; the suite that is kept there says what was asked.
         reference: Label of the row that the others are held against; the first row if not given.
-        reasons: Why no run of a model and a task began, as `rankfold.bench.suite.runner.never_began` has it.
+        reasons: Why no run of a model and a task began, as `rankfold.bench.suite.outcome.never_began` has it.
 
     Raises:
         DataError: If there are no runs, or the suite cannot be read.

@@ -9,7 +9,7 @@ import pytest
 from rankfold.bench.records.chosen import TuningPart
 from rankfold.bench.records.step_times import StepTime, write_step_times
 from rankfold.bench.suite.kept import keep_suite
-from rankfold.bench.suite.suite import SuiteMethod
+from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.cli.results import report_as_json
 from rankfold.errors import DataError
 from rankfold.report.claims_table import SHAPES, claim_cells, claims_sentence, finding_cells

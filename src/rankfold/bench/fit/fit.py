@@ -13,7 +13,9 @@ from rankfold.bench.records.chosen import FitPart
 from rankfold.bench.records.record import RunRecord
 from rankfold.bench.runs.output import check_output
 from rankfold.bench.suite.executors.executor import Executor
-from rankfold.bench.suite.runner import Outcome, check_all_here, marked, raise_shared, run_all
+from rankfold.bench.suite.outcome import Outcome, check_all_here, raise_shared
+from rankfold.bench.suite.own_records import marked
+from rankfold.bench.suite.runner import run_all
 from rankfold.errors import OutputExistsError
 from rankfold.files import write_into
 from rankfold.train.progress import Progress, Silent

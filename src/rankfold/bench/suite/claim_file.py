@@ -9,7 +9,8 @@ from typing import final
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from rankfold.bench.statistics.claims import Claim, Expect
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.rows import SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.errors import SpecError, unknown_name
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.methods.method import find_method
 from rankfold.bench.suite.claim_file import ClaimEntry, with_claims
-from rankfold.bench.suite.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
+from rankfold.bench.suite.rows import METHOD_KEYS, SuiteMethod
+from rankfold.bench.suite.suite import DEFAULT_SEEDS, Suite, overlaid
 from rankfold.bench.suite.tuning import Space, Tuning
 from rankfold.errors import SpecError, nearest, unknown_name
 

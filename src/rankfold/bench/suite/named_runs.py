@@ -1,6 +1,7 @@
 """What the runs of a suite are called, and of which model and task they are."""
 
-from rankfold.bench.suite.suite import Place, Suite
+from rankfold.bench.suite.rows import Place
+from rankfold.bench.suite.suite import Suite
 
 
 def named_runs(suite: Suite) -> dict[str, tuple[Place, str]]:

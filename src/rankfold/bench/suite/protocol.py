@@ -10,7 +10,9 @@ from rankfold.bench.request import RunRequest
 from rankfold.bench.runs.output import finished
 from rankfold.bench.suite.executors.executor import Executor
 from rankfold.bench.suite.kept import joined_with_kept, keep_suite
-from rankfold.bench.suite.runner import Outcome, marked, run_all
+from rankfold.bench.suite.outcome import Outcome
+from rankfold.bench.suite.own_records import marked
+from rankfold.bench.suite.runner import run_all
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.trials import Key, searches_of, trial_request, trial_requests, tune
 from rankfold.bench.tasks.find import nothing_named

@@ -4,120 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, cast, final, get_type_hints
+from typing import Any, final, get_type_hints
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from rankfold.bench.records.label import labels_of, reducer_settings
+from rankfold.bench.records.label import labels_of
 from rankfold.bench.request import RunRequest
 from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suite.folder_names import folder_name
-from rankfold.bench.suite.tuning import Space, Tuning
+from rankfold.bench.suite.rows import Place, Row, Settings, SuiteMethod
+from rankfold.bench.suite.tuning import Tuning
 from rankfold.errors import SpecError, unknown_name
-
-Settings = Mapping[str, Any]
 
 # What a suite says by its methods and seeds, or is said where it is run.
 _RESERVED = frozenset({"method", "options", "seed", "out", "overwrite"})
 BUDGET_KEYS = tuple(each.name for each in fields(RunRequest) if each.name not in _RESERVED)
-# What may differ from method to method, because it belongs to how a method is trained; the budget does not.
-METHOD_KEYS = (
-    "learning_rate",
-    "scheduler",
-    "warmup",
-    "weight_decay",
-    "tlora_ratio",
-    "loraplus_ratio",
-    "lr_groups",
-    "lr_per_module",
-    "lr_base_role",
-    "freeze_head",
-    "reducer",
-)
-# Those of them that have options of their own.
-_NESTED = ("lr_groups", "reducer")
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 """Where nothing is said. Fewer than three say little of what another seed would have given."""
 
 _HINTS = get_type_hints(RunRequest)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SuiteMethod:
-    """A method of a suite; everything that is not said here is the same for all.
-
-    Args:
-        name: A preset's name, or `peft:` and one of PEFT's methods.
-        options: The method's options.
-        settings: How this method is trained, where that differs from the others: some of `METHOD_KEYS`.
-        entry: Which entry of the suite it came of. The methods of one entry differ in what the entry sweeps
-            over, and are tuned once, as the first of them.
-        space: What is tuned, where it is not what the suite says; nothing if it is empty.
-        tasks: The tasks of the suite on which it is run; on all if empty.
-    """
-
-    name: str
-    options: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-    settings: Settings = field(default_factory=dict[str, Any])
-    entry: int | None = None
-    space: Space | None = None
-    tasks: tuple[str, ...] = ()
-
-    def with_values(self, values: Settings) -> "SuiteMethod":
-        """Return the method with other values: a key of `METHOD_KEYS` is a setting, any other an option.
-
-        A key with a dot, such as `reducer.active_fraction`, is an option of a setting.
-        """
-        options, settings = dict(self.options), dict(self.settings)
-        for key, value in values.items():
-            whole, dot, part = key.partition(".")
-            if dot and whole in _NESTED:
-                settings[whole] = {**(settings.get(whole) or {}), part: value}
-            elif key in METHOD_KEYS:
-                settings[key] = value
-            else:
-                options[key] = value
-        return replace(self, options=options, settings=settings)
-
-    def told(self) -> dict[str, object]:
-        """Return options and settings side by side, as a label or a claim names them."""
-        told: dict[str, object] = dict(self.options)
-        for key, value in self.settings.items():
-            if key == "reducer":
-                told |= reducer_settings(value)
-            elif isinstance(value, Mapping):
-                parts = cast("Settings", value)
-                told |= {f"{key}.{name}": part for name, part in parts.items()}
-            else:
-                told[key] = value
-        return told
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where runs are compared: one model and one task; empty names stand for those of the suite's base."""
-
-    model: str = ""
-    task: str = ""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A method of a suite by its name there.
-
-    Args:
-        method: The method.
-        label: What tells it from the others.
-        tuned_as: The label of the method in whose place it is tuned: the first of its entry.
-    """
-
-    method: SuiteMethod
-    label: str
-    tuned_as: str
 
 
 @final

@@ -10,8 +10,10 @@ from typing import cast
 from rankfold.bench.records.chosen import TuningPart
 from rankfold.bench.request import RunRequest
 from rankfold.bench.statistics.scores import goodness
-from rankfold.bench.suite.runner import Outcome, check_all_here, marked, raise_shared
-from rankfold.bench.suite.suite import Place, Suite, SuiteMethod
+from rankfold.bench.suite.outcome import Outcome, check_all_here, raise_shared
+from rankfold.bench.suite.own_records import marked
+from rankfold.bench.suite.rows import Place, SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.tuning import Search, Space, Values
 from rankfold.errors import SpecError
 

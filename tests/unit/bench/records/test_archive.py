@@ -9,8 +9,9 @@ import pytest
 from rankfold.bench.records.archive import NAME, archived_run, read_archive, write_archive
 from rankfold.bench.records.find import find_places, find_records
 from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.runner import run_all
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError
 from tests.support.records import Trainer, make_record
 

@@ -12,8 +12,9 @@ from rankfold.bench.records.record import ReducerPart, RunRecord
 from rankfold.bench.runs.output import check_output
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import check_suite
+from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.runner import run_all
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.report.rows import make_rows
 from tests.support.records import Trainer

@@ -7,8 +7,9 @@ import pytest
 from rankfold.bench.records.measured import note_different_data
 from rankfold.bench.statistics.diff import compare_records
 from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.runner import run_all
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError
 from rankfold.report.study import make_studies

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.records.step_times import NAME, read_step_times
+from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.speed import measure_speed
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, SpecError
 from rankfold.train.progress import Silent
 

@@ -9,7 +9,8 @@ from rankfold.bench.methods.method import HEAD_ONLY, peft_methods
 from rankfold.bench.records.label import labels_of
 from rankfold.bench.request import RunRequest
 from rankfold.bench.suite.file import packaged_suites, parse_method, read_suite
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.rows import SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.cli.options import parse_settings
 from rankfold.errors import SpecError
 from rankfold.presets import discover

@@ -11,7 +11,8 @@ from rankfold.bench.records.find import find_places, find_records
 from rankfold.bench.records.record import RunRecord
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import check_suite, run_suite
-from rankfold.bench.suite.suite import Suite, SuiteMethod
+from rankfold.bench.suite.rows import SuiteMethod
+from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.tuning import Tuning
 from rankfold.errors import BusyError, SpecError, TrainingError
 from tests.support.records import Trainer
