@@ -20,6 +20,8 @@ def work(request, *, progress=None):
             raise SpecError("r is 0; give a number above 0.")
         case "odd":
             raise _OddError(1, 2)
+        case "environment":
+            raise SpecError(os.environ.get("RANKFOLD_OF_A_TEST", "unset"))
         case "endless":
             (request.out.parent / f"{request.out.name}.pid").write_text(str(os.getpid()))
             while True:

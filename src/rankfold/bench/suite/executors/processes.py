@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, final
@@ -73,7 +73,9 @@ class Processes:
 
     def _begin(self, request: RunRequest, progress: Progress, threads: int) -> _Job:
         ours, theirs = _START.Pipe(duplex=False)
-        process = _START.Process(target=_work, args=(self.run_one, request, threads, theirs), daemon=True)
+        # The server has the environment of its own beginning.
+        given = (self.run_one, request, threads, theirs, dict(os.environ))
+        process = _START.Process(target=_work, args=given, daemon=True)
         process.start()
         theirs.close()  # so that the pipe ends when the process does
         return _Job(request, process, ours, progress)
@@ -128,9 +130,13 @@ class _Teller:
         self._news.send(("finish", (), {}))
 
 
-def _work(run_one: Run, request: RunRequest, threads: int, news: Connection) -> None:
+def _work(
+    run_one: Run, request: RunRequest, threads: int, news: Connection, environment: Mapping[str, str]
+) -> None:
     """Do one run in this process and tell how it ended."""
     _die_with_parent()
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(threads)
     record: RunRecord | None = None
     error: Exception | None = None
