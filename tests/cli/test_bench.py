@@ -114,3 +114,21 @@ def test_archive_and_speed_refuse_a_file_in_place_of_a_folder(folder, tmp_path):
         result = CliRunner().invoke(cli, ["bench", *words, *out])
         assert result.exit_code == 2, result.output
         assert "cannot write" in result.stderr
+
+
+def test_archive_replaces_no_other_runs_unless_that_is_asked_for(folder, tmp_path):
+    one, other = (
+        folder("one", make_record("lora"), make_record("nora")),
+        folder("other", make_record("tlora")),
+    )
+    target = str(tmp_path / "kept")
+
+    def archived(source, *words):
+        return CliRunner().invoke(cli, ["bench", "archive", source, "--out", target, *words])
+
+    assert archived(one).exit_code == archived(one).exit_code == 0
+    before = (tmp_path / "kept" / "records.jsonl.gz").read_bytes()
+    refused = archived(other)
+    assert (refused.exit_code, "holds other runs ('1')" in refused.stderr) == (2, True)
+    assert (tmp_path / "kept" / "records.jsonl.gz").read_bytes() == before
+    assert archived(other, "--overwrite").exit_code == 0

@@ -57,7 +57,7 @@ class RunRequest:
         steps: Updates, instead of epochs.
         batch_size: Rows of an update.
         learning_rate: The highest; the method's own recommendation if None.
-        scheduler: The shape of the learning rate after the warm-up, one of `trainer.SCHEDULERS`.
+        scheduler: Shape of the rate after the warm-up, one of `rankfold.train.schedule.SCHEDULERS`.
         warmup: Share of the steps in which the learning rate rises.
         weight_decay: AdamW's.
         tlora_ratio: TLoRA+'s ratio of learning rates.

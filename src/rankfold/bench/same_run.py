@@ -7,6 +7,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 
 # Where a run is and what it runs on, how it is begun, watched and kept: none of these makes it another run.
@@ -25,6 +26,16 @@ def question_of(request: RunRequest) -> Question:
     if request.epochs is None and request.steps is None:
         values["epochs"] = DEFAULT_EPOCHS
     return {name: value for name, value in values.items() if name not in _FREE}
+
+
+def asked_with_any_seed(record: RunRecord) -> str:
+    """Return what a run was asked to find out: the same for all seeds of a row.
+
+    Raises:
+        DataError: If another version of rankfold wrote its command, and this one cannot read it.
+    """
+    asked = question_of(RunRequest.of_command(record.command))
+    return json.dumps({**asked, "seed": None}, sort_keys=True)
 
 
 def differences(then: JsonValue, now: JsonValue, name: str = "") -> Iterator[str]:

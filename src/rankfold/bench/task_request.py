@@ -1,6 +1,7 @@
 """Which data to read, and how."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rankfold.train.data.columns import Columns
 
@@ -19,7 +20,7 @@ class TaskRequest:
         data_root: The folder that has a folder for each task; that of `RANKFOLD_DATA` if None.
         kind: What is learned, where it should not be inferred.
         columns: Columns whose names cannot be guessed, and the one that says whose a row is.
-        label_names: Class names in the order of their ids, where they are known already.
+        learned: Class names in the order in which a model has learned them, if one has.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
         mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
     """
@@ -29,6 +30,12 @@ class TaskRequest:
     data_root: str | None = None
     kind: str | None = None
     columns: Columns = Columns()
-    label_names: tuple[str, ...] | None = None
+    learned: tuple[str, ...] | None = None
     holds_out: bool = False
     mixture: str = MIXTURES[0]
+
+    @property
+    def name(self) -> str:
+        """What the task is called: by its name, or as its data is called without folder and ending."""
+        data = self.data or ""
+        return self.task or Path(data).name.partition(".")[0] or data

@@ -62,17 +62,20 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
 @command.command()
 @click.argument("folder", type=_folder)
 @click.option("--out", type=_folder, help="Where to write it.  [default: FOLDER]")
-def archive(folder: Path, out: Path | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace an archive of other runs in --out.")
+def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
     """Write the records of all runs in FOLDER into one small file, and the suite beside it.
 
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
-    from rankfold.bench.records.archive import write_archive
+    from rankfold.bench.records.archive import check_nothing_lost, write_archive
     from rankfold.bench.records.find import find_places
     from rankfold.bench.suite.kept import keep_suite, kept_suite
 
     records = find_places(folder)
     target = out or folder
+    if not overwrite:
+        check_nothing_lost(records, target)
     file = write_archive(records, target)
     if (suite := kept_suite(folder)) is not None:
         keep_suite(suite, target)
@@ -108,8 +111,6 @@ def speed(
     import torch
 
     from rankfold.bench.suite.file import read_suite
-    from rankfold.bench.suite.named_runs import task_of
-    from rankfold.bench.suite.rows import Place
     from rankfold.bench.suite.speed import measure_speed
 
     read = read_suite(suite, profile)
@@ -126,7 +127,7 @@ def speed(
         [
             [
                 each.label,
-                task_of(read, Place(task=each.task)),
+                each.task,
                 f"×{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]",
                 each.reference,
             ]

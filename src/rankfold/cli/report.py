@@ -20,7 +20,7 @@ from rankfold.errors import OutputExistsError, SpecError
 @click.option(
     "--reference",
     metavar="LABEL",
-    help="The row the others are held against; the earliest run's if not given.",
+    help="The row the others are held against; the suite's first or the earliest run's if not given.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that --out names.")
 @json_option

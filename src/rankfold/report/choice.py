@@ -47,11 +47,12 @@ class Choice:
 
 def make_choices(records: Sequence[RunRecord]) -> tuple[Choice, ...]:
     """Return the choices that runs were made for; none for runs that were made for none."""
-    choices: dict[tuple[str, tuple[int, ...]], list[RunRecord]] = {}
+    choices: dict[tuple[str, tuple[int, ...], int], list[RunRecord]] = {}
     for record in records:
         if record.fit is not None and record.fit.role == "candidate":
-            choices.setdefault((record.fit.budget, record.fit.steps), []).append(record)
-    return tuple(Choice(*key, _contenders(runs)) for key, runs in choices.items())
+            key = (record.fit.budget, record.fit.steps, record.training.seed)
+            choices.setdefault(key, []).append(record)
+    return tuple(Choice(budget, steps, _contenders(runs)) for (budget, steps, _), runs in choices.items())
 
 
 def without_earlier_rungs(records: Sequence[RunRecord]) -> list[RunRecord]:

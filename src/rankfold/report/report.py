@@ -10,7 +10,6 @@ from rankfold.bench.records.step_times import StepTime, read_step_times
 from rankfold.bench.statistics.claims import Judgement
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
-from rankfold.bench.suite.rows import Place
 from rankfold.bench.suite.suite import Suite
 from rankfold.report.study import Study, make_studies
 
@@ -63,7 +62,7 @@ def make_report(
     ordered = sorted(records, key=lambda record: place.get(record.name, len(place)))
     studies = make_studies(ordered, reference=reference, names=names)
     speeds = read_step_times(folder)
-    timed = (replace(study, step_times=_step_times(study, suite, speeds)) for study in studies)
+    timed = (replace(study, step_times=_step_times(study, speeds)) for study in studies)
     judgements = tuple(judge_suite(suite, records))
     missing = tuple(_missing(suite, records, reasons or {}))
     return Report(tuple(timed), judgements, suite.name, suite.description, missing)
@@ -80,11 +79,11 @@ def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, s
             yield f"There is no run of {name}: {reasons.get(name, 'none that was asked for began')}."
 
 
-def _step_times(study: Study, suite: Suite, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:
+def _step_times(study: Study, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:
     """Return how long a step of each row takes beside the reference's, if the reference is the study's."""
     return {
         each.label: each
         for each in speeds
-        if (task_of(suite, Place(task=each.task)), each.reference) == (study.task, study.rows[0].label)
+        if (each.task, each.reference) == (study.task, study.rows[0].label)
         and Path(each.model).name == Path(study.model).name
     }

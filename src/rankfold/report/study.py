@@ -25,7 +25,7 @@ class Study:
     Attributes:
         model: Name of the base model.
         task: Name of the task.
-        metric: Name of the metric that is compared; larger is better.
+        metric: Name of the metric that is compared; larger is better, but for those of `SMALLER_IS_BETTER`.
         rows: One per method; the reference first.
         baselines: The metric of predictions that need no training, such as the majority class.
         examples: How many held-out examples all runs share.

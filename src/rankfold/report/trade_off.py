@@ -5,6 +5,7 @@ from math import log10
 from typing import Any
 
 from rankfold.bench.records.record import RunRecord
+from rankfold.bench.statistics.scores import SMALLER_IS_BETTER
 from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, score_fields, whiskers
 from rankfold.report.name_places import HEIGHT, place_names
 from rankfold.report.study import Study
@@ -46,6 +47,7 @@ def _figure(
     told: Callable[[float], str],
 ) -> dict[str, Any]:
     metric = metric_name(study.metric)
+    better = "down" if study.metric in SMALLER_IS_BETTER else "up"
     points = _points(study, read, told)
     title = f"{capital(metric)} against {cost.title.removesuffix(' (logarithmic)')}"
     is_wide = len(points) > _MANY
@@ -53,8 +55,8 @@ def _figure(
     return figure(
         cost.field,
         title,
-        "Further left is smaller, further up is better; whiskers are the intervals of the table. The line is "
-        "the front: nothing that was run is both smaller and better by its mean.",
+        f"Further left is smaller, further {better} is better; whiskers are the intervals of the table. The "
+        "line is the front: nothing that was run is both smaller and better by its mean.",
         _scatter(points, marks, x=cost, y=Axis("value", metric)),
         width="wide" if is_wide else "half",
     )
@@ -75,15 +77,16 @@ def _points(study: Study, read: Callable[[RunRecord], float], told: Callable[[fl
                 }
             )
     for point in points:
-        point["front"] = is_on_front(point, points)
+        point["front"] = is_on_front(point, points, study.metric)
     return points
 
 
-def is_on_front(point: Point, points: Sequence[Point]) -> bool:
+def is_on_front(point: Point, points: Sequence[Point], metric: str) -> bool:
     """Return whether no other point is as good in both cost and value, and better in one."""
+    sign = -1 if metric in SMALLER_IS_BETTER else 1
     return not any(
         other["cost"] <= point["cost"]
-        and other["value"] >= point["value"]
+        and sign * other["value"] >= sign * point["value"]
         and (other["cost"], other["value"]) != (point["cost"], point["value"])
         for other in points
     )

@@ -104,6 +104,13 @@ def test_tie_says_what_told_the_two_apart():
     ]
 
 
+def test_choices_of_two_seeds_are_two(records):
+    others = [replace(each, training=replace(each.training, seed=1)) for each in records]
+    alone, *two = [*make_choices(records), *make_choices([*records, *others])]
+    assert [choice_cells(each) for each in two] == [choice_cells(alone)] * 2
+    assert all(len(row) == len(choice_columns(alone)) for row in choice_cells(alone))
+
+
 def test_choice_that_was_stopped_shows_how_far_it_came(records):
     (study,) = make_studies(records[:5])
     assert [row.label for row in study.rows] == list(QUALITY)

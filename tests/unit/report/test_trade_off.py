@@ -1,5 +1,6 @@
 """What a method costs and gives: the front, and names that do not cover each other."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -10,20 +11,24 @@ from rankfold.report.chart_parts import mark_of
 from rankfold.report.name_places import NamePlace, place_names
 from rankfold.report.study import make_studies
 from rankfold.report.trade_off import is_on_front, trade_offs
+from rankfold.train.evaluation.metric_names import ANSWER_LOSS
 from tests.support.records import make_record
 
 POINTS = some.lists(some.tuples(some.integers(1, 9), some.integers(0, 9)), min_size=1, max_size=12)
 
 
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), (ANSWER_LOSS, -1)])
 @given(POINTS)
-def test_front_holds_what_nothing_else_beats(pairs):
-    points = [{"cost": cost, "value": value} for cost, value in pairs]
-    front = [point for point in points if is_on_front(point, points)]
+def test_front_holds_what_nothing_else_beats(metric, sign, pairs):
+    points = [{"cost": cost, "value": sign * value} for cost, value in pairs]
+    front = [point for point in points if is_on_front(point, points, metric)]
     assert front
     for one, other in combinations(front, 2):
-        assert (one["cost"] - other["cost"]) * (one["value"] - other["value"]) > 0 or one == other
+        assert sign * (one["cost"] - other["cost"]) * (one["value"] - other["value"]) > 0 or one == other
     for point in points:
-        assert any(best["cost"] <= point["cost"] and best["value"] >= point["value"] for best in front)
+        assert any(
+            best["cost"] <= point["cost"] and sign * best["value"] >= sign * point["value"] for best in front
+        )
 
 
 def test_costs_are_bytes_and_trainable_numbers():
@@ -33,6 +38,19 @@ def test_costs_are_bytes_and_trainable_numbers():
     by_bytes, by_numbers = (chart["spec"]["data"]["values"] for chart in trade_offs(study, looks))
     assert [point["cost"] for point in by_bytes] == [record.bytes.weights_file for record in records]
     assert [point["cost"] for point in by_numbers] == [100, 1000]
+
+
+@pytest.mark.parametrize(("metric", "better"), [("accuracy", "up"), (ANSWER_LOSS, "down")])
+def test_caption_and_front_say_where_better_is(metric, better):
+    records = [
+        replace(record, task=replace(record.task, metric=metric), metrics={metric: value}, predictions=())
+        for record, value in ((make_record("lora", size=400), 2.0), (make_record("tlora", size=4000), 1.0))
+    ]
+    (study,) = make_studies(records)
+    chart, _ = trade_offs(study, {row.label: mark_of(index) for index, row in enumerate(study.rows)})
+    assert f"further {better} is better" in chart["caption"]
+    larger = chart["spec"]["data"]["values"][1]
+    assert larger["front"] == (better == "down")
 
 
 def test_a_method_that_trains_nothing_has_no_place_on_a_logarithmic_axis():

@@ -113,7 +113,8 @@ def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
         )
     inside = [(each, size) for each, size in sized if budget.use(size) <= 1]
     if not inside:
-        nearest, size = min(sized, key=lambda pair: budget.use(pair[1]))
+        # Where the budget leaves no time beside the base, every use is infinite.
+        nearest, size = min(sized, key=lambda pair: (budget.use(pair[1]), pair[1].step))
         raise SpecError(
             f"nothing fits a budget of {budget.text()}; the nearest is '{nearest.label}' with "
             f"{size.numbers:,} numbers, {size.bytes:,} bytes and {size.step:.3f}x; give at least that."

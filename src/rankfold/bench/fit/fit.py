@@ -12,6 +12,7 @@ from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.records.chosen import FitPart
 from rankfold.bench.records.record import RunRecord
 from rankfold.bench.runs.output import check_output
+from rankfold.bench.runs.unfinished import folder_beside
 from rankfold.bench.suite.executors.executor import Executor
 from rankfold.bench.suite.outcome import Outcome, check_all_here, raise_shared
 from rankfold.bench.suite.own_records import marked
@@ -102,7 +103,8 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
             )
         check_output(plan.out, overwrite=False)
     elif overwrite:
-        for folder in (plan.out / "reference", *plan.out.glob("rung-*")):
+        reference = plan.out / "reference"
+        for folder in (reference, folder_beside(reference), *plan.out.glob("rung-*")):
             shutil.rmtree(folder, ignore_errors=True)
     elif file.read_bytes() != content:
         raise OutputExistsError(

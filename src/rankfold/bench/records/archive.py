@@ -12,11 +12,27 @@ from functools import lru_cache
 from pathlib import Path
 
 from rankfold.bench.records.record import RunRecord, parse_record
-from rankfold.errors import DataError
+from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import write_into
 
 NAME = "records.jsonl.gz"
 _PLACE = b'{"folder":'
+
+
+def check_nothing_lost(records: Mapping[str, RunRecord], folder: Path) -> None:
+    """Check that a folder's archive holds no run that is not among the records that will take its place.
+
+    Raises:
+        OutputExistsError: If it does.
+        DataError: If it is damaged.
+    """
+    lost = sorted(read_archive(folder / NAME).keys() - records.keys())
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise OutputExistsError(
+            f"'{folder / NAME}' holds other runs ('{lost[0]}'{more}), which would be lost; "
+            "name another folder with --out, or add --overwrite."
+        )
 
 
 def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
@@ -88,4 +104,8 @@ def _parsed(line: bytes, described: str) -> tuple[str, RunRecord]:
         place = str(values.pop("folder"))
     except ValueError as error:
         raise DataError(f"{described} is damaged ({error}); archive its folder again.") from error
+    if Path(place).is_absolute() or ".." in Path(place).parts:
+        raise DataError(
+            f"{described} is of the folder '{place}', which is not below it; archive its folder again."
+        )
     return place, parse_record(json.dumps(values).encode(), described)

@@ -6,11 +6,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
 
 from rankfold.bench.records.chosen import FitPart, TuningPart
 from rankfold.errors import DataError
@@ -170,6 +171,13 @@ class Prediction:
     prediction: int | float
 
 
+def _with_zone(moment: str) -> str:
+    """Return a time as it is if it can be put in order with others."""
+    if datetime.fromisoformat(moment).utcoffset() is None:
+        raise ValueError(f"'{moment}' has no time zone")
+    return moment
+
+
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class RunRecord:
@@ -177,7 +185,7 @@ class RunRecord:
 
     status: Literal["done", "failed"]
     error: str | None
-    created: str
+    created: Annotated[str, AfterValidator(_with_zone)]
     command: tuple[str, ...]
     method: MethodPart
     model: ModelPart
@@ -258,4 +266,11 @@ def parse_record(content: bytes, place: str) -> RunRecord:
 
 @cache
 def _adapter() -> TypeAdapter[RunRecord]:
-    return TypeAdapter(RunRecord)
+    return TypeAdapter(Annotated[RunRecord, AfterValidator(_with_result)])
+
+
+def _with_result(record: RunRecord) -> RunRecord:
+    """Return a record as it is if what it says of its end is there."""
+    if record.status == "done" and record.task.metric not in record.metrics:
+        raise ValueError(f"status is 'done', but metrics has no '{record.task.metric}'")
+    return record

@@ -21,7 +21,7 @@ class StepTime:
 
     Args:
         model: The base model.
-        task: The task whose rows are the batch; "" for that of the suite's base.
+        task: The task whose rows are the batch, as records call it.
         label: The row.
         reference: The row it is held against, the first of the suite.
         ratio: Its time of a step by the reference's: the median over the rounds.
@@ -29,6 +29,7 @@ class StepTime:
         high: Upper end.
         rounds: How often each took its turn.
         hardware: What it was measured on.
+        asked: A hash of what both rows are; measured before there was one if empty.
     """
 
     model: str
@@ -40,6 +41,7 @@ class StepTime:
     high: float
     rounds: int
     hardware: str
+    asked: str = ""
 
 
 def read_step_times(folder: Path) -> list[StepTime]:

@@ -20,7 +20,8 @@ from transformers import PreTrainedConfig
 
 import rankfold
 from rankfold.bench.estimates.meta import MetaBase
-from rankfold.bench.runs.prepare import Prepared
+from rankfold.bench.estimates.workload import measure_workload
+from rankfold.bench.methods.trained import head_parameters
 from rankfold.bench.records.record import (
     BytesPart,
     DataPart,
@@ -33,8 +34,7 @@ from rankfold.bench.records.record import (
     TaskPart,
     TrainingPart,
 )
-from rankfold.bench.methods.trained import head_parameters
-from rankfold.bench.estimates.workload import measure_workload
+from rankfold.bench.runs.prepare import Prepared
 from rankfold.errors import RankfoldWarning
 from rankfold.train.models.hardware import cpu_name, gpu_name
 from rankfold.train.rates.rate_table import RateTable

@@ -8,14 +8,15 @@ from peft import PeftModel
 from rankfold.bench.records.find import find_record
 from rankfold.bench.records.record import Prediction, RunRecord
 from rankfold.bench.tasks import TaskData, TaskRequest, load_task, scoring_of
-from rankfold.train.evaluation.scoring import check_scoring
+from rankfold.bench.tasks.load import TRAINING_SPLITS
 from rankfold.bench.tasks.mixture import with_parts
 from rankfold.errors import AdapterFileError, SpecError
+from rankfold.train.evaluation.predict import Evaluation, Evaluator
+from rankfold.train.evaluation.scoring import check_scoring
+from rankfold.train.models.base import BaseModel, LoadedModel, load_model, resolve_model, row_length
 from rankfold.train.models.hardware import choose_device, choose_precision
 from rankfold.train.models.load import load_adapter
 from rankfold.train.models.saved import stored_bytes
-from rankfold.train.models.base import BaseModel, LoadedModel, load_model, resolve_model, row_length
-from rankfold.train.evaluation.predict import Evaluation, Evaluator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class EvaluateRequest:
         adapter: A folder that `rankfold train` or `save_pretrained` wrote.
         model: The base model, as for `rankfold train`.
         data: The task.
-        split: `train`, `validation` or `test`.
+        split: One of `rankfold.bench.tasks.load.SPLITS`.
         batch_size: Rows at a time.
         max_length: The most tokens of a row; the usual one for the kind of task if None.
         scoring: How answers with choices are found; by likelihood if None.
@@ -103,15 +104,17 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
 def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:
     if record is None:
         # The labels are those of the training split, whichever split is measured.
-        splits = tuple(dict.fromkeys(("train", request.split)))
+        splits = TRAINING_SPLITS if request.split == "train" else ("train", request.split)
         return load_task(request.data, is_causal=is_causal, splits=splits)
     learned = record.task.kind
     if request.data.kind not in (None, learned):
         raise SpecError(
             f"kind is '{request.data.kind}', and what '{request.adapter}' learned is {learned}; leave it out."
         )
-    known = replace(request.data, label_names=record.task.label_names, kind=learned)
-    return load_task(known, is_causal=is_causal, splits=(request.split,))
+    known = replace(request.data, learned=record.task.label_names, kind=learned)
+    # What was cut off for validation was not trained on.
+    splits = TRAINING_SPLITS if request.split == "train" else (request.split,)
+    return load_task(known, is_causal=is_causal, splits=splits)
 
 
 def _adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: LoadedModel) -> PeftModel:

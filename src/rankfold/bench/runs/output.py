@@ -81,9 +81,14 @@ def read_failure(folder: Path) -> RunRecord | None:
 
 
 def clear_failure(folder: Path) -> None:
-    """Take away the record of a failed run, so that the run can be tried again."""
+    """Take away the record of a failed run, so that the run can be tried again.
+
+    What somebody else put into its folder stays, and the folder with it.
+    """
     if read_failure(folder) is not None:
-        shutil.rmtree(folder)
+        (folder / RECORD_NAME).unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager

@@ -11,21 +11,33 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from rankfold.bench.methods.method import find_method
+from rankfold.bench.methods.trained import count_numbers, freeze_rest
 from rankfold.bench.records.record import ParametersPart
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.bench.tasks import TaskData, limited, load_task, scoring_of
-from rankfold.bench.methods.trained import count_numbers, freeze_rest
 from rankfold.errors import RankfoldError, SpecError
-from rankfold.train.evaluation.encode import encode_examples, encode_instructions, make_collator
 from rankfold.train.data.examples import Examples
-from rankfold.train.models.hardware import choose_device, choose_precision
-from rankfold.train.rates.learning_rates import parameter_groups
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import BaseModel, LoadedModel, load_model, resolve_model, row_length, start_at_mean
+from rankfold.train.evaluation.encode import (
+    check_answers,
+    encode_examples,
+    encode_instructions,
+    make_collator,
+)
 from rankfold.train.evaluation.predict import Evaluator
-from rankfold.train.reducer.probe import hold_out_probes
+from rankfold.train.kind import Kind
+from rankfold.train.models.base import (
+    BaseModel,
+    LoadedModel,
+    load_model,
+    resolve_model,
+    row_length,
+    start_at_mean,
+)
+from rankfold.train.models.hardware import choose_device, choose_precision
 from rankfold.train.quiet import quiet_libraries
+from rankfold.train.rates.learning_rates import parameter_groups
 from rankfold.train.rates.rates import Rates
+from rankfold.train.reducer.probe import hold_out_probes
 from rankfold.train.reducer.reducer import Reducer
 from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import Schedule
@@ -190,5 +202,7 @@ def _groups(model: PeftModel, schedule: Schedule, rates: Rates) -> list[dict[str
 
 def _encoded(loaded: LoadedModel, examples: Examples, max_length: int) -> Sequence[Mapping[str, Any]]:
     if examples.kind is Kind.INSTRUCTION:
+        # What cannot be measured is better known before the training than after it.
+        check_answers(loaded.tokenizer, examples.instructions["validation"], max_length)
         return encode_instructions(loaded.tokenizer, examples.instructions["train"], max_length)
     return encode_examples(loaded.tokenizer, examples.labelled["train"], max_length)

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import torch
 
-from rankfold.bench.runs.describe import started_record
-from rankfold.bench.runs.output import check_output, clear_failure, finished, output_folder
-from rankfold.bench.runs.prepare import Prepared, prepare
 from rankfold.bench.records.record import (
     BytesPart,
     CurvePart,
@@ -23,18 +20,21 @@ from rankfold.bench.records.record import (
     SecondsPart,
 )
 from rankfold.bench.request import RunRequest
-from rankfold.bench.tasks.mixture import guesses, with_parts
+from rankfold.bench.runs.describe import started_record
+from rankfold.bench.runs.output import check_output, clear_failure, finished, output_folder
+from rankfold.bench.runs.prepare import Prepared, prepare
 from rankfold.bench.runs.unfinished import check_unfinished, unfinished_run
+from rankfold.bench.tasks.mixture import guesses, with_parts
 from rankfold.files import check_writable
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.curve import Curve
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
 from rankfold.train.evaluation.encode import make_collator
+from rankfold.train.evaluation.metrics import measure
+from rankfold.train.evaluation.predict import Evaluation
+from rankfold.train.kind import Kind
 from rankfold.train.models.hardware import choose_device, peak_memory_bytes
 from rankfold.train.models.saved import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
-from rankfold.train.evaluation.metrics import measure
-from rankfold.train.kind import Kind
-from rankfold.train.evaluation.predict import Evaluation
 from rankfold.train.progress import Progress
 from rankfold.train.trainer import train_model
 
@@ -230,6 +230,8 @@ def _baselines(prepared: Prepared, evaluation: Evaluation) -> dict[str, float]:
     else:
         train = [(example.id, example.label) for example in data.examples.labelled["train"]]
     predictions = guesses(data.task, data.kind, train, evaluation.ids)
+    if predictions is None:
+        return {}
     name = "mean" if data.kind is Kind.REGRESSION else "majority"
     metric = data.task.metrics[0]
     return {name: measure((metric,), evaluation.labels, predictions)[metric]}

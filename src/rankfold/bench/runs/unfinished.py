@@ -17,9 +17,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from rankfold.bench.runs.output import restore_replaced
 from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import RunRequest
+from rankfold.bench.runs.output import restore_replaced
 from rankfold.bench.same_run import differences, listed, question_of
 from rankfold.errors import (
     BusyError,

@@ -11,6 +11,7 @@ from typing import Literal, final
 
 from rankfold.bench.records.measured import measured_on
 from rankfold.bench.records.record import RunRecord
+from rankfold.bench.same_run import asked_with_any_seed
 from rankfold.bench.statistics.measures import MEASURES
 from rankfold.bench.statistics.scores import baselines_of, scores_of, shared_examples
 from rankfold.bench.statistics.stats import (
@@ -143,6 +144,10 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
         return finding
     if len({measured_on(run) for row in runs for run in row}) > 1:
         return replace(finding, note="measured on different data")
+    if len({run.model.sha256 for row in runs for run in row}) > 1:
+        return replace(finding, note="trained on different base models")
+    if any(len({asked_with_any_seed(run) for run in row}) > 1 for row in runs):
+        return replace(finding, note="seeds of one row trained with different settings")
     examples = shared_examples([run for row in runs for run in row])
     if not examples:
         return replace(finding, note="measured on no example in common")

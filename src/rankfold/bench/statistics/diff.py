@@ -1,6 +1,5 @@
 """Two sets of records, run by run: has anything become worse since?"""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
@@ -9,8 +8,7 @@ import numpy as np
 
 from rankfold.bench.records.label import label_with_all
 from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
-from rankfold.bench.same_run import question_of
+from rankfold.bench.same_run import asked_with_any_seed
 from rankfold.bench.statistics.measures import MEASURES
 from rankfold.bench.statistics.scores import scores_of, shared_examples
 from rankfold.bench.statistics.stats import Difference, Verdict, paired_difference, verdicts
@@ -112,14 +110,8 @@ def _by_question(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]
     """Return the latest record of each seed, by what was asked for."""
     found: dict[str, dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda each: each.created):
-        found.setdefault(_question(record), {})[record.training.seed] = record
+        found.setdefault(asked_with_any_seed(record), {})[record.training.seed] = record
     return found
-
-
-def _question(record: RunRecord) -> str:
-    """Return what a run was asked to find out, with any seed."""
-    asked = question_of(RunRequest.of_command(record.command))
-    return json.dumps({**asked, "seed": None}, sort_keys=True)
 
 
 def _label(runs: Mapping[int, RunRecord]) -> str:
@@ -141,6 +133,8 @@ def _change(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> Chang
     if not seeds:
         return replace(change, why="no seed finished in both sets")
     ours, theirs = [new[seed] for seed in seeds], [old[seed] for seed in seeds]
+    if {run.task.metric for run in [*ours, *theirs]} != {metric}:
+        return replace(change, why="the task has changed: it is measured by another metric")
     change = replace(
         change,
         why=_left_out(old, new),

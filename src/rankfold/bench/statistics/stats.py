@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
-import scipy.stats
 import statsmodels.stats.multitest
+import statsmodels.stats.proportion
 from numpy.typing import NDArray
 
 from rankfold.bench.statistics.doubt import Doubt, Pick, Statistic, doubt_of
@@ -82,7 +82,8 @@ class Difference:
 def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float = LEVEL) -> Interval:
     """Return a metric, averaged over seeds, with its confidence interval.
 
-    Accuracy of a single seed has Wilson's interval. No interval leaves the range of the metric.
+    Accuracy of a single seed has Wilson's interval, and that of several is no surer than as many examples as
+    would leave it as open. No interval leaves the range of the metric.
 
     Args:
         scores: The predictions.
@@ -94,15 +95,28 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
         SpecError: If the metric is unknown.
     """
     measure = measure_named(metric)
-    if metric == "accuracy" and len(scores.seeds) == 1:
-        hits = int(np.sum(scores.labels == scores.predictions[0]))
-        wilson = (
-            cast("Any", scipy.stats).binomtest(hits, len(scores.labels)).proportion_ci(level, method="wilson")
-        )
-        return Interval(hits / len(scores.labels), float(wilson.low), float(wilson.high))
     found = _doubt(lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed)
     around = _interval(found, level)
-    return Interval(around.value, max(around.low, least_of(metric)), min(around.high, 1.0))
+    low, high = max(around.low, least_of(metric)), min(around.high, 1.0)
+    if metric != "accuracy":
+        return Interval(found.value, low, high)
+    wilson = _wilson(found, level)
+    if found.seeds == 1:
+        return wilson
+    return Interval(found.value, min(low, wilson.low), max(high, wilson.high))
+
+
+def _wilson(found: Doubt, level: float) -> Interval:
+    """Return Wilson's interval of an accuracy, which does not shrink to nothing where all is right.
+
+    Several seeds on the same examples are as sure as a number of examples between that of one seed and that
+    of all: the number whose accuracy would vary as much with other examples.
+    """
+    spread = found.value * (1 - found.value)
+    count = spread / found.least**2 if found.seeds > 1 and spread * found.least else found.examples
+    interval = cast("Any", statsmodels.stats.proportion).proportion_confint
+    low, high = interval(found.value * count, count, alpha=1 - level, method="wilson")
+    return Interval(found.value, float(low), float(high))
 
 
 def mean_metric(scores: Scores, metric: str) -> float:

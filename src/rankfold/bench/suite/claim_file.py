@@ -1,10 +1,10 @@
 """Claims as a suite file writes them: templates filled in, and the rows that they name found."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import final
+from typing import Annotated, final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -24,9 +24,9 @@ class ClaimEntry(BaseModel):
     source: str
     text: str
     expect: Expect
-    compare: list[list[str]]
-    each: dict[str, list[JsonValue]] = Field(default_factory=dict)
-    margin: float = 0.0
+    compare: list[list[str]] = Field(min_length=1)
+    each: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(default_factory=dict)
+    margin: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     tasks: list[str] = Field(default_factory=list)
 
 
@@ -34,7 +34,8 @@ def with_claims(suite: Suite, entries: Sequence[ClaimEntry]) -> Suite:
     """Return the suite with its claims, each row that they name being one of the suite's.
 
     Raises:
-        SpecError: If a claim names a task or a row that is not there, or compares too few rows or too many.
+        SpecError: If a claim names a task or a row that is not there, compares too few rows or too many, or a
+            row with itself, or has values that no row takes.
     """
     return replace(suite, claims=tuple(_claim(suite, entry) for entry in entries))
 
@@ -43,11 +44,26 @@ def _claim(suite: Suite, entry: ClaimEntry) -> Claim:
     for task in entry.tasks:
         if task not in suite.tasks:
             raise unknown_name(f"task of the claim '{entry.id}'", task, suite.tasks)
-    comparisons = tuple(
+    for name in entry.each:
+        if not any(f"{{{name}}}" in row for template in entry.compare for row in template):
+            raise SpecError(
+                f"each of the claim '{entry.id}' has '{name}', but no row has {{{name}}}; "
+                "write that into a row, or leave the values out."
+            )
+    # A comparison without such a place is the same for each value, and counts once.
+    comparisons = dict.fromkeys(
         tuple(_label(suite, entry.id, row) for row in rows)
         for template in entry.compare
         for rows in _written_out(template, entry)
     )
+    _check(entry, comparisons)
+    return Claim(
+        entry.id, entry.source, entry.text, entry.expect, tuple(comparisons), entry.margin, tuple(entry.tasks)
+    )
+
+
+def _check(entry: ClaimEntry, comparisons: Iterable[Sequence[str]]) -> None:
+    """Check that every comparison has as many rows as it takes, each once."""
     fewest = 3 if entry.expect == "rising" else 2
     for rows in comparisons:
         if len(rows) < fewest or (entry.expect != "rising" and len(rows) > fewest):
@@ -55,9 +71,10 @@ def _claim(suite: Suite, entry: ClaimEntry) -> Claim:
                 f"a comparison of the claim '{entry.id}' has {len(rows)} rows; '{entry.expect}' takes "
                 f"{fewest}{' or more' if entry.expect == 'rising' else ''}."
             )
-    return Claim(
-        entry.id, entry.source, entry.text, entry.expect, comparisons, entry.margin, tuple(entry.tasks)
-    )
+        if twice := next((row for row in rows if rows.count(row) > 1), None):
+            raise SpecError(
+                f"a comparison of the claim '{entry.id}' has the row '{twice}' twice; name another one."
+            )
 
 
 def _written_out(template: Sequence[str], entry: ClaimEntry) -> Iterator[list[str]]:
@@ -81,7 +98,7 @@ def _label(suite: Suite, claim: str, words: str) -> str:
     """
     if words in suite.labels():
         return words
-    name, *settings = words.split()
+    name, *settings = words.split() or [""]
     wanted = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
     found: list[str] = [
         label

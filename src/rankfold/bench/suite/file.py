@@ -130,6 +130,8 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         for task in method.tasks:
             if task not in suite.tasks:
                 raise unknown_name(f"task of the method '{method.name}'", task, suite.tasks)
+        if suite.tuning and (space := suite.tuning.space if method.space is None else method.space):
+            suite.tuning.trials_of(space)  # refuses what cannot be searched
     return with_claims(suite, read.claims)
 
 
@@ -159,7 +161,10 @@ def _text(name: str) -> str:
     if name in packaged_suites():
         return (files("rankfold.bench.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
     if Path(name).is_file():
-        return Path(name).read_text("utf-8")
+        try:
+            return Path(name).read_text("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SpecError(f"the suite '{name}' is not UTF-8 ({error}); save it as UTF-8.") from error
     if name.endswith(".toml"):
         raise SpecError(f"there is no suite file '{name}'; check the path.")
     raise unknown_name("suite", name, packaged_suites())

@@ -13,7 +13,7 @@ from rankfold.bench.records.archive import read_archive
 from rankfold.bench.records.record import NAME as RECORD_NAME
 from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.claims import Judgement, judge
-from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
+from rankfold.bench.suite.named_runs import model_of, named_runs, named_trials, task_of
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import write_into
@@ -90,9 +90,9 @@ def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[Judgement]:
 
 
 def _has_runs(suite: Suite, folder: Path) -> bool:
-    """Return whether any run of a suite is in a folder; one that failed at once has left nothing to lose."""
+    """Return whether a run or trial is in a folder; one that failed at once has left nothing to lose."""
     archived = read_archive(folder / ARCHIVE_NAME)
-    names = named_runs(suite)
+    names = [*named_trials(suite), *named_runs(suite)]
     return any(name in archived or (folder / name / RECORD_NAME).is_file() for name in names)
 
 

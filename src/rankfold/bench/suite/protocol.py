@@ -13,6 +13,7 @@ from rankfold.bench.suite.kept import joined_with_kept, keep_suite
 from rankfold.bench.suite.outcome import Outcome
 from rankfold.bench.suite.own_records import marked
 from rankfold.bench.suite.runner import run_all
+from rankfold.bench.suite.same_data import check_still_same_data
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.trials import Key, searches_of, trial_request, trial_requests, tune
 from rankfold.bench.tasks.find import nothing_named
@@ -40,6 +41,7 @@ def run_suite(
     Raises:
         SpecError: If a method or an option is unknown, or a value is not possible, before the first run.
         OutputExistsError: If a folder holds something that was not asked for, or `out` another suite.
+        DataError: If the data has changed since trials or runs were done that are kept.
         TrainingError: If every trial failed.
         BusyError: If another process is at a trial.
     """
@@ -57,7 +59,11 @@ def run_suite(
 
     trials, chosen = tune(suite, out, run_batch)
     values = {key: each.values for key, each in chosen.items()}
-    outcomes = run_batch(suite.requests(out, values), "runs")
+    requests = suite.requests(out, values)
+    kept = [(each.request, each.record) for each in trials if each.is_kept and each.record]
+    if kept and not all(map(finished, requests)):  # what was chosen then is to hold for what is run now
+        check_still_same_data(kept)
+    outcomes = run_batch(requests, "runs")
     return [*trials, *_with_choice(suite, chosen, outcomes)]
 
 

@@ -1,6 +1,6 @@
 """A comparison goes on only with the data with which it began."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rankfold.bench.records.measured import Measured, measured_on
@@ -31,6 +31,20 @@ def check_same_data(requests: Sequence[RunRequest], kept: Mapping[Path, RunRecor
     for request in requests:
         if kept[request.out] is None and (first := done.pop(request.task_request, None)) is not None:
             _check(first, _now(request), "now")
+
+
+def check_still_same_data(done: Iterable[tuple[RunRequest, RunRecord]]) -> None:
+    """Check that what is built on runs will see the data that they saw.
+
+    Args:
+        done: The runs, with their records.
+
+    Raises:
+        DataError: If the data of a task, or its version, has changed since.
+    """
+    first = {request.task_request: (request, record) for request, record in done}
+    for request, record in first.values():
+        _check(record, _now(request), "now")
 
 
 def _now(request: RunRequest) -> Measured | None:

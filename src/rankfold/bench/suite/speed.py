@@ -5,12 +5,15 @@ Here method and reference take turns on the same batch, in an order drawn anew e
 happens to both; only the ratio means anything.
 """
 
+import hashlib
+import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ import torch
 from rankfold.bench.records.step_times import NAME, StepTime, read_step_times, write_step_times
 from rankfold.bench.request import RunRequest
 from rankfold.bench.runs.prepare import Prepared, prepare
-from rankfold.bench.suite.named_runs import model_of
+from rankfold.bench.same_run import question_of
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
@@ -30,6 +33,7 @@ from rankfold.train.progress import Progress, Silent
 
 _WARM_UP = 3
 _RESAMPLES = 2000
+_HASH_LETTERS = 16
 
 
 def measure_speed(
@@ -37,7 +41,7 @@ def measure_speed(
 ) -> list[StepTime]:
     """Measure every row of a suite, and write what was measured after each.
 
-    What is there is kept, unless more rounds are asked for now.
+    What is there is kept, unless more rounds are asked for now, or the row or its reference is another one.
 
     Args:
         suite: Its first method is the reference.
@@ -53,30 +57,54 @@ def measure_speed(
         raise SpecError(f"rounds is {rounds}; give a number above 0.")
     check_writable(folder / NAME)
     found = read_step_times(folder)
-    done = {_row(each) for each in found if each.rounds >= rounds}
-    pairs = [
-        (place, first, row)
-        for place in suite.places()
-        for first in suite.rows(place)[:1]
-        for row in suite.rows(place)[1:]
-        if (model_of(suite, place), place.task, row.label) not in done
-    ]
+    done = {each.asked for each in found if each.rounds >= rounds}
+    pairs = [pair for pair in _pairs(suite) if pair.asked not in done]
     listener = progress or Silent()
     listener.start(len(pairs), "rows")
-    for number, (place, first, row) in enumerate(pairs):
-        listener.advance(number, now=row.label)
-        ours, theirs = (
-            suite.request(place, each.method, suite.seeds[0], folder / "unused") for each in (row, first)
-        )
-        ratios, hardware = _take_turns(ours, theirs, rounds)
-        low, high = _interval(ratios)
-        middle = median(ratios)
-        new = StepTime(ours.model, place.task, row.label, first.label, middle, low, high, rounds, hardware)
+    for number, pair in enumerate(pairs):
+        listener.advance(number, now=pair.label)
+        new = _measured(pair, rounds)
         found = [*(each for each in found if _row(each) != _row(new)), new]
         write_step_times(found, folder)
     listener.advance(len(pairs))
     listener.finish()
     return found
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A row and the reference of its place, by their labels and as what they are."""
+
+    label: str
+    reference: str
+    ours: RunRequest
+    theirs: RunRequest
+
+    @property
+    def asked(self) -> str:
+        """A hash of what is measured, wherever it is."""
+        questions = [question_of(each) for each in (self.ours, self.theirs)]
+        return hashlib.sha256(json.dumps(questions, sort_keys=True).encode()).hexdigest()[:_HASH_LETTERS]
+
+
+def _pairs(suite: Suite) -> Iterator[_Pair]:
+    for place in suite.places():
+        first, *others = suite.rows(place)
+        for row in others:
+            ours, theirs = (
+                suite.request(place, each.method, suite.seeds[0], Path("unused")) for each in (row, first)
+            )
+            yield _Pair(row.label, first.label, ours, theirs)
+
+
+def _measured(pair: _Pair, rounds: int) -> StepTime:
+    ratios, hardware = _take_turns(pair.ours, pair.theirs, rounds)
+    low, high = _interval(ratios)
+    model, task = pair.ours.model, pair.ours.task_request.name
+    return StepTime(
+        model, task, pair.label, pair.reference, median(ratios), low, high, rounds, hardware, pair.asked
+    )
 
 
 def _row(measured: StepTime) -> tuple[str, str, str]:

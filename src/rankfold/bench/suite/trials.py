@@ -10,6 +10,7 @@ from typing import cast
 from rankfold.bench.records.chosen import TuningPart
 from rankfold.bench.request import RunRequest
 from rankfold.bench.statistics.scores import goodness
+from rankfold.bench.suite.named_runs import trial_name
 from rankfold.bench.suite.outcome import Outcome, check_all_here, raise_shared
 from rankfold.bench.suite.own_records import marked
 from rankfold.bench.suite.rows import Place, SuiteMethod
@@ -130,7 +131,7 @@ def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Value
         place,
         tuned.method.with_values(values),
         suite.tuning.seed,
-        out / suite.run_name(place, label, f"trial{number}"),
+        out / trial_name(suite, place, label, number),
         {**suite.tuning.base, "hold_out": True},
     )
 

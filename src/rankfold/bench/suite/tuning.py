@@ -28,6 +28,9 @@ class Tuning:
         trials: How many; of a grid as many as it has.
         seed: Of the trials' runs and of the sampler.
         base: Settings of the trials that differ from those of the suite, such as fewer epochs.
+
+    Raises:
+        SpecError: If the seed is none.
     """
 
     space: Space
@@ -36,21 +39,23 @@ class Tuning:
     seed: int = 0
     base: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        """Check what the sampler draws from."""
+        if not 0 <= self.seed < 2**32:
+            raise SpecError(f"seed of the tuning is {self.seed}; give a whole number from 0 to {2**32 - 1}.")
+
     def trials_of(self, space: Space) -> int:
         """Return how many trials a space gets.
 
         Raises:
-            SpecError: If it does not get as many as the suite says, or as a grid cannot be counted.
+            SpecError: If it cannot be searched, or does not get as many trials as the suite says.
         """
+        for name, values in space.items():
+            self._check(name, values)
         if self.sampler == "tpe":
             if not self.trials or self.trials < 1:
                 raise SpecError(f"trials of the tuning is {self.trials}; give a number above 0 for 'tpe'.")
             return self.trials
-        for name, values in space.items():
-            if not isinstance(values, list | tuple) or not values:
-                raise SpecError(
-                    f"the grid of '{name}' is {values}; give a list of values, or sampler = \"tpe\"."
-                )
         count = math.prod(len(values) for values in space.values())
         if self.trials not in (None, count):
             raise SpecError(
@@ -58,6 +63,14 @@ class Tuning:
                 'leave trials out, or give sampler = "tpe".'
             )
         return count
+
+    def _check(self, name: str, values: Any) -> None:
+        """Check that there is something to choose from for one name."""
+        if self.sampler == "tpe" and isinstance(values, Mapping):
+            _limits(name, cast("Space", values))
+        elif not isinstance(values, list | tuple) or not values:
+            other = 'sampler = "tpe"' if self.sampler == "grid" else "a range with low and high"
+            raise SpecError(f"the {self.sampler} of '{name}' is {values}; give a list of values, or {other}.")
 
     def search(self, space: Space) -> "Search":
         """Return a new search of a space."""
@@ -127,14 +140,31 @@ class Tpe:
 
 def _suggested(trial: Any, name: str, values: Any) -> Any:
     if isinstance(values, Mapping):
-        given = cast("Mapping[str, Any]", values)
-        if unknown := given.keys() - {"low", "high", "log"}:
-            raise SpecError(f"the range of '{name}' has '{min(unknown)}'; give low, high and log only.")
-        try:
-            low, high, log = given["low"], given["high"], bool(given.get("log", False))
-        except KeyError as error:
-            raise SpecError(f"the range of '{name}' has no {error}; give low and high.") from error
+        low, high, log = _limits(name, cast("Space", values))
         if isinstance(low, int) and isinstance(high, int):
             return trial.suggest_int(name, low, high, log=log)
         return trial.suggest_float(name, low, high, log=log)
     return trial.suggest_categorical(name, list(values))
+
+
+def _limits(name: str, given: Space) -> tuple[float, float, bool]:
+    """Return where a range begins and ends, and whether it is searched by the logarithm."""
+    if unknown := given.keys() - {"low", "high", "log"}:
+        raise SpecError(f"the range of '{name}' has '{min(unknown)}'; give low, high and log only.")
+    try:
+        low, high, log = given["low"], given["high"], given.get("log", False)
+    except KeyError as error:
+        raise SpecError(f"the range of '{name}' has no {error}; give low and high.") from error
+    if not _is_number(low) or not _is_number(high) or low > high:
+        raise SpecError(
+            f"the range of '{name}' is from '{low}' to '{high}'; give two numbers, the lower as low."
+        )
+    if not isinstance(log, bool):
+        raise SpecError(f"log of the range of '{name}' is '{log}'; give true or false.")
+    if log and low <= 0:
+        raise SpecError(f"the range of '{name}' begins at {low}; give a low above 0, or leave log out.")
+    return low, high, log
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -33,8 +33,8 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     """
     name = request.task
     if request.data is not None:
-        own = Task(Path(request.data).name.partition(".")[0] or request.data, None, ())
-        return (own if name is None else _named(name)), find_source(request.data)
+        own = Task(request.name, None, ()) if name is None else _named(name)
+        return own, find_source(request.data)
     if name is None:
         raise nothing_named()
     if name == EMBEDDED:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from rankfold.bench.task_request import MIXTURES, TaskRequest
 from rankfold.bench.tasks.bbc_news import SOURCE, read_bbc_news
 from rankfold.bench.tasks.find import find_task
-from rankfold.bench.tasks.mixture import SEPARATOR, label_names_of, mixed
+from rankfold.bench.tasks.mixture import SEPARATOR, as_part, label_names_of, mixed
 from rankfold.bench.tasks.published import as_choices
 from rankfold.bench.tasks.task import Task, TaskData
 from rankfold.errors import DataError, SpecError, unknown_name
@@ -50,9 +50,7 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
             f"the mixture '{request.task}' cannot be read from the one place '{request.data}'; "
             "name the folder that has a folder for each task with --data-root."
         )
-    parts = [
-        replace(request, task=name, label_names=label_names_of(name, request.label_names)) for name in names
-    ]
+    parts = [replace(request, task=name, learned=label_names_of(name, request.learned)) for name in names]
     loaded = [_load_one(part, is_causal=is_causal, splits=splits) for part in parts]
     return mixed(loaded, is_even=request.mixture == MIXTURES[0])
 
@@ -69,10 +67,15 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     _see_to_groups(known, columns)
     if request.task is None:
         logger.info("columns read: %s.", columns.described(rows[0]))
-    label_names = request.label_names or task.label_names
+    # A part of the mixture that was learned has its classes among those of the others.
+    part = label_names_of(task.name, request.learned)
     # Which answers there are to choose from, the training split says, whatever is asked for.
     read = {"train": known["train"], **tables} if kind is Kind.INSTRUCTION and "train" in known else tables
-    examples = make_examples(read, columns, kind, label_names, task.choice_word or "answer").part(splits)
+    examples = make_examples(
+        read, columns, kind, task.label_names, task.choice_word or "answer", part or request.learned
+    ).part(splits)
+    if part and request.learned:
+        examples = as_part(task.name, examples, request.learned)
     task = replace(task, kind=kind, metrics=_metrics(task, examples), label_names=examples.label_names)
     sha256 = sha256_of_rows({split: table.rows for split, table in tables.items()})
     return TaskData(task, kind, SOURCE if source is None else source.name, sha256, examples)
@@ -84,6 +87,10 @@ def _tables(
     """Return the splits that are asked for, and what else had to be read for them."""
     wanted = ("train",) if request.holds_out else splits
     tables = read_bbc_news() if source is None else _read(source, task, request.columns, wanted)
+    for split in wanted:
+        if split not in tables:
+            name = task.name if source is None else source.name
+            raise DataError(f"'{name}' has no split '{split}'; add it, or use a split that it has.")
     if not request.holds_out:
         return tables
     kept, held = _cut(tables["train"], request.columns)
@@ -106,9 +113,6 @@ def _read(source: Source, task: Task, columns: Columns, splits: Sequence[str]) -
                 len(tables["validation"].rows),
                 len(train.rows),
             )
-    for split in splits:
-        if split not in tables:
-            raise DataError(f"'{source.name}' has no split '{split}'; add it, or use a split that it has.")
     return tables
 
 

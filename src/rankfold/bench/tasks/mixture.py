@@ -81,6 +81,22 @@ def label_names_of(task: str, names: Sequence[str] | None) -> tuple[str, ...] | 
     return found or None
 
 
+def as_part(task: str, examples: Examples, learned: Sequence[str]) -> Examples:
+    """Return the examples of one task with the classes of the mixture that it was learned in.
+
+    Args:
+        task: Its name.
+        examples: With the classes of the task alone, in the order of the mixture.
+        learned: The classes of the mixture.
+    """
+    first = next(place for place, name in enumerate(learned) if name.startswith(f"{task}{_MARK}"))
+    labelled = {
+        split: [replace(item, label=int(item.label) + first) for item in items]
+        for split, items in examples.labelled.items()
+    }
+    return replace(examples, label_names=tuple(learned), labelled=labelled)
+
+
 def with_parts(task: Task, evaluation: Evaluation) -> dict[str, float]:
     """Return the metrics of a measurement, and for a mixture the accuracy on each of its tasks."""
     labels, predictions = evaluation.labels, evaluation.predictions
@@ -94,8 +110,10 @@ def with_parts(task: Task, evaluation: Evaluation) -> dict[str, float]:
 
 def guesses(
     task: Task, kind: Kind, train: Sequence[tuple[int | str, float]], ids: Sequence[int | str]
-) -> list[float]:
+) -> list[float] | None:
     """Return what a model predicts that never looks at a row, only at the task it is from.
+
+    None if training has nothing to guess by for one of the tasks.
 
     Args:
         task: What is learned.
@@ -107,6 +125,8 @@ def guesses(
     found = [0.0] * len(ids)
     for part, places in rows_by_part(task, ids).items():
         seen = [train[place][1] for place in known[part]]
+        if places and not seen:
+            return None
         for place, guess in zip(places, trivial_predictions(kind, seen, len(places)), strict=True):
             found[place] = guess
     return found

@@ -1,12 +1,13 @@
 """Rows as examples: checked, with labels as ids, ready to be encoded."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from rankfold.errors import DataError
 from rankfold.train.data.columns import Columns, check_columns
-from rankfold.train.data.labels import check_published, find_labels, label_of, number_of
+from rankfold.train.data.labels import check_published, find_labels, label_of, not_learned, number_of
 from rankfold.train.data.prompts import (
     answer_index,
     candidate_answers,
@@ -17,6 +18,8 @@ from rankfold.train.data.prompts import (
 )
 from rankfold.train.data.read import Row, Table
 from rankfold.train.kind import Kind
+
+logger = logging.getLogger("rankfold.train")
 
 _Value = TypeVar("_Value")
 
@@ -78,6 +81,7 @@ def make_examples(
     kind: Kind,
     label_names: Sequence[str] | None = None,
     choice_word: str = "answer",
+    learned: Sequence[str] | None = None,
 ) -> Examples:
     """Turn the rows of every split into examples.
 
@@ -85,26 +89,29 @@ def make_examples(
         tables: Tables by split name; the first defines the labels.
         columns: What to read.
         kind: What is to be learned.
-        label_names: The class names in the order of their ids, where they are known.
+        label_names: The class names in the order that the data has them, where they are known.
         choice_word: What the prompt of an instruction calls a choice, where it is written here.
+        learned: The class names in the order in which a model has learned them, if one has; they decide the
+            ids of the labels.
 
     Raises:
-        DataError: If a value is missing or of the wrong type, or a split has labels that the first has not.
+        DataError: If a value is missing or of the wrong type, or a split has labels that the first has not,
+            or that were not learned.
     """
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     if kind is Kind.INSTRUCTION:
         return Examples(kind, None, {}, _instructions(tables, choice_word))
     column = columns.label
     if column is None:
-        names = _common_choices(tables)
-        return Examples(kind, names, _labelled(tables, Columns("question", None, "answer"), answer_index), {})
+        return _chosen(tables, kind, learned)
     if kind is Kind.REGRESSION:
         labelled = _labelled(tables, columns, lambda row: number_of(row, column))
         for split, rows in labelled.items():
             check_published(split, [row.label for row in rows])
         return Examples(kind, None, labelled, {})
     values = _each(tables, lambda row, _name: label_of(row, column))
-    labels = find_labels(column, values, next(iter(tables.values())).class_names.get(column) or label_names)
+    named = next(iter(tables.values())).class_names.get(column) or label_names
+    labels = find_labels(column, values, named, learned)
     return Examples(
         kind, labels.names, _labelled(tables, columns, lambda row: labels.ids[label_of(row, column)]), {}
     )
@@ -118,6 +125,21 @@ def _labelled(
         return Example(name, text_of(row, columns.text or ""), pair, label(row))
 
     return _each(tables, example)
+
+
+def _chosen(tables: Mapping[str, Table], kind: Kind, learned: Sequence[str] | None) -> Examples:
+    """Return questions whose answers are the same few for all of them, with these as classes."""
+    names = _common_choices(tables)
+    classes = names if learned is None else tuple(learned)
+    ids = {place: classes.index(name) for place, name in enumerate(names) if name in classes}
+
+    def label(row: Row) -> int:
+        place = answer_index(row)
+        if place not in ids:
+            raise not_learned(next(iter(tables)), [names[place]], classes)
+        return ids[place]
+
+    return Examples(kind, classes, _labelled(tables, Columns("question", None, "answer"), label), {})
 
 
 def _common_choices(tables: Mapping[str, Table]) -> tuple[str, ...]:
@@ -140,7 +162,19 @@ def _instructions(tables: Mapping[str, Table], choice_word: str) -> dict[str, li
 
     read = _each(tables, instruction)
     closed = closed_answers([item.answer for item in next(iter(read.values()))])
-    return {split: [_with_candidates(item, closed) for item in items] for split, items in read.items()}
+    made = {split: [_with_candidates(item, closed) for item in items] for split, items in read.items()}
+    for split, items in made.items():
+        open_ones = sum(not item.candidates for item in items)
+        if closed and open_ones:
+            logger.info(
+                "%d of %d answers of the split '%s' are none of the %d that training has; "
+                "these rows are left out of the accuracy.",
+                open_ones,
+                len(items),
+                split,
+                len(closed),
+            )
+    return made
 
 
 def _with_candidates(item: Instruction, closed: tuple[str, ...]) -> Instruction:

@@ -5,12 +5,14 @@ import random
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from sklearn.model_selection import StratifiedGroupKFold
 
 from rankfold.errors import DataError
 from rankfold.train.data.groups import groups_of
+from rankfold.train.data.labels import number_of
 from rankfold.train.data.read import Rows, Table
 
 HOLD_OUT_FRACTION = 0.1
@@ -47,9 +49,24 @@ def _labels(rows: Rows, column: str | None) -> list[object]:
     labels = [None if column is None else row.get(column) for row in rows]
     if not all(isinstance(label, Hashable) for label in labels):  # such as a list, which is no label
         return [None] * len(rows)
-    if len(set(labels)) > math.sqrt(len(rows)):  # values of a measurement, not labels
+    if column is not None and _is_measured(rows, column):
         return [None] * len(rows)
     return labels
+
+
+def _is_measured(rows: Rows, column: str) -> bool:
+    """Whether a column holds values of a measurement: many different numbers, which may be written as texts.
+
+    Whole numbers without a gap are ids of classes, however many there are.
+    """
+    numbers: set[float] = set()
+    for row in rows:
+        with suppress(DataError):
+            numbers.add(number_of(row, column))
+    if len(numbers) <= math.sqrt(len(rows)):
+        return False
+    has_gaps = max(numbers) - min(numbers) >= len(numbers)
+    return has_gaps or not all(number.is_integer() for number in numbers)
 
 
 def _held_rows(labels: Sequence[object]) -> set[int]:
@@ -64,7 +81,8 @@ def _held_rows(labels: Sequence[object]) -> set[int]:
         held.update(rows[: min(count, len(rows) - 1)])
     if not held:
         raise DataError(
-            f"{len(labels)} rows are too few to cut a validation split from; add a validation split."
+            f"{len(labels)} rows with {len(by_label)} different labels are too few to cut a validation split "
+            "from; add a validation split."
         )
     return held
 

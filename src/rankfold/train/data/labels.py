@@ -22,33 +22,45 @@ class Labels:
 
 
 def find_labels(
-    column: str, splits: Mapping[str, Iterable[int | str]], known: Sequence[str] | None
+    column: str,
+    splits: Mapping[str, Iterable[int | str]],
+    known: Sequence[str] | None,
+    learned: Sequence[str] | None = None,
 ) -> Labels:
     """Return the classes of a column, sorted, and check that every split stays within those of the first.
 
     Args:
         column: Where the labels are.
         splits: Labels by split name; the first split, the training split, defines which there are.
-        known: The class names in the order of their ids, if they are known; then labels are ids or names.
+        known: The class names in the order that the data has them, if they are known; then labels are places
+            in it or names.
+        learned: The class names in the order in which a model has learned them, if one has; then these are
+            the classes, whatever order the data has.
 
     Raises:
-        DataError: If a split has labels of its own, or types are mixed.
+        DataError: If a split has labels of its own, or that were not learned, or types are mixed.
     """
     values = {split: set(labels) for split, labels in splits.items()}
     kinds = sorted({type(value).__name__ for found in values.values() for value in found})
     if len(kinds) > 1:
         raise DataError(f"the labels in '{column}' mix {' and '.join(kinds)}; use one type in every split.")
     first = next(iter(values))
-    if known is None:
+    by_name = "str" in kinds
+    if learned is not None:
+        ids = None if known is None else _known_ids(known, by_name=by_name)
+        labels = Labels(tuple(learned), _learned_ids(ids, known or (), learned, by_name=by_name))
+    elif known is not None:
+        labels = Labels(tuple(known), _known_ids(known, by_name=by_name))
+    else:
         ordered = sorted(values[first], key=_sort_key)
         labels = Labels(
             tuple(_name(value) for value in ordered), {value: i for i, value in enumerate(ordered)}
         )
-    else:
-        labels = Labels(tuple(known), _known_ids(known, by_name="str" in kinds))
     for split, found in values.items():
         check_published(split, found, labels.ids)
         unknown = sorted(found - set(labels.ids), key=_sort_key)
+        if unknown and learned is not None:
+            raise not_learned(split, [_name_in(known or (), value) for value in unknown], learned)
         if unknown:
             raise DataError(
                 f"the split '{split}' has the labels {_listed(unknown)}, but the {len(labels.ids)} labels of "
@@ -68,6 +80,37 @@ def _known_ids(names: Sequence[str], *, by_name: bool) -> dict[object, int]:
     return {
         (name if by_name else int(name) if is_number else index): index for index, name in enumerate(names)
     }
+
+
+def _learned_ids(
+    ids: Mapping[object, int] | None, known: Sequence[str], learned: Sequence[str], *, by_name: bool
+) -> dict[object, int]:
+    """Return the learned class of each value that means one: by its name, or by its number.
+
+    Args:
+        ids: The place in `known` of each value; None if the data does not name its classes.
+        known: The names the data has for them.
+        learned: The names in the order of the classes.
+        by_name: Whether values are names.
+    """
+    numbered = _known_ids(learned, by_name=by_name)
+    if ids is None:
+        return numbered
+    places = {name: place for place, name in enumerate(learned)}
+    # A model that has learned bare numbers knows no names.
+    has_names = not all(name.lstrip("-").isdecimal() for name in learned)
+    found = {value: places.get(known[place]) for value, place in ids.items()}
+    if not has_names:
+        found = {value: numbered.get(value) if place is None else place for value, place in found.items()}
+    return {value: place for value, place in found.items() if place is not None}
+
+
+def not_learned(split: str, labels: Sequence[object], learned: Sequence[str]) -> DataError:
+    """Return the error for labels of a split that are none of the classes a model has learned."""
+    return DataError(
+        f"the split '{split}' has the labels {_listed(labels)}, but what was learned is {_listed(learned)}; "
+        "take data with the same classes."
+    )
 
 
 def check_published(split: str, values: Iterable[float | str], known: Iterable[object] = ()) -> None:
@@ -142,6 +185,11 @@ def _sort_key(value: object) -> tuple[str, int | str]:
 
 def _name(value: object) -> str:
     return str(value)
+
+
+def _name_in(known: Sequence[str], value: int | str) -> int | str:
+    """Return what the data calls a label; itself if it has no name."""
+    return known[value] if isinstance(value, int) and 0 <= value < len(known) else value
 
 
 def _listed(values: Sequence[object] | Mapping[object, object]) -> str:

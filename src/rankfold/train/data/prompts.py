@@ -86,8 +86,9 @@ def candidate_answers(row: Row, answer: str) -> tuple[str, ...]:
         return ()
     choices, right = choices_of(row), answer_index(row)
     numbered = re.fullmatch(r"(.*[^\W\d_])(\d+)", answer, flags=re.DOTALL)
-    # The number is asked for first: where a choice is "4" itself, "answer4" still means the fourth.
-    if numbered and int(numbered[2]) == right + 1:
+    # The number is asked for first: where a choice is "4" itself, "answer4" still means the fourth. It has to
+    # be written as those it is compared with, which "answer04" is not.
+    if numbered and numbered[2] == str(right + 1):
         return tuple(f"{numbered[1]}{number}" for number in range(1, len(choices) + 1))
     if answer.endswith(choices[right]):
         stem = answer.removesuffix(choices[right])

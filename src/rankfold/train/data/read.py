@@ -1,5 +1,6 @@
 """Reading data: a folder of splits, one file, or a hub dataset become rows."""
 
+import glob
 import gzip
 import json
 import re
@@ -131,7 +132,8 @@ def read_split(source: Source, split: str) -> Table | None:
     if path is None:
         return None
     library = _datasets()
-    options: dict[str, Any] = {"data_files": str(path), "split": "train"}
+    # The library takes a path for a pattern, and "[1]" in it for the one letter "1".
+    options: dict[str, Any] = {"data_files": glob.escape(str(path)), "split": "train"}
     if _builder_of(path) == "csv":
         # "NA" and "None" are words of a text; an empty label is found when labels are read.
         options["keep_default_na"] = False

@@ -72,22 +72,41 @@ def encode_answer(
     Raises:
         DataError: If the answer alone is longer than `max_length`.
     """
-    answer_ids = cast("list[int]", cast(Any, tokenizer)(answer, add_special_tokens=False)["input_ids"])
-    if tokenizer.eos_token_id is not None:
-        answer_ids = [*answer_ids, cast(int, tokenizer.eos_token_id)]
-    room = max_length - len(answer_ids)
-    if room < 1:
-        raise DataError(
-            f"the answer of '{item.id}' has {len(answer_ids)} tokens, which leaves no room for its prompt; "
-            f"raise --max-length above {max_length}."
-        )
-    prompt_ids = _prompt_ids(tokenizer, item.prompt)[-room:]
+    answer_ids = _answer_ids(tokenizer, item, answer, max_length)
+    prompt_ids = _prompt_ids(tokenizer, item.prompt)[-(max_length - len(answer_ids)) :]
     input_ids = prompt_ids + answer_ids
     return {
         "input_ids": input_ids,
         "attention_mask": [1] * len(input_ids),
         "labels": [IGNORED] * len(prompt_ids) + answer_ids,
     }
+
+
+def check_answers(
+    tokenizer: PreTrainedTokenizerBase, instructions: Sequence[Instruction], max_length: int
+) -> None:
+    """Check that every answer that will be asked for leaves room for a prompt.
+
+    Raises:
+        DataError: If one does not.
+    """
+    owners = {answer: item for item in instructions for answer in (item.answer, *item.candidates)}
+    for answer, item in owners.items():
+        _answer_ids(tokenizer, item, answer, max_length)
+
+
+def _answer_ids(
+    tokenizer: PreTrainedTokenizerBase, item: Instruction, answer: str, max_length: int
+) -> list[int]:
+    ids = cast("list[int]", cast(Any, tokenizer)(answer, add_special_tokens=False)["input_ids"])
+    if tokenizer.eos_token_id is not None:
+        ids = [*ids, cast(int, tokenizer.eos_token_id)]
+    if len(ids) >= max_length:
+        raise DataError(
+            f"the answer of '{item.id}' has {len(ids)} tokens, which leaves no room for its prompt; "
+            f"raise --max-length above {len(ids)}."
+        )
+    return ids
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

@@ -162,6 +162,12 @@ def test_budget_that_nothing_fits_names_the_nearest():
         fitting(candidates, Budget(params=50))
 
 
+def test_budget_of_less_time_than_the_base_takes_names_the_fastest():
+    candidates = [Candidate("lora", {"r": rank}, Size(rank, 1, 1 + rank / 10, 0.9)) for rank in (4, 2, 8)]
+    with pytest.raises(SpecError, match=r"the nearest is 'lora r=2' with .* 1\.200x"):
+        fitting(candidates, Budget(step=0.5))
+
+
 def test_model_on_which_nothing_can_be_built_is_refused_with_the_reason():
     with pytest.raises(SpecError, match=r"no composition can be built on this model \(it is round"):
         fitting([Candidate("lora", {}, None, "it is round.")], Budget(params=50))

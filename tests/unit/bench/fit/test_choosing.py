@@ -14,6 +14,7 @@ from rankfold.bench.fit.halving import ranked, rung_sizes, rung_steps
 from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.fit.size import Size
 from rankfold.bench.records.record import RunRecord
+from rankfold.bench.runs.unfinished import folder_beside
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
 from rankfold.errors import OutputExistsError, SpecError, TrainingError
@@ -175,6 +176,16 @@ def test_folder_of_another_choice_is_refused_unless_it_may_be_replaced(plan, cha
     assert trainer.asked == []
     fit(other, executor=Inline(trainer), overwrite=True)
     assert len(trainer.asked) >= len(NAMES)
+
+
+def test_replaced_choice_leaves_nothing_unfinished_of_its_reference(plan):
+    plan = replace(plan, reference=LORA)
+    fit(plan, executor=Inline(Trainer(SCORES)))
+    unfinished, of_the_winner = (folder_beside(plan.out / name) for name in ("reference", "winner"))
+    for folder in (unfinished, of_the_winner):
+        folder.mkdir()
+    fit(replace(plan, budget=Budget(params=11)), executor=Inline(Trainer(SCORES)), overwrite=True)
+    assert (unfinished.exists(), of_the_winner.exists()) == (False, True)
 
 
 def test_folder_of_something_else_is_never_touched(plan):

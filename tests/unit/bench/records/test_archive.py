@@ -87,6 +87,14 @@ def test_damaged_archive_is_refused_with_its_place(archived):
         read_archive(archived / NAME)
 
 
+@pytest.mark.parametrize("place", ["/elsewhere/lora", "../lora", "rung-1/../../lora"])
+def test_record_of_a_folder_that_is_not_below_its_archive_is_refused_with_its_line(tmp_path, place):
+    line = json.dumps({"folder": place, **make_record().to_dict()}, separators=(",", ":"))
+    (tmp_path / NAME).write_bytes(gzip.compress(line.encode()))
+    with pytest.raises(DataError, match=rf"line 1 of '.*{NAME}' is of the folder '{place}'"):
+        find_places(tmp_path)
+
+
 def test_record_in_an_archive_that_is_none_is_refused_with_its_line(tmp_path):
     (tmp_path / NAME).write_bytes(gzip.compress(b'{"format": 1}\n'))
     with pytest.raises(DataError, match=r"line 1 of .*status"):

@@ -72,11 +72,17 @@ def _spoilt(tmp_path, change):
         (lambda values: values["training"].update(steps="100"), r"training\.steps"),
         (lambda values: values.update(status="perhaps"), "status"),
         (lambda values: values.update(format=2), "format"),
+        (lambda values: values.update(created="yesterday"), "created: .*'yesterday'"),
+        (lambda values: values.update(created="2026-03-01T10:20:30"), "created: .* has no time zone"),
+        (lambda values: values["metrics"].clear(), "status is 'done', but metrics has no 'accuracy'"),
     ],
-    ids=["unknown key", "missing key", "wrong type", "unknown status", "other format"],
+    ids=[
+        *("unknown key", "missing key", "wrong type", "unknown status", "other format"),
+        *("no time", "no time zone", "no result"),
+    ],
 )
 def test_a_field_that_is_not_as_written_is_named(tmp_path, change, words):
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=rf"run\.json' is no run record .*{words}"):
         RunRecord.read(_spoilt(tmp_path, change))
 
 

@@ -14,8 +14,9 @@ from rankfold.bench.request import RunRequest
 from rankfold.bench.runs.evaluate import EvaluateRequest, evaluate
 from rankfold.bench.runs.run import rehearse, run
 from rankfold.bench.tasks import TaskRequest
-from rankfold.errors import OutputExistsError, SpecError, TrainingError
+from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
+from tests.support.tiny_models import question_rows, write_splits
 
 METHODS = [*sorted(discover()), "peft:lora", "peft:vera"]
 
@@ -137,6 +138,29 @@ def test_instructions_are_learned_and_answered(questions_request):
     assert list(record.metrics) == ["accuracy", "answer_loss"]
     assert record.baselines == {"majority": 0.5}
     assert record.training.head == "none"
+
+
+def _asked(choices, *, answer=0):
+    return {"instruction": "which ?", "output": choices[answer], "choices": list(choices), "answer": answer}
+
+
+def test_choices_that_training_knows_nothing_of_have_no_baseline(questions_request, tmp_path):
+    ends = ("a", "was", "the", "film")
+    words = [f"{one} {end}" for one in ("good", "bad", "film", "story") for end in ends]
+    open_ones = [{"instruction": "which ?", "output": each} for each in words]
+    data = write_splits(tmp_path / "data", train=open_ones, validation=[_asked(["true", "false"])] * 4)
+    record = run(replace(questions_request, data=str(data)))
+    assert record.baselines == {}
+    assert record.metrics["accuracy"] in {0.0, 1.0}
+
+
+def test_choice_too_long_to_be_measured_is_refused_before_the_training(questions_request, tmp_path):
+    asked = [_asked(["true", "false " * 40])]
+    data = write_splits(tmp_path / "data", train=question_rows(16), validation=asked)
+    request_ = replace(questions_request, data=str(data), max_length=32)
+    with pytest.raises(DataError, match=r"the answer of '0' has 41 tokens.*above 41"):
+        run(request_)
+    assert not list(request_.out.parent.glob("run*"))
 
 
 def test_a_frozen_head_stays_as_the_seed_drew_it_and_is_saved(request_, tmp_path):

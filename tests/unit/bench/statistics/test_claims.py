@@ -137,3 +137,17 @@ def test_means_are_of_the_examples_that_are_compared():
     (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): {**found, "b": short}})
     (finding,) = judgement.findings
     assert finding.means[0] - finding.means[1] == pytest.approx(finding.difference.interval.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda run: replace(run, model=replace(run.model, sha256="ef" * 32)), "different base models"),
+        (lambda run: replace(run, command=(*run.command, "--steps", "7")), "different settings"),
+    ],
+)
+def test_seeds_that_do_not_belong_together_support_nothing(change, note):
+    found = rows(a=0.9, b=0.7)
+    found["a"][2] = change(found["a"][2])
+    (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): found})
+    assert (judgement.answer, note in judgement.findings[0].note) == ("not separated", True)

@@ -120,6 +120,15 @@ def test_other_data_is_not_comparable():
     assert all("hash" in change.why for change in changes)
 
 
+def test_another_metric_is_not_comparable():
+    def measured(record):
+        return replace(record, task=replace(record.task, metric="f1"), metrics={"f1": 0.5})
+
+    for old, new in ((_set(), map(measured, _set())), (map(measured, _set()), _set())):
+        found = {(each.outcome, each.why) for each in compare_records(old, new).changes}
+        assert found == {("not comparable", "the task has changed: it is measured by another metric")}
+
+
 def test_a_metric_without_predictions_is_not_comparable():
     def open_answers(record, loss):
         task = replace(record.task, kind="instruction", metric="answer_loss", label_names=None)

@@ -54,6 +54,19 @@ def test_accuracy_of_one_seed_has_wilsons_interval():
     )
 
 
+def alike(hits, examples, seeds):
+    row = [1] * hits + [0] * (examples - hits)
+    return Scores(np.ones(examples, dtype=int), np.array([row] * seeds), tuple(range(seeds)))
+
+
+@pytest.mark.parametrize("hits", [0, 1, 48, 49, 50])
+def test_seeds_that_say_the_same_make_an_accuracy_no_surer_than_one_of_them(hits):
+    one, three = (metric_interval(alike(hits, 50, seeds), "accuracy") for seeds in (1, 3))
+    assert three.low <= one.low + 0.01
+    assert three.high >= one.high - 0.01
+    assert three.low < three.high
+
+
 def test_accuracy_stays_inside_zero_and_one_when_every_answer_is_right():
     interval = metric_interval(Scores(np.ones(50, dtype=int), np.ones((1, 50), dtype=int), (0,)), "accuracy")
     assert interval.low < interval.value == interval.high == 1.0

@@ -9,6 +9,7 @@ from rankfold.bench.statistics.diff import compare_records
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.runner import run_all
+from rankfold.bench.suite.same_data import check_still_same_data
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError
@@ -59,6 +60,15 @@ def test_a_comparison_does_not_go_on_where_its_data_has_changed(reviewed, tmp_pa
     with pytest.raises(DataError, match=r"the data of '\w+' had the hash \w{8} .* --overwrite .* --out"):
         run_all(requests, executor=Inline(later))
     assert later.asked == []
+
+
+def test_what_was_done_on_other_data_is_noticed_before_more_is_built_on_it(reviewed, tmp_path):
+    requests, trainer = reviewed
+    done = [(each.request, each.record) for each in run_all(requests[:2], executor=Inline(trainer()))]
+    check_still_same_data(done)
+    _change(tmp_path)
+    with pytest.raises(DataError, match=r"has \w{8} now"):
+        check_still_same_data(done)
 
 
 def test_overwriting_runs_everything_on_the_new_data(reviewed, tmp_path):

@@ -1,6 +1,7 @@
 """Steps are measured in turns, for every row but the reference, and what is measured is kept."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,22 @@ def test_rows_that_had_fewer_rounds_are_measured_again(suite, tmp_path):
     measure_speed(two, tmp_path, rounds=1)
     assert [each.rounds for each in measure_speed(two, tmp_path, rounds=2)] == [2]
     assert [each.rounds for each in measure_speed(two, tmp_path, rounds=1)] == [2]
+
+
+def test_another_reference_or_another_row_of_the_same_label_is_measured_again(suite, tmp_path):
+    two = replace(suite, methods=suite.methods[:2])
+    first = measure_speed(two, tmp_path, rounds=1)
+    assert measure_speed(two, tmp_path, rounds=1) == first
+    wider = replace(two, methods=(two.methods[0], SuiteMethod("tlora", {"r": 3})))
+    (again,) = measure_speed(wider, tmp_path, rounds=1)
+    assert (again.label, again.asked == first[0].asked) == (first[0].label, False)
+    other = replace(two, methods=(SuiteMethod("mola", {"r": 2}), two.methods[1]))
+    assert [each.reference for each in measure_speed(other, tmp_path, rounds=1)] == ["mola"]
+
+
+def test_measured_row_has_the_task_that_records_name(suite, tmp_path):
+    found = measure_speed(replace(suite, methods=suite.methods[:2]), tmp_path, rounds=1)
+    assert {each.task for each in found} == {Path(suite.base["data"]).name}
 
 
 def test_damaged_file_and_no_rounds_are_refused(suite, tmp_path):

@@ -13,6 +13,7 @@ from rankfold.errors import SpecError
 
 HEAD = 'name = "some"\nseeds = [0]\n[base]\nmodel = "minilm"\n'
 SWEPT = '[[methods]]\nname = "lora"\nsweep = { r = [4, 8] }\n'
+BOTH = 'expect = "greater"\ncompare = [["lora r=4", "lora r=8"]]\n'
 CLAIM = '[[claims]]\nid = "X1"\nsource = "a paper"\ntext = "It is so."\n'
 
 
@@ -156,7 +157,7 @@ def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
         (CLAIM + 'expect = "greater"\ncompare = [["lora r=4"]]', "has 1 rows; 'greater' takes 2"),
         (CLAIM + 'expect = "rising"\ncompare = [["lora r=4", "lora r=8"]]', "'rising' takes 3 or more"),
         (CLAIM + 'expect = "larger"\ncompare = []', "claims.0.expect"),
-        (CLAIM + 'expect = "greater"\ncompare = []\ntasks = ["mnli"]', "unknown task 'mnli' of the claim"),
+        (CLAIM + BOTH + 'tasks = ["mnli"]', "unknown task 'mnli' of the claim"),
         ("[profiles.cpu]\nmodel = []", "profiles.cpu.model: unknown, did you mean 'models'"),
         ("[tuning]\nspaces = {}", "tuning.spaces: unknown, did you mean 'space'"),
         ('[[methods]]\nname = "lora"\nlearning_rat = 1.0', "Did you mean 'learning_rate'"),
@@ -171,3 +172,44 @@ def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
 def test_suite_that_asks_for_what_is_not_there_is_refused(tmp_path, text, message):
     with pytest.raises(SpecError, match=message):
         check_suite(read_suite(written(tmp_path, HEAD + SWEPT + text)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ('expect = "greater"\ncompare = []', r"claims\.0\.compare: .* at least 1 item"),
+        ('expect = "greater"\ncompare = [["", "lora r=4"]]', "'' of the claim 'X1' names no row"),
+        ('expect = "greater"\ncompare = [["lora r=4", "lora r=4"]]', "has the row 'lora r=4' twice"),
+        (BOTH + "each = { r = [] }", r"claims\.0\.each\.r: .* at least 1 item"),
+        (BOTH + "each = { r = [4, 8] }", r"each of the claim 'X1' has 'r', but no row has \{r\}"),
+        (BOTH + "margin = nan", r"claims\.0\.margin: .* finite"),
+        (BOTH.replace("greater", "within") + "margin = -0.1", r"claims\.0\.margin: .* or equal to 0"),
+    ],
+)
+def test_claim_that_can_say_nothing_is_refused(tmp_path, claim, message):
+    with pytest.raises(SpecError, match=message):
+        read_suite(written(tmp_path, HEAD + SWEPT + CLAIM + claim))
+
+
+def test_comparison_without_a_place_for_the_values_counts_once(tmp_path):
+    compare = 'compare = [["lora r={r}", "tlora"], ["tlora", "lora r=4"]]\neach = { r = [4, 8] }\n'
+    text = f'{HEAD}{SWEPT}[[methods]]\nname = "tlora"\n{CLAIM}expect = "greater"\n{compare}'
+    (read,) = read_suite(written(tmp_path, text)).claims
+    assert read.comparisons == (("lora r=4", "tlora"), ("lora r=8", "tlora"), ("tlora", "lora r=4"))
+
+
+@pytest.mark.parametrize("by_method", [False, True])
+def test_range_that_cannot_be_searched_is_refused_as_the_suite_is_read(tmp_path, by_method):
+    usual, other = (f"{{ learning_rate = {{ low = 1, high = {high} }} }}" for high in (2, 0))
+    text = f'{HEAD}[tuning]\nsampler = "tpe"\ntrials = 2\nspace = {usual if by_method else other}\n{SWEPT}'
+    with pytest.raises(SpecError, match="the range of 'learning_rate' is from '1' to '0'"):
+        read_suite(written(tmp_path, text + (f"tune = {other}" if by_method else "")))
+
+
+def test_suite_file_that_is_not_utf_8_is_refused_and_one_with_a_byte_order_mark_is_read(tmp_path):
+    file = tmp_path / "suite.toml"
+    file.write_text(HEAD + SWEPT, "utf-8-sig")
+    assert read_suite(str(file)).name == "some"
+    file.write_text(f"# café\n{HEAD}{SWEPT}", "latin-1")
+    with pytest.raises(SpecError, match=r"suite\.toml' is not UTF-8 .*; save it as UTF-8"):
+        read_suite(str(file))

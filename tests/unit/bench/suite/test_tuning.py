@@ -9,12 +9,13 @@ import pytest
 from rankfold.bench.records.archive import write_archive
 from rankfold.bench.records.find import find_places, find_records
 from rankfold.bench.records.record import RunRecord
+from rankfold.bench.suite import protocol
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import check_suite, run_suite
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.tuning import Tuning
-from rankfold.errors import BusyError, SpecError, TrainingError
+from rankfold.errors import BusyError, OutputExistsError, SpecError, TrainingError
 from tests.support.records import Trainer
 
 RATES = [1e-4, 1e-3, 1e-2]
@@ -191,9 +192,52 @@ def test_suite_whose_trials_all_fail_says_why(tmp_path):
         ({"tuning": Tuning({"learning_rate": {"low": 1, "hihg": 2}}, "tpe", 2)}, "has 'hihg'"),
         ({"tuning": Tuning({"learning_rate": {"low": 1.0}}, "tpe", 2)}, "has no 'high'"),
         ({"tuning": Tuning({"learning_rate": RATES}, "tpe")}, "trials of the tuning is None"),
+        *(
+            ({"tuning": Tuning({"learning_rate": values}, "tpe", 2)}, message)
+            for values, message in [
+                ([], r"the tpe of 'learning_rate' is \[\]; give a list of values, or a range"),
+                (1e-3, "the tpe of 'learning_rate' is 0.001; give a list of values, or a range"),
+                ("abc", "the tpe of 'learning_rate' is abc; give a list of values, or a range"),
+                ({"low": 1e-2, "high": 1e-4}, "from '0.01' to '0.0001'; give two numbers"),
+                ({"low": "a", "high": 1.0}, "from 'a' to '1.0'; give two numbers"),
+                ({"low": 1e-4, "high": math.nan}, "from '0.0001' to 'nan'; give two numbers"),
+                ({"low": 0.0, "high": 1.0, "log": True}, "begins at 0.0; give a low above 0"),
+                ({"low": 0, "high": 1, "log": True}, "begins at 0; give a low above 0"),
+                ({"low": 1e-4, "high": 1e-2, "log": "no"}, "log of .* is 'no'; give true or false"),
+            ]
+        ),
         ({"tuning": Tuning({"rnak": [1, 2]})}, "unknown option .*rnak"),
     ],
 )
 def test_tuning_that_cannot_be_done_is_refused_before_the_first_run(change, message):
     with pytest.raises(SpecError, match=message):
         check_suite(replace(SUITE, **change), Path("out"))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seed_that_nothing_can_be_drawn_from_is_refused(seed):
+    with pytest.raises(SpecError, match=f"seed of the tuning is {seed}; give a whole number from 0"):
+        Tuning({"learning_rate": RATES}, seed=seed)
+
+
+def test_suite_that_was_stopped_in_its_trials_is_not_taken_for_nothing(tmp_path):
+    class Stopping(Tuned):
+        def __call__(self, request, *, progress=None):
+            if len(self.requests) == 2:
+                raise KeyboardInterrupt
+            return super().__call__(request, progress=progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SUITE, tmp_path, Stopping())
+    with pytest.raises(OutputExistsError, match="holds the runs of another suite"):
+        run(replace(SUITE, name="other"), tmp_path, Tuned())
+
+
+def test_runs_do_not_begin_on_other_data_than_their_trials(tmp_path, monkeypatch):
+    run(SUITE, tmp_path, Tuned())
+    checked = []
+    monkeypatch.setattr(protocol, "check_still_same_data", lambda done: checked.append(len(done)))
+    run(SUITE, tmp_path, Tuned())
+    assert checked == []  # nothing is left to run
+    run(replace(SUITE, seeds=(0, 1, 2)), tmp_path, Tuned())
+    assert checked == [6]

@@ -1,5 +1,7 @@
 """Tasks whose rows belong to people: what is read, cut and refused when a column of groups is named."""
 
+from dataclasses import replace
+
 import pytest
 
 from rankfold.bench.request import RunRequest
@@ -126,10 +128,13 @@ def test_a_run_and_its_evaluation_hold_out_the_same_people(tmp_path, tiny_bert):
     )
     record = run(request)
     assert "--group-column speaker" in " ".join(record.command)
-    again = evaluate(
-        EvaluateRequest(adapter=request.out, model=request.model, data=request.task_request, max_length=16)
+    asked = EvaluateRequest(
+        adapter=request.out, model=request.model, data=request.task_request, max_length=16
     )
+    again = evaluate(asked)
     assert again.predictions == record.predictions
+    trained = replace(asked, split="train")
+    assert evaluate(trained).rows == record.data.rows["train"] < 20 * len(_said(_names(0, 1)))
 
 
 def test_a_suite_names_the_group_for_all_its_runs(tmp_path):

