@@ -57,7 +57,7 @@ def _labels(rows: Rows, column: str | None) -> list[object]:
 def _is_measured(rows: Rows, column: str) -> bool:
     """Whether a column holds values of a measurement: many different numbers, which may be written as texts.
 
-    Whole numbers without a gap are ids of classes, however many there are.
+    Whole numbers without a gap are ids of classes, however many there are, unless no two rows have the same.
     """
     numbers: set[float] = set()
     for row in rows:
@@ -66,7 +66,7 @@ def _is_measured(rows: Rows, column: str) -> bool:
     if len(numbers) <= math.sqrt(len(rows)):
         return False
     has_gaps = max(numbers) - min(numbers) >= len(numbers)
-    return has_gaps or not all(number.is_integer() for number in numbers)
+    return has_gaps or len(numbers) == len(rows) or not all(number.is_integer() for number in numbers)
 
 
 def _held_rows(labels: Sequence[object]) -> set[int]:

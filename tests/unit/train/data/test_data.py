@@ -228,6 +228,11 @@ def test_a_hold_out_of_measurements_of_which_one_is_missing_ignores_them():
     assert len(hold_out(Table(rows), "label")[1].rows) == 5
 
 
+def test_a_hold_out_of_places_in_a_row_takes_a_tenth_of_them():
+    kept, held = hold_out(Table([{"label": place} for place in range(50)]), "label")
+    assert (len(kept.rows), len(held.rows)) == (45, 5)
+
+
 def test_a_hold_out_of_one_row_is_refused():
     with pytest.raises(DataError, match="too few"):
         hold_out(Table([{"label": 1}]), "label")
