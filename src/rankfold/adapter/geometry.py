@@ -77,14 +77,18 @@ class Linear(Geometry):
 @final
 @dataclass(frozen=True, slots=True)
 class Embedding(Geometry):
-    """An embedding; its input is one of `in_features` tokens, as if one-hot."""
+    """An embedding; its input is one of `in_features` tokens, as if one-hot.
+
+    The token `padding_idx`, if there is one, is not learned, as in the base layer.
+    """
 
     in_features: int
     out_features: int
+    padding_idx: int | None = None
 
     def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
         """Look up one column of down for each token: x [*batch] to code [*batch, rank]."""
-        code = functional.embedding(x, down.T)
+        code = functional.embedding(x, down.T, padding_idx=self.padding_idx)
         # Dropout of a one-hot input drops or keeps the token as a whole.
         return code * dropout(code.new_ones(x.shape)).unsqueeze(-1)
 

@@ -168,7 +168,8 @@ class Adapter(nn.Module):
 
     def _weighed(self, gating: Gating, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code of every head, weighed, [*batch, heads * rank_up]."""
-        codes: Tensor = code.reshape(*code.shape[:-1], self.down_heads, -1)
+        rank = code.shape[-1] // self.down_heads  # said, as torch cannot tell it of a batch without rows
+        codes: Tensor = code.reshape(*code.shape[:-1], self.down_heads, rank)
         return gating(x, self._mixed(codes, down.dtype), partial(self._undropped, x, code, down))
 
     def _undropped(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:

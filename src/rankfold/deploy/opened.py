@@ -41,7 +41,8 @@ class OpenedAdapter:
         outputs: int | None = None  # of the last layer, where the head has several
         for key, tensor in self.state.items():
             place = key.split(".")
-            if place[-1] == "weight" and any(head in place for head in _HEADS):
+            is_adapter = any(part.startswith("rankfold_") for part in place)
+            if place[-1] == "weight" and any(head in place for head in _HEADS) and not is_adapter:
                 outputs = tensor.shape[0]
         return outputs
 

@@ -24,7 +24,7 @@ def geometry_of(name: str, layer: nn.Module, backend: QuantizationBackend | None
             "do nothing; exclude it by exclude_modules."
         )
     if isinstance(layer, nn.Embedding):
-        return Embedding(layer.num_embeddings, layer.embedding_dim)
+        return Embedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx)
     if isinstance(layer, nn.Conv2d):
         return Conv2d(
             layer.in_channels,

@@ -34,7 +34,7 @@ def forward_mixed(
     """
     if layer.merged:
         raise ValueError(
-            "Cannot pass `adapter_names` when there are merged adapters; call `unmerge_adapter` first."
+            "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
         )
     names = [name for name in dict.fromkeys(adapter_names) if name in layer.rankfold_adapters]
     gatings = {name: layer.rankfold_adapters[name].gating for name in names}

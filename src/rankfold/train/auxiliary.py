@@ -151,8 +151,7 @@ def _shape(decision: Decision, mask: Tensor | None) -> torch.Size:
     *batch, heads = decision.probabilities.shape
     routed = math.prod(batch)
     if mask is None:
-        samples = batch[0] if batch else 1
-        return torch.Size((samples, routed // samples, heads))
+        return torch.Size((batch[0] if batch else 1, math.prod(batch[1:]), heads))
     # A layer such as a pooler reads one token of each sample, which is never padding.
     if routed not in (mask.numel(), len(mask)):
         raise SpecError(
