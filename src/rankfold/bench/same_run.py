@@ -11,7 +11,7 @@ from rankfold.bench.records.record import RunRecord
 from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
 
 # Where a run is and what it runs on, how it is begun, watched and kept: none of these makes it another run.
-_FREE = frozenset(
+FREE = frozenset(
     {"out", "data_root", "threads", "device", "overwrite", "resume", "checkpoint_every", "validate"},
 )
 _NAMED = 3
@@ -25,7 +25,7 @@ def question_of(request: RunRequest) -> Question:
     values = cast("Question", json.loads(json.dumps(asdict(request), default=str)))
     if request.epochs is None and request.steps is None:
         values["epochs"] = DEFAULT_EPOCHS
-    return {name: value for name, value in values.items() if name not in _FREE}
+    return {name: value for name, value in values.items() if name not in FREE}
 
 
 def asked_with_any_seed(record: RunRecord) -> str:

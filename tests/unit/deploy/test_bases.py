@@ -10,6 +10,7 @@ import transformers
 import rankfold
 from rankfold.deploy.export import ExportRequest, export
 from rankfold.deploy.model_class import model_class
+from rankfold.deploy.opened import open_adapter
 from rankfold.errors import SpecError
 from tests.support.tiny_models import VOCABULARY
 
@@ -91,3 +92,14 @@ def test_a_class_that_is_no_model_of_transformers_is_refused(name):
     config.auto_mapping = {"base_model_class": name, "parent_library": "os"}
     with pytest.raises(SpecError, match=f"no model '{name}'"):
         model_class(config, transformers.BertConfig())
+
+
+@pytest.mark.filterwarnings("ignore:r=:rankfold.RankfoldWarning")
+def test_core_of_an_adapter_on_a_head_is_not_taken_for_the_head(tmp_path):
+    size = transformers.BertConfig(**_SMALL, intermediate_size=24, num_labels=2)
+    base = transformers.BertForSequenceClassification(size)
+    config = rankfold.config("tlora", r=4, target_modules=["query", "classifier"])
+    peft.get_peft_model(base, config).save_pretrained(tmp_path)
+    opened = open_adapter(tmp_path)
+    assert any("classifier.rankfold_core" in key for key in opened.state)
+    assert opened.labels is None

@@ -58,18 +58,21 @@ def fit(
 
     Raises:
         OutputExistsError: If the folder holds another choice, or something else.
+        DataError: If the data has changed since a run was done that is kept.
         TrainingError: If every candidate of a rung failed.
         BusyError: If another process is at a run.
     """
     _claim(plan, overwrite=overwrite)
     records: list[RunRecord] = []
+    done: list[Outcome] = []
     left: Sequence[Candidate] = plan.candidates
     keeps = [*plan.sizes[1:], 1]
     for number, (steps, kept) in enumerate(zip(plan.rungs, keeps, strict=True), start=1):
         logger.info("rung %d of %d: %d candidates, %d steps each.", number, len(keeps), len(left), steps)
         requests = [plan.request(each, f"rung-{number}/{each.method}", steps=steps) for each in left]
-        outcomes = run_all(requests, make_progress=make_progress, executor=executor)
+        outcomes = run_all(requests, make_progress=make_progress, executor=executor, earlier=done)
         check_all_here(outcomes)
+        done += outcomes
         if all(outcome.error for outcome in outcomes):
             raise_shared(outcomes)
         part = FitPart(plan.budget.text(), tuple(plan.rungs), number, kept)
@@ -81,7 +84,7 @@ def fit(
         _tell_what_is_left(here, plan, number)
     if plan.reference is not None:
         request = plan.request(plan.reference, "reference", steps=plan.steps)
-        (outcome,) = run_all([request], make_progress=make_progress, executor=executor)
+        (outcome,) = run_all([request], make_progress=make_progress, executor=executor, earlier=done)
         check_all_here([outcome])
         if outcome.record is None:  # it never got as far as the others did with the same model and data
             raise_shared([outcome])

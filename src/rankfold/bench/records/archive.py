@@ -8,6 +8,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def check_nothing_lost(records: Mapping[str, RunRecord], folder: Path) -> None:
 def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
     """Write records into a folder's archive, in place of what it held, and return its path.
 
-    The same records give the same bytes. What was written is read again before anyone relies on it.
+    The same records give the same bytes. What was written is read again before anyone relies on it. Where the
+    runs and their data lay on this machine is left out: that is nobody else's business, and no part of a run.
 
     Args:
         records: Each by the folder of its run, such as "rung-1/lora", as seen from what is archived.
@@ -48,6 +50,7 @@ def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
         SpecError: If it cannot be written.
         DataError: If what is read again is not what was written.
     """
+    records = {place: _without_places(record, place) for place, record in records.items()}
     lines = [
         json.dumps({"folder": place, **record.to_dict()}, ensure_ascii=False, separators=(",", ":"))
         for place, record in sorted(records.items())
@@ -57,6 +60,19 @@ def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
     if read_archive(file) != records:
         raise DataError(f"'{file}' does not hold what was written; keep the folders, and report this.")
     return file
+
+
+def _without_places(record: RunRecord, place: str) -> RunRecord:
+    """Return a record whose run lay in `place`, and whose data in the folder of its task."""
+    words = list(record.command)
+    if "--out" in words:
+        words[words.index("--out") + 1] = place
+    source = record.data.source
+    if "--data-root" in words:
+        at = words.index("--data-root")
+        source = source.replace(f"{words[at + 1]}/", "")
+        del words[at : at + 2]
+    return replace(record, command=tuple(words), data=replace(record.data, source=source))
 
 
 def read_archive(file: Path) -> Mapping[str, RunRecord]:

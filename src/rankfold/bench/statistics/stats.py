@@ -112,8 +112,10 @@ def _wilson(found: Doubt, level: float) -> Interval:
     Several seeds on the same examples are as sure as a number of examples between that of one seed and that
     of all: the number whose accuracy would vary as much with other examples.
     """
-    spread = found.value * (1 - found.value)
-    count = spread / found.least**2 if found.seeds > 1 and spread * found.least else found.examples
+    count = float(found.examples)
+    if found.least:
+        alike = found.value * (1 - found.value) / found.least**2
+        count = min(max(count, alike), count * found.seeds)
     interval = cast("Any", statsmodels.stats.proportion).proportion_confint
     low, high = interval(found.value * count, count, alpha=1 - level, method="wilson")
     return Interval(found.value, float(low), float(high))

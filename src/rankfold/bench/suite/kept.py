@@ -12,6 +12,7 @@ from rankfold.bench.records.archive import NAME as ARCHIVE_NAME
 from rankfold.bench.records.archive import read_archive
 from rankfold.bench.records.record import NAME as RECORD_NAME
 from rankfold.bench.records.record import RunRecord
+from rankfold.bench.same_run import FREE
 from rankfold.bench.statistics.claims import Judgement, judge
 from rankfold.bench.suite.named_runs import model_of, named_runs, named_trials, task_of
 from rankfold.bench.suite.suite import Suite
@@ -22,12 +23,13 @@ NAME = "suite.json"
 
 
 def keep_suite(suite: Suite, folder: Path) -> None:
-    """Write a suite into the folder of its runs.
+    """Write a suite into the folder of its runs; where it was run is no part of it.
 
     Raises:
         SpecError: If it cannot be written.
     """
-    write_into(folder, NAME, _adapter().dump_json(suite, indent=1) + b"\n")
+    base = {name: value for name, value in suite.base.items() if name not in FREE}
+    write_into(folder, NAME, _adapter().dump_json(replace(suite, base=base), indent=1) + b"\n")
 
 
 def kept_suite(folder: Path) -> Suite | None:

@@ -13,7 +13,6 @@ from rankfold.bench.suite.kept import joined_with_kept, keep_suite
 from rankfold.bench.suite.outcome import Outcome
 from rankfold.bench.suite.own_records import marked
 from rankfold.bench.suite.runner import run_all
-from rankfold.bench.suite.same_data import check_still_same_data
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.trials import Key, searches_of, trial_request, trial_requests, tune
 from rankfold.bench.tasks.find import nothing_named
@@ -48,22 +47,21 @@ def run_suite(
     check_suite(suite, out)
     keep_suite(suite if overwrite else _checked_with_kept(suite, out), out)
 
-    def run_batch(requests: Sequence[RunRequest], described: str) -> list[Outcome]:
+    def run_batch(
+        requests: Sequence[RunRequest], described: str, earlier: Sequence[Outcome] = ()
+    ) -> list[Outcome]:
         return run_all(
             requests,
             make_progress=make_progress,
             executor=executor,
             overwrite=overwrite,
             described=described,
+            earlier=earlier,
         )
 
     trials, chosen = tune(suite, out, run_batch)
     values = {key: each.values for key, each in chosen.items()}
-    requests = suite.requests(out, values)
-    kept = [(each.request, each.record) for each in trials if each.is_kept and each.record]
-    if kept and not all(map(finished, requests)):  # what was chosen then is to hold for what is run now
-        check_still_same_data(kept)
-    outcomes = run_batch(requests, "runs")
+    outcomes = run_batch(suite.requests(out, values), "runs", trials)
     return [*trials, *_with_choice(suite, chosen, outcomes)]
 
 

@@ -25,6 +25,7 @@ def run_all(
     executor: Executor | None = None,
     overwrite: bool = False,
     described: str = "runs",
+    earlier: Sequence[Outcome] = (),
 ) -> list[Outcome]:
     """Do what is not done yet, and go on with what was stopped; one failure does not stop the others.
 
@@ -37,6 +38,7 @@ def run_all(
         executor: Does the runs; in this process, one after another, if None.
         overwrite: Do again what is done.
         described: What the runs are called where progress is shown.
+        earlier: What these runs are built on, such as trials, on the same data.
 
     Raises:
         OutputExistsError: If a folder holds something that was not asked for, before anything is run.
@@ -45,7 +47,12 @@ def run_all(
     """
     executor = executor or Inline()
     kept = {request.out: None if overwrite else finished(request) for request in requests}
-    check_same_data(requests, kept)
+    check_same_data(
+        [
+            *((each.request, each.record) for each in earlier if each.error is None),
+            *((request, kept[request.out]) for request in requests),
+        ]
+    )
     left = [_as_begun(request, overwrite=overwrite) for request in requests if kept[request.out] is None]
     outcomes = {
         request.out: Outcome(request, record, is_kept=True)

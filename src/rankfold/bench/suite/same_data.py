@@ -1,7 +1,6 @@
 """A comparison goes on only with the data with which it began."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from rankfold.bench.records.measured import Measured, measured_on
 from rankfold.bench.records.record import RunRecord
@@ -13,38 +12,24 @@ from rankfold.train.models.base import resolve_model
 _DIGITS = 8
 
 
-def check_same_data(requests: Sequence[RunRequest], kept: Mapping[Path, RunRecord | None]) -> None:
+def check_same_data(asked: Sequence[tuple[RunRequest, RunRecord | None]]) -> None:
     """Check that runs which are still to do will see the data of those that are done already.
 
     Args:
-        requests: All runs of a comparison.
-        kept: The record of each run by its folder; None if it is still to do.
+        asked: All runs of a comparison and what they are built on, such as trials, with their records; None
+            if one is still to do.
 
     Raises:
         DataError: If the data of a task, or its version, has changed since a run was done.
     """
-    done: dict[TaskRequest, RunRecord] = {}
-    for request in requests:
-        if (record := kept[request.out]) is not None:
-            first = done.setdefault(request.task_request, record)
-            _check(first, measured_on(record), f"when '{request.out}' was run")
-    for request in requests:
-        if kept[request.out] is None and (first := done.pop(request.task_request, None)) is not None:
-            _check(first, _now(request), "now")
-
-
-def check_still_same_data(done: Iterable[tuple[RunRequest, RunRecord]]) -> None:
-    """Check that what is built on runs will see the data that they saw.
-
-    Args:
-        done: The runs, with their records.
-
-    Raises:
-        DataError: If the data of a task, or its version, has changed since.
-    """
-    first = {request.task_request: (request, record) for request, record in done}
-    for request, record in first.values():
-        _check(record, _now(request), "now")
+    first: dict[TaskRequest, tuple[RunRequest, RunRecord]] = {}
+    for request, record in asked:
+        if record is not None:
+            _, began = first.setdefault(request.task_request, (request, record))
+            _check(began, measured_on(record), f"when '{request.out}' was run")
+    if any(record is None for _, record in asked):
+        for request, record in first.values():
+            _check(record, _now(request), "now")
 
 
 def _now(request: RunRequest) -> Measured | None:

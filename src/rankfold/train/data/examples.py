@@ -136,7 +136,7 @@ def _chosen(tables: Mapping[str, Table], kind: Kind, learned: Sequence[str] | No
     def label(row: Row) -> int:
         place = answer_index(row)
         if place not in ids:
-            raise not_learned(next(iter(tables)), [names[place]], classes)
+            raise DataError(f"the answer is {not_learned([names[place]], classes)}")
         return ids[place]
 
     return Examples(kind, classes, _labelled(tables, Columns("question", None, "answer"), label), {})

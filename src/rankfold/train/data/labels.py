@@ -60,7 +60,8 @@ def find_labels(
         check_published(split, found, labels.ids)
         unknown = sorted(found - set(labels.ids), key=_sort_key)
         if unknown and learned is not None:
-            raise not_learned(split, [_name_in(known or (), value) for value in unknown], learned)
+            named = [_name_in(known or (), value) for value in unknown]
+            raise DataError(f"the split '{split}' has the labels {not_learned(named, learned)}")
         if unknown:
             raise DataError(
                 f"the split '{split}' has the labels {_listed(unknown)}, but the {len(labels.ids)} labels of "
@@ -105,12 +106,9 @@ def _learned_ids(
     return {value: place for value, place in found.items() if place is not None}
 
 
-def not_learned(split: str, labels: Sequence[object], learned: Sequence[str]) -> DataError:
-    """Return the error for labels of a split that are none of the classes a model has learned."""
-    return DataError(
-        f"the split '{split}' has the labels {_listed(labels)}, but what was learned is {_listed(learned)}; "
-        "take data with the same classes."
-    )
+def not_learned(labels: Sequence[object], learned: Sequence[str]) -> str:
+    """Return what is wrong with labels that are none of the classes a model has learned."""
+    return f"{_listed(labels)}, but what was learned is {_listed(learned)}; take data with the same classes."
 
 
 def check_published(split: str, values: Iterable[float | str], known: Iterable[object] = ()) -> None:

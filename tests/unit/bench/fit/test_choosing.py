@@ -17,10 +17,11 @@ from rankfold.bench.records.record import RunRecord
 from rankfold.bench.runs.unfinished import folder_beside
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
-from rankfold.errors import OutputExistsError, SpecError, TrainingError
+from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
 from rankfold.train.evaluation.metric_names import ANSWER_LOSS
-from tests.support.records import fail, make_record
+from tests.support.records import fail, make_record, reading
+from tests.support.tiny_models import review_rows, write_splits
 
 # Nothing is trained here, so nothing is read: records that a double writes are of no real data.
 BASE = {"model": "minilm", "data": "news.jsonl"}
@@ -153,6 +154,19 @@ def test_stopped_choice_goes_on_where_it_was_and_chooses_the_same(plan, stop):
     assert len(again.asked) == 16 - stop
     assert fitted.winner.method == NAMES[-1]
     assert all(record.fit is not None for record in fitted.records)
+
+
+@pytest.mark.parametrize("stop", [1, len(NAMES), len(NAMES) + 4])
+def test_stopped_choice_does_not_go_on_with_other_data(plan, tmp_path, stop):
+    folder = write_splits(tmp_path / "talks", train=review_rows(20))
+    plan = replace(plan, base={**BASE, "data": str(folder)})
+    with pytest.raises(KeyboardInterrupt):
+        fit(plan, executor=Inline(reading(Trainer(SCORES, stops_after=stop))))
+    write_splits(folder, train=review_rows(20, seed=7))
+    later = Trainer(SCORES)
+    with pytest.raises(DataError, match=r"had the hash \w{8} when it was first run, and has \w{8} now"):
+        fit(plan, executor=Inline(reading(later)))
+    assert later.asked == []
 
 
 def test_finished_choice_is_not_trained_again(plan):

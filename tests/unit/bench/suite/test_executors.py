@@ -151,6 +151,46 @@ def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path):
     assert until(lambda: not alive(child))
 
 
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from tests.unit.bench.suite.test_executors import begin_endless
+
+if __name__ == "__main__":
+    print("begun", flush=True)
+    try:
+        begin_endless(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_interrupt_ends_all_processes_without_a_word_of_theirs(tmp_path, is_early):
+    """Early is while the server imports what runs need; a terminal interrupts all processes at once."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    began = subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert began.stdout.readline() == "begun\n"
+    if is_early:
+        time.sleep(0.5)
+    else:
+        assert until((tmp_path / "run0.pid").is_file)
+    os.killpg(began.pid, signal.SIGINT)
+    said, complained = began.communicate(timeout=PATIENCE_SECONDS)
+    assert (said, complained) == ("interrupted\n", "")
+    if (tmp_path / "run0.pid").is_file():
+        child = int(until((tmp_path / "run0.pid").read_text))
+        assert until(lambda: not alive(child))
+
+
 def begin_endless(folder):
     list(Processes(1, work).each(ending(folder, "endless"), Quiet))
 

@@ -7,44 +7,35 @@ import pytest
 from rankfold.bench.records.measured import note_different_data
 from rankfold.bench.statistics.diff import compare_records
 from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.suite.protocol import run_suite
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.runner import run_all
-from rankfold.bench.suite.same_data import check_still_same_data
 from rankfold.bench.suite.suite import Suite
+from rankfold.bench.suite.tuning import Tuning
 from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError
 from rankfold.report.study import make_studies
-from tests.support.records import Trainer, make_record
+from tests.support.records import Trainer, make_record, reading
 from tests.support.tiny_models import review_rows, write_splits
 
 METHODS = (SuiteMethod("lora"), SuiteMethod("tlora"))
 
 
 @pytest.fixture
-def reviewed(tmp_path, tiny_bert):
-    """Return requests on a folder of reviews, and a trainer whose records have the hash of what is there."""
+def requests(tmp_path, tiny_bert):
+    """Return requests on a folder of reviews."""
     folder = write_splits(tmp_path / "talks", train=review_rows(20), validation=review_rows(8, seed=1))
     suite = Suite("some", {"model": str(tiny_bert), "data": str(folder), "steps": 5}, METHODS, (0, 1))
-
-    class Reader(Trainer):
-        def __call__(self, request, *, progress=None):
-            digest = load_task(request.task_request, is_causal=False).sha256
-            record = super().__call__(request, progress=progress)
-            record = replace(record, data=replace(record.data, sha256=digest))
-            record.write(request.out)
-            return record
-
-    return suite.requests(tmp_path / "runs"), Reader
+    return suite.requests(tmp_path / "runs")
 
 
 def _change(tmp_path):
     write_splits(tmp_path / "talks", train=review_rows(20, seed=7))
 
 
-def test_a_comparison_goes_on_where_its_data_is_the_same(reviewed):
-    requests, trainer = reviewed
-    run_all(requests[:2], executor=Inline(trainer()))
-    assert [outcome.is_kept for outcome in run_all(requests, executor=Inline(trainer()))] == [
+def test_a_comparison_goes_on_where_its_data_is_the_same(requests):
+    run_all(requests[:2], executor=Inline(reading(Trainer())))
+    assert [outcome.is_kept for outcome in run_all(requests, executor=Inline(reading(Trainer())))] == [
         True,
         True,
         False,
@@ -52,57 +43,65 @@ def test_a_comparison_goes_on_where_its_data_is_the_same(reviewed):
     ]
 
 
-def test_a_comparison_does_not_go_on_where_its_data_has_changed(reviewed, tmp_path):
-    requests, trainer = reviewed
-    run_all(requests[:2], executor=Inline(trainer()))
+def test_a_comparison_does_not_go_on_where_its_data_has_changed(requests, tmp_path):
+    run_all(requests[:2], executor=Inline(reading(Trainer())))
     _change(tmp_path)
-    later = trainer()
+    later = Trainer()
     with pytest.raises(DataError, match=r"the data of '\w+' had the hash \w{8} .* --overwrite .* --out"):
-        run_all(requests, executor=Inline(later))
+        run_all(requests, executor=Inline(reading(later)))
     assert later.asked == []
 
 
-def test_what_was_done_on_other_data_is_noticed_before_more_is_built_on_it(reviewed, tmp_path):
-    requests, trainer = reviewed
-    done = [(each.request, each.record) for each in run_all(requests[:2], executor=Inline(trainer()))]
-    check_still_same_data(done)
+def test_runs_do_not_begin_on_other_data_than_their_trials(requests, tmp_path):
+    suite = Suite(
+        "some",
+        {"model": requests[0].model, "data": requests[0].data, "steps": 5},
+        METHODS,
+        tuning=Tuning({"learning_rate": [1e-3, 1e-2]}),
+    )
+
+    def stopping(request, *, progress=None):
+        if "trial" not in request.out.name:
+            raise KeyboardInterrupt
+        return reading(Trainer())(request, progress=progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(suite, tmp_path / "suite", executor=Inline(stopping))
     _change(tmp_path)
-    with pytest.raises(DataError, match=r"has \w{8} now"):
-        check_still_same_data(done)
+    later = Trainer()
+    with pytest.raises(DataError, match=r"had the hash \w{8} when it was first run, and has \w{8} now"):
+        run_suite(suite, tmp_path / "suite", executor=Inline(reading(later)))
+    assert later.asked == []
 
 
-def test_overwriting_runs_everything_on_the_new_data(reviewed, tmp_path):
-    requests, trainer = reviewed
-    run_all(requests[:2], executor=Inline(trainer()))
+def test_overwriting_runs_everything_on_the_new_data(requests, tmp_path):
+    run_all(requests[:2], executor=Inline(reading(Trainer())))
     _change(tmp_path)
-    outcomes = run_all(requests, executor=Inline(trainer()), overwrite=True)
+    outcomes = run_all(requests, executor=Inline(reading(Trainer())), overwrite=True)
     assert len({outcome.record.data.sha256 for outcome in outcomes}) == 1
 
 
-def test_records_of_different_data_are_noticed_where_nothing_is_left_to_do(reviewed):
-    requests, trainer = reviewed
-    outcomes = run_all(requests, executor=Inline(trainer()))
+def test_records_of_different_data_are_noticed_where_nothing_is_left_to_do(requests):
+    outcomes = run_all(requests, executor=Inline(reading(Trainer())))
     last = outcomes[-1].record
     replace(last, data=replace(last.data, sha256="0" * 64)).write(requests[-1].out)
     with pytest.raises(DataError, match=f"when '{requests[-1].out}' was run"):
-        run_all(requests, executor=Inline(trainer()))
+        run_all(requests, executor=Inline(reading(Trainer())))
 
 
-def test_another_version_of_a_task_is_noticed(reviewed):
-    requests, trainer = reviewed
-    (outcome, *_) = run_all(requests[:1], executor=Inline(trainer()))
+def test_another_version_of_a_task_is_noticed(requests):
+    (outcome, *_) = run_all(requests[:1], executor=Inline(reading(Trainer())))
     record = outcome.record
     replace(record, task=replace(record.task, version=2)).write(requests[0].out)
     with pytest.raises(DataError, match="had version 2 when it was first run, and has 1 now"):
-        run_all(requests, executor=Inline(trainer()))
+        run_all(requests, executor=Inline(reading(Trainer())))
 
 
-def test_data_that_cannot_be_read_any_more_is_the_failure_of_each_run(reviewed, tmp_path):
-    requests, trainer = reviewed
-    run_all(requests[:2], executor=Inline(trainer()))
+def test_data_that_cannot_be_read_any_more_is_the_failure_of_each_run(requests, tmp_path):
+    run_all(requests[:2], executor=Inline(reading(Trainer())))
     for path in (tmp_path / "talks").iterdir():
         path.unlink()
-    outcomes = run_all(requests, executor=Inline(trainer()))
+    outcomes = run_all(requests, executor=Inline(reading(Trainer())))
     assert [outcome.record.status for outcome in outcomes] == ["done", "done", "failed", "failed"]
 
 

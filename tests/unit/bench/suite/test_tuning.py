@@ -9,7 +9,6 @@ import pytest
 from rankfold.bench.records.archive import write_archive
 from rankfold.bench.records.find import find_places, find_records
 from rankfold.bench.records.record import RunRecord
-from rankfold.bench.suite import protocol
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import check_suite, run_suite
 from rankfold.bench.suite.rows import SuiteMethod
@@ -231,13 +230,3 @@ def test_suite_that_was_stopped_in_its_trials_is_not_taken_for_nothing(tmp_path)
         run(SUITE, tmp_path, Stopping())
     with pytest.raises(OutputExistsError, match="holds the runs of another suite"):
         run(replace(SUITE, name="other"), tmp_path, Tuned())
-
-
-def test_runs_do_not_begin_on_other_data_than_their_trials(tmp_path, monkeypatch):
-    run(SUITE, tmp_path, Tuned())
-    checked = []
-    monkeypatch.setattr(protocol, "check_still_same_data", lambda done: checked.append(len(done)))
-    run(SUITE, tmp_path, Tuned())
-    assert checked == []  # nothing is left to run
-    run(replace(SUITE, seeds=(0, 1, 2)), tmp_path, Tuned())
-    assert checked == [6]

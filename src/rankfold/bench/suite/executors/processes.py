@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, final
 
@@ -59,7 +61,8 @@ class Processes:
         try:
             while waiting or under_way:
                 while waiting and len(under_way) < self.jobs:
-                    under_way.append(self._begin(waiting.pop(), new_progress(), threads))
+                    with _uninterrupted():
+                        under_way.append(self._begin(waiting.pop(), new_progress(), threads))
                 wait([job.news for job in under_way])
                 for job in [job for job in under_way if job.news.poll()]:
                     _hear(job)
@@ -79,6 +82,20 @@ class Processes:
         process.start()
         theirs.close()  # so that the pipe ends when the process does
         return _Job(request, process, ours, progress)
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Have Ctrl-C wait for the block, and not reach the processes begun in it, which this one stops."""
+    if _METHOD == "spawn":
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let interrupts through once it has begun its own process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _hear(job: _Job) -> None:
