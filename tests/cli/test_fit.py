@@ -61,7 +61,7 @@ def test_table_shows_all_of_it_on_demand_with_what_cannot_be_built(fit):
     assert len(full.stdout.splitlines()) > 2 * len(short.stdout.splitlines())
     assert "No statement on quality" in short.stdout
     assert "--all shows them" in short.stderr
-    assert "r=256 is larger than the layer" in full.stdout
+    assert "r=256 is more than the rank of" in full.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Merging puts the adapters into the base weights; unmerging brings back the base, bit for bit."""
 
+from collections import OrderedDict
 from contextlib import nullcontext
 
+import peft
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
+import rankfold
 from rankfold import RankfoldWarning, SpecError
 from tests.integration.models import (
     FOLDABLE,
@@ -179,16 +183,44 @@ def test_merging_some_adapters_leaves_the_others_out(method):
     assert_close(scores(plain), expected)
 
 
-def test_safe_merge_refuses_what_is_not_finite_and_leaves_the_base_as_it_was():
-    model = two_adapters("lora")
-    layer = model.base_model.model.bert.encoder.layer[0].attention.self.query
-    before = base_weights(model)
+@pytest.mark.parametrize("merge", ["merge_adapter", "merge_and_unload"])
+def test_safe_merge_refuses_what_is_not_finite_and_leaves_all_layers_as_they_were(merge):
+    model = adapted(config_of("lora", task_type=None))
+    layers = [module for module in model.modules() if hasattr(module, "merge_drift")]
     with torch.no_grad():
-        layer.rankfold_up["first"].weight[0, 0] = torch.nan
-    with pytest.raises(ValueError, match="first seems to be broken"):
-        model.merge_adapter(safe_merge=True)
-    model.unmerge_adapter()
+        layers[-1].rankfold_up["default"].weight[0, 0] = float("nan")
+    before = base_weights(model)
+    with pytest.raises(ValueError, match="adapter default seems to be broken"):
+        getattr(model, merge)(safe_merge=True)
+    assert len(layers) > 1
+    assert not any(layer.merged for layer in layers)
     assert_same(base_weights(model), before)
+
+
+def _weight_normed(layer):
+    nn.utils.parametrizations.weight_norm(layer)
+
+
+def _weight_normed_as_of_old(layer):
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(layer)
+
+
+def _pruned(layer):
+    nn.utils.prune.l1_unstructured(layer, "weight", amount=0.5)
+
+
+@pytest.mark.parametrize("compute", [_weight_normed, _weight_normed_as_of_old, _pruned])
+def test_weight_that_is_computed_at_every_pass_is_adapted_but_not_merged_into(compute):
+    base = nn.Sequential(OrderedDict(one=nn.Linear(6, 5), other=nn.Linear(5, 4)))
+    compute(base.one)
+    x = torch.randn(3, 6)
+    model = peft.get_peft_model(base, rankfold.config("lora", r=2, target_modules=["one", "other"]))
+    model(x).sum().backward()
+    assert model.base_model.model.one.rankfold_up["default"].weight.grad.abs().sum() > 0
+    with pytest.raises(SpecError, match=r"is computed at every pass, .* remove that from the base model"):
+        model.merge_adapter()
+    assert not model.base_model.model.other.merged
 
 
 def test_strength_of_an_adapter_takes_part_in_merging():

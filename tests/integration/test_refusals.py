@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM
 
-from rankfold import AdapterFileError, DenseSpec, RankfoldConfig, SpecError
+from rankfold import AdapterFileError, DenseSpec, RankfoldConfig, RouterSpec, SpecError
 from rankfold.peft_plugin.layer import RankfoldLayer
 from tests.integration.models import METHODS, adapted, bert, config_of, scores, train
 
@@ -24,6 +24,7 @@ def state_of(model):
 
 REFUSED = {
     "unmatched_name": ({"target_modules": ["query", "valeu"]}, r"'valeu'. Did you mean 'value'"),
+    "excluded_name_of_nothing": ({"exclude_modules": ["valeu"]}, r"'valeu'. Did you mean 'value'"),
     "excluded_names": (
         {"exclude_modules": ["value", "query"]},
         r"\['query', 'value'\] leaves no layer to adapt",
@@ -39,7 +40,6 @@ REFUSED = {
     ),
     "pattern_of_alphas": ({"alpha_pattern": {"layer.7": 2.0}}, r"alpha_pattern names 'layer.7'"),
     "block": ({"layers_to_transform": [0, 2]}, r"layers_to_transform names block 2"),
-    "rank": ({"r": 100}, r"r=100 is larger than the layer .*query.*give r at most 32"),
     "module_to_save": ({"modules_to_save": ["clasifier"]}, r"'clasifier'. Did you mean 'classifier'"),
     "kind": ({"target_modules": ["query", "LayerNorm"]}, r"LayerNorm.*is not supported.*exclude_modules"),
 }
@@ -259,3 +259,12 @@ def test_model_on_the_meta_device_takes_every_method(method):
     with torch.device("meta"):
         model = adapted(config_of(method), bert())
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("scope", ["layer", "mlp"])
+def test_heads_for_mlps_are_refused_where_no_mlp_is_adapted(scope):
+    config = RankfoldConfig(
+        heads=2, heads_in="mlp", router=RouterSpec(scope=scope), target_modules=["query", "value"]
+    )
+    with pytest.raises(SpecError, match=r"heads_in='mlp' found no MLP .* heads_in='all'"):
+        peft.get_peft_model(bert(), config)

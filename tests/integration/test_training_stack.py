@@ -84,6 +84,21 @@ def test_compiled_model_learns_the_same(method):
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.filterwarnings("ignore:k=:rankfold.RankfoldWarning", "ignore:map=:rankfold.RankfoldWarning")
+@pytest.mark.parametrize("order", relay.RELAY_MAPS)
+def test_compiled_relays_of_several_sizes_learn_the_same(order):
+    torch.compiler.reset()
+    config = config_of(
+        "relayed_lora", map=order, target_modules=["query", "intermediate.dense", "output.dense"]
+    )
+    plain, compiled = adapted(config), adapted(config)
+    losses = train(plain, steps=3)
+    assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(
+        losses, rel=1e-4
+    )
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora"])
 def test_exported_program_gives_the_same_scores_and_the_model_still_learns(method):
     model = adapted(config_of(method))

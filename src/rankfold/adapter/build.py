@@ -65,7 +65,7 @@ class Builder:
             name.
 
     Raises:
-        SpecError: If a rank is larger than a layer, or a layer cannot have several heads.
+        SpecError: If a layer has fewer singular vectors than a rank asks for, or cannot have several heads.
     """
 
     def __init__(self, sites: Mapping[str, Site], *, name: str) -> None:

@@ -75,11 +75,6 @@ def checked(path: str, site: Site) -> Site:
     if site.spec.router is not None:
         _check_routed(path, site, site.spec.router)
     rank = max(site.spec.rank, site.spec.up_rank)
-    if rank > max(sizes):
-        raise SpecError(
-            f"r={rank} is larger than the layer '{path}' ({sizes[0]} in, {sizes[1]} out); "
-            f"give r at most {min(sizes)}, or another r for this layer by rank_pattern."
-        )
     if rank > min(sizes) and any(isinstance(side, SvdSpec) for side, _, _ in site.sides.values()):
         raise SpecError(
             f"r={rank} is more than the {min(sizes)} singular vectors of '{path}'; "

@@ -155,32 +155,52 @@ def read_square(square: Tensor, relay: Relay) -> Tensor:
     return square.reshape(-1)[positions].reshape(relay.rows, relay.cols)
 
 
-# To torch.compile the positions are a constant, which it must not trace its way to.
-@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
 def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
     """Return the position of each entry in the flat square."""
+    if torch.compiler.is_compiling():
+        return _positions(order, entries, device)
     # What is made now shows whether what is kept is of use here, and may be added to.
-    make = _kept_positions if is_lasting(torch.empty(0, device=device)) else _positions
+    make = _kept_positions if is_lasting(torch.empty(0, device=device)) else _lasting_positions
     return make(order, entries, device)
+
+
+def _lasting_positions(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
+    # The first call may be in inference mode, but training after it needs an ordinary tensor.
+    with torch.inference_mode(mode=False):
+        return _positions(order, entries, device)
 
 
 def _positions(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:
     side = square_side(entries)
     size = side * side
-    # The first call may be in inference mode, but training after it needs an ordinary tensor.
-    with torch.inference_mode(mode=False):
-        match order:
-            case "row_major":
-                return torch.arange(entries, device=device)
-            case "strided":
-                step = next(step for step in range(side + 1, 2 * size + 2) if math.gcd(step, size) == 1)
-                return (torch.arange(entries, device=device) * step) % size
-            case "permuted":
-                # One fixed order a size: it is part of the file format, not of the seed.
-                return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
+    match order:
+        case "row_major":
+            return torch.arange(entries, device=device)
+        case "strided":
+            step = next(step for step in range(side + 1, 2 * size + 2) if math.gcd(step, size) == 1)
+            return (torch.arange(entries, device=device) * step) % size
+        case "permuted":
+            return _permuted(entries, size, device)
 
 
-_kept_positions = lru_cache(maxsize=256)(_positions)
+# An operator, since torch.compile cannot trace how the order is drawn; a copy, which it may overwrite.
+@torch.library.custom_op("rankfold::permuted", mutates_args=())
+def _permuted(entries: int, size: int, device: torch.device) -> Tensor:
+    return _first_of_order(entries, size, device).clone()
+
+
+@lru_cache(maxsize=256)
+def _first_of_order(entries: int, size: int, device: torch.device) -> FlatIndex:
+    # One fixed order a size: it is part of the file format, not of the seed.
+    return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
+
+
+@_permuted.register_fake
+def _(entries: int, size: int, device: torch.device) -> Tensor:
+    return torch.empty(entries, dtype=torch.int64, device=device)
+
+
+_kept_positions = lru_cache(maxsize=256)(_lasting_positions)
 
 
 def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:

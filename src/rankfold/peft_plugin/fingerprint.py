@@ -5,6 +5,7 @@ a few weights of a few layers and compares them with a tolerance.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from rankfold.peft_plugin.layer import RankfoldLayer
 from rankfold.peft_plugin.targets import Target
 
 _LAYERS, _WEIGHTS = 16, 4
+_LARGEST = torch.finfo(torch.float16).max
 _FLOAT, _QUANTISED = "float", "quantised"
 
 # Rounding a weight to bfloat16 moves it by at most 2**-9 of itself, to 4 bits by about a tenth of a typical
@@ -30,7 +32,8 @@ def fingerprint(targets: Sequence[Target]) -> str | None:
     if any(sample is None for sample in samples):
         return None
     kind = _QUANTISED if any(target.quantization_backend is not None for target in targets) else _FLOAT
-    values = torch.cat([sample for sample in samples if sample is not None]).to(torch.float16)
+    values = torch.cat([sample for sample in samples if sample is not None])
+    values = values.clamp(-_LARGEST, _LARGEST).to(torch.float16)
     return f"{kind}:{values.numpy().tobytes().hex()}"
 
 
@@ -79,7 +82,8 @@ def _original_weight(target: Target) -> Tensor:
         return target.module.original_weight()
     if target.quantization_backend is not None:
         return target.quantization_backend.get_base_weight(target.base_layer)
-    return target.base_layer.get_parameter("weight").data
+    # Where weight norm or pruning computes it at every pass, it is no parameter.
+    return cast("Tensor", target.base_layer.weight).detach()
 
 
 def _read(sketch: str) -> tuple[str, Tensor]:

@@ -144,29 +144,16 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             SpecError: If the base layer is quantised in a way that cannot be written.
             NotExactError: If the gates of an adapter depend on the input.
         """
-        self.check_can_merge(adapter_names)
+        self.check_can_merge(adapter_names, safe_merge=safe_merge)
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.rankfold_adapters:
                 continue
-            backend = self.quantization_backend
-            if backend is not None and not backend.supports_merge:
-                raise SpecError(
-                    f"a base quantised by {backend.backend_name} cannot be merged into; load it in float."
-                )
-            weight = self.get_base_weight()
-            delta = self.get_delta_weight(name)
-            merged = (weight.to(torch.promote_types(weight.dtype, delta.dtype)) + delta.to(weight.device)).to(
-                weight.dtype
-            )
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(
-                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
-                )
+            weight, delta = self.get_base_weight(), self.get_delta_weight(name)
             if self._before_merge is None:
                 self._keep_base()
-            self.set_base_weight(merged)
+            self.set_base_weight(_sum(weight, delta))
             self.merged_adapters.append(name)
-            if backend is not None or torch.finfo(weight.dtype).bits < _BITS:
+            if self.quantization_backend is not None or torch.finfo(weight.dtype).bits < _BITS:
                 drift = _drift(self.get_base_weight(), weight, delta.to(weight.device))
                 self.merge_drift = max(self.merge_drift or 0.0, drift)
 
@@ -180,15 +167,41 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self._before_merge = (weight,)
         base.weight = nn.Parameter(weight.data, requires_grad=weight.requires_grad)
 
-    def check_can_merge(self, adapter_names: list[str] | None = None) -> None:
-        """Check that each of these adapters, the active ones if None, equals a weight.
+    def check_can_merge(self, adapter_names: list[str] | None = None, *, safe_merge: bool = False) -> None:
+        """Check that these adapters, the active ones if None, can be added to the base weight.
 
         Raises:
-            NotExactError: If one of them does not.
+            NotExactError: If the gates of one depend on the input.
+            SpecError: If the base weight cannot be written: it is quantised so, or computed at every pass.
+            ValueError: If `safe_merge` finds a value of the merged weight that is not finite.
         """
-        for name in adapter_names or self.active_adapters:
-            if name in self.rankfold_adapters:
-                self.rankfold_adapters[name].check_is_a_weight(name)
+        names = [name for name in adapter_names or self.active_adapters if name in self.rankfold_adapters]
+        for name in names:
+            self.rankfold_adapters[name].check_is_a_weight(name)
+        if not names:
+            return
+        backend = self.quantization_backend
+        if backend is not None and not backend.supports_merge:
+            raise SpecError(
+                f"a base quantised by {backend.backend_name} cannot be merged into; load it in float."
+            )
+        if backend is None and "weight" not in dict(self.get_base_layer().named_parameters(recurse=False)):
+            raise SpecError(
+                f"the weight of a {type(self.get_base_layer()).__name__} is computed at every pass, as by "
+                "weight norm or pruning, so nothing can be merged into it; remove that from the base model."
+            )
+        if safe_merge:
+            self._check_is_finite(names)
+
+    def _check_is_finite(self, names: Sequence[str]) -> None:
+        merged = self.get_base_weight()
+        for name in names:
+            if name not in self.merged_adapters:
+                merged = _sum(merged, self.get_delta_weight(name))
+            if not torch.isfinite(merged).all():
+                raise ValueError(
+                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
+                )
 
     def original_weight(self) -> Tensor:
         """Return the base weight without merged adapters, dequantised."""
@@ -253,6 +266,12 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def __repr__(self) -> str:
         """Return PEFT's form of a layer's representation."""
         return "rankfold." + super().__repr__()
+
+
+def _sum(weight: Tensor, delta: Tensor) -> Tensor:
+    """Return a weight with a change, in the dtype of the weight and where it is."""
+    exact = torch.promote_types(weight.dtype, delta.dtype)
+    return (weight.to(exact) + delta.to(weight.device)).to(weight.dtype)
 
 
 def _drift(merged: Tensor, weight: Tensor, delta: Tensor) -> float:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, cast, final
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, onload_layer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class RankfoldModel(BaseTuner):
         """Add an adapter to the model, after checking that all of it is possible.
 
         Raises:
-            SpecError: If a target matches nothing or cannot be adapted, or a rank is larger than a layer.
+            SpecError: If a target matches nothing or cannot be adapted.
             AdapterFileError: If the adapter was trained on another base model.
         """
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
@@ -109,9 +109,10 @@ class RankfoldModel(BaseTuner):
 
         Raises:
             NotExactError: If the gates of one depend on the input.
-            SpecError: If a name is that of no adapter.
+            SpecError: If a name is that of no adapter, or a base weight cannot be written.
+            ValueError: If `safe_merge` finds a value that is not finite.
         """
-        self._check_can_merge(adapter_names)
+        self._check_can_merge(adapter_names, safe_merge=safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
         _warn_of_drift({name: layer.merge_drift for name, layer in _named_layers(self.model).items()})
 
@@ -124,7 +125,7 @@ class RankfoldModel(BaseTuner):
     ) -> nn.Module:
         layers = _named_layers(self.model)
         if merge:
-            self._check_can_merge(adapter_names)
+            self._check_can_merge(adapter_names, safe_merge=safe_merge)
         # PEFT declares that it returns nothing, but it returns the model.
         model = cast(
             "nn.Module", super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
@@ -202,12 +203,13 @@ class RankfoldModel(BaseTuner):
             for handle in handles:
                 handle.remove()
 
-    def _check_can_merge(self, adapter_names: list[str] | None) -> None:
+    def _check_can_merge(self, adapter_names: list[str] | None, *, safe_merge: bool) -> None:
         for name in adapter_names or ():
             if name not in self.peft_config:  # PEFT would pass over it
                 raise unknown_name("adapter", name, self.peft_config)
         for layer in _layers(self.model):
-            layer.check_can_merge(adapter_names)
+            with onload_layer(layer) if safe_merge else nullcontext():
+                layer.check_can_merge(adapter_names, safe_merge=safe_merge)
 
     def _check_adapter_names(self, adapter_names: list[str]) -> None:
         known = {name for layer in _layers(self) for name in layer.rankfold_adapters}

@@ -89,7 +89,7 @@ def find_targets(
         names = [name for name in modules if name.removeprefix(COMPILED) in keyed]
     _check_are_called(names, model)
     places = mlp_places(modules)
-    _check_whole_mlps(config, names, places)
+    _check_mlps(config, names, places)
     plan = _Plan(config, places, common_depth(names), _stacks(modules), get_quantization_kwargs(model))
     return {modules[name]: plan.target(name, modules[name]) for name in names}
 
@@ -175,7 +175,10 @@ def _check_target_modules(
     modules: Mapping[str, nn.Module],
 ) -> None:
     """Check that every name matches a layer, which may be excluded, and that some layer is left."""
-    targets = config.target_modules
+    targets, leaves_out = config.target_modules, config.exclude_modules
+    for unwanted in sorted(leaves_out) if isinstance(leaves_out, set) else ():
+        if not _is_among(unwanted, modules):
+            raise unknown_name("module to exclude", unwanted, _leaves(modules))
     for wanted in sorted(targets) if isinstance(targets, set) else ():
         if _is_among(wanted, names) or _is_among(wanted, excluded):
             continue
@@ -240,16 +243,16 @@ def _indices(layers: Iterable[int] | int | None) -> Iterable[int]:
     return (layers,) if isinstance(layers, int) else layers
 
 
-def _check_whole_mlps(config: RankfoldConfig, names: Sequence[str], places: Mapping[str, MlpPlace]) -> None:
-    """Check that a router that serves an MLP finds all its layers adapted: it decides for them together."""
+def _check_mlps(config: RankfoldConfig, names: Sequence[str], places: Mapping[str, MlpPlace]) -> None:
+    """Check that heads for MLPs find one, and all of its layers if one router decides for them together."""
+    roots = {places[name].root for name in names if name in places}
+    if config.heads_in == "mlp" and not roots:
+        raise SpecError(
+            "heads_in='mlp' found no MLP whose layers are among target_modules; name all linear layers of "
+            "the MLPs, or give heads_in='all' and a router of scope 'layer' if the architecture is not known."
+        )
     if config.router is None or config.router.scope == "layer":
         return
-    roots = {places[name].root for name in names if name in places}
-    if not roots:
-        raise SpecError(
-            f"a router of scope '{config.router.scope}' found no MLP whose layers are among target_modules; "
-            "name all linear layers of the MLPs, or use scope 'layer' for an architecture that is not known."
-        )
     missing = sorted(name for name, place in places.items() if place.root in roots and name not in names)
     if missing:
         raise SpecError(
