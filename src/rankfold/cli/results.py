@@ -12,6 +12,7 @@ from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells, claims_sent
 from rankfold.report.overview import heading
 from rankfold.report.report import Report
 from rankfold.report.rows import Row
+from rankfold.report.settings_table import settings_text
 from rankfold.report.study import Study
 from rankfold.report.table import cells, columns
 from rankfold.report.words import headline
@@ -31,7 +32,7 @@ def print_report(report: Report) -> None:
 
 def _print_study(study: Study) -> None:
     print_table(columns(study), cells(study), title=heading(study), left=(0, 3))
-    for sentence in filter(None, [*headline(study), budgets_text(study.rows)]):
+    for sentence in filter(None, [*headline(study), budgets_text(study.rows), settings_text(study)]):
         note(sentence)
     for row in study.rows:
         for run in row.failures:

@@ -195,7 +195,7 @@ def _first_of_order(entries: int, size: int, device: torch.device) -> FlatIndex:
     return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
 
 
-@_permuted.register_fake
+@_permuted.register_fake  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
 def _(entries: int, size: int, device: torch.device) -> Tensor:
     return torch.empty(entries, dtype=torch.int64, device=device)
 

@@ -13,7 +13,9 @@ from rankfold.report.claims_table import (
     finding_cells,
 )
 from rankfold.report.overview import overview_cells, overview_columns
+from rankfold.report.reading import READING, READING_TITLE
 from rankfold.report.report import Report
+from rankfold.report.settings_table import SETTINGS_COLUMNS, settings_cells, settings_text
 from rankfold.report.study import Study
 from rankfold.report.table import cells, columns, reason
 from rankfold.report.tuning_table import TUNING_COLUMNS, tuning_cells, tuning_text
@@ -21,7 +23,7 @@ from rankfold.report.words import headline
 
 
 def markdown(report: Report) -> str:
-    """Return claims, findings and results as Markdown."""
+    """Return claims, findings, results and how they came about as Markdown."""
     pieces = [f"# {_escaped(report.name)}", _escaped(report.description)] if report.name else []
     pieces += map(_escaped, report.missing)
     pieces += _claims(report.judgements) if report.judgements else []
@@ -29,6 +31,7 @@ def markdown(report: Report) -> str:
         pieces += ["# Overview", _table(overview_columns(report.studies), overview_cells(report.studies))]
     for study in report.studies:
         pieces += _study(study)
+    pieces += [f"# {READING_TITLE}", *READING]
     return "\n\n".join(filter(None, pieces)) + "\n"
 
 
@@ -55,6 +58,9 @@ def _study(study: Study) -> list[str]:
         _escaped(budgets_text(study.rows)),
         "\n".join(failures),
     ]
+    pieces += ["## Settings", _escaped(settings_text(study))]
+    if rows := settings_cells(study):
+        pieces.append(_table(SETTINGS_COLUMNS, rows))
     if study.tuned:
         pieces += ["## How each was tuned", _escaped(tuning_text(study))]
         pieces.append(_table(TUNING_COLUMNS, [tuning_cells(each) for each in study.tuned]))

@@ -10,29 +10,15 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rankfold.bench.statistics.doubt import RESAMPLES
-from rankfold.bench.statistics.stats import LEVEL
 from rankfold.report.claims_section import claims_section
 from rankfold.report.overview import heading
 from rankfold.report.overview_section import overview_section
+from rankfold.report.reading import READING, READING_TITLE
 from rankfold.report.report import Report
 from rankfold.report.sections import study_section
 from rankfold.report.study import Study
 
 _TEMPLATES = Path(__file__).parent / "templates"
-
-_READING = (
-    "A value is the mean over the seeds. Its interval says where the mean could be with other examples "
-    f"({LEVEL:.0%}; Wilson's interval for the accuracy of one seed, otherwise a bootstrap with {RESAMPLES:,} "
-    "resamples), and with other seeds where there are at least two (Student's t: with two or three seeds it "
-    "is wide, because two or three numbers say little of how far a fourth may lie).",
-    "A difference is paired: both methods on the same examples with the same seeds. It can be clear while "
-    "the intervals of the two values overlap.",
-    "“Better” and “worse” hold for all comparisons of a table together (Holm's correction). “Not separated” "
-    "means that this much data cannot tell the two apart; it does not mean that they are equal.",
-    "Trainable numbers are those of the adapter; a task head beside it is the same for every method and "
-    "counted apart. The size on disk is that of the weights file, task head included.",
-)
 
 
 def html_page(report: Report, *, version: str) -> str:
@@ -61,7 +47,8 @@ def html_page(report: Report, *, version: str) -> str:
         "claims": claims_section(report.judgements) if report.judgements else None,
         "overview": overview_section(names) if len(names) > 1 else None,
         "studies": shown,
-        "reading": _READING,
+        "reading_title": READING_TITLE,
+        "reading": READING,
         "has_charts": has_charts,
     }
     return environment.get_template("page.html.j2").render(

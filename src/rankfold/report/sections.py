@@ -11,6 +11,7 @@ from rankfold.report.figures import figures
 from rankfold.report.overview import heading
 from rankfold.report.rows import Row
 from rankfold.report.runs import run_facts
+from rankfold.report.settings_table import SETTINGS_COLUMNS, settings_cells, settings_text
 from rankfold.report.study import Study
 from rankfold.report.table import baseline_name, cells, columns, reason
 from rankfold.report.tuning_table import TUNING_COLUMNS, chosen_text, is_chosen, trial_text, tuning_text
@@ -55,6 +56,11 @@ def study_section(name: str, study: Study) -> dict[str, Any]:
         "fine": _fine(study),
         "legend": [{"label": row.label, "mark": marks[row.label]} for row in drawn],
         "charts": charts if drawn else [],
+        "settings": {
+            "explanation": settings_text(study),
+            "columns": SETTINGS_COLUMNS,
+            "rows": settings_cells(study),
+        },
         "tuning": _tuning(study) if study.tuned else None,
         "choices": [_choice(choice) for choice in study.choices],
         "runs": [run_facts(label, run, study.metric) for label, run in study.labelled_runs()],

@@ -169,8 +169,22 @@ def _not_separated(study: Study) -> list[str]:
     metric = metric_name(study.metric)
     return [
         f"{_rows_text(names, study)} {verb} not separated from {study.rows[0].label} in {metric} "
-        f"by {study.examples:,} examples."
+        f"by {study.examples:,} examples.",
+        *_clear_alone(study),
     ]
+
+
+def _clear_alone(study: Study) -> list[str]:
+    """Say of which rows the interval excludes zero, while the table's comparisons together do not."""
+    found = [
+        row.label
+        for row in study.rows
+        if row.verdict == "not separated" and row.difference and row.difference.interval.is_clear
+    ]
+    if not found:
+        return []
+    whose = f"Alone, the difference of {_rows_text(found, study)}"
+    return [f"{whose} would be clear of zero; among the table's comparisons it is not (Holm's correction)."]
 
 
 def _smallest(study: Study) -> list[str]:

@@ -1,6 +1,7 @@
 """The page is complete, opens offline, and shows a user's text as text."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -12,12 +13,15 @@ import vl_convert
 
 from rankfold.bench.records.find import find_records
 from rankfold.bench.records.record import ParametersPart
-from rankfold.bench.statistics.stats import Interval
+from rankfold.bench.statistics.stats import Difference, Interval
 from rankfold.errors import DataError, RankfoldError
 from rankfold.report.chart_parts import mark_of
+from rankfold.report.figures import figures
 from rankfold.report.markdown import markdown
 from rankfold.report.page import html_page
+from rankfold.report.reading import READING
 from rankfold.report.report import make_report
+from rankfold.report.settings_table import settings_cells, settings_text
 from rankfold.report.table import cells, columns, comma_separated
 from rankfold.report.words import bytes_text, headline, range_text, seconds_text, signed
 from rankfold.report.write import write_report
@@ -104,6 +108,19 @@ def test_charts_leave_methods_that_have_no_results_out(page):
 def test_charts_of_runs_without_curves_are_left_out():
     page = html_page(make_report([fail(make_record())]), version="1")
     assert Elements(page).specs == []
+
+
+def test_what_was_measured_only_at_the_end_is_no_curve():
+    record = make_record()
+    once = replace(record, curve=replace(record.curve, validation=record.curve.validation[-1:]))
+    drawn = {chart["id"] for chart in study_figures(record)}
+    assert {"loss", "metric", "held"} <= drawn
+    assert drawn - {chart["id"] for chart in study_figures(once)} == {"metric", "held"}
+
+
+def study_figures(record):
+    (study,) = make_report([record]).studies
+    return figures(study, {row.label: mark_of(place) for place, row in enumerate(study.rows)})
 
 
 def test_page_holds_every_run_with_its_command_and_hash(page):
@@ -206,6 +223,49 @@ def test_headline_of_many_methods_is_short():
     records = [make_record(name, quality=0.95 if name == "lora" else 0.3, examples=60) for name in names]
     (study,) = make_report(records).studies
     assert headline(study)[0].startswith("8 of the 8 other methods are worse than lora in accuracy, by 0.")
+
+
+def _rows_of(study, *, verdict, low, high):
+    first, *others = study.rows
+    clear = Difference(Interval((low + high) / 2, low, high), 0.03)
+    return replace(study, rows=(first, *(replace(row, difference=clear, verdict=verdict) for row in others)))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "low", "high", "is_told"),
+    [
+        ("not separated", 0.01, 0.03, True),
+        ("not separated", -0.03, -0.01, True),
+        ("not separated", -0.01, 0.03, False),
+        ("better", 0.01, 0.03, False),
+    ],
+)
+def test_interval_that_is_clear_only_alone_is_told(verdict, low, high, is_told):
+    study = _rows_of(some_report().studies[0], verdict=verdict, low=low, high=high)
+    assert any("would be clear of zero" in sentence for sentence in headline(study)) is is_told
+
+
+def test_settings_of_a_row_and_those_of_all_rows_are_told_once_each():
+    records = [
+        make_record("lora", options={"r": 8, "target_modules": ["query"]}),
+        make_record("tlora", options={"r": 8, "target_modules": "all-linear"}, steps=50),
+    ]
+    (study,) = make_report(records).studies
+    assert settings_text(study).startswith("All rows: r=8, learning_rate=0.0005, batch_size=16")
+    assert settings_cells(study) == [
+        ["lora", "target_modules=query, steps=100"],
+        ["tlora", "target_modules=all-linear, steps=50"],
+    ]
+    (alone,) = make_report(records[:1]).studies
+    assert settings_text(alone).startswith("lora: r=8, target_modules=query")
+    assert settings_cells(alone) == []
+
+
+@pytest.mark.parametrize("written", [markdown, lambda report: html_page(report, version="1")])
+def test_report_says_settings_and_how_to_read_it(written):
+    text = html.unescape(written(some_report()))
+    assert "All rows: " in text
+    assert all(part.split(";")[0] in text for part in READING)
 
 
 def test_a_head_alone_has_no_smallest_file():

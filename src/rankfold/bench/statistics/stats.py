@@ -64,6 +64,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether it excludes zero."""
+        return self.low > 0 or self.high < 0
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
