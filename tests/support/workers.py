@@ -3,31 +3,57 @@
 import os
 import signal
 import time
+import warnings
 
-from rankfold.errors import SpecError
+from rankfold.errors import RankfoldWarning, SpecError
 from tests.support.records import Trainer
 
 
 def work(request, *, progress=None):
-    """Do what the option `end` says, in the process this is called in; without it the run is done."""
+    """Do what the option `end` says, in the process this is called in, and then the run."""
     if progress is not None:
         progress.start(2, "training")
         progress.advance(1, loss=0.5)
-    match request.options.get("end"):
-        case "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "refused":
-            raise SpecError("r is 0; give a number above 0.")
-        case "odd":
-            raise _OddError(1, 2)
-        case "environment":
-            raise SpecError(os.environ.get("RANKFOLD_OF_A_TEST", "unset"))
-        case "endless":
-            (request.out.parent / f"{request.out.name}.pid").write_text(str(os.getpid()))
-            while True:
-                time.sleep(0.01)
-        case _:
-            return Trainer()(request, progress=progress)
+    if end := request.options.get("end"):
+        _ENDS[end](request)
+    return Trainer()(request, progress=progress)
+
+
+def _killed(_request):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _refused(_request):
+    raise SpecError("r is 0; give a number above 0.")
+
+
+def _odd(_request):
+    raise _OddError(1, 2)
+
+
+def _environment(_request):
+    raise SpecError(os.environ.get("RANKFOLD_OF_A_TEST", "unset"))
+
+
+def _endless(request):
+    (request.out.parent / f"{request.out.name}.pid").write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.01)
+
+
+def _warning(_request):
+    warnings.warn("k=8 saves nothing", RankfoldWarning, stacklevel=1)
+    warnings.warn(_OddWarning("of a library"), stacklevel=1)
+
+
+_ENDS = {
+    "killed": _killed,
+    "refused": _refused,
+    "odd": _odd,
+    "environment": _environment,
+    "endless": _endless,
+    "warning": _warning,
+}
 
 
 class _OddError(Exception):
@@ -35,3 +61,7 @@ class _OddError(Exception):
 
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")
+
+
+class _OddWarning(UserWarning):
+    """Of a library that another process may not have."""

@@ -10,7 +10,7 @@ import click
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, progress_screen
 from rankfold.cli.data import check_mixture, column_options, mixture_option, scoring_option, source_options
-from rankfold.cli.notes import shown_notes
+from rankfold.cli.notes import kept_when_interrupted, shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.planned import show_planned
 from rankfold.cli.sections import SectionedCommand, section
@@ -137,7 +137,7 @@ def command(
         show_planned(all_requests(plan, folder), as_json=as_json)
         return
     place = _executor(executor, jobs, plan.base.get("threads"))
-    with shown_notes(), progress_screen() as new_bar:
+    with kept_when_interrupted(), shown_notes(), progress_screen() as new_bar:
         outcomes = run_suite(plan, folder, executor=place, make_progress=new_bar, overwrite=overwrite)
     _report(outcomes, folder, as_json=as_json)
 

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, print_table, progress_screen
 from rankfold.cli.data import column_options, source_options
-from rankfold.cli.notes import shown_notes
+from rankfold.cli.notes import kept_when_interrupted, shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
@@ -119,7 +119,7 @@ def command(
     note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
     if plan.reference is None:
         note("no LoRA fits the budget, so the chosen one is held against none.")
-    with shown_notes(), progress_screen() as new_bar:
+    with kept_when_interrupted(), shown_notes(), progress_screen() as new_bar:
         fitted = fit(plan, make_progress=new_bar, overwrite=overwrite)
     _report(fitted, plan.out, as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""What the library logs, as lines on stderr."""
+"""What is said on stderr while the library works: what it logs, and what becomes of it when it is stopped."""
 
 import logging
 from collections.abc import Generator
@@ -26,3 +26,13 @@ def shown_notes() -> Generator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def kept_when_interrupted() -> Generator[None]:
+    """Say, when Ctrl-C ends the block, that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("what is done is kept; the same command goes on from there.")
+        raise

@@ -10,6 +10,7 @@ from rankfold.bench.records.step_times import StepTime, read_step_times
 from rankfold.bench.statistics.claims import Judgement
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
+from rankfold.bench.suite.rows import Place
 from rankfold.bench.suite.suite import Suite
 from rankfold.report.study import Study, make_studies
 
@@ -24,8 +25,8 @@ class Report:
         judgements: What the runs say to each claim of their suite.
         name: The suite's name; empty if the runs are of none.
         description: What the suite shows, in a sentence.
-        missing: Of which model and task of the suite there is no run, and why if that is known, in a sentence
-            each.
+        missing: Of which model and task of the suite runs are not there, and why if that is known, in a
+            sentence each.
     """
 
     studies: tuple[Study, ...]
@@ -69,14 +70,17 @@ def make_report(
 
 
 def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each model and task of a suite of which there is not even a failed run."""
+    """Yield a sentence for each model and task of a suite of which runs are not there, not even failed."""
     present = {record.name for record in records}
-    runs = named_runs(suite)
-    begun = {place for name, (place, _) in runs.items() if name in present}
-    for place in dict.fromkeys(place for place, _ in runs.values()):
-        if place not in begun:
-            name = f"{model_of(suite, place)} on {task_of(suite, place)}"
+    begun: dict[Place, list[bool]] = {}
+    for name, (place, _) in named_runs(suite).items():
+        begun.setdefault(place, []).append(name in present)
+    for place, there in begun.items():
+        name = f"{model_of(suite, place)} on {task_of(suite, place)}"
+        if not any(there):
             yield f"There is no run of {name}: {reasons.get(name, 'none that was asked for began')}."
+        elif not all(there):
+            yield f"Of {name} there are {sum(there)} of {len(there)} runs; run the suite again to go on."
 
 
 def _step_times(study: Study, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:

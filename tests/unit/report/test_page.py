@@ -113,9 +113,9 @@ def test_charts_of_runs_without_curves_are_left_out():
 def test_what_was_measured_only_at_the_end_is_no_curve():
     record = make_record()
     once = replace(record, curve=replace(record.curve, validation=record.curve.validation[-1:]))
-    drawn = {chart["id"] for chart in study_figures(record)}
+    drawn = {chart["name"] for chart in study_figures(record)}
     assert {"loss", "metric", "held"} <= drawn
-    assert drawn - {chart["id"] for chart in study_figures(once)} == {"metric", "held"}
+    assert drawn - {chart["name"] for chart in study_figures(once)} == {"metric", "held"}
 
 
 def study_figures(record):

@@ -191,6 +191,22 @@ def test_report_of_a_folder_with_a_suite_is_read_back_from_it(tmp_path):
     assert make_report(records_of(suite), tmp_path).name == "relays"
 
 
+def test_runs_of_a_suite_that_are_not_there_are_told(tmp_path):
+    suite = a_suite(seeds=(0, 1), claims=())
+    records = records_of(suite)
+    keep_suite(replace(suite, methods=suite.methods[:-1]), tmp_path)
+    assert make_report(records, tmp_path).missing == ()
+    runs = [record for record in records if record.tuning is None or record.tuning.trial is None]
+    count = sum(record.task.name == "sst2" for record in runs)
+    last = next(record for record in reversed(runs) if record.task.name == "sst2")
+    (sentence,) = make_report([record for record in records if record is not last], tmp_path).missing
+    assert (
+        sentence == f"Of minilm on sst2 there are {count - 1} of {count} runs; run the suite again to go on."
+    )
+    (sentence,) = make_report([each for each in records if each.task.name == "mrpc"], tmp_path).missing
+    assert sentence == "There is no run of minilm on sst2: none that was asked for began."
+
+
 def test_step_times_are_beside_the_rows_they_were_measured_for(tmp_path):
     suite = write_suite(tmp_path, tasks=("mrpc", "sst2"), seeds=(0,))
     write_step_times([step_time("mrpc", "tlora", 1.25), step_time("mrpc", "relayed_lora k=4", 0.9)], tmp_path)

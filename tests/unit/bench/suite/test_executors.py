@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.executors.processes import Processes
 from rankfold.bench.suite.remaining import seconds_left
 from rankfold.bench.suite.runner import run_all
-from rankfold.errors import SpecError, TrainingError
+from rankfold.errors import RankfoldWarning, SpecError, TrainingError
 from tests.support.records import make_record
 from tests.support.workers import work
 
@@ -71,6 +72,16 @@ def test_process_of_a_run_has_the_environment_of_its_beginning(tmp_path, monkeyp
         monkeypatch.setenv("RANKFOLD_OF_A_TEST", value)
         (outcome,) = run_all(ending(tmp_path / value, "environment"), executor=Processes(1, work))
         assert str(outcome.error) == value
+
+
+def test_warning_of_many_runs_is_shown_once(tmp_path):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        run_all(ending(tmp_path, "warning", "warning", None), executor=Processes(2, work))
+    assert [(each.category, str(each.message)) for each in shown] == [
+        (RankfoldWarning, "k=8 saves nothing"),
+        (UserWarning, "of a library"),
+    ]
 
 
 @pytest.mark.parametrize("place", ["processes", "cluster"])

@@ -4,12 +4,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, final
+from typing import Any, TextIO, final
 
 import torch
 
@@ -18,7 +19,7 @@ from rankfold.bench.request import RunRequest
 from rankfold.bench.runs.run import run
 from rankfold.bench.suite.executors.executor import Ended, Run
 from rankfold.bench.suite.executors.portable import portable
-from rankfold.errors import TrainingError
+from rankfold.errors import RankfoldWarning, TrainingError
 from rankfold.train.progress import Progress
 
 # What a run imports takes seconds, so a server imports it once and is forked for each run. A run begins as
@@ -56,6 +57,7 @@ class Processes:
         """Do runs; when the caller stops early, those under way are stopped and can be resumed."""
         waiting = list(reversed(requests))
         under_way: list[_Job] = []
+        warned: dict[str, Any] = {}
         _START.set_forkserver_preload([run.__module__])
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         try:
@@ -65,7 +67,7 @@ class Processes:
                         under_way.append(self._begin(waiting.pop(), new_progress(), threads))
                 wait([job.news for job in under_way])
                 for job in [job for job in under_way if job.news.poll()]:
-                    _hear(job)
+                    _hear(job, warned)
                     if job.ended is not None:
                         under_way.remove(job)
                         job.progress.finish()
@@ -98,8 +100,8 @@ def _uninterrupted() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _hear(job: _Job) -> None:
-    """Take one piece of news, or notice that there will be none."""
+def _hear(job: _Job, warned: dict[str, Any]) -> None:
+    """Take one piece of news, or notice that there will be none; a warning of many runs is shown once."""
     try:
         what, *content = job.news.recv()
     except (EOFError, OSError):  # the second in the middle of a message
@@ -109,6 +111,8 @@ def _hear(job: _Job) -> None:
     if what == "ended":
         job.process.join()
         job.ended = Ended(job.request, *content)
+    elif what == "warned":
+        warnings.warn_explicit(*content, registry=warned)
     else:
         arguments, fields = content
         getattr(job.progress, what)(*arguments, **fields)
@@ -129,22 +133,41 @@ def _stop(job: _Job) -> None:
 
 @final
 class _Teller:
-    """A `Progress` that tells it to another process."""
+    """Tells another process what this one does: it is the `Progress` of the run, and shows its warnings."""
 
     def __init__(self, news: Connection) -> None:
-        self._news = news
+        self._news, self._one_at_a_time = news, threading.Lock()
+
+    def tell(self, what: str, *content: object) -> None:
+        """Send a piece of news."""
+        with self._one_at_a_time:
+            self._news.send((what, *content))
 
     def start(self, total: int, description: str) -> None:
         """Tell it."""
-        self._news.send(("start", (total, description), {}))
+        self.tell("start", (total, description), {})
 
     def advance(self, done: int, **fields: object) -> None:
         """Tell it."""
-        self._news.send(("advance", (done,), fields))
+        self.tell("advance", (done,), fields)
 
     def finish(self) -> None:
         """Tell it."""
-        self._news.send(("finish", (), {}))
+        self.tell("finish", (), {})
+
+    def warn(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Tell of a warning, in place of `warnings.showwarning`."""
+        # The other process may not have the category of a library.
+        kind = RankfoldWarning if issubclass(category, RankfoldWarning) else UserWarning
+        self.tell("warned", str(message), kind, filename, lineno)
 
 
 def _work(
@@ -155,15 +178,17 @@ def _work(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(threads)
+    teller = _Teller(news)
+    warnings.showwarning = teller.warn
     record: RunRecord | None = None
     error: Exception | None = None
     try:
-        record = run_one(request, progress=_Teller(news))
+        record = run_one(request, progress=teller)
     except Exception as reason:  # told to the other process, which makes a row of it
         error = portable(reason)
     except KeyboardInterrupt:
         return
-    news.send(("ended", record, error))
+    teller.tell("ended", record, error)
 
 
 def _die_with_parent() -> None:
