@@ -46,6 +46,23 @@ def test_compare_called_again_keeps_what_is_done(compare):
     assert "2 of 2 runs were done before" in again.stderr
 
 
+def test_compare_that_cannot_be_foreseen_fails_already_when_it_is_dry(tiny_bert):
+    words = ["compare", "--dry-run", "--model", str(tiny_bert), "--max-length", "32", "--task", "bbc_news"]
+    assert CliRunner().invoke(cli, [*words, "--method", "lora r=2"]).exit_code == 0
+    result = CliRunner().invoke(cli, [*words, "--method", "lora r=0"])
+    assert result.exit_code == 1
+    assert "r=0" in result.stderr
+
+
+def test_compare_that_is_interrupted_says_that_the_same_command_goes_on(compare):
+    def interrupted(request, *, progress=None):
+        raise KeyboardInterrupt
+
+    result = compare(*TWO, trainer=interrupted)
+    assert result.exit_code == 130
+    assert "what is done is kept; the same command goes on from there" in result.stderr
+
+
 def test_compare_with_one_failure_shows_it_and_succeeds(compare):
     result = compare(*TWO, trainer=Trainer(["peft_lora-seed0"]))
     assert result.exit_code == 0

@@ -10,16 +10,17 @@ if TYPE_CHECKING:
     from rankfold.bench.request import RunRequest
 
 
-def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
-    """Print what runs would take, each kind once, and what all of them would take together."""
+def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
+    """Print what runs would take, each kind once, and all of them; return whether it can be said of all."""
     from rankfold.bench.estimates.dry_run import plan_runs
     from rankfold.report.words import seconds_text
 
     with progress_screen() as new_bar:
         planned = plan_runs(requests, progress=new_bar())
+    is_complete = all(each.estimate for each in planned)
     if as_json:
         print_json([_as_json(each) for each in planned])
-        return
+        return is_complete
     print_table(
         ["method", "model", "task", "runs", "trainable", "learned bytes", "steps", "memory", "time"],
         [_cells(each) for each in planned],
@@ -39,6 +40,7 @@ def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> None:
             f"{runs} runs, about {seconds_text(3600 * hours)} on {device.name} at {device.assumption}, "
             "one at a time, every row at its full length and without evaluations."
         )
+    return is_complete
 
 
 def _cells(planned: "PlannedRuns") -> list[str]:

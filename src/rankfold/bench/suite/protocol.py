@@ -15,7 +15,7 @@ from rankfold.bench.suite.own_records import marked
 from rankfold.bench.suite.runner import run_all
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.trials import Key, searches_of, trial_request, trial_requests, tune
-from rankfold.bench.tasks.find import nothing_named
+from rankfold.bench.tasks.find import check_named
 from rankfold.train.kind import Kind
 from rankfold.train.progress import Progress, Silent
 
@@ -69,8 +69,8 @@ def check_suite(suite: Suite, out: Path) -> None:
     """Check the names and options of all runs before the first, so that a typo costs no time.
 
     Raises:
-        SpecError: If a method or an option is unknown, a value is not possible, there is nothing to learn, or
-            the methods would not get equally many trials.
+        SpecError: If a method, an option or a task is unknown, a value is not possible, there is nothing to
+            learn, or the methods would not get equally many trials.
     """
     requests = all_requests(suite, out)
     with warnings.catch_warnings():
@@ -78,8 +78,8 @@ def check_suite(suite: Suite, out: Path) -> None:
         for request in requests:
             kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
             find_method(request.method).config(request.options, kind, seed=request.seed)
-            if request.task is None and request.data is None:
-                raise nothing_named()
+        for asked in dict.fromkeys(request.task_request for request in requests):
+            check_named(asked)
 
 
 def all_requests(suite: Suite, out: Path) -> list[RunRequest]:

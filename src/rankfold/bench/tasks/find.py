@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from rankfold.bench.task_request import TaskRequest
+from rankfold.bench.tasks.mixture import SEPARATOR
 from rankfold.bench.tasks.named import NAMED
 from rankfold.bench.tasks.task import Task
 from rankfold.errors import DataError, SpecError, unknown_name
@@ -39,14 +40,34 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
         raise nothing_named()
     if name == EMBEDDED:
         return NAMED[name], None
-    root = request.data_root or os.environ.get(DATA_ROOT)
-    folder = Path(root).expanduser() / name if root else None
+    folder = _folder(request, name)
     if folder is not None and folder.is_dir():
         return _known(name) or Task(name, None, ()), find_source(str(folder))
     task = _named(name)
-    if root and _holds_splits(Path(root).expanduser()):
-        raise DataError(f"'{root}' holds splits itself; name the folder above it, or give it with --data.")
+    if folder is not None and _holds_splits(folder.parent):
+        raise DataError(
+            f"'{folder.parent}' holds splits itself; name the folder above it, or give it with --data."
+        )
     return _on_hub(task, f"there is no folder '{folder}'" if folder else f"'{name}' is not embedded")
+
+
+def check_named(request: TaskRequest) -> None:
+    """Check that each task of a request is known, or that a folder has its name, without reading any data.
+
+    Raises:
+        SpecError: If neither task nor data is given, or a task is unknown.
+    """
+    if request.task is None and request.data is None:
+        raise nothing_named()
+    for name in filter(None, (request.task or "").split(SEPARATOR)):
+        folder = _folder(request, name)
+        if folder is None or not folder.is_dir():
+            _named(name)
+
+
+def _folder(request: TaskRequest, name: str) -> Path | None:
+    root = request.data_root or os.environ.get(DATA_ROOT)
+    return Path(root).expanduser() / name if root else None
 
 
 def _holds_splits(folder: Path) -> bool:

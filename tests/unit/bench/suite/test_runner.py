@@ -249,6 +249,14 @@ def test_methods_with_a_typo_are_refused_before_the_first_run(method):
         check_suite(replace(SUITE, methods=(SuiteMethod("lora"), method)), Path("out"))
 
 
+def test_task_with_a_typo_is_refused_before_the_first_run_unless_a_folder_has_its_name(tmp_path):
+    suite = replace(SUITE, base={"model": "minilm"}, tasks={"bbc_news": {}, "mrcp": {}})
+    with pytest.raises(SpecError, match=r"unknown task 'mrcp'. Did you mean 'mrpc'"):
+        check_suite(suite, Path("out"))
+    (tmp_path / "mrcp").mkdir()
+    check_suite(replace(suite, base={"model": "minilm", "data_root": str(tmp_path)}), Path("out"))
+
+
 def test_folder_whose_place_cannot_be_taken_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError, match=r"'\.' is the folder you are in.*name a new folder in it"):
