@@ -1,12 +1,14 @@
 """`rankfold compare` runs a suite, says what it found and what failed, and goes on where it stopped."""
 
 import json
+import logging
 
 import pytest
 from click.testing import CliRunner
 
 from rankfold.bench.suite.executors import cluster
 from rankfold.cli.main import cli
+from rankfold.cli.notes import shown_notes
 from rankfold.errors import TrainingError
 from tests.support.records import Trainer
 
@@ -61,6 +63,14 @@ def test_compare_that_is_interrupted_says_that_the_same_command_goes_on(compare)
     result = compare(*TWO, trainer=interrupted)
     assert result.exit_code == 130
     assert "what is done is kept; the same command goes on from there" in result.stderr
+
+
+def test_what_is_logged_again_is_shown_once(capsys):
+    for _ in range(2):
+        with shown_notes():
+            for word in ("first", "second", "first"):
+                logging.getLogger("rankfold.train").info(word)
+    assert capsys.readouterr().err.split() == ["first", "second"] * 2
 
 
 def test_compare_with_one_failure_shows_it_and_succeeds(compare):

@@ -10,8 +10,17 @@ from rankfold.cli.console import note
 
 @final
 class _Notes(logging.Handler):
+    """Shows every message once: what is read anew for each measurement is found anew each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        message = record.getMessage()
+        if message not in self._shown:
+            self._shown.add(message)
+            note(message)
 
 
 @contextmanager

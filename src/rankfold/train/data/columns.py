@@ -55,8 +55,8 @@ def find_columns(rows: Rows, given: Columns) -> Columns:
         given: Columns the user or a named task has named; they win.
 
     Raises:
-        DataError: If a named column does not exist, none of the usual names does, or the column of groups is
-            read as something else.
+        DataError: If a named column does not exist, none of the usual names does, or a column would be two
+            things at once.
     """
     present = tuple(rows[0])
     for name in (given.text, given.pair, given.label, given.group):
@@ -73,9 +73,21 @@ def find_columns(rows: Rows, given: Columns) -> Columns:
         )
     _check_group(given.group, (given.text, given.pair, label))
     if given.text is not None:
-        return replace(given, label=label)
+        return _checked_apart(replace(given, label=label))
     text, pair = _texts({name: value for name, value in rows[0].items() if name not in (label, given.group)})
-    return replace(given, text=text, pair=given.pair or pair, label=label)
+    return _checked_apart(replace(given, text=text, pair=given.pair or pair, label=label))
+
+
+def _checked_apart(found: Columns) -> Columns:
+    read = {"text": found.text, "second text": found.pair, "label": found.label}
+    for name in filter(None, read.values()):
+        roles = [role for role, other in read.items() if other == name]
+        if len(roles) > 1:
+            raise DataError(
+                f"the column '{name}' would be {' and '.join(roles)} at once; "
+                "name another with --text-column, --pair-column or --label-column."
+            )
+    return found
 
 
 def _check_group(group: str | None, read: Sequence[str | None]) -> None:

@@ -124,7 +124,18 @@ def _labelled(
         pair = text_of(row, columns.pair) if columns.pair else None
         return Example(name, text_of(row, columns.text or ""), pair, label(row))
 
-    return _each(tables, example)
+    made = _each(tables, example)
+    for split, rows in made.items():
+        empty = [row.id for row in rows if not row.text.strip()]
+        if empty:
+            logger.info(
+                "%d of %d texts of the split '%s' are empty, the first in row '%s'.",
+                len(empty),
+                len(rows),
+                split,
+                empty[0],
+            )
+    return made
 
 
 def _chosen(tables: Mapping[str, Table], kind: Kind, learned: Sequence[str] | None) -> Examples:

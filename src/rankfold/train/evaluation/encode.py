@@ -27,6 +27,7 @@ def encode_examples(
     texts = [example.text for example in examples]
     pairs = [example.pair or "" for example in examples] if examples[0].pair is not None else None
     encoded = cast(Any, tokenizer)(texts, pairs, truncation=True, max_length=max_length)
+    _note_cut("texts", encoded["input_ids"], max_length)
     columns: dict[str, list[Any]] = dict(encoded)
     columns["labels"] = [example.label for example in examples]
     return [{name: values[index] for name, values in columns.items()} for index in range(len(examples))]
@@ -37,7 +38,7 @@ def encode_instructions(
 ) -> list[dict[str, list[int]]]:
     """Tokenise prompts with their answers; only the answer's tokens have labels."""
     encoded = [encode_answer(tokenizer, item, item.answer, max_length) for item in instructions]
-    _note_cut([row["input_ids"] for row in encoded], max_length)
+    _note_cut("prompts", [row["input_ids"] for row in encoded], max_length)
     return encoded
 
 
@@ -46,14 +47,20 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Tokenise prompts up to where their answers begin; one that is too long loses its beginning."""
     encoded = [_prompt_ids(tokenizer, item.prompt)[-max_length:] for item in instructions]
-    _note_cut(encoded, max_length)
+    _note_cut("prompts", encoded, max_length)
     return encoded
 
 
-def _note_cut(encoded: Sequence[Sequence[int]], max_length: int) -> None:
+def _note_cut(what: str, encoded: Sequence[Sequence[int]], max_length: int) -> None:
     cut = sum(len(ids) == max_length for ids in encoded)
     if cut:
-        logger.info("%d of %d prompts reach %d tokens and may have been cut.", cut, len(encoded), max_length)
+        logger.info(
+            "%d of %d %s reach %d tokens and may have been cut; --max-length takes more.",
+            cut,
+            len(encoded),
+            what,
+            max_length,
+        )
 
 
 def encode_answer(

@@ -45,6 +45,20 @@ def test_columns_that_are_named_win():
 
 
 @pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Columns(text="label"), "'label' would be text and label at once"),
+        (Columns(text="a", pair="a"), "'a' would be text and second text at once"),
+        (Columns(pair="a"), "'a' would be text and second text at once"),
+        (Columns(text="a", label="a"), "'a' would be text and label at once"),
+    ],
+)
+def test_a_column_is_read_as_one_thing(given, words):
+    with pytest.raises(DataError, match=words):
+        find_columns([{"a": "some words", "label": "yes"}], given)
+
+
+@pytest.mark.parametrize(
     ("row", "given", "words"),
     [
         (
@@ -170,6 +184,13 @@ def test_a_row_is_named_by_its_place_in_the_source():
     table = Table(rows).part([1, 2, 4])
     with pytest.raises(DataError, match="row 5 of the split 'train'"):
         make_examples({"train": table}, Columns("text", None, "label"), Kind.CLASSIFICATION)
+
+
+def test_empty_texts_are_told(caplog):
+    rows = [{"text": text, "label": label} for text, label in [("a", "x"), (" ", "y"), ("", "x")]]
+    with caplog.at_level("INFO", logger="rankfold"):
+        make_examples({"train": Table(rows)}, Columns("text", None, "label"), Kind.CLASSIFICATION)
+    assert "2 of 3 texts of the split 'train' are empty, the first in row '1'" in caplog.text
 
 
 @pytest.mark.parametrize("text", [None, 3])

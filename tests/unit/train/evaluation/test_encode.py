@@ -54,6 +54,13 @@ def test_a_text_is_cut_to_the_most_tokens(bert_tokenizer, pair):
     assert len(encode_examples(bert_tokenizer, [Example(0, LONG, pair, 1)], 12)[0]["input_ids"]) == 12
 
 
+@pytest.mark.parametrize(("text", "is_told"), [(LONG, True), ("film", False)])
+def test_texts_that_may_have_been_cut_are_told(bert_tokenizer, text, is_told, caplog):
+    with caplog.at_level("INFO", logger="rankfold"):
+        encode_examples(bert_tokenizer, [Example(0, text, None, 0), Example(1, "film", None, 0)], 9)
+    assert ("1 of 2 texts reach 9 tokens and may have been cut; --max-length" in caplog.text) is is_told
+
+
 def test_only_the_answer_has_labels_and_it_ends(tokenizer):
     row = encode_answer(tokenizer, Instruction(0, "the film ?", "true"), "true", 32)
     labelled = [token for token in row["labels"] if token != IGNORED]
