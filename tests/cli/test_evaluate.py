@@ -54,6 +54,15 @@ def test_evaluating_a_run_gives_its_own_metrics(trained):
     assert measured["predictions"] == record["predictions"]
 
 
+def test_that_a_run_had_fewer_rows_is_told(adapter):
+    assert "the run had" not in _call("evaluate", adapter).stderr
+    record = json.loads((adapter / "run.json").read_text("utf-8"))
+    measured = record["data"]["rows"]["validation"]
+    record["data"]["rows"]["validation"] = 2
+    (adapter / "run.json").write_text(json.dumps(record), "utf-8")
+    assert f"the run had 2 of these {measured} rows" in _call("evaluate", adapter).stderr
+
+
 def test_another_split_is_measured_when_asked_for(trained):
     measured = json.loads(_call("evaluate", trained, "--split", "test", "--json").stdout)
     assert (measured["split"], measured["rows"]) == ("test", 12)

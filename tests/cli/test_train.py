@@ -66,6 +66,7 @@ def test_a_reducer_is_recorded_with_the_command_that_repeats_it(train, tmp_path)
         result = train("--json", "--dry-run", *flags)
         assert result.exit_code == 0, result.stderr
         record = json.loads(result.stdout)
+        assert record["status"] == "dry run"
         assert (record["reducer"] and record["reducer"]["options"]) == recorded
         again = CliRunner().invoke(cli, [*record["command"][1:], "--json", "--dry-run"])
         assert json.loads(again.stdout)["reducer"] == record["reducer"]

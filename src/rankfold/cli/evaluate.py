@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rankfold.cli.console import print_json, print_table
+from rankfold.cli.console import note, print_json, print_table
 from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
@@ -84,6 +84,9 @@ def command(
     )
     with shown_notes():
         result = evaluate(request)
+    then = record.data.rows.get(split) if record and record.task.name == result.task else None
+    if then is not None and then < result.rows:
+        note(f"the run had {then:,} of these {result.rows:,} rows, so its figures may differ.")
     if as_json:
         print_json(asdict(result))
     else:

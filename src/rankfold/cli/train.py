@@ -139,7 +139,8 @@ def command(
             with progress_screen() as new_bar:
                 record = run(request, progress=new_bar())
     if as_json:
-        print_json(record.to_dict())
+        # A record is "failed" until its run is done, which nobody wants of this one.
+        print_json({**record.to_dict(), "status": "dry run"} if dry_run else record.to_dict())
         return
     if dry_run:
         is_taken = request.out.exists() and not request.overwrite and not request.resume
