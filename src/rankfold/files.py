@@ -88,6 +88,7 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
         work = Path(scratch) / "new"
         work.mkdir()
         yield work
+        _open_to_readers(work)
         check()
         try:
             if _is_empty(place):
@@ -97,6 +98,13 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
         except OSError as error:
             raise SpecError(f"cannot write '{folder}' ({error.strerror}); choose another folder.") from error
     flush(place.parent)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Let all read what is in a folder who may read the folder: safetensors leaves its files to the owner."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(folder.stat().st_mode & 0o666)
 
 
 def flush(path: Path) -> None:

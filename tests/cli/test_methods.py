@@ -1,10 +1,13 @@
 """`rankfold methods` shows every preset and every option, from the presets themselves."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner
+from peft import LoraConfig
 
+from rankfold.bench.methods.method import peft_methods
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 
@@ -34,6 +37,22 @@ def test_one_method_shows_every_option_with_its_choices_and_help(name):
         assert option.help in shown
         assert data["options"][option.name]["default"] == json.loads(json.dumps(option.default))
         assert all(str(choice) in shown for choice in option.choices or ())
+
+
+@pytest.mark.parametrize("name", sorted(peft_methods()))
+def test_a_method_of_peft_shows_the_options_that_it_takes(name):
+    data = json.loads(CliRunner().invoke(cli, ["methods", name, "--json"]).stdout)
+    assert data["name"] == name
+    known = {each.name for each in fields(peft_methods()[name].build.args[1])}
+    assert set(data["options"]) <= known
+    assert "task_type" not in data["options"]
+
+
+def test_defaults_of_a_method_of_peft_are_those_of_peft():
+    shown = CliRunner().invoke(cli, ["methods", "peft:lora"]).stdout
+    assert "lora_alpha" in shown
+    data = json.loads(CliRunner().invoke(cli, ["methods", "peft:lora", "--json"]).stdout)
+    assert data["options"]["r"]["default"] == LoraConfig().r
 
 
 def test_unknown_method_is_wrong_use_with_a_suggestion():

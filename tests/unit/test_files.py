@@ -32,6 +32,14 @@ def test_new_folder_is_made_with_its_parents(tmp_path):
     assert names(tmp_path) == ["x", "x/y", *(f"x/y/{name}" for name in WHOLE)]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has these modes")
+def test_files_can_be_read_by_whom_the_folder_can(tmp_path):
+    with whole_folder(tmp_path / "x", check=fine, last="a") as work:
+        (work / "a").touch(mode=0o600)
+    expected = (tmp_path / "x").stat().st_mode & 0o666
+    assert (tmp_path / "x" / "a").stat().st_mode & 0o777 == expected
+
+
 def test_empty_folder_is_filled_and_stays_the_one_it_is(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     before = (tmp_path / "empty").stat().st_ino

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, *, as_json: bool) -> None:
-    """List the methods, or the options of one: NAME is a method of the list."""
+    """List the methods, or the options of one: NAME is one of the list, or of PEFT's as peft:NAME."""
     from rankfold.presets import discover, find  # seconds of imports that --help can do without
 
     if name is None:
         _show_all(discover(), as_json=as_json)
+    elif name.startswith("peft:"):
+        _show_one_of_peft(name, as_json=as_json)
     else:
         _show_one(find(name), as_json=as_json)
 
@@ -55,6 +57,18 @@ def _show_one(preset: "Preset", *, as_json: bool) -> None:
         "Beside these: target_modules, exclude_modules, layers_to_transform, layers_pattern, rank_pattern, "
         "alpha_pattern, modules_to_save."
     )
+
+
+def _show_one_of_peft(name: str, *, as_json: bool) -> None:
+    from rankfold.bench.methods.method import peft_options
+
+    options = peft_options(name)
+    if as_json:
+        described = {key: {"default": default, "help": words} for key, (default, words) in options.items()}
+        print_json({"name": name, "options": described})
+        return
+    rows = [[key, _value_text(default), words] for key, (default, words) in options.items()]
+    print_table(["option", "default", "meaning, as PEFT has it"], rows, left=range(3), title=name)
 
 
 def _described(preset: "Preset") -> dict[str, Any]:

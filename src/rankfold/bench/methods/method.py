@@ -1,7 +1,7 @@
 """Methods as values: rankfold's presets, every method of PEFT itself, and a baseline without an adapter."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
 from functools import partial
 from typing import Any, cast, final
@@ -106,18 +106,52 @@ def find_method(name: str) -> Method:
 
 def peft_methods() -> dict[str, Method]:
     """Return every method of PEFT itself by the name it has here; the learning rate is that of `lora`."""
-    table = cast("Mapping[Enum, type[PeftConfig]]", PEFT_TYPE_TO_CONFIG_MAPPING)
-    classes = {f"{_PEFT_PREFIX}{str(kind.value).lower()}": each for kind, each in table.items()}
     rate = presets.find(_RATE_OF_OTHERS).learning_rate
     return {
         name: Method(name, rate, partial(_peft_config, name, config_class))
-        for name, config_class in classes.items()
+        for name, config_class in _peft_classes().items()
+    }
+
+
+def peft_options(name: str) -> dict[str, tuple[object, str]]:
+    """Return what a method of PEFT has of its own, each option with its default and what PEFT says of it.
+
+    Args:
+        name: Such as "peft:lora".
+
+    Raises:
+        SpecError: If PEFT has none of this name, with the nearest one.
+    """
+    known = _peft_classes()
+    if name not in known:
+        raise unknown_name("method", name, known)
+    of_every_method = {each.name for each in _options(PeftConfig)}
+    return {
+        each.name: (_default(each), " ".join(str(each.metadata.get("help", "")).split()))
+        for each in _options(known[name])
+        if each.name not in of_every_method
+    }
+
+
+def _peft_classes() -> dict[str, type[PeftConfig]]:
+    table = cast("Mapping[Enum, type[PeftConfig]]", PEFT_TYPE_TO_CONFIG_MAPPING)
+    return {
+        f"{_PEFT_PREFIX}{str(kind.value).lower()}": config_class
+        for kind, config_class in table.items()
         if config_class is not rankfold.RankfoldConfig
     }
 
 
+def _options(config_class: type[PeftConfig]) -> list[Field[Any]]:
+    return [each for each in fields(cast(Any, config_class)) if each.init]
+
+
+def _default(option: Field[Any]) -> object:
+    return None if option.default is MISSING else option.default
+
+
 def _peft_config(method: str, config_class: type[PeftConfig], /, **options: Any) -> PeftConfig:
-    known = {each.name for each in fields(cast(Any, config_class)) if each.init}
+    known = {each.name for each in _options(config_class)}
     for name in options:
         if name not in known:
             raise unknown_name(f"option of method '{method}'", name, known)

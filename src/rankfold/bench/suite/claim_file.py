@@ -63,7 +63,12 @@ def _claim(suite: Suite, entry: ClaimEntry) -> Claim:
 
 
 def _check(entry: ClaimEntry, comparisons: Iterable[Sequence[str]]) -> None:
-    """Check that every comparison has as many rows as it takes, each once."""
+    """Check that every comparison has as many rows as it takes, each once, and says within what."""
+    if entry.expect == "within" and "margin" not in entry.model_fields_set:
+        raise SpecError(
+            f"the claim '{entry.id}' expects 'within' without saying within what; "
+            "add margin, in units of the metric, such as margin = 0.02."
+        )
     fewest = 3 if entry.expect == "rising" else 2
     for rows in comparisons:
         if len(rows) < fewest or (entry.expect != "rising" and len(rows) > fewest):

@@ -156,6 +156,10 @@ def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
         (CLAIM + 'expect = "greater"\ncompare = [["lora", "lora r=4"]]', "names several rows"),
         (CLAIM + 'expect = "greater"\ncompare = [["lora r=4"]]', "has 1 rows; 'greater' takes 2"),
         (CLAIM + 'expect = "rising"\ncompare = [["lora r=4", "lora r=8"]]', "'rising' takes 3 or more"),
+        (
+            CLAIM + 'expect = "within"\ncompare = [["lora r=4", "lora r=8"]]',
+            "'X1' expects 'within' .* add margin",
+        ),
         (CLAIM + 'expect = "larger"\ncompare = []', "claims.0.expect"),
         (CLAIM + BOTH + 'tasks = ["mnli"]', "unknown task 'mnli' of the claim"),
         ("[profiles.cpu]\nmodel = []", "profiles.cpu.model: unknown, did you mean 'models'"),
