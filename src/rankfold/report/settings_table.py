@@ -10,7 +10,7 @@ SETTINGS_COLUMNS = ("method", "settings of its own")
 def settings_text(study: Study) -> str:
     """Return what all rows have alike: "All rows: steps=120, batch_size=8."; "" if that is nothing."""
     shared = _text(_shared(study))
-    whose = "All rows" if len(study.rows) > 1 else study.rows[0].label
+    whose = study.rows[0].label if len(study.rows) == 1 else "All rows"
     return f"{whose}: {shared}." if shared else ""
 
 

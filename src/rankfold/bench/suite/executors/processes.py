@@ -27,6 +27,9 @@ from rankfold.train.progress import Progress
 _METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _START: Any = multiprocessing.get_context(_METHOD)
 
+# Which warnings were shown, as the module `warnings` keeps it.
+_Warned = dict[str | tuple[str, type[Warning], int], int]
+
 
 @final
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ class Processes:
         """Do runs; when the caller stops early, those under way are stopped and can be resumed."""
         waiting = list(reversed(requests))
         under_way: list[_Job] = []
-        warned: dict[str, Any] = {}
+        warned: _Warned = {}
         _START.set_forkserver_preload([run.__module__])
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         try:
@@ -100,7 +103,7 @@ def _uninterrupted() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _hear(job: _Job, warned: dict[str, Any]) -> None:
+def _hear(job: _Job, warned: _Warned) -> None:
     """Take one piece of news, or notice that there will be none; a warning of many runs is shown once."""
     try:
         what, *content = job.news.recv()
