@@ -36,6 +36,7 @@ def _preset(name: str, **options: Any) -> RankfoldConfig:
 
 _COMPOSITIONS: dict[str, dict[str, Any]] = {
     "relay_in_one_pool": {"down": RelaySpec(2), "share_down": "slice"},
+    "both_sides_in_one_pool": {"share_down": "slice", "share_up": "slice"},
     "relay_by_input_width": {"down": RelaySpec(2), "share_down": "in_features"},
     "seeded_down_relayed_up": {"down": SeededSpec(), "up": RelaySpec(2, initial="zeros")},
     "core_of_relayed_sides": {"down": RelaySpec(2), "core": DenseSpec("zeros"), "up": RelaySpec(2)},

@@ -141,6 +141,11 @@ class AdapterSpec:
                 changes[role] = replace(getattr(self, role), initial="kaiming")
         return replace(self, **changes)  # pyright: ignore[reportArgumentType] (each role keeps its kind)
 
+    @property
+    def shares(self) -> bool:
+        """Whether layers have a factor in common."""
+        return self.share_down != "none" or self.share_up != "none"
+
     def with_zero_down(self) -> Self:
         """Return the adapter with its zero moved from the up to the down factor, as for an embedding.
 
@@ -148,8 +153,7 @@ class AdapterSpec:
         too small for U to learn from. Adapters that start otherwise, whose down factor is frozen, or that
         share a factor with layers of other kinds are returned as they are.
         """
-        is_shared = self.share_down != "none" or self.share_up != "none"
-        if _zero_factors(self) != ["up"] or isinstance(self.down, FROZEN) or is_shared:
+        if _zero_factors(self) != ["up"] or isinstance(self.down, FROZEN) or self.shares:
             return self
         return replace(self, down=replace(self.down, initial="zeros"), up=replace(self.up, initial="kaiming"))
 

@@ -49,6 +49,8 @@ class RankfoldModel(BaseTuner):
             AdapterFileError: If the adapter was trained on another base model.
         """
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
+        if config.spec_for("").shares:
+            state_dict = None  # a layer that owns nothing of what it shares has no key in it
         self._targets = find_targets(self, model, config, state_dict)
         targets = list(self._targets.values())
         _check_free(self._targets)
