@@ -17,6 +17,7 @@ from rankfold.pack.weights_file import WeightsFile, read_weights
 TensorKind = Literal["factor", "head", "frozen", "regenerable", "duplicate"]
 
 _LEAVES = ("weight", "bias")
+_BASE_WEIGHT = ".base_layer.weight"
 _OUR_PREFIX = "rankfold_"
 
 
@@ -75,7 +76,8 @@ def kind_of(name: str, config: SavedConfig) -> TensorKind:
     """Return what a tensor is, as far as its name says."""
     if _head_of(name, config):
         return "head"
-    return "frozen" if is_frozen(config.peft_type, name) else "factor"
+    # PEFT saves the base model's embeddings beside adapters on them.
+    return "frozen" if is_frozen(config.peft_type, name) or name.endswith(_BASE_WEIGHT) else "factor"
 
 
 def role_of(name: str, config: SavedConfig) -> str:

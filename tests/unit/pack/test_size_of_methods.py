@@ -2,14 +2,17 @@
 
 import json
 
+import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import rankfold
 from rankfold.pack.size import explain
 from rankfold.presets import discover
 from tests.support.peft_methods import CONFIG, METHODS, WEIGHTS, files, save_peft
+from tests.support.tiny_models import write_llama
 
 # What PEFT saves although a seed in the configuration decides it, and the kind of the copies beside it.
 SEEDED = {
@@ -82,6 +85,18 @@ def test_adapter_of_rankfold_is_learned_but_for_its_header_and_comes_back(method
     packed = explain(tmp_path / "packed")
     assert sum(part.bytes for part in packed.parts) == (tmp_path / "packed").stat().st_size
     assert packed.learned_bytes == explanation.learned_bytes
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_embeddings_that_peft_saves_beside_an_adapter_are_of_the_base(tmp_path):
+    base = transformers.AutoModelForCausalLM.from_pretrained(write_llama(tmp_path / "base"))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"], task_type="CAUSAL_LM")
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "saved")
+    names = [name for name in load_file(tmp_path / "saved" / WEIGHTS) if "lora" not in name]
+    assert names == ["base_model.model.model.embed_tokens.base_layer.weight"]
+    explanation = explain(tmp_path / "saved")
+    (frozen,) = [part for part in explanation.parts if part.kind == "frozen"]
+    assert frozen.bytes == 4 * base.config.vocab_size * base.config.hidden_size
 
 
 @pytest.mark.parametrize("method", METHODS)
