@@ -12,6 +12,7 @@ from rankfold.bench.records.find import find_records
 from rankfold.bench.records.record import RunRecord
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
+from rankfold.presets import discover
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -53,6 +54,16 @@ def test_listed_numbers_are_those_of_params(fit, tiny_bert):
     for each in json.loads(fit("--budget-params", "500", "--json").stdout)["compositions"]:
         counted = count_on_meta(str(tiny_bert), each["method"], each["options"], kind=None, num_labels=2)
         assert each["numbers"] == counted.trainable
+
+
+def test_method_that_is_not_on_the_list_is_named_with_the_reason(fit):
+    told = ("--budget-params", "60")
+    said, listed = fit(*told, methods=",".join(discover())), json.loads(fit(*told, "--json").stdout)
+    there = {each["method"] for each in listed["compositions"]}
+    assert there == {"tlora"}
+    assert listed["left_out"] == dict.fromkeys(["lora", "lora_fa"], "nothing of it is so small")
+    assert "lora_fa is left out: nothing of it is so small." in said.stderr
+    assert "mole is left out: " in said.stderr
 
 
 def test_table_shows_all_of_it_on_demand_with_what_cannot_be_built(fit):

@@ -117,6 +117,7 @@ def command(
 
     plan = asked.plan(out or Path("runs/fit"), steps=steps, eta=eta)
     note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
+    _note_left_out(asked)
     if plan.reference is None:
         note("no LoRA fits the budget, so the chosen one is held against none.")
     with kept_when_interrupted(), shown_notes(), progress_screen() as new_bar:
@@ -167,6 +168,12 @@ def _print_list(asked: "Fit", *, all_shown: bool, as_json: bool) -> None:
             f"{len(asked.fitting)} of {len(asked.candidates)} compositions fit, and {len(asked.unbuilt)} "
             "cannot be built on this model; --all shows them, --run chooses by training."
         )
+        _note_left_out(asked)
+
+
+def _note_left_out(asked: "Fit") -> None:
+    for method, reason in asked.left_out.items():
+        note(f"{method} is left out: {reason}.")
 
 
 def _report(fitted: "Fitted", folder: Path, *, as_json: bool) -> None:

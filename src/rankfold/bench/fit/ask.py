@@ -51,6 +51,20 @@ class Fit:
         """What cannot be built on the model, or not sensibly."""
         return [each for each in self.candidates if each.size is None]
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why a method is not on the short list, by its name."""
+        there = {each.method for each in self.shortlist}
+        found: dict[str, str] = {}
+        for each in self.candidates:
+            if each.method in there:
+                continue
+            if each.size is not None:
+                found[each.method] = "nothing of it is so small"
+            else:
+                found.setdefault(each.method, (each.reason or "").rstrip("."))
+        return found
+
     def plan(self, out: Path, *, steps: int, eta: int) -> FitPlan:
         """Return what a choice between the short list would train.
 
@@ -88,6 +102,7 @@ class Fit:
             "reference": {"rank": 8, "target_modules": self.ruler.usual, "tokens": self.ruler.tokens},
             "considered": len(self.candidates),
             "compositions": [self._row(each) for each in shown],
+            "left_out": self.left_out,
             "not_built": [
                 {"method": each.method, "options": dict(each.options), "reason": each.reason}
                 for each in self.unbuilt
