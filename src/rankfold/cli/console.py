@@ -11,6 +11,7 @@ from typing import TextIO, cast, final
 
 import click
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as LiveDisplay
@@ -22,6 +23,7 @@ from rankfold.train.progress import EXPECTED, Progress
 LINE_INTERVAL_SECONDS = 10.0
 
 _UNWRAPPED_COLUMNS = 400
+_GAP = 2
 
 
 def note(text: str) -> None:
@@ -66,9 +68,17 @@ def print_table(
     console = (
         stdout if stdout.is_terminal else Console(file=sys.stdout, width=_UNWRAPPED_COLUMNS, highlight=False)
     )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if index in left else "right", overflow="fold")
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=console.is_terminal,  # of which there is little room
+        header_style="bold",
+    )
+    widths = _widths([*zip(columns, *rows, strict=True)], console.width)
+    for index, (name, width) in enumerate(zip(columns, widths, strict=True)):
+        justify = "left" if index in left else "right"
+        table.add_column(Text(name), justify=justify, overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     with console.capture() as captured:
@@ -79,6 +89,21 @@ def print_table(
             console.print(Text(caption))
     for line in captured.get().splitlines():
         click.echo(line.rstrip())
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> Sequence[int | None]:
+    """Return the widths of columns in which no word is broken, though lines are; none if there is no room."""
+    least = [max(cell_len(word) for cell in cells for word in [*cell.split(), ""]) for cells in columns]
+    missing = [max(map(cell_len, cells)) - width for cells, width in zip(columns, least, strict=True)]
+    spare = room - sum(least) - _GAP * (len(columns) - 1)
+    if spare < 0:
+        return [None] * len(columns)
+    widths = list(least)
+    for index in sorted(range(len(columns)), key=missing.__getitem__):
+        given = min(missing[index], spare)
+        widths[index] += given
+        spare -= given
+    return widths
 
 
 @contextmanager
