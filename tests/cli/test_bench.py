@@ -1,10 +1,12 @@
 """`rankfold bench`: what has become worse between two folders of runs, and what a run would take."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from rankfold.bench.records.step_times import StepTime, read_step_times, write_step_times
 from rankfold.cli.main import cli
 from tests.support.records import fail, make_record
 
@@ -132,3 +134,12 @@ def test_archive_replaces_no_other_runs_unless_that_is_asked_for(folder, tmp_pat
     assert (refused.exit_code, "holds other runs ('1')" in refused.stderr) == (2, True)
     assert (tmp_path / "kept" / "records.jsonl.gz").read_bytes() == before
     assert archived(other, "--overwrite").exit_code == 0
+
+
+def test_archive_takes_the_step_times_along(folder, tmp_path):
+    runs = folder("runs", make_record("lora"))
+    times = [StepTime("minilm", "mrpc", "tlora", "lora", 1.2, 1.1, 1.3, 20, "a processor")]
+    write_step_times(times, Path(runs))
+    result = CliRunner().invoke(cli, ["bench", "archive", runs, "--out", str(tmp_path / "kept")])
+    assert result.exit_code == 0
+    assert read_step_times(tmp_path / "kept") == times

@@ -64,12 +64,13 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
 @click.option("--out", type=_folder, help="Where to write it.  [default: FOLDER]")
 @click.option("--overwrite", is_flag=True, help="Replace an archive of other runs in --out.")
 def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
-    """Write the records of all runs in FOLDER into one small file, and the suite beside it.
+    """Write the records of all runs in FOLDER into one small file; the suite and its step times go beside it.
 
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
     from rankfold.bench.records.archive import check_nothing_lost, write_archive
     from rankfold.bench.records.find import find_places
+    from rankfold.bench.records.step_times import read_step_times, write_step_times
     from rankfold.bench.suite.kept import keep_suite, kept_suite
 
     records = find_places(folder)
@@ -79,6 +80,8 @@ def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
     file = write_archive(records, target)
     if (suite := kept_suite(folder)) is not None:
         keep_suite(suite, target)
+    if times := read_step_times(folder):
+        write_step_times(times, target)
     note(f"{len(records)} records written and read back in '{file}', {file.stat().st_size:,} bytes.")
 
 
