@@ -1,5 +1,6 @@
 """What is public is documented; what changed is written down; nothing knows the machine it was written on."""
 
+import gzip
 import re
 
 import pytest
@@ -34,3 +35,9 @@ def test_changelog_says_what_is_in_this_version():
 def test_files_name_no_place_on_a_machine():
     naming = [name_of(path) for path in PYTHON_FILES if MACHINE_PATH.search(path.read_text(encoding="utf-8"))]
     assert not naming
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "records").glob("*/*")), ids=name_of)
+def test_records_name_no_place_on_a_machine(path):
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    assert not MACHINE_PATH.search(content.decode("utf-8"))

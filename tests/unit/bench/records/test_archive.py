@@ -44,13 +44,13 @@ def test_archive_names_no_folder_of_the_machine(tmp_path):
         "rankfold",
         "train",
         "--out",
-        "/home/me/runs/a",
+        "/some/folder/runs/a",
         "--data-root",
-        "/home/me/data",
+        "/some/folder/data",
         "--steps",
         "5",
     )
-    source = "/home/me/data/mrpc+/home/me/data/sst2"
+    source = "/some/folder/data/mrpc+/some/folder/data/sst2"
     write_archive(
         {"deep/a": replace(record, command=command, data=replace(record.data, source=source))}, tmp_path
     )
