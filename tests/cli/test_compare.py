@@ -56,13 +56,17 @@ def test_compare_that_cannot_be_foreseen_fails_already_when_it_is_dry(tiny_bert)
     assert "r=0" in result.stderr
 
 
-def test_compare_that_is_interrupted_says_that_the_same_command_goes_on(compare):
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [((), "the same command goes on"), (("--overwrite",), "the same command without --overwrite goes on")],
+)
+def test_compare_that_is_interrupted_says_which_command_goes_on(compare, words, goes_on):
     def interrupted(request, *, progress=None):
         raise KeyboardInterrupt
 
-    result = compare(*TWO, trainer=interrupted)
+    result = compare(*TWO, *words, trainer=interrupted)
     assert result.exit_code == 130
-    assert "what is done is kept; the same command goes on from there" in result.stderr
+    assert f"what is done is kept; {goes_on} from there" in result.stderr
 
 
 def test_what_is_logged_again_is_shown_once(capsys):

@@ -61,8 +61,8 @@ def test_method_that_is_not_on_the_list_is_named_with_the_reason(fit):
     said, listed = fit(*told, methods=",".join(discover())), json.loads(fit(*told, "--json").stdout)
     there = {each["method"] for each in listed["compositions"]}
     assert there == {"tlora"}
-    assert listed["left_out"] == dict.fromkeys(["lora", "lora_fa"], "nothing of it is so small")
-    assert "lora_fa is left out: nothing of it is so small." in said.stderr
+    assert listed["left_out"] == dict.fromkeys(["lora", "lora_fa"], "nothing of it fits")
+    assert "lora_fa is left out: nothing of it fits." in said.stderr
     assert "mole is left out: " in said.stderr
 
 

@@ -1,6 +1,7 @@
 """What cannot work is refused with the remedy, and the model is left as it was."""
 
 import json
+from collections import OrderedDict
 
 import peft
 import pytest
@@ -268,3 +269,16 @@ def test_heads_for_mlps_are_refused_where_no_mlp_is_adapted(scope):
     )
     with pytest.raises(SpecError, match=r"heads_in='mlp' found no MLP .* heads_in='all'"):
         peft.get_peft_model(bert(), config)
+
+
+def test_base_weights_beyond_half_precision_are_recognised(tmp_path):
+    def base():
+        torch.manual_seed(0)
+        model = nn.Sequential(OrderedDict(one=nn.Linear(6, 5)))
+        with torch.no_grad():
+            model.one.weight.mul_(1e7)
+        return model
+
+    config = RankfoldConfig(r=2, target_modules=["one"])
+    peft.get_peft_model(base(), config).save_pretrained(tmp_path)
+    peft.PeftModel.from_pretrained(base(), tmp_path)

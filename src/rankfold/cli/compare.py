@@ -137,7 +137,7 @@ def command(
         is_complete = show_planned(all_requests(plan, folder), as_json=as_json)
         click.get_current_context().exit(0 if is_complete else 1)
     place = _executor(executor, jobs, plan.base.get("threads"))
-    with kept_when_interrupted(), shown_notes(), progress_screen() as new_bar:
+    with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:
         outcomes = run_suite(plan, folder, executor=place, make_progress=new_bar, overwrite=overwrite)
     _report(outcomes, folder, as_json=as_json)
 

@@ -120,7 +120,7 @@ def command(
     _note_left_out(asked)
     if plan.reference is None:
         note("no LoRA fits the budget, so the chosen one is held against none.")
-    with kept_when_interrupted(), shown_notes(), progress_screen() as new_bar:
+    with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:
         fitted = fit(plan, make_progress=new_bar, overwrite=overwrite)
     _report(fitted, plan.out, as_json=as_json)
 

@@ -38,10 +38,11 @@ def shown_notes() -> Generator[None]:
 
 
 @contextmanager
-def kept_when_interrupted() -> Generator[None]:
-    """Say, when Ctrl-C ends the block, that nothing is lost."""
+def kept_when_interrupted(*, overwrite: bool) -> Generator[None]:
+    """Say, when Ctrl-C ends the block, that nothing is lost, and which command goes on."""
     try:
         yield
     except KeyboardInterrupt:
-        note("what is done is kept; the same command goes on from there.")
+        same = "the same command without --overwrite" if overwrite else "the same command"
+        note(f"what is done is kept; {same} goes on from there.")
         raise

@@ -60,7 +60,7 @@ class Fit:
             if each.method in there:
                 continue
             if each.size is not None:
-                found[each.method] = "nothing of it is so small"
+                found[each.method] = "nothing of it fits"
             else:
                 found.setdefault(each.method, (each.reason or "").rstrip("."))
         return found

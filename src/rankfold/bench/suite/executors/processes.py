@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, TextIO, final
+from typing import Any, cast, final
 
 import torch
 
@@ -159,13 +159,7 @@ class _Teller:
         self.tell("finish", (), {})
 
     def warn(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_rest: object
     ) -> None:
         """Tell of a warning, in place of `warnings.showwarning`."""
         # The other process may not have the category of a library.
@@ -182,7 +176,7 @@ def _work(
     os.environ.update(environment)
     torch.set_num_threads(threads)
     teller = _Teller(news)
-    warnings.showwarning = teller.warn
+    warnings.showwarning = cast("Any", teller.warn)  # which is called with positions alone
     record: RunRecord | None = None
     error: Exception | None = None
     try:
