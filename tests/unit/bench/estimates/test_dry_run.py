@@ -16,7 +16,7 @@ from rankfold.bench.tasks import TaskRequest, load_task
 
 @pytest.fixture
 def request_(tiny_bert):
-    options = {"target_modules": ["query", "value"]}
+    options = {"target_modules": ["query", "value"], "r": 8}
     return RunRequest(model=str(tiny_bert), method="lora", options=options, steps=5, max_length=8, out=Path())
 
 
