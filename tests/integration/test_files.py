@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
 from rankfold.adapter.roles import ROLES
+from rankfold.errors import SpecError
+from rankfold.peft_plugin.detached import needs_base_weights
 from tests.integration.models import (
     FOLDABLE,
     METHODS,
@@ -46,6 +48,44 @@ def test_loaded_adapter_gives_the_same_scores(method, tmp_path):
         adapters = learned(loaded)
         assert len(adapters) == len(learned(trained(method)))
         assert all(parameter.requires_grad == ("is_trainable" in options) for parameter in adapters.values())
+
+
+NEEDS_BASE_WEIGHTS = [name for name in METHODS if needs_base_weights(config_of(name))]
+LAYER_BY_LAYER = {
+    "bert.embeddings": "cpu",
+    "bert.encoder.layer.0": "cpu",
+    "bert.encoder.layer.1": "disk",
+    "bert.pooler": "cpu",
+    "classifier": "cpu",
+}
+
+
+def on_disk(base, adapter, folder, **options):
+    """Return a model of which a layer is on a disk, with an adapter."""
+    model = BertForSequenceClassification.from_pretrained(
+        base, device_map=LAYER_BY_LAYER, offload_folder=folder / "base"
+    )
+    places = {f"base_model.model.{path}": place for path, place in LAYER_BY_LAYER.items()}
+    return peft.PeftModel.from_pretrained(
+        model, adapter, device_map=places, offload_folder=folder / "adapter", **options
+    ).eval()
+
+
+# PEFT reads an adapter once more where a layer is on a disk, and torch says what it does without.
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter:UserWarning")
+@pytest.mark.parametrize("low_cpu", [False, True], ids=["usual", "low_cpu_mem_usage"])
+@ALL
+def test_adapter_is_loaded_for_a_model_of_which_a_layer_is_on_a_disk(method, low_cpu, tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    bert().save_pretrained(base)
+    model = adapted(config_of(method), BertForSequenceClassification.from_pretrained(base))
+    model.save_pretrained(adapter)
+    loaded = on_disk(base, adapter, tmp_path, low_cpu_mem_usage=low_cpu)
+    if method in NEEDS_BASE_WEIGHTS:
+        with pytest.raises(SpecError, match="load all of the base into memory"):
+            scores(loaded)
+    else:
+        assert torch.equal(scores(loaded), scores(model))
 
 
 @ALL

@@ -72,6 +72,18 @@ def test_peft_converts_our_adapter_to_lora(method):
     assert torch.allclose(scores(lora), expected, atol=1e-5)
 
 
+def test_peft_converts_one_of_our_adapters_beside_one_whose_gates_read_the_input():
+    model = adapted(config_of("lora", task_type=None))
+    expected = scores(model)
+    model.add_adapter("routed", config_of("hydra_lora", task_type=None))
+    config, state = peft.convert_to_lora(model, rank=4)
+    lora = peft.get_peft_model(bert(), config).eval()
+    peft.set_peft_model_state_dict(lora, state)
+    assert torch.allclose(scores(lora), expected, atol=1e-5)
+    with pytest.raises(TypeError, match="do not support LoRA conversion"):
+        peft.convert_to_lora(model, rank=4, adapter_name="routed")
+
+
 PATTERNS = [
     "query",
     "layer.0.attention.self.query",

@@ -6,7 +6,7 @@ from transformers import Trainer, TrainingArguments
 
 from rankfold import AuxiliaryLossMixin, auxiliary_loss
 from rankfold.factors import relay
-from tests.integration.models import METHODS, adapted, bert, config_of, ids, learned, scores, train
+from tests.integration.models import METHODS, adapted, bert, config_of, ids, learned, scores, t5, train
 from tests.support.tolerance import assert_close
 
 ALL = pytest.mark.parametrize("method", METHODS)
@@ -138,3 +138,16 @@ def test_trainer_that_is_stopped_in_an_epoch_and_resumed_learns_the_same(method,
     for name, parameter in learned(whole).items():
         assert torch.equal(learned(again)[name], parameter), name
         assert not torch.equal(fresh[name], parameter)
+
+
+@pytest.mark.parametrize("answer_length", [4, 8], ids=["of_other_length", "of_the_same_length"])
+def test_trainer_does_not_take_the_mask_of_an_encoder_for_the_tokens_of_its_decoder(answer_length, tmp_path):
+    config = config_of("mola", balance_loss=0.5, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
+    model = adapted(config, t5()).train()
+    mask = torch.ones(6, 8)
+    mask[:, 5:] = 0
+    inputs = {"input_ids": ids(length=8), "attention_mask": mask, "labels": ids(length=answer_length)}
+    stack = trainer(model, tmp_path)
+    with torch.random.fork_rng():
+        expected = model(**inputs).loss + auxiliary_loss(model)
+    assert torch.equal(stack.compute_loss(model, dict(inputs)), expected)

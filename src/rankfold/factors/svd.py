@@ -131,7 +131,8 @@ class Svd(Factor):
         """
         if self._matrix is None:
             raise SpecError(
-                "an svd factor was built on a base without weights, so it has no values; load the base first."
+                "an svd factor was built on a base without weights, so it has no values; load all of the "
+                "base into memory first."
             )
         return self._matrix
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError
-from rankfold.peft_plugin.layer import RankfoldLayer
+from rankfold.peft_plugin.layer import RankfoldLayer, is_meta
 from rankfold.peft_plugin.targets import Target
 
 _LAYERS, _WEIGHTS = 16, 4
@@ -65,7 +65,7 @@ def _spread(size: int, count: int) -> list[int]:
 
 def _sample(target: Target) -> Tensor | None:
     layer, backend = target.base_layer, target.quantization_backend
-    if any(tensor.is_meta for tensor in layer.parameters()):
+    if is_meta(layer):
         return None
     if backend is not None and not backend.supports_merge:
         return None

@@ -74,6 +74,13 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Move an adapter as PEFT does, unless the base layer has no weights now: they may be on a disk."""
+        if device is not None or not is_meta(self.get_base_layer()):
+            super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """Return the base layer's output plus the adapters' changes.
 
@@ -279,3 +286,8 @@ def _drift(merged: Tensor, weight: Tensor, delta: Tensor) -> float:
     lost = merged.float() - (weight.float() + delta.float())
     size = delta.float().norm()
     return 0.0 if size == 0 else (lost.norm() / size).item()
+
+
+def is_meta(module: nn.Module) -> bool:
+    """Whether a module has no weights, or none at hand."""
+    return any(parameter.is_meta for parameter in module.parameters())

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError, unknown_name
+from rankfold.factors import Seeded
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
-from rankfold.peft_plugin.layer import RankfoldLayer
+from rankfold.peft_plugin.layer import RankfoldLayer, is_meta
 from rankfold.peft_plugin.layers import wrap
 from rankfold.peft_plugin.layout import check_layers, layout_of_targets
 from rankfold.peft_plugin.mixed import BASE
@@ -84,14 +85,19 @@ class RankfoldModel(BaseTuner):
         else:
             layer = wrap(target, planned.geometry, planned.quantization_backend)
         # On a model without weights the adapter needs none either, and drawing them would only take time.
-        is_meta = any(parameter.is_meta for parameter in planned.base_layer.parameters())
-        with torch.device("meta") if is_meta else nullcontext():
-            built = self._builder.build(planned.path, None if is_meta else layer.original_weight)
+        has_weights = not is_meta(planned.base_layer)
+        with nullcontext() if has_weights else torch.device("meta"):
+            built = self._builder.build(planned.path, layer.original_weight if has_weights else None)
         layer.update_layer(adapter_name, built, inference_mode=peft_config.inference_mode)
         if layer is not target:
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(requires_grad=False)
             self._replace_module(parent, target_name, layer, target)
+        if not has_weights and "disk" in getattr(self.model, "hf_device_map", {}).values():
+            # Parameters are read from the disk with those of the base; frozen factors are in no file.
+            for part in layer.modules():
+                if isinstance(part, Seeded):
+                    part.to("cpu")
 
     def _batch_relays(self, model: nn.Module, adapter_name: str) -> None:
         batches = self._builder.relay_batches()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, final, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from rankfold.adapter.balance import BalanceKind, BalanceSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
@@ -73,6 +75,8 @@ class Option:
         Raises:
             SpecError: If the value has another type, or is none of the choices.
         """
+        if isinstance(value, np.generic):
+            value = cast("Any", value.item())  # as of a sweep over an array
         if self.choices is not None and not (value is None and NoneType in self.types):
             if value not in self.choices:
                 raise unknown_name(

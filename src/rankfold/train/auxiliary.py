@@ -47,13 +47,15 @@ def auxiliary_loss(
     """Return what is to be added to the task's loss so that the heads of routers stay in use.
 
     Call it once after each forward pass in training mode; it takes what the routers decided and leaves
-    nothing behind. Without balance losses it is zero and costs nothing.
+    nothing behind. Without balance losses it is zero and costs nothing. A layer that serves several blocks
+    (ALBERT) is counted as it decided last.
 
     Args:
         model: A model with rankfold adapters.
         attention_mask: 0 where a token is padding, which does not count; every token counts if None. It is
             needed where a model puts the tokens of all samples in one row: without it, what comes first in a
-            layer's input is taken for the samples.
+            layer's input is taken for the samples. Give none for an encoder-decoder: its mask is of the
+            encoder's tokens, and routers of the decoder read others.
         task_type: For LoRAMoE's localized loss, each sample's type of task, 0 or 1.
 
     Raises:
@@ -176,7 +178,8 @@ def _device(model: nn.Module) -> torch.device:
 class AuxiliaryLossMixin:
     """For a subclass of `transformers.Trainer`: adds the auxiliary losses of the model to the task's.
 
-    A column `task_type` of the data is taken out of the batch for LoRAMoE's localized loss.
+    Padding does not count, except in an encoder-decoder. A column `task_type` of the data is taken out of
+    the batch for LoRAMoE's localized loss.
 
     Example:
         class MyTrainer(rankfold.AuxiliaryLossMixin, transformers.Trainer): ...
@@ -188,8 +191,13 @@ class AuxiliaryLossMixin:
         computed: Any = cast(Any, super()).compute_loss(model, inputs, *args, **kwargs)
         if not (model.training and has_auxiliary_loss(model)):
             return computed
-        added = auxiliary_loss(model, inputs.get("attention_mask"), task_type)
+        added = auxiliary_loss(model, self._mask_of_all_routers(inputs), task_type)
         if kwargs.get("num_items_in_batch") is not None:
             # The Trainer has divided the task's loss by the tokens of all its parts, and divides no more.
             added = added / cast(Any, self).current_gradient_accumulation_steps
         return (computed[0] + added, *computed[1:]) if isinstance(computed, tuple) else computed + added
+
+    def _mask_of_all_routers(self, inputs: dict[str, Any]) -> Tensor | None:
+        """Return the mask of the batch, or None for an encoder-decoder: it is not of the decoder's tokens."""
+        config = getattr(cast(Any, self).model, "config", None)
+        return None if getattr(config, "is_encoder_decoder", False) else inputs.get("attention_mask")

@@ -3,6 +3,7 @@
 import math
 from typing import get_args
 
+import numpy as np
 import pytest
 
 import rankfold
@@ -62,6 +63,27 @@ def test_option_accepts_each_choice_and_none_only_where_it_may_be_none(preset, o
     else:
         with pytest.raises(SpecError, match=option.name):
             option.checked(None, preset.name)
+
+
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        ({"r": np.int64(4)}, {"r": 4}),
+        ({"alpha": np.float32(8)}, {"alpha": 8.0}),
+        ({"init_weights": np.bool_(False)}, {"init_weights": False}),
+        ({"r": np.arange(3, 5)[1], "dropout": np.float64(0.25)}, {"r": 4, "dropout": 0.25}),
+    ],
+)
+def test_numbers_of_an_array_are_read_as_plain_ones(options, plain, tmp_path):
+    taken = rankfold.config("lora", **options)
+    assert {name: type(getattr(taken, name)) for name in plain} == {
+        name: type(value) for name, value in plain.items()
+    }
+    assert taken == rankfold.config("lora", **plain)
+    direct = rankfold.RankfoldConfig(**options)
+    direct.save_pretrained(tmp_path)
+    read = rankfold.RankfoldConfig.from_pretrained(tmp_path)
+    assert {name: getattr(read, name) for name in plain} == plain
 
 
 @EVERY_OPTION
