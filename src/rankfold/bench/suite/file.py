@@ -1,7 +1,7 @@
 """A suite as a TOML file: read strictly, one profile of it, with sweeps written out."""
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -47,6 +47,7 @@ class _TuningEntry(_Strict):
     trials: int | None = None
     seed: int = 0
     base: dict[str, Any] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 class _Profile(_Strict):
@@ -126,13 +127,18 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         tuple(read.models),
         read.tuning and _tuning(read.tuning),
     )
+    _check_tasks("the tuning", suite.tuning.tasks if suite.tuning else (), suite)
     for method in suite.methods:
-        for task in method.tasks:
-            if task not in suite.tasks:
-                raise unknown_name(f"task of the method '{method.name}'", task, suite.tasks)
+        _check_tasks(f"the method '{method.name}'", method.tasks, suite)
         if suite.tuning and (space := suite.tuning.space if method.space is None else method.space):
             suite.tuning.trials_of(space)  # refuses what cannot be searched
     return with_claims(suite, read.claims)
+
+
+def _check_tasks(owner: str, named: Iterable[str], suite: Suite) -> None:
+    for task in named:
+        if task not in suite.tasks:
+            raise unknown_name(f"task of {owner}", task, suite.tasks)
 
 
 def parse_method(words: str, parse: ReadSettings) -> SuiteMethod:
@@ -236,7 +242,7 @@ def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> 
 
 
 def _tuning(entry: _TuningEntry) -> Tuning:
-    return Tuning(entry.space, entry.sampler, entry.trials, entry.seed, entry.base)
+    return Tuning(entry.space, entry.sampler, entry.trials, entry.seed, entry.base, entry.tasks)
 
 
 def _faults(error: ValidationError) -> str:

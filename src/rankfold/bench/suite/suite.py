@@ -76,7 +76,12 @@ class Suite:
             ),
             tasks={name: _yielding(self.tasks.get(name, {}), given) for name in names},
             models=(given["model"],) if "model" in given and self.models else self.models,
-            tuning=self.tuning and replace(self.tuning, base=_yielding(self.tuning.base, given)),
+            tuning=self.tuning
+            and replace(
+                self.tuning,
+                base=_yielding(self.tuning.base, given),
+                tasks={name: _yielding(own, given) for name, own in self.tuning.tasks.items()},
+            ),
         )
 
     def labels(self) -> list[str]:

@@ -14,7 +14,7 @@ from rankfold.bench.suite.named_runs import trial_name
 from rankfold.bench.suite.outcome import Outcome, check_all_here, raise_shared
 from rankfold.bench.suite.own_records import marked
 from rankfold.bench.suite.rows import Place, SuiteMethod
-from rankfold.bench.suite.suite import Suite
+from rankfold.bench.suite.suite import Suite, overlaid
 from rankfold.bench.suite.tuning import Search, Space, Values
 from rankfold.errors import SpecError
 
@@ -127,12 +127,13 @@ def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Value
     """Return one trial: a run that is measured on rows cut from the training split."""
     assert suite.tuning is not None, "only a suite with tuning has trials"
     place, label = key
+    settings = overlaid(suite.tuning.base, suite.tuning.tasks.get(place.task, {}))
     return suite.request(
         place,
         tuned.method.with_values(values),
         suite.tuning.seed,
         out / trial_name(suite, place, label, number),
-        {**suite.tuning.base, "hold_out": True},
+        {**settings, "hold_out": True},
     )
 
 

@@ -28,6 +28,7 @@ class Tuning:
         trials: How many; of a grid as many as it has.
         seed: Of the trials' runs and of the sampler.
         base: Settings of the trials that differ from those of the suite, such as fewer epochs.
+        tasks: Settings of the trials on single tasks that differ from these.
 
     Raises:
         SpecError: If the seed is none.
@@ -38,6 +39,7 @@ class Tuning:
     trials: int | None = None
     seed: int = 0
     base: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
     def __post_init__(self) -> None:
         """Check what the sampler draws from."""

@@ -170,6 +170,10 @@ def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
         ('[[methods]]\nname = "tlora"\nprofiles = ["cpu"]', "unknown profile 'cpu' of the method"),
         ('[[methods]]\nname = "tlora"\ntune = { r = [2, 4] }', "tunes nothing"),
         ("[tuning]\ntrials = 3\nspace = { learning_rate = [0.1, 0.2] }", "a grid has 2 combinations"),
+        (
+            "[tuning]\nspace = { r = [1, 2] }\ntasks = { mnli = { steps = 2 } }",
+            "unknown task 'mnli' of the tuning",
+        ),
         ('[[methods]]\nname = "tlora"\ntasks = ["mnli"]', "unknown task 'mnli' of the method"),
     ],
 )

@@ -13,6 +13,7 @@ from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import check_suite, run_suite
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.suite import Suite
+from rankfold.bench.suite.trials import trial_requests
 from rankfold.bench.suite.tuning import Tuning
 from rankfold.errors import BusyError, OutputExistsError, SpecError, TrainingError
 from tests.support.records import Trainer
@@ -67,6 +68,20 @@ def test_trials_never_see_the_validation_split_and_runs_do(tmp_path):
     assert all(request.hold_out and request.steps == 5 for request in trials)
     assert not any(request.hold_out or request.steps != 50 for request in runs)
     assert sorted(request.learning_rate for request in trials if request.method == "lora") == RATES
+
+
+def test_trials_of_a_task_may_be_of_another_length_unless_the_command_says_so(tmp_path):
+    tasks = {"mrpc": {"steps": 50}, "stsb": {"steps": 40}}
+    tuning = replace(SUITE.tuning, tasks={"mrpc": {"epochs": 2.0}})
+    suite = replace(SUITE, base={"model": "minilm"}, tasks=tasks, tuning=tuning)
+
+    def budgets(suite):
+        trials = trial_requests(suite, tmp_path)
+        return {(request.task, request.steps, request.epochs) for request in trials}
+
+    assert budgets(suite) == {("mrpc", None, 2.0), ("stsb", 5, None)}
+    assert budgets(suite.with_settings({"steps": 7})) == {(task, 7, None) for task in ("mrpc", "stsb")}
+    assert {request.steps for request in suite.requests(tmp_path)} == {50, 40}
 
 
 def test_methods_of_one_entry_are_tuned_once_as_the_first(tmp_path):
