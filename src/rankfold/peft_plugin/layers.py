@@ -23,8 +23,14 @@ class RankfoldLinear(RankfoldLayer):
     """A linear layer with its adapters."""
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether PEFT can convert the adapters to LoRA: not if their gates depend on the input."""
-        return all(adapter.router is None for adapter in self.rankfold_adapters.values())
+        """Whether PEFT can convert an adapter to LoRA: not if its gates depend on the input.
+
+        Of a name that the layer does not have, such as PEFT's default for a model of other names, it is
+        asked of all adapters.
+        """
+        adapters = self.rankfold_adapters
+        asked = [adapters[adapter_name]] if adapter_name in adapters else adapters.values()
+        return all(adapter.router is None for adapter in asked)
 
     def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
         """Take the fast way for one adapter without dropout on a plain layer.

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, get_origin
 
+import numpy as np
 from pydantic import (
     ConfigDict,
     Field,
@@ -81,6 +82,8 @@ def read_options(options: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[s
 def _read(name: str, value: Any, hint: Any) -> Any:
     if hint in _SPECS:
         return _read_spec(name, value, *_SPECS[hint])
+    if isinstance(value, np.generic):
+        value = value.item()  # as of a sweep over an array; a file could not hold numpy's own types
     # Names are compared with the known ones by the spec, which has suggestions.
     reader, wanted = _VALUES[str if get_origin(hint) is Literal else hint]
     try:
