@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,12 +29,26 @@ PATIENCE_SECONDS = 240
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    ray = pytest.importorskip("ray", reason="the package ray is not installed")
-    from rankfold.bench.suite.executors.cluster import Cluster
+def machines():
+    """A cluster of two machines that take runs, and one that does not."""
+    pytest.importorskip("ray", reason="the package ray is not installed")
+    from ray.cluster_utils import Cluster as Machines
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        machines.add_node(num_cpus=1)
+    yield machines
+    machines.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(machines):
+    import ray
+
+    from rankfold.bench.suite.executors.cluster import Cluster
+
+    ray.init(address=machines.address, log_to_driver=False)
     yield Cluster(run_one=work)
     ray.shutdown()
 
@@ -91,6 +107,28 @@ def test_run_whose_process_dies_is_a_failure_and_the_others_go_on(request, tmp_p
     assert isinstance(killed.error, TrainingError)
     assert "killed" in str(killed.error) or "lost" in str(killed.error)
     assert other.error is None
+
+
+def test_run_on_a_machine_that_is_lost_is_a_failure_and_the_others_go_on(machines, cluster, tmp_path):
+    def lose_machine():
+        file = tmp_path / "run0.pid"
+        pid = until(lambda: file.is_file() and file.read_text())
+        parent = int(stat_of(pid)[1])
+        (machine,) = [
+            each for each in machines.worker_nodes if each.all_processes["raylet"][0].process.pid == parent
+        ]
+        machines.remove_node(machine, allow_graceful=False)
+
+    with ThreadPoolExecutor(1) as pool:
+        losing = pool.submit(lose_machine)
+        lost, other, next_one = run_all(ending(tmp_path, "endless", None, None), executor=cluster)
+        losing.result()
+    machines.add_node(num_cpus=1)
+    assert isinstance(lost.error, TrainingError)
+    assert "was lost (Task failed because the node it was running on is dead" in str(lost.error)
+    assert str(lost.error).endswith("); run the suite again to go on.")
+    assert other.error is None
+    assert next_one.error is None
 
 
 class RayHere:
@@ -232,8 +270,12 @@ def alive(process):
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    with open(f"/proc/{process}/stat") as file:
-        return file.read().split()[2] != "Z"
+    return stat_of(process)[0] != "Z"
+
+
+def stat_of(process):
+    """What Linux says of a process after its name, which may have spaces: its state, its parent, ..."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
 
 
 def test_what_every_run_imports_asks_no_gpu_for_anything():

@@ -71,7 +71,10 @@ class Cluster:
         try:
             return Ended(request, *self._ray.get(there))
         except self._ray.exceptions.RayError as error:
-            words = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            # Ray's first sentence says what happened, and the next ones what to look at.
+            words = (
+                (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
+            )
             message = f"the run's process on the cluster was lost ({words}); run the suite again to go on."
             return Ended(request, None, TrainingError(message))
 
