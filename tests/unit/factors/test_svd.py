@@ -147,7 +147,7 @@ def test_svd_factor_moves_with_its_module():
 
 def test_svd_factor_of_a_base_without_weights_says_so_when_it_is_read():
     with pytest.raises(
-        SpecError, match="built on a base without weights, so it has no values; load the base"
+        SpecError, match="built on a base without weights, so it has no values; load all of the base"
     ):
         SvdSpec().build(6, 3)()
 
