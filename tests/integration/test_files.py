@@ -75,7 +75,8 @@ def on_disk(base, adapter, folder, **options):
 @pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter:UserWarning")
 @pytest.mark.parametrize("low_cpu", [False, True], ids=["usual", "low_cpu_mem_usage"])
 @ALL
-def test_adapter_is_loaded_for_a_model_of_which_a_layer_is_on_a_disk(method, low_cpu, tmp_path):
+def test_adapter_is_loaded_for_a_model_of_which_a_layer_is_on_a_disk(method, low_cpu, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # PEFT puts a copy of what is on the disk below the working directory
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     bert().save_pretrained(base)
     model = adapted(config_of(method), BertForSequenceClassification.from_pretrained(base))
