@@ -9,9 +9,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +20,7 @@ from rankfold.bench.suite.executors.processes import Processes
 from rankfold.bench.suite.remaining import seconds_left
 from rankfold.bench.suite.runner import run_all
 from rankfold.errors import RankfoldWarning, SpecError, TrainingError
+from tests.support.ray_here import RayHere
 from tests.support.records import make_record
 from tests.support.workers import work
 
@@ -129,27 +128,6 @@ def test_run_on_a_machine_that_is_lost_is_a_failure_and_the_others_go_on(machine
     assert str(lost.error).endswith("); run the suite again to go on.")
     assert other.error is None
     assert next_one.error is None
-
-
-class RayHere:
-    """Stands in for Ray: a cluster of one machine, which does each task at once."""
-
-    exceptions = SimpleNamespace(RayError=OSError)
-
-    def is_initialized(self):
-        return True
-
-    def cluster_resources(self):
-        return {"CPU": 7.0}
-
-    def remote(self, **_options):
-        return lambda do: SimpleNamespace(remote=lambda *given: partial(do, *given))
-
-    def wait(self, under_way, *, num_returns):
-        return under_way[:num_returns], under_way[num_returns:]
-
-    def get(self, task):
-        return task()
 
 
 def test_run_on_a_cluster_may_have_a_folder_whose_parents_are_not_made(monkeypatch, tmp_path):
