@@ -181,12 +181,15 @@ def test_processes_end_when_the_one_that_began_them_is_killed(tmp_path):
 INTERRUPTED = """
 import signal
 import sys
+import threading
 from pathlib import Path
 from tests.unit.bench.suite.test_executors import begin_endless
 
 if __name__ == "__main__":
     # Tests that a shell began in the background ignore it, and so would this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A thread that takes signals, as libraries have: the kernel gives it what the main thread blocks.
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
     print("begun", flush=True)
     try:
         begin_endless(Path(sys.argv[1]))

@@ -96,11 +96,33 @@ def _uninterrupted() -> Generator[None]:
         yield
         return
     resource_tracker.ensure_running()  # which would let interrupts through once it has begun its own process
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        with _interrupts_later():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _interrupts_later() -> Generator[None]:
+    """Raise at the end of the block what interrupted it.
+
+    A mask holds for one thread: another thread, as libraries have, takes the signal, of which Python then
+    tells the main one in the middle of what it does.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _hear(job: _Job, warned: _Warned) -> None:
