@@ -40,8 +40,20 @@ def figures(study: Study, marks: Mapping[str, Mark]) -> list[dict[str, Any]]:
         figure("held", "Loss on held-out data", "Rising again means overfitting.",
                curves(held_loss, looks, x=step, y=loss)),
     ]  # fmt: skip
-    charts = [*trade_offs(study, looks), *knob_figures(study), *training, *layer_figures(study)]
+    charts = [
+        *trade_offs(study, looks),
+        *knob_figures(study),
+        *_side_by_side(training),
+        *layer_figures(study),
+    ]
     return [chart for chart in charts if chart["rows"]]
+
+
+def _side_by_side(charts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the charts that have data, which fill a line together."""
+    shown = [chart for chart in charts if chart["rows"]]
+    width = {1: "wide", 2: "half"}.get(len(shown), "third")
+    return [{**chart, "width": width} for chart in shown]
 
 
 def _curve(study: Study, read: Callable[[RunRecord], Curve], field: str) -> list[dict[str, object]]:

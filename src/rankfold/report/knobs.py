@@ -118,7 +118,7 @@ def _axis(knob: str, values: Sequence[float]) -> Axis:
     is_wide = values[0] > 0 and values[-1] / values[0] >= _WIDE_SPAN
     title = knob.replace("_", " ") + (" (logarithmic)" if is_wide else "")
     ticks = tuple(values) if len(values) <= _MOST_TICKS else ()
-    return Axis("knob", title, "~g", "log" if is_wide else "linear", ticks)
+    return Axis("knob", title, ".6~g", "log" if is_wide else "linear", ticks)
 
 
 def _chart(

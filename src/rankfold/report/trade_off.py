@@ -13,8 +13,9 @@ from rankfold.report.words import bytes_text, capital, metric_name
 
 # Widths of a chart in pixels, half the page and all of it; with more points than these it takes all of it.
 _HALF, _WHOLE = 440, 960
+# Letters of a name that leave room for others.
+_LONGEST_NAME = {_HALF: 28, _WHOLE: 44}
 _MANY = 10
-_LONG_NAME = 28
 # Below this width, on a telephone, there is no room for names; the legend has them.
 _NARROW = 340
 
@@ -92,10 +93,10 @@ def is_on_front(point: Point, points: Sequence[Point], metric: str) -> bool:
     )
 
 
-def _name(points: Sequence[Point], width: float) -> None:
+def _name(points: Sequence[Point], width: int) -> None:
     """Write names beside their points where there is room: those of the front first, then the reference."""
     order = sorted(points, key=lambda point: (not point["front"], point is not points[0]))
-    names = [_shortened(point["method"]) for point in order]
+    names = short_names([point["method"] for point in order], _LONGEST_NAME[width])
     places = place_names(
         names,
         [log10(point["cost"]) for point in order],
@@ -111,13 +112,35 @@ def _name(points: Sequence[Point], width: float) -> None:
         point["align"], point["rise"] = (place.align, place.rise) if place else ("left", 0)
 
 
-def _shortened(label: str) -> str:
-    """Return as many words of a label as fit beside a point; the tooltip and the legend have all of them."""
-    words = label.split()
+def short_names(labels: Sequence[str], longest: int) -> list[str]:
+    """Return what stands beside points; the tooltip and the legend have the whole labels.
+
+    Labels of one method that are too long leave out the words that they share, and then what does not fit.
+    What would then stand beside several points tells nothing and is left out.
+    """
+    long: dict[str, list[list[str]]] = {}
+    for words in (label.split() for label in labels if len(label) > longest):
+        long.setdefault(words[0], []).append(words)
+    names = [
+        label
+        if len(label) <= longest
+        else _fitting(_without_shared(label.split(), long[label.split()[0]]), longest)
+        for label in labels
+    ]
+    return [name if names.count(name) == 1 else "" for name in names]
+
+
+def _without_shared(words: Sequence[str], family: Sequence[Sequence[str]]) -> list[str]:
+    shared = set(words[1:]).intersection(*family) if len(family) > 1 else set[str]()
+    return [word for word in words if word not in shared]
+
+
+def _fitting(words: Sequence[str], longest: int) -> str:
+    """Return as many words as fit, one at least."""
     for count in range(1, len(words)):
-        if len(" ".join(words[: count + 1])) > _LONG_NAME:
+        if len(" ".join(words[: count + 1])) > longest:
             return " ".join([*words[:count], "…"])
-    return label
+    return " ".join(words)
 
 
 def _scatter(points: Sequence[Point], marks: Mapping[str, Mark], *, x: Axis, y: Axis) -> Spec:

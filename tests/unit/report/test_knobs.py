@@ -73,6 +73,12 @@ def test_chart_has_intervals_and_the_reference_and_is_drawn():
     assert ">lora</text>" in drawn
 
 
+def test_ticks_say_the_values_and_nothing_rounder():
+    (figure,) = knob_figures(study_of(*swept("effilora", "share", (0.25, 0.5, 0.75))))
+    drawn = vl_convert.vegalite_to_svg({**figure["spec"], "width": 400, "autosize": "pad"})
+    assert all(f">{value}</text>" in drawn for value in ("0.25", "0.5", "0.75"))
+
+
 def test_learning_rates_that_were_swept_are_a_knob():
     records = [make_record(learning_rate=rate, examples=40) for rate in (1e-4, 1e-3, 1e-2)]
     assert list(find_knobs(make_studies(records)[0].rows)) == ["learning_rate"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from rankfold.report.chart_parts import mark_of
 from rankfold.report.name_places import NamePlace, place_names
 from rankfold.report.study import make_studies
-from rankfold.report.trade_off import is_on_front, trade_offs
+from rankfold.report.trade_off import is_on_front, short_names, trade_offs
 from rankfold.train.evaluation.metric_names import ANSWER_LOSS
 from tests.support.records import make_record
 
@@ -70,3 +70,30 @@ def test_names_stand_inside_and_one_without_room_is_left_out():
 @pytest.mark.parametrize("count", [0, 1], ids=["none", "one"])
 def test_few_names_are_placed_without_a_range(count):
     assert len(place_names(["a"] * count, [1.0] * count, [1.0] * count, ends=(1, 1), width=440)) == count
+
+
+def test_long_names_of_a_method_leave_out_what_they_share():
+    shared = "reducer=on reducer.select=importance"
+    long = [f"effilora {shared} reducer.active_fraction={share}" for share in (0.25, 0.5)]
+    assert short_names(["lora r=8", *long], 44) == [
+        "lora r=8",
+        "effilora reducer.active_fraction=0.25",
+        "effilora reducer.active_fraction=0.5",
+    ]
+    assert short_names([*long, f"lora {shared}"], 28) == ["", "", "lora reducer=on …"]
+
+
+@given(
+    some.lists(
+        some.lists(some.sampled_from(["r=8", "k=16", "map=row_major", "heads=4"]), unique=True).map(tuple),
+        unique=True,
+    )
+)
+def test_names_beside_points_fit_and_tell_them_apart(knobs):
+    labels = [" ".join(["relayed_lora", *words]) for words in knobs]
+    names = short_names(labels, 28)
+    told = [name for name in names if name]
+    assert len(set(told)) == len(told)
+    for label, name in zip(labels, names, strict=True):
+        assert len(name.removesuffix(" …")) <= 28
+        assert set(name.removesuffix(" …").split()) <= set(label.split())
