@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rankfold.adapter.find import adapters_in, block_of, hosts_in
 from rankfold.adapter.module import Adapter
@@ -89,7 +89,14 @@ def _names(blocks: Collection[tuple[str, ...]]) -> list[str]:
 
 
 def zero_factors(adapter: Adapter) -> list[Factor]:
-    """Return the factors of an adapter that are zero now, so that it changes nothing."""
+    """Return the factors of an adapter that are zero now, so that it changes nothing.
+
+    One on the meta device has no values and counts as zero: only what a step takes is asked of it.
+    """
     factors = [factor for factor in (adapter.up, adapter.core, adapter.down) if factor is not None]
     with torch.no_grad():
-        return [factor for factor in factors if not factor().any()]
+        return [factor for factor in factors if _is_zero(factor())]
+
+
+def _is_zero(matrix: Tensor) -> bool:
+    return matrix.is_meta or not matrix.any()

@@ -1,12 +1,9 @@
 """The rows of the suite `per-byte` learn as many numbers as a budget lets them, and no more."""
 
-from pathlib import Path
-
 import pytest
 
-from rankfold.bench.estimates.estimate import Estimator
+from rankfold.bench.estimates.counted import count_on_meta
 from rankfold.bench.methods.method import HEAD_ONLY
-from rankfold.bench.request import RunRequest
 from rankfold.bench.suite.file import read_suite
 from rankfold.presets import discover
 
@@ -21,20 +18,12 @@ def profile(request):
 
 def learned(methods, model):
     """Return the numbers that every method learns, without weights where that can be."""
-    estimator = Estimator()
     for method in methods:
         if "theta_d_length" in method.options:  # UniLoRA, which cannot be built without weights
             yield method.options["theta_d_length"]
         else:
-            request = RunRequest(
-                model=model,
-                method=method.name,
-                options=method.options,
-                kind="regression",
-                steps=1,
-                out=Path(),
-            )
-            yield estimator.estimate(request).parameters.trainable
+            counted = count_on_meta(model, method.name, method.options, kind="regression", num_labels=1)
+            yield counted.trainable
 
 
 @pytest.mark.filterwarnings("ignore:Specified to not save vera_A")

@@ -1,15 +1,13 @@
 """A suite file: profiles, sweeps and claims are written out as they are read, and what is wrong is named."""
 
-import tomllib
-from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from rankfold.bench.suite.file import packaged_suites, read_suite
+from rankfold.bench.suite.file import read_suite
 from rankfold.bench.suite.protocol import check_suite
 from rankfold.errors import SpecError
+from tests.support.packaged import PROFILES, packaged
 
 HEAD = 'name = "some"\nseeds = [0]\n[base]\nmodel = "minilm"\n'
 SWEPT = '[[methods]]\nname = "lora"\nsweep = { r = [4, 8] }\n'
@@ -23,18 +21,9 @@ def written(folder, text):
     return str(path)
 
 
-def profiles(name):
-    text = (files("rankfold.bench.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
-    return list(tomllib.loads(text).get("profiles", {})) or [None]
-
-
-@pytest.mark.parametrize(
-    ("name", "profile"), [(name, profile) for name in packaged_suites() for profile in profiles(name)]
-)
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
 def test_every_profile_of_a_packaged_suite_can_be_run(name, profile):
-    suite = read_suite(name, profile)
-    own = {} if suite.tasks or "task" in suite.base else {"data": "my.csv"}  # given on the command line
-    check_suite(replace(suite, base={**suite.base, **own}), Path("out"))
+    check_suite(packaged(name, profile), Path("out"))
 
 
 def test_suite_with_an_option_that_is_not_there_is_refused(tmp_path):
