@@ -1,4 +1,4 @@
-"""Where the names of a chart's points stand, so that they neither cover each other nor leave the chart."""
+"""Names beside the points of a chart: short, and where they neither cover each other nor leave the chart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,3 +74,34 @@ def _box(place: NamePlace, left: float, top: float, length: float) -> _Box:
 
 def _scaled(value: float, begin: float, end: float, low: float, high: float) -> float:
     return low + (high - low) * ((value - begin) / (end - begin) if begin != end else 0.5)
+
+
+def short_names(labels: Sequence[str], longest: int) -> list[str]:
+    """Return what stands beside points; the tooltip and the legend have the whole labels.
+
+    Labels of one method that are too long leave out the words that they share, and then what does not fit.
+    What would then stand beside several points tells nothing and is left out.
+    """
+    long: dict[str, list[list[str]]] = {}
+    for words in (label.split() for label in labels if len(label) > longest):
+        long.setdefault(words[0], []).append(words)
+    names = [
+        label
+        if len(label) <= longest
+        else _fitting(_without_shared(label.split(), long[label.split()[0]]), longest)
+        for label in labels
+    ]
+    return [name if names.count(name) == 1 else "" for name in names]
+
+
+def _without_shared(words: Sequence[str], family: Sequence[Sequence[str]]) -> list[str]:
+    shared = set(words[1:]).intersection(*family) if len(family) > 1 else set[str]()
+    return [word for word in words if word not in shared]
+
+
+def _fitting(words: Sequence[str], longest: int) -> str:
+    """Return as many words as fit, one at least."""
+    for count in range(1, len(words)):
+        if len(" ".join(words[: count + 1])) > longest:
+            return " ".join([*words[:count], "…"])
+    return " ".join(words)

@@ -7,7 +7,7 @@ from typing import Any
 from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.scores import SMALLER_IS_BETTER
 from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, score_fields, whiskers
-from rankfold.report.name_places import HEIGHT, place_names
+from rankfold.report.name_places import HEIGHT, place_names, short_names
 from rankfold.report.study import Study
 from rankfold.report.words import bytes_text, capital, metric_name
 
@@ -110,37 +110,6 @@ def _name(points: Sequence[Point], width: int) -> None:
     for point, name, place in zip(order, names, places, strict=True):
         point["name"] = name if place else ""
         point["align"], point["rise"] = (place.align, place.rise) if place else ("left", 0)
-
-
-def short_names(labels: Sequence[str], longest: int) -> list[str]:
-    """Return what stands beside points; the tooltip and the legend have the whole labels.
-
-    Labels of one method that are too long leave out the words that they share, and then what does not fit.
-    What would then stand beside several points tells nothing and is left out.
-    """
-    long: dict[str, list[list[str]]] = {}
-    for words in (label.split() for label in labels if len(label) > longest):
-        long.setdefault(words[0], []).append(words)
-    names = [
-        label
-        if len(label) <= longest
-        else _fitting(_without_shared(label.split(), long[label.split()[0]]), longest)
-        for label in labels
-    ]
-    return [name if names.count(name) == 1 else "" for name in names]
-
-
-def _without_shared(words: Sequence[str], family: Sequence[Sequence[str]]) -> list[str]:
-    shared = set(words[1:]).intersection(*family) if len(family) > 1 else set[str]()
-    return [word for word in words if word not in shared]
-
-
-def _fitting(words: Sequence[str], longest: int) -> str:
-    """Return as many words as fit, one at least."""
-    for count in range(1, len(words)):
-        if len(" ".join(words[: count + 1])) > longest:
-            return " ".join([*words[:count], "…"])
-    return " ".join(words)
 
 
 def _scatter(points: Sequence[Point], marks: Mapping[str, Mark], *, x: Axis, y: Axis) -> Spec:

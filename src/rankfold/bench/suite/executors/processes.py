@@ -115,14 +115,14 @@ def _interrupts_later() -> Generator[None]:
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    came: list[int] = []  # a handler that is itself interrupted must wait for no lock
     signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _hear(job: _Job, warned: _Warned) -> None:
