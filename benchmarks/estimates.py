@@ -21,10 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import rankfold
 from rankfold.bench.estimates.estimate import estimate
-from rankfold.bench.methods.method import find_method
-from rankfold.bench.request import RunRequest
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import load_model, resolve_model
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.kind import Kind
+from rankfold.runs.methods import find_method
+from rankfold.runs.request import RunRequest
 
 ROWS, LENGTH = 16, 64
 METHODS = ("lora", "relayed_lora", "tlora_plus", "effilora", "peft:lora")

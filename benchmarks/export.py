@@ -30,16 +30,16 @@ from torch import Tensor
 
 import rankfold
 from rankfold.adapter.find import adapters_in
-from rankfold.deploy.certify import text_logits
-from rankfold.deploy.texts import find_texts
+from rankfold.export.certify import text_logits
 from rankfold.export.fold import Folded, fold
 from rankfold.export.measure import relative_error, trained_product
-from rankfold.export.plain_lora import PREFIX, lora_tensors
+from rankfold.export.plain_math import PREFIX, lora_tensors
+from rankfold.export.texts import find_texts
 from rankfold.export.verdict import Exact, verdict
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.hardware import cpu_name
+from rankfold.models.kind import Kind
 from rankfold.presets import discover
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import load_model, resolve_model
-from rankfold.train.models.hardware import cpu_name
 
 RANK, STRENGTH = 8, 0.3
 OPTIONS: dict[str, Any] = {

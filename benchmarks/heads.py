@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from training_step import REFERENCE, adapted, circumstances, step_of
 
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import load_model, resolve_model
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.kind import Kind
 
 TARGETS: dict[str, Any] = {"target_modules": "all-linear", "r": 16}
 HEADS = 4

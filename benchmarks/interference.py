@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rankfold.bench.records.find import find_records
-from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.stats import Interval, Scores, metric_interval, paired_difference, verdicts
 from rankfold.bench.suite.file import read_suite
+from rankfold.runs.record import RunRecord
+from rankfold.runs.records import find_records
 
 SUITE = Path(__file__).with_name("interference.toml")
 WHOLE = "all four"

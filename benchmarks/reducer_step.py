@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import rankfold
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import load_model, resolve_model
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.kind import Kind
 
 TARGETS = {"target_modules": "all-linear", "r": 16}
 REFERENCE = "peft:lora"

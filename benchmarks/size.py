@@ -26,12 +26,12 @@ import transformers
 from peft.optimizers import create_lorafa_optimizer
 
 import rankfold
-from rankfold.bench.tasks.bbc_news import read_bbc_news
-from rankfold.pack.size import explain
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import LoadedModel, load_model, resolve_model
-from rankfold.train.models.hardware import cpu_name
-from rankfold.train.quiet import quiet_libraries
+from rankfold.models.base import LoadedModel, load_model, resolve_model
+from rankfold.models.hardware import cpu_name
+from rankfold.models.kind import Kind
+from rankfold.progress import quiet_libraries
+from rankfold.store.size import explain
+from rankfold.tasks.bbc_news import read_bbc_news
 
 TARGETS: dict[str, Any] = {"target_modules": ["query", "value"]}
 STEPS = 5

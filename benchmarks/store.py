@@ -25,10 +25,10 @@ import transformers
 from peft.utils.save_and_load import load_peft_weights
 
 import rankfold
-from rankfold.pack.saved import SavedAdapter
-from rankfold.pack.tensors import bytes_of
-from rankfold.train.models.hardware import cpu_name
-from rankfold.train.quiet import quiet_libraries
+from rankfold.models.hardware import cpu_name
+from rankfold.progress import quiet_libraries
+from rankfold.store.saved import SavedAdapter
+from rankfold.store.tensors import bytes_of
 
 LAYERS = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 METHODS = {"tlora": {"r": 8}, "relayed_lora": {"r": 8, "k": 8}}

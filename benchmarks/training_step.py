@@ -24,10 +24,10 @@ import transformers
 from torch import nn
 
 import rankfold
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import load_model, resolve_model
-from rankfold.train.models.hardware import cpu_name
-from rankfold.train.quiet import quiet_libraries
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.hardware import cpu_name
+from rankfold.models.kind import Kind
+from rankfold.progress import quiet_libraries
 
 SETTINGS = {
     "q,v r8": {"target_modules": ["query", "value"], "r": 8},

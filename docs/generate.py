@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from benchmarks.predicted import compared
-from rankfold.bench.records.archive import NAME as ARCHIVED
-from rankfold.bench.records.archive import read_archive
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.cli.main import cli
 from rankfold.presets import Option, discover
 from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells
+from rankfold.runs.archive import NAME as ARCHIVED
+from rankfold.runs.archive import read_archive
 from rankfold.store.record import schema
 
 SCHEMA = Path(__file__).with_name("store.schema.json")
@@ -95,7 +95,7 @@ def _option_text(option: Option) -> str:
 
 def task_table() -> str:
     """Return the named tasks as a table."""
-    from rankfold.bench.tasks import NAMED  # the other pages can do without these seconds
+    from rankfold.tasks import NAMED  # the other pages can do without these seconds
 
     heads = ["task", "kind", "metrics", "version", "train", "validation", "licence", "on the hub"]
     lines = [f"| {' | '.join(heads)} |", "| --- | --- | --- | --- | ---: | ---: | --- | --- |"]

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rankfold.adapter.count import count_parameters as count_parameters
     from rankfold.adapter.router import RouterSpec as RouterSpec
     from rankfold.adapter.spec import AdapterSpec as AdapterSpec
-    from rankfold.deploy.api import compress_lora as compress_lora
-    from rankfold.deploy.api import export_lora as export_lora
     from rankfold.errors import AdapterFileError as AdapterFileError
     from rankfold.errors import DataError as DataError
     from rankfold.errors import NotExactError as NotExactError
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from rankfold.errors import SpecError as SpecError
     from rankfold.errors import StoreError as StoreError
     from rankfold.errors import TrainingError as TrainingError
+    from rankfold.export.api import compress_lora as compress_lora
+    from rankfold.export.api import export_lora as export_lora
     from rankfold.export.certificate import Certificate as Certificate
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
     from rankfold.factors import RelaySpec as RelaySpec
     from rankfold.factors import SeededSpec as SeededSpec
     from rankfold.factors import SvdSpec as SvdSpec
-    from rankfold.pack.packed import Packed as Packed
-    from rankfold.pack.packed import pack_adapter as pack_adapter
-    from rankfold.pack.packed import unpack_adapter as unpack_adapter
-    from rankfold.pack.saved import SavedAdapter as SavedAdapter
-    from rankfold.pack.shrink import Shrinkage as Shrinkage
-    from rankfold.pack.shrink import expand_adapter as expand_adapter
-    from rankfold.pack.shrink import shrink_adapter as shrink_adapter
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.store.packed import Packed as Packed
+    from rankfold.store.packed import pack_adapter as pack_adapter
+    from rankfold.store.packed import unpack_adapter as unpack_adapter
     from rankfold.store.record import Record as Record
+    from rankfold.store.saved import SavedAdapter as SavedAdapter
+    from rankfold.store.shrink import Shrinkage as Shrinkage
+    from rankfold.store.shrink import expand_adapter as expand_adapter
+    from rankfold.store.shrink import shrink_adapter as shrink_adapter
     from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
     from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
-    from rankfold.train.rates.learning_rates import optimizer as optimizer
-    from rankfold.train.rates.learning_rates import parameter_groups as parameter_groups
-    from rankfold.train.rates.lora_fa import lora_fa_correction as lora_fa_correction
-    from rankfold.train.rates.rate_table import RateGroup as RateGroup
-    from rankfold.train.rates.rate_table import RateTable as RateTable
+    from rankfold.train.learning_rates import optimizer as optimizer
+    from rankfold.train.learning_rates import parameter_groups as parameter_groups
+    from rankfold.train.lora_fa import lora_fa_correction as lora_fa_correction
+    from rankfold.train.rates import RateGroup as RateGroup
+    from rankfold.train.rates import RateTable as RateTable
     from rankfold.train.reducer.reducer import Reducer as Reducer
     from rankfold.train.reducer.spec import ReducerSpec as ReducerSpec
 
@@ -68,37 +68,37 @@ _HOMES = {
     "DiagonalSpec": "rankfold.factors",
     "LowRankSpec": "rankfold.factors",
     "NotExactError": "rankfold.errors",
-    "Packed": "rankfold.pack.packed",
+    "Packed": "rankfold.store.packed",
     "ParameterCount": "rankfold.adapter.count",
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
-    "RateGroup": "rankfold.train.rates.rate_table",
-    "RateTable": "rankfold.train.rates.rate_table",
+    "RateGroup": "rankfold.train.rates",
+    "RateTable": "rankfold.train.rates",
     "Record": "rankfold.store.record",
     "Reducer": "rankfold.train.reducer.reducer",
     "ReducerSpec": "rankfold.train.reducer.spec",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
-    "SavedAdapter": "rankfold.pack.saved",
+    "SavedAdapter": "rankfold.store.saved",
     "SeededSpec": "rankfold.factors",
-    "Shrinkage": "rankfold.pack.shrink",
+    "Shrinkage": "rankfold.store.shrink",
     "SpecError": "rankfold.errors",
     "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
-    "compress_lora": "rankfold.deploy.api",
+    "compress_lora": "rankfold.export.api",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.adapter.count",
-    "expand_adapter": "rankfold.pack.shrink",
-    "export_lora": "rankfold.deploy.api",
-    "lora_fa_correction": "rankfold.train.rates.lora_fa",
-    "optimizer": "rankfold.train.rates.learning_rates",
-    "pack_adapter": "rankfold.pack.packed",
-    "parameter_groups": "rankfold.train.rates.learning_rates",
-    "shrink_adapter": "rankfold.pack.shrink",
-    "unpack_adapter": "rankfold.pack.packed",
+    "expand_adapter": "rankfold.store.shrink",
+    "export_lora": "rankfold.export.api",
+    "lora_fa_correction": "rankfold.train.lora_fa",
+    "optimizer": "rankfold.train.learning_rates",
+    "pack_adapter": "rankfold.store.packed",
+    "parameter_groups": "rankfold.train.learning_rates",
+    "shrink_adapter": "rankfold.store.shrink",
+    "unpack_adapter": "rankfold.store.packed",
 }
 
 __all__ = [

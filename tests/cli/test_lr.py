@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from transformers import BertConfig, LlamaConfig
 
 import rankfold
-from rankfold.bench.estimates.meta import meta_base
-from rankfold.bench.methods.method import find_method
 from rankfold.cli.main import cli
+from rankfold.models.meta import meta_base
 from rankfold.presets import discover
+from rankfold.runs.methods import find_method
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES
 
 

@@ -23,7 +23,7 @@ from rankfold.errors import (
     StoreError,
     TrainingError,
 )
-from rankfold.train.progress import EXPECTED
+from rankfold.progress import EXPECTED
 
 
 def program(body):

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 from peft import LoraConfig
 
-from rankfold.bench.methods.method import peft_methods
 from rankfold.cli.main import cli
 from rankfold.presets import discover
+from rankfold.runs.methods import peft_methods
 
 
 def test_every_method_is_listed_with_its_paper():

@@ -15,7 +15,7 @@ from tests.support.adapters import save_adapter
 # As if they were not installed: an import of None is a ModuleNotFoundError.
 HIDE = "import sys; sys.modules.update(dict.fromkeys({hidden!r}, None)); "
 EVERYTHING_PUBLIC = "import rankfold; [getattr(rankfold, name) for name in rankfold.__all__]"
-SERVING = "import rankfold.deploy.vllm_resolver"
+SERVING = "import rankfold.serve.vllm"
 COMMANDS = """
 from rankfold.cli.main import cli
 for words in {lines!r}:

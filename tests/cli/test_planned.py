@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.request import RunRequest
 from rankfold.cli.planned import show_planned
+from rankfold.runs.request import RunRequest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.numpy import save, save_file
 
 from rankfold.cli.main import cli
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.pack.size import explain
+from rankfold.store.size import explain
 
 LAYER = "base_model.model.bert.encoder.layer.{}.attention.self.query"
 

@@ -5,10 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.run import run
 from rankfold.cli.main import cli
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 

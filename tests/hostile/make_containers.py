@@ -4,9 +4,9 @@ import json
 import struct
 import zlib
 
-from rankfold.pack.container import MAGIC, VERSION, Container, checksum, encode
-from rankfold.pack.packed import to_container
 from rankfold.store import transfer
+from rankfold.store.container import MAGIC, VERSION, Container, checksum, encode
+from rankfold.store.packed import to_container
 from rankfold.store.record import UNSEALED, Record
 from tests.support.stored import make_adapter
 

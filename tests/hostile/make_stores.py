@@ -6,7 +6,7 @@ import zlib
 from contextlib import closing
 
 from rankfold import AdapterStore
-from rankfold.pack.container import checksum
+from rankfold.store.container import checksum
 from tests.support.stored import make_adapter
 
 BOMB = zlib.compress(bytes(32 << 20), 9)

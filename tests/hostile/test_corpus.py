@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.errors import AdapterFileError, RankfoldError
-from rankfold.pack.container import decode, encode
-from rankfold.pack.packed import from_container, read_packed
-from rankfold.pack.weights import split
+from rankfold.store.container import decode, encode
+from rankfold.store.packed import from_container, read_packed
 from rankfold.store.store import AdapterStore
 from rankfold.store.transfer import read_stream
+from rankfold.store.weights import split
 from tests.hostile.make_containers import GOOD, container
 from tests.hostile.make_corpus import FILES
 from tests.support.killing import PROCESSES

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from rankfold.deploy.export import ExportRequest, export
-from rankfold.deploy.opened import open_adapter
-from rankfold.deploy.verify import verify
 from rankfold.errors import AdapterFileError
+from rankfold.export.export import ExportRequest, export
+from rankfold.export.opened import open_adapter
+from rankfold.export.verify import verify
 from tests.support.adapters import edit_json, save_adapter
 from tests.support.tiny_models import tiny_bert
 

@@ -8,9 +8,9 @@ import pytest
 
 import rankfold
 from rankfold.errors import AdapterFileError
-from rankfold.pack import container
-from rankfold.pack.container import Container
-from rankfold.pack.size import explain
+from rankfold.store import container
+from rankfold.store.container import Container
+from rankfold.store.size import explain
 from tests.support.peft_methods import CONFIG, METHODS, WEIGHTS, save_peft
 
 

@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from rankfold import AdapterFileError, AdapterStore
-from rankfold.pack.container import Container, encode
-from rankfold.pack.packed import to_container
+from rankfold.store.container import Container, encode
+from rankfold.store.packed import to_container
 from rankfold.store.transfer import KIND, MAGIC
 from tests.support.stored import make_adapter, same
 

@@ -12,9 +12,9 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.runs.run import run
 from rankfold.errors import SpecError
+from rankfold.runs.record import RunRecord
+from rankfold.runs.run import run
 from rankfold.train.distributed import rows_of_a_process, shared_factors
 from rankfold.train.reducer.layer_scores import LayerScores
 from tests.integration.models import adapted, bert, config_of, learned

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.records.record import ReducerPart, ReducerPoint
 from rankfold.bench.suite.kept import keep_suite
 from rankfold.report.report import make_report
 from rankfold.report.write import write_as_named
+from rankfold.runs.record import ReducerPart, ReducerPoint
 from tests.support.records import fail, make_record
 from tests.support.suites import a_suite, records_of
 

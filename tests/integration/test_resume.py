@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
 from tests.support.killing import train_and_kill, train_to_the_end
 from tests.support.tiny_models import reviews, tiny_bert
 

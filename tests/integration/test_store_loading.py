@@ -7,9 +7,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import rankfold
 from rankfold import AdapterFileError, AdapterStore, SpecError
-from rankfold.pack.tensors import TensorEntry
-from rankfold.pack.weights import Layout
 from rankfold.presets import discover
+from rankfold.store.tensors import TensorEntry
+from rankfold.store.weights import Layout
 
 SIZES = {"vocab_size": 30, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = torch.arange(24).reshape(2, 12)

@@ -18,9 +18,9 @@ from transformers import Trainer, TrainingArguments
 from transformers.models.bert.modeling_bert import BertLayer
 
 import rankfold
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.run import run
 from rankfold.cli.main import cli
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
 from rankfold.train.distributed import shard_shared_factors, shared_factors
 from tests.integration.models import adapted, config_of, ids
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import rankfold
-from rankfold.deploy.opened import open_adapter
-from rankfold.deploy.plain_lora import write_plain_lora
 from rankfold.errors import NotExactError
+from rankfold.export.detached import needs_base_weights
+from rankfold.export.opened import open_adapter
+from rankfold.export.plain_lora import write_plain_lora
 from rankfold.export.verdict import Exact, Refused, verdict
-from rankfold.peft_plugin.detached import needs_base_weights
 from tests.laws.law import law
 from tests.support.tolerance import relative_rms
 from tests.support.toys import adapted, ids, toy

@@ -6,7 +6,7 @@ import peft
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import rankfold
-from rankfold.train.quiet import quiet_libraries
+from rankfold.progress import quiet_libraries
 from tests.support.toys import toy_sizes_allowed
 
 SMALL = {"r": 3, "k": 2, "inner": 2, "heads": 2, "top_k": 1, "dropout": 0.0}

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__, "rankfold.bench.runs.run", "tests.support.store_work"])
+PROCESSES.set_forkserver_preload([__name__, "rankfold.runs.run", "tests.support.store_work"])
 
 
 class Told:
@@ -32,7 +32,7 @@ class Told:
 
 def train(request: Any, connection: Connection) -> None:
     """Do one run, as the body of a process."""
-    from rankfold.bench.runs.run import run
+    from rankfold.runs.run import run
 
     # The garbage collector would look through every library again in each process.
     gc.freeze()

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rankfold.bench.records.record import (
+from rankfold.errors import BusyError, TrainingError
+from rankfold.runs.record import (
     BytesPart,
     CurvePart,
     DataPart,
@@ -18,8 +19,7 @@ from rankfold.bench.records.record import (
     TaskPart,
     TrainingPart,
 )
-from rankfold.bench.tasks import load_task
-from rankfold.errors import BusyError, TrainingError
+from rankfold.tasks import load_task
 
 
 def make_record(

@@ -4,9 +4,9 @@ import json
 
 import torch
 
-from rankfold.pack.saved import SavedAdapter
-from rankfold.pack.tensors import TensorEntry, bytes_of
-from rankfold.pack.weights import Layout
+from rankfold.store.saved import SavedAdapter
+from rankfold.store.tensors import TensorEntry, bytes_of
+from rankfold.store.weights import Layout
 
 LAYER = "base_model.model.encoder.layer.{}.attention.self.{}.rankfold_core.weight"
 

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from rankfold.bench.records.chosen import TuningPart
 from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suite.kept import keep_suite
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.tuning import Tuning
+from rankfold.runs.record import TuningPart
 from tests.support.records import make_record
 
 RATES = (1e-3, 3e-3)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from rankfold.bench.methods.method import peft_methods
 from rankfold.errors import unknown_name
 from rankfold.presets import discover
+from rankfold.runs.methods import peft_methods
 
 METHODS = sorted({*discover(), *peft_methods()})
 

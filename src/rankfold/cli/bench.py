@@ -36,8 +36,8 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
     Runs that were asked for with the same words are compared on the same rows, seed by seed, with a paired
     interval; verdicts are corrected for their number. A run that finished in OLD and failed in NEW is worse.
     """
-    from rankfold.bench.records.find import find_records
     from rankfold.bench.statistics.diff import compare_records  # --help can do without it
+    from rankfold.runs.records import find_records
 
     found = compare_records(find_records(old), find_records(new))
     if as_json:
@@ -68,10 +68,10 @@ def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
 
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
-    from rankfold.bench.records.archive import check_nothing_lost, write_archive
-    from rankfold.bench.records.find import find_places
-    from rankfold.bench.records.step_times import read_step_times, write_step_times
+    from rankfold.bench.step_times import read_step_times, write_step_times
     from rankfold.bench.suite.kept import keep_suite, kept_suite
+    from rankfold.runs.archive import check_nothing_lost, write_archive
+    from rankfold.runs.records import find_places
 
     records = find_places(folder)
     target = out or folder

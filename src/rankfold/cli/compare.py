@@ -177,11 +177,11 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
-    from rankfold.bench.records.find import find_records
     from rankfold.bench.suite.outcome import check_all_began, check_all_here, never_began, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.report import make_report
     from rankfold.report.write import write_report
+    from rankfold.runs.records import find_records
 
     kept = sum(outcome.is_kept for outcome in outcomes)
     if kept:

@@ -18,7 +18,7 @@ from rich.progress import Progress as LiveDisplay
 from rich.table import Table
 from rich.text import Text
 
-from rankfold.train.progress import EXPECTED, Progress
+from rankfold.progress import EXPECTED, Progress
 
 LINE_INTERVAL_SECONDS = 10.0
 

@@ -68,7 +68,7 @@ def estimate(
     A step is followed through the model's structure alone, which for the papers' models comes with rankfold.
     """
     from rankfold.bench.estimates.estimate import Device, estimate  # --help can do without these seconds
-    from rankfold.bench.request import RunRequest
+    from rankfold.runs.request import RunRequest
 
     reducer = parse_settings(reducer_settings) if reducer_settings else None
     request = RunRequest(**options, options=parse_settings(settings), reducer=reducer, out=Path())

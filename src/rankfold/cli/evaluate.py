@@ -14,8 +14,8 @@ from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
-    from rankfold.bench.records.record import RunRecord
-    from rankfold.bench.runs.evaluate import EvaluateResult
+    from rankfold.runs.evaluate import EvaluateResult
+    from rankfold.runs.record import RunRecord
 
 _what = section("What to evaluate")
 _DATA = "Data"
@@ -58,11 +58,11 @@ def command(
     adapter: Path, split: str, device: str, precision: str | None, *, as_json: bool, **given: Any
 ) -> None:
     """Measure the adapter in the folder ADAPTER. What is not said is taken from the run.json beside it."""
-    from rankfold.bench.records.find import find_record
-    from rankfold.bench.runs.evaluate import EvaluateRequest, evaluate
-    from rankfold.bench.tasks import SPLITS, TaskRequest
     from rankfold.errors import unknown_name
-    from rankfold.train.data.columns import Columns
+    from rankfold.runs.evaluate import EvaluateRequest, evaluate
+    from rankfold.runs.records import find_record
+    from rankfold.tasks import SPLITS, TaskRequest
+    from rankfold.tasks.data.columns import Columns
 
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -95,7 +95,7 @@ def command(
 
 def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, Any]:
     """Return the options as given, and for those left out what the run was given."""
-    from rankfold.bench.request import RunRequest
+    from rankfold.runs.request import RunRequest
 
     if record is None:
         return given

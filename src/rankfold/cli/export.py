@@ -13,8 +13,8 @@ from rankfold.errors import SpecError
 from rankfold.export.certificate import PLAIN_LORA
 
 if TYPE_CHECKING:
-    from rankfold.deploy.verify import Check
     from rankfold.export.certificate import Certificate
+    from rankfold.export.verify import Check
 
 _what = section("What to write")
 _how = section("How to compare")
@@ -49,9 +49,9 @@ def command(folders: tuple[Path, ...], *, verify: bool, as_json: bool, **given: 
 
 
 def _export(folders: tuple[Path, ...], given: dict[str, Any], *, as_json: bool) -> None:
-    from rankfold.bench.records.find import find_record
-    from rankfold.deploy.export import ExportRequest, export
     from rankfold.export.compress import Compression
+    from rankfold.export.export import ExportRequest, export
+    from rankfold.runs.records import find_record
 
     match folders:
         case (adapter, out):
@@ -120,7 +120,7 @@ def _check_only_verified(given: dict[str, Any]) -> None:
 def _verify(folders: tuple[Path, ...], model: str | None, data: str | None, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from rankfold.deploy.verify import failed, verify
+    from rankfold.export.verify import failed, verify
 
     match folders:
         case (out,):

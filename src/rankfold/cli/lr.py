@@ -39,11 +39,10 @@ def command(
     **rates: Any,
 ) -> None:
     """List what a method trains on a model, with the learning rate of each part, without loading weights."""
-    from rankfold.bench.estimates.meta import meta_base  # seconds of imports
-    from rankfold.bench.methods.method import find_method
-    from rankfold.bench.methods.trained import freeze_rest
-    from rankfold.train.rates.learning_rates import parameter_groups
-    from rankfold.train.rates.rate_table import COLUMNS, RateTable
+    from rankfold.models.meta import meta_base  # seconds of imports
+    from rankfold.runs.methods import find_method, freeze_rest
+    from rankfold.train.learning_rates import parameter_groups
+    from rankfold.train.rates import COLUMNS, RateTable
 
     asked = rates_asked(**rates)
     with shown_notes():

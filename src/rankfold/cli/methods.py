@@ -60,7 +60,7 @@ def _show_one(preset: "Preset", *, as_json: bool) -> None:
 
 
 def _show_one_of_peft(name: str, *, as_json: bool) -> None:
-    from rankfold.bench.methods.method import peft_options
+    from rankfold.runs.methods import peft_options
 
     options = peft_options(name)
     if as_json:

@@ -28,7 +28,7 @@ def command(
 
     `rankfold unpack` gives both files of the directory back byte for byte; without --dtype nothing is lost.
     """
-    from rankfold.pack.packed import pack_adapter  # torch is slow to import, and --help can do without it
+    from rankfold.store.packed import pack_adapter  # torch is slow to import, and --help can do without it
 
     packed = pack_adapter(directory, file, dtype=dtype, overwrite=overwrite)
     if as_json:

@@ -7,7 +7,7 @@ from rankfold.cli.console import note, print_json, print_table, progress_screen
 
 if TYPE_CHECKING:
     from rankfold.bench.estimates.dry_run import PlannedRuns
-    from rankfold.bench.request import RunRequest
+    from rankfold.runs.request import RunRequest
 
 
 def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
@@ -61,7 +61,7 @@ def _cells(planned: "PlannedRuns") -> list[str]:
 
 
 def _named(planned: "PlannedRuns") -> str:
-    from rankfold.bench.records.label import label_with_all, reducer_settings
+    from rankfold.runs.records import label_with_all, reducer_settings
 
     request = planned.request
     options = {key: value for key, value in request.options.items() if key != "target_modules"}

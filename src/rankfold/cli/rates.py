@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from rankfold.cli.options import Value, parse_settings
-from rankfold.train.rates.rates import Rates
+from rankfold.train.rates import Rates
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

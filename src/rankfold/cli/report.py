@@ -30,10 +30,10 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
     DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth. If they are of a
     suite with claims, each claim gets a verdict.
     """
-    from rankfold.bench.records.find import find_records
     from rankfold.cli.results import print_report, report_as_json  # --help can do without them
     from rankfold.report.report import make_report
     from rankfold.report.write import write_as_named, write_report
+    from rankfold.runs.records import find_records
 
     if overwrite and out is None:
         raise SpecError("--overwrite is given without --out, whose file it would replace; leave it out.")

@@ -11,8 +11,8 @@ from rankfold.cli.options import json_option
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
-    from rankfold.pack.shrink import Shrinkage
-    from rankfold.pack.size import Explanation, Part
+    from rankfold.store.shrink import Shrinkage
+    from rankfold.store.size import Explanation, Part
 
 
 @click.command()
@@ -63,7 +63,7 @@ def command(
     if sum((by_tensor, out is not None, directory is not None)) > 1:
         raise SpecError("--by-tensor, --shrink and --expand exclude each other; choose one.")
     if out is not None:
-        from rankfold.pack.shrink import shrink_adapter  # torch is slow to import, and --help can do without
+        from rankfold.store.shrink import shrink_adapter  # torch is slow to import, and --help can do without
 
         shrinkage = shrink_adapter(path, out, dtype=dtype, regenerate=regenerate, overwrite=overwrite)
         _report(shrinkage, out, dtype, as_json=as_json)
@@ -74,7 +74,7 @@ def command(
 
 
 def _explain(path: Path, *, by_tensor: bool, as_json: bool) -> None:
-    from rankfold.pack.size import explain  # torch is slow to import, and --help can do without it
+    from rankfold.store.size import explain  # torch is slow to import, and --help can do without it
 
     explanation = explain(path)
     if as_json:
@@ -146,7 +146,7 @@ def _print_shrinkage(shrinkage: "Shrinkage") -> None:
 
 
 def _expand(path: Path, directory: Path) -> None:
-    from rankfold.pack.shrink import expand_adapter
+    from rankfold.store.shrink import expand_adapter
 
     exact = expand_adapter(path, directory)
     note(f"expanded {'byte for byte' if exact else 'with rounded numbers'}: {directory}")

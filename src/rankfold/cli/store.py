@@ -247,6 +247,6 @@ def _number(key: str, text: str) -> float:
 
 
 def _metrics_of_run(adapter: Path) -> dict[str, float]:
-    from rankfold.bench.records.record import NAME, RunRecord
+    from rankfold.runs.record import NAME, RunRecord
 
     return dict(RunRecord.read(adapter).metrics) if (adapter / NAME).is_file() else {}

@@ -17,8 +17,8 @@ from rankfold.cli.rates import rate_options
 from rankfold.cli.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
-    from rankfold.bench.records.record import RunRecord
-    from rankfold.bench.request import RunRequest
+    from rankfold.runs.record import RunRecord
+    from rankfold.runs.request import RunRequest
 
 _what = section("What to train")
 _DATA = "Data"
@@ -122,8 +122,8 @@ def command(
     **options: Any,
 ) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
-    from rankfold.bench.runs.run import rehearse, run
-    from rankfold.bench.runs.unfinished import is_unfinished
+    from rankfold.runs.resume import is_unfinished
+    from rankfold.runs.run import rehearse, run
 
     reducer = parse_settings(reducer_settings) if has_reducer or reducer_settings else None
     request = _request(settings, {**options, "reducer": reducer})
@@ -151,8 +151,8 @@ def command(
 
 def _request(settings: Sequence[str], options: dict[str, Any]) -> "RunRequest":
     """Return what is asked for, or, where only --resume and --out are given, what was asked for before."""
-    from rankfold.bench.request import RunRequest
-    from rankfold.bench.runs.unfinished import read_start
+    from rankfold.runs.request import RunRequest
+    from rankfold.runs.resume import read_start
 
     context = click.get_current_context()
     given = {

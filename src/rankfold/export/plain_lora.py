@@ -1,156 +1,88 @@
-"""Plain LoRA as PEFT stores it: names, shapes and the few words of configuration that every reader knows."""
+"""A folder that every reader of PEFT's LoRA takes: folded from a configuration and its tensors."""
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from peft import TaskType
+from safetensors import torch as safetensors_torch
 from torch import Tensor
 
-from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
-from rankfold.errors import AdapterFileError, NotExactError
-from rankfold.export.fold import Folded, read_product
+from rankfold.adapter.layout import layers_in
+from rankfold.export.detached import MARKER, detached_adapters
+from rankfold.export.fold import Folded, fold
+from rankfold.export.plain_math import Belongings, lora_config, lora_tensors
+from rankfold.export.verdict import exact_rank
+from rankfold.files import write_whole
+from rankfold.peft_plugin.config import RankfoldConfig
+from rankfold.store.directory import CONFIG_NAME, WEIGHTS_NAME
 
-PREFIX = "base_model.model."
-"""What PEFT puts before the name of every layer in a file."""
 
-
-@final
-@dataclass(frozen=True, slots=True)
-class Belongings:
-    """What an adapter's file has beside the adapters of its layers.
+def write_plain_lora(
+    config: RankfoldConfig,
+    state: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    base_weight: Callable[[str], Tensor] | None = None,
+) -> dict[str, Folded]:
+    """Write an adapter as a plain LoRA that PEFT, vLLM and others load without rankfold.
 
     Args:
-        base_model: Name or folder of the base model, if it is known.
-        task_type: What the model is for, in PEFT's word.
-        modules_to_save: Modules that were trained as a whole.
-        tensors: Their tensors, by the names they have in the file.
-    """
+        config: A configuration that was saved, with its layers.
+        state: The tensors that were saved with it, by the names of PEFT's files.
+        folder: An existing folder; its adapter_config.json and adapter_model.safetensors are written.
+        dtype: That of the tensors.
+        base_weight: Returns the base weight of a layer by its name; only for factors that are taken from it.
 
-    base_model: str | None
-    task_type: str | None
-    modules_to_save: Sequence[str]
-    tensors: Mapping[str, Tensor]
-
-
-def lora_tensors(layers: Mapping[str, Folded], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the tensors of folded layers by their names in a file.
+    Returns:
+        The folded layers by name, in float64.
 
     Raises:
-        NotExactError: If PEFT's LoRA computes something else on a layer of this kind, or a number is not
-            finite in the dtype.
+        NotExactError: If no plain LoRA equals the adapter; nothing is written then.
+        AdapterFileError: If configuration and tensors do not belong together, or the configuration has no
+            list of layers.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, folded in layers.items():
-        down, up = (matrix.contiguous() for matrix in _matrices(name, folded.stored(name, dtype)))
-        infix, suffix = ("embedding_", "") if isinstance(folded.geometry, Embedding) else ("", ".weight")
-        tensors[f"{PREFIX}{name}.lora_{infix}A{suffix}"] = down
-        tensors[f"{PREFIX}{name}.lora_{infix}B{suffix}"] = up
-    return tensors
-
-
-def lora_config(layers: Mapping[str, Folded], belongings: Belongings) -> dict[str, Any]:
-    """Return PEFT's configuration of folded layers, whose scaling is already in their matrices.
-
-    `r` is the largest rank, since servers reserve room by it; layers of another rank are in `rank_pattern`,
-    and again in `alpha_pattern`, so that every scaling is 1. `target_modules` is a pattern where the name of
-    a layer may be the end of another's.
-    """
-    ranks = {name: written_rank(folded) for name, folded in layers.items()}
-    largest = max(ranks.values())
-    pattern = {_pattern(name, ranks): rank for name, rank in ranks.items() if rank != largest}
-    return {
-        "peft_type": "LORA",
-        "task_type": belongings.task_type,
-        "base_model_name_or_path": belongings.base_model,
-        "inference_mode": True,
-        "r": largest,
-        "lora_alpha": largest,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": any(_is_transposed(folded) for folded in layers.values()),
-        "target_modules": _targets(sorted(layers)),
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-        "modules_to_save": list(belongings.modules_to_save) or None,
-        "use_rslora": False,
-        "use_dora": False,
-    }
-
-
-def _matrices(name: str, folded: Folded) -> tuple[Tensor, Tensor]:
-    """Return the two matrices of a layer in the shapes of PEFT's modules."""
-    match folded.geometry:
-        case Conv2d() as convolution:
-            return _kernels(name, folded, convolution)
-        case _:
-            # The same for a Conv1D: PEFT holds its two modules as linear ones, whichever way the base lies.
-            return folded.down, folded.up
-
-
-def _kernels(name: str, folded: Folded, convolution: Conv2d) -> tuple[Tensor, Tensor]:
-    """Return a convolution's matrices as kernels.
-
-    PEFT's first kernel reads all channels at once, its second one only those of its group. So down is laid
-    out once for each group, on that group's channels, with zeros on the others.
-    """
-    if convolution.dilation != (1, 1) or convolution.padding_mode != "zeros":
-        what = "dilation" if convolution.dilation != (1, 1) else f"'{convolution.padding_mode}' padding"
-        raise NotExactError(
-            f"cannot write '{name}' as plain LoRA: PEFT's LoRA leaves out the {what} of the convolution; "
-            "merge the adapter into its base instead, with --to merged."
-        )
-    groups, channels = convolution.groups, convolution.in_channels // convolution.groups
-    kernel = folded.down.reshape(folded.rank, channels, *convolution.kernel_size)
-    down = kernel.new_zeros(groups * folded.rank, convolution.in_channels, *convolution.kernel_size)
-    for group in range(groups):
-        rows = slice(group * folded.rank, (group + 1) * folded.rank)
-        down[rows, group * channels : (group + 1) * channels] = kernel
-    return down, folded.up[:, :, None, None]
-
-
-def written_rank(folded: Folded) -> int:
-    """Return the rank of a layer in a file of PEFT's LoRA, where each group of a convolution has its own."""
-    groups = folded.geometry.groups if isinstance(folded.geometry, Conv2d) else 1
-    return folded.rank * groups
-
-
-def _targets(names: Sequence[str]) -> list[str] | str:
-    """Return what PEFT finds these layers by, and no others.
-
-    A name in a list also stands for every module whose name ends with it. No block of a model lies inside
-    another one under its whole name, but a name without a dot may end others: then one pattern has all names.
-    """
-    if all("." in name for name in names):
-        return list(names)
-    return "|".join(map(re.escape, names))
-
-
-def _pattern(name: str, names: Mapping[str, Any]) -> str:
-    """Return what matches a name in PEFT's patterns, which also match names that end alike."""
-    return f"^{name}" if any(other.endswith(f".{name}") for other in names) else name
-
-
-def _is_transposed(folded: Folded) -> bool:
-    return isinstance(folded.geometry, Linear) and folded.geometry.transposed
-
-
-def read_lora(tensors: Mapping[str, Tensor], geometries: Mapping[str, Geometry]) -> dict[str, Folded]:
-    """Return the layers of a file that was written from `lora_tensors`, with their scaling.
-
-    Raises:
-        AdapterFileError: If the file lacks a layer, or its tensors have other shapes.
-    """
-    layers: dict[str, Folded] = {}
-    for name, geometry in geometries.items():
-        infix, suffix = ("embedding_", "") if isinstance(geometry, Embedding) else ("", ".weight")
-        try:
-            down, up = (tensors[f"{PREFIX}{name}.lora_{infix}{side}{suffix}"] for side in "AB")
-        except KeyError as error:
-            raise AdapterFileError(f"the file lacks '{name}'; export the adapter again.") from error
-        if isinstance(geometry, Conv2d):
-            rank, channels = up.shape[1], geometry.in_channels // geometry.groups
-            down, up = down[:rank, :channels].flatten(1), up.flatten(1)
-        layers[name] = read_product(name, down, up, geometry)
+    check_exact(config)
+    layers = {name: fold(each) for name, each in detached_adapters(config, state, base_weight).items()}
+    write_lora(layers, belongings(config, state), folder, dtype)
     return layers
+
+
+def check_exact(config: RankfoldConfig) -> None:
+    """Check that adapters of a configuration equal a plain LoRA, from the configuration alone.
+
+    Raises:
+        NotExactError: If a router weighs their heads.
+        AdapterFileError: If the list of their layers is damaged.
+    """
+    for name in layers_in(config.layers or {}) or ("this adapter",):
+        exact_rank(name, config.spec_for(name))
+
+
+def belongings(config: RankfoldConfig, state: Mapping[str, Tensor]) -> Belongings:
+    """Return what a saved adapter has beside the adapters of its layers."""
+    return Belongings(
+        base_model=config.base_model_name_or_path,
+        task_type=None if config.task_type is None else TaskType(config.task_type).value,
+        # PEFT lists the head of a classifier once more each time it saves.
+        modules_to_save=tuple(dict.fromkeys(config.modules_to_save or ())),
+        tensors={key: tensor for key, tensor in state.items() if MARKER not in key},
+    )
+
+
+def write_lora(layers: Mapping[str, Folded], beside: Belongings, folder: Path, dtype: torch.dtype) -> None:
+    """Write folded layers, and what they had beside them, as a plain LoRA.
+
+    Raises:
+        NotExactError: If PEFT's LoRA computes something else on a layer of this kind.
+    """
+    rest = {key: tensor.contiguous() for key, tensor in beside.tensors.items()}
+    tensors = lora_tensors(layers, dtype) | rest
+    # The metadata is what PEFT writes, and some readers ask for it.
+    content = cast("Any", safetensors_torch).save(tensors, metadata={"format": "pt"})
+    text = json.dumps(lora_config(layers, beside), indent=2, sort_keys=True)
+    write_whole(folder / WEIGHTS_NAME, content)
+    write_whole(folder / CONFIG_NAME, text.encode())

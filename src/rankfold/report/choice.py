@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rankfold.bench.fit.halving import held_out_loss, ranked
-from rankfold.bench.records.chosen import FitPart
-from rankfold.bench.records.label import label_with_all
-from rankfold.bench.records.record import RunRecord
+from rankfold.runs.record import FitPart, RunRecord
+from rankfold.runs.records import label_with_all
 
 CHOSEN = "chosen"
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from rankfold.bench.fit.halving import like_guessing
-from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.scores import mean_score, shared_examples
 from rankfold.report.choice import Choice, Contender
 from rankfold.report.words import metric_name, range_text, score_text
+from rankfold.runs.record import RunRecord
 
 
 def choice_text(choice: Choice) -> str:

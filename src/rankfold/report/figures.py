@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from rankfold.bench.records.record import RunRecord
 from rankfold.report.chart_parts import Axis, Mark, figure
 from rankfold.report.charts import MOST_BANDS, curves
 from rankfold.report.knobs import knob_figures
@@ -14,6 +13,7 @@ from rankfold.report.study import Study
 from rankfold.report.table import baseline_name
 from rankfold.report.trade_off import trade_offs
 from rankfold.report.words import capital, metric_name
+from rankfold.runs.record import RunRecord
 
 # So that a page of many methods stays small: points of a chart, and of each of its curves.
 _MOST_IN_CHART, _MOST_POINTS, _FEWEST_POINTS = 3000, 200, 24

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rankfold.bench.records.label import differing, label_of
 from rankfold.report.chart_parts import (
     Axis,
     Mark,
@@ -22,6 +21,7 @@ from rankfold.report.chart_parts import (
 from rankfold.report.rows import Row
 from rankfold.report.study import Study
 from rankfold.report.words import capital, metric_name
+from rankfold.runs.records import differing, label_of
 
 FEWEST = 3
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from rankfold.bench.records.record import ReducerPart
 from rankfold.report.chart_parts import Axis, figure
 from rankfold.report.charts import heat_map
 from rankfold.report.rows import Row
 from rankfold.report.study import Study
+from rankfold.runs.record import ReducerPart
 
 _MOST_COLUMNS = 60
 

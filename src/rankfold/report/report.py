@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.records.step_times import StepTime, read_step_times
 from rankfold.bench.statistics.claims import Judgement
+from rankfold.bench.step_times import StepTime, read_step_times
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
 from rankfold.bench.suite.rows import Place
 from rankfold.bench.suite.suite import Suite
 from rankfold.report.study import Study, make_studies
+from rankfold.runs.record import RunRecord
 
 
 @final

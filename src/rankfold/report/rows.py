@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rankfold.bench.records.chosen import TuningPart
-from rankfold.bench.records.label import differing, label_of, reducer_settings
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import command_values
 from rankfold.bench.statistics.stats import Difference, Interval, Verdict
+from rankfold.runs.record import RunRecord, TuningPart
+from rankfold.runs.records import differing, label_of, reducer_settings
+from rankfold.runs.request import command_values
 
 Settings = Mapping[str, object]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rankfold.bench.records.record import RunRecord
 from rankfold.report.words import bytes_text, metric_name, seconds_text
+from rankfold.runs.record import RunRecord
 
 _HASH_DIGITS = 16
 

@@ -1,8 +1,8 @@
 """What the rows of a study were asked for: what all have alike, and what each has of its own."""
 
-from rankfold.bench.records.label import value_text
 from rankfold.report.rows import Row, Settings
 from rankfold.report.study import Study
+from rankfold.runs.records import value_text
 
 SETTINGS_COLUMNS = ("method", "settings of its own")
 

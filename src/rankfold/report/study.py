@@ -3,16 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rankfold.bench.records.measured import measured_on, note_different_data
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.records.step_times import StepTime
 from rankfold.bench.statistics.measures import MEASURES
 from rankfold.bench.statistics.scores import baselines_of, mean_score, scores_of, shared_examples
 from rankfold.bench.statistics.stats import Difference, paired_difference, verdicts
+from rankfold.bench.step_times import StepTime
 from rankfold.errors import DataError, unknown_name
 from rankfold.report.choice import Choice, make_choices, without_earlier_rungs
 from rankfold.report.rows import Row, make_rows
 from rankfold.report.tuning import Tuned, is_trial, make_tuned
+from rankfold.runs.record import RunRecord, measured_on, note_different_data
 
 # How many parts of a group's key do not speak of the data.
 _WITHOUT_DATA = 5

@@ -5,7 +5,6 @@ import io
 import json
 from dataclasses import asdict
 
-from rankfold.bench.records.record import RunRecord
 from rankfold.report.report import Report
 from rankfold.report.rows import Row
 from rankfold.report.study import Study
@@ -19,6 +18,7 @@ from rankfold.report.words import (
     seeds_text,
     verdict_text,
 )
+from rankfold.runs.record import RunRecord
 
 _LONG_LABEL = 20
 

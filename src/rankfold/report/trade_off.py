@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from math import log10
 from typing import Any
 
-from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.scores import SMALLER_IS_BETTER
 from rankfold.report.chart_parts import Axis, Mark, Spec, by, chart, encoded, figure, score_fields, whiskers
 from rankfold.report.name_places import HEIGHT, place_names, short_names
 from rankfold.report.study import Study
 from rankfold.report.words import bytes_text, capital, metric_name
+from rankfold.runs.record import RunRecord
 
 # Widths of a chart in pixels, half the page and all of it; with more points than these it takes all of it.
 _HALF, _WHOLE = 440, 960

@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rankfold.bench.records.chosen import TuningPart
-from rankfold.bench.records.label import label_with_all
-from rankfold.bench.records.record import RunRecord
 from rankfold.report.rows import Row, Settings, method_settings
+from rankfold.runs.record import RunRecord, TuningPart
+from rankfold.runs.records import label_with_all
 
 
 @dataclass(frozen=True, slots=True)

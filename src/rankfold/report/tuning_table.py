@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from rankfold.bench.records.label import value_text
-from rankfold.bench.records.record import RunRecord
 from rankfold.report.study import Study
 from rankfold.report.tuning import Tuned, tried
 from rankfold.report.words import metric_name
+from rankfold.runs.record import RunRecord
+from rankfold.runs.records import value_text
 
 TUNING_COLUMNS = ("method", "trials", "tried", "chosen")
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from rankfold.errors import AdapterFileError
-from rankfold.pack.container import checksum
+from rankfold.store.container import checksum
 
 PIECES = ((16 << 10, 1000), (1 << 20, 4000))
 """A part of fewer bytes than the first is cut into pieces of the second; long ones are faster to read."""

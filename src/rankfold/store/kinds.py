@@ -9,11 +9,11 @@ from typing import final
 from pydantic import JsonValue
 
 from rankfold.errors import AdapterFileError
-from rankfold.pack.container import checksum
-from rankfold.pack.header import MOST_BYTES, compress, expand, inflate
-from rankfold.pack.saved import SavedAdapter, config_values
-from rankfold.pack.tensors import TensorEntry
-from rankfold.pack.weights import Layout, read_layout
+from rankfold.store.container import checksum
+from rankfold.store.header import MOST_BYTES, compress, expand, inflate
+from rankfold.store.saved import SavedAdapter, config_values
+from rankfold.store.tensors import TensorEntry
+from rankfold.store.weights import Layout, read_layout
 
 _LEVEL = 9
 _METHOD_OF_PRESETS = "RANKFOLD"

@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.pack.saved import SavedAdapter, config_values
+from rankfold.store.saved import SavedAdapter, config_values
 
 
 def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftModel:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast, final
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.pack.container import checksum
+from rankfold.store.container import checksum
 
 FORMAT = 1
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
-from rankfold.pack.saved import SavedAdapter, config_values
-from rankfold.pack.tensors import Cutter, bytes_of
-from rankfold.pack.weights import Layout
 from rankfold.store.bodies import damaged, put_part, read_parts
 from rankfold.store.kinds import Kind, deflate_config, inflate_config, put_kind, read_outline
 from rankfold.store.record import FORMAT, TIME, UNSEALED, Record, check_labels, digest_of, moment_of
+from rankfold.store.saved import SavedAdapter, config_values
+from rankfold.store.tensors import Cutter, bytes_of
+from rankfold.store.weights import Layout
 
 SHARED_BYTES = 16384
 """A tensor of this size is a part of its own: another adapter may have the same, and the cost is small."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Self, final
 
 from torch import nn
 
-from rankfold.pack.packed import read_packed
-from rankfold.pack.saved import SavedAdapter
 from rankfold.store.care import Fault, Freed, Stats, collect, statistics, verify
 from rankfold.store.database import Database, Mode
+from rankfold.store.packed import read_packed
 from rankfold.store.record import Record
 from rankfold.store.rows import describe, has, load, put, remove, select
+from rankfold.store.saved import SavedAdapter
 from rankfold.store.search import Query
 from rankfold.store.transfer import Existing, read_stream, write_stream
 

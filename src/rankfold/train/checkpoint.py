@@ -18,8 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
-from rankfold.files import flush, write_whole
-from rankfold.train.digest import sha256_of_file
+from rankfold.files import flush, sha256_of_file, write_whole
 from rankfold.train.distributed import wait_for_all
 
 SEAL = "complete.json"

@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
-from rankfold.train.evaluation.predict import Evaluation
-from rankfold.train.progress import Progress, Silent
+from rankfold.progress import Progress, Silent
+from rankfold.tasks.kinds.predict import Evaluation
 
 CURVE_POINTS = 100
 """The most points of a training curve; a longer run has each point average several steps."""

@@ -12,13 +12,12 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rankfold.errors import TrainingError
+from rankfold.progress import Progress, quiet_libraries
+from rankfold.tasks.kinds.predict import Evaluation
 from rankfold.train.auxiliary import AuxiliaryLossMixin
 from rankfold.train.checkpoint import KEPT, Checkpointer, Checkpoints
 from rankfold.train.curve import Curve, Listener
 from rankfold.train.distributed import rows_of_a_process
-from rankfold.train.evaluation.predict import Evaluation
-from rankfold.train.progress import Progress
-from rankfold.train.quiet import quiet_libraries
 from rankfold.train.schedule import Schedule
 
 

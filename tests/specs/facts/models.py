@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import rankfold
-from rankfold.bench.estimates.architectures import read_architecture
+from rankfold.models.architectures import read_architecture
 
 HUB_IDS = {
     "roberta-base": "FacebookAI/roberta-base",

@@ -7,8 +7,8 @@ and the feed-forward layers are not. So the printed share is that of the half, a
 import pytest
 
 import rankfold
-from rankfold.bench.estimates.meta import meta_base
-from rankfold.bench.estimates.trace import trace_step
+from rankfold.models.meta import meta_base
+from rankfold.runs.workload import trace_step
 from tests.reference import effilora
 from tests.specs.facts.models import HUB_IDS, count, percent, total
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankfold.bench.estimates.architectures import architecture_names
+from rankfold.models.architectures import architecture_names
 from tests.specs.facts.models import HUB_IDS, total
 
 TOTALS = {

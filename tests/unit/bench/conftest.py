@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.request import RunRequest
+from rankfold.runs.request import RunRequest
 from tests.support.tiny_models import questions, reviews, tiny_bert, tiny_llama
 
 __all__ = ["questions", "reviews", "tiny_bert", "tiny_llama"]

@@ -8,7 +8,7 @@ import torch
 from rankfold.adapter.geometry import Conv2d, Embedding, Linear
 from rankfold.errors import AdapterFileError, NotExactError
 from rankfold.export.fold import Folded
-from rankfold.export.plain_lora import Belongings, lora_config, lora_tensors, read_lora
+from rankfold.export.plain_math import Belongings, lora_config, lora_tensors, read_lora
 
 ALONE = Belongings("base", "SEQ_CLS", (), {})
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.records.chosen import FitPart
 from rankfold.cli.results import report_as_json
 from rankfold.report.choice import CHOSEN, make_choices
 from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
@@ -16,6 +15,7 @@ from rankfold.report.report import Report
 from rankfold.report.study import make_studies
 from rankfold.report.table import comma_separated
 from rankfold.report.words import headline
+from rankfold.runs.record import FitPart
 from tests.support.records import fail, make_record
 
 STEPS = (10, 30)

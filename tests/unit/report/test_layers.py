@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from rankfold.bench.records.record import ReducerPart, ReducerPoint
 from rankfold.report.layers import layer_cells, layer_figures
 from rankfold.report.study import make_studies
+from rankfold.runs.record import ReducerPart, ReducerPoint
 from tests.support.records import make_record
 
 LAYERS = ("layer.0", "layer.1")

@@ -11,8 +11,6 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from rankfold.bench.records.find import find_records
-from rankfold.bench.records.record import ParametersPart
 from rankfold.bench.statistics.stats import Difference, Interval
 from rankfold.errors import DataError, RankfoldError
 from rankfold.report.chart_parts import mark_of
@@ -25,6 +23,8 @@ from rankfold.report.settings_table import settings_cells, settings_text
 from rankfold.report.table import cells, columns, comma_separated
 from rankfold.report.words import bytes_text, headline, range_text, seconds_text, signed
 from rankfold.report.write import write_report
+from rankfold.runs.record import ParametersPart
+from rankfold.runs.records import find_records
 from tests.support.records import fail, make_record
 
 HOSTILE = "</script><script>alert(1)</script>"

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.records.chosen import TuningPart
-from rankfold.bench.records.step_times import StepTime, write_step_times
+from rankfold.bench.step_times import StepTime, write_step_times
 from rankfold.bench.suite.kept import keep_suite
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.cli.results import report_as_json
@@ -20,6 +19,7 @@ from rankfold.report.report import Report, make_report
 from rankfold.report.study import make_studies
 from rankfold.report.table import cells, columns, comma_separated
 from rankfold.report.tuning_table import tuning_cells
+from rankfold.runs.record import TuningPart
 from tests.support.records import make_record
 from tests.support.suites import RATES, a_suite, records_of, write_suite
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from rankfold.report.runs import run_facts
-from rankfold.train.rates.rate_table import RateGroup
+from rankfold.train.rates import RateGroup
 from tests.support.records import make_record
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.records.record import ReducerPart
 from rankfold.errors import DataError, SpecError
 from rankfold.report.budgets import budgets_text
 from rankfold.report.markdown import markdown
@@ -12,6 +11,7 @@ from rankfold.report.page import html_page
 from rankfold.report.report import Report
 from rankfold.report.study import make_studies
 from rankfold.report.table import cells
+from rankfold.runs.record import ReducerPart
 from tests.support.records import fail, make_record
 
 

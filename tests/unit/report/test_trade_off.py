@@ -11,7 +11,7 @@ from rankfold.report.chart_parts import mark_of
 from rankfold.report.name_places import NamePlace, place_names, short_names
 from rankfold.report.study import make_studies
 from rankfold.report.trade_off import is_on_front, trade_offs
-from rankfold.train.evaluation.metric_names import ANSWER_LOSS
+from rankfold.tasks.metrics import ANSWER_LOSS
 from tests.support.records import make_record
 
 POINTS = some.lists(some.tuples(some.integers(1, 9), some.integers(0, 9)), min_size=1, max_size=12)

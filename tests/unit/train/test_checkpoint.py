@@ -12,12 +12,12 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.kind import Kind
+from rankfold.tasks.kinds.encode import encode_examples, make_collator
+from rankfold.tasks.kinds.examples import Example
+from rankfold.tasks.kinds.predict import Evaluation
 from rankfold.train.checkpoint import SEAL, Checkpoints, is_whole, restore_callbacks, seal
-from rankfold.train.data.examples import Example
-from rankfold.train.evaluation.encode import encode_examples, make_collator
-from rankfold.train.evaluation.predict import Evaluation
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import load_model, resolve_model
 from rankfold.train.schedule import Schedule
 from rankfold.train.trainer import train_model
 from tests.support.tiny_models import review_rows

@@ -10,12 +10,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
 from rankfold.errors import TrainingError
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.kind import Kind
+from rankfold.tasks.kinds.encode import encode_examples, make_collator
+from rankfold.tasks.kinds.examples import Example
+from rankfold.tasks.kinds.predict import Evaluation
 from rankfold.train.curve import CURVE_POINTS
-from rankfold.train.data.examples import Example
-from rankfold.train.evaluation.encode import encode_examples, make_collator
-from rankfold.train.evaluation.predict import Evaluation
-from rankfold.train.kind import Kind
-from rankfold.train.models.base import load_model, resolve_model
 from rankfold.train.schedule import SCHEDULERS, Schedule
 from rankfold.train.trainer import train_model
 from tests.support.tiny_models import review_rows

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from peft import LoraConfig, PeftConfig, PeftModel
 from pydantic import JsonValue
 
-import rankfold
-from rankfold.bench.estimates.meta import meta_base
-from rankfold.bench.methods.method import find_method
-from rankfold.bench.methods.trained import count_numbers, freeze_rest
+from rankfold.adapter.count import count_parameters
+from rankfold.models.meta import meta_base
+from rankfold.peft_plugin.config import RankfoldConfig
+from rankfold.runs.methods import count_numbers, find_method, freeze_rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def count_on_meta(
     freeze_rest(adapted, found)
     lora = _plain_lora(config) if found.trains_adapter else None
     reference = None if lora is None else count_numbers(plan.adapted(lora)[1]).trainable
-    ours = isinstance(config, rankfold.RankfoldConfig)
+    ours = isinstance(config, RankfoldConfig)
     by_factor, by_module = _by_role(adapted) if ours else _by_name(adapted)
     numbers = asdict(count_numbers(adapted))
     return Counted(base, **numbers, by_factor=by_factor, by_module=by_module, lora=reference)
@@ -83,7 +83,7 @@ def _plain_lora(config: PeftConfig) -> LoraConfig | None:
 
 def _by_role(model: PeftModel) -> tuple[dict[str, int], dict[str, int]]:
     """Return trained numbers of a rankfold adapter by the factor's role and by layer."""
-    count = rankfold.count_parameters(model)
+    count = count_parameters(model)
     factors = {role: part.active for role, part in count.by_factor.items() if part.active}
     return factors, {path: part.active for path, part in count.by_module.items()}
 

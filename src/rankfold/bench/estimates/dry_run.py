@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from rankfold.bench.estimates.estimate import Device, Estimate, Estimator, decides_a_step
-from rankfold.bench.estimates.meta import generates_text
-from rankfold.bench.request import RunRequest
-from rankfold.bench.tasks import NAMED, TaskRequest, load_task
-from rankfold.bench.tasks.mixture import SEPARATOR
 from rankfold.errors import DataError, SpecError
-from rankfold.train.progress import Progress
+from rankfold.models.meta import generates_text
+from rankfold.progress import Progress
+from rankfold.runs.request import RunRequest
+from rankfold.tasks import NAMED, TaskRequest, load_task
+from rankfold.tasks.mixture import SEPARATOR
 
 # Beside what decides a step: how many there are, of how long rows, in which numbers.
 _DECISIVE = ("task", "data", "kind", "epochs", "steps", "max_length", "precision", "train_rows", "hold_out")

@@ -12,17 +12,17 @@ from typing import Any, final
 import torch
 from pydantic import JsonValue
 
-from rankfold.bench.estimates.meta import MetaBase, meta_base
-from rankfold.bench.estimates.workload import Workload, measure_workload
-from rankfold.bench.methods.method import find_method
-from rankfold.bench.records.record import ParametersPart
-from rankfold.bench.request import DEFAULT_EPOCHS, RunRequest
-from rankfold.bench.tasks import MIXTURES, NAMED, Task
-from rankfold.bench.tasks.mixture import SEPARATOR
 from rankfold.errors import SpecError, unknown_name
-from rankfold.train.data.hold_out import HOLD_OUT_FRACTION
-from rankfold.train.models.base import row_length
-from rankfold.train.models.hardware import choose_precision
+from rankfold.models.base import row_length
+from rankfold.models.hardware import choose_precision
+from rankfold.models.meta import MetaBase, meta_base
+from rankfold.runs.methods import find_method
+from rankfold.runs.record import ParametersPart
+from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
+from rankfold.runs.workload import Workload, measure_workload
+from rankfold.tasks import MIXTURES, NAMED, Task
+from rankfold.tasks.data.splits import HOLD_OUT_FRACTION
+from rankfold.tasks.mixture import SEPARATOR
 
 _NUMBER_BYTES = 4
 # AdamW has a number, its gradient and two moments, in float32 each.

@@ -5,16 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from rankfold.bench.estimates.meta import MetaBase, meta_base
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
 from rankfold.bench.fit.plan import FitPlan, lora_within
 from rankfold.bench.fit.size import Ruler
-from rankfold.bench.request import RunRequest
-from rankfold.bench.tasks import load_task
-from rankfold.train.kind import default_max_length
-from rankfold.train.models.base import resolve_model
-from rankfold.train.progress import Progress
+from rankfold.models.base import resolve_model
+from rankfold.models.kind import default_max_length
+from rankfold.models.meta import MetaBase, meta_base
+from rankfold.progress import Progress
+from rankfold.runs.request import RunRequest
+from rankfold.tasks import load_task
 
 _ANY_METHOD = ""
 

@@ -10,10 +10,10 @@ from pydantic import JsonValue
 from rankfold import presets
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.size import ALL_LINEAR, Ruler, Size
-from rankfold.bench.records.label import label_with_all
 from rankfold.errors import SpecError, unknown_name
 from rankfold.presets import Option, Preset
-from rankfold.train.progress import Progress, Silent
+from rankfold.progress import Progress, Silent
+from rankfold.runs.records import label_with_all
 
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 

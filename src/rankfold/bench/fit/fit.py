@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from rankfold.bench.fit.candidates import Candidate
 from rankfold.bench.fit.halving import like_guessing, ranked
 from rankfold.bench.fit.plan import FitPlan
-from rankfold.bench.records.chosen import FitPart
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.runs.output import check_output
-from rankfold.bench.runs.unfinished import folder_beside
 from rankfold.bench.suite.executors.executor import Executor
 from rankfold.bench.suite.outcome import Outcome, check_all_here, raise_shared
 from rankfold.bench.suite.own_records import marked
 from rankfold.bench.suite.runner import run_all
 from rankfold.errors import OutputExistsError
 from rankfold.files import write_into
-from rankfold.train.progress import Progress, Silent
+from rankfold.progress import Progress, Silent
+from rankfold.runs.output import check_output
+from rankfold.runs.record import FitPart, RunRecord
+from rankfold.runs.resume import folder_beside
 
 logger = logging.getLogger("rankfold.bench")
 

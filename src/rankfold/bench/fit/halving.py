@@ -8,8 +8,8 @@ each rung, all earlier runs of the winner together are half of its last one.
 import math
 from collections.abc import Sequence
 
-from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.scores import SMALLER_IS_BETTER, goodness, mean_score, shared_examples
+from rankfold.runs.record import RunRecord
 
 
 def rung_sizes(candidates: int, eta: int) -> list[int]:

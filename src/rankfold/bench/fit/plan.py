@@ -12,9 +12,9 @@ from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import RANKS, Candidate
 from rankfold.bench.fit.halving import rung_sizes, rung_steps
 from rankfold.bench.fit.size import ALL_LINEAR, Ruler
-from rankfold.bench.methods.method import PEFT_LORA
-from rankfold.bench.request import RunRequest
 from rankfold.errors import SpecError
+from rankfold.runs.methods import PEFT_LORA
+from rankfold.runs.request import RunRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,13 @@ from transformers.pytorch_utils import Conv1D
 from rankfold.adapter.build import Builder
 from rankfold.adapter.cost import adapter_work, base_work
 from rankfold.adapter.geometry import Linear
-from rankfold.bench.estimates.meta import MetaBase
-from rankfold.bench.methods.method import find_method, task_type
-from rankfold.bench.methods.trained import head_parameters
 from rankfold.errors import RankfoldWarning, SpecError
+from rankfold.models.meta import MetaBase
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.kinds import sizes_of
 from rankfold.peft_plugin.model import RankfoldModel
 from rankfold.peft_plugin.plan import plan_adapters
+from rankfold.runs.methods import find_method, head_parameters, task_type
 
 ALL_LINEAR = "all-linear"
 

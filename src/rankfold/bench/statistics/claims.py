@@ -9,9 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
-from rankfold.bench.records.measured import measured_on
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.same_run import asked_with_any_seed
 from rankfold.bench.statistics.measures import MEASURES
 from rankfold.bench.statistics.scores import baselines_of, scores_of, shared_examples
 from rankfold.bench.statistics.stats import (
@@ -22,6 +19,8 @@ from rankfold.bench.statistics.stats import (
     paired_contrast,
     rejected_together,
 )
+from rankfold.runs.identity import asked_with_any_seed
+from rankfold.runs.record import RunRecord, measured_on
 
 Expect = Literal["greater", "within", "rising"]
 Answer = Literal["supported", "contradicted", "not separated", "not run"]

@@ -6,13 +6,13 @@ from typing import Literal, final
 
 import numpy as np
 
-from rankfold.bench.records.label import label_with_all
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.same_run import asked_with_any_seed
 from rankfold.bench.statistics.measures import MEASURES
 from rankfold.bench.statistics.scores import scores_of, shared_examples
 from rankfold.bench.statistics.stats import Difference, Verdict, paired_difference, verdicts
 from rankfold.errors import DataError
+from rankfold.runs.identity import asked_with_any_seed
+from rankfold.runs.record import RunRecord
+from rankfold.runs.records import label_with_all
 
 Outcome = Verdict | Literal["the same", "failed", "mended", "failed in both"]
 """What became of a method: a verdict on its predictions, or that it failed in one set or in both."""

@@ -1,4 +1,4 @@
-"""Metrics over many resamples at once: as `rankfold.train.evaluation.metrics`, along the last axis."""
+"""Metrics over many resamples at once: as `rankfold.tasks.metrics`, along the last axis."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast

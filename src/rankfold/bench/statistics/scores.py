@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rankfold.bench.records.record import RunRecord
 from rankfold.bench.statistics.measures import MEASURES
 from rankfold.bench.statistics.stats import Interval, Scores, metric_interval
-from rankfold.train.evaluation.metric_names import ANSWER_LOSS
+from rankfold.runs.record import RunRecord
+from rankfold.tasks.metrics import ANSWER_LOSS
 
 # Every other metric is the larger the better.
 SMALLER_IS_BETTER = frozenset({ANSWER_LOSS})

@@ -9,12 +9,12 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from rankfold.bench.methods.method import find_method
 from rankfold.bench.suite.claim_file import ClaimEntry, with_claims
 from rankfold.bench.suite.rows import METHOD_KEYS, SuiteMethod
 from rankfold.bench.suite.suite import DEFAULT_SEEDS, Suite, overlaid
 from rankfold.bench.suite.tuning import Space, Tuning
 from rankfold.errors import SpecError, nearest, unknown_name
+from rankfold.runs.methods import find_method
 
 
 class ReadSettings(Protocol):

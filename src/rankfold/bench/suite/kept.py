@@ -8,16 +8,16 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from rankfold.bench.records.archive import NAME as ARCHIVE_NAME
-from rankfold.bench.records.archive import read_archive
-from rankfold.bench.records.record import NAME as RECORD_NAME
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.same_run import FREE
 from rankfold.bench.statistics.claims import Judgement, judge
 from rankfold.bench.suite.named_runs import model_of, named_runs, named_trials, task_of
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import write_into
+from rankfold.runs.archive import NAME as ARCHIVE_NAME
+from rankfold.runs.archive import read_archive
+from rankfold.runs.identity import FREE
+from rankfold.runs.record import NAME as RECORD_NAME
+from rankfold.runs.record import RunRecord
 
 NAME = "suite.json"
 

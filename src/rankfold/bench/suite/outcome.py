@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
 from rankfold.errors import BusyError, RankfoldError, TrainingError
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rankfold.bench.records.chosen import FitPart, TuningPart
-from rankfold.bench.records.record import (
+from rankfold.bench.suite.outcome import Outcome
+from rankfold.runs.describe import training_part
+from rankfold.runs.output import read_failure
+from rankfold.runs.prepare import schedule_of
+from rankfold.runs.record import (
     BytesPart,
     CurvePart,
+    FitPart,
     MethodPart,
     ParametersPart,
     ReducerPart,
     RunRecord,
     TrainingPart,
+    TuningPart,
 )
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.describe import training_part
-from rankfold.bench.runs.output import read_failure
-from rankfold.bench.runs.prepare import schedule_of
-from rankfold.bench.suite.outcome import Outcome
-from rankfold.bench.tasks import TaskRequest
+from rankfold.runs.request import RunRequest
+from rankfold.tasks import TaskRequest
 
 logger = logging.getLogger("rankfold.bench")
 

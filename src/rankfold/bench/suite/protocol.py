@@ -4,10 +4,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rankfold.bench.methods.method import find_method
-from rankfold.bench.records.chosen import TuningPart
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.output import finished
 from rankfold.bench.suite.executors.executor import Executor
 from rankfold.bench.suite.kept import joined_with_kept, keep_suite
 from rankfold.bench.suite.outcome import Outcome
@@ -15,9 +11,13 @@ from rankfold.bench.suite.own_records import marked
 from rankfold.bench.suite.runner import run_all
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.trials import Key, searches_of, trial_request, trial_requests, tune
-from rankfold.bench.tasks.find import check_named
-from rankfold.train.kind import Kind
-from rankfold.train.progress import Progress, Silent
+from rankfold.models.kind import Kind
+from rankfold.progress import Progress, Silent
+from rankfold.runs.methods import find_method
+from rankfold.runs.output import finished
+from rankfold.runs.record import TuningPart
+from rankfold.runs.request import RunRequest
+from rankfold.tasks.registry import check_named
 
 
 def run_suite(

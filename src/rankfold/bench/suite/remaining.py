@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
 
 
 def seconds_left(

@@ -6,8 +6,8 @@ from typing import Any, cast, final
 
 from pydantic import JsonValue
 
-from rankfold.bench.records.label import reducer_settings
 from rankfold.bench.suite.tuning import Space
+from rankfold.runs.records import reducer_settings
 
 Settings = Mapping[str, Any]
 

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.output import clear_failure, finished, read_failure
-from rankfold.bench.runs.unfinished import check_unfinished
 from rankfold.bench.suite.executors.executor import Ended, Executor, Inline
 from rankfold.bench.suite.outcome import Outcome
 from rankfold.bench.suite.own_records import with_unstarted
 from rankfold.bench.suite.remaining import seconds_left
 from rankfold.bench.suite.same_data import check_same_data
-from rankfold.train.progress import EXPECTED, Progress, Silent
+from rankfold.progress import EXPECTED, Progress, Silent
+from rankfold.runs.output import clear_failure, finished, read_failure
+from rankfold.runs.request import RunRequest
+from rankfold.runs.resume import check_unfinished
 
 logger = logging.getLogger("rankfold.bench")
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.records.measured import Measured, measured_on
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
-from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError, RankfoldError
-from rankfold.train.models.base import resolve_model
+from rankfold.models.base import resolve_model
+from rankfold.runs.record import Measured, RunRecord, measured_on
+from rankfold.runs.request import RunRequest
+from rankfold.tasks import TaskRequest, load_task
 
 _DIGITS = 8
 

@@ -18,18 +18,18 @@ from typing import Any, cast, final
 import numpy as np
 import torch
 
-from rankfold.bench.records.step_times import NAME, StepTime, read_step_times, write_step_times
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.prepare import Prepared, prepare
-from rankfold.bench.same_run import question_of
+from rankfold.bench.step_times import NAME, StepTime, read_step_times, write_step_times
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
+from rankfold.models.hardware import autocast, cpu_name, gpu_name
+from rankfold.models.kind import Kind
+from rankfold.progress import Progress, Silent
+from rankfold.runs.identity import question_of
+from rankfold.runs.prepare import Prepared, prepare
+from rankfold.runs.request import RunRequest
+from rankfold.tasks.kinds.encode import make_collator
 from rankfold.train.auxiliary import auxiliary_loss
-from rankfold.train.evaluation.encode import make_collator
-from rankfold.train.kind import Kind
-from rankfold.train.models.hardware import autocast, cpu_name, gpu_name
-from rankfold.train.progress import Progress, Silent
 
 _WARM_UP = 3
 _RESAMPLES = 2000

@@ -8,13 +8,13 @@ from typing import Any, final, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from rankfold.bench.records.label import labels_of
-from rankfold.bench.request import RunRequest
 from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suite.folder_names import folder_name
 from rankfold.bench.suite.rows import Place, Row, Settings, SuiteMethod
 from rankfold.bench.suite.tuning import Tuning
 from rankfold.errors import SpecError, unknown_name
+from rankfold.runs.records import labels_of
+from rankfold.runs.request import RunRequest
 
 # What a suite says by its methods and seeds, or is said where it is run.
 _RESERVED = frozenset({"method", "options", "seed", "out", "overwrite"})

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from rankfold.bench.records.chosen import TuningPart
-from rankfold.bench.request import RunRequest
 from rankfold.bench.statistics.scores import goodness
 from rankfold.bench.suite.named_runs import trial_name
 from rankfold.bench.suite.outcome import Outcome, check_all_here, raise_shared
@@ -17,6 +15,8 @@ from rankfold.bench.suite.rows import Place, SuiteMethod
 from rankfold.bench.suite.suite import Suite, overlaid
 from rankfold.bench.suite.tuning import Search, Space, Values
 from rankfold.errors import SpecError
+from rankfold.runs.record import TuningPart
+from rankfold.runs.request import RunRequest
 
 logger = logging.getLogger("rankfold.bench")
 

@@ -7,12 +7,12 @@ import pytest
 import rankfold
 from rankfold.bench.estimates.counted import count_on_meta
 from rankfold.bench.estimates.estimate import estimate
-from rankfold.bench.estimates.meta import meta_base
-from rankfold.bench.methods.method import HEAD_ONLY, find_method
-from rankfold.bench.records.record import ParametersPart
-from rankfold.bench.runs.prepare import prepare
 from rankfold.errors import SpecError
+from rankfold.models.meta import meta_base
 from rankfold.presets import discover
+from rankfold.runs.methods import HEAD_ONLY, find_method
+from rankfold.runs.prepare import prepare
+from rankfold.runs.record import ParametersPart
 
 NAMES = (*discover(), "peft:lora", "peft:vera", "peft:lokr")
 METHODS = {name: {"r": 2, "target_modules": "all-linear"} for name in NAMES}

@@ -9,9 +9,9 @@ import pytest
 
 from rankfold.bench.estimates.dry_run import plan_runs
 from rankfold.bench.estimates.estimate import Device, estimate
-from rankfold.bench.estimates.workload import measure_workload
-from rankfold.bench.request import RunRequest
-from rankfold.bench.tasks import TaskRequest, load_task
+from rankfold.runs.request import RunRequest
+from rankfold.runs.workload import measure_workload
+from rankfold.tasks import TaskRequest, load_task
 
 
 @pytest.fixture

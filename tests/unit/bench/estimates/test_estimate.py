@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from rankfold.bench.estimates.estimate import A100, Device, estimate
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.run import rehearse
-from rankfold.bench.tasks import NAMED
 from rankfold.errors import SpecError
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import rehearse
+from rankfold.tasks import NAMED
 
 QUERY_VALUE = {"target_modules": ["query", "value"]}
 ROBERTA = RunRequest(

@@ -5,10 +5,10 @@ import logging
 import pytest
 from transformers import BertConfig
 
-from rankfold.bench.estimates.architectures import architecture_names, read_architecture
-from rankfold.bench.estimates.meta import meta_base
 from rankfold.errors import SpecError
-from rankfold.train.kind import Kind
+from rankfold.models.architectures import architecture_names, read_architecture
+from rankfold.models.kind import Kind
+from rankfold.models.meta import meta_base
 
 ROBERTA = "FacebookAI/roberta-base"
 

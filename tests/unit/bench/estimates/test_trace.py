@@ -19,14 +19,13 @@ from transformers import (
 )
 
 from rankfold.bench.estimates.estimate import memory_of
-from rankfold.bench.estimates.meta import MetaBase
-from rankfold.bench.estimates.trace import trace_step
-from rankfold.bench.estimates.workload import measure_workload
-from rankfold.bench.methods.method import find_method
-from rankfold.bench.request import RunRequest
 from rankfold.errors import SpecError
+from rankfold.models.kind import Kind
+from rankfold.models.meta import MetaBase
 from rankfold.presets import discover
-from rankfold.train.kind import Kind
+from rankfold.runs.methods import find_method
+from rankfold.runs.request import RunRequest
+from rankfold.runs.workload import measure_workload, trace_step
 
 ROWS, LENGTH, WORDS = 8, 32, 500
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": WORDS}

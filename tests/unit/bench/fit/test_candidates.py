@@ -7,14 +7,14 @@ import pytest
 from transformers import BertConfig, LlamaConfig
 
 import rankfold
-from rankfold.bench.estimates.meta import meta_base
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
 from rankfold.bench.fit.plan import lora_within
 from rankfold.bench.fit.size import Ruler, Size
-from rankfold.bench.methods.method import find_method
 from rankfold.errors import SpecError
+from rankfold.models.meta import meta_base
 from rankfold.presets import discover
+from rankfold.runs.methods import find_method
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 MODELS = {

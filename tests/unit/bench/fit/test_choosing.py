@@ -13,13 +13,13 @@ from rankfold.bench.fit.fit import fit
 from rankfold.bench.fit.halving import ranked, rung_sizes, rung_steps
 from rankfold.bench.fit.plan import FitPlan
 from rankfold.bench.fit.size import Size
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.runs.unfinished import folder_beside
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.cli.main import cli
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
-from rankfold.train.evaluation.metric_names import ANSWER_LOSS
+from rankfold.runs.record import RunRecord
+from rankfold.runs.resume import folder_beside
+from rankfold.tasks.metrics import ANSWER_LOSS
 from tests.support.records import fail, make_record, reading
 from tests.support.tiny_models import review_rows, write_splits
 

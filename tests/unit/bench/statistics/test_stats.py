@@ -13,7 +13,7 @@ from rankfold.bench.statistics.stats import (
     verdicts,
 )
 from rankfold.errors import DataError, SpecError
-from rankfold.train.evaluation.metrics import METRICS
+from rankfold.tasks.metrics import METRICS
 
 
 def draw(accuracy, *, examples=300, seeds=(0,), key=0, classes=3):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.executors.processes import Processes
 from rankfold.bench.suite.remaining import seconds_left
 from rankfold.bench.suite.runner import run_all
 from rankfold.errors import RankfoldWarning, SpecError, TrainingError
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
 from tests.support.ray_here import RayHere
 from tests.support.records import make_record
 from tests.support.workers import work
@@ -268,7 +268,7 @@ def test_what_every_run_imports_asks_no_gpu_for_anything():
         "import torch\n"
         "def asked(*_, **__): raise SystemExit('CUDA was asked')\n"
         "torch.cuda.is_available = torch.cuda.device_count = torch.cuda.current_device = asked\n"
-        "import rankfold.bench.runs.run"
+        "import rankfold.runs.run"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from rankfold.bench.estimates import meta
 from rankfold.bench.estimates.estimate import Estimator
 from rankfold.bench.suite.protocol import all_requests
 from rankfold.errors import SpecError
+from rankfold.models import meta
 from tests.support.packaged import PROFILES, packaged
 
 ENOUGH_LAYERS = 4

@@ -3,9 +3,9 @@
 import pytest
 
 from rankfold.bench.estimates.counted import count_on_meta
-from rankfold.bench.methods.method import HEAD_ONLY
 from rankfold.bench.suite.file import read_suite
 from rankfold.presets import discover
+from rankfold.runs.methods import HEAD_ONLY
 
 KIB = 1024 // 4
 BUDGETS = {"cpu": (12, 48), "wide": (3, 12, 48, 192), "paper": (48, 192)}

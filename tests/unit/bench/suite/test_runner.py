@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.methods.method import find_method
-from rankfold.bench.records.record import ReducerPart, RunRecord
-from rankfold.bench.runs.output import check_output
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import check_suite
 from rankfold.bench.suite.rows import SuiteMethod
@@ -17,6 +14,9 @@ from rankfold.bench.suite.runner import run_all
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.report.rows import make_rows
+from rankfold.runs.methods import find_method
+from rankfold.runs.output import check_output
+from rankfold.runs.record import ReducerPart, RunRecord
 from tests.support.records import Trainer
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.records.measured import note_different_data
 from rankfold.bench.statistics.diff import compare_records
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import run_suite
@@ -12,9 +11,10 @@ from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.runner import run_all
 from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.tuning import Tuning
-from rankfold.bench.tasks import TaskRequest, load_task
 from rankfold.errors import DataError
 from rankfold.report.study import make_studies
+from rankfold.runs.record import note_different_data
+from rankfold.tasks import TaskRequest, load_task
 from tests.support.records import Trainer, make_record, reading
 from tests.support.tiny_models import review_rows, write_splits
 

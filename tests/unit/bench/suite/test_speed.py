@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.records.step_times import NAME, read_step_times
+from rankfold.bench.step_times import NAME, read_step_times
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.speed import measure_speed
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, SpecError
-from rankfold.train.progress import Silent
+from rankfold.progress import Silent
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.methods.method import HEAD_ONLY, peft_methods
-from rankfold.bench.records.label import labels_of
-from rankfold.bench.request import RunRequest
 from rankfold.bench.suite.file import packaged_suites, parse_method, read_suite
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.suite import Suite
 from rankfold.cli.options import parse_settings
 from rankfold.errors import SpecError
 from rankfold.presets import discover
+from rankfold.runs.methods import HEAD_ONLY, peft_methods
+from rankfold.runs.records import labels_of
+from rankfold.runs.request import RunRequest
 
 SUITE = Suite("some", {"model": "minilm", "steps": 5}, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 3))
 

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.records.archive import write_archive
-from rankfold.bench.records.find import find_places, find_records
-from rankfold.bench.records.record import RunRecord
 from rankfold.bench.suite.executors.executor import Inline
 from rankfold.bench.suite.protocol import check_suite, run_suite
 from rankfold.bench.suite.rows import SuiteMethod
@@ -16,6 +13,9 @@ from rankfold.bench.suite.suite import Suite
 from rankfold.bench.suite.trials import trial_requests
 from rankfold.bench.suite.tuning import Tuning
 from rankfold.errors import BusyError, OutputExistsError, SpecError, TrainingError
+from rankfold.runs.archive import write_archive
+from rankfold.runs.record import RunRecord
+from rankfold.runs.records import find_places, find_records
 from tests.support.records import Trainer
 
 RATES = [1e-4, 1e-3, 1e-2]

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.run import run
 from rankfold.bench.suite.executors.executor import Ended, Run
 from rankfold.bench.suite.executors.portable import portable
-from rankfold.bench.tasks.find import DATA_ROOT
 from rankfold.errors import SpecError, TrainingError
-from rankfold.train.progress import Progress
+from rankfold.progress import Progress
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
+from rankfold.tasks.registry import DATA_ROOT
 
 
 @final

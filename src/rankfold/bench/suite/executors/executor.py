@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.run import run
-from rankfold.train.progress import Progress
+from rankfold.progress import Progress
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
 
 Run = Callable[..., RunRecord]
 

@@ -14,13 +14,13 @@ from typing import Any, cast, final
 
 import torch
 
-from rankfold.bench.records.record import RunRecord
-from rankfold.bench.request import RunRequest
-from rankfold.bench.runs.run import run
 from rankfold.bench.suite.executors.executor import Ended, Run
 from rankfold.bench.suite.executors.portable import portable
 from rankfold.errors import RankfoldWarning, TrainingError
-from rankfold.train.progress import Progress
+from rankfold.progress import Progress
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
 
 # What a run imports takes seconds, so a server imports it once and is forked for each run. A run begins as
 # fresh as in a spawned process: importing gives torch's threads no work and asks no GPU for anything.

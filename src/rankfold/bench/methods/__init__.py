@@ -1,1 +1,0 @@
-"""Methods as the bench trains them: a preset, one of PEFT's own, or a head alone."""

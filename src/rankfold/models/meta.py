@@ -1,0 +1,142 @@
+"""A model on the meta device: its structure, without loading or drawing any weight."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, final
+
+import peft
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import hub
+
+from rankfold.errors import RankfoldError, SpecError, unknown_name
+from rankfold.models.architectures import architecture_names, read_architecture
+from rankfold.models.base import is_causal, read_config, resolve_model
+from rankfold.models.kind import Kind
+from rankfold.progress import quiet_libraries
+
+logger = logging.getLogger("rankfold.bench")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MetaBase:
+    """A base model of which only the structure is known.
+
+    Attributes:
+        described: Its configuration, with the labels of the head.
+        kind: What is learned.
+        source: Where the structure is from.
+    """
+
+    described: PreTrainedConfig
+    kind: Kind
+    source: str
+
+    def model(self) -> PreTrainedModel:
+        """Return the model, on the meta device.
+
+        Raises:
+            SpecError: If transformers cannot build it for this kind of task.
+        """
+        build = AutoModelForCausalLM if self.kind is Kind.INSTRUCTION else AutoModelForSequenceClassification
+        try:
+            with quiet_libraries(), torch.device("meta"):
+                return cast(Any, build).from_config(self.described)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise SpecError(
+                f"the model cannot be built ({_words(error)}); check its configuration."
+            ) from error
+
+    def adapted(self, config: PeftConfig) -> tuple[int, PeftModel]:
+        """Return the parameters of the base model, and the model with its adapter, all on the meta device.
+
+        Raises:
+            SpecError: If the adapter cannot be built on this model.
+        """
+        model = self.model()
+        base = sum(parameter.numel() for parameter in model.parameters())
+        try:
+            with quiet_libraries(), torch.device("meta"):
+                adapted = cast(PeftModel, peft.get_peft_model(model, config))
+        except RankfoldError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SpecError(
+                f"the adapter cannot be built on this model ({_words(error)}); change its options."
+            ) from error
+        except RuntimeError as error:
+            raise SpecError(
+                f"the adapter cannot be built without weights ({_words(error).partition('. ')[0]}); "
+                "count it where the weights are, with `rankfold train --dry-run`."
+            ) from error
+        return base, adapted
+
+
+def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
+    """Return a model whose weights are never made.
+
+    The papers' models need no files: where neither a folder nor the hub's cache has them, their structure is
+    the one that comes with rankfold.
+
+    Args:
+        model: As for `rankfold train`, or the path of a `config.json`.
+        kind: What is learned; by the model's architecture if None.
+        num_labels: Classes of a classification.
+
+    Raises:
+        SpecError: If there is no such model or kind, or the model's configuration cannot be read.
+    """
+    if kind is not None and kind not in set(Kind):
+        raise unknown_name("kind", kind, Kind)
+    described, generates, source = _described(model)
+    usual = Kind.INSTRUCTION if generates else Kind.CLASSIFICATION
+    chosen = Kind(kind) if kind else usual
+    described.num_labels = num_labels if chosen is Kind.CLASSIFICATION else 1
+    return MetaBase(described, chosen, source)
+
+
+def generates_text(model: str) -> bool:
+    """Return whether a model continues text, by its structure alone.
+
+    Args:
+        model: As for `meta_base`.
+
+    Raises:
+        SpecError: If there is no such model, or its configuration cannot be read.
+    """
+    return _described(model)[1]
+
+
+def _described(model: str) -> tuple[PreTrainedConfig, bool, str]:
+    """Return the configuration of a model, whether it continues text, and where it is from."""
+    path = Path(model)
+    if path.suffix == ".json" and path.is_file():
+        described = read_config(model)
+        return described, is_causal(described), model
+    if model in architecture_names() and not path.exists() and not _is_cached(model):
+        logger.info("the structure of '%s' is the one that comes with rankfold.", model)
+        described = read_architecture(model)
+        return described, is_causal(described), "rankfold"
+    try:
+        base = resolve_model(model)
+    except SpecError as error:
+        if path.exists():
+            raise
+        known = ", ".join(architecture_names())
+        raise SpecError(f"{error} The structures of these are known without it: {known}.") from error
+    return base.config(), base.is_causal, base.source
+
+
+def _is_cached(model: str) -> bool:
+    try:
+        return bool(cast(Any, hub).cached_file(model, "config.json", local_files_only=True))
+    except OSError:
+        return False
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,1 @@
+"""One run: its request, preparation, training, evaluation and record."""

@@ -1,0 +1,147 @@
+"""A saved adapter, measured on a split of a task."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from peft import PeftModel
+
+from rankfold.errors import AdapterFileError, SpecError
+from rankfold.models.base import BaseModel, LoadedModel, load_model, resolve_model, row_length
+from rankfold.models.hardware import choose_device, choose_precision
+from rankfold.runs.record import Prediction, RunRecord
+from rankfold.runs.records import find_record
+from rankfold.store.directory import load_adapter, stored_bytes
+from rankfold.tasks import TaskData, TaskRequest, load_task, scoring_of
+from rankfold.tasks.kinds.predict import Evaluation, Evaluator
+from rankfold.tasks.kinds.scoring import check_scoring
+from rankfold.tasks.load import TRAINING_SPLITS
+from rankfold.tasks.mixture import with_parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """What to measure.
+
+    Args:
+        adapter: A folder that `rankfold train` or `save_pretrained` wrote.
+        model: The base model, as for `rankfold train`.
+        data: The task.
+        split: One of `rankfold.tasks.load.SPLITS`.
+        batch_size: Rows at a time.
+        max_length: The most tokens of a row; the usual one for the kind of task if None.
+        scoring: How answers with choices are found; by likelihood if None.
+        precision: `auto`, `fp32` or `bf16`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        SpecError: If a number is not positive, or the scoring unknown.
+    """
+
+    adapter: Path
+    model: str
+    data: TaskRequest
+    split: str = "validation"
+    batch_size: int = 16
+    max_length: int | None = None
+    scoring: str | None = None
+    precision: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model."""
+        for name in ("batch_size", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SpecError(f"{name} is {value}; give a number above 0.")
+        check_scoring(self.scoring)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What was measured; the names are those of a run's record."""
+
+    adapter: str
+    model: str
+    task: str
+    metric: str
+    split: str
+    rows: int
+    loss: float
+    metrics: dict[str, float]
+    predictions: tuple[Prediction, ...]
+    scoring: str | None = None
+
+
+def evaluate(request: EvaluateRequest) -> EvaluateResult:
+    """Measure an adapter.
+
+    Raises:
+        AdapterFileError: If the adapter is damaged, or does not belong to the model.
+        SpecError: If the model or the task is unknown, or takes fewer tokens than `max_length`, or the kind
+            is not the one that was learned.
+        DataError: If the data cannot be read or understood.
+    """
+    record = find_record(request.adapter)
+    device = choose_device(request.device)
+    base = resolve_model(request.model)
+    data = _load_data(request, record, is_causal=base.is_causal)
+    scoring = scoring_of(request.scoring, data)
+    loaded = load_model(base, data.kind, data.examples.label_names)
+    model = _adapted(request.adapter, record, base, loaded)
+    evaluator = Evaluator(
+        loaded.tokenizer,
+        device,
+        choose_precision(request.precision, device),
+        request.batch_size,
+        row_length(loaded.model.config, data.kind, request.max_length),
+        scoring,
+    )
+    evaluation = evaluator.measure(model.to(device), data.examples, request.split, data.task.metrics)
+    return replace(_result(request, data, evaluation), scoring=scoring and scoring.value)
+
+
+def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:
+    if record is None:
+        # The labels are those of the training split, whichever split is measured.
+        splits = TRAINING_SPLITS if request.split == "train" else ("train", request.split)
+        return load_task(request.data, is_causal=is_causal, splits=splits)
+    learned = record.task.kind
+    if request.data.kind not in (None, learned):
+        raise SpecError(
+            f"kind is '{request.data.kind}', and what '{request.adapter}' learned is {learned}; leave it out."
+        )
+    known = replace(request.data, learned=record.task.label_names, kind=learned)
+    # What was cut off for validation was not trained on.
+    splits = TRAINING_SPLITS if request.split == "train" else (request.split,)
+    return load_task(known, is_causal=is_causal, splits=splits)
+
+
+def _adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: LoadedModel) -> PeftModel:
+    if record is not None and record.model.sha256 not in ("", base.sha256()):
+        raise AdapterFileError(
+            f"the adapter '{adapter}' was trained on '{record.model.name}', not on '{base.name}'; "
+            "name the model it was trained on with --model."
+        )
+    stored = tuple(stored_bytes(adapter))
+    for module in loaded.fresh_modules:
+        if not any(f".{module}." in key for key in stored):
+            raise AdapterFileError(
+                f"neither the model '{base.name}' nor the adapter '{adapter}' has weights for '{module}'; "
+                "save the adapter with its head (task_type, or modules_to_save)."
+            )
+    return load_adapter(loaded.model, adapter)
+
+
+def _result(request: EvaluateRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:
+    examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
+    return EvaluateResult(
+        adapter=str(request.adapter),
+        model=request.model,
+        task=data.task.name,
+        metric=data.task.metrics[0],
+        split=request.split,
+        rows=data.examples.counts[request.split],
+        loss=evaluation.loss,
+        metrics=with_parts(data.task, evaluation),
+        predictions=tuple(Prediction(*example) for example in examples),
+    )

@@ -1,0 +1,221 @@
+"""Methods as values: rankfold's presets, every method of PEFT itself, and a baseline without an adapter."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from enum import Enum
+from functools import partial
+from typing import Any, cast, final
+
+import peft
+from peft import PeftConfig, PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from pydantic import JsonValue
+from torch import Tensor
+from torch.nn import Parameter
+
+from rankfold import presets
+from rankfold.errors import RankfoldError, SpecError, unknown_name
+from rankfold.factors import DenseSpec, SeededSpec
+from rankfold.models.kind import Kind
+from rankfold.peft_plugin.config import RankfoldConfig, config
+from rankfold.peft_plugin.mlps import MLP_TARGETS
+from rankfold.runs.record import ParametersPart
+
+_PEFT_PREFIX = "peft:"
+_RATE_OF_OTHERS = "lora"
+PEFT_LORA = f"{_PEFT_PREFIX}{_RATE_OF_OTHERS}"
+"""PEFT's own LoRA, what other methods are held against."""
+
+_LISTS = ("target_modules", "exclude_modules", "modules_to_save")
+_TASK_TYPES = {Kind.CLASSIFICATION: "SEQ_CLS", Kind.REGRESSION: "SEQ_CLS", Kind.INSTRUCTION: "CAUSAL_LM"}
+# PEFT trains and saves these by itself for sequence classification.
+_HEADS = {"classifier", "score"}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What can be trained on a model, by a name.
+
+    Args:
+        name: The name in suites, records and on the command line.
+        learning_rate: A learning rate for AdamW that is a good start.
+        build: Returns PEFT's configuration; its keywords are the method's options and PEFT's own.
+        draws_factors: Whether it draws factors from an option `seed`.
+        target_word: A text that is more than a module's name to it as `target_modules`.
+        trains_adapter: Whether the adapter is trained; if not, it has no options either.
+    """
+
+    name: str
+    learning_rate: float
+    build: Callable[..., PeftConfig]
+    draws_factors: bool = False
+    target_word: str | None = None
+    trains_adapter: bool = True
+
+    def config(
+        self, options: Mapping[str, JsonValue], kind: Kind, *, seed: int, fresh_modules: Sequence[str] = ()
+    ) -> PeftConfig:
+        """Return the configuration of the adapter.
+
+        Args:
+            options: The method's options, and PEFT's own.
+            kind: What is learned; gives PEFT's task type.
+            seed: Given to methods that draw factors from a seed, unless the options have one.
+            fresh_modules: Modules that the base's files do not hold; they are trained and saved with the
+                adapter.
+
+        Raises:
+            SpecError: If an option is unknown, or a value is not possible.
+        """
+        if options and not self.trains_adapter:
+            raise SpecError(f"'{self.name}' has no option '{next(iter(options))}'; leave its options out.")
+        given: dict[str, Any] = {"task_type": task_type(kind), **options}
+        for name in _LISTS:
+            value = given.get(name)
+            is_own_word = value == self.target_word and name == "target_modules"
+            # PEFT reads a text as a regular expression for the whole path, which a bare name never matches.
+            if isinstance(value, str) and value.isidentifier() and not is_own_word:
+                given[name] = [value]
+        others = [name for name in fresh_modules if not _HEADS & set(name.split("."))]
+        if others:
+            given["modules_to_save"] = [*(given.get("modules_to_save") or ()), *others]
+        if self.draws_factors:
+            given.setdefault("seed", seed)
+        return self.build(**given)
+
+
+def task_type(kind: Kind) -> str:
+    """Return what PEFT calls a kind of task."""
+    return _TASK_TYPES[kind]
+
+
+def find_method(name: str) -> Method:
+    """Return a method: a preset by its name, one of PEFT's as `peft:` and its name, or `head_only`.
+
+    Raises:
+        SpecError: If there is none of this name, with the nearest one.
+    """
+    if name == HEAD_ONLY.name:
+        return HEAD_ONLY
+    if name.startswith(_PEFT_PREFIX):
+        known = peft_methods()
+        if name not in known:
+            raise unknown_name("method", name, known)
+        return known[name]
+    preset = presets.find(name)
+    build = partial(config, name)
+    return Method(name, preset.learning_rate, build, "seed" in preset.options, target_word=MLP_TARGETS)
+
+
+def peft_methods() -> dict[str, Method]:
+    """Return every method of PEFT itself by the name it has here; the learning rate is that of `lora`."""
+    rate = presets.find(_RATE_OF_OTHERS).learning_rate
+    return {
+        name: Method(name, rate, partial(_peft_config, name, config_class))
+        for name, config_class in _peft_classes().items()
+    }
+
+
+def peft_options(name: str) -> dict[str, tuple[object, str]]:
+    """Return what a method of PEFT has of its own, each option with its default and what PEFT says of it.
+
+    Args:
+        name: Such as "peft:lora".
+
+    Raises:
+        SpecError: If PEFT has none of this name, with the nearest one.
+    """
+    known = _peft_classes()
+    if name not in known:
+        raise unknown_name("method", name, known)
+    of_every_method = {each.name for each in _options(PeftConfig)}
+    return {
+        each.name: (_default(each), " ".join(str(each.metadata.get("help", "")).split()))
+        for each in _options(known[name])
+        if each.name not in of_every_method
+    }
+
+
+def _peft_classes() -> dict[str, type[PeftConfig]]:
+    table = cast("Mapping[Enum, type[PeftConfig]]", PEFT_TYPE_TO_CONFIG_MAPPING)
+    return {
+        f"{_PEFT_PREFIX}{str(kind.value).lower()}": config_class
+        for kind, config_class in table.items()
+        if config_class is not RankfoldConfig
+    }
+
+
+def _options(config_class: type[PeftConfig]) -> list[Field[Any]]:
+    return [each for each in fields(cast(Any, config_class)) if each.init]
+
+
+def _default(option: Field[Any]) -> object:
+    return None if option.default is MISSING else option.default
+
+
+def _peft_config(method: str, config_class: type[PeftConfig], /, **options: Any) -> PeftConfig:
+    known = {each.name for each in _options(config_class)}
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"option of method '{method}'", name, known)
+    try:
+        return config_class(**options)
+    except RankfoldError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise SpecError(
+            f"method '{method}' refuses its options: {str(error).rstrip('.')}; change them."
+        ) from error
+
+
+def _head_only_config(**options: Any) -> PeftConfig:
+    # PEFT wants an adapter: one number a layer, which stays at zero.
+    sides = SeededSpec("islam")
+    return RankfoldConfig(
+        r=1, down=sides, core=DenseSpec("zeros"), up=sides, target_modules="all-linear", **options
+    )
+
+
+HEAD_ONLY = Method("head_only", 1e-2, _head_only_config, trains_adapter=False)
+"""A baseline: nothing but a new head is trained, on the features that the base model has."""
+
+
+def head_parameters(model: PeftModel) -> list[Parameter]:
+    """Return the parameters of modules that are saved whole beside the adapter."""
+    return [parameter for name, parameter in model.named_parameters() if ".modules_to_save." in name]
+
+
+def freeze_rest(model: PeftModel, method: Method, *, freeze_head: bool = False) -> None:
+    """Leave as they are the parts that are not trained.
+
+    Args:
+        model: It has the method's adapter.
+        method: Says whether the adapter is trained.
+        freeze_head: Leave the head as the seed drew it.
+
+    Raises:
+        SpecError: If that leaves nothing to train.
+    """
+    head = head_parameters(model)
+    if not method.trains_adapter:
+        if not head:
+            raise SpecError(
+                f"the model has no new head, which is all that '{method.name}' trains; leave it out."
+            )
+        if freeze_head:
+            raise SpecError(f"'{method.name}' trains the head, and freeze_head leaves it; give one of them.")
+        model.requires_grad_(requires_grad=False)
+    for parameter in head:
+        parameter.requires_grad = not freeze_head
+
+
+def count_numbers(model: PeftModel) -> ParametersPart:
+    """Count the numbers of the adapter and of the head; what rests now is not among the trained ones."""
+    head = head_parameters(model)
+    # What PEFT saves of a resized or targeted embedding is the base's, and it would ask the hub about it.
+    state: dict[str, Tensor] = cast(Any, peft).get_peft_model_state_dict(model, save_embedding_layers=False)
+    in_head = sum(parameter.numel() for parameter in head)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trained -= sum(parameter.numel() for parameter in head if parameter.requires_grad)
+    return ParametersPart(sum(each.numel() for each in state.values()) - in_head, trained, trained, in_head)

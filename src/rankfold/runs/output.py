@@ -1,0 +1,124 @@
+"""A run's folder appears complete or not at all, and an earlier one is never lost to a failure."""
+
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rankfold.errors import DataError, OutputExistsError, SpecError
+from rankfold.files import check_replaceable, check_writable, put_in_place
+from rankfold.runs.archive import archived_run
+from rankfold.runs.identity import differences, listed, question_of
+from rankfold.runs.record import NAME as RECORD_NAME
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.store.directory import CONFIG_NAME
+
+# Hidden, so that nobody takes what is in them for a finished run.
+_NEW, _OLD = ".new", ".old"
+
+
+def check_output(folder: Path, *, overwrite: bool) -> None:
+    """Check that a folder may be written, before any work is done.
+
+    Raises:
+        OutputExistsError: If it exists and may not be replaced, or does not look like a run or an adapter.
+        SpecError: If nothing can be written where it is to be.
+    """
+    check_writable(folder)
+    if folder.is_dir() and (folder.is_mount() or folder.resolve() == Path.cwd()):
+        raise SpecError(
+            f"'{folder}' is the folder you are in, or a disk of its own, and a finished run cannot take its "
+            "place; name a new folder in it."
+        )
+    check_replaceable(folder, overwrite=overwrite, marks=[RECORD_NAME, CONFIG_NAME], kind="run or adapter")
+
+
+def finished(request: RunRequest) -> RunRecord | None:
+    """Return the record of a request that has been done well, or None if it is still to do.
+
+    What an archive has of another run of that name does not matter: nothing is written over it.
+
+    Raises:
+        OutputExistsError: If its folder holds something else, which is not overwritten.
+        DataError: If its folder holds a record that is damaged or of another version.
+    """
+    if (request.out / RECORD_NAME).is_file():
+        try:
+            record = RunRecord.read(request.out)
+            changed = _changes(record, request)
+        except DataError as error:
+            fault = str(error).rpartition("; ")[0]  # what to do about it is another thing here
+            raise DataError(
+                f"{fault}; delete '{request.out}', or add --overwrite to do the run again."
+            ) from error
+        if changed:
+            raise OutputExistsError(
+                f"'{request.out}' holds another run: {listed(changed)}; "
+                "move it away, choose another folder, or add --overwrite to replace whatever is there."
+            )
+    else:
+        check_output(request.out, overwrite=False)
+        record = archived_run(request.out)
+        if record is None or _changes(record, request):
+            return None
+    return record if record.status == "done" else None
+
+
+def _changes(record: RunRecord, request: RunRequest) -> list[str]:
+    """Return in what a request differs from the run that is there."""
+    then = question_of(RunRequest.of_command(record.command))
+    return list(differences(then, question_of(request)))
+
+
+def read_failure(folder: Path) -> RunRecord | None:
+    """Return the record that a failed run left, or None if a folder holds anything else."""
+    try:
+        record = RunRecord.read(folder)
+    except DataError:
+        return None
+    return record if record.status == "failed" else None
+
+
+def clear_failure(folder: Path) -> None:
+    """Take away the record of a failed run, so that the run can be tried again.
+
+    What somebody else put into its folder stays, and the folder with it.
+    """
+    if read_failure(folder) is not None:
+        (folder / RECORD_NAME).unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def output_folder(folder: Path, *, scratch: Path, overwrite: bool) -> Generator[Path]:
+    """Give a new folder that takes the place of `folder` when the block ends without an error.
+
+    Args:
+        folder: What is written.
+        scratch: A folder on the same disk for the new folder, and for the old one while they change places.
+        overwrite: Replace what is there; nothing but the record of a failure is replaced without it, too.
+
+    Raises:
+        OutputExistsError: If `folder` may not be written.
+    """
+    work = scratch / _NEW
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+        check_output(folder, overwrite=overwrite or _holds_only_failure(folder))
+        put_in_place(work, folder, scratch / _OLD)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _holds_only_failure(folder: Path) -> bool:
+    return read_failure(folder) is not None and len(list(folder.iterdir())) == 1
+
+
+def restore_replaced(folder: Path, scratch: Path) -> None:
+    """Put back an earlier run that a process moved aside and was killed before it could replace it."""
+    if (scratch / _OLD).is_dir() and not folder.exists():
+        (scratch / _OLD).rename(folder)

@@ -1,0 +1,207 @@
+"""Everything a run needs before its first update: data, base model, adapter, schedule. Writes nothing."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch.utils.data import DataLoader
+from transformers import set_seed
+
+from rankfold.errors import RankfoldError, SpecError
+from rankfold.models.base import (
+    BaseModel,
+    LoadedModel,
+    load_model,
+    resolve_model,
+    row_length,
+    start_at_mean,
+)
+from rankfold.models.hardware import choose_device, choose_precision
+from rankfold.models.kind import Kind
+from rankfold.progress import quiet_libraries
+from rankfold.runs.methods import count_numbers, find_method, freeze_rest
+from rankfold.runs.record import ParametersPart
+from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
+from rankfold.tasks import TaskData, limited, load_task, scoring_of
+from rankfold.tasks.kinds.encode import (
+    check_answers,
+    encode_examples,
+    encode_instructions,
+    make_collator,
+)
+from rankfold.tasks.kinds.examples import Examples
+from rankfold.tasks.kinds.predict import Evaluator
+from rankfold.train.learning_rates import parameter_groups
+from rankfold.train.rates import Rates
+from rankfold.train.reducer.probe import hold_out_probes
+from rankfold.train.reducer.reducer import Reducer
+from rankfold.train.reducer.spec import ReducerSpec
+from rankfold.train.schedule import Schedule
+
+_Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can start.
+
+    Args:
+        request: What was asked for.
+        base: Where the base model is from.
+        data: The task, and the examples that will be used.
+        model: The base model with the adapter, on the CPU.
+        config: The adapter's configuration.
+        schedule: How it will be trained.
+        groups: What is trained at which learning rate, where the request asks for several.
+        rows: The encoded training split.
+        evaluator: Measures the model.
+        reducer: Chooses the layers that train, if it was asked for.
+        probe_rows: Encoded rows that were held out of the training split for the Reducer's probes.
+    """
+
+    request: RunRequest
+    base: BaseModel
+    data: TaskData
+    model: PeftModel
+    config: PeftConfig
+    schedule: Schedule
+    groups: list[dict[str, Any]] | None
+    rows: _Rows
+    evaluator: Evaluator
+    reducer: Reducer | None = None
+    probe_rows: _Rows = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run takes place."""
+        return self.evaluator.device
+
+    def parameters(self) -> ParametersPart:
+        """Count the numbers of adapter and head, as they are active in the first step."""
+        counted = count_numbers(self.model)
+        if self.reducer is None:
+            return counted
+        self.reducer.attach(self.model).before_step()
+        active = count_numbers(self.model).active
+        self.reducer.detach()
+        return replace(counted, active=active)
+
+
+def prepare(request: RunRequest) -> Prepared:
+    """Read data, load the base model and add the adapter.
+
+    Raises:
+        SpecError: If method, options, model or task cannot be built as asked.
+        DataError: If the data cannot be read or understood.
+    """
+    device = choose_device(request.device)
+    precision = choose_precision(request.precision, device)
+    base = resolve_model(request.model)
+    data = load_task(request.task_request, is_causal=base.is_causal)
+    scoring = scoring_of(request.scoring, data)
+    data = limited(data, {"train": request.train_rows, "validation": request.eval_rows})
+    # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
+    set_seed(request.seed)
+    loaded = load_model(base, data.kind, data.examples.label_names)
+    max_length = row_length(loaded.model.config, data.kind, request.max_length)
+    evaluator = Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length, scoring)
+    method = find_method(request.method)
+    config = method.config(request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules)
+    if data.kind is Kind.REGRESSION:
+        start_at_mean(loaded, [float(example.label) for example in data.examples.labelled["train"]])
+    set_seed(request.seed)
+    model = _with_adapter(loaded, config)
+    freeze_rest(model, method, freeze_head=request.freeze_head)
+    rows = _encoded(loaded, data.examples, max_length)
+    rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
+    if reducer is not None:
+        reducer.attach(model).detach()  # what it cannot work with is refused now
+    schedule = schedule_of(request, len(rows), precision)
+    return Prepared(
+        request=request,
+        base=base,
+        data=data,
+        model=model,
+        config=config,
+        schedule=schedule,
+        groups=_groups(model, schedule, request.rates),
+        rows=rows,
+        evaluator=evaluator,
+        reducer=reducer,
+        probe_rows=probe_rows,
+    )
+
+
+def _reducer(
+    request: RunRequest, kind: Kind, loaded: LoadedModel, rows: _Rows
+) -> tuple[_Rows, _Rows, Reducer | None]:
+    """Return the rows to train on, those held out for probes, and the Reducer, if one was asked for."""
+    if request.reducer is None:
+        return rows, (), None
+    options: dict[str, Any] = {"seed": request.seed, **request.reducer}
+    if not ReducerSpec.of(options).needs_probes:
+        return rows, (), Reducer(**options)
+    rows, probe_rows = hold_out_probes(rows, request.batch_size)
+    collate = make_collator(loaded.tokenizer, tokens_have_labels=kind is Kind.INSTRUCTION)
+    loader = DataLoader(cast(Any, probe_rows), batch_size=request.batch_size, collate_fn=collate)
+    return rows, probe_rows, Reducer(probe_loader=loader, **options)
+
+
+def _with_adapter(loaded: LoadedModel, config: PeftConfig) -> PeftModel:
+    try:
+        with quiet_libraries():
+            return cast(PeftModel, get_peft_model(loaded.model, config))
+    except RankfoldError:
+        raise
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        words = " ".join(str(error).split()).rstrip(".")
+        targets = _shown(getattr(config, "target_modules", None))
+        raise SpecError(
+            f"cannot add the adapter to target_modules {targets} ({words}); change the method's options: "
+            f"the model's linear layers are {_shown(_linear_names(loaded.model))}."
+        ) from error
+
+
+def _linear_names(model: torch.nn.Module) -> set[str]:
+    modules: Iterable[tuple[str, torch.nn.Module]] = cast(Any, model).named_modules()
+    return {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
+
+
+def _shown(names: object) -> str:
+    if not isinstance(names, set | list):
+        return f"'{names}'"
+    return ", ".join(f"'{name}'" for name in sorted(cast("set[str]", names)))
+
+
+def schedule_of(request: RunRequest, rows: int, precision: str) -> Schedule:
+    """Return how a request is trained on a number of rows."""
+    epochs = request.epochs or DEFAULT_EPOCHS
+    return Schedule(
+        steps=request.steps or max(1, round(epochs * math.ceil(rows / request.batch_size))),
+        batch_size=request.batch_size,
+        learning_rate=request.learning_rate or find_method(request.method).learning_rate,
+        scheduler=request.scheduler,
+        warmup=request.warmup,
+        weight_decay=request.weight_decay,
+        precision=precision,
+        seed=request.seed,
+    )
+
+
+def _groups(model: PeftModel, schedule: Schedule, rates: Rates) -> list[dict[str, Any]] | None:
+    if not rates.asked():
+        return None
+    return parameter_groups(
+        model, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, **rates.asked()
+    )
+
+
+def _encoded(loaded: LoadedModel, examples: Examples, max_length: int) -> Sequence[Mapping[str, Any]]:
+    if examples.kind is Kind.INSTRUCTION:
+        # What cannot be measured is better known before the training than after it.
+        check_answers(loaded.tokenizer, examples.instructions["validation"], max_length)
+        return encode_instructions(loaded.tokenizer, examples.instructions["train"], max_length)
+    return encode_examples(loaded.tokenizer, examples.labelled["train"], max_length)

@@ -1,0 +1,337 @@
+"""The record of one run: everything needed to repeat it, and everything it showed.
+
+`run.json` is this record as JSON. Reading is strict: an unknown or missing key is an error that names it.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError, with_config
+
+from rankfold.errors import DataError
+from rankfold.files import write_whole
+from rankfold.train.rates import RateGroup
+
+FORMAT = 1
+NAME = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FitPart:
+    """The place of a run in a choice by `rankfold fit`.
+
+    Args:
+        budget: What every composition had to keep to, in words.
+        steps: Updates of each rung.
+        rung: The run's rung, from 1.
+        kept: How many runs of the rung went on; 1 in the last, the chosen one.
+        role: Whether it could be chosen, or is what the chosen one is held against.
+    """
+
+    budget: str
+    steps: tuple[int, ...]
+    rung: int
+    kept: int
+    role: Literal["candidate", "reference"] = "candidate"
+
+
+@dataclass(frozen=True, slots=True)
+class TuningPart:
+    """How a run came by its settings, or what it tries for others.
+
+    Args:
+        trials: How many were made for the method on this task and model.
+        trial: Which of them the run is, from 1; None for a run with what was chosen.
+        values: What is tried, or was chosen.
+        score: The metric of the chosen trial on rows cut from the training split; None if all of them failed.
+    """
+
+    trials: int
+    trial: int | None
+    values: Mapping[str, JsonValue]
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPart:
+    """Which method ran.
+
+    Args:
+        name: A preset's name, or `peft:` and the name of one of PEFT's methods.
+        options: As they were given.
+        config: The whole PEFT configuration that came of them.
+    """
+
+    name: str
+    options: Mapping[str, JsonValue]
+    config: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """Which base model was adapted: its name, where it is from, the fingerprint of its weights."""
+
+    name: str
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPart:
+    """What was learned and how success is measured: the task's version and the scoring of answers, if any."""
+
+    name: str
+    kind: str
+    metric: str
+    label_names: tuple[str, ...] | None
+    licence: str | None
+    version: int | None = None
+    scoring: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataPart:
+    """Which data: where it is from, the hash of its content before any limit, the rows that were used."""
+
+    source: str
+    sha256: str
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPart:
+    """How it was trained. `steps` is what was done; `epochs` may be a fraction.
+
+    `rates` is what was asked about learning rates by role, and `groups` what came of it; both are empty where
+    everything learned at `learning_rate`.
+    """
+
+    epochs: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+    scheduler: str
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    max_length: int
+    precision: str
+    seed: int
+    head: Literal["trained", "frozen", "none"]
+    rates: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    groups: tuple[RateGroup, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HardwarePart:
+    """What it ran on."""
+
+    cpu: str
+    threads: int
+    gpu: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersPart:
+    """Numbers of the adapter (stored, trainable, active at once) and of the trained head beside it."""
+
+    stored: int
+    trainable: int
+    active: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class BytesPart:
+    """Sizes on disk: the weights file, the adapter's files together, and the values of the tensors alone."""
+
+    weights_file: int
+    directory: int
+    learned: int
+
+
+@dataclass(frozen=True, slots=True)
+class SecondsPart:
+    """Where the time went, in seconds; `step_median` is one update without evaluation."""
+
+    train: float
+    evaluate: float
+    total: float
+    step_median: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePart:
+    """Points of step, loss and learning rate; and of step, loss and metrics on held-out data."""
+
+    train: tuple[Mapping[str, int | float], ...] = ()
+    validation: tuple[Mapping[str, int | float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReducerPoint:
+    """What a Reducer knew after `step` updates: the importance of each layer, and how often it trained."""
+
+    step: int
+    importance: tuple[float, ...]
+    trained: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReducerPart:
+    """Which layers trained.
+
+    Args:
+        options: As they were given.
+        layers: From the input to the output.
+        history: What was known in the course of the training.
+    """
+
+    options: Mapping[str, JsonValue]
+    layers: tuple[str, ...]
+    history: tuple[ReducerPoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One held-out example: the right label (id, number, candidate) and the answer; -1 names no candidate."""
+
+    id: int | str
+    label: int | float
+    prediction: int | float
+
+
+def _with_zone(moment: str) -> str:
+    """Return a time as it is if it can be put in order with others."""
+    if datetime.fromisoformat(moment).utcoffset() is None:
+        raise ValueError(f"'{moment}' has no time zone")
+    return moment
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run, done or failed: the fields of `run.json`. `flops` is estimated; a failure has no results."""
+
+    status: Literal["done", "failed"]
+    error: str | None
+    created: Annotated[str, AfterValidator(_with_zone)]
+    command: tuple[str, ...]
+    method: MethodPart
+    model: ModelPart
+    task: TaskPart
+    data: DataPart
+    training: TrainingPart
+    versions: Mapping[str, str]
+    hardware: HardwarePart
+    parameters: ParametersPart
+    bytes: BytesPart
+    seconds: SecondsPart
+    peak_memory_bytes: int
+    metrics: Mapping[str, float]
+    baselines: Mapping[str, float]
+    predictions: tuple[Prediction, ...] = ()
+    curve: CurvePart = CurvePart()
+    reducer: ReducerPart | None = None
+    fit: FitPart | None = None
+    tuning: TuningPart | None = None
+    flops: float | None = None
+    format: Literal[1] = FORMAT
+
+    @property
+    def name(self) -> str:
+        """What its folder was called, which tells the runs of a suite apart; "" if it is not known."""
+        words = self.command[::-1]  # of an option given twice the last counts
+        return Path(words[words.index("--out") - 1]).name if "--out" in words else ""
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Return the record as JSON values, the format first."""
+        values = cast("dict[str, JsonValue]", json.loads(json.dumps(asdict(self), allow_nan=False)))
+        return {"format": values.pop("format"), **values}
+
+    def write(self, folder: Path) -> Path:
+        """Write `run.json` into a folder in one step, and return its path."""
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+        write_whole(folder / NAME, f"{text}\n".encode())
+        return folder / NAME
+
+    @classmethod
+    def read(cls, path: Path) -> "RunRecord":
+        """Read a record.
+
+        Args:
+            path: The `run.json`, or the folder that holds it.
+
+        Raises:
+            DataError: If it is missing, damaged, or of another format; all faults are named at once.
+        """
+        file = path / NAME if path.is_dir() else path
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError as error:
+            raise DataError(f"there is no '{file}'; name a folder that `rankfold train` wrote.") from error
+        except OSError as error:
+            raise DataError(f"cannot read '{file}' ({error.strerror}); check its permissions.") from error
+        return parse_record(content, f"'{file}'")
+
+
+def parse_record(content: bytes, place: str) -> RunRecord:
+    """Return the record that JSON holds.
+
+    Args:
+        content: The JSON.
+        place: Where it is from, as an error should name it.
+
+    Raises:
+        DataError: If it is damaged, or of another format; all faults are named at once.
+    """
+    try:
+        return _adapter().validate_json(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise DataError(f"{place} is no run record of format {FORMAT} ({faults}); run it again.") from error
+
+
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(Annotated[RunRecord, AfterValidator(_with_result)])
+
+
+def _with_result(record: RunRecord) -> RunRecord:
+    """Return a record as it is if what it says of its end is there."""
+    if record.status == "done" and record.task.metric not in record.metrics:
+        raise ValueError(f"status is 'done', but metrics has no '{record.task.metric}'")
+    return record
+
+
+logger = logging.getLogger("rankfold.bench")
+
+Measured = tuple[str, int]
+"""The hash of the rows, and the version of the task; a task without version counts as 1."""
+
+
+def measured_on(record: RunRecord) -> Measured:
+    """Return what a run was measured on."""
+    return record.data.sha256, record.task.version or 1
+
+
+def note_different_data(records: Iterable[RunRecord]) -> None:
+    """Log a warning for every task of which some runs were measured on other rows than the rest."""
+    found: dict[tuple[str, str], set[Measured]] = {}
+    for record in records:
+        found.setdefault((record.task.name, record.model.name), set()).add(measured_on(record))
+    for (task, model), different in found.items():
+        if len(different) > 1:
+            logger.warning(
+                "the runs on '%s' with '%s' were measured on %d different sets of rows or versions of the "
+                "task; each has a table of its own, and they are not compared.",
+                *(task, model, len(different)),
+            )

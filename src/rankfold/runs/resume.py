@@ -1,0 +1,194 @@
+"""What lies beside a run's folder until the run is done: `<out>.unfinished`, from which it can go on.
+
+It holds how the run began, its checkpoints, and the new folder while that is being written. A run goes on
+only as what it was. Another process at the same run is noticed by a lock, which the system takes away with
+the process that holds it.
+"""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from rankfold.errors import (
+    BusyError,
+    DataError,
+    OutputExistsError,
+    RankfoldError,
+    RankfoldWarning,
+    SpecError,
+)
+from rankfold.files import write_whole
+from rankfold.runs.identity import differences, listed, question_of
+from rankfold.runs.output import restore_replaced
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.train.checkpoint import Checkpoints
+from rankfold.train.distributed import is_main_process, wait_for_all
+
+logger = logging.getLogger("rankfold.bench")
+
+_START, _LOCK = "start.json", "lock"
+_SAME = ("method", "model", "task", "data", "training", "parameters")
+_ALIKE = ("versions", "hardware")
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a run began.
+
+    Args:
+        request: What was asked for.
+        record: What came of it, before the first update.
+    """
+
+    request: RunRequest
+    record: RunRecord
+
+
+def folder_beside(out: Path) -> Path:
+    """Return the folder that belongs to a run until it is done."""
+    return out.absolute().with_name(f"{out.name}.unfinished")
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether there is a run to go on with."""
+    folder = folder_beside(out)
+    return (folder / _START).is_file() and Checkpoints(folder, every=0).newest() is not None
+
+
+def read_start(out: Path) -> Start:
+    """Read how an unfinished run began.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
+    file = folder_beside(out) / _START
+    try:
+        return _adapter().validate_json(file.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no unfinished run of '{out}'; give the whole command, with --model and --method."
+        ) from error
+    except (OSError, ValidationError) as error:
+        raise DataError(f"cannot read '{file}'; start again with --overwrite.") from error
+
+
+def check_unfinished(request: RunRequest) -> None:
+    """Check what an earlier run left, before any work is done.
+
+    Raises:
+        OutputExistsError: If it could go on, and the request neither resumes nor replaces it.
+        SpecError: If the request resumes it, but asks for something else.
+        DataError: If it cannot be read how it began.
+    """
+    if not is_unfinished(request.out):
+        return
+    if request.resume:
+        then, now = question_of(read_start(request.out).request), question_of(request)
+        _refuse(request.out, list(differences(then, now)))
+    elif not request.overwrite:
+        raise OutputExistsError(
+            f"a run of '{request.out}' is not finished; "
+            "add --resume to go on with it, or --overwrite to start again."
+        )
+
+
+@contextmanager
+def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpoints]:
+    """Give a run its checkpoints; they go when it is done or cannot succeed, and stay if it is stopped.
+
+    They stay as well if its result may not be put in its place, which says nothing against the training.
+
+    Args:
+        request: The run.
+        started: Its record before the first update.
+
+    Raises:
+        BusyError: If another process is at it.
+        SpecError: If the run to resume was of another model, other data or another method.
+    """
+    folder = folder_beside(request.out)
+    checkpoints = Checkpoints(folder, request.checkpoint_every)
+    if not is_main_process():
+        wait_for_all()
+        yield checkpoints
+        return
+    with _locked(folder, request.out):
+        restore_replaced(request.out, folder)
+        newest = checkpoints.newest() if request.resume and is_unfinished(request.out) else None
+        if newest is not None:
+            _check_same(request.out, read_start(request.out).record, started)
+            logger.info("resuming '%s' from its %s.", request.out, newest.name)
+        else:
+            _clear(folder)
+            write_whole(folder / _START, _adapter().dump_json(Start(request, started), indent=1))
+        wait_for_all()
+        try:
+            yield checkpoints
+        except BaseException as error:
+            # A training that fails on purpose would come to the same end again.
+            is_over = isinstance(error, RankfoldError) and not isinstance(error, OutputExistsError)
+            if is_unfinished(request.out) and not is_over:
+                logger.info("'%s' is not finished; --resume goes on from its last checkpoint.", request.out)
+            else:
+                _clear(folder)
+            raise
+        _clear(folder)
+
+
+@contextmanager
+def _locked(folder: Path, out: Path) -> Generator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(
+            f"another process is at work on '{out}'; wait for it, or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if not (folder / _START).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    # The start goes first: without it nothing else counts.
+    (folder / _START).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
+    """Check that a run can be resumed, and say if it will not be the same to the bit."""
+    before, after = then.to_dict(), now.to_dict()
+    _refuse(out, [each for part in _SAME for each in differences(before[part], after[part], part)])
+    changed = [each for part in _ALIKE for each in differences(before[part], after[part], part)]
+    if changed:
+        message = f"'{out}' began elsewhere: {listed(changed)}; it goes on, but not bit for bit the same."
+        warnings.warn(message, RankfoldWarning, stacklevel=2)
+
+
+def _refuse(out: Path, changed: Sequence[str]) -> None:
+    if changed:
+        raise SpecError(
+            f"cannot resume '{out}', which began differently: {listed(changed)}; "
+            "ask for the same again, or give --overwrite in place of --resume to start again."
+        )
+
+
+@cache
+def _adapter() -> TypeAdapter[Start]:
+    return TypeAdapter(Start)

@@ -1,0 +1,283 @@
+"""One run, from a request to a folder with the adapter, its curve and its record."""
+
+import csv
+import logging
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from rankfold.files import check_writable
+from rankfold.models.hardware import choose_device, peak_memory_bytes
+from rankfold.models.kind import Kind
+from rankfold.progress import Progress
+from rankfold.runs.describe import started_record
+from rankfold.runs.output import check_output, clear_failure, finished, output_folder
+from rankfold.runs.prepare import Prepared, prepare
+from rankfold.runs.record import (
+    BytesPart,
+    CurvePart,
+    Prediction,
+    ReducerPart,
+    ReducerPoint,
+    RunRecord,
+    SecondsPart,
+)
+from rankfold.runs.request import RunRequest
+from rankfold.runs.resume import check_unfinished, unfinished_run
+from rankfold.store.directory import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
+from rankfold.tasks.kinds.encode import make_collator
+from rankfold.tasks.kinds.predict import Evaluation
+from rankfold.tasks.metrics import measure
+from rankfold.tasks.mixture import guesses, with_parts
+from rankfold.train.checkpoint import Checkpoints
+from rankfold.train.curve import Curve
+from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
+from rankfold.train.trainer import train_model
+
+logger = logging.getLogger("rankfold.bench")
+
+CURVE_NAME = "curve.csv"
+
+
+def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
+    """Train, evaluate, and write the run's folder.
+
+    The folder is a PEFT adapter directory with `run.json` and `curve.csv` beside. It appears complete or not
+    at all, and an earlier run is replaced only by a finished one. A training that fails leaves a folder with
+    nothing but a `run.json` of status "failed", unless the folder exists. A training that is stopped leaves
+    `<out>.unfinished` beside it, and ends as if it had not been stopped when it is resumed. A run that is
+    done already is not resumed: its record is returned.
+
+    Args:
+        request: What to do.
+        progress: Is told about every update.
+
+    Raises:
+        OutputExistsError: If the folder exists and may not be replaced, or a run of it is not finished.
+        BusyError: If another process is at this run.
+        SpecError: If method, options, model or task cannot be built as asked, or are not those of the run to
+            resume.
+        DataError: If the data cannot be read or understood.
+        TrainingError: If a loss is not a finite number, or the memory is too small.
+    """
+    join_processes(choose_device(request.device))
+    if (done := _done_before(request)) is not None:
+        return done
+    check_unfinished(request)
+    wait_for_all()
+    began = time.perf_counter()
+    with _threads(request.threads):
+        prepared = prepare(request)
+        started = started_record(prepared)
+        with unfinished_run(request, started) as checkpoints:
+            # Until now another process may have been at it, and may have finished it.
+            if (done := _done_before(request)) is not None:
+                return done
+            try:
+                result = _execute(prepared, checkpoints, progress)
+            except Exception as error:
+                _leave_failure(started, request.out, checkpoints.folder, error)
+                raise
+            seconds = time.perf_counter() - began + result.curve.earlier_seconds
+            if is_main_process():
+                _write(started, prepared, result, checkpoints.folder, seconds)
+                logger.info("wrote '%s'.", request.out)
+            wait_for_all()
+    return RunRecord.read(request.out)
+
+
+def _done_before(request: RunRequest) -> RunRecord | None:
+    """Return the record of a run that there is nothing to resume of, because it is done.
+
+    Raises:
+        OutputExistsError: If there is something that may not be replaced.
+    """
+    if not request.resume or request.overwrite:
+        check_output(request.out, overwrite=request.overwrite)
+        return None
+    record = finished(request)
+    wait_for_all()
+    if record is None:
+        if is_main_process():
+            clear_failure(request.out)
+        wait_for_all()
+    else:
+        logger.info("'%s' is done already; --overwrite does it again.", request.out)
+    return record
+
+
+def rehearse(request: RunRequest) -> RunRecord:
+    """Do everything of a run but train and write: the record says what would be done, and has no results.
+
+    Args:
+        request: What would be done.
+
+    Raises:
+        SpecError: If method, options, model or task cannot be built as asked, or nothing can be written.
+        DataError: If the data cannot be read or understood.
+    """
+    check_writable(request.out)
+    with _threads(request.threads):
+        return started_record(prepare(request))
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    curve: Curve
+    evaluation: Evaluation
+    evaluate_seconds: float
+
+
+@dataclass(slots=True)
+class _Validation:
+    """Measures the validation split, and keeps the last measurement."""
+
+    prepared: Prepared
+    latest: Evaluation | None = None
+
+    def during(self) -> Evaluation:
+        self.latest = self._measure(is_final=False)
+        return self.latest
+
+    def final(self) -> Evaluation:
+        if self.latest is None or self.prepared.data.kind is Kind.INSTRUCTION:
+            self.latest = self._measure(is_final=True)
+        return self.latest
+
+    def _measure(self, *, is_final: bool) -> Evaluation:
+        data = self.prepared.data
+        return self.prepared.evaluator.measure(
+            self.prepared.model, data.examples, "validation", data.task.metrics, is_final=is_final
+        )
+
+
+def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
+    validation = _Validation(prepared)
+    prepared.model.to(prepared.device)
+    curve = train_model(
+        prepared.model,
+        prepared.rows,
+        prepared.schedule,
+        collate=make_collator(
+            prepared.evaluator.tokenizer, tokens_have_labels=prepared.data.kind is Kind.INSTRUCTION
+        ),
+        device=prepared.device,
+        groups=prepared.groups,
+        evaluate=validation.during,
+        at_end_only=prepared.request.validate == "end",
+        progress=progress,
+        callbacks=[prepared.reducer] if prepared.reducer else [],
+        checkpoints=checkpoints,
+    )
+    began = time.perf_counter()
+    evaluation = validation.final()
+    return _Result(curve, evaluation, curve.evaluate_seconds + time.perf_counter() - began)
+
+
+def _write(
+    started: RunRecord, prepared: Prepared, result: _Result, scratch: Path, total_seconds: float
+) -> None:
+    request = prepared.request
+    with output_folder(request.out, scratch=scratch, overwrite=request.overwrite) as work:
+        _save(prepared, work)
+        record = _finished(started, prepared, result, work, total_seconds)
+        _write_curve(result.curve, work / CURVE_NAME)
+        record.write(work)
+
+
+def _finished(
+    started: RunRecord, prepared: Prepared, result: _Result, folder: Path, total_seconds: float
+) -> RunRecord:
+    evaluation = result.evaluation
+    examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
+    step_seconds = result.curve.median_step_seconds
+    return replace(
+        started,
+        status="done",
+        error=None,
+        bytes=adapter_bytes(folder),
+        seconds=SecondsPart(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
+        peak_memory_bytes=peak_memory_bytes(prepared.device),
+        metrics=with_parts(prepared.data.task, evaluation),
+        baselines=_baselines(prepared, evaluation),
+        predictions=tuple(Prediction(*example) for example in examples),
+        curve=CurvePart(tuple(result.curve.train), tuple(result.curve.validation)),
+        reducer=_with_history(started.reducer, prepared),
+    )
+
+
+def _with_history(part: ReducerPart | None, prepared: Prepared) -> ReducerPart | None:
+    if part is None or prepared.reducer is None:
+        return None
+    history = prepared.reducer.scores.history
+    return replace(
+        part, history=tuple(ReducerPoint(each.step, each.importance, each.trained) for each in history)
+    )
+
+
+def _baselines(prepared: Prepared, evaluation: Evaluation) -> dict[str, float]:
+    """Return the primary metric of a model that never looks at its input."""
+    data = prepared.data
+    if not evaluation.labels:
+        return {}
+    if data.kind is Kind.INSTRUCTION:
+        asked = (item for item in data.examples.instructions["train"] if item.candidates)
+        train = [(item.id, item.candidates.index(item.answer)) for item in asked]
+    else:
+        train = [(example.id, example.label) for example in data.examples.labelled["train"]]
+    predictions = guesses(data.task, data.kind, train, evaluation.ids)
+    if predictions is None:
+        return {}
+    name = "mean" if data.kind is Kind.REGRESSION else "majority"
+    metric = data.task.metrics[0]
+    return {name: measure((metric,), evaluation.labels, predictions)[metric]}
+
+
+def adapter_bytes(folder: Path) -> BytesPart:
+    """Measure a saved adapter: its weights file, all its files, and the values of its tensors alone."""
+    weights = (folder / WEIGHTS_NAME).stat().st_size
+    return BytesPart(
+        weights_file=weights,
+        directory=weights + (folder / CONFIG_NAME).stat().st_size,
+        learned=sum(stored_bytes(folder).values()),
+    )
+
+
+def _save(prepared: Prepared, folder: Path) -> None:
+    prepared.model.save_pretrained(str(folder))
+    # PEFT's model card is a form that nobody has filled in.
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _write_curve(curve: Curve, path: Path) -> None:
+    points = [{"split": "train", **point} for point in curve.train]
+    points += [{"split": "validation", **point} for point in curve.validation]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _columns(points), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(points, key=lambda point: point["step"]))
+
+
+def _columns(points: Sequence[dict[str, str | float]]) -> list[str]:
+    return list(dict.fromkeys(name for point in points for name in point))
+
+
+def _leave_failure(started: RunRecord, folder: Path, scratch: Path, error: Exception) -> None:
+    if folder.exists() or not is_main_process():
+        return
+    with output_folder(folder, scratch=scratch, overwrite=False) as work:
+        replace(started, error=f"{type(error).__name__}: {error}").write(work)
+
+
+@contextmanager
+def _threads(count: int | None) -> Generator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

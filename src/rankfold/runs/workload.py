@@ -1,0 +1,211 @@
+"""What training a method on a model takes, from structure alone: its numbers and the work of a step."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel
+from pydantic import JsonValue
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from rankfold.adapter.cost import adapter_work
+from rankfold.errors import SpecError
+from rankfold.models.meta import MetaBase
+from rankfold.peft_plugin.config import RankfoldConfig
+from rankfold.peft_plugin.plan import plan_adapters
+from rankfold.progress import quiet_libraries
+from rankfold.runs.methods import count_numbers, find_method, freeze_rest
+from rankfold.runs.record import ParametersPart
+from rankfold.runs.request import RunRequest
+from rankfold.train.reducer.reducer import Reducer
+from rankfold.train.reducer.spec import ReducerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one step takes, in float32.
+
+    Args:
+        forward_flops: Multiplications and additions of the matrix products of the forward pass.
+        flops: Those of the whole step.
+        kept_bytes: What is kept for the backward pass, weights not counted.
+        kept_weight_bytes: The weights that the backward pass reads.
+        largest_bytes: The largest tensor that is kept.
+    """
+
+    forward_flops: int
+    flops: int
+    kept_bytes: int
+    kept_weight_bytes: int
+    largest_bytes: int
+
+
+def trace_step(model: nn.Module, rows: int, length: int) -> Trace:
+    """Return what a training step takes.
+
+    Args:
+        model: Of transformers or PEFT, on the meta device; it is in training mode afterwards.
+        rows: Of the batch.
+        length: Tokens of each row, none of them padding.
+
+    Raises:
+        RuntimeError: If something in the model looks at a value, of which the meta device has none.
+    """
+    weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm})
+    with quiet_libraries(), counter:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = _loss(model.train(), rows, length)
+        forward_flops = counter.get_total_flops()
+        cast(Any, loss).backward()
+    model.zero_grad()
+    activations = [size for storage, size in kept.items() if storage not in weights]
+    return Trace(
+        forward_flops,
+        counter.get_total_flops(),
+        kept_bytes=sum(activations),
+        kept_weight_bytes=sum(kept.values()) - sum(activations),
+        largest_bytes=max(activations),
+    )
+
+
+def _loss(model: nn.Module, rows: int, length: int) -> Tensor:
+    """Return the loss of a batch of tokens."""
+    config = cast(Any, model).config
+    if config.pad_token_id is None:
+        config.pad_token_id = 0  # a row's class is read off its last token, which takes a word for padding
+    tokens = torch.zeros(rows, length, dtype=torch.long, device="meta")
+    # Were they given the tokens themselves, some models would look among them for padding.
+    embedded: Tensor = cast(Any, model).get_input_embeddings()(tokens)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        embedded.requires_grad_()  # so that there is a backward pass, as behind any adapter
+    logits: Tensor = cast(Any, model)(inputs_embeds=embedded).logits
+    logits = logits.reshape(-1, logits.shape[-1])
+    return functional.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long))
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return what tells the memory of a tensor from any other's; on the meta device none has an address."""
+    return cast(Any, tensor.untyped_storage())._cdata
+
+
+def _addmm(_: object, left: torch.Size, right: torch.Size, **__: Any) -> int:
+    """Return the operations of a product that is added in place, which the counter does not know."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+# What comes of looking at values where there are none.
+_UNTRACEABLE = (RuntimeError, ValueError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What training takes.
+
+    Args:
+        base: Numbers of the base model, its task head included.
+        parameters: Numbers of the adapter and of the head beside it.
+        trained: How many of them are trained: all, but for a frozen head.
+        step: What one step takes.
+        probe_flops: Operations of a Reducer's probes, on average over the steps.
+        left_out: What `step` does not have of the adapter, in words; None if it has all.
+    """
+
+    base: int
+    parameters: ParametersPart
+    trained: int
+    step: Trace
+    probe_flops: float = 0.0
+    left_out: str | None = None
+
+    def flops(self, steps: int) -> float:
+        """Return the operations of so many steps."""
+        return steps * (self.step.flops + self.probe_flops)
+
+
+def measure_workload(
+    base: MetaBase, config: PeftConfig, request: RunRequest, *, rows: int, length: int
+) -> Workload:
+    """Return what training takes; no weight is made.
+
+    Args:
+        base: The model.
+        config: What came of the method and its options.
+        request: Says the method, and what rests: a frozen head, or what a Reducer does not choose.
+        rows: Of a batch.
+        length: Tokens of a row.
+
+    Raises:
+        SpecError: If the adapter cannot be built on this model, the model cannot work without weights, or the
+            Reducer has nothing to choose.
+    """
+    numbers, model = base.adapted(config)
+    freeze_rest(model, find_method(request.method), freeze_head=request.freeze_head)
+    parameters = count_numbers(model)
+    trained = parameters.trainable + (0 if request.freeze_head else parameters.head)
+    with _reduced(model, request.reducer):
+        parameters = replace(parameters, active=count_numbers(model).active)
+        step, left_out = _step(base, model, config, rows, length)
+    probe_flops = 0.0
+    if request.reducer is not None:
+        probe_flops = _probes(ReducerSpec.of(request.reducer)) * step.forward_flops
+    return Workload(numbers, parameters, trained, step, probe_flops, left_out)
+
+
+def _step(
+    base: MetaBase, model: PeftModel, config: PeftConfig, rows: int, length: int
+) -> tuple[Trace, str | None]:
+    """Return what a step takes, and what that lacks because the adapter cannot work without weights."""
+    try:
+        return trace_step(model, rows, length), None
+    except _UNTRACEABLE:
+        bare = base.model().requires_grad_(requires_grad=False)
+    try:
+        step = trace_step(bare, rows, length)
+    except _UNTRACEABLE as error:
+        raise SpecError(
+            f"the model cannot be followed without weights ({_reason(error)}); measure a short run instead."
+        ) from error
+    if not isinstance(config, RankfoldConfig):
+        return step, "what the adapter computes and keeps"
+    work = adapter_work(plan_adapters(bare, config), rows * length)
+    return replace(step, flops=step.flops + round(work.flops)), "what the adapter keeps"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+
+
+@contextmanager
+def _reduced(model: PeftModel, reducer: Mapping[str, JsonValue] | None) -> Generator[None]:
+    """Let the layers rest that a Reducer would let rest in one step."""
+    if reducer is None or ReducerSpec.of(reducer).select == "all":
+        yield
+        return
+    options: dict[str, Any] = dict(reducer)
+    if ReducerSpec.of(reducer).select == "importance":
+        options["select"] = "random"  # without losses nothing is important, and any draw has as many layers
+    attached = Reducer(**options).attach(model)
+    attached.before_step()
+    yield
+    attached.detach()
+
+
+def _probes(spec: ReducerSpec) -> float:
+    """Return how many forward passes of probes there are for each step, on average."""
+    if not spec.needs_probes:
+        return 0.0
+    sets = 1 if spec.suppress_select == "lowest" else spec.probes
+    baseline = spec.score_rule == "loss_delta"
+    return (sets + baseline) / spec.interval

@@ -1,0 +1,1 @@
+"""Many adapters, one batch; until then, the LoRA resolver for vLLM."""

@@ -1,0 +1,176 @@
+"""Which columns of a table are the text, the second text and the label, and what kind of task that makes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rankfold.errors import DataError
+from rankfold.models.kind import Kind
+from rankfold.tasks.data.read import Row, Rows
+
+_LABELS = ("label", "labels", "class", "category", "score", "target")
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
+_SINGLES = ("sentence", "text", "content", "question")
+_NOT_TEXT = ("id", "idx")
+
+INSTRUCTED = ("instruction", "output")
+CHOSEN = ("question", "choices", "answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns a task reads.
+
+    Args:
+        text: The first or only text; None for instructions and choices, whose columns have fixed names.
+        pair: The second text of a pair.
+        label: What is to be predicted; None for instructions and choices.
+        group: Whose rows they are: a person or document, which no two splits may share; None if nobody says.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    group: str | None = None
+
+    def described(self, row: Row) -> str:
+        """Return what is read from where, such as "text from 'text', label from 'class'"."""
+        if self.label is None:
+            return _listed(INSTRUCTED if _has(tuple(row), INSTRUCTED) else CHOSEN)
+        read = {"text": self.text, "second text": self.pair, "label": self.label}
+        return ", ".join(f"{what} from '{name}'" for what, name in read.items() if name is not None)
+
+
+def find_columns(rows: Rows, given: Columns) -> Columns:
+    """Return the columns to read: those that were given, the rest by their usual names.
+
+    Rows with `instruction` and `output`, or with `question`, `choices` and `answer`, need none.
+
+    Args:
+        rows: At least one row.
+        given: Columns the user or a named task has named; they win.
+
+    Raises:
+        DataError: If a named column does not exist, none of the usual names does, or a column would be two
+            things at once.
+    """
+    present = tuple(rows[0])
+    for name in (given.text, given.pair, given.label, given.group):
+        if name is not None and name not in present:
+            raise DataError(f"there is no column '{name}'; name one that the data has: {_listed(present)}.")
+    if given == Columns(group=given.group) and (_has(present, INSTRUCTED) or _has(present, CHOSEN)):
+        _check_group(given.group, (*INSTRUCTED, *CHOSEN))
+        return given
+    label = given.label or next((name for name in _LABELS if name in present), None)
+    if label is None:
+        raise DataError(
+            f"there is no label column; name it with --label-column or, for a model that writes text, call "
+            f"the columns {_listed(INSTRUCTED)}, or {_listed(CHOSEN)}; the data has {_listed(present)}."
+        )
+    _check_group(given.group, (given.text, given.pair, label))
+    if given.text is not None:
+        return _checked_apart(replace(given, label=label))
+    text, pair = _texts({name: value for name, value in rows[0].items() if name not in (label, given.group)})
+    return _checked_apart(replace(given, text=text, pair=given.pair or pair, label=label))
+
+
+def _checked_apart(found: Columns) -> Columns:
+    read = {"text": found.text, "second text": found.pair, "label": found.label}
+    for name in filter(None, read.values()):
+        roles = [role for role, other in read.items() if other == name]
+        if len(roles) > 1:
+            raise DataError(
+                f"the column '{name}' would be {' and '.join(roles)} at once; "
+                "name another with --text-column, --pair-column or --label-column."
+            )
+    return found
+
+
+def _check_group(group: str | None, read: Sequence[str | None]) -> None:
+    if group is not None and group in read:
+        raise DataError(
+            f"the column '{group}' is read as text or label and cannot be the group; "
+            "name with --group-column the one that says whose the row is."
+        )
+
+
+def _texts(row: Row) -> tuple[str, str | None]:
+    """Return the columns of the first and the second text, of those that are neither label nor group."""
+    free = {name: value for name, value in row.items() if name not in _NOT_TEXT}
+    for pair in _PAIRS:
+        if _has(tuple(free), pair):
+            return pair
+    for name in _SINGLES:
+        if name in free:
+            return name, None
+    strings = [name for name, value in free.items() if isinstance(value, str)]
+    if len(strings) == 1:
+        return strings[0], None
+    raise DataError(
+        f"cannot tell which column is the text; name it with --text-column, the data has {_listed(row)}."
+    )
+
+
+def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
+    """Check that every split has the columns that were found in the first.
+
+    Args:
+        splits: At least one row by split name.
+        columns: What `find_columns` returned for the first split.
+
+    Raises:
+        DataError: If a split lacks a column.
+    """
+    for split, rows in splits.items():
+        for name in (columns.text, columns.pair, columns.label, columns.group):
+            if name is not None and name not in rows[0]:
+                raise DataError(
+                    f"the split '{split}' has no column '{name}', but {_listed(rows[0])}; "
+                    "give every split the same columns."
+                )
+
+
+def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> Kind:
+    """Return the kind of task the rows ask for.
+
+    Args:
+        rows: At least one row.
+        columns: What `find_columns` returned.
+        is_causal: Whether the model generates text; if so, instructions and choices are trained as text.
+
+    Raises:
+        DataError: If labels are whole numbers written as floats, which could mean either kind, or the rows
+            are instructions and the model does not generate text.
+    """
+    if columns.label is None and is_causal:
+        return Kind.INSTRUCTION
+    if columns.label is None:
+        if not _has(tuple(rows[0]), CHOSEN):
+            raise DataError(
+                f"the rows are instructions ({_listed(INSTRUCTED)}), which this model cannot answer; use one "
+                "that generates text, such as 'smollm2', or name the columns to classify by with "
+                "--text-column and --label-column."
+            )
+        return Kind.CLASSIFICATION
+    values = [row[columns.label] for row in rows]
+    floats = [value for value in values if isinstance(value, float)]
+    if not floats:
+        return Kind.CLASSIFICATION
+    if all(value.is_integer() for value in floats):
+        raise DataError(
+            f"the labels in '{columns.label}' are whole numbers written as floats; "
+            "say which is meant with --kind classification or --kind regression."
+        )
+    return Kind.REGRESSION
+
+
+def _has(present: Sequence[str], wanted: Sequence[str]) -> bool:
+    return all(name in present for name in wanted)
+
+
+def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

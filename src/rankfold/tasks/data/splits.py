@@ -1,0 +1,227 @@
+"""A validation split for data that has none."""
+
+import logging
+import math
+import random
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import combinations
+from typing import Any, cast
+
+from sklearn.model_selection import StratifiedGroupKFold
+
+from rankfold.errors import DataError
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.labels import number_of
+from rankfold.tasks.data.read import Row, Rows, Table
+
+HOLD_OUT_FRACTION = 0.1
+_SEED = 0
+# Into how many parts groups are dealt out, of which one is held out: a tenth, or more if groups are few.
+_PARTS = (10, 5, 3, 2)
+
+
+def hold_out(table: Table, label_column: str | None, group_column: str | None = None) -> tuple[Table, Table]:
+    """Cut a tenth of the rows off as validation, the same for the same rows every time.
+
+    Each label keeps its share; a label with one row stays in the training part. With groups, each is in one
+    part as a whole; labels keep their shares as well as that allows, and a label with one group stays in the
+    training part.
+
+    Args:
+        table: At least two rows.
+        label_column: The column whose values are kept in proportion; None for rows without labels.
+        group_column: The column of groups that are not divided; None if every row may go anywhere.
+
+    Raises:
+        DataError: If there are too few rows or groups to hold any out, or a row has no group.
+    """
+    labels = _labels(table.rows, label_column)
+    if group_column is None:
+        held = _held_rows(labels)
+    else:
+        held = _held_groups(labels, groups_of(table, group_column), group_column)
+    rows = range(len(labels))
+    return table.part(row for row in rows if row not in held), table.part(sorted(held))
+
+
+def _labels(rows: Rows, column: str | None) -> list[object]:
+    labels = [None if column is None else row.get(column) for row in rows]
+    if not all(isinstance(label, Hashable) for label in labels):  # such as a list, which is no label
+        return [None] * len(rows)
+    if column is not None and _is_measured(rows, column):
+        return [None] * len(rows)
+    return labels
+
+
+def _is_measured(rows: Rows, column: str) -> bool:
+    """Whether a column holds values of a measurement: many different numbers, which may be written as texts.
+
+    Whole numbers without a gap are ids of classes, however many there are, unless no two rows have the same.
+    """
+    numbers: set[float] = set()
+    for row in rows:
+        with suppress(DataError):
+            numbers.add(number_of(row, column))
+    if len(numbers) <= math.sqrt(len(rows)):
+        return False
+    has_gaps = max(numbers) - min(numbers) >= len(numbers)
+    return has_gaps or len(numbers) == len(rows) or not all(number.is_integer() for number in numbers)
+
+
+def _held_rows(labels: Sequence[object]) -> set[int]:
+    by_label: defaultdict[object, list[int]] = defaultdict(list)
+    for row, label in enumerate(labels):
+        by_label[label].append(row)
+    generator = random.Random(_SEED)  # noqa: S311 (a split is no secret)
+    held: set[int] = set()
+    for rows in by_label.values():
+        generator.shuffle(rows)
+        count = max(1, round(HOLD_OUT_FRACTION * len(rows)))
+        held.update(rows[: min(count, len(rows) - 1)])
+    if not held:
+        raise DataError(
+            f"{len(labels)} rows with {len(by_label)} different labels are too few to cut a validation split "
+            "from; add a validation split."
+        )
+    return held
+
+
+def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -> set[int]:
+    """Return the rows of the groups to hold out: a part that is as much as can be like a tenth of the rows.
+
+    A validation split of one class measures nothing, so the part has every label that more than one group
+    has, and is larger than a tenth where no tenth has.
+    """
+    totals = Counter(labels)
+    owners = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
+    wanted = {label for label, count in owners.items() if count > 1}
+
+    def unlikeness(part: Sequence[int]) -> tuple[int, float]:
+        counts = Counter(labels[row] for row in part)
+        missing = len(wanted - counts.keys())
+        return missing, sum(abs(counts[each] - HOLD_OUT_FRACTION * total) for each, total in totals.items())
+
+    best: list[int] = []
+    for count in _PARTS:
+        parts = [part for part in _dealt(labels, groups, count) if part and _leaves_some(part, labels)]
+        best = min(filter(None, [best, *parts]), key=unlikeness, default=best)
+        if best and not unlikeness(best)[0]:
+            return set(best)
+    if not best:
+        raise DataError(
+            f"'{column}' has {len(set(groups))} groups, too few to hold any out and keep all labels; "
+            "add groups, name another column with --group-column, or add a validation split."
+        )
+    return set(best)
+
+
+def _leaves_some(part: Sequence[int], labels: Sequence[object]) -> bool:
+    """Whether every label has a row outside the part."""
+    held = set(part)
+    return {labels[row] for row in range(len(labels)) if row not in held} == set(labels)
+
+
+def _dealt(labels: Sequence[object], groups: Sequence[str], count: int) -> list[list[int]]:
+    """Deal the groups out into so many parts with alike labels; none if there are too few."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    targets = [numbers[label] for label in labels]
+    if count > min(len(set(groups)), max(Counter(targets).values())):
+        return []
+    dealer = cast(Any, StratifiedGroupKFold)(count, shuffle=True, random_state=_SEED)
+    with warnings.catch_warnings():
+        # It warns of labels with fewer rows than parts, which cannot be everywhere.
+        warnings.simplefilter("ignore", UserWarning)
+        return [part.tolist() for _, part in dealer.split(targets, targets, groups)]
+
+
+logger = logging.getLogger("rankfold.train")
+
+_USUAL = frozenset(
+    {
+        *("speaker", "subject", "patient", "participant", "person", "user", "author", "client"),
+        *("interview", "interviewee", "session", "document", "doc"),
+    }
+)
+"""What columns of groups are called, without "_id"."""
+
+_SHOWN = 3
+
+
+def groups_of(table: Table, column: str) -> list[str]:
+    """Return the group of each row, as text, so that 7 and "7" are one group.
+
+    Raises:
+        DataError: If a row has none.
+    """
+    return [_group_of(row, column, place) for place, row in table.numbered()]
+
+
+def _group_of(row: Row, column: str, place: int) -> str:
+    value = row.get(column)
+    if isinstance(value, float) and value.is_integer():  # how a column with gaps is read
+        value = int(value)
+    if value is None or value == "" or isinstance(value, float):
+        raise DataError(
+            f"row {place + 1} has no group in '{column}' (it holds '{value}'); mend or remove the row."
+        )
+    return str(value)
+
+
+def check_groups(splits: Mapping[str, Table], column: str) -> None:
+    """Check that no group is in two splits.
+
+    Args:
+        splits: Tables by split name.
+        column: Where the groups are.
+
+    Raises:
+        DataError: If one is, or a row has none.
+    """
+    groups = {split: dict.fromkeys(groups_of(table, column)) for split, table in splits.items()}
+    for one, other in combinations(groups, 2):
+        shared = [group for group in groups[one] if group in groups[other]]
+        if shared:
+            raise DataError(
+                f"{_listed(shared)} of '{column}' are in the split '{one}' and in '{other}'; "
+                "keep each group in one split, or let --hold-out cut the training split by group."
+            )
+
+
+def recommend_groups(splits: Mapping[str, Table], columns: Columns) -> None:
+    """Log a note if a column that is called like one of groups has the same values in two splits.
+
+    Args:
+        splits: Tables by split name.
+        columns: What is read; a column that is read already is no column of groups.
+    """
+    for column in next(iter(splits.values())).rows[0]:
+        if column in (columns.text, columns.pair, columns.label) or not _is_usual(column):
+            continue
+        for one, other in combinations(splits, 2):
+            values = _values(splits[other].rows, column)
+            shared = [value for value in _values(splits[one].rows, column) if value in values]
+            if shared:
+                logger.info(
+                    "%s of '%s' are in the split '%s' and in '%s'; if their rows are alike, the score is "
+                    "too good, and --group-column %s keeps them apart.",
+                    *(_listed(shared), column, one, other, column),
+                )
+                break
+
+
+def _values(rows: Rows, column: str) -> dict[str, None]:
+    return dict.fromkeys(str(row[column]) for row in rows if row.get(column) not in (None, ""))
+
+
+def _is_usual(column: str) -> bool:
+    letters = "".join(letter for letter in column.lower() if letter.isalnum())
+    return letters in _USUAL or letters.removesuffix("id") in _USUAL
+
+
+def _listed(groups: Iterable[str]) -> str:
+    names = [f"'{group}'" for group in groups]
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,204 @@
+"""Which task is asked for, and where its data is: embedded, in a folder, in a file, or on the hub.
+
+Other packages add tasks through the entry point group `rankfold.tasks`.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+
+from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.models.kind import Kind
+from rankfold.tasks.data.read import Source, find_source
+from rankfold.tasks.mixture import SEPARATOR
+from rankfold.tasks.task import Task, TaskRequest
+
+logger = logging.getLogger("rankfold.bench")
+
+EMBEDDED = "bbc_news"
+DATA_ROOT = "RANKFOLD_DATA"
+GROUP = "rankfold.tasks"
+
+
+def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
+    """Return the task and where its data is; None is the embedded data.
+
+    A folder of the task's name goes before the hub.
+
+    Raises:
+        SpecError: If neither task nor data is given, or the task is unknown.
+        DataError: If there is no data of that name.
+    """
+    name = request.task
+    if request.data is not None:
+        own = Task(request.name, None, ()) if name is None else _named(name)
+        return own, find_source(request.data)
+    if name is None:
+        raise nothing_named()
+    if name == EMBEDDED:
+        return NAMED[name], None
+    folder = _folder(request, name)
+    if folder is not None and folder.is_dir():
+        return _known(name) or Task(name, None, ()), find_source(str(folder))
+    task = _named(name)
+    if folder is not None and _holds_splits(folder.parent):
+        raise DataError(
+            f"'{folder.parent}' holds splits itself; name the folder above it, or give it with --data."
+        )
+    return _on_hub(task, f"there is no folder '{folder}'" if folder else f"'{name}' is not embedded")
+
+
+def check_named(request: TaskRequest) -> None:
+    """Check that each task of a request is known, or that a folder has its name, without reading any data.
+
+    Raises:
+        SpecError: If neither task nor data is given, or a task is unknown.
+    """
+    if request.task is None and request.data is None:
+        raise nothing_named()
+    for name in filter(None, (request.task or "").split(SEPARATOR)):
+        folder = _folder(request, name)
+        if folder is None or not folder.is_dir():
+            _named(name)
+
+
+def _folder(request: TaskRequest, name: str) -> Path | None:
+    root = request.data_root or os.environ.get(DATA_ROOT)
+    return Path(root).expanduser() / name if root else None
+
+
+def _holds_splits(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and bool(find_source(str(folder)).files)
+    except DataError:
+        return False
+
+
+def nothing_named() -> SpecError:
+    """Return the error for a run that has nothing to learn."""
+    return SpecError("neither a task nor data is given; name a task with --task or data with --data.")
+
+
+def _on_hub(task: Task, nowhere_else: str) -> tuple[Task, Source]:
+    remedy = f"name the folder that holds a folder '{task.name}' with --data-root or {DATA_ROOT}"
+    if task.hub is None:
+        raise DataError(f"{nowhere_else}; {remedy}, or the data itself with --data.")
+    logger.info("%s; asking the hub for '%s'.", nowhere_else, task.hub)
+    return task, replace(find_source(task.hub), instead=remedy)
+
+
+def _named(name: str) -> Task:
+    if (task := _known(name)) is None:
+        raise unknown_name("task", name, {*NAMED, *entry_points(group=GROUP).names})
+    return task
+
+
+def _known(name: str) -> Task | None:
+    """Return the task of a name: one of ours, or of another package, of which only this one is loaded."""
+    if name in NAMED:
+        return NAMED[name]
+    found = tuple(entry_points(group=GROUP, name=name))
+    if len(found) > 1:
+        raise SpecError(f"two packages have a task '{name}'; uninstall one of them.")
+    if not found:
+        return None
+    task = found[0].load()
+    if not isinstance(task, Task) or task.name != name:
+        raise SpecError(f"'{found[0].value}' is no task with the name '{name}'; mend the package it is from.")
+    return task
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_PARAPHRASE = ("accuracy", "f1")
+_NEWS_METRICS = ("accuracy", "macro_f1")
+
+
+def _news(name: str, labels: tuple[str, ...], licence: str, *rows: int, hub: str | None = None) -> Task:
+    return Task(
+        name,
+        Kind.CLASSIFICATION,
+        _NEWS_METRICS,
+        labels,
+        licence,
+        version=1,
+        rows=dict(zip(("train", "test", "validation"), rows, strict=False)),
+        hub=hub,
+    )
+
+
+def _glue(
+    name: str, metrics: tuple[str, ...], labels: tuple[str, ...] | None, licence: str, *rows: int
+) -> Task:
+    """Return a task of GLUE; its rows are those of train, validation and, for mnli, a second validation."""
+    return Task(
+        name,
+        Kind.REGRESSION if labels is None else Kind.CLASSIFICATION,
+        metrics,
+        labels,
+        licence,
+        version=1,
+        rows=dict(zip(("train", "validation", "validation_mismatched"), rows, strict=False)),
+        hub=f"nyu-mll/glue:{name}",
+    )
+
+
+def _commonsense(name: str, hub: str, licence: str, *rows: int, word: str = "answer") -> Task:
+    """Return a question with choices: of one class if they are the same everywhere, else answered as text."""
+    return Task(
+        name,
+        None,
+        ("accuracy",),
+        licence=licence,
+        version=1,
+        rows=dict(zip(("train", "validation", "test"), rows, strict=False)),
+        hub=hub,
+        choice_word=word,
+    )
+
+
+_TASKS = (
+    _news(
+        "bbc_news",
+        ("business", "entertainment", "politics", "sport", "tech"),
+        "BBC articles; for non-commercial research",
+        *(1274, 425, 425),
+    ),
+    _news(
+        "ag_news",
+        ("World", "Sports", "Business", "Sci/Tech"),
+        "non-commercial",
+        *(120_000, 7_600),
+        hub="fancyzhx/ag_news",
+    ),
+    _glue("cola", ("matthews", "accuracy"), ("unacceptable", "acceptable"), "not stated", 8_551, 1_043),
+    _glue("sst2", ("accuracy",), ("negative", "positive"), "not stated", 67_349, 872),
+    _glue("mrpc", _PARAPHRASE, ("not_equivalent", "equivalent"), "research only", 3_668, 408),
+    _glue("qqp", _PARAPHRASE, ("not_duplicate", "duplicate"), "non-commercial", 363_846, 40_430),
+    _glue("stsb", ("pearson", "spearman"), None, "CC BY-SA 4.0 and others", 5_749, 1_500),
+    _glue(
+        "mnli",
+        ("accuracy",),
+        ("entailment", "neutral", "contradiction"),
+        "several; see its authors",
+        *(392_702, 9_815, 9_832),
+    ),
+    _glue("qnli", ("accuracy",), _ENTAILMENT, "CC BY-SA 4.0", 104_743, 5_463),
+    _glue("rte", ("accuracy",), _ENTAILMENT, "not stated", 2_490, 277),
+    _glue("wnli", ("accuracy",), ("not_entailment", "entailment"), "CC BY 4.0", 635, 71),
+    _commonsense("boolq", "google/boolq", "CC BY-SA 3.0", 9_427, 3_270),
+    _commonsense("arc_easy", "allenai/ai2_arc:ARC-Easy", "CC BY-SA 4.0", 2_251, 570, 2_376),
+    _commonsense("arc_challenge", "allenai/ai2_arc:ARC-Challenge", "CC BY-SA 4.0", 1_119, 299, 1_172),
+    _commonsense("openbookqa", "allenai/openbookqa:main", "Apache-2.0", 4_957, 500, 500),
+    # Of piqa and social_i_qa the authors' own place has a script, which the hub's library runs no more.
+    _commonsense("piqa", "baber/piqa", "AFL-3.0", 16_113, 1_838, word="solution"),
+    _commonsense("social_i_qa", "lighteval/siqa", "not stated", 33_410, 1_954),
+    _commonsense("winogrande", "allenai/winogrande:winogrande_xl", "CC BY 4.0", 40_398, 1_267, word="option"),
+    _commonsense("hellaswag", "Rowan/hellaswag", "MIT", 39_905, 10_042, word="ending"),
+)
+
+NAMED: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
+"""The known tasks by name."""

@@ -1,0 +1,94 @@
+"""What a task is: data with a known meaning and a metric."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rankfold.models.kind import Kind
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.kinds.examples import Examples
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task with a known meaning.
+
+    Args:
+        name: The name of its folder and on the command line.
+        kind: What is learned; None if it depends on the model: a choice can be text or a class.
+        metrics: The primary one first.
+        label_names: Class names in the order of their ids; None if the data says, or there are none.
+        licence: The terms of the data as far as they are known, for the record.
+        parts: The tasks of a mixture.
+        version: Raised by one whenever the same rows would be asked, labelled, cut or measured in another
+            way than before, so that older results are not held against newer ones; None for a user's own.
+        rows: How many rows the official splits have, as far as they are known.
+        hub: Where the hub has it, as `owner/name` or `owner/name:config`; None if it is not there.
+        choice_word: What its prompts call a choice, as in "solution2"; None if there are none.
+    """
+
+    name: str
+    kind: Kind | None
+    metrics: tuple[str, ...]
+    label_names: tuple[str, ...] | None = None
+    licence: str | None = None
+    parts: tuple[str, ...] = ()
+    version: int | None = None
+    rows: Mapping[str, int] = field(default_factory=dict[str, int])
+    hub: str | None = None
+    choice_word: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """A task with its examples.
+
+    Args:
+        task: What it means; its kind, metrics and class names are known now.
+        kind: What is learned.
+        source: Where the rows are from.
+        sha256: Hash of the content of the rows that were read.
+        examples: By split.
+    """
+
+    task: Task
+    kind: Kind
+    source: str
+    sha256: str
+    examples: Examples
+
+
+MIXTURES = ("equal", "all")
+"""As many training rows of each task as the smallest has, or all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """Which data to read, and how.
+
+    Args:
+        task: The name of a task: it gives the metric and the classes, and finds the data if `data` does not.
+            Several names with "+" between them are a mixture.
+        data: A folder of splits, a file or a hub id.
+        data_root: The folder that has a folder for each task; that of `RANKFOLD_DATA` if None.
+        kind: What is learned, where it should not be inferred.
+        columns: Columns whose names cannot be guessed, and the one that says whose a row is.
+        learned: Class names in the order in which a model has learned them, if one has.
+        holds_out: Take as validation split a tenth of the training split, even where there is another.
+        mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
+    """
+
+    task: str | None = None
+    data: str | None = None
+    data_root: str | None = None
+    kind: str | None = None
+    columns: Columns = Columns()
+    learned: tuple[str, ...] | None = None
+    holds_out: bool = False
+    mixture: str = MIXTURES[0]
+
+    @property
+    def name(self) -> str:
+        """What the task is called: by its name, or as its data is called without folder and ending."""
+        data = self.data or ""
+        return self.task or Path(data).name.partition(".")[0] or data

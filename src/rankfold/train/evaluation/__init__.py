@@ -1,1 +1,0 @@
-"""Encoding, answers by likelihood or by writing them, predictions and metrics."""

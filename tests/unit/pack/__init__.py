@@ -1,1 +1,0 @@
-"""Does a packed adapter keep what its docstrings promise?"""

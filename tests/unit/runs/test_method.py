@@ -1,0 +1,108 @@
+"""Methods by name: rankfold's presets and PEFT's own, with the same care for unknown options."""
+
+from dataclasses import replace
+
+import pytest
+
+from rankfold.errors import SpecError
+from rankfold.models.kind import Kind
+from rankfold.presets import discover
+from rankfold.runs.methods import HEAD_ONLY, find_method, peft_methods
+from rankfold.runs.prepare import prepare
+
+
+@pytest.mark.parametrize("method", [*sorted(discover()), "peft:lora"])
+@pytest.mark.parametrize(
+    ("kind", "task_type"), [(Kind.REGRESSION, "SEQ_CLS"), (Kind.INSTRUCTION, "CAUSAL_LM")]
+)
+def test_a_method_gets_the_task_type_of_its_task(method, kind, task_type):
+    assert find_method(method).config({}, kind, seed=0).task_type == task_type
+
+
+@pytest.mark.parametrize("method", ["lora", "peft:lora"])
+def test_a_bare_name_is_a_list_of_one_module(method):
+    config = find_method(method).config({"target_modules": "query"}, Kind.REGRESSION, seed=0)
+    assert set(config.target_modules) == {"query"}
+
+
+@pytest.mark.parametrize("method", ["lora", "peft:lora"])
+@pytest.mark.parametrize("pattern", [r".*\.query", "all-linear"])
+def test_a_pattern_stays_a_pattern(method, pattern):
+    config = find_method(method).config({"target_modules": pattern}, Kind.REGRESSION, seed=0)
+    assert config.target_modules == pattern
+
+
+def test_our_word_for_the_layers_of_mlps_is_no_name_of_a_module():
+    options = {"target_modules": "mlp", "exclude_modules": "mlp"}
+    ours = find_method("lora").config(options, Kind.REGRESSION, seed=0)
+    assert (ours.target_modules, ours.exclude_modules) == ("mlp", {"mlp"})
+    assert find_method("peft:lora").config(options, Kind.REGRESSION, seed=0).target_modules == {"mlp"}
+
+
+def test_the_seed_reaches_a_method_that_draws_frozen_factors():
+    assert find_method("lora_fa").config({}, Kind.REGRESSION, seed=5).seed == 5
+    assert find_method("lora_fa").config({"seed": 9}, Kind.REGRESSION, seed=5).seed == 9
+
+
+@pytest.mark.parametrize("method", ["lora", "peft:lora"])
+def test_modules_that_the_base_lacks_are_trained_and_saved(method):
+    fresh = ("bert.pooler.dense", "classifier")
+    config = find_method(method).config({}, Kind.REGRESSION, seed=0, fresh_modules=fresh)
+    assert config.modules_to_save == ["bert.pooler.dense"]
+    both = find_method(method).config(
+        {"modules_to_save": "norm"}, Kind.REGRESSION, seed=0, fresh_modules=fresh
+    )
+    assert both.modules_to_save == ["norm", "bert.pooler.dense"]
+
+
+def test_our_own_configuration_is_no_method_of_peft():
+    assert "peft:rankfold" not in peft_methods()
+    assert {"peft:lora", "peft:vera", "peft:lokr", "peft:adalora"} <= set(peft_methods())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("peft:lora", {"lora_alhpa": 1}, "Did you mean 'lora_alpha'"),
+        ("lora", {"alhpa": 1}, "Did you mean 'alpha'"),
+        ("lroa", {}, "Did you mean 'lora'"),
+        ("peft:lokk", {}, "Did you mean 'peft:lokr'"),
+    ],
+)
+def test_an_unknown_word_has_a_suggestion(method, options, words):
+    with pytest.raises(SpecError, match=words):
+        find_method(method).config(options, Kind.REGRESSION, seed=0)
+
+
+@pytest.mark.parametrize("name", sorted(discover()))
+def test_a_preset_recommends_its_own_learning_rate(name):
+    assert find_method(name).learning_rate == discover()[name].learning_rate
+
+
+def test_a_method_of_peft_recommends_the_learning_rate_of_lora():
+    assert {each.learning_rate for each in peft_methods().values()} == {discover()["lora"].learning_rate}
+
+
+@pytest.mark.parametrize("name", [*discover(), *peft_methods(), HEAD_ONLY.name])
+def test_a_method_is_found_by_its_name(name):
+    assert find_method(name).name == name
+
+
+def test_head_alone_is_trained_as_the_baseline(request_):
+    prepared = prepare(replace(request_, method=HEAD_ONLY.name, options={}))
+    trained = {name for name, each in prepared.model.named_parameters() if each.requires_grad}
+    assert trained
+    assert all(".modules_to_save." in name for name in trained)
+    assert (prepared.parameters().trainable, prepared.parameters().head > 0) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"r": 2}}, "has no option 'r'"),
+        ({"options": {}, "freeze_head": True}, "give one of them"),
+    ],
+)
+def test_head_alone_has_no_options_and_is_not_frozen(request_, change, message):
+    with pytest.raises(SpecError, match=message):
+        prepare(replace(request_, method=HEAD_ONLY.name, **change))

@@ -1,0 +1,96 @@
+"""Runs whose answers are scored one way or the other."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from rankfold.errors import SpecError
+from rankfold.report.study import make_studies
+from rankfold.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
+from rankfold.tasks import TaskRequest, load_task, scoring_of
+from rankfold.tasks.kinds.scoring import Scoring
+from tests.support.tiny_models import write_splits
+
+
+@pytest.fixture
+def asked(tiny_llama, questions, tmp_path):
+    return RunRequest(
+        model=str(tiny_llama),
+        method="lora",
+        data=str(questions),
+        out=tmp_path / "run",
+        steps=3,
+        batch_size=4,
+        max_length=60,
+    )
+
+
+def test_a_generated_run_says_so_and_its_evaluation_gives_the_same(asked):
+    request = replace(asked, scoring="generated")
+    record = run(request)
+    assert record.task.scoring == "generated"
+    assert 0 <= record.metrics["unparsed"] <= 1
+    assert "--scoring generated" in " ".join(record.command)
+    again = evaluate(
+        EvaluateRequest(
+            adapter=request.out,
+            model=request.model,
+            data=request.task_request,
+            max_length=60,
+            scoring="generated",
+        )
+    )
+    assert (again.predictions, again.metrics) == (record.predictions, record.metrics)
+    assert again.scoring == "generated"
+
+
+def test_answers_are_scored_by_likelihood_if_nothing_is_said(asked):
+    record = run(asked)
+    assert record.task.scoring == "likelihood"
+    assert "unparsed" not in record.metrics
+
+
+def test_runs_that_are_scored_differently_are_not_compared(asked):
+    first = run(asked)
+    second = replace(first, task=replace(first.task, scoring="generated"))
+    third = replace(first, task=replace(first.task, version=2))
+    assert len(make_studies([first, second, third])) == 3
+
+
+def test_a_record_without_version_and_scoring_is_read_and_is_of_the_same_study(asked):
+    record = run(asked)
+    file = asked.out / "run.json"
+    values = json.loads(file.read_text("utf-8"))
+    del values["task"]["version"], values["task"]["scoring"]
+    file.write_text(json.dumps(values), "utf-8")
+    old = RunRecord.read(asked.out)
+    assert (old.task.version, old.task.scoring) == (None, None)
+    assert len(make_studies([old, record])) == 1
+
+
+def test_a_scoring_that_is_unknown_has_a_suggestion(asked):
+    with pytest.raises(SpecError, match="Did you mean 'generated'"):
+        replace(asked, scoring="generate")
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_a_scoring_that_a_task_has_no_use_for_is_refused(tmp_path, reviews, is_causal):
+    rows = [{"instruction": f"{index}", "output": f"answer {index}"} for index in range(30)]
+    folder = write_splits(tmp_path / "open", train=rows, validation=rows[:5]) if is_causal else reviews
+    data = load_task(TaskRequest(data=str(folder)), is_causal=is_causal)
+    assert scoring_of(None, data) is None
+    with pytest.raises(SpecError, match="the scoring 'generated' is for questions with choices"):
+        scoring_of("generated", data)
+
+
+def test_bare_choices_of_a_named_task_are_asked_in_its_words(tmp_path):
+    row = {"question": "She ran", "choices": ["home.", "far.", "off.", "on."], "answer": 2}
+    folder = write_splits(tmp_path / "d", train=[row] * 4, validation=[row])
+    data = load_task(TaskRequest(task="hellaswag", data=str(folder)), is_causal=True)
+    (item,) = data.examples.instructions["validation"]
+    assert item.answer == "the correct answer is ending3"
+    assert scoring_of(None, data) is Scoring.LIKELIHOOD

@@ -1,0 +1,96 @@
+"""Token ids: the prompt does not count in the loss, the answer is never cut, pairs are told apart."""
+
+import pytest
+
+from rankfold.errors import DataError
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.kind import Kind
+from rankfold.tasks.kinds.encode import (
+    IGNORED,
+    encode_answer,
+    encode_examples,
+    encode_instructions,
+    make_collator,
+)
+from rankfold.tasks.kinds.examples import Example, Instruction
+from tests.support.tiny_models import VOCABULARY, write_llama
+
+CHAT = (
+    "{% for message in messages %}question : {{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %} answer :{% endif %}"
+)
+LONG = " ".join(["film"] * 100)
+
+
+@pytest.fixture(scope="module")
+def bert_tokenizer(tiny_bert):
+    return load_model(resolve_model(str(tiny_bert)), Kind.REGRESSION).tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama_tokenizer(tiny_llama):
+    return load_model(resolve_model(str(tiny_llama)), Kind.INSTRUCTION).tokenizer
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tmp_path_factory):
+    folder = write_llama(tmp_path_factory.mktemp("chat") / "llama", chat_template=CHAT)
+    return load_model(resolve_model(str(folder)), Kind.INSTRUCTION).tokenizer
+
+
+@pytest.fixture(params=["plain", "chat"])
+def tokenizer(request, llama_tokenizer, chat_tokenizer):
+    return {"plain": llama_tokenizer, "chat": chat_tokenizer}[request.param]
+
+
+def test_a_pair_is_two_segments(bert_tokenizer):
+    row = encode_examples(bert_tokenizer, [Example(0, "good film", "bad film", 1)], 32)[0]
+    assert set(row["token_type_ids"]) == {0, 1}
+    assert row["labels"] == 1
+
+
+@pytest.mark.parametrize("pair", [None, LONG])
+def test_a_text_is_cut_to_the_most_tokens(bert_tokenizer, pair):
+    assert len(encode_examples(bert_tokenizer, [Example(0, LONG, pair, 1)], 12)[0]["input_ids"]) == 12
+
+
+@pytest.mark.parametrize(("text", "is_told"), [(LONG, True), ("film", False)])
+def test_texts_that_may_have_been_cut_are_told(bert_tokenizer, text, is_told, caplog):
+    with caplog.at_level("INFO", logger="rankfold"):
+        encode_examples(bert_tokenizer, [Example(0, text, None, 0), Example(1, "film", None, 0)], 9)
+    assert ("1 of 2 texts reach 9 tokens and may have been cut; --max-length" in caplog.text) is is_told
+
+
+def test_only_the_answer_has_labels_and_it_ends(tokenizer):
+    row = encode_answer(tokenizer, Instruction(0, "the film ?", "true"), "true", 32)
+    labelled = [token for token in row["labels"] if token != IGNORED]
+    assert labelled == [VOCABULARY["true"], VOCABULARY["[SEP]"]]
+    assert row["input_ids"][-2:] == labelled
+    assert len(row["labels"]) == len(row["input_ids"]) == len(row["attention_mask"])
+
+
+def test_a_chat_template_frames_the_prompt(chat_tokenizer):
+    row = encode_answer(chat_tokenizer, Instruction(0, "film", "true"), "true", 32)
+    words = ("question", ":", "film", "answer", ":", "true", "[SEP]")
+    assert row["input_ids"] == [VOCABULARY[word] for word in words]
+
+
+def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(tokenizer):
+    row = encode_answer(tokenizer, Instruction(0, LONG, "is true"), "is true", 10)
+    assert len(row["input_ids"]) == 10
+    assert [token for token in row["labels"] if token != IGNORED] == row["input_ids"][-3:]
+
+
+def test_an_answer_without_room_for_a_prompt_is_refused(tokenizer):
+    with pytest.raises(DataError, match="--max-length"):
+        encode_answer(tokenizer, Instruction("x7", "film", LONG), LONG, 20)
+
+
+def test_padding_of_a_batch_does_not_count(llama_tokenizer):
+    items = [Instruction(0, "film", "true"), Instruction(1, "the film was a story", "false")]
+    batch = make_collator(llama_tokenizer, tokens_have_labels=True)(
+        encode_instructions(llama_tokenizer, items, 32)
+    )
+    assert batch["input_ids"].shape == batch["labels"].shape
+    assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
+    assert (batch["labels"] != IGNORED).sum(1).tolist() == [2, 2]

@@ -1,0 +1,120 @@
+"""Measuring: independent of batches, and equal to the definition of each loss."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from rankfold.errors import TrainingError
+from rankfold.models.base import load_model, resolve_model
+from rankfold.models.kind import Kind
+from rankfold.tasks.kinds.examples import Example, Examples, Instruction
+from rankfold.tasks.kinds.predict import Evaluator
+from tests.support.tiny_models import review_rows
+
+CPU = torch.device("cpu")
+TEXTS = [
+    Example(f"r{i}", row["sentence"] + " film" * i, None, row["label"])
+    for i, row in enumerate(review_rows(7))
+]
+CHOICES = ("is true", "is false", "correct answer is true")
+ASKED = [Instruction(i, "the film was good ?" + " film" * i, CHOICES[i % 3], CHOICES) for i in range(5)]
+OPEN = [Instruction("open", "a story", "the film was good")]
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_bert):
+    torch.manual_seed(0)
+    return load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama):
+    return load_model(resolve_model(str(tiny_llama)), Kind.INSTRUCTION)
+
+
+def _labelled(loaded, *, batch_size=3, kind=Kind.CLASSIFICATION, metrics=("accuracy",), texts=TEXTS):
+    evaluator = Evaluator(loaded.tokenizer, CPU, "fp32", batch_size, 48)
+    return evaluator.measure(loaded.model, Examples(kind, None, {"test": texts}, {}), "test", metrics)
+
+
+def _answers(loaded, items, *, batch_size=3, is_final=True):
+    evaluator = Evaluator(loaded.tokenizer, CPU, "fp32", batch_size, 48)
+    examples = Examples(Kind.INSTRUCTION, None, {}, {"test": items})
+    return evaluator.measure(loaded.model, examples, "test", (), is_final=is_final)
+
+
+def test_predictions_keep_the_order_of_the_examples(bert):
+    together = _labelled(bert)
+    alone = [_labelled(bert, texts=[text]).predictions[0] for text in TEXTS]
+    assert together.ids == [text.id for text in TEXTS]
+    assert together.labels == [text.label for text in TEXTS]
+    assert together.predictions == alone
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_the_batch_size_changes_nothing(bert, llama, batch_size):
+    assert _labelled(bert, batch_size=batch_size).loss == pytest.approx(_labelled(bert).loss, rel=1e-5)
+    one, other = (_answers(llama, ASKED, batch_size=size) for size in (3, batch_size))
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert one.predictions == other.predictions
+
+
+def test_the_loss_of_a_regression_is_the_mean_squared_error(tiny_bert):
+    torch.manual_seed(0)
+    loaded = load_model(resolve_model(str(tiny_bert)), Kind.REGRESSION)
+    texts = [Example(i, text.text, None, 0.5 * i) for i, text in enumerate(TEXTS)]
+    result = _labelled(loaded, kind=Kind.REGRESSION, metrics=("pearson",), texts=texts)
+    errors = [(p - t) ** 2 for p, t in zip(result.predictions, result.labels, strict=True)]
+    assert result.loss == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
+def test_the_loss_of_answers_is_a_token_s_mean_over_all_answers(llama):
+    total, tokens = 0.0, 0
+    for item in ASKED:
+        ids = llama.tokenizer(f"[CLS] {item.prompt} {item.answer} [SEP]", return_tensors="pt")["input_ids"]
+        length = len(item.answer.split()) + 1
+        logits = llama.model(ids).logits[0, -length - 1 : -1]
+        total += functional.cross_entropy(logits, ids[0, -length:], reduction="sum").item()
+        tokens += length
+    result = _answers(llama, ASKED)
+    assert result.loss == pytest.approx(total / tokens, rel=1e-5)
+    assert result.metrics["answer_loss"] == result.loss
+
+
+def test_the_chosen_candidate_has_the_lowest_mean_loss(llama):
+    result = _answers(llama, ASKED)
+    for item, prediction in zip(ASKED, result.predictions, strict=True):
+        losses = [_answers(llama, [Instruction(0, item.prompt, choice)]).loss for choice in CHOICES]
+        assert prediction == losses.index(min(losses))
+    hits = [label == prediction for label, prediction in zip(result.labels, result.predictions, strict=True)]
+    assert result.metrics["accuracy"] == sum(hits) / len(hits)
+
+
+def test_open_answers_have_a_loss_and_no_prediction(llama):
+    result = _answers(llama, [*ASKED, *OPEN])
+    assert result.ids == [item.id for item in ASKED]
+    alone = _answers(llama, OPEN)
+    assert (alone.ids, list(alone.metrics)) == ([], ["answer_loss"])
+
+
+def test_a_measurement_on_the_way_leaves_out_the_choice(llama):
+    result = _answers(llama, ASKED, is_final=False)
+    assert result.loss == _answers(llama, ASKED).loss
+    assert result.predictions == []
+
+
+def test_measuring_leaves_the_model_as_it_was(bert):
+    bert.model.train()
+    try:
+        _labelled(bert)
+        assert bert.model.training
+        assert not any(p.is_inference() for p in bert.model.parameters())
+    finally:
+        bert.model.eval()
+
+
+def test_a_loss_that_is_not_a_number_is_an_error(tiny_bert):
+    loaded = load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
+    loaded.model.classifier.bias.data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the loss on the split 'test' is nan"):
+        _labelled(loaded)

