@@ -44,6 +44,7 @@ def test_command_line_begins_without_what_trains():
         "rankfold.report.write",
         "rankfold.cli.results",
         "rankfold.runs.records",
+        "rankfold.runs.request",
         "rankfold.bench.suite.suite",
         "rankfold.bench.statistics.diff",
     ],

@@ -1,8 +1,33 @@
-"""Tasks: data with a known meaning and a metric. Named ones, an embedded one, and the user's own."""
+"""Tasks: data with a known meaning and a metric. Named ones, an embedded one, and the user's own.
 
-from rankfold.tasks.load import SPLITS, limited, load_task, scoring_of
-from rankfold.tasks.registry import NAMED
-from rankfold.tasks.task import MIXTURES, Task, TaskData, TaskRequest
+The names below are imported when they are first used, so that `rankfold.tasks.task` loads without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rankfold.tasks.load import SPLITS as SPLITS
+    from rankfold.tasks.load import limited as limited
+    from rankfold.tasks.load import load_task as load_task
+    from rankfold.tasks.load import scoring_of as scoring_of
+    from rankfold.tasks.registry import NAMED as NAMED
+    from rankfold.tasks.task import MIXTURES as MIXTURES
+    from rankfold.tasks.task import Task as Task
+    from rankfold.tasks.task import TaskData as TaskData
+    from rankfold.tasks.task import TaskRequest as TaskRequest
+
+_HOMES = {
+    "MIXTURES": "rankfold.tasks.task",
+    "NAMED": "rankfold.tasks.registry",
+    "SPLITS": "rankfold.tasks.load",
+    "Task": "rankfold.tasks.task",
+    "TaskData": "rankfold.tasks.task",
+    "TaskRequest": "rankfold.tasks.task",
+    "limited": "rankfold.tasks.load",
+    "load_task": "rankfold.tasks.load",
+    "scoring_of": "rankfold.tasks.load",
+}
 
 __all__ = [
     "MIXTURES",
@@ -15,3 +40,12 @@ __all__ = [
     "load_task",
     "scoring_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rankfold.tasks' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
