@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import rankfold
 from rankfold.adapter.cost import adapter_work, base_work
 from rankfold.adapter.geometry import Linear
-from rankfold.peft_plugin.plan import plan_adapters
+from rankfold.peft_plugin.targets import plan_adapters
 
 RECORDS = Path(__file__).parent / "records"
 MINILM = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12}

@@ -20,4 +20,4 @@ def register_with_peft_when_imported() -> None:
 
 
 def _register(_tuners: ModuleType) -> None:
-    import_module("rankfold.peft_plugin.registration").register()
+    import_module("rankfold.peft_plugin.model").register()

@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 
 from rankfold import RankfoldConfig
 from rankfold._bootstrap import register_with_peft_when_imported
-from rankfold.peft_plugin.registration import register
+from rankfold.peft_plugin.model import register
 from tests.conftest import ROOT
 from tests.integration.models import adapted, bert, config_of
 

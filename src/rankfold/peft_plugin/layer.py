@@ -1,22 +1,24 @@
 """A base layer with its adapters, as PEFT wants it."""
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rankfold.adapter.build import BuiltAdapter
-from rankfold.adapter.gating import ExpertExitGating, ExpertGating
+from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating, ExpertGating
 from rankfold.adapter.module import Adapter
 from rankfold.errors import SpecError
-from rankfold.peft_plugin.kinds import sizes_of
-from rankfold.peft_plugin.mixed import forward_mixed
+
+PREFIX = "rankfold_"
+"""The beginning of the names under which a layer registers the parts of its adapters."""
 
 _BITS = 32
 
@@ -64,7 +66,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self._disable_adapters = False
         # `peft.helpers.disable_input_dtype_casting` switches it.
         self.cast_input_dtype_enabled = True
-        self.in_features, self.out_features = sizes_of(base_layer)
+        self.in_features, self.out_features = layer_sizes(base_layer)
 
     def update_layer(self, adapter_name: str, built: BuiltAdapter, *, inference_mode: bool) -> None:
         """Add an adapter, on the device and in the dtype of the base layer."""
@@ -288,6 +290,66 @@ def _drift(merged: Tensor, weight: Tensor, delta: Tensor) -> float:
     return 0.0 if size == 0 else (lost.norm() / size).item()
 
 
+def layer_sizes(layer: nn.Module) -> tuple[int | None, int | None]:
+    """Return what PEFT calls a layer's `in_features` and `out_features`; a convolution's are its channels."""
+    with warnings.catch_warnings():
+        # PEFT warns of kinds it does not know; those that we take are checked by us.
+        warnings.simplefilter("ignore", UserWarning)
+        return _get_in_out_features(layer)
+
+
 def is_meta(module: nn.Module) -> bool:
     """Whether a module has no weights, or none at hand."""
     return any(parameter.is_meta for parameter in module.parameters())
+
+
+BASE = "__base__"
+"""In `adapter_names`, the name for rows that get no adapter."""
+
+
+def forward_mixed(
+    layer: "RankfoldLayer", x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
+) -> Tensor:
+    """Return what a layer writes where each row has an adapter of its own, or none.
+
+    Between the first and the last layer of an MLP, rows with experts have an axis in front, one entry for
+    each expert of a token. All rows of the batch get it then; those without experts are in its first entry.
+
+    Args:
+        layer: The layer.
+        x: Its input; the batch is the first axis, or the second within such an MLP.
+        adapter_names: For each row its adapter, or `__base__`.
+        *args: Passed to the base layer.
+        **kwargs: Passed to the base layer.
+
+    Raises:
+        ValueError: If an adapter is merged, or there are not as many names as rows.
+    """
+    if layer.merged:
+        raise ValueError(
+            "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+        )
+    names = [name for name in dict.fromkeys(adapter_names) if name in layer.rankfold_adapters]
+    gatings = {name: layer.rankfold_adapters[name].gating for name in names}
+    entries = {name: each.places for name, each in gatings.items() if isinstance(each, ExpertEntryGating)}
+    exits = {name: each for name, each in gatings.items() if isinstance(each, ExpertExitGating)}
+    joined = x[0].clone() if exits else x
+    if len(joined) != len(adapter_names):
+        raise ValueError(
+            "Length of `adapter_names` should be the same as the number of inputs, but got "
+            f"{len(adapter_names)} and {len(joined)} respectively."
+        )
+    rows = {name: _rows(adapter_names, name, x.device) for name in names}
+    for name, gating in exits.items():
+        joined[rows[name]] = gating.join(x[: gating.places, rows[name]])
+    result = layer.base_layer(joined, *args, **kwargs)
+    result = result.expand(max(entries.values()), *result.shape).clone() if entries else result.clone()
+    for name in names:
+        where = (slice(0, entries.get(name, len(result))), rows[name]) if entries else (rows[name],)
+        source = x[: exits[name].places, rows[name]] if name in exits else joined[rows[name]]
+        result[where] = (result[where] + layer.change(name, source)).to(result.dtype)
+    return result
+
+
+def _rows(adapter_names: list[str], name: str, device: torch.device) -> Tensor:
+    return torch.tensor([row for row, of in enumerate(adapter_names) if of == name], device=device)

@@ -7,31 +7,35 @@ from functools import partial
 from typing import Any, cast, final
 
 import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, onload_layer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from peft.utils import AuxiliaryTrainingWrapper, PeftType
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
-from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError, unknown_name
+from rankfold.errors import RankfoldWarning, SpecError, unknown_name
 from rankfold.factors import Seeded
-from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.fingerprint import check_fingerprint, fingerprint
-from rankfold.peft_plugin.layer import RankfoldLayer, is_meta
-from rankfold.peft_plugin.layers import wrap
-from rankfold.peft_plugin.layout import check_layers, layout_of_targets
-from rankfold.peft_plugin.mixed import BASE
-from rankfold.peft_plugin.mlps import MLP_TARGETS
-from rankfold.peft_plugin.targets import Target, find_targets
+from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
+from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta
+from rankfold.peft_plugin.layer_types import wrap
+from rankfold.peft_plugin.state import (
+    check_fingerprint,
+    check_layers,
+    check_tensors,
+    fingerprint,
+    layout_of_targets,
+)
+from rankfold.peft_plugin.targets import MLP_TARGETS, USUAL_TARGETS, Target, find_targets
 
 
 @final
 class RankfoldModel(BaseTuner):
     """PEFT's tuner for rankfold adapters; made by `peft.get_peft_model`."""
 
-    prefix = "rankfold_"
+    prefix = PREFIX
     tuner_layer_cls = RankfoldLayer
-    target_module_mapping = cast("dict[str, list[str]]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
+    target_module_mapping = cast("dict[str, list[str]]", USUAL_TARGETS)
     # What layers share is owned by one of them, so adapters may be injected without this tuner being kept.
     uses_shared_state = False
 
@@ -52,7 +56,7 @@ class RankfoldModel(BaseTuner):
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
         if config.spec_for("").shares:
             state_dict = None  # a layer that owns nothing of what it shares has no key in it
-        self._targets = find_targets(self, model, config, state_dict)
+        self._targets = find_targets(model, config, state_dict)
         targets = list(self._targets.values())
         _check_free(self._targets)
         if config.expected_layers is not None:
@@ -151,26 +155,7 @@ class RankfoldModel(BaseTuner):
     ) -> dict[str, Tensor]:
         """Refuse a file that lacks some of the adapter: PEFT would go on with random numbers in its place."""
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        wanted = {
-            f"{path}.{attribute}.{adapter_name}.{key}"
-            for path, layer in model.named_modules()
-            if isinstance(layer, RankfoldLayer)
-            for attribute in layer.adapter_layer_names
-            if adapter_name in getattr(layer, attribute)
-            for key in getattr(layer, attribute)[adapter_name].state_dict()
-        }
-        missing = sorted(wanted - remapped.keys())
-        if missing:
-            raise AdapterFileError(
-                f"the adapter's file lacks {len(missing)} of its {len(wanted)} tensors, such as "
-                f"'{missing[0]}'; it is damaged or belongs to another base model."
-            )
-        surplus = sorted(key for key in remapped if f".{cls.prefix}" in key and key not in wanted)
-        if surplus:
-            raise AdapterFileError(
-                f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as "
-                f"'{surplus[0]}'; it belongs to another base model or configuration."
-            )
+        wanted = check_tensors(model, adapter_name, remapped)
         # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and
         # its products may differ in the last bit.
         return {key: tensor.clone() if key in wanted else tensor for key, tensor in remapped.items()}
@@ -262,3 +247,13 @@ def _pass_adapter_names(
     _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, adapter_names: list[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, {**kwargs, "adapter_names": adapter_names}
+
+
+def register() -> None:
+    """Make rankfold's method known to PEFT. Doing so again changes nothing."""
+    # PEFT's own `register_peft_method` takes names of its own enumeration only; the tables take any key that
+    # has a value.
+    key = cast("PeftType", RankfoldPeftType.RANKFOLD)
+    PEFT_TYPE_TO_CONFIG_MAPPING[key] = RankfoldConfig
+    PEFT_TYPE_TO_TUNER_MAPPING[key] = RankfoldModel
+    PEFT_TYPE_TO_PREFIX_MAPPING[key] = RankfoldModel.prefix

@@ -4,15 +4,20 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, cast, final
 
 from peft.tuners.tuners_utils import (
+    BaseTuner,
     BaseTunerLayer,
     _check_lora_target_modules_mamba,
     _ExcludedModule,
     _maybe_include_all_linear_layers,
+    check_target_module_exists,
 )
-from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.constants import (
+    DUMMY_TARGET_MODULES,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+)
 from peft.utils.quantization_utils import (
     QuantizationBackend,
     get_quantization_kwargs,
@@ -20,16 +25,17 @@ from peft.utils.quantization_utils import (
 )
 from torch import Tensor, nn
 
+from rankfold.adapter.build import Builder
 from rankfold.adapter.find import block_of, common_depth
 from rankfold.adapter.geometry import Geometry
 from rankfold.adapter.site import MlpPlace, Site
 from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.kinds import geometry_of
-from rankfold.peft_plugin.mlps import MLP_TARGETS, mlp_places
+from rankfold.peft_plugin.layer import PREFIX, layer_sizes
+from rankfold.peft_plugin.layer_types import geometry_of
 
-if TYPE_CHECKING:
-    from rankfold.peft_plugin.model import RankfoldModel
+USUAL_TARGETS = cast("Mapping[str, list[str] | str]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
+"""By model type, the layers that are adapted where a configuration names none: those of PEFT's LoRA."""
 
 # Where torch.compile puts the model that it wraps.
 COMPILED = "_orig_mod."
@@ -67,7 +73,7 @@ class Target:
 
 
 def find_targets(
-    tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig, state_dict: Mapping[str, Tensor] | None
+    model: nn.Module, config: RankfoldConfig, state_dict: Mapping[str, Tensor] | None = None
 ) -> dict[nn.Module, Target]:
     """Return the layers that a configuration, or the keys of a state dict, names.
 
@@ -79,12 +85,12 @@ def find_targets(
     """
     modules = _modules_outside_of_adapters(model)
     if state_dict is None:
-        names, excluded = _split_by_targeting(tuner, model, config, modules)
+        names, excluded = _split_by_targeting(model, config, modules)
         _check_target_modules(config, names, excluded, modules)
         _check_patterns(config, names)
         _check_modules_to_save(config, modules)
     else:
-        marker = f".{tuner.prefix}"
+        marker = f".{PREFIX}"
         keyed = {key.rsplit(marker, 1)[0].removeprefix(COMPILED) for key in state_dict}
         names = [name for name in modules if name.removeprefix(COMPILED) in keyed]
     _check_are_called(names, model)
@@ -92,6 +98,20 @@ def find_targets(
     _check_mlps(config, names, places)
     plan = _Plan(config, places, common_depth(names), _stacks(modules), get_quantization_kwargs(model))
     return {modules[name]: plan.target(name, modules[name]) for name in names}
+
+
+def plan_adapters(model: nn.Module, config: RankfoldConfig) -> Builder:
+    """Return the builder of the adapters that a configuration would add; nothing is built or changed.
+
+    Args:
+        model: The base model, which may be on the meta device.
+        config: The configuration, which stays as it is.
+
+    Raises:
+        SpecError: If a target matches nothing or cannot be adapted, or a rank is larger than a layer.
+    """
+    targets = find_targets(model, config)
+    return Builder({each.path: each.site for each in targets.values()}, name="default")
 
 
 @final
@@ -154,18 +174,35 @@ def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _split_by_targeting(
-    tuner: "RankfoldModel", model: nn.Module, config: RankfoldConfig, modules: Mapping[str, nn.Module]
+    model: nn.Module, config: RankfoldConfig, modules: Mapping[str, nn.Module]
 ) -> tuple[list[str], list[str]]:
     """Return the names of the modules that are targeted, and of those that would be but are excluded."""
     # PEFT completes the configuration in place when it injects; here it must stay as it is.
     completed: Any = copy.deepcopy(config)
-    completed = tuner._prepare_adapter_config(completed, tuner.get_model_config(model))
+    if completed.target_modules is None:
+        completed.target_modules = _usual_targets(model)
     completed = _maybe_include_all_linear_layers(completed, model)
     if completed.target_modules == MLP_TARGETS:
         completed.target_modules = set(mlp_places(modules))
-    found: dict[str, Any] = {name: tuner._check_target_module_exists(completed, name) for name in modules}
+    found: dict[str, Any] = {name: check_target_module_exists(completed, name) for name in modules}
     excluded = [name for name, answer in found.items() if isinstance(answer, _ExcludedModule)]
     return [name for name, answer in found.items() if answer], excluded
+
+
+def _usual_targets(model: nn.Module) -> set[str] | str:
+    """Return the layers that PEFT adapts by default in a model of this type.
+
+    Raises:
+        SpecError: If PEFT knows none.
+    """
+    model_type = str(BaseTuner.get_model_config(model).get("model_type"))
+    if model_type not in USUAL_TARGETS:
+        raise SpecError(
+            "Please specify `target_modules` in `peft_config`, such as 'all-linear': PEFT knows no usual "
+            f"layers of a model of type '{model_type}'."
+        )
+    usual = USUAL_TARGETS[model_type]
+    return usual if isinstance(usual, str) else set(usual)
 
 
 def _check_target_modules(
@@ -267,3 +304,55 @@ def _stacks(names: Iterable[str]) -> dict[tuple[str, ...], int]:
     for *stack, index in filter(None, map(block_of, names)):
         stacks[tuple(stack)] = max(stacks.get(tuple(stack), 0), int(index) + 1)
     return stacks
+
+
+MLP_TARGETS = "mlp"
+"""As `target_modules`: the linear layers of every MLP."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MlpNames:
+    """What an architecture calls the linear layers of an MLP, below its root.
+
+    Args:
+        entries: The layers that read the MLP's input.
+        exit: The layer that writes its output.
+    """
+
+    entries: tuple[str, ...]
+    exit: str
+
+
+KNOWN_MLPS = (
+    MlpNames(("gate_proj", "up_proj"), "down_proj"),  # Llama, Mistral, Qwen, Gemma, SmolLM
+    MlpNames(("gate_up_proj",), "down_proj"),  # Phi-3
+    MlpNames(("intermediate.dense",), "output.dense"),  # BERT, RoBERTa, DeBERTa, ELECTRA, ViT
+    MlpNames(("c_fc",), "c_proj"),  # GPT-2, GPT-Neo
+    MlpNames(("fc1",), "fc2"),  # OPT, BART, Phi, CLIP
+    MlpNames(("lin1",), "lin2"),  # DistilBERT
+    MlpNames(("dense_h_to_4h",), "dense_4h_to_h"),  # GPT-NeoX, BLOOM, Falcon
+    MlpNames(("wi_0", "wi_1"), "wo"),  # T5 1.1, mT5
+    MlpNames(("wi",), "wo"),  # T5
+    MlpNames(("fc_in",), "fc_out"),  # GPT-J
+)
+
+
+def mlp_places(modules: Mapping[str, nn.Module]) -> dict[str, MlpPlace]:
+    """Return the place of every linear layer of every known MLP, by the layer's name."""
+    places: dict[str, MlpPlace] = {}
+    for name, module in modules.items():
+        for known in KNOWN_MLPS:
+            if not f".{name}".endswith(f".{known.entries[0]}"):
+                continue
+            root = name[: -len(known.entries[0])]
+            layers = [*known.entries, known.exit]
+            width, _ = layer_sizes(module)
+            if width is not None and all(f"{root}{layer}" in modules for layer in layers):
+                places |= {
+                    f"{root}{layer}": MlpPlace(
+                        root.removesuffix("."), "exit" if layer == known.exit else "entry", width
+                    )
+                    for layer in layers
+                }
+    return places

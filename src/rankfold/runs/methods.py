@@ -18,7 +18,7 @@ from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.factors import DenseSpec, SeededSpec
 from rankfold.models.kind import Kind
 from rankfold.peft_plugin.config import RankfoldConfig, config
-from rankfold.peft_plugin.mlps import MLP_TARGETS
+from rankfold.peft_plugin.targets import MLP_TARGETS
 from rankfold.runs.record import ParametersPart
 
 _PEFT_PREFIX = "peft:"

@@ -17,7 +17,7 @@ from rankfold.adapter.cost import adapter_work
 from rankfold.errors import SpecError
 from rankfold.models.meta import MetaBase
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.plan import plan_adapters
+from rankfold.peft_plugin.targets import plan_adapters
 from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import count_numbers, find_method, freeze_rest
 from rankfold.runs.record import ParametersPart

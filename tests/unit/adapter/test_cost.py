@@ -16,7 +16,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.site import Site
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec, LowRankSpec, RelaySpec, SeededSpec
-from rankfold.peft_plugin.plan import plan_adapters
+from rankfold.peft_plugin.targets import plan_adapters
 from rankfold.presets import discover
 from tests.support.toys import LINEAR_TARGETS, WIDTH, Block, preset_configs, toy, toy_sizes_allowed
 

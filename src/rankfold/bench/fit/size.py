@@ -15,9 +15,8 @@ from rankfold.adapter.geometry import Linear
 from rankfold.errors import RankfoldWarning, SpecError
 from rankfold.models.meta import MetaBase
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.kinds import sizes_of
-from rankfold.peft_plugin.model import RankfoldModel
-from rankfold.peft_plugin.plan import plan_adapters
+from rankfold.peft_plugin.layer import layer_sizes
+from rankfold.peft_plugin.targets import USUAL_TARGETS, plan_adapters
 from rankfold.runs.methods import find_method, head_parameters, task_type
 
 ALL_LINEAR = "all-linear"
@@ -118,11 +117,11 @@ class Ruler:
 
 
 def _linear_layers(model: nn.Module) -> list[Linear]:
-    sizes = (sizes_of(each) for each in model.modules() if isinstance(each, nn.Linear | Conv1D))
+    sizes = (layer_sizes(each) for each in model.modules() if isinstance(each, nn.Linear | Conv1D))
     return [Linear(inputs, outputs) for inputs, outputs in sizes if inputs and outputs]
 
 
 def usual_targets(model_type: str) -> list[str] | str:
     """Return the layers that PEFT adapts by default in models of a type, or "all-linear"."""
-    known: list[str] | str = RankfoldModel.target_module_mapping.get(model_type, ALL_LINEAR)
+    known: list[str] | str = USUAL_TARGETS.get(model_type, ALL_LINEAR)
     return known if isinstance(known, str) else sorted(known)

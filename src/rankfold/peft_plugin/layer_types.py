@@ -10,12 +10,15 @@ from typing import TypeGuard, final
 import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.module import _has_any_global_hook
+from transformers.pytorch_utils import Conv1D
 
 from rankfold.adapter.gating import ExpertGating
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.errors import SpecError
 from rankfold.factors.modes import is_transformed
-from rankfold.peft_plugin.layer import RankfoldLayer
+from rankfold.peft_plugin.layer import RankfoldLayer, layer_sizes
 
 
 @final
@@ -114,3 +117,42 @@ def _is_plain(base: nn.Module) -> TypeGuard[nn.Linear]:
         and not (base._backward_pre_hooks or base._backward_hooks)
         and not _has_any_global_hook()
     )
+
+
+def geometry_of(name: str, layer: nn.Module, backend: QuantizationBackend | None) -> Geometry:
+    """Return the kind and the sizes of a base layer.
+
+    Raises:
+        SpecError: If it is of a kind that cannot be adapted.
+    """
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        raise SpecError(
+            f"'{name}' is read by torch's MultiheadAttention without being called, so an adapter on it would "
+            "do nothing; exclude it by exclude_modules."
+        )
+    if isinstance(layer, nn.Embedding):
+        return Embedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx)
+    if isinstance(layer, nn.Conv2d):
+        return Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            _pair(layer.kernel_size),
+            _pair(layer.stride),
+            layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
+            _pair(layer.dilation),
+            layer.groups,
+            layer.padding_mode,
+            tuple(layer._reversed_padding_repeated_twice),
+        )
+    if isinstance(layer, nn.Linear | Conv1D) or (backend is not None and backend.layer_type == "linear"):
+        in_features, out_features = layer_sizes(layer)
+        if in_features is not None and out_features is not None:
+            return Linear(in_features, out_features, transposed=isinstance(layer, Conv1D))
+    raise SpecError(
+        f"Target module '{name}' is not supported: it is a {type(layer).__name__}; "
+        "name Linear, Conv1D, Conv2d or Embedding layers in target_modules, or exclude it by exclude_modules."
+    )
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    return value[0], value[1]

@@ -1,0 +1,174 @@
+"""Checks of a saved adapter against the model it is loaded on: its layers, its base weights and its tensors.
+
+When an adapter is added to a model, the names and sizes of its layers and a sketch of the base weights are
+written into its configuration; loading compares them. The sketch is not a hash: the same model loaded in
+another dtype, or quantised, must still be recognised. So it is a few weights of a few layers, compared with a
+tolerance.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from rankfold.adapter.find import common_depth
+from rankfold.adapter.layout import Layout, layers_in, layout_of, sizes_of
+from rankfold.errors import AdapterFileError
+from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
+from rankfold.peft_plugin.targets import COMPILED, Target
+
+_LAYERS, _WEIGHTS = 16, 4
+_LARGEST = torch.finfo(torch.float16).max
+_FLOAT, _QUANTISED = "float", "quantised"
+
+# Rounding a weight to bfloat16 moves it by at most 2**-9 of itself, to 4 bits by about a tenth of a typical
+# one.
+_TOLERANCE = {_FLOAT: 0.02, _QUANTISED: 0.3}
+
+
+def fingerprint(targets: Sequence[Target]) -> str | None:
+    """Return the sketch of the base weights under some targets, or None if the weights are not at hand."""
+    if not targets:
+        return None
+    chosen = [targets[index] for index in _spread(len(targets), _LAYERS)]
+    samples = [_sample(target) for target in chosen]
+    if any(sample is None for sample in samples):
+        return None
+    kind = _QUANTISED if any(target.quantization_backend is not None for target in targets) else _FLOAT
+    values = torch.cat([sample for sample in samples if sample is not None])
+    values = values.clamp(-_LARGEST, _LARGEST).to(torch.float16)
+    return f"{kind}:{values.numpy().tobytes().hex()}"
+
+
+def check_fingerprint(expected: str, targets: Sequence[Target]) -> None:
+    """Compare the base weights under some targets with a sketch.
+
+    Raises:
+        AdapterFileError: If they are of another model, or the sketch is damaged.
+    """
+    actual = fingerprint(targets)
+    if actual is None:
+        return
+    (kind, values), (actual_kind, actual_values) = _read(expected), _read(actual)
+    tolerance = max(_TOLERANCE[kind], _TOLERANCE[actual_kind])
+    if values.shape == actual_values.shape and (values - actual_values).norm() <= tolerance * values.norm():
+        return
+    raise AdapterFileError(
+        "the adapter was trained on another base model: the base weights differ from its 'base_fingerprint'; "
+        "load the base model it was trained on, or remove 'base_fingerprint' from its adapter_config.json to "
+        "use it here all the same; a new adapter takes a configuration that no other was trained with."
+    )
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """Return up to `count` indices, spread evenly over `size`."""
+    count = min(size, count)
+    return [index * size // count for index in range(count)]
+
+
+def _sample(target: Target) -> Tensor | None:
+    layer, backend = target.base_layer, target.quantization_backend
+    if is_meta(layer):
+        return None
+    if backend is not None and not backend.supports_merge:
+        return None
+    weight = _original_weight(target)
+    if type(weight) is not Tensor:
+        return None
+    flat = weight.reshape(-1)
+    return flat[torch.tensor(_spread(flat.numel(), _WEIGHTS), device=flat.device)].float().cpu()
+
+
+def _original_weight(target: Target) -> Tensor:
+    """Return the base weight, dequantised, without what other adapters have merged into it."""
+    if isinstance(target.module, RankfoldLayer):
+        return target.module.original_weight()
+    if target.quantization_backend is not None:
+        return target.quantization_backend.get_base_weight(target.base_layer)
+    # Where weight norm or pruning computes it at every pass, it is no parameter.
+    return cast("Tensor", target.base_layer.weight).detach()
+
+
+def _read(sketch: str) -> tuple[str, Tensor]:
+    kind, _, digits = sketch.partition(":")
+    try:
+        data = bytearray.fromhex(digits)
+        values = torch.frombuffer(data, dtype=torch.float16).float()
+    except ValueError as error:
+        raise AdapterFileError(
+            f"base_fingerprint={sketch!r} is damaged; restore adapter_config.json."
+        ) from error
+    if kind not in _TOLERANCE:
+        raise AdapterFileError(
+            f"base_fingerprint={sketch!r} is damaged or newer; restore its file or update rankfold."
+        )
+    return kind, values
+
+
+def layout_of_targets(targets: Sequence[Target]) -> Layout:
+    """Return the layout of the layers that an adapter gets."""
+    return layout_of({each.name.removeprefix(COMPILED): each.geometry for each in targets})
+
+
+def check_layers(expected: Layout, targets: Sequence[Target]) -> None:
+    """Compare the layers that an adapter gets with those it was saved from, wherever the model hangs.
+
+    Raises:
+        AdapterFileError: If one is missing, added or of another size, or the list is damaged.
+    """
+    saved = {name: sizes_of(geometry) for name, geometry in layers_in(expected).items()}
+    found = {each.name.removeprefix(COMPILED): sizes_of(each.geometry) for each in targets}
+    if not saved.keys() & found.keys():  # the model hangs somewhere else than when the adapter was saved
+        saved, found = _below_common(saved), _below_common(found)
+    if saved == found:
+        return
+    first = next(name for name in (*found, *saved) if saved.get(name) != found.get(name))
+    here, there = found.get(first, "not adapted"), saved.get(first, "not adapted")
+    raise AdapterFileError(
+        f"the adapter was saved from other layers: '{first}' is {here} in this model, but was {there}; load "
+        "the base model it was trained on, with its adapter_config.json as it was saved."
+    )
+
+
+def _below_common(sizes: Mapping[str, str]) -> dict[str, str]:
+    """Return the sizes by path, without what all layers are in."""
+    depth = common_depth(sizes)
+    return {".".join(name.split(".")[depth:]): each for name, each in sizes.items()}
+
+
+def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Tensor]) -> set[str]:
+    """Check that a saved adapter has every tensor of the adapter in the model, and no other.
+
+    Args:
+        model: It has the adapter, still without the saved values.
+        adapter_name: The adapter's name in the model.
+        tensors: The saved tensors, by their keys in the model.
+
+    Returns:
+        The keys of the adapter's tensors.
+
+    Raises:
+        AdapterFileError: If a tensor is missing, or has no place in the model.
+    """
+    wanted = {
+        f"{path}.{attribute}.{adapter_name}.{key}"
+        for path, layer in model.named_modules()
+        if isinstance(layer, RankfoldLayer)
+        for attribute in layer.adapter_layer_names
+        if adapter_name in getattr(layer, attribute)
+        for key in getattr(layer, attribute)[adapter_name].state_dict()
+    }
+    missing = sorted(wanted - tensors.keys())
+    if missing:
+        raise AdapterFileError(
+            f"the adapter's file lacks {len(missing)} of its {len(wanted)} tensors, such as "
+            f"'{missing[0]}'; it is damaged or belongs to another base model."
+        )
+    surplus = sorted(key for key in tensors if f".{PREFIX}" in key and key not in wanted)
+    if surplus:
+        raise AdapterFileError(
+            f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as "
+            f"'{surplus[0]}'; it belongs to another base model or configuration."
+        )
+    return wanted
