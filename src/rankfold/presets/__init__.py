@@ -3,15 +3,11 @@
 Other packages add presets through the entry point group `rankfold.presets`, and make them of the names here.
 """
 
-import warnings
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from pkgutil import iter_modules
-from types import MappingProxyType
 
-from rankfold.errors import RankfoldWarning, SpecError, unknown_name
+from rankfold.errors import unknown_name
+from rankfold.plugins import discover_plugins
 from rankfold.presets._preset import Alpha, Dropout, Heads, Option, Preset, Rank, Reading, Seed, balance
 
 
@@ -19,35 +15,16 @@ from rankfold.presets._preset import Alpha, Dropout, Heads, Option, Preset, Rank
 def discover() -> Mapping[str, Preset]:
     """Return every preset by name: this package's files, then those of other packages.
 
-    A preset of another package that cannot be loaded is left out with a warning: the others are not to blame.
+    A preset of another package that cannot be loaded is left out with a warning.
 
     Raises:
         SpecError: If two presets have one name.
     """
-    modules = (module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
-    found: list[Preset] = [import_module(f"{__name__}.{name}").PRESET for name in modules]
-    found += filter(None, map(_loaded, entry_points(group="rankfold.presets")))
-    presets: dict[str, Preset] = {}
-    for preset in found:
-        if preset.name in presets:
-            raise SpecError(f"two presets are named '{preset.name}'; rename one of them.")
-        presets[preset.name] = preset
-    return MappingProxyType(presets)
+    return discover_plugins(__name__, "PRESET", "rankfold.presets", "preset", _check)
 
 
-def _loaded(entry: EntryPoint) -> Preset | None:
-    try:
-        preset: Preset = entry.load()
-        _ = preset.options  # which are read off what its author wrote
-    except Exception as error:  # whatever another package may raise
-        warnings.warn(
-            f"the preset '{entry.name}' of {entry.value} is left out ({type(error).__name__}: {error}); "
-            "mend or uninstall its package.",
-            RankfoldWarning,
-            stacklevel=4,
-        )
-        return None
-    return preset
+def _check(preset: Preset) -> None:
+    _ = preset.options  # which are read off its author's function
 
 
 def find(name: str) -> Preset:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rankfold
-from rankfold import presets
+from rankfold import plugins
 from rankfold.adapter.spec import AdapterSpec, Scaling
 from rankfold.errors import RankfoldWarning, SpecError
 from rankfold.presets import Preset, discover, find
@@ -193,7 +193,7 @@ def has_an_option_without_words():
 
 @pytest.mark.parametrize("preset", [imports_what_is_not_there, has_an_option_without_words])
 def test_broken_preset_of_another_package_is_left_out(monkeypatch, preset):
-    monkeypatch.setattr(presets, "entry_points", lambda group: [Entry(preset)])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry(preset)])
     with pytest.warns(RankfoldWarning, match="the preset 'theirs' of their.package:PRESET is left out"):
         found = discover.__wrapped__()
     assert found.keys() == discover().keys()
