@@ -132,7 +132,7 @@ def _matches(record, query):
 
 
 def test_stored_adapters_load_into_one_model(store_file, bases, expected):
-    names = [name for name, base in CASES.items() if base == "llama" and not name.startswith("peft-")]
+    names = list(rankfold.presets.discover())
     with rankfold.AdapterStore(store_file, "read") as store:
         model = store.load_into(copy.deepcopy(bases["llama"]), {f"team/{name}": name for name in names})
     for name in names:
