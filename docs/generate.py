@@ -14,7 +14,7 @@ from benchmarks.predicted import compared
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.cli.main import cli
 from rankfold.presets import Option, discover
-from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells
+from rankfold.report.claims import CLAIM_COLUMNS, claim_cells
 from rankfold.runs.archive import NAME as ARCHIVED
 from rankfold.runs.archive import read_archive
 from rankfold.store.record import schema

@@ -141,7 +141,7 @@ def speed(
 
 
 def _cells(change: "Change") -> list[str]:
-    from rankfold.report.words import difference_text
+    from rankfold.report.format import difference_text
 
     difference = change.difference
     return [

@@ -179,7 +179,7 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     """
     from rankfold.bench.suite.outcome import check_all_began, check_all_here, never_began, raise_shared
     from rankfold.cli.results import print_report, report_as_json
-    from rankfold.report.report import make_report
+    from rankfold.report.study import make_report
     from rankfold.report.write import write_report
     from rankfold.runs.records import find_records
 

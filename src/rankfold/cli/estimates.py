@@ -91,7 +91,7 @@ def estimate(
 
 
 def _cells(found: "Estimate") -> list[tuple[str, str]]:
-    from rankfold.report.words import bytes_text, seconds_text
+    from rankfold.report.format import bytes_text, seconds_text
 
     parameters, memory = found.parameters, found.memory
     numbers = [

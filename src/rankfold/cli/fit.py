@@ -180,7 +180,7 @@ def _report(fitted: "Fitted", folder: Path, *, as_json: bool) -> None:
     from shlex import join
 
     from rankfold.cli.results import print_report, report_as_json
-    from rankfold.report.report import make_report
+    from rankfold.report.study import make_report
     from rankfold.report.write import write_report
 
     report = make_report(fitted.records)

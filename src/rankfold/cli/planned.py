@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
     """Print what runs would take, each kind once, and all of them; return whether it can be said of all."""
     from rankfold.bench.estimates.dry_run import plan_runs
-    from rankfold.report.words import seconds_text
+    from rankfold.report.format import seconds_text
 
     with progress_screen() as new_bar:
         planned = plan_runs(requests, progress=new_bar())
@@ -44,7 +44,7 @@ def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
 
 
 def _cells(planned: "PlannedRuns") -> list[str]:
-    from rankfold.report.words import bytes_text, seconds_text
+    from rankfold.report.format import bytes_text, seconds_text
 
     request, found = planned.request, planned.estimate
     named = [_named(planned), request.model, request.task or request.data or "", str(planned.runs)]

@@ -31,7 +31,7 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
     suite with claims, each claim gets a verdict.
     """
     from rankfold.cli.results import print_report, report_as_json  # --help can do without them
-    from rankfold.report.report import make_report
+    from rankfold.report.study import make_report
     from rankfold.report.write import write_as_named, write_report
     from rankfold.runs.records import find_records
 

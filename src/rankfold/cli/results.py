@@ -5,17 +5,12 @@ from typing import Any
 
 from rankfold.bench.statistics.claims import Judgement
 from rankfold.cli.console import note, print_table
-from rankfold.report.budgets import budgets_text
-from rankfold.report.choice import Choice
-from rankfold.report.choice_table import choice_cells, choice_columns
-from rankfold.report.claims_table import CLAIM_COLUMNS, claim_cells, claims_sentence
-from rankfold.report.overview import heading
-from rankfold.report.report import Report
+from rankfold.report.claims import CLAIM_COLUMNS, claim_cells, claims_sentence
+from rankfold.report.findings import budgets_text, headline
 from rankfold.report.rows import Row
-from rankfold.report.settings_table import settings_text
-from rankfold.report.study import Study
-from rankfold.report.table import cells, columns
-from rankfold.report.words import headline
+from rankfold.report.selection import Choice, choice_cells, choice_columns
+from rankfold.report.study import Report, Study
+from rankfold.report.tables import cells, columns, heading, settings_text
 
 
 def print_report(report: Report) -> None:

@@ -3,23 +3,33 @@
 from collections.abc import Sequence
 
 from rankfold.bench.statistics.claims import Judgement
-from rankfold.report.budgets import budgets_text
-from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
-from rankfold.report.claims_table import (
+from rankfold.report.claims import (
     CLAIM_COLUMNS,
     FINDING_COLUMNS,
     claim_cells,
     claims_sentence,
     finding_cells,
 )
-from rankfold.report.overview import overview_cells, overview_columns
-from rankfold.report.reading import READING, READING_TITLE
-from rankfold.report.report import Report
-from rankfold.report.settings_table import SETTINGS_COLUMNS, settings_cells, settings_text
-from rankfold.report.study import Study
-from rankfold.report.table import cells, columns, reason
-from rankfold.report.tuning_table import TUNING_COLUMNS, tuning_cells, tuning_text
-from rankfold.report.words import headline
+from rankfold.report.findings import READING, READING_TITLE, budgets_text, headline
+from rankfold.report.selection import (
+    TUNING_COLUMNS,
+    choice_cells,
+    choice_columns,
+    choice_text,
+    tuning_cells,
+    tuning_text,
+)
+from rankfold.report.study import Report, Study
+from rankfold.report.tables import (
+    SETTINGS_COLUMNS,
+    cells,
+    columns,
+    overview_cells,
+    overview_columns,
+    reason,
+    settings_cells,
+    settings_text,
+)
 
 
 def markdown(report: Report) -> str:
@@ -62,7 +72,7 @@ def _study(study: Study) -> list[str]:
     if rows := settings_cells(study):
         pieces.append(_table(SETTINGS_COLUMNS, rows))
     if study.tuned:
-        pieces += ["## How each was tuned", _escaped(tuning_text(study))]
+        pieces += ["## How each was tuned", _escaped(tuning_text(study.tuned))]
         pieces.append(_table(TUNING_COLUMNS, [tuning_cells(each) for each in study.tuned]))
     for choice in study.choices:
         pieces += ["## How it was chosen", _escaped(choice_text(choice))]

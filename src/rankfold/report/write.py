@@ -1,13 +1,28 @@
 """A report as files: the page, its Markdown and its CSV."""
 
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any, cast
+
+import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from rankfold.errors import SpecError
 from rankfold.files import write_into
+from rankfold.report.claims import claims_section
+from rankfold.report.findings import READING, READING_TITLE
 from rankfold.report.markdown import markdown
-from rankfold.report.page import html_page
-from rankfold.report.report import Report
-from rankfold.report.table import comma_separated
+from rankfold.report.sections import study_section
+from rankfold.report.study import Report, Study
+from rankfold.report.tables import heading, overview_section
+from rankfold.runs.record import RunRecord
 
 HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "report.md", "records.csv"
 
@@ -41,3 +56,114 @@ def write_report(report: Report, folder: Path, *, version: str) -> Path:
     for name in (MARKDOWN_NAME, CSV_NAME, HTML_NAME):
         write_as_named(report, folder / name, version=version)
     return folder / HTML_NAME
+
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def html_page(report: Report, *, version: str) -> str:
+    """Return the page as one HTML text that loads nothing.
+
+    Args:
+        report: What to show.
+        version: The version of rankfold that makes the page.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = {f"study-{number}": study for number, study in enumerate(report.studies, start=1)}
+    shown = [study_section(name, study) for name, study in names.items()]
+    has_charts = any(study["charts"] for study in shown)
+    page = {
+        "title": _title(report),
+        "description": report.description,
+        "version": version,
+        "facts": _facts(report.studies),
+        "missing": report.missing,
+        "claims": claims_section(report.judgements) if report.judgements else None,
+        "overview": overview_section(names) if len(names) > 1 else None,
+        "studies": shown,
+        "reading_title": READING_TITLE,
+        "reading": READING,
+        "has_charts": has_charts,
+    }
+    return environment.get_template("page.html.j2").render(
+        page=page,
+        style=_asset("page.css"),
+        script=_asset("page.js"),
+        vega=_vega() if has_charts else "",
+    )
+
+
+def _asset(name: str) -> Markup:
+    return Markup((_TEMPLATES / name).read_text("utf-8"))  # noqa: S704 (our own file, not a user's text)
+
+
+@cache
+def _vega() -> Markup:
+    # `</script` inside a string of the library would end the element.
+    script: str = cast("Any", vl_convert).javascript_bundle()
+    return Markup(script.replace("</script", "<\\/script"))  # noqa: S704 (a library's code)
+
+
+def _title(report: Report) -> str:
+    if report.name and (report.judgements or len(report.studies) > 1):
+        return report.name
+    names = [heading(study) for study in report.studies]
+    return names[0] if len(names) == 1 else f"{len(names)} comparisons"
+
+
+def _facts(studies: Sequence[Study]) -> list[str]:
+    records = [record for study in studies for record in study.records]
+    failed = sum(record.status == "failed" for record in records)
+    last = max(datetime.fromisoformat(record.created) for record in records).astimezone(UTC)
+    trials = sum(len(study.labelled_trials()) for study in studies)
+    runs = f"{len(records)} run" + "s" * (len(records) != 1) + (f", {failed} failed" if failed else "")
+    machines = sorted({record.hardware.gpu or record.hardware.cpu for record in records})
+    tuned = [f"{trials} trials of tuning"] if trials else []
+    return [runs, *tuned, f"{last:%d %B %Y, %H:%M} UTC".lstrip("0"), *machines]
+
+
+def comma_separated(report: Report) -> str:
+    """Return every run as CSV, failed ones and trials too; numbers are complete, not rounded."""
+    rows = [
+        _flat(study, label, run)
+        for study in report.studies
+        for label, run in [*study.labelled_runs(), *study.labelled_trials()]
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat(study: Study, label: str, run: RunRecord) -> dict[str, object]:
+    parts = {"parameters": run.parameters, "bytes": run.bytes, "seconds": run.seconds}
+    return {
+        "model": study.model,
+        "task": study.task,
+        "label": label,
+        "method": run.method.name,
+        "rung": run.fit and run.fit.rung,
+        "trial": run.tuning and run.tuning.trial,
+        "tuned": json.dumps(run.tuning.values) if run.tuning else None,
+        "seed": run.training.seed,
+        "status": run.status,
+        "error": run.error,
+        "metric": study.metric,
+        "value": run.metrics.get(study.metric),
+        "learning_rate": run.training.learning_rate,
+        "epochs": run.training.epochs,
+        "steps": run.training.steps,
+        **{f"{name}_{key}": value for name, part in parts.items() for key, value in asdict(part).items()},
+        "flops": run.flops,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "model_sha256": run.model.sha256,
+        "data_sha256": run.data.sha256,
+        "created": run.created,
+    }

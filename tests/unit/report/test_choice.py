@@ -7,14 +7,11 @@ from dataclasses import replace
 import pytest
 
 from rankfold.cli.results import report_as_json
-from rankfold.report.choice import CHOSEN, make_choices
-from rankfold.report.choice_table import choice_cells, choice_columns, choice_text
+from rankfold.report.findings import headline
 from rankfold.report.markdown import markdown
-from rankfold.report.page import html_page
-from rankfold.report.report import Report
-from rankfold.report.study import make_studies
-from rankfold.report.table import comma_separated
-from rankfold.report.words import headline
+from rankfold.report.selection import CHOSEN, choice_cells, choice_columns, choice_text, make_choices
+from rankfold.report.study import Report, make_studies
+from rankfold.report.write import comma_separated, html_page
 from rankfold.runs.record import FitPart
 from tests.support.records import fail, make_record
 

@@ -3,8 +3,8 @@
 import pytest
 import vl_convert
 
-from rankfold.report.knobs import find_knobs, knob_figures
 from rankfold.report.study import make_studies
+from rankfold.report.sweeps import find_knobs, knob_figures
 from tests.support.records import make_record
 
 

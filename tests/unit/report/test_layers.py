@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from rankfold.report.layers import layer_cells, layer_figures
+from rankfold.report.charts import layer_cells, layer_figures
 from rankfold.report.study import make_studies
 from rankfold.runs.record import ReducerPart, ReducerPoint
 from tests.support.records import make_record

@@ -13,16 +13,14 @@ import vl_convert
 
 from rankfold.bench.statistics.stats import Difference, Interval
 from rankfold.errors import DataError, RankfoldError
-from rankfold.report.chart_parts import mark_of
-from rankfold.report.figures import figures
+from rankfold.report.chart_style import mark_of
+from rankfold.report.charts import figures
+from rankfold.report.findings import READING, headline
+from rankfold.report.format import bytes_text, range_text, seconds_text, signed
 from rankfold.report.markdown import markdown
-from rankfold.report.page import html_page
-from rankfold.report.reading import READING
-from rankfold.report.report import make_report
-from rankfold.report.settings_table import settings_cells, settings_text
-from rankfold.report.table import cells, columns, comma_separated
-from rankfold.report.words import bytes_text, headline, range_text, seconds_text, signed
-from rankfold.report.write import write_report
+from rankfold.report.study import make_report
+from rankfold.report.tables import cells, columns, settings_cells, settings_text
+from rankfold.report.write import comma_separated, html_page, write_report
 from rankfold.runs.record import ParametersPart
 from rankfold.runs.records import find_records
 from tests.support.records import fail, make_record

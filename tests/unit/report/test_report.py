@@ -11,14 +11,12 @@ from rankfold.bench.suite.kept import keep_suite
 from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.cli.results import report_as_json
 from rankfold.errors import DataError
-from rankfold.report.claims_table import SHAPES, claim_cells, claims_sentence, finding_cells
+from rankfold.report.claims import SHAPES, claim_cells, claims_sentence, finding_cells
 from rankfold.report.markdown import markdown
-from rankfold.report.overview import overview_cells, overview_columns
-from rankfold.report.page import html_page
-from rankfold.report.report import Report, make_report
-from rankfold.report.study import make_studies
-from rankfold.report.table import cells, columns, comma_separated
-from rankfold.report.tuning_table import tuning_cells
+from rankfold.report.selection import tuning_cells
+from rankfold.report.study import Report, make_report, make_studies
+from rankfold.report.tables import cells, columns, overview_cells, overview_columns
+from rankfold.report.write import comma_separated, html_page
 from rankfold.runs.record import TuningPart
 from tests.support.records import make_record
 from tests.support.suites import RATES, a_suite, records_of, write_suite

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from rankfold.report.runs import run_facts
+from rankfold.report.sections import run_facts
 from rankfold.train.rates import RateGroup
 from tests.support.records import make_record
 

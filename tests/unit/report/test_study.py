@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 
 from rankfold.errors import DataError, SpecError
-from rankfold.report.budgets import budgets_text
+from rankfold.report.findings import budgets_text
 from rankfold.report.markdown import markdown
-from rankfold.report.page import html_page
-from rankfold.report.report import Report
-from rankfold.report.study import make_studies
-from rankfold.report.table import cells
+from rankfold.report.study import Report, make_studies
+from rankfold.report.tables import cells
+from rankfold.report.write import html_page
 from rankfold.runs.record import ReducerPart
 from tests.support.records import fail, make_record
 

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from rankfold.report.chart_parts import mark_of
-from rankfold.report.name_places import NamePlace, place_names, short_names
+from rankfold.report.chart_style import mark_of
 from rankfold.report.study import make_studies
-from rankfold.report.trade_off import is_on_front, trade_offs
+from rankfold.report.trade_off import NamePlace, is_on_front, place_names, short_names, trade_offs
 from rankfold.tasks.metrics import ANSWER_LOSS
 from tests.support.records import make_record
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankfold.bench.statistics.stats import Interval
-from rankfold.report.words import range_text, score_text
+from rankfold.report.format import range_text, score_text
 
 Spec = dict[str, Any]
 

@@ -1,9 +1,10 @@
 """The claims of a suite as plain rows and words: for the terminal, for Markdown and for the page."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from rankfold.bench.statistics.claims import Answer, Claim, Finding, Judgement
-from rankfold.report.words import difference_text, listed, metric_name, signed
+from rankfold.report.format import difference_text, listed, metric_name, signed
 
 # A verdict is a word with a shape, so that it can be told without colour.
 SHAPES: dict[Answer, str] = {"supported": "✓", "contradicted": "✗", "not separated": "≈", "not run": "○"}
@@ -88,3 +89,62 @@ def _comparison(claim: Claim, finding: Finding) -> str:
     method = first.partition(" ")[0] + " "
     is_one = all(label.startswith(method) for label in others)
     return " → ".join([first, *(label.removeprefix(method) if is_one else label for label in others)])
+
+
+def claims_section(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """Return the claims as the template wants them."""
+    return {
+        "sentence": claims_sentence(judgements),
+        "columns": CLAIM_COLUMNS[:-1],
+        "numbers": FINDING_COLUMNS,
+        "rows": [_claim(judgement) for judgement in judgements],
+    }
+
+
+def _claim(judgement: Judgement) -> dict[str, Any]:
+    claim = judgement.claim
+    number, answer, text, source, count, measured = claim_cells(judgement)
+    low, high = _extent(judgement)
+    return {
+        "id": number,
+        "answer": answer,
+        "kind": judgement.answer.replace(" ", "-"),
+        "text": text,
+        "source": source,
+        "count": count,
+        "measured": measured,
+        "findings": [
+            {
+                "cells": cells,
+                "kind": finding.answer.replace(" ", "-"),
+                "plot": _plot(finding, claim.bound, low, high),
+            }
+            for finding, cells in zip(judgement.findings, finding_cells(judgement), strict=True)
+        ],
+    }
+
+
+def _extent(judgement: Judgement) -> tuple[float, float]:
+    """Return the ends of the scale that all intervals of a claim are drawn on; the bound is on it."""
+    intervals = [each.difference.interval for each in judgement.findings if each.difference]
+    ends = [0.0, judgement.claim.bound]
+    ends += [end for interval in intervals for end in (interval.low, interval.high)]
+    return min(ends), max(ends)
+
+
+def _plot(finding: Finding, bound: float, low: float, high: float) -> dict[str, str] | None:
+    """Return the places of interval, value and bound in percent of the width, if there is an interval."""
+    if finding.difference is None or high <= low:
+        return None
+    interval = finding.difference.interval
+
+    def place(value: float) -> float:
+        return 3 + 94 * (value - low) / (high - low)
+
+    places = {
+        "bound": place(bound),
+        "low": place(interval.low),
+        "width": place(interval.high) - place(interval.low),
+        "value": place(interval.value),
+    }
+    return {name: f"{value:.1f}%" for name, value in places.items()}

@@ -1,98 +1,16 @@
-"""Numbers and findings in words, the same on the terminal, in Markdown and in HTML."""
+"""Findings as sentences: which methods differ from the reference, and how far the comparison holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rankfold.bench.statistics.stats import Interval
-from rankfold.report.choice import CHOSEN
+from rankfold.bench.statistics.doubt import RESAMPLES
+from rankfold.bench.statistics.stats import LEVEL
+from rankfold.report.format import bytes_text, difference_text, listed, metric_name, range_text, score_text
 from rankfold.report.rows import Row
+from rankfold.report.selection import CHOSEN
 from rankfold.report.study import Study
 
 # Of more rows than these, the finding is told of all together, or their number alone.
 _MOST_SENTENCES, _MOST_NAMES = 3, 6
-
-
-def metric_name(metric: str) -> str:
-    """Return a metric as it is written in prose: "macro_f1" is "macro F1"."""
-    return {"f1": "F1", "macro_f1": "macro F1", "matthews": "Matthews correlation"}.get(
-        metric, metric.replace("_", " ")
-    )
-
-
-def capital(text: str) -> str:
-    """Return a text with its first letter large: "Macro F1"."""
-    return text[:1].upper() + text[1:]
-
-
-def score_text(interval: Interval | None) -> str:
-    """Return a metric's value, "0.962"."""
-    return "–" if interval is None else _rounded(interval.value)
-
-
-def range_text(interval: Interval | None) -> str:
-    """Return the bounds of an interval, "[0.940, 0.976]"; nothing where there is no interval."""
-    if interval is None or interval.low == interval.high:
-        return ""
-    return f"[{_rounded(interval.low)}, {_rounded(interval.high)}]"
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign, "+0.012" or "−0.012"; zero has none."""
-    text = _rounded(value)
-    return text if text == "0.000" or value < 0 else f"+{text}"
-
-
-def difference_range(interval: Interval) -> str:
-    """Return the bounds of a difference, "[−0.003, +0.021]"."""
-    return f"[{signed(interval.low)}, {signed(interval.high)}]"
-
-
-def difference_text(interval: Interval) -> str:
-    """Return a difference with its bounds: "+0.012 [+0.003, +0.021]"; without doubt of it, in words.
-
-    Two methods that are right and wrong on the same examples leave nothing to resample, which says only that
-    the examples were too few or too easy to tell them apart.
-    """
-    if interval.value == interval.low == interval.high == 0:
-        return "the same on every example"
-    return f"{signed(interval.value)} {difference_range(interval)}"
-
-
-def bytes_text(count: float) -> str:
-    """Return a number of bytes as people read it: "3.1 kB", "22.4 MB" (powers of 1000)."""
-    if count < 999.5:  # noqa: PLR2004
-        return f"{count:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        count /= 1000
-        if count < 999.95:  # noqa: PLR2004
-            return f"{count:.1f} {unit}"
-    return f"{count / 1000:.1f} TB"
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration: "0.4 s", "35 s", "12 min 05 s", "3 h 20 min"."""
-    if seconds < 9.95:  # noqa: PLR2004
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
-    if whole < 60:  # noqa: PLR2004
-        return f"{whole} s"
-    if whole < 3600:  # noqa: PLR2004
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def seeds_text(row: Row) -> str:
-    """Return how many runs ended well, and how many did not: "3", "2 of 3", "0 of 1"."""
-    done, failed = len(row.records), len(row.failures)
-    return f"{done} of {done + failed}" if failed else str(done)
-
-
-def verdict_text(row: Row) -> str:
-    """Return what a row's difference says, with a shape: "▲ better"; "failed" if no run ended well."""
-    if not row.records:
-        return "failed"
-    shape = {"better": "▲ ", "worse": "▼ ", "not separated": "≈ "}.get(row.verdict, "")
-    return f"{shape}{row.verdict}"
 
 
 def headline(study: Study) -> list[str]:
@@ -110,16 +28,6 @@ def headline(study: Study) -> list[str]:
     if lost:
         sentences.append(f"{listed(lost)} failed in every run.")
     return sentences
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a list in prose: "a", "a and b", "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
-
-
-def _rounded(value: float) -> str:
-    text = f"{abs(value):.3f}"
-    return f"−{text}" if value < 0 and text != "0.000" else text
 
 
 def _rows_text(labels: Sequence[str], study: Study) -> str:
@@ -202,3 +110,63 @@ def _smallest(study: Study) -> list[str]:
         f"{row.label} has the smallest file: {bytes_text(size)}, {share} "
         f"of {study.rows[0].label}'s {bytes_text(reference)}."
     ]
+
+
+# What a budget is made of, by the names of a row's settings.
+_PARTS = {"steps": "steps", "batch_size": "rows in each", "rows": "training rows"}
+_MOST_LABELS = 3
+
+
+def budgets_text(rows: Sequence[Row]) -> str:
+    """Return in what the budgets of rows differ: "The budgets differ: 3 steps (tlora), 1 (lora)."; else "".
+
+    Args:
+        rows: The rows of a study; those without a finished run used up no budget.
+    """
+    trained = [row for row in rows if row.records]
+    parts = [_differing(name, trained) for name in _PARTS] + [_reduced(trained)]
+    found = "; ".join(filter(None, parts))
+    return f"The budgets differ: {found}." if found else ""
+
+
+def _differing(name: str, rows: Sequence[Row]) -> str:
+    """Return the values of a part of the budget with the rows that have them; "" if all have one."""
+    labels: dict[object, list[str]] = {}
+    for row in rows:
+        if name in row.settings:  # what tuning chose is not among them
+            labels.setdefault(row.settings[name], []).append(row.label)
+    if len(labels) < 2:  # noqa: PLR2004
+        return ""
+    return f"{_PARTS[name]} {_with_labels(labels)}"
+
+
+def _with_labels(labels: Mapping[object, Sequence[str]]) -> str:
+    return ", ".join(f"{value:,} ({_named(names)})" for value, names in labels.items())
+
+
+def _reduced(rows: Sequence[Row]) -> str:
+    """Return which rows have a Reducer, under which layers rest; "" if all have one, or none has."""
+    reduced = [row.label for row in rows if "reducer" in row.settings]
+    return f"a Reducer lets layers rest in {_named(reduced)}" if 0 < len(reduced) < len(rows) else ""
+
+
+def _named(labels: Sequence[str]) -> str:
+    return listed(labels) if len(labels) <= _MOST_LABELS else f"{len(labels)} methods"
+
+
+READING_TITLE = "How to read this"
+
+READING = (
+    "A value is the mean over the seeds. Its interval says where the mean could be with other examples "
+    f"({LEVEL:.0%}; Wilson's interval for the accuracy of one seed, otherwise a bootstrap with {RESAMPLES:,} "
+    "resamples), and with other seeds where there are at least two (Student's t: with two or three seeds it "
+    "is wide, because two or three numbers say little of how far a fourth may lie).",
+    "A difference is paired: both methods on the same examples with the same seeds. It can be clear while "
+    "the intervals of the two values overlap.",
+    "“Better” and “worse” hold for all comparisons of a table together (Holm's correction); the interval "
+    "beside them is that of one comparison alone, so it can be clear of zero where the verdict is “not "
+    "separated”. That means that this much data cannot tell the two apart; it does not mean that they are "
+    "equal.",
+    "Trainable numbers are those of the adapter; a task head beside it is the same for every method and "
+    "counted apart. The size on disk is that of the weights file, task head included.",
+)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rankfold.report.chart_parts import (
+from rankfold.report.chart_style import (
     Axis,
     Mark,
     Spec,
@@ -18,9 +18,9 @@ from rankfold.report.chart_parts import (
     score_fields,
     whiskers,
 )
+from rankfold.report.format import capital, metric_name
 from rankfold.report.rows import Row
 from rankfold.report.study import Study
-from rankfold.report.words import capital, metric_name
 from rankfold.runs.records import differing, label_of
 
 FEWEST = 3
