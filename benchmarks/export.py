@@ -29,7 +29,7 @@ from peft.tuners.lora.conversion import convert_to_lora
 from torch import Tensor
 
 import rankfold
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.export.certify import text_logits
 from rankfold.export.fold import Folded, fold
 from rankfold.export.measure import relative_error, trained_product

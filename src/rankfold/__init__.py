@@ -12,8 +12,6 @@ from rankfold._bootstrap import register_with_peft_when_imported
 
 if TYPE_CHECKING:
     from rankfold.adapter.balance import BalanceSpec as BalanceSpec
-    from rankfold.adapter.count import ParameterCount as ParameterCount
-    from rankfold.adapter.count import count_parameters as count_parameters
     from rankfold.adapter.router import RouterSpec as RouterSpec
     from rankfold.adapter.spec import AdapterSpec as AdapterSpec
     from rankfold.errors import AdapterFileError as AdapterFileError
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from rankfold.factors import SvdSpec as SvdSpec
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
+    from rankfold.peft_plugin.count import ParameterCount as ParameterCount
+    from rankfold.peft_plugin.count import count_parameters as count_parameters
     from rankfold.store.packed import Packed as Packed
     from rankfold.store.packed import pack_adapter as pack_adapter
     from rankfold.store.packed import unpack_adapter as unpack_adapter
@@ -69,7 +69,7 @@ _HOMES = {
     "LowRankSpec": "rankfold.factors",
     "NotExactError": "rankfold.errors",
     "Packed": "rankfold.store.packed",
-    "ParameterCount": "rankfold.adapter.count",
+    "ParameterCount": "rankfold.peft_plugin.count",
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
@@ -90,7 +90,7 @@ _HOMES = {
     "auxiliary_loss": "rankfold.train.auxiliary",
     "compress_lora": "rankfold.export.api",
     "config": "rankfold.peft_plugin.config",
-    "count_parameters": "rankfold.adapter.count",
+    "count_parameters": "rankfold.peft_plugin.count",
     "expand_adapter": "rankfold.store.shrink",
     "export_lora": "rankfold.export.api",
     "lora_fa_correction": "rankfold.train.lora_fa",

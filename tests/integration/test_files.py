@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
-from rankfold.adapter.roles import ROLES
+from rankfold.adapter.module import ROLES
 from rankfold.errors import SpecError
 from rankfold.export.detached import needs_base_weights
 from tests.integration.models import (

@@ -2,7 +2,8 @@
 
 from transformers import T5Config, T5ForConditionalGeneration
 
-from rankfold.adapter.find import adapters_in, block_of
+from rankfold.adapter.layout import block_of
+from rankfold.adapter.module import adapters_in
 from tests.integration.models import adapted, config_of
 
 SIZES = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "decoder_start_token_id": 0}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rankfold import SpecError
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.train.reducer.blocks import find_blocks
 from tests.support.reduced import LAYERS, adamw, batches, reduced_bert, reducer, train
 

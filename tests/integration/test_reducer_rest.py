@@ -8,7 +8,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from rankfold import SpecError, TrainingError
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.train.reducer.blocks import find_blocks
 from tests.support.reduced import LAYERS, adamw, batches, reduced_bert, reducer, train
 

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rankfold
 from rankfold import NotExactError
-from rankfold.adapter.find import adapters_in, hosts_in
+from rankfold.adapter.module import adapters_in, hosts_in
 from rankfold.factors import relay
 from rankfold.train.auxiliary import auxiliary_loss
 from tests.laws.law import law

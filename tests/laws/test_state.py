@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 import rankfold
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.factors import Factor, Seeded
 from rankfold.peft_plugin.model import RankfoldModel
 from tests.laws.law import law
@@ -33,7 +33,7 @@ def _cost_predicts_the_built_module(config: rankfold.RankfoldConfig) -> None:
     create = RankfoldModel._batch_relays
 
     def spy(self: RankfoldModel, *args: Any) -> None:
-        planned.append(self._builder.trained_numbers())
+        planned.append(self._builder.parameter_count())
         create(self, *args)
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import rankfold
-from rankfold.adapter.find import adapters_in
-from rankfold.adapter.module import Adapter
+from rankfold.adapter.module import Adapter, adapters_in
 from tests.reference import base_layers
 
 KINDS = ("linear", "conv1d", "embedding", "conv2d")

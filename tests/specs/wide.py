@@ -6,8 +6,7 @@ import peft
 from torch import nn
 
 import rankfold
-from rankfold.adapter.find import adapters_in
-from rankfold.adapter.module import Adapter
+from rankfold.adapter.module import Adapter, adapters_in
 
 INPUTS, OUTPUTS = 1024, 768
 

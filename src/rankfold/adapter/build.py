@@ -119,12 +119,14 @@ class Builder:
         )
         return BuiltAdapter(adapter, owned)
 
-    def trained_numbers(self) -> int:
+    def parameter_count(self) -> int:
         """Return how many numbers the adapters of all sites train, without building them."""
-        return self._scales() + sum(spec.numbers(rows, cols) for spec, rows, cols in self.parts().values())
+        return self._scales() + sum(
+            spec.parameter_count(rows, cols) for spec, rows, cols in self.parts().values()
+        )
 
-    def trained_tensors(self) -> int:
-        """Return how many tensors these numbers are kept in, without building them."""
+    def tensor_count(self) -> int:
+        """Return how many tensors these parameters are in, without building them."""
         return self._scales() + sum(_tensors(*part) for part in self.parts().values())
 
     def parts(self) -> dict[str, tuple[PartSpec, int, int]]:

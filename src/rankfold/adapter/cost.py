@@ -78,7 +78,7 @@ def adapter_work(builder: Builder, tokens: int) -> Work:
         builder: The sites of the adapters.
         tokens: Tokens of a step; for a convolution positions.
     """
-    work = Work(bytes=_BYTES * _UPDATE * builder.trained_numbers())
+    work = Work(bytes=_BYTES * _UPDATE * builder.parameter_count())
     for site in builder.sites.values():
         work += Work(_site_flops(site, tokens), _BYTES * tokens * _site_traffic(site))
     for spec, rows, cols in builder.parts().values():

@@ -5,7 +5,7 @@ A file that carries its layout can be folded without its base model.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
 from rankfold.errors import AdapterFileError
@@ -150,3 +150,20 @@ def _names(pattern: str) -> Iterator[str]:
 
 def _damaged(what: str) -> AdapterFileError:
     return AdapterFileError(f"the adapter's list of layers names {what}; restore its adapter_config.json.")
+
+
+def block_of(path: str) -> tuple[str, ...]:
+    """Return where the block of a layer is, the parts of the layer's path up to the first number.
+
+    Empty if the path has no number: the layer is in no block. Without its last part, the number, this is the
+    stack of blocks, of which an encoder-decoder has two.
+    """
+    parts = path.split(".")
+    before = list(takewhile(lambda part: not part.isdecimal(), parts))
+    return () if len(before) == len(parts) else tuple(parts[: len(before) + 1])
+
+
+def common_depth(names: Iterable[str]) -> int:
+    """Return how many modules around them these modules have in common."""
+    parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))

@@ -1,13 +1,14 @@
 """The arithmetic of one adapter."""
 
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import final
+from typing import Any, Protocol, cast, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from rankfold.adapter.fused import add_expanded, linear_and_code
 from rankfold.adapter.gating import Gating
 from rankfold.adapter.geometry import Geometry
 from rankfold.errors import NotExactError
@@ -185,3 +186,78 @@ class Adapter(nn.Module):
     def _used(self, part: Factor | LearnedScale) -> Tensor:
         value: Tensor = part()
         return value.detach() if self.is_detached else value
+
+
+ROLES = ("down", "core", "up", "scale", "router")
+"""The parts of an adapter that may have parameters, by their attribute."""
+
+
+@runtime_checkable
+class AdapterHost(Protocol):
+    """A layer that carries adapters, by name."""
+
+    rankfold_adapters: Mapping[str, Adapter]
+    active_adapters: list[str]
+
+
+def hosts_in(model: nn.Module) -> Iterator[tuple[str, AdapterHost]]:
+    """Yield every layer that carries adapters, with its path."""
+    named = cast(Iterator[tuple[str, nn.Module]], model.named_modules())
+    return ((path, module) for path, module in named if isinstance(module, AdapterHost))
+
+
+def adapters_in(model: nn.Module) -> Iterator[tuple[str, str, Adapter]]:
+    """Yield every adapter of a model, with the path of its layer and its name."""
+    for path, host in hosts_in(model):
+        for name, adapter in host.rankfold_adapters.items():
+            yield path, name, adapter
+
+
+def linear_and_code(
+    x: Float[Tensor, "*batch in_features"],
+    weight: Float[Tensor, "out_features in_features"],
+    bias: Float[Tensor, " out_features"] | None,
+    down: Float[Tensor, "rank in_features"],
+) -> tuple[Float[Tensor, "*batch out_features"], Float[Tensor, "*batch rank"]]:
+    """Return the output of a frozen linear layer, and the code of its input.
+
+    Args:
+        x: The input.
+        weight: The layer's weight, which gets no gradient.
+        bias: The layer's bias, if any, which gets no gradient.
+        down: The adapter's down factor.
+    """
+    return cast(tuple[Tensor, Tensor], cast(Any, _LinearAndCode).apply(x, weight, bias, down))
+
+
+def add_expanded(
+    result: Float[Tensor, "*batch out_features"],
+    code: Float[Tensor, "*batch rank"],
+    up: Float[Tensor, "out_features rank"],
+) -> Float[Tensor, "*batch out_features"]:
+    """Return result + U code, without writing the second one down."""
+    total = torch.addmm(result.reshape(-1, result.shape[-1]), code.reshape(-1, code.shape[-1]), up.T)
+    return total.reshape(result.shape)
+
+
+@final
+class _LinearAndCode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor) -> Any:
+        # The input is kept for the down factor's gradient only.
+        ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, down)
+        return functional.linear(x, weight, bias), functional.linear(x, down)
+
+    # In differentiable steps, for those who want gradients of gradients.
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (torch's way)
+        of_result, of_code = gradients
+        x, weight, down = ctx.saved_tensors
+        flat_code = of_code.reshape(-1, of_code.shape[-1])
+        of_x = of_down = None
+        if ctx.needs_input_grad[0]:
+            flat_x = of_result.reshape(-1, of_result.shape[-1]) @ weight
+            of_x = flat_x.addmm_(flat_code, down).reshape(*of_result.shape[:-1], weight.shape[1])
+        if x is not None:
+            of_down = flat_code.T @ x.reshape(-1, x.shape[-1])
+        return of_x, None, None, of_down

@@ -112,8 +112,8 @@ class RouterSpec:
             raise SpecError(f"top_k={self.top_k} is more than the {heads} heads; give at most {heads}.")
         return Router(heads, in_features, self)
 
-    def numbers(self, heads: int, in_features: int) -> int:
-        """Return how many numbers are trained, and stored."""
+    def parameter_count(self, heads: int, in_features: int) -> int:
+        """Return how many parameters are trained, and stored."""
         rounds = 0 if self.rounds == 1 else heads * in_features + 6 * in_features**2
         return heads * in_features + (heads if self.bias else 0) + rounds
 

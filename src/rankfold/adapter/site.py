@@ -108,7 +108,7 @@ def warn_of_relays(sites: set[Site]) -> None:
             continue
         size = f"the {role} factor ({rows} x {cols})"
         if 2 * spec.k >= math.sqrt(rows * cols):
-            numbers = spec.numbers(rows, cols)
+            numbers = spec.parameter_count(rows, cols)
             message = f"k={spec.k} saves nothing on {size}: it trains {numbers} numbers for {rows * cols}."
             warnings.warn(message, RankfoldWarning, stacklevel=3)
         if (cap := rank_cap(spec, rows, cols)) < min(rows, cols):

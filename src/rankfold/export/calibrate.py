@@ -4,7 +4,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.adapter.router import Router
 from rankfold.errors import SpecError
 from rankfold.export.base import Base

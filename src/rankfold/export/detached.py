@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder, BuiltAdapter
-from rankfold.adapter.find import common_depth
-from rankfold.adapter.layout import layers_in
+from rankfold.adapter.layout import common_depth, layers_in
 from rankfold.adapter.module import Adapter
 from rankfold.adapter.site import Site
 from rankfold.errors import AdapterFileError, NotExactError, RankfoldWarning
@@ -81,7 +80,7 @@ def _check_made(builder: Builder, config: RankfoldConfig) -> None:
     """Check, before anything is built, how many numbers follow from the sizes that the file names."""
     made: list[int] = []
     for spec, rows, cols in builder.parts().values():
-        stored = spec.numbers(rows, cols)
+        stored = spec.parameter_count(rows, cols)
         # Beside factors of the base weights the others have initial values too, before those of the file.
         made.append(max(rows * cols, stored) if needs_base_weights(config) else max(rows * cols - stored, 0))
     if max(made, default=0) > MOST_MADE or sum(made) > MOST_MADE_IN_ALL:

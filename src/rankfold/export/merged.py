@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rankfold.adapter.find import hosts_in
+from rankfold.adapter.module import hosts_in
 from rankfold.errors import NotExactError, SpecError
 from rankfold.export.base import Base
 from rankfold.export.certificate import LayerPart

@@ -4,10 +4,9 @@ The union `FactorSpec` is closed: a new kind of factor adds its file and its lin
 lists every `match` that has to answer for it.
 """
 
-from rankfold.factors.base import Factor
+from rankfold.factors.base import INITIALS, Factor, Initial, initial_matrix, standard_deviation
 from rankfold.factors.dense import Dense, DenseSpec
 from rankfold.factors.diagonal import Diagonal, DiagonalSpec
-from rankfold.factors.initial import INITIALS, Initial, initial_matrix, standard_deviation
 from rankfold.factors.low_rank import LowRank, LowRankSpec
 from rankfold.factors.pool import SHARES, Pool, Share, Window
 from rankfold.factors.relay import RELAY_MAPS, Relay, RelayMap, RelaySpec, rank_cap

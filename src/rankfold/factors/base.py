@@ -1,12 +1,16 @@
 """What a factor is: a module that yields one matrix."""
 
+import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from rankfold.errors import SpecError
+from rankfold.errors import SpecError, unknown_name
+from rankfold.seeding import random_matrix
 
 
 class Factor(nn.Module, ABC):
@@ -53,3 +57,67 @@ class Factor(nn.Module, ABC):
         def __call__(self) -> Tensor:
             """Return the matrix."""
             ...
+
+
+Initial = Literal["kaiming", "lecun", "islam", "zeros"]
+"""How a factor starts.
+
+`kaiming`: variance 1/(3 cols), PEFT's start of LoRA. `lecun`: variance 1/cols (TLoRA+, section 3.2). `islam`:
+variance 1/(3 rows), which is what the code of TLoRA draws, since it stores its factors transposed. `zeros`:
+all zero.
+"""
+
+INITIALS: tuple[Initial, ...] = get_args(Initial)
+
+
+def standard_deviation(initial: Initial, rows: int, cols: int) -> float:
+    """Return the standard deviation of an entry of a `rows` x `cols` factor.
+
+    Raises:
+        SpecError: If `initial` is none of `INITIALS`.
+    """
+    match initial:
+        case "kaiming":
+            return 1 / math.sqrt(3 * cols)
+        case "lecun":
+            return 1 / math.sqrt(cols)
+        case "islam":
+            return 1 / math.sqrt(3 * rows)
+        case "zeros":
+            return 0.0
+        case _:
+            raise unknown_name("initial value", initial, INITIALS)
+
+
+def initial_matrix(
+    initial: Initial, rows: int, cols: int, *, seed: int, name: str
+) -> Float[Tensor, "{rows} {cols}"]:
+    """Return a float32 matrix on the CPU; `kaiming` is uniform as in PEFT, the others are normal."""
+    return random_matrix(
+        rows,
+        cols,
+        seed=seed,
+        name=name,
+        std=standard_deviation(initial, rows, cols),
+        distribution="uniform" if initial == "kaiming" else "normal",
+    )
+
+
+# Torch has no public name for what is asked of these two.
+_C, _FORWARD_AD = cast(Any, torch)._C, cast(Any, forward_ad)
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of `torch.func` or forward-mode differentiation is under way.
+
+    Neither can go through an `autograd.Function` that says no more than its values and its gradients.
+    """
+    return bool(_C._are_functorch_transforms_active() or _FORWARD_AD._current_level >= 0)
+
+
+def is_lasting(tensor: Tensor) -> bool:
+    """Return whether a tensor that was made just now may be kept for later.
+
+    One that was made in a dry run (`FakeTensorMode`), an export or a transform has no values outside of it.
+    """
+    return type(tensor) is Tensor and not is_transformed()

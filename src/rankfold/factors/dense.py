@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rankfold.factors.base import Factor
-from rankfold.factors.initial import Initial, initial_matrix, standard_deviation
+from rankfold.factors.base import Factor, Initial, initial_matrix, standard_deviation
 
 
 @final
@@ -39,8 +38,8 @@ class DenseSpec:
         """Return the factor, not yet reset."""
         return Dense(rows, cols, initial=self.initial)
 
-    def numbers(self, rows: int, cols: int) -> int:
-        """Return how many numbers are trained, and stored."""
+    def parameter_count(self, rows: int, cols: int) -> int:
+        """Return how many parameters are trained, and stored."""
         return rows * cols
 
 

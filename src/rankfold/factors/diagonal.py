@@ -42,8 +42,8 @@ class DiagonalSpec:
             raise SpecError(f"a diagonal core cannot join rank {cols} to {rows}; give both sides one rank.")
         return Diagonal(rows, initial=self.initial)
 
-    def numbers(self, rows: int, cols: int) -> int:
-        """Return how many numbers are trained, and stored."""
+    def parameter_count(self, rows: int, cols: int) -> int:
+        """Return how many parameters are trained, and stored."""
         return rows
 
 

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rankfold.errors import SpecError
-from rankfold.factors.base import Factor
-from rankfold.factors.initial import Initial, initial_matrix, standard_deviation
+from rankfold.factors.base import Factor, Initial, initial_matrix, standard_deviation
 
 
 @final
@@ -44,8 +43,8 @@ class LowRankSpec:
         """Return the factor, not yet reset."""
         return LowRank(rows, cols, inner=self.inner, initial=self.initial)
 
-    def numbers(self, rows: int, cols: int) -> int:
-        """Return how many numbers are trained, and stored."""
+    def parameter_count(self, rows: int, cols: int) -> int:
+        """Return how many parameters are trained, and stored."""
         return self.inner * (rows + cols)
 
 

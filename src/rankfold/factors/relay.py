@@ -10,9 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors.base import Factor
-from rankfold.factors.initial import Initial, standard_deviation
-from rankfold.factors.modes import is_lasting, is_transformed
+from rankfold.factors.base import Factor, Initial, is_lasting, is_transformed, standard_deviation
 from rankfold.seeding import random_matrix, random_order
 from rankfold.shapes import FlatIndex
 
@@ -68,8 +66,8 @@ class RelaySpec:
         """Return the factor, not yet reset."""
         return Relay(rows, cols, k=self.k, order=self.map, initial=self.initial, std=self.std)
 
-    def numbers(self, rows: int, cols: int) -> int:
-        """Return how many numbers are trained, and stored."""
+    def parameter_count(self, rows: int, cols: int) -> int:
+        """Return how many parameters are trained, and stored."""
         return 2 * self.k * square_side(rows * cols)
 
 

@@ -9,9 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rankfold.errors import SpecError
-from rankfold.factors.base import Factor
-from rankfold.factors.initial import Initial, initial_matrix, standard_deviation
-from rankfold.factors.modes import is_lasting
+from rankfold.factors.base import Factor, Initial, initial_matrix, is_lasting, standard_deviation
 
 
 @final
@@ -46,8 +44,8 @@ class SeededSpec:
         """Return the factor, not yet reset."""
         return Seeded(rows, cols, initial=self.initial)
 
-    def numbers(self, rows: int, cols: int) -> int:
-        """Return how many numbers are trained, and stored."""
+    def parameter_count(self, rows: int, cols: int) -> int:
+        """Return how many parameters are trained, and stored."""
         return 0  # the seed stands for all of them
 
 

@@ -59,8 +59,8 @@ class SvdSpec:
         """Return the factor, not yet taken from a weight."""
         return Svd(rows, cols, split=self.split)
 
-    def numbers(self, rows: int, cols: int) -> int:
-        """Return how many numbers are trained, and stored."""
+    def parameter_count(self, rows: int, cols: int) -> int:
+        """Return how many parameters are trained, and stored."""
         return 0  # the base weight stands for all of them
 
 

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from rankfold.adapter.gating import ExpertGating
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
 from rankfold.errors import SpecError
-from rankfold.factors.modes import is_transformed
+from rankfold.factors.base import is_transformed
 from rankfold.peft_plugin.layer import RankfoldLayer, layer_sizes
 
 

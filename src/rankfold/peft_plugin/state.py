@@ -12,8 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rankfold.adapter.find import common_depth
-from rankfold.adapter.layout import Layout, layers_in, layout_of, sizes_of
+from rankfold.adapter.layout import Layout, common_depth, layers_in, layout_of, sizes_of
 from rankfold.errors import AdapterFileError
 from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
 from rankfold.peft_plugin.targets import COMPILED, Target

@@ -26,8 +26,8 @@ from peft.utils.quantization_utils import (
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
-from rankfold.adapter.find import block_of, common_depth
 from rankfold.adapter.geometry import Geometry
+from rankfold.adapter.layout import block_of, common_depth
 from rankfold.adapter.site import MlpPlace, Site
 from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig

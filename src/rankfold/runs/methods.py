@@ -6,11 +6,9 @@ from enum import Enum
 from functools import partial
 from typing import Any, cast, final
 
-import peft
 from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import JsonValue
-from torch import Tensor
 from torch.nn import Parameter
 
 from rankfold import presets
@@ -18,6 +16,7 @@ from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.factors import DenseSpec, SeededSpec
 from rankfold.models.kind import Kind
 from rankfold.peft_plugin.config import RankfoldConfig, config
+from rankfold.peft_plugin.count import count_parameters
 from rankfold.peft_plugin.targets import MLP_TARGETS
 from rankfold.runs.record import ParametersPart
 
@@ -210,12 +209,7 @@ def freeze_rest(model: PeftModel, method: Method, *, freeze_head: bool = False) 
         parameter.requires_grad = not freeze_head
 
 
-def count_numbers(model: PeftModel) -> ParametersPart:
-    """Count the numbers of the adapter and of the head; what rests now is not among the trained ones."""
-    head = head_parameters(model)
-    # What PEFT saves of a resized or targeted embedding is the base's, and it would ask the hub about it.
-    state: dict[str, Tensor] = cast(Any, peft).get_peft_model_state_dict(model, save_embedding_layers=False)
-    in_head = sum(parameter.numel() for parameter in head)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    trained -= sum(parameter.numel() for parameter in head if parameter.requires_grad)
-    return ParametersPart(sum(each.numel() for each in state.values()) - in_head, trained, trained, in_head)
+def parameters_of_run(model: PeftModel) -> ParametersPart:
+    """Return the parameter counts of adapter and head; a head that is frozen is stored all the same."""
+    count = count_parameters(model)
+    return ParametersPart(count.stored, count.active, count.active, count.heads)

@@ -22,7 +22,7 @@ from rankfold.models.base import (
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.kind import Kind
 from rankfold.progress import quiet_libraries
-from rankfold.runs.methods import count_numbers, find_method, freeze_rest
+from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import ParametersPart
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.tasks import TaskData, limited, load_task, scoring_of
@@ -81,11 +81,11 @@ class Prepared:
 
     def parameters(self) -> ParametersPart:
         """Count the numbers of adapter and head, as they are active in the first step."""
-        counted = count_numbers(self.model)
+        counted = parameters_of_run(self.model)
         if self.reducer is None:
             return counted
         self.reducer.attach(self.model).before_step()
-        active = count_numbers(self.model).active
+        active = parameters_of_run(self.model).active
         self.reducer.detach()
         return replace(counted, active=active)
 

@@ -19,7 +19,7 @@ from rankfold.models.meta import MetaBase
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.targets import plan_adapters
 from rankfold.progress import quiet_libraries
-from rankfold.runs.methods import count_numbers, find_method, freeze_rest
+from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import ParametersPart
 from rankfold.runs.request import RunRequest
 from rankfold.train.reducer.reducer import Reducer
@@ -152,10 +152,10 @@ def measure_workload(
     """
     numbers, model = base.adapted(config)
     freeze_rest(model, find_method(request.method), freeze_head=request.freeze_head)
-    parameters = count_numbers(model)
+    parameters = parameters_of_run(model)
     trained = parameters.trainable + (0 if request.freeze_head else parameters.head)
     with _reduced(model, request.reducer):
-        parameters = replace(parameters, active=count_numbers(model).active)
+        parameters = replace(parameters, active=parameters_of_run(model).active)
         step, left_out = _step(base, model, config, rows, length)
     probe_flops = 0.0
     if request.reducer is not None:

@@ -18,7 +18,8 @@ from rankfold.adapter.balance import (
     mixtral_loss,
     switch_loss,
 )
-from rankfold.adapter.find import adapters_in, block_of, hosts_in
+from rankfold.adapter.layout import block_of
+from rankfold.adapter.module import adapters_in, hosts_in
 from rankfold.adapter.router import Decision, Router
 from rankfold.errors import SpecError
 

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.errors import SpecError
 from rankfold.factors import Factor, Window
 

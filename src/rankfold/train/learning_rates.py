@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from rankfold.adapter.find import adapters_in
 from rankfold.adapter.geometry import Embedding
-from rankfold.adapter.module import Adapter
-from rankfold.adapter.roles import ROLES
+from rankfold.adapter.module import ROLES, Adapter, adapters_in
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.rates import EMBEDDING, HEAD, RATIO_POWERS, Rates, RateTable, check_positive, group_name
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from rankfold.adapter.find import adapters_in
-from rankfold.adapter.module import Adapter
+from rankfold.adapter.module import Adapter, adapters_in
 from rankfold.errors import SpecError
 from rankfold.factors import Dense
 

@@ -83,8 +83,8 @@ def test_numbers_and_tensors_are_those_of_the_built_adapter(name):
         builder = plan_adapters(toy(), config)
         built = peft.get_peft_model(toy(), config)
     trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
-    assert builder.trained_numbers() == sum(parameter.numel() for parameter in trained)
-    assert builder.trained_tensors() == len(trained)
+    assert builder.parameter_count() == sum(parameter.numel() for parameter in trained)
+    assert builder.tensor_count() == len(trained)
 
 
 @settings(max_examples=25)

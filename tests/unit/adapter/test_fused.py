@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.modules import module as torch_modules
 
 import rankfold
-from rankfold.adapter.fused import add_expanded, linear_and_code
+from rankfold.adapter.module import add_expanded, linear_and_code
 from rankfold.presets import discover
 from tests.support.tolerance import assert_close
 from tests.support.toys import toy_sizes_allowed

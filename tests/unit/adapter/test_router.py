@@ -120,8 +120,12 @@ def test_further_rounds_think_again():
     x = tokens(6, 3)
     one, three = built(top_k=2), built(top_k=2, rounds=3)
     assert not torch.allclose(one(x), three(x))
-    assert sum(p.numel() for p in three.parameters()) == three.spec.numbers(HEADS, FEATURES)
-    assert sum(p.numel() for p in one.parameters()) == one.spec.numbers(HEADS, FEATURES) == HEADS * FEATURES
+    assert sum(p.numel() for p in three.parameters()) == three.spec.parameter_count(HEADS, FEATURES)
+    assert (
+        sum(p.numel() for p in one.parameters())
+        == one.spec.parameter_count(HEADS, FEATURES)
+        == HEADS * FEATURES
+    )
 
 
 def test_rounds_read_a_single_token_as_they_read_a_batch():

@@ -39,7 +39,7 @@ def test_factor_has_its_size_and_counts_its_numbers(spec, rows, cols, dtype):
     assert matrix.shape == (rows, cols)
     assert matrix.dtype == (torch.float32 if factor.is_frozen else dtype)
     assert torch.isfinite(matrix).all()
-    assert sum(parameter.numel() for parameter in factor.parameters()) == spec.numbers(rows, cols)
+    assert sum(parameter.numel() for parameter in factor.parameters()) == spec.parameter_count(rows, cols)
 
 
 @EVERY_SPEC
@@ -106,7 +106,7 @@ def test_diagonal_is_a_diagonal_matrix_with_a_gradient_on_the_diagonal(rank):
     weights = torch.arange(1.0, rank * rank + 1).reshape(rank, rank)
     (factor() * weights).sum().backward()
     assert torch.equal(factor.weight.grad, weights.diagonal())
-    assert DiagonalSpec().numbers(rank, rank) == rank
+    assert DiagonalSpec().parameter_count(rank, rank) == rank
     assert DiagonalSpec().starts_at_zero
 
 

@@ -33,7 +33,7 @@ def test_low_rank_is_the_product_of_what_it_trains(rows, cols, inner, dtype):
     left, right = factor.left.detach().double(), factor.right.detach().double()
     error = (factor().detach().double() - product(left, right)).abs()
     assert bool((error <= 4 * torch.finfo(dtype).eps * product(left.abs(), right.abs())).all())
-    assert sum(each.numel() for each in factor.parameters()) == spec.numbers(rows, cols)
+    assert sum(each.numel() for each in factor.parameters()) == spec.parameter_count(rows, cols)
     assert torch.linalg.matrix_rank(factor.double()()) <= inner
 
 

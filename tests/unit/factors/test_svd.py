@@ -119,7 +119,7 @@ def test_svd_factor_trains_and_stores_nothing():
     factor, _ = taken(weight_of(6, 5), 3)
     assert factor.is_frozen
     assert not factor.state_dict()
-    assert SvdSpec().numbers(6, 3) == 0
+    assert SvdSpec().parameter_count(6, 3) == 0
     assert not SvdSpec().starts_at_zero
     before = factor()
     factor.reset(seed=3, name="another")

@@ -16,7 +16,7 @@ from rankfold.adapter.balance import (
     mixtral_loss,
     switch_loss,
 )
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.adapter.router import RouterSpec
 from rankfold.errors import SpecError
 from rankfold.train.auxiliary import auxiliary_loss, has_auxiliary_loss

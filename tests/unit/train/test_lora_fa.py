@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rankfold
-from rankfold.adapter.find import adapters_in
+from rankfold.adapter.module import adapters_in
 from rankfold.errors import SpecError
 from tests.support.tolerance import assert_close
 from tests.support.toys import adapted, ids, toy

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig
 from pydantic import JsonValue
 
-from rankfold.adapter.count import count_parameters
 from rankfold.models.meta import meta_base
-from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.runs.methods import count_numbers, find_method, freeze_rest
+from rankfold.peft_plugin.count import count_parameters
+from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,13 @@ def count_on_meta(
     base, adapted = plan.adapted(config)
     freeze_rest(adapted, found)
     lora = _plain_lora(config) if found.trains_adapter else None
-    reference = None if lora is None else count_numbers(plan.adapted(lora)[1]).trainable
-    ours = isinstance(config, RankfoldConfig)
-    by_factor, by_module = _by_role(adapted) if ours else _by_name(adapted)
-    numbers = asdict(count_numbers(adapted))
+    reference = None if lora is None else count_parameters(plan.adapted(lora)[1]).active
+    count = count_parameters(adapted)
+    by_factor, by_module = (
+        {name: part.active for name, part in parts.items() if part.active}
+        for parts in (count.by_factor, count.by_module)
+    )
+    numbers = asdict(parameters_of_run(adapted))
     return Counted(base, **numbers, by_factor=by_factor, by_module=by_module, lora=reference)
 
 
@@ -79,23 +81,3 @@ def _plain_lora(config: PeftConfig) -> LoraConfig | None:
     )
     targets = {name: value for name in names if (value := getattr(config, name, None)) is not None}
     return LoraConfig(r=rank, task_type=config.task_type, **targets)
-
-
-def _by_role(model: PeftModel) -> tuple[dict[str, int], dict[str, int]]:
-    """Return trained numbers of a rankfold adapter by the factor's role and by layer."""
-    count = count_parameters(model)
-    factors = {role: part.active for role, part in count.by_factor.items() if part.active}
-    return factors, {path: part.active for path, part in count.by_module.items()}
-
-
-def _by_name(model: PeftModel) -> tuple[dict[str, int], dict[str, int]]:
-    """Return trained numbers of any PEFT method by factor and by layer, read from its tensors' names."""
-    factors: dict[str, int] = {}
-    modules: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or ".modules_to_save." in name:
-            continue
-        path, _, factor = name.removesuffix(".weight").removesuffix(".default").rpartition(".")
-        factors[factor] = factors.get(factor, 0) + parameter.numel()
-        modules[path] = modules.get(path, 0) + parameter.numel()
-    return factors, modules

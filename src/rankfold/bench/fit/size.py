@@ -99,7 +99,7 @@ class Ruler:
     def _size(self, builder: Builder) -> Size:
         times = self._time(builder), self._base_work.time
         step, base_step = (time / self._reference for time in times)
-        return Size(builder.trained_numbers(), builder.trained_tensors(), step, base_step)
+        return Size(builder.parameter_count(), builder.tensor_count(), step, base_step)
 
     def _config(self, rank: int, targets: list[str] | str) -> RankfoldConfig:
         return RankfoldConfig(r=rank, target_modules=targets, task_type=task_type(self.base.kind))

@@ -12,8 +12,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from rankfold.adapter.find import adapters_in, block_of, hosts_in
-from rankfold.adapter.module import Adapter
+from rankfold.adapter.layout import block_of
+from rankfold.adapter.module import Adapter, adapters_in, hosts_in
 from rankfold.errors import SpecError
 from rankfold.factors import Factor
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankfold.adapter.find import block_of
+from rankfold.adapter.layout import block_of
 from rankfold.train.reducer.blocks import find_blocks, zero_factors
 from tests.integration.models import adapted, config_of, gpt2, t5
 

@@ -1,3 +1,0 @@
-"""The parts of an adapter, by what they are to it."""
-
-ROLES = ("down", "core", "up", "scale", "router")
