@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from benchmarks.predicted import compared
+from docs.diagram import DIAGRAM, diagram
 from rankfold.bench.suite.kept import judge_suite, kept_suite
 from rankfold.cli.main import cli
 from rankfold.presets import Option, discover
@@ -25,6 +26,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGE = _ROOT / "src" / "rankfold"
 _RECORDS = _ROOT / "benchmarks" / "records"
 _SIZES = _RECORDS / "size.json"
+_TITLES = {"lora": "LoRA", "relayed_lora": "Relayed LoRA", "tlora": "TLoRA", "tlora_plus": "TLoRA+"}
 _KINDS = ("factor", "regenerable", "duplicate", "frozen")
 
 
@@ -155,6 +157,43 @@ def verdict_table() -> str:
     return "\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows])
 
 
+def measured_table() -> str:
+    """Return the main figures of the committed benchmark records as a table: what, how much, command."""
+    step = _record("training_step")["settings"]["all-linear r16"]["ratio"]
+    store = _record("store")["methods"]["tlora"]
+    export = _record("export")["methods"]["relayed_lora"]
+    beside_peft = ", ".join(f"{_TITLES[name]} {step[name]:.2f}" for name in _TITLES)
+    rows = [
+        (
+            "time of a training step, as a multiple of PEFT's LoRA (MiniLM, all linear layers, r = 16)",
+            beside_peft,
+            "training_step.py",
+        ),
+        (
+            f"one file of {store['size']['records']:,} adapters (TLoRA, r = 8)",
+            f"{store['size']['file_bytes'] / store['size']['learned_bytes']:.2f} × their learned bytes; "
+            f"one is read in {1000 * store['get_seconds']['large']['p50']:.2f} ms (median)",
+            "store.py",
+        ),
+        (
+            "loading 1,000 adapters from the store, as a multiple of PEFT's time from folders",
+            f"{store['load_1000_seconds']['ratio']:.2f}",
+            "store.py",
+        ),
+        (
+            "exact export of Relayed LoRA to plain LoRA: relative error of the weights; time beside an SVD",
+            f"{export['fold_error']:.0e}, {export['ratio']:.2f} ×",
+            "export.py",
+        ),
+    ]
+    lines = [f"| {what} | {figure} | `benchmarks/{script}` |" for what, figure, script in rows]
+    return "\n".join(["| measured | figure | script |", "| --- | --- | --- |", *lines])
+
+
+def _record(name: str) -> dict[str, Any]:
+    return json.loads((_RECORDS / f"{name}.json").read_text("utf-8"))
+
+
 def _sizes() -> dict[str, Any]:
     return json.loads(_SIZES.read_text("utf-8"))["methods"]
 
@@ -190,3 +229,4 @@ def record_schema() -> str:
 
 if __name__ == "__main__":
     SCHEMA.write_text(record_schema(), "utf-8")
+    DIAGRAM.write_text(diagram(), "utf-8")
