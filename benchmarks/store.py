@@ -27,7 +27,7 @@ from peft.utils.save_and_load import load_peft_weights
 import rankfold
 from rankfold.models.hardware import cpu_name
 from rankfold.progress import quiet_libraries
-from rankfold.store.saved import SavedAdapter
+from rankfold.store.adapter import SavedAdapter
 from rankfold.store.tensors import bytes_of
 
 LAYERS = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -48,7 +48,7 @@ def pattern(method: str, folder: Path) -> SavedAdapter:
     config.task_type = None
     with quiet_libraries():
         peft.get_peft_model(base, config).save_pretrained(folder)
-    return SavedAdapter.read(folder)
+    return rankfold.open_adapter(folder)
 
 
 def drawn(like: SavedAdapter, count: int) -> Iterator[tuple[str, SavedAdapter]]:

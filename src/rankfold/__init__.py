@@ -35,14 +35,12 @@ if TYPE_CHECKING:
     from rankfold.peft_plugin.config import config as config
     from rankfold.peft_plugin.count import ParameterCount as ParameterCount
     from rankfold.peft_plugin.count import count_parameters as count_parameters
-    from rankfold.store.packed import Packed as Packed
-    from rankfold.store.packed import pack_adapter as pack_adapter
-    from rankfold.store.packed import unpack_adapter as unpack_adapter
+    from rankfold.store.adapter import SavedAdapter as SavedAdapter
     from rankfold.store.record import Record as Record
-    from rankfold.store.saved import SavedAdapter as SavedAdapter
-    from rankfold.store.shrink import Shrinkage as Shrinkage
-    from rankfold.store.shrink import expand_adapter as expand_adapter
-    from rankfold.store.shrink import shrink_adapter as shrink_adapter
+    from rankfold.store.saved import Packed as Packed
+    from rankfold.store.saved import open_adapter as open_adapter
+    from rankfold.store.saved import pack_adapter as pack_adapter
+    from rankfold.store.saved import unpack_adapter as unpack_adapter
     from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
     from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
@@ -68,7 +66,7 @@ _HOMES = {
     "DiagonalSpec": "rankfold.factors",
     "LowRankSpec": "rankfold.factors",
     "NotExactError": "rankfold.errors",
-    "Packed": "rankfold.store.packed",
+    "Packed": "rankfold.store.saved",
     "ParameterCount": "rankfold.peft_plugin.count",
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
@@ -80,9 +78,8 @@ _HOMES = {
     "ReducerSpec": "rankfold.train.reducer.spec",
     "RelaySpec": "rankfold.factors",
     "RouterSpec": "rankfold.adapter.router",
-    "SavedAdapter": "rankfold.store.saved",
+    "SavedAdapter": "rankfold.store.adapter",
     "SeededSpec": "rankfold.factors",
-    "Shrinkage": "rankfold.store.shrink",
     "SpecError": "rankfold.errors",
     "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
@@ -91,14 +88,13 @@ _HOMES = {
     "compress_lora": "rankfold.export.api",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.peft_plugin.count",
-    "expand_adapter": "rankfold.store.shrink",
     "export_lora": "rankfold.export.api",
     "lora_fa_correction": "rankfold.train.lora_fa",
+    "open_adapter": "rankfold.store.saved",
     "optimizer": "rankfold.train.learning_rates",
-    "pack_adapter": "rankfold.store.packed",
+    "pack_adapter": "rankfold.store.saved",
     "parameter_groups": "rankfold.train.learning_rates",
-    "shrink_adapter": "rankfold.store.shrink",
-    "unpack_adapter": "rankfold.store.packed",
+    "unpack_adapter": "rankfold.store.saved",
 }
 
 __all__ = [
@@ -127,7 +123,6 @@ __all__ = [
     "RouterSpec",
     "SavedAdapter",
     "SeededSpec",
-    "Shrinkage",
     "SpecError",
     "StoreError",
     "SvdSpec",
@@ -137,13 +132,12 @@ __all__ = [
     "compress_lora",
     "config",
     "count_parameters",
-    "expand_adapter",
     "export_lora",
     "lora_fa_correction",
+    "open_adapter",
     "optimizer",
     "pack_adapter",
     "parameter_groups",
-    "shrink_adapter",
     "unpack_adapter",
 ]
 

@@ -20,10 +20,9 @@ def run(*words, code=0):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An adapter `A` in its three other forms, and the empty folder in which the shell is."""
+    """An adapter `A` in its two other forms, and the empty folder in which the shell is."""
     make_adapter().write(tmp_path / "A")
     run("pack", tmp_path / "A", tmp_path / "a.rk")
-    run("size", tmp_path / "A", "--shrink", tmp_path / "a.rks")
     run("store", "put", tmp_path / "s.db", "x", tmp_path / "A")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -33,7 +32,6 @@ def place(tmp_path, monkeypatch):
 WRITERS = {
     "unpack": ("unpack", "../a.rk"),
     "store get": ("store", "get", "../s.db", "x"),
-    "expand": ("size", "../a.rks", "--expand"),
 }
 
 
@@ -53,11 +51,10 @@ def test_folder_in_which_the_shell_is_and_a_link_are_filled(place, words):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("size", "../A", "--shrink", "new/x.rks"), 0, "shrunk: "),
-        (("size", "../A", "--shrink", "../empty", "--overwrite"), 2, "is a folder; name a file in it"),
-        (("size", "../A", "--shrink", "."), 2, "is a folder; name a file in it"),
         (("pack", "../A", "new/x.rk"), 0, "packed: "),
-        (("size", "/dev/null"), 2, "is neither a file nor a directory; "),
+        (("pack", "../A", "../empty", "--overwrite"), 2, "is a folder; name a file in it"),
+        (("pack", "../A", "."), 2, "is a folder; name a file in it"),
+        (("size", "/dev/null"), 2, "is neither a file nor a folder; "),
         (("store", "put", "../s.db", "y", "../A", "-t", "k=\udcff"), 2, r"'\udcff' is no valid text; "),
         (("store", "list", "../s.db", "-t", "k=\udcff"), 2, "unknown tag 'k'"),
         (("store", "list", "../s.db", "--base", "\udcff"), 2, r"'\udcff' is no valid text; "),
@@ -73,15 +70,14 @@ def test_each_place_is_written_or_refused_by_one_sentence(place, words, code, sa
     assert {path.name for path in place.iterdir()} - {"s.db-wal", "s.db-shm"} == {
         "A",
         "a.rk",
-        "a.rks",
         "empty",
         "s.db",
     }
 
 
-@pytest.mark.parametrize("words", [("pack", "A", "A/p.rk"), ("size", "A", "--shrink", "A/p.rk")], ids=str)
-def test_written_file_is_not_among_those_that_are_not_carried(place, monkeypatch, words):
+def test_written_file_is_not_among_those_that_are_not_carried(place, monkeypatch):
     monkeypatch.chdir(place)
+    words = ("pack", "A", "A/p.rk")
     assert "not carried" not in run(*words).stderr
     (place / "A" / "run.txt").touch()
     assert "not carried: run.txt\n" in run(*words, "--overwrite").stderr

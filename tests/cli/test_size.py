@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from rankfold.cli.main import cli
-from rankfold.errors import AdapterFileError, SpecError
+from rankfold.errors import AdapterFileError
 from rankfold.store.size import explain
 
+CONFIG = {"peft_type": "LORA", "modules_to_save": ["classifier", "score"]}
 LAYER = "base_model.model.bert.encoder.layer.{}.attention.self.query"
 
 
@@ -30,14 +31,14 @@ def tensors(layers=2, *, rank=4):
 @pytest.fixture
 def adapter(tmp_path):
     save_file(tensors(), tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"modules_to_save": ["classifier", "score"]}))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "README.md").write_text("hello")
     return tmp_path
 
 
 def parts(explanation):
-    return {part.name: (part.kind, part.tensors, part.numbers, part.bytes) for part in explanation.parts}
+    return {part.name: (part.type, part.tensors, part.numbers, part.bytes) for part in explanation.parts}
 
 
 def test_every_byte_has_one_explanation(adapter):
@@ -57,7 +58,8 @@ def test_factors_of_rankfold_are_named_by_role_and_part(tmp_path):
     names = ("rankfold_down.left", "rankfold_down.right", "rankfold_up.weight")
     found = {f"{LAYER.format(0)}.{name}": np.full(2, i, np.float32) for i, name in enumerate(names)}
     save_file(found, tmp_path / "adapter_model.safetensors")
-    assert [part.name for part in explain(tmp_path).parts if part.kind == "factor"] == [
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "RANKFOLD"}')
+    assert [part.name for part in explain(tmp_path).parts if part.type == "factor"] == [
         "down.left",
         "down.right",
         "up",
@@ -88,6 +90,7 @@ def test_tensor_that_is_stored_twice_is_named_and_not_counted_as_learned(adapter
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=6), st.integers(0, 9))
 def test_parts_add_up_for_any_shapes_and_metadata(tmp_path_factory, shapes, length):
     path = tmp_path_factory.mktemp("any") / "any.safetensors"
+    path.with_name("adapter_config.json").write_text(json.dumps(CONFIG))
     found = {f"layer.{i}.factor": np.full(shape, i, dtype=np.float32) for i, shape in enumerate(shapes)}
     path.write_bytes(save(found, metadata={"note": "é" * length}))
     explanation = explain(path)
@@ -127,15 +130,13 @@ def test_pickle_is_refused_unopened(tmp_path):
             explain(path)
 
 
-def test_directory_without_or_with_too_many_weights_is_refused(tmp_path):
-    with pytest.raises(AdapterFileError, match="none"):
-        explain(tmp_path)
-    for name in ("a", "b"):
-        save_file({"x": np.zeros(1)}, tmp_path / f"{name}.safetensors")
-    with pytest.raises(AdapterFileError, match=r"a\.safetensors, b\.safetensors"):
-        explain(tmp_path)
-    with pytest.raises(SpecError, match="there is no folder or file"):
+def test_folder_without_weights_or_configuration_is_refused(adapter, tmp_path):
+    with pytest.raises(AdapterFileError, match="there is no folder or file"):
         explain(tmp_path / "absent")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (adapter / name).unlink()
+        with pytest.raises(AdapterFileError, match=name):
+            explain(adapter)
 
 
 def test_damaged_config_is_refused(adapter):
@@ -151,16 +152,14 @@ def test_command_prints_the_same_numbers_as_table_and_as_json(adapter):
         "file",
         "file_bytes",
         "method",
-        "bytes_by_kind",
+        "bytes_by_type",
         "learned_bytes",
-        "shrinkable_bytes",
-        "hints",
         "parts",
         "other_files",
     }
     assert all(f"{part['bytes']:,}" in table.stdout for part in data["parts"])
-    assert all(f"{kind} {size:,}" in table.stdout for kind, size in data["bytes_by_kind"].items())
-    assert sum(data["bytes_by_kind"].values()) == data["file_bytes"]
+    assert all(f"{type_} {size:,}" in table.stdout for type_, size in data["bytes_by_type"].items())
+    assert sum(data["bytes_by_type"].values()) == data["file_bytes"]
     assert f"{data['file_bytes']:,}" in table.stdout
 
 
@@ -192,43 +191,5 @@ def test_every_tensor_is_shown_when_asked_for(twice):
     assert f"{LAYER.format(0)}.lora_A" in run(twice, "--by-tensor").stdout
 
 
-def test_what_can_be_left_out_is_said_with_the_command_that_does_it(twice, tmp_path):
-    out = tmp_path / "shrunk"
-    assert f"rankfold size {twice} --shrink OUT" in run(twice).stderr
-    shrunk = run(twice, "--shrink", out)
-    assert shrunk.exit_code == 0
-    assert f"{out.stat().st_size:,}" in shrunk.stdout
-    assert "not carried: notes/README.md" in shrunk.stderr
-    assert "--shrink" not in run(out).stderr
-
-
-def test_expanded_adapter_is_called_what_it_is(twice, tmp_path):
-    assert run(twice, "--shrink", tmp_path / "exact").exit_code == 0
-    assert "byte for byte" in run(tmp_path / "exact", "--expand", tmp_path / "a").stderr
-    rounded = run(twice, "--shrink", tmp_path / "bf16", "--dtype", "bf16")
-    assert "lora_A" in rounded.stdout
-    assert "not the adapter byte for byte" in rounded.stderr
-    expanded = run(tmp_path / "bf16", "--expand", tmp_path / "b")
-    assert "rounded numbers" in expanded.stderr
-    assert "byte for byte" not in expanded.stderr
-    weights = "adapter_model.safetensors"
-    assert (tmp_path / "a" / weights).read_bytes() == (twice / weights).read_bytes()
-
-
-def test_outputs_that_exist_are_kept(twice, tmp_path):
-    out = tmp_path / "shrunk"
-    out.write_text("mine")
-    assert run(twice, "--shrink", out).exit_code == 2
-    assert out.read_text() == "mine"
-    assert run(twice, "--shrink", out, "--overwrite", "--json").exit_code == 0
-    assert run(out, "--expand", twice).exit_code == 2
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["--dtype", "bf16"], ["--regenerate"], ["--overwrite"], ["--shrink", "a", "--expand", "b"]],
-    ids=" ".join,
-)
-def test_options_that_do_not_fit_are_refused(adapter, words):
-    result = run(adapter, *words)
-    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+def test_copies_are_counted_with_the_command_that_stores_them_once(twice):
+    assert f"512 bytes are copies; to store each tensor once: rankfold pack {twice} FILE" in run(twice).stderr

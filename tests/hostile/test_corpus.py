@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rankfold.errors import AdapterFileError, RankfoldError
 from rankfold.store.container import decode, encode
-from rankfold.store.packed import from_container, read_packed
+from rankfold.store.packed import from_container
+from rankfold.store.saved import open_adapter
 from rankfold.store.store import AdapterStore
 from rankfold.store.transfer import read_stream
 from rankfold.store.weights import split
@@ -30,7 +31,7 @@ def open_file(path, folder):
     """Open a file as what its ending says, and use all of it."""
     match path.suffix:
         case ".rankfold":
-            read_packed(path)
+            open_adapter(path)
         case ".stream":
             list(read_stream(str(path)))
         case ".safetensors":
@@ -66,7 +67,7 @@ def test_refusing_costs_little(tmp_path):
 
 def refuse_all(send, folder):
     """Refuse every file with little memory and little time; tell the ones that wanted more."""
-    read_packed_once(folder)  # so that everything is imported
+    open_once(folder)  # so that everything is imported
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -82,7 +83,7 @@ def refuse_all(send, folder):
     send.send(costly)
 
 
-def read_packed_once(folder):
+def open_once(folder):
     for suffix in (".rankfold", ".stream", ".db"):
         try:
             open_file(FILES / f"empty{suffix}" if suffix != ".db" else FILES / "format-9.db", folder)

@@ -98,7 +98,7 @@ def test_adapter_for_another_base_is_refused(store, tmp_path):
 
 
 def test_adapter_with_more_or_fewer_tensors_than_its_configuration_says_is_refused(store, tmp_path):
-    saved = rankfold.SavedAdapter.read(adapter(tmp_path / "a", config_of("tlora"), 1))
+    saved = rankfold.open_adapter(adapter(tmp_path / "a", config_of("tlora"), 1))
     tensors = dict(list(saved.tensors.items())[1:])
     fewer = rankfold.SavedAdapter(saved.config, Layout(saved.layout.entries[1:]), tensors)
     store.put("fewer", fewer)
@@ -112,7 +112,7 @@ def test_adapter_with_more_or_fewer_tensors_than_its_configuration_says_is_refus
 
 
 def test_configuration_of_an_unknown_method_or_field_is_refused(store, tmp_path):
-    saved = rankfold.SavedAdapter.read(adapter(tmp_path / "a", config_of("tlora"), 1))
+    saved = rankfold.open_adapter(adapter(tmp_path / "a", config_of("tlora"), 1))
     for old, new in ((b'"RANKFOLD"', b'"NEWER"'), (b'"alpha":', b'"newer": 1,\n  "alpha":')):
         changed = rankfold.SavedAdapter(saved.config.replace(old, new), saved.layout, saved.tensors)
         store.put("a", changed, replace=True)

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from rankfold.store.saved import SavedAdapter
+from rankfold.store.adapter import SavedAdapter
 from rankfold.store.tensors import TensorEntry, bytes_of
 from rankfold.store.weights import Layout
 

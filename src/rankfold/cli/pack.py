@@ -12,7 +12,7 @@ from rankfold.cli.options import json_option
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Round the values to this type.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE.")
 @json_option
@@ -28,7 +28,7 @@ def command(
 
     `rankfold unpack` gives both files of the directory back byte for byte; without --dtype nothing is lost.
     """
-    from rankfold.store.packed import pack_adapter  # torch is slow to import, and --help can do without it
+    from rankfold.store.saved import pack_adapter  # torch is slow to import, and --help can do without it
 
     packed = pack_adapter(directory, file, dtype=dtype, overwrite=overwrite)
     if as_json:

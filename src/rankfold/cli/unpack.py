@@ -12,7 +12,7 @@ from rankfold.cli.console import note
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def command(file: Path, directory: Path) -> None:
     """Write the adapter that `rankfold pack` made FILE from into the new directory DIR."""
-    from rankfold.store.packed import unpack_adapter  # torch is slow to import, and --help can do without it
+    from rankfold.store.saved import unpack_adapter  # torch is slow to import, and --help can do without it
 
     unpack_adapter(file, directory)
     note(f"unpacked: {directory}")

@@ -18,7 +18,7 @@ from rankfold.export.opened import OpenedAdapter
 from rankfold.models.base import BaseModel, head_options, resolve_model
 from rankfold.models.kind import Kind
 from rankfold.progress import quiet_libraries
-from rankfold.store.directory import load_adapter
+from rankfold.store.loading import load_adapter
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 

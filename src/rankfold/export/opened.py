@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, final
+from typing import final
 
-from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError
 from rankfold.files import sha256_of_file
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.store.directory import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config, stored_bytes
+from rankfold.store import saved as store_saved
+from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
+from rankfold.store.loading import peft_config
 
 _HEADS = ("classifier", "score")
 
@@ -52,8 +53,8 @@ def open_adapter(folder: Path) -> OpenedAdapter:
     Raises:
         AdapterFileError: If the folder is no adapter, a file is damaged, or the adapter is of another method.
     """
-    stored_bytes(folder)
-    config = read_adapter_config(folder)
+    saved = store_saved.open_adapter(folder)
+    config = peft_config(saved)
     if not isinstance(config, RankfoldConfig):
         method = getattr(config.peft_type, "value", config.peft_type)
         remedy = (
@@ -64,4 +65,4 @@ def open_adapter(folder: Path) -> OpenedAdapter:
         raise AdapterFileError(
             f"'{folder}' is an adapter of PEFT's method {method}, not of rankfold; {remedy}."
         )
-    return OpenedAdapter(folder, config, cast("Any", safetensors_torch).load_file(folder / WEIGHTS_NAME))
+    return OpenedAdapter(folder, config, dict(saved.tensors))

@@ -17,7 +17,7 @@ from rankfold.export.plain_math import Belongings, lora_config, lora_tensors
 from rankfold.export.verdict import exact_rank
 from rankfold.files import write_whole
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.store.directory import CONFIG_NAME, WEIGHTS_NAME
+from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
 
 
 def write_plain_lora(

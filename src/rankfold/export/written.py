@@ -18,7 +18,7 @@ from rankfold.export.merged import load_merged
 from rankfold.export.opened import OpenedAdapter
 from rankfold.export.plain_math import read_lora
 from rankfold.progress import quiet_libraries
-from rankfold.store.directory import WEIGHTS_NAME
+from rankfold.store.adapter import WEIGHTS_NAME
 
 
 def written_layers(

@@ -10,7 +10,8 @@ from rankfold.models.base import BaseModel, LoadedModel, load_model, resolve_mod
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.runs.record import Prediction, RunRecord
 from rankfold.runs.records import find_record
-from rankfold.store.directory import load_adapter, stored_bytes
+from rankfold.store.loading import load_adapter
+from rankfold.store.saved import open_adapter
 from rankfold.tasks import TaskData, TaskRequest, load_task, scoring_of
 from rankfold.tasks.kinds.predict import Evaluation, Evaluator
 from rankfold.tasks.kinds.scoring import check_scoring
@@ -122,14 +123,14 @@ def _adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: L
             f"the adapter '{adapter}' was trained on '{record.model.name}', not on '{base.name}'; "
             "name the model it was trained on with --model."
         )
-    stored = tuple(stored_bytes(adapter))
+    saved = open_adapter(adapter)
     for module in loaded.fresh_modules:
-        if not any(f".{module}." in key for key in stored):
+        if not any(f".{module}." in key for key in saved.tensors):
             raise AdapterFileError(
                 f"neither the model '{base.name}' nor the adapter '{adapter}' has weights for '{module}'; "
                 "save the adapter with its head (task_type, or modules_to_save)."
             )
-    return load_adapter(loaded.model, adapter)
+    return load_adapter(loaded.model, saved)
 
 
 def _result(request: EvaluateRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:

@@ -12,7 +12,7 @@ from rankfold.runs.identity import differences, listed, question_of
 from rankfold.runs.record import NAME as RECORD_NAME
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
-from rankfold.store.directory import CONFIG_NAME
+from rankfold.store.adapter import CONFIG_NAME
 
 # Hidden, so that nobody takes what is in them for a finished run.
 _NEW, _OLD = ".new", ".old"

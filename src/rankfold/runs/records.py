@@ -9,7 +9,6 @@ from pydantic import JsonValue
 from rankfold.errors import DataError
 from rankfold.runs import archive
 from rankfold.runs.record import NAME, RunRecord
-from rankfold.store.directory import stored_bytes
 
 
 def find_records(folder: Path) -> list[RunRecord]:
@@ -53,10 +52,8 @@ def find_record(adapter: Path) -> RunRecord | None:
     """Return the record beside an adapter, or None if the adapter was not trained by `rankfold train`.
 
     Raises:
-        AdapterFileError: If the folder is no adapter, or a file is damaged.
         DataError: If the record is damaged.
     """
-    stored_bytes(adapter)
     return RunRecord.read(adapter) if (adapter / NAME).is_file() else None
 
 

@@ -28,7 +28,8 @@ from rankfold.runs.record import (
 )
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unfinished, unfinished_run
-from rankfold.store.directory import CONFIG_NAME, WEIGHTS_NAME, stored_bytes
+from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
+from rankfold.store.saved import open_adapter
 from rankfold.tasks.kinds.encode import make_collator
 from rankfold.tasks.kinds.predict import Evaluation
 from rankfold.tasks.metrics import measure
@@ -243,7 +244,7 @@ def adapter_bytes(folder: Path) -> BytesPart:
     return BytesPart(
         weights_file=weights,
         directory=weights + (folder / CONFIG_NAME).stat().st_size,
-        learned=sum(stored_bytes(folder).values()),
+        learned=open_adapter(folder).learned_bytes,
     )
 
 

@@ -17,8 +17,8 @@ from rankfold.errors import NotExactError, SpecError
 from rankfold.export.plain_lora import write_plain_lora
 from rankfold.models.gguf import cache_dir, new_folder
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.store.loading import read_config
-from rankfold.store.saved import SavedAdapter
+from rankfold.store.adapter import SavedAdapter
+from rankfold.store.loading import peft_config
 from rankfold.store.store import AdapterStore
 
 logger = logging.getLogger("rankfold.export")
@@ -92,7 +92,7 @@ class StoreResolver:
 
 def _write(name: str, saved: SavedAdapter, folder: Path) -> None:
     """Write an adapter as plain LoRA, whole or not at all, whoever else does the same."""
-    config = read_config(name, saved)
+    config = peft_config(saved)
     with new_folder(folder) as work:
         if isinstance(config, RankfoldConfig):
             write_plain_lora(config, saved.tensors, work)

@@ -157,6 +157,18 @@ def write(path: Path, container: Container) -> None:
     write_whole(path, encode(container))
 
 
+def is_container(path: Path) -> bool:
+    """Whether a path is a file that begins like a container.
+
+    Raises:
+        AdapterFileError: If it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    with naming(path), path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 @contextmanager
 def naming(path: Path) -> Generator[None]:
     """Put the name of the file before what is wrong with it.

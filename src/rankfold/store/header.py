@@ -54,13 +54,17 @@ def expand(data: bytes | memoryview, plain_bytes: int) -> JsonValue:
     return parse(inflate(data, plain_bytes))
 
 
-def parse(text: bytes) -> JsonValue:
+def parse(text: bytes, name: str = "the header") -> JsonValue:
     """Read JSON strictly: every key once, every number finite, UTF-8, of bounded size and depth.
+
+    Args:
+        text: The JSON.
+        name: What it is, for errors.
 
     Raises:
         AdapterFileError: If it is anything else.
     """
-    _check_size(text)
+    _check_size(text, name)
     try:
         values = json.loads(
             text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
@@ -68,7 +72,7 @@ def parse(text: bytes) -> JsonValue:
         # A lone surrogate is a letter that no file name and no other program can spell.
         json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise _refused(f"it is no strict JSON: {error}") from error
+        raise _refused(f"it is no strict JSON: {error}", name) from error
     return cast("JsonValue", values)
 
 
@@ -93,11 +97,11 @@ def inflate(data: bytes | memoryview, plain_bytes: int, *, dictionary: bytes = b
     return plain
 
 
-def _check_size(text: bytes) -> None:
+def _check_size(text: bytes, name: str = "the header") -> None:
     if len(text) > MOST_BYTES:
-        raise _refused(f"it has {len(text):,} bytes, and {MOST_BYTES:,} are allowed")
+        raise _refused(f"it has {len(text):,} bytes, and {MOST_BYTES:,} are allowed", name)
     if text.count(b"[") + text.count(b"{") > MOST_BRACKETS or text.count(b",") > _MOST_COMMAS:
-        raise _refused("it has too many parts")
+        raise _refused("it has too many parts", name)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -120,5 +124,5 @@ def _finite(text: str) -> float:
     return number
 
 
-def _refused(reason: str) -> AdapterFileError:
-    return AdapterFileError(f"the header is damaged ({reason}); copy the file again or write it anew.")
+def _refused(reason: str, name: str = "the header") -> AdapterFileError:
+    return AdapterFileError(f"{name} is damaged ({reason}); copy the file again or write it anew.")

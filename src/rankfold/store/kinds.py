@@ -9,9 +9,9 @@ from typing import final
 from pydantic import JsonValue
 
 from rankfold.errors import AdapterFileError
+from rankfold.store.adapter import SavedAdapter
 from rankfold.store.container import checksum
 from rankfold.store.header import MOST_BYTES, compress, expand, inflate
-from rankfold.store.saved import SavedAdapter, config_values
 from rankfold.store.tensors import TensorEntry
 from rankfold.store.weights import Layout, read_layout
 
@@ -37,7 +37,7 @@ class Kind:
     @classmethod
     def of(cls, saved: SavedAdapter) -> "Kind":
         """Return the kind of an adapter."""
-        values = config_values(saved.config)
+        values = saved.config_values
         base, preset, peft_type = (
             values.get(key) for key in ("base_model_name_or_path", "preset", "peft_type")
         )

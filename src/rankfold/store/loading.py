@@ -1,15 +1,35 @@
-"""Adapters from memory onto a model, as PEFT would load them from directories."""
+"""Put saved adapters onto a model, as PEFT would load them from their folders."""
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import peft
 from peft import PeftConfig, PeftModel
 from torch import nn
+from transformers.modeling_utils import PreTrainedModel
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.store.saved import SavedAdapter, config_values
+from rankfold.progress import quiet_libraries
+from rankfold.store.adapter import SavedAdapter
+from rankfold.store.saved import open_adapter
+
+_MOST_LETTERS = 300
+
+
+def load_adapter(base: PreTrainedModel, adapter: SavedAdapter | str | Path) -> PeftModel:
+    """Put one adapter on a base model, in evaluation mode.
+
+    Args:
+        base: The model it was trained on, with a head of the same size.
+        adapter: A location as for `open_adapter`, or an opened adapter.
+
+    Raises:
+        AdapterFileError: If there is no adapter, it is damaged, or it does not fit the base.
+    """
+    saved = adapter if isinstance(adapter, SavedAdapter) else open_adapter(adapter)
+    return load_into(base, {"default": saved})
 
 
 def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftModel:
@@ -23,49 +43,55 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
         AdapterFileError: If one does not fit the model; the adapters before it are there.
         SpecError: If a name is taken, or none that a module can have.
     """
-    loaded = model if isinstance(model, PeftModel) else None
+    if not adapters:
+        raise SpecError("no adapter is named; name one or more.")
+    adapted = model
     for name, saved in adapters.items():
-        if "." in name or (loaded is not None and name in loaded.peft_config):
+        if "." in name or (isinstance(adapted, PeftModel) and name in adapted.peft_config):
             raise SpecError(
                 f"'{name}' cannot be the name of another adapter of this model; give one without '.'."
             )
-        config = read_config(name, saved)
+        config = peft_config(saved)
+        config.inference_mode = True
         try:
-            loaded = _add(loaded or model, name, config)
-            _fill(loaded, name, saved)
+            with quiet_libraries():
+                # It would look for a vocabulary that was resized, which the tensors show.
+                warnings.filterwarnings("ignore", message="Could not find a config file in")
+                adapted = _add(adapted, name, config)
+                _fill(adapted, name, saved)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, AdapterFileError):
                 raise
-            reason = " ".join(str(error).split())[:300].rstrip(".")
-            raise AdapterFileError(
-                f"adapter '{name}' does not fit this model ({reason}); use its base."
-            ) from error
-    if loaded is None:
-        raise SpecError("no adapter is named; name one or more.")
-    return loaded.eval()
+            raise _misfit(saved, _first_reason(error)) from error
+    return cast("PeftModel", adapted).eval()
 
 
-def read_config(name: str, saved: SavedAdapter) -> PeftConfig:
-    """Return the configuration of an adapter as PEFT reads it from a directory.
-
-    Args:
-        name: The adapter's name, for errors.
-        saved: The adapter.
+def peft_config(saved: SavedAdapter) -> PeftConfig:
+    """Return the configuration of a saved adapter as PEFT's object.
 
     Raises:
-        AdapterFileError: If its method or one of its fields is unknown here.
+        AdapterFileError: If its method or one of its fields is unknown, or a value is wrong.
     """
-    values = {**config_values(saved.config), "inference_mode": True}
+    values = saved.config_values
     try:
         with warnings.catch_warnings():
             # PEFT would go on without the fields that it does not know.
             warnings.filterwarnings("error", message="Unexpected keyword arguments", category=UserWarning)
             values = cast(Any, PeftConfig).check_kwargs(**values)
             return cast(Any, PeftConfig).from_peft_type(**values)
-    except (KeyError, ValueError, TypeError, UserWarning) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
+    except KeyError as error:
         raise AdapterFileError(
-            f"adapter '{name}' has a configuration that is unknown ({reason}); update rankfold and peft."
+            f"{saved.title} has a configuration of the unknown method {error}; update rankfold and peft."
+        ) from error
+    except UserWarning as warning:
+        names = str(warning).partition("[")[2].partition("]")[0]
+        raise AdapterFileError(
+            f"{saved.title} has a configuration with the unknown fields {names}; update rankfold and peft."
+        ) from warning
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:_MOST_LETTERS].rstrip(".")
+        raise AdapterFileError(
+            f"{saved.title} has a configuration that is damaged ({reason}); save the adapter again."
         ) from error
 
 
@@ -73,8 +99,8 @@ def _add(model: nn.Module, name: str, config: PeftConfig) -> PeftModel:
     if isinstance(model, PeftModel):
         model.add_adapter(name, config)
         return model
-    kinds: Mapping[str, type[PeftModel]] = cast(Any, peft).MODEL_TYPE_TO_PEFT_MODEL_MAPPING
-    return cast(Any, kinds.get(str(config.task_type), PeftModel))(model, config, adapter_name=name)
+    classes: Mapping[str, type[PeftModel]] = cast(Any, peft).MODEL_TYPE_TO_PEFT_MODEL_MAPPING
+    return cast(Any, classes.get(str(config.task_type), PeftModel))(model, config, adapter_name=name)
 
 
 def _fill(model: PeftModel, name: str, saved: SavedAdapter) -> None:
@@ -85,7 +111,20 @@ def _fill(model: PeftModel, name: str, saved: SavedAdapter) -> None:
         ("has no place for", saved.tensors.keys() - expected),
     ):
         if keys:
-            raise AdapterFileError(
-                f"adapter '{name}' {problem} '{min(keys)}'; use the base model it was made for."
-            )
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise _misfit(saved, f"it {problem} '{min(keys)}'{more}")
     cast(Any, peft).set_peft_model_state_dict(model, dict(saved.tensors), adapter_name=name)
+
+
+def _first_reason(error: Exception) -> str:
+    """Return the message of an error; of a list of tensors that do not fit, the first one."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return lines[1].rstrip(".")
+    return " ".join(lines)[:_MOST_LETTERS].rstrip(".")
+
+
+def _misfit(saved: SavedAdapter, reason: str) -> AdapterFileError:
+    return AdapterFileError(
+        f"{saved.title} does not fit this base model ({reason}); name the model it was trained on."
+    )

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
+from rankfold.store.adapter import SavedAdapter
 from rankfold.store.bodies import damaged, put_part, read_parts
 from rankfold.store.kinds import Kind, deflate_config, inflate_config, put_kind, read_outline
 from rankfold.store.record import FORMAT, TIME, UNSEALED, Record, check_labels, digest_of, moment_of
-from rankfold.store.saved import SavedAdapter, config_values
 from rankfold.store.tensors import Cutter, bytes_of
 from rankfold.store.weights import Layout
 
@@ -147,7 +147,7 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
             raise damaged("its size")
     except AdapterFileError as error:
         raise AdapterFileError(f"adapter '{name}': {error}") from error
-    return record, SavedAdapter(config, kind.layout, tensors)
+    return record, SavedAdapter(config, kind.layout, tensors, source=name)
 
 
 def select(
@@ -203,8 +203,7 @@ def _record(row: tuple[Any, ...], tags: dict[str, str], metrics: dict[str, float
 
 def _bodies(saved: SavedAdapter) -> dict[int, bytes]:
     """Return the bytes of an adapter's parts by position: what may be shared by its index, and the rest."""
-    heads = config_values(saved.config).get("modules_to_save")
-    names = set(map(str, heads)) if isinstance(heads, list) else set[str]()
+    names = set(saved.modules_to_save)
     alone: dict[int, bytes] = {}
     rest: list[bytes] = []
     for index, entry in enumerate(saved.layout.entries):

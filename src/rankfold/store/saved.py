@@ -1,143 +1,214 @@
-"""A saved PEFT adapter in memory: what its directory says and holds, byte for byte."""
+"""Open a saved adapter in any form: a PEFT folder, a packed file, or a record of a store.
 
+Nothing else in rankfold reads the bytes of an adapter. Whatever the form, the result is a `SavedAdapter`, and
+damaged or hostile bytes are refused by the same checks; a pickle is never opened.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import cast, final
+from typing import Literal, final
 
 import torch
-from pydantic import JsonValue
-from torch import Tensor
 
-from rankfold.errors import AdapterFileError, OutputExistsError
-from rankfold.files import check_writable, whole_folder, write_whole
-from rankfold.store.header import parse
-from rankfold.store.tensors import TensorEntry
-from rankfold.store.weights import Layout, join, split
+from rankfold.errors import AdapterFileError
+from rankfold.files import check_free_file, write_whole
+from rankfold.store import container
+from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config, relative_error
+from rankfold.store.database import Database
+from rankfold.store.packed import from_container, to_container
+from rankfold.store.rows import load
+from rankfold.store.weights import split
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
+RECORD_SIGN = "#"
+"""Separates the file of a store from the name of a record: `adapters.db#customers/a`."""
 
-_PICKLE_NAME = "adapter_model.bin"
+Dtype = Literal["fp32", "fp16", "bf16"]
+
+DTYPES: Mapping[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""The types that an adapter can be rounded to, as the command line names them."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WAIT_SECONDS = 30.0
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
-class SavedAdapter:
-    """What PEFT's `save_pretrained` wrote.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Sizes and error of a packed file.
 
     Args:
-        config: The text of `adapter_config.json`.
-        layout: How the weights file spells its tensors.
-        tensors: Their values by name.
+        file_bytes: The size of the file.
+        learned_bytes: The bytes of the values in it.
+        relative_error: The largest error of a rounded tensor, root mean square of the error by that of its
+            values; 0 if nothing was rounded.
+        left_out: The folder's other files, which a packed adapter does not carry.
     """
 
-    config: bytes
-    layout: Layout
-    tensors: Mapping[str, Tensor]
-
-    @classmethod
-    def read(cls, folder: Path) -> "SavedAdapter":
-        """Read an adapter's directory.
-
-        Raises:
-            AdapterFileError: If it is none, a file is damaged, or the weights are a pickle: none is opened.
-        """
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise _missing(folder, name)
-        config = (folder / CONFIG_NAME).read_bytes()
-        try:
-            config_values(config)
-            layout, tensors = split((folder / WEIGHTS_NAME).read_bytes())
-        except AdapterFileError as error:
-            raise AdapterFileError(f"'{folder}': {error}") from error
-        return cls(config, layout, tensors)
-
-    def write(self, folder: Path) -> None:
-        """Write the adapter's directory, whole or not at all.
-
-        Raises:
-            OutputExistsError: If something is there already.
-            SpecError: If nothing can be written there.
-        """
-        check = partial(_check_free, folder)
-        check()
-        check_writable(folder.resolve())
-        with whole_folder(folder, check=check, last=CONFIG_NAME) as work:
-            write_whole(work / CONFIG_NAME, self.config)
-            write_whole(work / WEIGHTS_NAME, self.weights_file())
-
-    def weights_file(self) -> bytes:
-        """Return the bytes of `adapter_model.safetensors`."""
-        return join(self.layout, self.tensors)
-
-    def in_dtype(self, dtype: torch.dtype) -> "SavedAdapter":
-        """Return the adapter with its floating-point tensors rounded to another type.
-
-        Raises:
-            AdapterFileError: If a value is too large for it.
-        """
-        rounded = {name: _rounded(name, tensor, dtype) for name, tensor in self.tensors.items()}
-        entries = tuple(TensorEntry.of(name, tensor) for name, tensor in rounded.items())
-        return SavedAdapter(self.config, Layout(entries, self.layout.metadata), rounded)
-
-    @property
-    def learned_bytes(self) -> int:
-        """The bytes of the tensors' values."""
-        return self.layout.payload_bytes
+    file_bytes: int
+    learned_bytes: int
+    relative_error: float
+    left_out: tuple[str, ...]
 
 
-def config_values(config: bytes) -> dict[str, JsonValue]:
-    """Return what an `adapter_config.json` says.
+def open_adapter(location: str | Path) -> SavedAdapter:
+    """Read a saved adapter, whatever its form.
+
+    Args:
+        location: A PEFT folder, or its `.safetensors` file with `adapter_config.json` beside it; a packed
+            file; or a record of a store as `STORE#NAME`.
 
     Raises:
-        AdapterFileError: If it is no strict JSON object, or names no method.
+        AdapterFileError: If there is no adapter, a file is damaged, or its weights are a pickle.
+        SpecError: If the store has no record of this name.
+        StoreError: If the store cannot be read.
     """
-    values = parse(config)
-    if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
-        raise AdapterFileError(f"'{CONFIG_NAME}' names no method ('peft_type'); save the adapter again.")
-    return cast("dict[str, JsonValue]", values)
+    path = Path(location)
+    if path.is_dir():
+        saved = _read_folder(path)
+    elif path.is_file():
+        saved = _read_file(path)
+    elif path.exists():
+        raise AdapterFileError(f"'{location}' is neither a file nor a folder; name a saved adapter.")
+    elif store := _store_of(location):
+        saved = _read_record(*store)
+    else:
+        raise AdapterFileError(
+            f"there is no folder or file '{location}'; name a saved adapter: a folder, a packed file, "
+            "or a record of a store as STORE#NAME."
+        )
+    return dataclasses.replace(saved, source=str(location))
 
 
-def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    rounded = tensor.to(dtype)
-    if not torch.equal(rounded.isfinite(), tensor.isfinite()):
-        raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep more bits.")
-    return rounded
-
-
-def other_files(directory: Path, *known: str, target: Path | None = None) -> dict[str, int]:
-    """Return name and size of a directory's files, at any depth.
+def other_files(location: str | Path, *, but: Path | None = None) -> dict[str, int]:
+    """Return the files of an adapter's folder, at any depth, that are not part of the adapter.
 
     Args:
-        directory: The directory.
-        *known: Names that are left out.
-        target: A file that is left out too, since it is going to be written.
+        location: As for `open_adapter`; only a folder has other files.
+        but: A file that is left out, since it is going to be written.
+
+    Returns:
+        Sizes by path within the folder.
     """
-    written = None if target is None else target.resolve()
-    names = {
-        file.relative_to(directory).as_posix(): file
-        for file in sorted(directory.rglob("*"))
-        if file.is_file() and file.resolve() != written
-    }
-    return {name: file.lstat().st_size for name, file in names.items() if name not in known}
+    folder = Path(location)
+    omitted = {path.resolve() for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME, but) if path}
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.resolve() not in omitted)
+    return {file.relative_to(folder).as_posix(): file.lstat().st_size for file in files}
 
 
-def _check_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExistsError(f"'{folder}' exists; choose another directory, or remove it first.")
+def pack_adapter(
+    adapter: SavedAdapter | str | Path,
+    file: str | Path,
+    *,
+    dtype: Dtype | None = None,
+    overwrite: bool = False,
+) -> Packed:
+    """Write a saved adapter, of any PEFT method, as one file; `unpack_adapter` gives the folder back.
+
+    Args:
+        adapter: A location as for `open_adapter`, or an opened adapter.
+        file: The file to write, in one step.
+        dtype: Round the floating-point tensors to this type; without it the folder comes back byte for byte.
+        overwrite: Whether to replace the file.
+
+    Raises:
+        AdapterFileError: If there is no adapter, it is damaged, or its weights are a pickle; or if a value is
+            too large for the type.
+        OutputExistsError: If the file exists, or is a folder.
+        SpecError: If nothing can be written there.
+    """
+    target = Path(file)
+    check_free_file(target, overwrite=overwrite)
+    exact = adapter if isinstance(adapter, SavedAdapter) else open_adapter(adapter)
+    saved = exact if dtype is None else exact.in_dtype(DTYPES[dtype])
+    data = container.encode(to_container(saved))
+    _check_round_trip(saved, from_container(container.decode(data)))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, data)
+    return Packed(
+        file_bytes=len(data),
+        learned_bytes=saved.learned_bytes,
+        relative_error=relative_error(exact, saved),
+        left_out=tuple(other_files(exact.source, but=target)) if exact.source else (),
+    )
+
+
+def unpack_adapter(file: str | Path, folder: str | Path) -> None:
+    """Write the PEFT folder of a packed adapter.
+
+    Args:
+        file: A file that `pack_adapter` wrote.
+        folder: The folder to write; it must not exist or be empty.
+
+    Raises:
+        AdapterFileError: If the file is no packed adapter, or damaged.
+        OutputExistsError: If the folder has something in it.
+        SpecError: If nothing can be written there.
+    """
+    _read_packed(Path(file)).write(Path(folder))
+
+
+def _read_folder(folder: Path) -> SavedAdapter:
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise _missing(folder, name)
+    return _read_weights(folder / WEIGHTS_NAME)
+
+
+def _read_file(file: Path) -> SavedAdapter:
+    with container.naming(file):
+        if file.suffix in _PICKLES:
+            raise AdapterFileError(
+                "it is a pickle, which can run code when opened, so it is not read; "
+                "save the adapter again with safetensors."
+            )
+        if file.suffix == ".safetensors":
+            return _read_weights(file)
+    return _read_packed(file)
+
+
+def _read_packed(file: Path) -> SavedAdapter:
+    content = container.read(file)
+    with container.naming(file):
+        return from_container(content)
+
+
+def _read_weights(file: Path) -> SavedAdapter:
+    config = file.with_name(CONFIG_NAME)
+    with container.naming(config):
+        text = config.read_bytes()
+        parse_config(text)
+    with container.naming(file):
+        return SavedAdapter(text, *split(file.read_bytes()))
+
+
+def _store_of(location: str | Path) -> tuple[Path, str] | None:
+    """Return the store and the name in `STORE#NAME`, if there is such a file."""
+    file, sign, name = str(location).partition(RECORD_SIGN)
+    return (Path(file), name) if sign and Path(file).is_file() else None
+
+
+def _read_record(file: Path, name: str) -> SavedAdapter:
+    database = Database(file, "read", _WAIT_SECONDS)
+    try:
+        with database.read() as connection:
+            return load(connection, name)[1]
+    finally:
+        database.close()
+
+
+def _check_round_trip(saved: SavedAdapter, again: SavedAdapter) -> None:
+    """Check, before anything is written, that both files come back byte for byte."""
+    if again.config != saved.config or again.weights_file() != saved.weights_file():
+        raise AdapterFileError("the packed file would not unpack to the same bytes; report this as a fault.")
 
 
 def _missing(folder: Path, name: str) -> AdapterFileError:
-    if not folder.is_dir():
-        return AdapterFileError(f"there is no folder '{folder}'; name one that holds a saved adapter.")
-    if name == WEIGHTS_NAME and (folder / _PICKLE_NAME).exists():
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if name == WEIGHTS_NAME and pickles:
         return AdapterFileError(
-            f"'{folder}' has its weights in '{_PICKLE_NAME}', a pickle, which may run code when opened; "
+            f"'{folder}' has its weights in '{pickles[0]}', a pickle, which can run code when opened; "
             "save the adapter again with safetensors."
         )
-    return AdapterFileError(f"'{folder}' has no {name}; name a directory that holds a saved adapter.")
+    return AdapterFileError(f"'{folder}' has no {name}; name a folder that holds a saved adapter.")

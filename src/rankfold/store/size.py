@@ -1,45 +1,53 @@
-"""Where the bytes of a saved adapter go: a PEFT directory of any method, or one of rankfold's own files."""
+"""Explain every byte of a saved adapter, in any form and of any PEFT method: learned, copied, or overhead."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
-from rankfold.store import container, packed, shrunk
-from rankfold.store.contents import (
-    Contents,
-    TensorKind,
-    kind_of,
-    read_contents,
-    role_of,
-    understand,
-)
-from rankfold.store.hints import hints
-from rankfold.store.peft_config import SavedConfig, parse_config
-from rankfold.store.rounding import kept_bytes
-from rankfold.store.saved import other_files
-from rankfold.store.weights_file import WeightsFile
+from torch import Tensor
 
-Kind = TensorKind | Literal["header", "padding"]
+from rankfold.store import container
+from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter
+from rankfold.store.saved import open_adapter, other_files
+from rankfold.store.tensors import TensorEntry, bytes_of, copies_of
 
-_KINDS: tuple[Kind, ...] = ("factor", "head", "frozen", "regenerable", "duplicate", "header", "padding")
+PartType = Literal["factor", "head", "frozen", "duplicate", "header", "padding"]
+
+_TYPES: tuple[PartType, ...] = ("factor", "head", "frozen", "duplicate", "header", "padding")
+_LEAVES = ("weight", "bias")
+_BASE_WEIGHT = ".base_layer.weight"
+_OUR_PREFIX = "rankfold_"
+
+# Tensors that PEFT saves although the method never trains them.
+_FROZEN = {
+    "ADAMSS": ("adamss_newB",),
+    "DELORA": ("delora_w_norm",),
+    "FROD": ("frod_V", "frod_s_size", "frod_s_indices"),
+    "PVERA": ("pvera_A", "pvera_B"),
+    "RANDLORA": ("randlora_A", "randlora_B"),
+    "SHIRA": ("shira_indices",),
+    "TINYLORA": ("tinylora_A", "tinylora_B", "tinylora_P"),
+    "UNILORA": ("unilora_indices_A", "unilora_indices_B", "unilora_scales_A", "unilora_scales_B"),
+    "VERA": ("vera_A", "vera_B"),
+}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some bytes of a file and what they are for.
+    """Some bytes of a file and their purpose.
 
     Args:
-        name: What they are: a role, a head, a single tensor, or what lies around the tensors.
-        kind: Whether they were learned; if not, why they are there.
-        tensors: How many tensors; 0 for what lies around them.
+        name: A role, a head, a single tensor, or the overhead around the tensors.
+        type: Whether they were learned; if not, why they are there.
+        tensors: How many tensors; 0 for overhead.
         numbers: How many numbers these hold.
         bytes: How many bytes.
     """
 
     name: str
-    kind: Kind
+    type: PartType
     tensors: int
     numbers: int
     bytes: int
@@ -51,137 +59,137 @@ class Explanation:
     """A file taken apart; `parts`, and as well `tensors`, add up to `file_bytes`.
 
     Args:
-        file: The file.
-        file_bytes: Its size.
-        method: PEFT's name of the method; empty if nothing says it.
-        bytes_by_kind: The bytes of each kind that there is.
+        file: The weights file, the packed file, or the store's record.
+        file_bytes: Its size; of a record, that of its weights file.
+        method: PEFT's name of the method.
+        bytes_by_type: The bytes of each type of part that occurs.
         learned_bytes: The bytes of adapter and task head, each tensor once.
-        shrinkable_bytes: What `--shrink` leaves out: equal tensors, and what follows from a seed anywhere.
-        hints: What cannot be said for certain, or needs an option: each a sentence.
-        parts: What the file is made of, in groups.
-        tensors: The same, tensor by tensor.
-        other_files: Name and size of what else lies in the adapter's directory.
+        parts: The file's parts in groups.
+        tensors: The file's parts tensor by tensor.
+        other_files: Sizes of the other files in the adapter's folder.
     """
 
     file: str
     file_bytes: int
     method: str
-    bytes_by_kind: Mapping[str, int]
+    bytes_by_type: Mapping[str, int]
     learned_bytes: int
-    shrinkable_bytes: int
-    hints: tuple[str, ...]
     parts: tuple[Part, ...]
     tensors: tuple[Part, ...]
     other_files: Mapping[str, int]
 
 
-def explain(path: Path) -> Explanation:
+def explain(location: Path) -> Explanation:
     """Take a saved adapter apart.
 
     Args:
-        path: A PEFT adapter directory, a `.safetensors` file, or a file that rankfold packed or shrank.
+        location: As for `open_adapter`.
 
     Raises:
-        AdapterFileError: If the file is damaged, a pickle, or there is none.
-        SpecError: If the path does not exist.
+        AdapterFileError: If there is no adapter, a file is damaged, or its weights are a pickle.
+        SpecError: If the store has no record of this name.
+        StoreError: If the store cannot be read.
     """
-    if path.is_file() and _is_ours(path):
-        return _explain_container(path)
-    contents = read_contents(path)
-    file = contents.file.path
-    header = contents.file.layout.header_bytes()
-    text = len(header.rstrip(b" "))
-    around = [
-        Part("names, shapes and offsets", "header", 0, 0, text),
-        Part("alignment", "padding", 0, 0, len(header) - text),
-    ]
-    found = _explanation(file, contents.config, [*_tensor_parts(contents), *around])
-    return replace(
-        found,
-        shrinkable_bytes=_shrinkable_bytes(contents),
-        hints=hints(contents),
-        other_files=other_files(path, file.name) if path.is_dir() else {},
-    )
+    saved = open_adapter(location)
+    tensors = saved.tensors
+    if container.is_container(location):
+        # The values as they are stored, which may be rounded or left out.
+        tensors = container.read(location).tensors
+        size = location.stat().st_size - sum(len(bytes_of(tensor)) for tensor in tensors.values())
+        overhead = [Part("names, configuration and checksum", "header", 0, 0, size)]
+    else:
+        header = saved.layout.header_bytes()
+        text = len(header.rstrip(b" "))
+        overhead = [
+            Part("names, shapes and offsets", "header", 0, 0, text),
+            Part("alignment", "padding", 0, 0, len(header) - text),
+        ]
+    parts = [*_tensor_parts(saved, tensors), *overhead]
+    if not location.is_dir():
+        return _explain(str(location), saved, parts, {})
+    files = {CONFIG_NAME: len(saved.config), **other_files(location)}
+    return _explain(str(location / WEIGHTS_NAME), saved, parts, files)
 
 
-def _is_ours(file: Path) -> bool:
-    with container.naming(file), file.open("rb") as opened:
-        return opened.read(len(container.MAGIC)) == container.MAGIC
-
-
-def _explain_container(file: Path) -> Explanation:
-    """Take one of rankfold's own files apart."""
-    content = container.read(file)
-    with container.naming(file):
-        if content.kind == shrunk.KIND:
-            config, tensors = _shrunk_parts(shrunk.parse_shrunk(content.header), file)
-        else:
-            saved = packed.from_container(content)
-            config = parse_config(saved.config, file)
-            tensors = _tensor_parts(understand(WeightsFile(file, saved.layout, saved.tensors), config))
-    around = file.stat().st_size - sum(part.bytes for part in tensors)
-    return _explanation(
-        file, config, [*tensors, Part("names, configuration and checksum", "header", 0, 0, around)]
-    )
-
-
-def _shrunk_parts(says: shrunk.Shrunk, file: Path) -> tuple[SavedConfig, list[Part]]:
-    config = parse_config(says.config.encode(), file)
-    parts: list[Part] = []
-    for entry in says.kept():
-        kind, size = kind_of(entry.name, config), kept_bytes(entry, says.rounding)
-        parts.append(Part(entry.name, kind, 1, entry.numbers, size))
-    return config, parts
-
-
-def _tensor_parts(contents: Contents) -> list[Part]:
+def _tensor_parts(saved: SavedAdapter, tensors: Mapping[str, Tensor]) -> list[Part]:
+    copies = copies_of(tensors)
+    entries = (TensorEntry.of(name, tensor) for name, tensor in tensors.items())
     return [
-        Part(entry.name, kind, 1, entry.numbers, entry.bytes)
-        for entry, kind in zip(contents.file.entries, contents.kinds(), strict=True)
+        Part(
+            entry.name,
+            "duplicate" if entry.name in copies else _type_of(entry.name, saved),
+            1,
+            entry.numbers,
+            entry.bytes,
+        )
+        for entry in entries
     ]
 
 
-def _shrinkable_bytes(contents: Contents) -> int:
-    made = {place for proof in contents.proofs if proof.recipe.portable for place in proof.recipe.tensors}
-    return sum(
-        entry.bytes
-        for place, entry in enumerate(contents.file.entries)
-        if place in made or contents.firsts[place] != place
+def _type_of(name: str, saved: SavedAdapter) -> PartType:
+    """Return the type of a tensor, as far as its name shows it."""
+    if _head_of(name, saved):
+        return "head"
+    frozen = _FROZEN.get(saved.method, ())
+    # PEFT saves the base model's embeddings beside adapters on them.
+    return (
+        "frozen" if name.endswith(_BASE_WEIGHT) or not set(frozen).isdisjoint(name.split(".")) else "factor"
     )
 
 
-def _explanation(file: Path, config: SavedConfig, tensors: Sequence[Part]) -> Explanation:
-    groups: dict[tuple[Kind, str], list[Part]] = {}
+def _role_of(name: str, saved: SavedAdapter) -> str:
+    """Return the role of a tensor in its layer, from the module path in its name."""
+    if head := _head_of(name, saved):
+        return head
+    parts = [part for part in name.split(".") if not part.isdigit()]
+    while len(parts) > 1 and parts[-1] in _LEAVES:
+        parts.pop()
+    prefixes = (_OUR_PREFIX, f"{saved.method.lower()}_")
+    begin = next((index for index, part in enumerate(parts) if part.startswith(prefixes)), len(parts) - 1)
+    return ".".join(parts[begin:]).removeprefix(_OUR_PREFIX)
+
+
+def _head_of(name: str, saved: SavedAdapter) -> str | None:
+    parts = name.split(".")
+    return next((head for head in saved.modules_to_save if head in parts), None)
+
+
+def _explain(
+    file: str, saved: SavedAdapter, tensors: Sequence[Part], files: Mapping[str, int]
+) -> Explanation:
+    groups: dict[tuple[PartType, str], list[Part]] = {}
     for part in tensors:
-        role = role_of(part.name, config) if part.tensors else part.name
-        name = f"{role}, again" if part.kind == "duplicate" else role
-        groups.setdefault((part.kind, name), []).append(part)
-    parts = (_sum(name, kind, group) for (kind, name), group in groups.items())
-    by_kind = {kind: sum(part.bytes for part in tensors if part.kind == kind) for kind in _KINDS}
+        role = _role_of(part.name, saved) if part.tensors else part.name
+        name = f"{role}, again" if part.type == "duplicate" else role
+        groups.setdefault((part.type, name), []).append(part)
+    parts = (_sum(name, type_, group) for (type_, name), group in groups.items())
+    by_type = {type_: sum(part.bytes for part in tensors if part.type == type_) for type_ in _TYPES}
     return Explanation(
-        file=str(file),
+        file=file,
         file_bytes=sum(part.bytes for part in tensors),
-        method=config.peft_type,
-        bytes_by_kind={kind: size for kind, size in by_kind.items() if size},
-        learned_bytes=by_kind["factor"] + by_kind["head"],
-        shrinkable_bytes=0,
-        hints=(),
-        parts=tuple(sorted((part for part in parts if part.bytes), key=_rank)),
-        tensors=tuple(part for part in tensors if part.bytes),
-        other_files={},
+        method=saved.method,
+        bytes_by_type={type_: size for type_, size in by_type.items() if size},
+        learned_bytes=by_type["factor"] + by_type["head"],
+        parts=tuple(sorted(_nonempty(parts), key=_sort_key)),
+        tensors=tuple(_nonempty(tensors)),
+        other_files=files,
     )
 
 
-def _sum(name: str, kind: Kind, group: Sequence[Part]) -> Part:
+def _sum(name: str, type_: PartType, group: Sequence[Part]) -> Part:
     return Part(
         name,
-        kind,
+        type_,
         sum(part.tensors for part in group),
         sum(part.numbers for part in group),
         sum(part.bytes for part in group),
     )
 
 
-def _rank(part: Part) -> tuple[int, int, str]:
-    """Return what parts are sorted by: by kind, and the largest of a kind first."""
-    return _KINDS.index(part.kind), -part.bytes, part.name
+def _nonempty(parts: Iterable[Part]) -> list[Part]:
+    return [part for part in parts if part.bytes]
+
+
+def _sort_key(part: Part) -> tuple[int, int, str]:
+    """Return the key that sorts parts by type, and the largest of a type first."""
+    return _TYPES.index(part.type), -part.bytes, part.name

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Self, final
 
 from torch import nn
 
+from rankfold.store.adapter import SavedAdapter
 from rankfold.store.care import Fault, Freed, Stats, collect, statistics, verify
 from rankfold.store.database import Database, Mode
-from rankfold.store.packed import read_packed
 from rankfold.store.record import Record
 from rankfold.store.rows import describe, has, load, put, remove, select
-from rankfold.store.saved import SavedAdapter
+from rankfold.store.saved import open_adapter
 from rankfold.store.search import Query
 from rankfold.store.transfer import Existing, read_stream, write_stream
 
@@ -56,7 +56,7 @@ class AdapterStore:
 
         Args:
             name: Its key: letters, digits and `_ . @ : = + / -`.
-            adapter: A PEFT directory, a packed file, or what `get` returned.
+            adapter: A location as for `open_adapter`, or an opened adapter.
             tags: What is to be found again, such as `{"customer": "a"}`.
             metrics: What was measured, such as `{"accuracy": 0.93}`.
             replace: Whether to replace an adapter of this name, with its tags and metrics.
@@ -67,7 +67,7 @@ class AdapterStore:
             SpecError: If a name, tag or metric cannot be stored.
             StoreError: If the store cannot be written; it is then as it was.
         """
-        saved = adapter if isinstance(adapter, SavedAdapter) else _read(Path(adapter))
+        saved = adapter if isinstance(adapter, SavedAdapter) else open_adapter(adapter)
         record = describe(name, saved, created=datetime.now(UTC), tags=tags or {}, metrics=metrics or {})
         with self._database.write() as connection:
             return put(connection, record, saved, replace=replace)
@@ -277,7 +277,3 @@ class AdapterStore:
             if len(page) < _PAGE_RECORDS:
                 return
             last = page[-1].name
-
-
-def _read(path: Path) -> SavedAdapter:
-    return SavedAdapter.read(path) if path.is_dir() else read_packed(path)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import accumulate, groupby
 from math import prod
 from typing import final
@@ -113,6 +114,26 @@ def bytes_of(tensor: Tensor) -> bytes:
     """Return the values of a tensor in their order, least significant byte first."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
+
+
+def copies_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the tensors that equal an earlier one in type, shape and bytes, with the name of that one.
+
+    Constant tensors do not count: factors that begin as zeros are equal without being copies.
+    """
+    firsts: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    copies: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        key = (str(tensor.dtype), tuple(tensor.shape), sha256(bytes_of(tensor)).digest())
+        first = firsts.setdefault(key, name)
+        if first != name and not _is_constant(tensor):
+            copies[name] = first
+    return copies
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    flat = tensor.reshape(-1)
+    return bool((flat == flat[:1]).all())
 
 
 @final

@@ -17,12 +17,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, StoreError
 from rankfold.files import draft_name, whole_file
+from rankfold.store.adapter import SavedAdapter
 from rankfold.store.container import Container, decode, encode
 from rankfold.store.packed import KIND as ADAPTER_KIND
 from rankfold.store.packed import from_container, to_container
 from rankfold.store.record import Record, moment_of
 from rankfold.store.rows import describe
-from rankfold.store.saved import SavedAdapter
 
 MAGIC = b"\x93RKSTRM\n"
 KIND = "record"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import rankfold
 from rankfold.errors import AdapterFileError, DataError, NotExactError, OutputExistsError, SpecError
-from rankfold.store.directory import load_adapter
+from rankfold.store.loading import load_adapter
 from tests.support.adapters import edit_json, save_adapter
 from tests.support.tolerance import relative_rms
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import rankfold
 from rankfold.errors import NotExactError
-from rankfold.store.directory import load_adapter
+from rankfold.store.loading import load_adapter
 from tests.support.adapters import save_adapter
 from tests.support.tolerance import relative_rms
 

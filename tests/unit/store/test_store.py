@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rankfold import AdapterFileError, AdapterStore, SpecError, StoreError
 from rankfold.errors import OutputExistsError
-from rankfold.store.packed import pack_adapter
+from rankfold.store.saved import pack_adapter
 from tests.support.stored import make_adapter, same
 
 
