@@ -30,12 +30,17 @@ from torch import Tensor
 
 import rankfold
 from rankfold.adapter.module import adapters_in
-from rankfold.export.certify import text_logits
-from rankfold.export.fold import Folded, fold
-from rankfold.export.measure import relative_error, trained_product
-from rankfold.export.plain_math import PREFIX, lora_tensors
-from rankfold.export.texts import find_texts
-from rankfold.export.verdict import Exact, verdict
+from rankfold.export.fold import (
+    LowRankUpdate,
+    exact_rank,
+    fold,
+    folding_obstacle,
+    relative_error,
+    unfolded_update,
+)
+from rankfold.export.formats.plain_lora import lora_tensors
+from rankfold.export.layers import PREFIX
+from rankfold.export.logits import read_texts, text_logits
 from rankfold.models.base import load_model, resolve_model
 from rankfold.models.hardware import cpu_name
 from rankfold.models.kind import Kind
@@ -48,7 +53,7 @@ OPTIONS: dict[str, Any] = {
     "init_weights": False,
     "task_type": "SEQ_CLS",
 }
-FOLDABLE = [name for name, preset in discover().items() if isinstance(verdict(preset.spec()), Exact)]
+FOLDABLE = [name for name, preset in discover().items() if folding_obstacle(preset.spec()) is None]
 
 Convert = Callable[[], dict[str, Tensor]]
 
@@ -83,17 +88,18 @@ def worst_error(model: Any, tensors: dict[str, Tensor]) -> float:
     """Return the largest relative error of a layer."""
     errors = [
         relative_error(
-            Folded(tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"], each.geometry), each
+            LowRankUpdate(tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"], exact.geometry),
+            exact,
         )
         for path, _, adapter in adapters_in(model)
-        for each in [trained_product(adapter)]
+        for exact in [unfolded_update(adapter)]
     ]
     return max(errors)
 
 
 def rounding(model: Any, tokenizer: Any) -> float:
     """Return how far the adapter's own logits in float32 are from its logits in float64."""
-    texts = find_texts(None)
+    texts = read_texts(None)
     single, double = (text_logits(each, tokenizer, texts) for each in (model, copy.deepcopy(model).double()))
     size = torch.cat(double).square().mean().sqrt()
     return max(
@@ -104,9 +110,8 @@ def rounding(model: Any, tokenizer: Any) -> float:
 def measure(method: str, rounds: int) -> dict[str, float]:
     """Return the median processor time of both ways, their ratio, and their errors."""
     model, tokenizer = adapted(method)
-    inner = verdict(discover()[method].spec(r=RANK))
-    assert isinstance(inner, Exact), "only presets that fold are measured"
-    ways = {"fold": folding(model), "svd": decomposing(model, inner.rank)}
+    rank = exact_rank(discover()[method].spec(r=RANK))
+    ways = {"fold": folding(model), "svd": decomposing(model, rank)}
     errors = {f"{name}_error": worst_error(model, convert()) for name, convert in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rankfold.errors import SpecError as SpecError
     from rankfold.errors import StoreError as StoreError
     from rankfold.errors import TrainingError as TrainingError
-    from rankfold.export.api import compress_lora as compress_lora
-    from rankfold.export.api import export_lora as export_lora
     from rankfold.export.certificate import Certificate as Certificate
+    from rankfold.export.export import compress_lora as compress_lora
+    from rankfold.export.export import export_lora as export_lora
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
     from rankfold.factors import LowRankSpec as LowRankSpec
@@ -85,10 +85,10 @@ _HOMES = {
     "SvdSpec": "rankfold.factors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
-    "compress_lora": "rankfold.export.api",
+    "compress_lora": "rankfold.export.export",
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.peft_plugin.count",
-    "export_lora": "rankfold.export.api",
+    "export_lora": "rankfold.export.export",
     "lora_fa_correction": "rankfold.train.lora_fa",
     "open_adapter": "rankfold.store.saved",
     "optimizer": "rankfold.train.learning_rates",

@@ -48,7 +48,7 @@ def test_verify_has_exit_code_0_until_something_changes(adapter, reviews, tmp_pa
     found = _call("--verify", out, "--data", reviews)
     assert found.exit_code == 1
     assert "'adapter_config.json' is changed" in found.stdout
-    assert "is not what its certificate says; export the adapter again" in found.stderr
+    assert "differs from its certificate; export the adapter again" in found.stderr
     assert json.loads(_call("--verify", out, "--json").stdout)[0]["state"] == "differs"
 
 

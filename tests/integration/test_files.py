@@ -12,7 +12,7 @@ from transformers import BertForSequenceClassification
 
 from rankfold.adapter.module import ROLES
 from rankfold.errors import SpecError
-from rankfold.export.detached import needs_base_weights
+from rankfold.export.layers import needs_base_weights
 from tests.integration.models import (
     FOLDABLE,
     METHODS,

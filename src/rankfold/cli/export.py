@@ -1,5 +1,6 @@
 """`rankfold export`: a saved adapter as plain LoRA, for llama.cpp, or merged, with a certificate."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,45 +11,42 @@ from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
-from rankfold.export.certificate import PLAIN_LORA
 
 if TYPE_CHECKING:
     from rankfold.export.certificate import Certificate
     from rankfold.export.verify import Check
 
-_what = section("What to write")
-_how = section("How to compare")
-_check = section("Checking an export")
+_output = section("What to write")
+_comparison = section("How to compare")
+_verification = section("Checking an export")
 
 _SHOWN_LAYERS = 8
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("folders", nargs=-1, metavar="ADAPTER OUT", type=click.Path(path_type=Path))
-@_what(
-    "--to", default=PLAIN_LORA, show_default=True, help="lora (PEFT, vLLM, TGI), gguf (llama.cpp) or merged."
-)
-@_what("--dtype", help="fp32, fp16 or bf16; fp32 if left out, or that of the base for a merged model.")
-@_what("--compress-rank", type=int, metavar="N", help="Approximate with this rank; needed for routers.")
-@_what("--compress-error", type=float, metavar="E", help="Approximate with at most this error of a layer.")
-@_what("--overwrite", is_flag=True, help="Replace an earlier export.")
-@_how("--model", help="The base model; the folder that the adapter names if left out.")
-@_how("--data", metavar="PATH|HUB_ID", help="Texts to compare logits on; news articles if left out.")
-@_check(
+@_output("--to", help="lora (PEFT, vLLM, TGI; if left out), gguf (llama.cpp) or merged.")
+@_output("--dtype", help="fp32, fp16 or bf16; fp32 if left out, or that of the base for a merged model.")
+@_output("--compress-rank", type=int, metavar="N", help="Approximate with this rank; needed for routers.")
+@_output("--compress-error", type=float, metavar="E", help="Approximate with at most this error of a layer.")
+@_output("--overwrite", is_flag=True, help="Replace an earlier export.")
+@_comparison("--model", help="The base model; the folder that the adapter names if left out.")
+@_comparison("--data", metavar="PATH|HUB_ID", help="Texts to compare logits on; news articles if left out.")
+@_verification(
     "--verify", is_flag=True, help="Compare the export OUT with its certificate; ADAPTER may be left out."
 )
 @json_option
-def command(folders: tuple[Path, ...], *, verify: bool, as_json: bool, **given: Any) -> None:
+def command(folders: tuple[Path, ...], *, verify: bool, as_json: bool, **options: Any) -> None:
     """Write the adapter in the folder ADAPTER for other programs into the folder OUT, with a certificate."""
     with shown_notes():
         if verify:
-            _check_only_verified(given)
-            _verify(folders, given["model"], given["data"], as_json=as_json)
+            _check_no_output_options(options)
+            _verify(folders, options["model"], options["data"], as_json=as_json)
         else:
-            _export(folders, given, as_json=as_json)
+            _export(folders, options, as_json=as_json)
 
 
-def _export(folders: tuple[Path, ...], given: dict[str, Any], *, as_json: bool) -> None:
+def _export(folders: tuple[Path, ...], options: dict[str, Any], *, as_json: bool) -> None:
     from rankfold.export.compress import Compression
     from rankfold.export.export import ExportRequest, export
     from rankfold.runs.records import find_record
@@ -60,7 +58,7 @@ def _export(folders: tuple[Path, ...], given: dict[str, Any], *, as_json: bool) 
             raise SpecError(
                 f"an export takes two folders, ADAPTER and OUT, but there are {len(folders)}; name both."
             )
-    rank, error = given.pop("compress_rank"), given.pop("compress_error")
+    rank, error = options.pop("compress_rank"), options.pop("compress_error")
     is_exact = rank is None and error is None
     record = find_record(adapter)
     request = ExportRequest(
@@ -68,7 +66,7 @@ def _export(folders: tuple[Path, ...], given: dict[str, Any], *, as_json: bool) 
         out=out,
         compression=None if is_exact else Compression(rank, error),
         label_names=None if record is None else record.task.label_names,
-        **given,
+        **{name: value for name, value in options.items() if value is not None},
     )
     certificate = export(request)
     if as_json:
@@ -85,13 +83,13 @@ def _print_certificate(certificate: "Certificate", out: Path) -> None:
         [layer.name, str(layer.rank), *(f"{getattr(layer, field):.1e}" for field in dtypes)]
         for layer in sorted(certificate.layers, key=lambda layer: -layer.written)[:_SHOWN_LAYERS]
     ]
-    more = len(certificate.layers) - len(rows)
+    omitted_count = len(certificate.layers) - len(rows)
     promise = "exact up to rounding" if certificate.is_exact else "APPROXIMATE"
     print_table(
         ["layer", "rank", *(f"error {dtype}" for dtype in dtypes.values())],
         rows,
         title=f"{out}: {certificate.target}, {certificate.method}, {promise}",
-        caption=f"and {more} layers with smaller errors" if more else None,
+        caption=f"and {omitted_count} layers with smaller errors" if omitted_count else None,
     )
     logits = certificate.logits
     lines = [["layers", str(len(certificate.layers))], ["rank", str(certificate.rank)]]
@@ -106,21 +104,20 @@ def _print_certificate(certificate: "Certificate", out: Path) -> None:
     print_table(["certificate", ""], lines, left=(0, 1))
 
 
-def _check_only_verified(given: dict[str, Any]) -> None:
-    unsaid = {"to": PLAIN_LORA, "overwrite": False}
-    said = [
+def _check_no_output_options(options: dict[str, Any]) -> None:
+    names = [
         f"--{name.replace('_', '-')}"
-        for name, value in given.items()
-        if name not in ("model", "data") and value != unsaid.get(name)
+        for name, value in options.items()
+        if name not in ("model", "data") and value not in (None, False)
     ]
-    if said:
-        raise SpecError(f"{' and '.join(said)} say what to write, and --verify writes nothing; leave it out.")
+    if names:
+        raise SpecError(
+            f"{' and '.join(names)} say what to write, and --verify writes nothing; leave it out."
+        )
 
 
 def _verify(folders: tuple[Path, ...], model: str | None, data: str | None, *, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from rankfold.export.verify import failed, verify
+    from rankfold.export.verify import has_difference, verify
 
     match folders:
         case (out,):
@@ -134,11 +131,11 @@ def _verify(folders: tuple[Path, ...], model: str | None, data: str | None, *, a
         print_json([asdict(check) for check in checks])
     else:
         _print_checks(checks, out)
-    if failed(checks):
-        note(f"'{out}' is not what its certificate says; export the adapter again.")
+    if has_difference(checks):
+        note(f"'{out}' differs from its certificate; export the adapter again.")
         raise click.exceptions.Exit(1)
 
 
 def _print_checks(checks: "tuple[Check, ...]", out: Path) -> None:
-    rows = [[check.what, check.state, check.detail] for check in checks]
-    print_table(["promise", "", "found"], rows, title=str(out), left=(0, 1, 2))
+    rows = [[check.part, check.state, check.detail] for check in checks]
+    print_table(["certificate", "", "result"], rows, title=str(out), left=(0, 1, 2))

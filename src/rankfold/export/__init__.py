@@ -1,1 +1,1 @@
-"""What an adapter is as plain LoRA, exactly or with a measured error."""
+"""Export adapters: fold to plain LoRA, compress, merge, with the error certified."""

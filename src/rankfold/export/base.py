@@ -1,79 +1,90 @@
-"""The base model of a saved adapter: found where its configuration says, loaded as what it was trained on."""
+"""The base model of a saved adapter: find it, and load it as the class that the adapter was trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, final
 
 import torch
+import transformers
 from peft import PeftModel
+from peft.utils import TaskType
 from safetensors import SafetensorError
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.export.model_class import model_class
 from rankfold.export.opened import OpenedAdapter
 from rankfold.models.base import BaseModel, head_options, resolve_model
 from rankfold.models.kind import Kind
+from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
 from rankfold.store.loading import load_adapter
 
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
+_AUTO_CLASSES: Mapping[str, str] = {
+    TaskType.SEQ_CLS: "AutoModelForSequenceClassification",
+    TaskType.CAUSAL_LM: "AutoModelForCausalLM",
+    TaskType.SEQ_2_SEQ_LM: "AutoModelForSeq2SeqLM",
+    TaskType.TOKEN_CLS: "AutoModelForTokenClassification",
+    TaskType.QUESTION_ANS: "AutoModelForQuestionAnswering",
+    TaskType.FEATURE_EXTRACTION: "AutoModel",
+}
+
 
 @final
 @dataclass(frozen=True, slots=True)
-class Base:
-    """A base model that is at hand, for one adapter.
+class AdapterBase:
+    """A base model at hand, for one adapter.
 
     Args:
-        found: The model.
-        saved: The adapter.
-        label_names: Names of the classes of the adapter's head, if it has one and they are known.
+        model: The model's files.
+        adapter: The adapter.
+        label_names: Names of the classes of the adapter's task head, if it has one and they are known.
     """
 
-    found: BaseModel
-    saved: OpenedAdapter
+    model: BaseModel
+    adapter: OpenedAdapter
     label_names: Sequence[str] | None = None
 
     def load(self) -> PreTrainedModel:
         """Return the model in float32, with a head of the adapter's size; the same one each time.
 
         Raises:
-            SpecError: If it cannot be loaded as what the adapter was trained on.
+            SpecError: If it cannot be loaded as the class that the adapter was trained on.
         """
-        cls = model_class(self.saved.config, self.found.config())
+        cls = model_class(self.adapter.config, self.model.config())
         library: Any = torch  # untyped here
         with library.random.fork_rng(devices=[]), quiet_libraries():
-            library.manual_seed(0)  # for what neither file holds, such as a pooler that nothing reads
+            library.manual_seed(0)  # for weights that neither file holds, such as those of an unused pooler
             try:
                 model = cls.from_pretrained(
-                    self.found.loadable(), dtype=torch.float32, **self._head_options()
+                    self.model.loadable(), dtype=torch.float32, **self._head_options()
                 )
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 first = str(error).strip().split("\n", 1)[0].rstrip(".")
                 raise SpecError(
-                    f"cannot load the model '{self.found.name}' as {cls.__name__} ({first}); check its files."
+                    f"cannot load the model '{self.model.name}' as {cls.__name__} ({first}); check its files."
                 ) from error
         return model.eval()
 
-    def adapted(self) -> PeftModel:
+    def load_with_adapter(self) -> PeftModel:
         """Return the model with the adapter on it.
 
         Raises:
             AdapterFileError: If the adapter does not fit the model.
-            SpecError: If the model cannot be loaded as what the adapter was trained on.
+            SpecError: If the model cannot be loaded as the class that the adapter was trained on.
         """
-        return load_adapter(self.load(), self.saved.folder)
+        return load_adapter(self.load(), self.adapter.folder)
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Return the model's tokenizer, or None if its files have none."""
-        location = self.found.loadable()
+        location = self.model.loadable()
         folder = Path(location)
         # Without files some classes make a tokenizer without words.
-        if folder.is_dir() and not any(each.name.startswith(_TOKENIZER_FILES) for each in folder.iterdir()):
+        if folder.is_dir() and not any(file.name.startswith(_TOKENIZER_FILES) for file in folder.iterdir()):
             return None
         with quiet_libraries():
             try:
@@ -82,7 +93,7 @@ class Base:
                 return None
 
     def _head_options(self) -> dict[str, Any]:
-        labels = self.saved.labels
+        labels = self.adapter.labels
         if labels is None:
             return {}
         if labels == 1:
@@ -93,28 +104,58 @@ class Base:
 
 
 def find_base(
-    saved: OpenedAdapter, model: str | None, label_names: Sequence[str] | None = None
-) -> Base | None:
-    """Return the base model of an adapter, if it is at hand.
+    adapter: OpenedAdapter, model: str | None, label_names: Sequence[str] | None = None
+) -> AdapterBase | None:
+    """Return the base model of an adapter, or None if it is not at hand.
 
     Args:
-        saved: The adapter.
+        adapter: The adapter.
         model: The model as for `rankfold train`; if None the folder that the adapter's configuration names,
             where there is one. A hub id in the configuration is not followed: nothing is downloaded unasked.
-        label_names: Names of the classes of its head, if they are known.
+        label_names: Names of the classes of its task head, if they are known.
 
     Raises:
         SpecError: If there is no such model.
         AdapterFileError: If the label names are not as many as the head has outputs.
     """
-    if label_names is not None and saved.labels is not None and len(label_names) != saved.labels > 1:
+    if label_names is not None and adapter.labels is not None and len(label_names) != adapter.labels > 1:
         raise AdapterFileError(
-            f"the adapter '{saved.folder}' has a head of {saved.labels} outputs, but there are "
+            f"the adapter '{adapter.folder}' has a head of {adapter.labels} outputs, but there are "
             f"{len(label_names)} label names; restore the run.json beside it."
         )
     if model is None:
-        place = saved.config.base_model_name_or_path
-        if not place or not (Path(place) / "config.json").is_file():
+        location = adapter.config.base_model_name_or_path
+        if not location or not (Path(location) / "config.json").is_file():
             return None
-        model = place
-    return Base(resolve_model(model), saved, label_names)
+        model = location
+    return AdapterBase(resolve_model(model), adapter, label_names)
+
+
+def model_class(config: RankfoldConfig, base_config: PreTrainedConfig) -> Any:
+    """Return the class of transformers to load a base model as.
+
+    The adapter's task type decides; without one, the class of the model that PEFT recorded; without that, the
+    architecture in the base model's configuration.
+
+    Args:
+        config: The adapter's configuration.
+        base_config: The base model's.
+
+    Raises:
+        SpecError: If transformers has no such class.
+    """
+    if config.task_type is not None:
+        return getattr(transformers, _AUTO_CLASSES[config.task_type])
+    mapping = cast("Mapping[str, str]", config.auto_mapping or {})  # pyright: ignore[reportUnknownMemberType] (PEFT's)
+    architectures: list[str] = getattr(base_config, "architectures", None) or []
+    name = mapping.get("base_model_class") or next(iter(architectures), None)
+    if name is None:
+        return transformers.AutoModel
+    # Only transformers' own: a name in a file must not choose what is imported.
+    cls: Any = getattr(transformers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
+        raise SpecError(
+            f"transformers has no model '{name}', which the adapter was trained on; "
+            "save the adapter again with a task_type."
+        )
+    return cls

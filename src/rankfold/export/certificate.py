@@ -1,18 +1,20 @@
-"""What an export promises, as a value: what was written, how far from the adapter it is, made from what."""
+"""The certificate of an export: its files, their measured error, and the files they were made from."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, final, get_args
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast, final
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from rankfold.errors import AdapterFileError
+from rankfold.files import sha256_of_file
 
 FORMAT = 1
-NAME = "certificate.json"
-
-Target = Literal["lora", "gguf", "merged"]
-"""A folder of PEFT's LoRA, a LoRA file for llama.cpp, or a model with the adapter in its weights."""
-
-TARGETS: tuple[Target, ...] = get_args(Target)
-PLAIN_LORA, LLAMA_CPP, MERGED = TARGETS
+CERTIFICATE_NAME = "certificate.json"
 
 Method = Literal["folded", "compressed", "merged"]
 """By algebra alone; by a truncated decomposition, which is approximate; or added to the base weights."""
@@ -20,14 +22,14 @@ Method = Literal["folded", "compressed", "merged"]
 
 @final
 @dataclass(frozen=True, slots=True)
-class LayerPart:
-    """One layer: the rank it was written with, and its relative errors.
+class LayerError:
+    """The relative errors of one layer, and the rank it was written with.
 
     Args:
         name: The layer's name in the base model.
-        rank: That of the written matrices; of a merged one that of the adapter.
-        fp32: Error of the result in float32; of a merged weight what rounding takes of the change.
-        written: Error of what the files hold.
+        rank: The rank of the written matrices; of a merged layer that of the adapter.
+        fp32: Error of the update in float32; of a merged weight the share of the update that rounding takes.
+        written: Error of the values in the files.
     """
 
     name: str
@@ -38,15 +40,15 @@ class LayerPart:
 
 @final
 @dataclass(frozen=True, slots=True)
-class LogitsPart:
-    """The base with the result, as other programs load it, against the base with the adapter.
+class LogitsError:
+    """The base with the export, as other programs load it, against the base with the adapter.
 
     Args:
-        source: Where the texts are from.
-        texts: How many.
+        source: Name of the texts' data.
+        texts: Number of texts.
         sha256: Hash of the texts.
         largest: The largest difference of a text's logits, relative to the size of all texts' logits.
-        mean: The mean of them.
+        mean: The mean of these differences.
     """
 
     source: str
@@ -58,7 +60,7 @@ class LogitsPart:
 
 @final
 @dataclass(frozen=True, slots=True)
-class BasePart:
+class BaseFiles:
     """The base model: its name and the hash of its weights, None where they were not at hand."""
 
     name: str | None
@@ -67,7 +69,7 @@ class BasePart:
 
 @final
 @dataclass(frozen=True, slots=True)
-class AdapterPart:
+class AdapterFiles:
     """The adapter: its folder as it was named, and the hash of each of its files."""
 
     folder: str
@@ -77,48 +79,48 @@ class AdapterPart:
 @final
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """An export's promise; `certificate.json` is this as JSON.
+    """The measured promise of an export; `certificate.json` is this as JSON.
 
     Args:
-        target: What was written.
-        method: How. Only what was folded or merged is exact up to the rounding that is stated.
-        dtype: That of the written weights.
+        target: Name of the format.
+        method: How the files were made. Folded and merged ones are exact up to the rounding that is stated.
+        dtype: The dtype of the written weights.
         rank: The largest rank.
-        layers: Every adapted layer.
-        logits: What the model says, compared; None if it was not.
-        logits_skipped: Why not.
+        layers: The error of every adapted layer.
+        logits: The difference of the logits; None if they were not compared.
+        logits_skipped: The reason that they were not.
         base: The base model.
-        adapter: What was exported.
+        adapter: The adapter that was exported.
         result: Hash of each written file.
-        versions: Of the programs that took part.
-        format: Of this record.
+        versions: Versions of the programs that took part.
+        format: Version of this record.
     """
 
-    target: Target
+    target: str
     method: Method
     dtype: str
     rank: int
-    layers: tuple[LayerPart, ...]
-    logits: LogitsPart | None
+    layers: tuple[LayerError, ...]
+    logits: LogitsError | None
     logits_skipped: str | None
-    base: BasePart
-    adapter: AdapterPart
+    base: BaseFiles
+    adapter: AdapterFiles
     result: Mapping[str, str]
     versions: Mapping[str, str]
     format: Literal[1] = FORMAT
 
     @property
     def is_exact(self) -> bool:
-        """Whether only rounding is between the adapter and the result."""
+        """Whether only rounding is between the adapter and the export."""
         return self.method != "compressed"
 
     @property
-    def worst_fp32(self) -> LayerPart:
+    def worst_fp32(self) -> LayerError:
         """The layer with the largest error in float32."""
         return max(self.layers, key=lambda layer: layer.fp32)
 
     @property
-    def worst_written(self) -> LayerPart:
+    def worst_written(self) -> LayerError:
         """The layer with the largest error in the files."""
         return max(self.layers, key=lambda layer: layer.written)
 
@@ -126,3 +128,43 @@ class Certificate:
         """Return the certificate as JSON values, the format first."""
         values = cast("dict[str, Any]", json.loads(json.dumps(asdict(self))))
         return {"format": values.pop("format"), **values}
+
+
+def read_certificate(folder: Path) -> Certificate:
+    """Return the certificate of an export.
+
+    Raises:
+        AdapterFileError: If there is none, or it is damaged.
+    """
+    path = folder / CERTIFICATE_NAME
+    if not folder.is_dir():
+        raise AdapterFileError(f"there is no folder '{folder}'; name that of an export.")
+    try:
+        return _reader().validate_json(path.read_bytes())
+    except OSError as error:
+        raise AdapterFileError(
+            f"'{folder}' has no {CERTIFICATE_NAME} that can be read; name the folder of an export."
+        ) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(str(part) for part in fault["loc"]) or "the file"
+        raise AdapterFileError(
+            f"'{path}' is damaged ({field}: {fault['msg']}); export the adapter again."
+        ) from error
+
+
+@cache
+def _reader() -> Any:
+    # Built on first use: it takes longer than reading.
+    return TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(Certificate))
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each file of an export but its certificate."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CERTIFICATE_NAME)
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
+
+
+def program_versions() -> dict[str, str]:
+    """Return the versions of the programs that take part in an export."""
+    return {name: version(name) for name in ("rankfold", "torch", "peft", "transformers", "safetensors")}

@@ -1,17 +1,17 @@
-"""Compressing: a plain LoRA of smaller rank, with an error that is measured. It is never called exact."""
+"""Compress an adapter to a plain LoRA of smaller rank, with a measured error. It is never called exact."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from rankfold.adapter.module import Adapter
+from rankfold.adapter.module import adapters_in
+from rankfold.adapter.router import Router
 from rankfold.errors import SpecError
-from rankfold.export.fold import Folded
+from rankfold.export.fold import LowRankUpdate, fold, fold_with_gates
 
 _LINALG: Any = torch.linalg  # torch leaves its functions untyped
 
@@ -23,8 +23,7 @@ class Compression:
 
     Args:
         rank: The rank of every layer.
-        error: The largest relative error of a layer's change; each layer gets the smallest rank that keeps
-            it.
+        error: The largest relative error of a layer's update; each layer gets the smallest rank within it.
 
     Raises:
         SpecError: If both or none are given, or one is out of range.
@@ -40,49 +39,72 @@ class Compression:
         if self.rank is not None and self.rank < 1:
             raise SpecError(f"a compressed rank of {self.rank} leaves nothing; give at least 1.")
         if self.error is not None and not 0 < self.error < 1:
-            raise SpecError(f"a compression error of {self.error} is not a share; give one between 0 and 1.")
+            raise SpecError(f"a compression error of {self.error} is no share; give one between 0 and 1.")
 
     def rank_of(self, values: Sequence[float]) -> int:
-        """Return the rank to keep of singular values, largest first."""
+        """Return how many singular values to keep; they come largest first."""
         if self.rank is not None:
             return min(self.rank, len(values))
-        allowed = (self.error or 0.0) ** 2 * math.fsum(value**2 for value in values)
-        rank, lost = len(values), 0.0
-        while rank > 1 and lost + values[rank - 1] ** 2 <= allowed:
+        most = (self.error or 0.0) ** 2 * math.fsum(value**2 for value in values)
+        rank, loss = len(values), 0.0
+        while rank > 1 and loss + values[rank - 1] ** 2 <= most:
             rank -= 1
-            lost += values[rank] ** 2
+            loss += values[rank] ** 2
         return rank
 
 
 @torch.no_grad()
-def compress(folded: Folded, compression: Compression) -> Folded:
-    """Return the nearest product of a smaller rank: the truncated singular value decomposition.
+def compress(update: LowRankUpdate, compression: Compression) -> LowRankUpdate:
+    """Return the nearest update of a smaller rank: the truncated singular value decomposition.
 
-    It is taken of the two thin matrices, so it costs what their rank does, not what the weight does.
+    It is computed from the two thin matrices, so its cost follows their rank, not the size of the weight.
     """
-    up, down = _LINALG.qr(folded.up.double()), _LINALG.qr(folded.down.double().T)
+    up, down = _LINALG.qr(update.up.double()), _LINALG.qr(update.down.double().T)
     left, values, right = _LINALG.svd(up.R @ down.R.T, full_matrices=False)
     rank = compression.rank_of(values.tolist())
     # The roots on both sides keep both in the range of small dtypes.
     roots = values[:rank].sqrt()
-    return Folded(
-        roots[:, None] * (right[:rank] @ down.Q.T), (up.Q @ left[:, :rank]) * roots, folded.geometry
+    return LowRankUpdate(
+        roots[:, None] * (right[:rank] @ down.Q.T), (up.Q @ left[:, :rank]) * roots, update.geometry
     )
 
 
-@torch.no_grad()
-def with_mean_gates(adapter: Adapter, gates: Float[Tensor, " heads"]) -> Folded:
-    """Return what an adapter with a router computes where every token gets the same gates, in float64.
+def fold_with_mean_gates(model: nn.Module, run: Callable[[], object]) -> Mapping[str, LowRankUpdate]:
+    """Return the updates of a model's adapters, where every token gets its router's mean gates.
 
     Args:
-        adapter: The adapter.
-        gates: The weight of each head, such as its mean over real text.
+        model: A model with one adapter on its layers.
+        run: Runs the model on the texts that the mean is taken over.
     """
-    heads = len(gates)
-    codes = adapter.down().double().reshape(adapter.down_heads, -1, adapter.down.cols)
-    if adapter.core is not None:
-        codes = adapter.core().double() @ codes
-    # Heads with one V each lie one above the other; heads that share one read it again.
-    down = codes.expand(heads, -1, -1) * gates.double()[:, None, None]
-    scale = adapter.scaling * adapter.strength * (1.0 if adapter.scale is None else adapter.scale().double())
-    return Folded(down.reshape(-1, adapter.down.cols), adapter.up().double() * scale, adapter.geometry)
+    means = {module: _MeanGates() for module in model.modules() if isinstance(module, Router)}
+    hooks = [router.register_forward_hook(mean.add) for router, mean in means.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    updates: dict[str, LowRankUpdate] = {}
+    for path, _, adapter in adapters_in(model):
+        router = adapter.router
+        updates[path] = fold(adapter) if router is None else fold_with_gates(adapter, means[router].value())
+    return updates
+
+
+@final
+class _MeanGates:
+    """The mean of a router's gates over all tokens, gathered by a forward hook."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._tokens = 0
+
+    def add(self, _router: nn.Module, _inputs: Any, gates: Tensor) -> None:
+        """Add the gates of one batch."""
+        flat = gates.detach().double().flatten(0, -2)
+        self._sum = flat.sum(0) if self._sum is None else self._sum + flat.sum(0)
+        self._tokens += len(flat)
+
+    def value(self) -> Tensor:
+        """Return the mean gate of each head."""
+        assert self._sum is not None, "every router runs in a pass of its model"
+        return self._sum / self._tokens

@@ -1,70 +1,55 @@
-"""Exporting: one saved adapter in, one folder out, with a certificate of what it is worth."""
+"""Export a saved adapter: fold it, write one format, and certify the error of the files."""
 
 import json
-import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
-import torch
-
-from rankfold.errors import DataError, NotExactError, RankfoldWarning, SpecError, unknown_name
-from rankfold.export.base import Base, find_base
-from rankfold.export.calibrate import calibrated_layers
+from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.export.base import find_base
 from rankfold.export.certificate import (
-    MERGED,
-    NAME,
-    PLAIN_LORA,
-    TARGETS,
-    AdapterPart,
-    BasePart,
+    CERTIFICATE_NAME,
+    AdapterFiles,
+    BaseFiles,
     Certificate,
-    LayerPart,
-    LogitsPart,
-    Method,
-    Target,
+    LogitsError,
+    file_hashes,
+    program_versions,
 )
-from rankfold.export.certify import check_exact_logits, compared_logits, hashes, layer_parts, versions
 from rankfold.export.compress import Compression
-from rankfold.export.folding import Products, fold_layers, with_layers
-from rankfold.export.gguf import FILE_NAME, write_gguf
-from rankfold.export.merged import base_dtype, write_merged
-from rankfold.export.opened import OpenedAdapter, open_adapter
-from rankfold.export.output import check_output, export_folder
-from rankfold.export.plain_lora import belongings, check_exact, write_lora
-from rankfold.export.texts import Texts, find_texts
-from rankfold.export.written import model_of_llama_cpp, written_layers
-from rankfold.files import write_whole
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-_NOTABLE_DRIFT = 1e-3
+from rankfold.export.formats import DEFAULT_FORMAT, DTYPES, dtype_name, find_format
+from rankfold.export.layers import ExportSource, check_exact, with_layers
+from rankfold.export.logits import Texts, check_exact_logits, read_texts
+from rankfold.export.opened import open_adapter
+from rankfold.files import check_replaceable, check_writable, whole_folder, write_whole
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What to export, and as what.
+    """The adapter to export, and the format and options to export it with.
 
     Args:
         adapter: A folder that `rankfold train` or `save_pretrained` wrote.
         out: The folder to write.
-        to: `lora`, `gguf` or `merged`.
-        model: The base model; where the adapter's configuration says if None.
-        dtype: `fp32`, `fp16` or `bf16`; `fp32` if None, or that of the base for a merged model.
+        to: Name of the format, such as `lora`, `gguf` or `merged`.
+        model: The base model; the folder that the adapter's configuration names if None.
+        dtype: `fp32`, `fp16` or `bf16`; the format's default if None.
         data: Texts on which logits are compared, and routers calibrated; news articles if None.
         compression: How to compress the adapter; None for an exact export.
-        label_names: Names of the classes of the adapter's head, if they are known.
+        label_names: Names of the classes of the adapter's task head, if they are known.
         overwrite: Replace an earlier export.
 
     Raises:
-        SpecError: If a name is unknown, or what is asked for does not go together.
+        SpecError: If a name is unknown, or options do not go together.
     """
 
     adapter: Path
     out: Path
-    to: Target = PLAIN_LORA
+    to: str = DEFAULT_FORMAT
     model: str | None = None
     dtype: str | None = None
     data: str | None = None
@@ -73,13 +58,15 @@ class ExportRequest:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a file."""
-        if self.to not in TARGETS:
-            raise unknown_name("export target", self.to, TARGETS)
+        """Check the options that need no file."""
+        export_format = find_format(self.to)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise unknown_name("dtype", self.dtype, DTYPES)
-        if self.to == MERGED and self.compression is not None:
-            raise SpecError("a merged model has no rank to compress to; export --to lora, then merge that.")
+        if self.compression is not None and not export_format.has_rank:
+            raise SpecError(
+                f"an export to '{self.to}' has no rank to compress to; leave the compression out, or export "
+                "to a format of low-rank matrices."
+            )
 
 
 def export(request: ExportRequest) -> Certificate:
@@ -87,123 +74,173 @@ def export(request: ExportRequest) -> Certificate:
 
     Raises:
         NotExactError: If no plain LoRA and no weight equals the adapter, and it may not be compressed; or if
-            what was written says something else.
+            the logits of the export differ by more than rounding.
         AdapterFileError: If the adapter is damaged, of another method, or does not fit the base model.
         SpecError: If the base model is needed and not at hand, or cannot take the adapter.
         OutputExistsError: If the folder has something that may not be replaced.
         DataError: If the texts cannot be read.
     """
-    check_output(request.out, overwrite=request.overwrite)
-    saved = open_adapter(request.adapter)
+    _check_output(request)
+    adapter = open_adapter(request.adapter)
     if request.compression is None:
-        check_exact(saved.config)
-    base = find_base(saved, request.model, request.label_names)
-    with export_folder(request.out, overwrite=request.overwrite) as work:
-        saved = with_layers(saved, base)
-        certificate = _written_and_measured(request, saved, base, work)
-        write_whole(work / NAME, json.dumps(certificate.to_dict(), indent=2).encode())
+        check_exact(adapter.config)
+    base = find_base(adapter, request.model, request.label_names)
+    with _new_folder(request) as folder:
+        source = ExportSource(with_layers(adapter, base), base, request.compression, _texts(request.data))
+        certificate = _write(request, source, folder)
+        write_whole(folder / CERTIFICATE_NAME, json.dumps(certificate.to_dict(), indent=2).encode())
     return certificate
 
 
-def _written_and_measured(
-    request: ExportRequest, saved: OpenedAdapter, base: Base | None, work: Path
-) -> Certificate:
-    dtype = _dtype(request, base)
-    texts = _texts(request)
-    method, layers = _write(request, saved, base, texts, work, dtype)
-    logits = compared_logits(request.to, base, texts, work)
-    if isinstance(logits, LogitsPart) and request.compression is None:
+def _write(request: ExportRequest, source: ExportSource, folder: Path) -> Certificate:
+    """Write the files of the format, measure them, and return their certificate."""
+    export_format, base = find_format(request.to), source.base
+    dtype = export_format.default_dtype(base) if request.dtype is None else DTYPES[request.dtype]
+    layers = export_format.write(source, folder, dtype)
+    logits = export_format.compare_logits(base, source.texts, folder)
+    if isinstance(logits, LogitsError) and request.compression is None:
         check_exact_logits(logits, dtype)
     return Certificate(
-        target=request.to,
-        method=method,
-        dtype=_name(dtype),
+        target=export_format.name,
+        method=export_format.method if request.compression is None else "compressed",
+        dtype=dtype_name(dtype),
         rank=max(layer.rank for layer in layers),
         layers=layers,
-        logits=logits if isinstance(logits, LogitsPart) else None,
+        logits=logits if isinstance(logits, LogitsError) else None,
         logits_skipped=logits if isinstance(logits, str) else None,
-        base=BasePart(
-            saved.config.base_model_name_or_path if base is None else base.found.name,
-            None if base is None else base.found.sha256(),
-        ),
-        adapter=AdapterPart(str(request.adapter), saved.sha256()),
-        result=hashes(work),
-        versions=versions(),
+        base=_base_files(source),
+        adapter=AdapterFiles(str(request.adapter), source.adapter.sha256()),
+        result=file_hashes(folder),
+        versions=program_versions(),
     )
 
 
-def _write(
-    request: ExportRequest,
-    saved: OpenedAdapter,
-    base: Base | None,
-    texts: Texts | str,
-    work: Path,
-    dtype: torch.dtype,
-) -> tuple[Method, tuple[LayerPart, ...]]:
-    """Write the files and return how, and the errors of what they hold."""
-    if request.to == MERGED:
-        layers = write_merged(_needed(base, saved), work, dtype)
-        _warn_of_drift(layers, _name(dtype))
-        return "merged", layers
-    products = _products(request, saved, base, texts)
-    beside = belongings(saved.config, saved.state)
-    if request.to == PLAIN_LORA:
-        write_lora(products.written, beside, work, dtype)
-    else:
-        if beside.tensors:
-            raise NotExactError(
-                f"llama.cpp's LoRA has no place for '{min(beside.tensors)}', which was trained as a whole; "
-                "export --to merged, and convert the model."
-            )
-        write_gguf(products.written, model_of_llama_cpp(base), work / FILE_NAME, dtype)
-    read = written_layers(request.to, work, saved, base)
-    return products.method, layer_parts(products.trained, products.written, read)
+def _base_files(source: ExportSource) -> BaseFiles:
+    if source.base is None:
+        return BaseFiles(source.adapter.config.base_model_name_or_path, None)
+    return BaseFiles(source.base.model.name, source.base.model.sha256())
 
 
-def _products(
-    request: ExportRequest, saved: OpenedAdapter, base: Base | None, texts: Texts | str
-) -> Products:
-    if saved.config.router is None or request.compression is None:
-        return fold_layers(saved, base, request.compression)
-    if isinstance(texts, str):
-        raise DataError(f"a router is calibrated on real text, but {texts}")
-    return calibrated_layers(_needed(base, saved), texts, request.compression)
-
-
-def _needed(base: Base | None, saved: OpenedAdapter) -> Base:
-    if base is None:
-        raise SpecError(
-            f"this export of '{saved.folder}' takes its base model, which is not at hand; "
-            "name it with --model."
-        )
-    return base
-
-
-def _dtype(request: ExportRequest, base: Base | None) -> torch.dtype:
-    of_base = base_dtype(base.found) if request.to == MERGED and base is not None else torch.float32
-    return of_base if request.dtype is None else DTYPES[request.dtype]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return next((name for name, each in DTYPES.items() if each == dtype), str(dtype).removeprefix("torch."))
-
-
-def _texts(request: ExportRequest) -> Texts | str:
+def _texts(data: str | None) -> Texts | str:
     """Return the texts to compare on, or why there are none; texts that were asked for must be there."""
     try:
-        return find_texts(request.data)
+        return read_texts(data)
     except DataError as error:
-        if request.data is not None:
+        if data is not None:
             raise
         return str(error)
 
 
-def _warn_of_drift(layers: Sequence[LayerPart], dtype: str) -> None:
-    worst = max(layers, key=lambda layer: layer.written)
-    if worst.written > _NOTABLE_DRIFT:
-        warnings.warn(
-            f"rounding the merged weights to {dtype} takes {worst.written:.1%} of the adapter's change of "
-            f"'{worst.name}', the most of {len(layers)} layers; keep the adapter apart where that matters.",
-            RankfoldWarning,
-            stacklevel=2,
-        )
+def _check_output(request: ExportRequest) -> None:
+    """Check, before any work is done, that the folder may be written."""
+    _check_free(request.out, overwrite=request.overwrite)
+    check_writable(request.out.resolve())
+
+
+def _new_folder(request: ExportRequest) -> AbstractContextManager[Path]:
+    """Return a context with a new folder, which takes its place when the block ends without an error."""
+    check = partial(_check_free, request.out, overwrite=request.overwrite)
+    return whole_folder(request.out, check=check, last=CERTIFICATE_NAME)
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    check_replaceable(folder, overwrite=overwrite, marks=[CERTIFICATE_NAME], kind="export")
+
+
+def export_lora(  # noqa: PLR0913 (an export has as many arguments as it has options)
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    to: str = DEFAULT_FORMAT,
+    model: str | None = None,
+    dtype: str | None = None,
+    data: str | None = None,
+    label_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> Certificate:
+    """Write a saved adapter for programs that know plain LoRA, or no adapters at all; exactly or not at all.
+
+    Args:
+        adapter: A folder that `save_pretrained` or `rankfold train` wrote.
+        out: The folder to write; it appears complete, with its `certificate.json`, or not at all.
+        to: `lora` (PEFT, vLLM, TGI, diffusers), `gguf` (llama.cpp), `merged` (a plain model), or a format of
+            another package.
+        model: The base model: `minilm`, `smollm2`, a folder or a hub id. A folder that the adapter's
+            configuration names is taken from there; a LoRA is written without a base too, but its logits are
+            not compared.
+        dtype: `fp32`, `fp16` or `bf16`; `fp32` if None, or that of the base for a merged model.
+        data: Texts on which logits are compared, as for `rankfold train`; news articles if None.
+        label_names: Names of the classes of a classification head, for a merged model.
+        overwrite: Replace an earlier export.
+
+    Returns:
+        The certificate: the files that were written, and their error against the adapter.
+
+    Raises:
+        NotExactError: If the format cannot hold the adapter exactly; nothing is written then.
+        AdapterFileError: If the adapter is damaged, of another method, or does not fit the base model.
+        SpecError: If the base model is needed and not at hand, or cannot take the adapter.
+        OutputExistsError: If the folder has something that may not be replaced.
+        DataError: If the texts cannot be read.
+    """
+    request = ExportRequest(
+        adapter=Path(adapter),
+        out=Path(out),
+        to=to,
+        model=model,
+        dtype=dtype,
+        data=data,
+        label_names=label_names,
+        overwrite=overwrite,
+    )
+    return export(request)
+
+
+def compress_lora(  # noqa: PLR0913 (as above)
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    rank: int | None = None,
+    error: float | None = None,
+    to: str = DEFAULT_FORMAT,
+    model: str | None = None,
+    dtype: str | None = None,
+    data: str | None = None,
+    overwrite: bool = False,
+) -> Certificate:
+    """Write a saved adapter as a plain LoRA of smaller rank, approximately, with its measured error.
+
+    An adapter with a router gets the mean gates over the texts; its certificate's errors of layers are
+    relative to that, and the error of the mean itself is in the logits.
+
+    Args:
+        adapter: A folder that `save_pretrained` or `rankfold train` wrote.
+        out: The folder to write; it appears complete, with its `certificate.json`, or not at all.
+        rank: The rank of every layer.
+        error: In place of it the largest relative error of a layer; each gets the smallest rank within it.
+        to: `lora`, `gguf`, or a format of low-rank matrices of another package.
+        model: The base model, needed for an adapter with a router.
+        dtype: `fp32`, `fp16` or `bf16`; `fp32` if None.
+        data: Texts on which routers are calibrated and logits compared; news articles if None.
+        overwrite: Replace an earlier export.
+
+    Returns:
+        The certificate: the files that were written, and their error against the adapter.
+
+    Raises:
+        SpecError: If not exactly one of rank and error is given, or the base model is needed and not at hand.
+        AdapterFileError: If the adapter is damaged, of another method, or does not fit the base model.
+        OutputExistsError: If the folder has something that may not be replaced.
+        DataError: If the texts cannot be read.
+    """
+    request = ExportRequest(
+        adapter=Path(adapter),
+        out=Path(out),
+        to=to,
+        model=model,
+        dtype=dtype,
+        data=data,
+        compression=Compression(rank, error),
+        overwrite=overwrite,
+    )
+    return export(request)

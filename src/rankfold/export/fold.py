@@ -1,27 +1,31 @@
-"""Folding: the algebra that turns an adapter into two thin matrices, without a decomposition."""
+"""Fold an adapter into plain LoRA by algebra: two thin matrices, without a decomposition."""
 
+import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rankfold.adapter.geometry import Geometry
+from rankfold.adapter.geometry import Conv2d, Geometry
 from rankfold.adapter.module import Adapter
+from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import AdapterFileError, NotExactError
-from rankfold.factors import LowRank
+from rankfold.factors import LowRank, LowRankSpec
+
+_LINALG: Any = torch.linalg  # torch leaves its functions untyped
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Folded:
-    """A change of a base weight as a product, its scaling included.
+class LowRankUpdate:
+    """The update of a base weight as a product of two thin matrices, its scaling included.
 
     Args:
         down: [rank, in_features].
         up: [out_features, rank].
-        geometry: Kind and sizes of the base layer.
+        geometry: Type and sizes of the base layer.
     """
 
     down: Float[Tensor, "rank in_features"]
@@ -33,56 +37,96 @@ class Folded:
         """The inner width."""
         return self.down.shape[0]
 
+    @property
+    def file_rank(self) -> int:
+        """The rank in a file of PEFT's LoRA, where each group of a convolution has its own."""
+        return self.rank * (self.geometry.groups if isinstance(self.geometry, Conv2d) else 1)
+
     def matrix(self) -> Float[Tensor, "out_features in_features"]:
-        """Return the change as a matrix, in float64."""
+        """Return the update as a matrix, in float64."""
         return self.up.double() @ self.down.double()
 
-    def rounded(self, dtype: torch.dtype) -> "Folded":
-        """Return a copy of the change with both matrices in a dtype."""
+    def to(self, dtype: torch.dtype) -> "LowRankUpdate":
+        """Return a copy with both matrices in a dtype."""
         # A copy always, since layers that share a factor share its memory, and a file must not.
-        return Folded(self.down.to(dtype, copy=True), self.up.to(dtype, copy=True), self.geometry)
+        return LowRankUpdate(self.down.to(dtype, copy=True), self.up.to(dtype, copy=True), self.geometry)
 
-    def stored(self, name: str, dtype: torch.dtype) -> "Folded":
-        """Return a copy for a file.
+    def to_finite(self, name: str, dtype: torch.dtype) -> "LowRankUpdate":
+        """Return a copy in a dtype that holds its values.
 
         Args:
-            name: What the error calls the layer.
-            dtype: That of the copy.
+            name: The layer's name, for the error.
+            dtype: The dtype of the copy.
 
         Raises:
-            NotExactError: If a number is not finite there.
+            NotExactError: If a value is not finite there.
         """
-        stored = self.rounded(dtype)
-        if not (stored.down.isfinite().all() and stored.up.isfinite().all()):
+        update = self.to(dtype)
+        if not (update.down.isfinite().all() and update.up.isfinite().all()):
             word = str(dtype).removeprefix("torch.")
             raise NotExactError(
-                f"'{name}' has numbers that are not finite in {word}; export in bf16 or fp32, or, if they "
+                f"'{name}' has values that are not finite in {word}; export in bf16 or fp32, or, if they "
                 "are not finite in the adapter either, train it again."
             )
-        return stored
+        return update
 
 
-def read_product(name: str, down: Tensor, up: Tensor, geometry: Geometry) -> Folded:
-    """Return what a file says of a layer.
+def check_update(name: str, down: Tensor, up: Tensor, geometry: Geometry) -> LowRankUpdate:
+    """Return the two matrices that a file holds for a layer as its update.
 
     Raises:
-        AdapterFileError: If the matrices are of other sizes than the layer.
+        AdapterFileError: If their sizes are not those of the layer.
     """
     rank = len(down)
     if down.shape != (rank, geometry.in_features) or up.shape != (geometry.out_features, rank) or not rank:
         raise AdapterFileError(
-            f"the file has '{name}' as {tuple(up.shape)} times {tuple(down.shape)}, which is no change of a "
+            f"the file has '{name}' as {tuple(up.shape)} times {tuple(down.shape)}, which does not fit a "
             f"layer of {geometry.in_features} in, {geometry.out_features} out; export the adapter again."
         )
-    return Folded(down, up, geometry)
+    return LowRankUpdate(down, up, geometry)
+
+
+def folding_obstacle(spec: AdapterSpec) -> str | None:
+    """Return the reason, as a clause, that no plain LoRA equals adapters of a spec; None where one does.
+
+    Every factor is a matrix, whether it is trained, relayed, shared, seeded or taken from the base weight,
+    and so are cores and scales: their product is exact. Only gates are not: they differ from token to token.
+    """
+    if spec.router is None:
+        return None
+    source = {"code": "the layer's own code", "input": "its input"}[spec.router.reads]
+    return (
+        f"its router weighs {spec.most_heads} heads by {source}, differently for every token, so no weight "
+        "equals it"
+    )
+
+
+def exact_rank(spec: AdapterSpec, name: str = "this adapter") -> int:
+    """Return the rank of the plain LoRA that equals adapters of a spec.
+
+    Args:
+        spec: The spec of a layer.
+        name: The layer's name, for the error.
+
+    Raises:
+        NotExactError: If no plain LoRA of any rank equals them.
+    """
+    obstacle = folding_obstacle(spec)
+    if obstacle is not None:
+        raise NotExactError(
+            f"cannot fold '{name}' exactly: {obstacle}; serve it with rankfold, or compress it with "
+            "--compress-rank and state the error."
+        )
+    inner = spec.core.inner if isinstance(spec.core, LowRankSpec) else spec.rank
+    return min(spec.rank, spec.up_rank, inner)
 
 
 @torch.no_grad()
-def fold(adapter: Adapter) -> Folded:
-    """Return an adapter as a product of two matrices, in float64.
+def fold(adapter: Adapter) -> LowRankUpdate:
+    """Return the update of an adapter as a product of two matrices, in float64.
 
-    A core goes into its thinner side, which decides the rank; one that is itself a product is parted between
-    both. Each entry of a factor is the number that the adapter computes with.
+    A core goes into its thinner side, which decides the rank; one that is itself a product is split between
+    both. Each entry of a factor is the value that the adapter computes with.
 
     Raises:
         NotExactError: If a router weighs the heads.
@@ -100,7 +144,67 @@ def fold(adapter: Adapter) -> Folded:
                 down = matrix @ down
             else:
                 up = up @ matrix
+    return LowRankUpdate(down, up * _multiplier(adapter), adapter.geometry)
+
+
+@torch.no_grad()
+def unfolded_update(adapter: Adapter) -> LowRankUpdate:
+    """Return the adapter's own formula in float64: U s and C V, whichever side is thinner.
+
+    The error of a folded or compressed update is measured against it.
+
+    Raises:
+        NotExactError: If a router weighs the heads.
+    """
+    adapter.check_is_a_weight("this adapter")
+    down = adapter.down().double()
+    if adapter.core is not None:
+        down = adapter.core().double() @ down
+    return LowRankUpdate(down, adapter.up().double() * _multiplier(adapter), adapter.geometry)
+
+
+@torch.no_grad()
+def fold_with_gates(adapter: Adapter, gates: Float[Tensor, " heads"]) -> LowRankUpdate:
+    """Return the update of an adapter with a router where every token gets the same gates, in float64.
+
+    Args:
+        adapter: The adapter.
+        gates: The weight of each head, such as its mean over real text.
+    """
+    heads = len(gates)
+    codes = adapter.down().double().reshape(adapter.down_heads, -1, adapter.down.cols)
+    if adapter.core is not None:
+        codes = adapter.core().double() @ codes
+    # Heads with one V each lie one above the other; heads that share one read it again.
+    down = codes.expand(heads, -1, -1) * gates.double()[:, None, None]
+    up = adapter.up().double() * _multiplier(adapter)
+    return LowRankUpdate(down.reshape(-1, adapter.down.cols), up, adapter.geometry)
+
+
+def _multiplier(adapter: Adapter) -> float | Tensor:
+    """Return all scalings of an adapter as one factor of its up matrix."""
     multiplier = adapter.scaling * adapter.strength
-    if adapter.scale is not None:
-        multiplier = multiplier * adapter.scale().double()
-    return Folded(down, up * multiplier, adapter.geometry)
+    return multiplier if adapter.scale is None else multiplier * adapter.scale().double()
+
+
+def relative_error(update: LowRankUpdate, reference: LowRankUpdate) -> float:
+    """Return the Frobenius norm of the difference over that of `reference`; 0 where both are zero.
+
+    Neither matrix is formed: the norm of U V is that of R_U R_V', from the QR decompositions of U and V'.
+    """
+    down = torch.cat([update.down.double(), reference.down.double()])
+    up = torch.cat([update.up.double(), -reference.up.double()], dim=1)
+    size = _product_norm(reference.down.double(), reference.up.double())
+    error = _product_norm(down, up)
+    if size == 0:
+        return 0.0 if error == 0 else math.inf
+    return error / size
+
+
+def _product_norm(down: Tensor, up: Tensor) -> float:
+    return frobenius(_LINALG.qr(up).R @ _LINALG.qr(down.T).R.T)
+
+
+def frobenius(matrix: Tensor) -> float:
+    """Return the Frobenius norm."""
+    return _LINALG.vector_norm(matrix).item()

@@ -1,24 +1,19 @@
-"""Checking an export against its certificate: every hash and every number anew."""
+"""Verify an export: compute the hashes and errors of its certificate again, and compare them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal, final
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+import torch
 
-from rankfold.errors import AdapterFileError, DataError
-from rankfold.export.base import Base, find_base
-from rankfold.export.certificate import MERGED, NAME, PLAIN_LORA, Certificate
-from rankfold.export.certify import compared_logits, exact_bound, hashes
-from rankfold.export.export import DTYPES
-from rankfold.export.folding import fold_layers, with_layers
-from rankfold.export.measure import relative_error
-from rankfold.export.merged import drifts
-from rankfold.export.opened import OpenedAdapter, open_adapter
-from rankfold.export.texts import find_texts
-from rankfold.export.written import written_layers
+from rankfold.errors import AdapterFileError, DataError, SpecError
+from rankfold.export.base import AdapterBase, find_base
+from rankfold.export.certificate import Certificate, file_hashes, read_certificate
+from rankfold.export.formats import DTYPES, find_format
+from rankfold.export.layers import ExportSource, with_layers
+from rankfold.export.logits import read_texts, rounding_bound
+from rankfold.export.opened import open_adapter
 
 State = Literal["ok", "differs", "skipped"]
 
@@ -30,40 +25,17 @@ _SHARE = 0.01
 @final
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise of a certificate, looked at again.
+    """The comparison of one part of a certificate.
 
     Args:
-        what: The promise.
-        state: `ok`, `differs`, or `skipped` where what it takes is not at hand.
-        detail: What was found.
+        part: `files`, `adapter`, `base`, `layers` or `logits`.
+        state: `ok`, `differs`, or `skipped` where something that it needs is not at hand.
+        detail: The result, or the reason that it was skipped.
     """
 
-    what: str
+    part: str
     state: State
     detail: str
-
-
-def read_certificate(folder: Path) -> Certificate:
-    """Return the certificate of an export.
-
-    Raises:
-        AdapterFileError: If there is none, or it is damaged.
-    """
-    path = folder / NAME
-    if not folder.is_dir():
-        raise AdapterFileError(f"there is no folder '{folder}'; name that of an export.")
-    try:
-        return _reader().validate_json(path.read_bytes())
-    except OSError as error:
-        raise AdapterFileError(
-            f"'{folder}' has no {NAME} that can be read; name the folder of an export."
-        ) from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"]) or "the file"
-        raise AdapterFileError(
-            f"'{path}' is damaged ({place}: {fault['msg']}); export the adapter again."
-        ) from error
 
 
 def verify(
@@ -73,120 +45,116 @@ def verify(
 
     Args:
         folder: The export.
-        adapter: Where the adapter is now; where the certificate says if None.
-        model: The base model; where the adapter's configuration says if None.
-        data: The texts of the certificate, if they were not the usual ones.
+        adapter: The adapter's folder now; the one in the certificate if None.
+        model: The base model; the folder that the adapter's configuration names if None.
+        data: The texts of the certificate, if they were not the default ones.
 
     Returns:
-        One check for each promise; the export is what its certificate says if none of them differs.
+        One check for each part; the export agrees with its certificate if none of them differs.
 
     Raises:
         AdapterFileError: If there is no certificate, it is damaged, or the adapter is.
-        SpecError: If there is no such model.
+        SpecError: If there is no such model, or no such format.
     """
     certificate = read_certificate(folder)
-    checks = [_compared("files", certificate.result, hashes(folder))]
-    place = Path(certificate.adapter.folder) if adapter is None else adapter
-    if not place.is_dir():
-        reason = f"the adapter '{place}' is not at hand; name it before the export's folder."
-        return (
-            *checks,
-            *(Check(what, "skipped", reason) for what in ("adapter", "base", "layers", "logits")),
+    find_format(certificate.target)
+    checks = [_compare_hashes("files", certificate.result, file_hashes(folder))]
+    location = Path(certificate.adapter.folder) if adapter is None else adapter
+    if not location.is_dir():
+        reason = f"the adapter '{location}' is not at hand; name it before the export's folder."
+        return (*checks, *_skip(("adapter", "base", "layers", "logits"), reason))
+    current = open_adapter(location)
+    checks.append(_compare_hashes("adapter", certificate.adapter.sha256, current.sha256()))
+    base = find_base(current, model)
+    checks.append(_check_base(certificate, base))
+    if has_difference(checks):
+        return (*checks, *_skip(("layers", "logits"), "there is nothing to measure where files differ."))
+    try:
+        texts = read_texts(data)
+    except DataError as error:
+        texts = str(error)
+    source = ExportSource(with_layers(current, base), base, None, texts)
+    return (*checks, _check_layers(certificate, source, folder), _check_logits(certificate, source, folder))
+
+
+def has_difference(checks: Sequence[Check]) -> bool:
+    """Return whether an export differs from its certificate."""
+    return any(check.state == "differs" for check in checks)
+
+
+def _dtype(certificate: Certificate) -> torch.dtype:
+    dtype = DTYPES.get(certificate.dtype, getattr(torch, certificate.dtype, None))
+    if not isinstance(dtype, torch.dtype):
+        raise AdapterFileError(
+            f"the certificate's dtype '{certificate.dtype}' is unknown; export the adapter again."
         )
-    saved = open_adapter(place)
-    checks.append(_compared("adapter", certificate.adapter.sha256, saved.sha256()))
-    base = find_base(saved, model)
-    checks.append(_base(certificate, base))
-    if any(check.state == "differs" for check in checks):
-        reason = "there is nothing to measure where files differ."
-        return (*checks, *(Check(what, "skipped", reason) for what in ("layers", "logits")))
-    saved = with_layers(saved, base)
-    return (*checks, _layers(certificate, saved, base, folder), _logits(certificate, base, folder, data))
+    return dtype
 
 
-@cache
-def _reader() -> TypeAdapter[Certificate]:
-    # Built on first use: it takes longer than reading.
-    return TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(Certificate))
+def _skip(parts: Sequence[str], reason: str) -> tuple[Check, ...]:
+    return tuple(Check(part, "skipped", reason) for part in parts)
 
 
-def _compared(what: str, expected: Mapping[str, str], found: Mapping[str, str]) -> Check:
+def _compare_hashes(part: str, expectation: Mapping[str, str], hashes: Mapping[str, str]) -> Check:
     """Compare hashes by file name."""
-    wrong = [
-        f"'{name}' is {'missing' if name not in found else 'new' if name not in expected else 'changed'}"
-        for name in sorted({*expected, *found})
-        if expected.get(name) != found.get(name)
+    faults = [
+        f"'{name}' is {'missing' if name not in hashes else 'new' if name not in expectation else 'changed'}"
+        for name in sorted({*expectation, *hashes})
+        if expectation.get(name) != hashes.get(name)
     ]
-    return Check(what, "differs" if wrong else "ok", ", ".join(wrong) or f"{len(found)} files, hashes agree")
+    detail = ", ".join(faults) or f"{len(hashes)} files, hashes agree"
+    return Check(part, "differs" if faults else "ok", detail)
 
 
-def _base(certificate: Certificate, base: Base | None) -> Check:
+def _check_base(certificate: Certificate, base: AdapterBase | None) -> Check:
     if certificate.base.sha256 is None:
         return Check("base", "skipped", "the base model was not at hand when the certificate was made.")
     if base is None:
         return Check("base", "skipped", "the base model is not at hand; name it with --model.")
-    is_same = base.found.sha256() == certificate.base.sha256
-    detail = "hash agrees" if is_same else f"'{base.found.name}' has other weights"
+    is_same = base.model.sha256() == certificate.base.sha256
+    detail = "hash agrees" if is_same else f"'{base.model.name}' has other weights"
     return Check("base", "ok" if is_same else "differs", detail)
 
 
-def _layers(certificate: Certificate, saved: OpenedAdapter, base: Base | None, folder: Path) -> Check:
-    errors = _errors(certificate, saved, base, folder)
-    if isinstance(errors, str):
-        return Check("layers", "skipped", errors)
-    stated = {layer.name: layer.written for layer in certificate.layers}
-    wrong = [name for name in {*stated, *errors} if not _agree(stated.get(name), errors.get(name))]
-    if wrong:
-        name = min(wrong)
-        return Check(
-            "layers", "differs", f"'{name}' has error {errors.get(name)}, stated is {stated.get(name)}"
-        )
-    return Check(
-        "layers", "ok", f"{len(errors)} layers, errors agree, the largest is {max(errors.values()):.1e}"
-    )
-
-
-def _errors(
-    certificate: Certificate, saved: OpenedAdapter, base: Base | None, folder: Path
-) -> dict[str, float] | str:
-    """Return the error of each layer, measured anew, or why that cannot be done."""
-    if certificate.target != PLAIN_LORA and base is None:
-        return "the base model is not at hand; name it with --model."
-    if saved.config.router is not None:
-        return "the gates of a router are the means over texts; the logits tell more."
-    if certificate.target == MERGED and base is not None:
-        return {each.name: each.written for each in drifts(base.adapted(), DTYPES[certificate.dtype])}
-    trained = fold_layers(saved, base, None).trained
-    written = written_layers(certificate.target, folder, saved, base)
-    return {name: relative_error(written[name], product) for name, product in trained.items()}
-
-
-def _agree(stated: float | None, found: float | None) -> bool:
-    if stated is None or found is None:
-        return False
-    return abs(stated - found) <= _LAYER_SLACK + _SHARE * stated
-
-
-def _logits(certificate: Certificate, base: Base | None, folder: Path, data: str | None) -> Check:
-    stated = certificate.logits
-    if stated is None:
-        return Check("logits", "skipped", certificate.logits_skipped or "they were not compared.")
+def _check_layers(certificate: Certificate, source: ExportSource, folder: Path) -> Check:
+    if source.adapter.config.router is not None:
+        reason = "the gates of a router are means over texts; the logits measure them."
+        return Check("layers", "skipped", reason)
     try:
-        texts = find_texts(data)
-    except DataError as error:
-        return Check("logits", "skipped", str(error))
-    if texts.sha256() != stated.sha256:
-        return Check("logits", "skipped", f"they were compared on {stated.source}; name it with --data.")
-    found = compared_logits(certificate.target, base, texts, folder)
-    if isinstance(found, str):
-        return Check("logits", "skipped", found)
-    is_same = abs(found.largest - stated.largest) <= _LOGITS_SLACK + _SHARE * stated.largest
-    detail = f"the largest difference is {found.largest:.1e}, stated is {stated.largest:.1e}"
-    if certificate.is_exact and not found.largest <= (bound := exact_bound(DTYPES[certificate.dtype])):
+        layers = find_format(certificate.target).measure(source, folder, _dtype(certificate))
+    except SpecError as error:
+        return Check("layers", "skipped", str(error))
+    errors = {layer.name: layer.written for layer in layers}
+    statements = {layer.name: layer.written for layer in certificate.layers}
+    faults = [name for name in {*statements, *errors} if not _agree(statements.get(name), errors.get(name))]
+    if faults:
+        name = min(faults)
+        detail = f"'{name}' has error {errors.get(name)}, stated is {statements.get(name)}"
+        return Check("layers", "differs", detail)
+    largest = max(errors.values())
+    return Check("layers", "ok", f"{len(errors)} layers, errors agree, the largest is {largest:.1e}")
+
+
+def _agree(statement: float | None, error: float | None) -> bool:
+    if statement is None or error is None:
+        return False
+    return abs(statement - error) <= _LAYER_SLACK + _SHARE * statement
+
+
+def _check_logits(certificate: Certificate, source: ExportSource, folder: Path) -> Check:
+    statement, texts = certificate.logits, source.texts
+    if statement is None:
+        return Check("logits", "skipped", certificate.logits_skipped or "they were not compared.")
+    if isinstance(texts, str):
+        return Check("logits", "skipped", texts)
+    if texts.sha256() != statement.sha256:
+        return Check("logits", "skipped", f"they were compared on {statement.source}; name it with --data.")
+    logits = find_format(certificate.target).compare_logits(source.base, texts, folder)
+    if isinstance(logits, str):
+        return Check("logits", "skipped", logits)
+    is_same = abs(logits.largest - statement.largest) <= _LOGITS_SLACK + _SHARE * statement.largest
+    detail = f"the largest difference is {logits.largest:.1e}, stated is {statement.largest:.1e}"
+    bound = rounding_bound(_dtype(certificate))
+    if certificate.is_exact and not logits.largest <= bound:
         is_same, detail = False, f"{detail}, and rounding explains {bound:.1e}"
     return Check("logits", "ok" if is_same else "differs", detail)
-
-
-def failed(checks: Sequence[Check]) -> bool:
-    """Return whether an export is not what its certificate says."""
-    return any(check.state == "differs" for check in checks)

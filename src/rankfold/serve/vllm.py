@@ -14,7 +14,7 @@ from typing import Any, cast, final
 from peft import PeftType
 
 from rankfold.errors import NotExactError, SpecError
-from rankfold.export.plain_lora import write_plain_lora
+from rankfold.export.formats.plain_lora import write_plain_lora
 from rankfold.models.gguf import cache_dir, new_folder
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.store.adapter import SavedAdapter

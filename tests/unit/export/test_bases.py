@@ -9,8 +9,8 @@ import transformers
 
 import rankfold
 from rankfold.errors import SpecError
+from rankfold.export.base import model_class
 from rankfold.export.export import ExportRequest, export
-from rankfold.export.model_class import model_class
 from rankfold.export.opened import open_adapter
 from tests.support.tiny_models import VOCABULARY
 

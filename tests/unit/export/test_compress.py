@@ -7,9 +7,8 @@ from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Linear
 from rankfold.adapter.site import Site
 from rankfold.errors import SpecError
-from rankfold.export.compress import Compression, compress, with_mean_gates
-from rankfold.export.fold import Folded
-from rankfold.export.measure import relative_error
+from rankfold.export.compress import Compression, compress
+from rankfold.export.fold import LowRankUpdate, fold_with_gates, relative_error
 from rankfold.presets import discover
 from tests.support.tolerance import assert_close
 
@@ -17,27 +16,27 @@ LINEAR = Linear(24, 18)
 
 
 @pytest.fixture
-def folded():
+def update():
     generator = torch.Generator().manual_seed(0)
     up, down = (torch.randn(*size, generator=generator).double() for size in ((18, 8), (8, 24)))
-    return Folded(down, up * 0.6 ** torch.arange(8), LINEAR)
+    return LowRankUpdate(down, up * 0.6 ** torch.arange(8), LINEAR)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8, 20])
-def test_compressed_change_is_the_truncated_decomposition(folded, rank):
-    compressed = compress(folded, Compression(rank=rank))
-    left, values, right = torch.linalg.svd(folded.matrix(), full_matrices=False)
+def test_compressed_change_is_the_truncated_decomposition(update, rank):
+    compressed = compress(update, Compression(rank=rank))
+    left, values, right = torch.linalg.svd(update.matrix(), full_matrices=False)
     assert compressed.rank == min(rank, 8)
     assert_close(compressed.matrix(), (left[:, :rank] * values[:rank]) @ right[:rank])
 
 
 @pytest.mark.parametrize("error", [1e-12, 0.01, 0.1, 0.5, 0.99])
-def test_error_bound_is_kept_by_the_smallest_rank(folded, error):
-    compressed = compress(folded, Compression(error=error))
-    assert relative_error(compressed, folded) <= error
+def test_error_bound_is_kept_by_the_smallest_rank(update, error):
+    compressed = compress(update, Compression(error=error))
+    assert relative_error(compressed, update) <= error
     if compressed.rank > 1:
-        smaller = compress(folded, Compression(rank=compressed.rank - 1))
-        assert relative_error(smaller, folded) > error
+        smaller = compress(update, Compression(rank=compressed.rank - 1))
+        assert relative_error(smaller, update) > error
 
 
 @pytest.mark.parametrize(
@@ -60,5 +59,5 @@ def test_mean_gates_are_exact_where_gates_are_the_same_for_every_token(name):
     gates = adapter.router(
         x if spec.router.reads == "input" else adapter.down()[:4] @ torch.ones(24).double()
     )
-    product = with_mean_gates(adapter, gates.reshape(-1, 3)[0])
+    product = fold_with_gates(adapter, gates.reshape(-1, 3)[0])
     assert_close(x @ product.matrix().T, adapter(x))

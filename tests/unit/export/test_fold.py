@@ -8,9 +8,7 @@ from rankfold.adapter.geometry import Linear
 from rankfold.adapter.site import Site
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import NotExactError
-from rankfold.export.fold import fold
-from rankfold.export.measure import relative_error, trained_product
-from rankfold.export.verdict import Exact, verdict
+from rankfold.export.fold import exact_rank, fold, relative_error, unfolded_update
 from rankfold.factors import DenseSpec, DiagonalSpec, LowRankSpec, RelaySpec, SeededSpec
 from rankfold.presets import discover
 from tests.support.tolerance import assert_close
@@ -39,16 +37,16 @@ def adapter_of(fields):
 def test_folded_product_is_the_change_at_the_promised_rank(name):
     spec, adapter = adapter_of(SPECS[name])
     folded = fold(adapter)
-    assert verdict(spec) == Exact(folded.rank)
+    assert exact_rank(spec) == folded.rank
     assert_close(folded.matrix(), adapter.delta_weight())
-    assert relative_error(folded, trained_product(adapter)) < 1e-14
+    assert relative_error(folded, unfolded_update(adapter)) < 1e-14
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_relative_error_is_that_of_the_weights(name):
     _, adapter = adapter_of(SPECS[name])
-    folded, expected = fold(adapter), trained_product(adapter)
-    rounded = folded.rounded(torch.bfloat16)
+    folded, expected = fold(adapter), unfolded_update(adapter)
+    rounded = folded.to(torch.bfloat16)
     dense = (rounded.matrix() - expected.matrix()).norm() / expected.matrix().norm()
     assert relative_error(rounded, expected) == pytest.approx(dense.item(), rel=1e-9)
 
@@ -56,7 +54,7 @@ def test_relative_error_is_that_of_the_weights(name):
 def test_error_of_nothing_is_none_and_of_something_against_nothing_is_infinite():
     _, adapter = adapter_of({})
     folded = fold(adapter)
-    nothing = folded.rounded(torch.float64)
+    nothing = folded.to(torch.float64)
     nothing.up.zero_()
     assert relative_error(nothing, nothing) == 0
     assert relative_error(fold(adapter), nothing) == float("inf")

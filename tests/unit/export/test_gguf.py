@@ -6,9 +6,8 @@ import torch
 
 from rankfold.adapter.geometry import Embedding, Linear
 from rankfold.errors import AdapterFileError, NotExactError, SpecError
-from rankfold.export.fold import Folded
-from rankfold.export.gguf import ARCHITECTURES, gguf_model, read_gguf, write_gguf
-from rankfold.export.measure import relative_error
+from rankfold.export.fold import LowRankUpdate, relative_error
+from rankfold.export.formats.gguf import ARCHITECTURES, gguf_layout, read_gguf, write_gguf
 
 gguf = pytest.importorskip("gguf", reason="needs the extra 'gguf'")
 
@@ -22,7 +21,7 @@ def folded(in_features, out_features, rank):
     down, up = (
         torch.randn(*size, generator=generator) for size in ((rank, in_features), (out_features, rank))
     )
-    return Folded(down, up, Linear(in_features, out_features))
+    return LowRankUpdate(down, up, Linear(in_features, out_features))
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def layers():
 
 @pytest.fixture
 def model():
-    return gguf_model("llama", blocks=2, heads=4, key_value_heads=2)
+    return gguf_layout("llama", blocks=2, heads=4, key_value_heads=2)
 
 
 def written(layers, model, path, dtype=torch.float32):
@@ -45,7 +44,7 @@ def written(layers, model, path, dtype=torch.float32):
     ("dtype", "bound"), [(torch.float32, 1e-12), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)]
 )
 def test_layers_of_a_file_are_those_that_were_written(model_type, dtype, bound, layers, tmp_path):
-    model = gguf_model(model_type, blocks=2, heads=4, key_value_heads=2)
+    model = gguf_layout(model_type, blocks=2, heads=4, key_value_heads=2)
     known = {DOWN: layers[DOWN]} if model_type == "phi3" else layers
     write_gguf(known, model, tmp_path / "a.gguf", dtype)
     read = read_gguf(tmp_path / "a.gguf", model, {name: each.geometry for name, each in known.items()})
@@ -81,14 +80,14 @@ def test_layer_that_llama_cpp_lacks_is_refused(model, tmp_path):
 
 
 def test_layer_that_is_not_linear_is_refused(model, tmp_path):
-    tokens = Folded(torch.ones(2, 9), torch.ones(5, 2), Embedding(9, 5))
+    tokens = LowRankUpdate(torch.ones(2, 9), torch.ones(5, 2), Embedding(9, 5))
     with pytest.raises(NotExactError, match=r"for linear layers, which 'model\.embed_tokens' is not"):
         write_gguf({"model.embed_tokens": tokens}, model, tmp_path / "a.gguf", torch.float32)
 
 
 def test_model_type_that_is_not_known_is_refused():
     with pytest.raises(SpecError, match=r"unknown model type 'lama' of llama\.cpp\. Did you mean 'llama'"):
-        gguf_model("lama", blocks=2, heads=4, key_value_heads=2)
+        gguf_layout("lama", blocks=2, heads=4, key_value_heads=2)
 
 
 def test_damaged_file_is_refused(layers, model, tmp_path):

@@ -7,10 +7,9 @@ import torch
 
 from rankfold.adapter.geometry import Conv2d, Embedding, Linear
 from rankfold.errors import AdapterFileError, NotExactError
-from rankfold.export.fold import Folded
-from rankfold.export.plain_math import Belongings, lora_config, lora_tensors, read_lora
-
-ALONE = Belongings("base", "SEQ_CLS", (), {})
+from rankfold.export.fold import LowRankUpdate
+from rankfold.export.formats.plain_lora import lora_config, lora_tensors, read_lora_tensors
+from rankfold.export.layers import FoldedAdapter
 
 
 def folded(geometry, rank):
@@ -19,12 +18,16 @@ def folded(geometry, rank):
         torch.randn(*size, generator=generator).double()
         for size in ((rank, geometry.in_features), (geometry.out_features, rank))
     )
-    return Folded(down, up, geometry)
+    return LowRankUpdate(down, up, geometry)
 
 
 def convolution(**changes):
     fields = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
     return Conv2d(4, 6, (2, 3), pad_widths=(), **{**fields, **changes})
+
+
+def config_of(updates):
+    return lora_config(FoldedAdapter(updates, updates, "base", "SEQ_CLS"))
 
 
 LAYERS = {
@@ -38,14 +41,14 @@ LAYERS = {
 
 def test_layers_of_a_file_are_those_that_were_written():
     tensors = lora_tensors(LAYERS, torch.float64)
-    read = read_lora(tensors, {name: each.geometry for name, each in LAYERS.items()})
+    read = read_lora_tensors(tensors, {name: each.geometry for name, each in LAYERS.items()})
     for name, each in LAYERS.items():
         assert torch.equal(read[name].down, each.down)
         assert torch.equal(read[name].up, each.up)
 
 
 def test_largest_rank_is_r_and_others_are_in_both_patterns():
-    config = lora_config(LAYERS, ALONE)
+    config = config_of(LAYERS)
     assert config["r"] == config["lora_alpha"] == 4
     assert (
         config["rank_pattern"] == config["alpha_pattern"] == {"block.0.query": 3, "tokens": 3, "picture": 3}
@@ -55,14 +58,14 @@ def test_largest_rank_is_r_and_others_are_in_both_patterns():
 
 def test_targets_are_listed_unless_a_name_may_be_the_end_of_another():
     blocks = {name: each for name, each in LAYERS.items() if name.startswith("block")}
-    assert lora_config(blocks, ALONE)["target_modules"] == sorted(blocks)
-    pattern = lora_config(LAYERS, ALONE)["target_modules"]
+    assert config_of(blocks)["target_modules"] == sorted(blocks)
+    pattern = config_of(LAYERS)["target_modules"]
     assert all(re.fullmatch(pattern, name) for name in LAYERS)
     assert not any(re.fullmatch(pattern, name) for name in ("deep.tokens", "tokens_2", "block_0.query"))
 
 
 def test_pattern_of_a_name_that_others_end_with_is_anchored():
-    config = lora_config({"query": LAYERS["tokens"], "block.query": LAYERS["block.0.c_proj"]}, ALONE)
+    config = config_of({"query": LAYERS["tokens"], "block.query": LAYERS["block.0.c_proj"]})
     assert config["rank_pattern"] == {"^query": 3}
 
 
@@ -86,4 +89,4 @@ def test_file_without_a_layer_is_refused(spoil):
     tensors = lora_tensors(layers, torch.float32)
     spoil(tensors)
     with pytest.raises(AdapterFileError, match="export the adapter again"):
-        read_lora(tensors, {name: each.geometry for name, each in layers.items()})
+        read_lora_tensors(tensors, {name: each.geometry for name, each in layers.items()})

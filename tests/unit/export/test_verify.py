@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import rankfold
 from rankfold.errors import AdapterFileError
-from rankfold.export.verify import failed, read_certificate, verify
+from rankfold.export.certificate import file_hashes, read_certificate
+from rankfold.export.verify import has_difference, verify
 from tests.support.adapters import edit_json, save_adapter
 
 WEIGHTS = "adapter_model.safetensors"
@@ -37,8 +38,8 @@ def folder(exported, tmp_path):
 
 def states(folder, reviews, **options):
     checks = verify(folder / "out", data=str(reviews), **options)
-    assert failed(checks) == any(check.state == "differs" for check in checks)
-    return {check.what: check.state for check in checks}
+    assert has_difference(checks) == any(check.state == "differs" for check in checks)
+    return {check.part: check.state for check in checks}
 
 
 def test_export_that_nobody_touched_is_what_it_promised(folder, reviews):
@@ -51,7 +52,7 @@ def test_other_targets_are_what_they_promised(to, tiny_bert, tiny_llama, reviews
     adapter = save_adapter(tmp_path / "adapter", base)
     rankfold.export_lora(adapter, tmp_path / "out", to=to, data=str(reviews))
     found = states(tmp_path, reviews)
-    assert {found[what] for what in ("files", "adapter", "base", "layers")} == {"ok"}
+    assert {found[part] for part in ("files", "adapter", "base", "layers")} == {"ok"}
     assert found["logits"] == ("ok" if to == "merged" else "skipped")
 
 
@@ -67,7 +68,7 @@ def test_changed_byte_of_a_result_is_found(folder, reviews, name):
 def test_missing_and_new_files_are_found(folder, reviews):
     (folder / "out" / WEIGHTS).rename(folder / "out" / "other.safetensors")
     (check, *_) = verify(folder / "out")
-    assert (check.what, check.state) == ("files", "differs")
+    assert (check.part, check.state) == ("files", "differs")
     assert f"'{WEIGHTS}' is missing, 'other.safetensors' is new" in check.detail
 
 
@@ -100,9 +101,7 @@ def test_tampering_that_also_mends_the_hashes_is_found_by_the_errors(folder, rev
     key = next(key for key in tensors if ".lora_A." in key)
     tensors[key] = torch.zeros_like(tensors[key])
     save_file(tensors, path, metadata={"format": "pt"})
-    from rankfold.export.certify import hashes
-
-    edit_json(folder / "out" / "certificate.json", result=hashes(folder / "out"))
+    edit_json(folder / "out" / "certificate.json", result=file_hashes(folder / "out"))
     found = states(folder, reviews)
     assert found["files"] == "ok"
     assert found["layers"] == found["logits"] == "differs"
