@@ -7,7 +7,7 @@ from rankfold.bench.statistics.claims import Judgement
 from rankfold.cli.console import note, print_table
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells, claims_sentence
 from rankfold.report.findings import budgets_text, headline
-from rankfold.report.rows import Row
+from rankfold.report.results import Result
 from rankfold.report.selection import Choice, choice_cells, choice_columns
 from rankfold.report.study import Report, Study
 from rankfold.report.tables import cells, columns, heading, settings_text
@@ -27,9 +27,9 @@ def print_report(report: Report) -> None:
 
 def _print_study(study: Study) -> None:
     print_table(columns(study), cells(study), title=heading(study), left=(0, 3))
-    for sentence in filter(None, [*headline(study), budgets_text(study.rows), settings_text(study)]):
+    for sentence in filter(None, [*headline(study), budgets_text(study.results), settings_text(study)]):
         note(sentence)
-    for row in study.rows:
+    for row in study.results:
         for run in row.failures:
             note(f"{row.label}, seed {run.training.seed}, failed: {run.error}")
     for choice in study.choices:
@@ -61,7 +61,7 @@ def _study_as_json(study: Study) -> dict[str, Any]:
         "metric": study.metric,
         "examples": study.examples,
         "baselines": dict(study.baselines),
-        "rows": [_row_as_json(row) for row in study.rows],
+        "rows": [_row_as_json(row) for row in study.results],
         "choices": [_choice_as_json(choice) for choice in study.choices],
     }
 
@@ -81,7 +81,7 @@ def _choice_as_json(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _row_as_json(row: Row) -> dict[str, Any]:
+def _row_as_json(row: Result) -> dict[str, Any]:
     return {
         "label": row.label,
         "seeds": [run.training.seed for run in row.records],

@@ -14,7 +14,7 @@ FINDING_COLUMNS = ("task", "comparison", "values", "difference (95 %)", "has to 
 
 
 def claim_cells(judgement: Judgement) -> list[str]:
-    """Return one row of the table of claims."""
+    """Return one result of the table of claims."""
     claim = judgement.claim
     return [
         claim.id,
@@ -27,7 +27,7 @@ def claim_cells(judgement: Judgement) -> list[str]:
 
 
 def finding_cells(judgement: Judgement) -> list[list[str]]:
-    """Return the numbers behind a verdict, one row for each comparison, task and model."""
+    """Return the numbers behind a verdict, one result for each comparison, task and model."""
     has_models = len({finding.model for finding in judgement.findings}) > 1
     return [
         [

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rankfold.bench.statistics.doubt import RESAMPLES
 from rankfold.bench.statistics.stats import LEVEL
 from rankfold.report.format import bytes_text, difference_text, listed, metric_name, range_text, score_text
-from rankfold.report.rows import Row
+from rankfold.report.results import Result
 from rankfold.report.selection import CHOSEN
 from rankfold.report.study import Study
 
@@ -15,16 +15,16 @@ _MOST_SENTENCES, _MOST_NAMES = 3, 6
 
 def headline(study: Study) -> list[str]:
     """Return what was found, in a few sentences."""
-    reference = study.rows[0]
+    reference = study.results[0]
     sentences = [*_chosen(study), *_separated(study), *_not_separated(study), *_smallest(study)]
     if reference.score is None:
         sentences.insert(
             0, f"The reference {reference.label} has no finished run; nothing is compared with it."
         )
-    elif len(study.rows) == 1:
+    elif len(study.results) == 1:
         score = f"{score_text(reference.score)} {range_text(reference.score)}".strip()
         sentences.insert(0, f"{reference.label} reaches {metric_name(study.metric)} {score}.")
-    lost = [row.label for row in study.rows if not row.records]
+    lost = [result.label for result in study.results if not result.records]
     if lost:
         sentences.append(f"{listed(lost)} failed in every run.")
     return sentences
@@ -33,7 +33,7 @@ def headline(study: Study) -> list[str]:
 def _rows_text(labels: Sequence[str], study: Study) -> str:
     if len(labels) <= _MOST_NAMES:
         return listed(labels)
-    return f"{len(labels)} of the {len(study.rows) - 1} other methods"
+    return f"{len(labels)} of the {len(study.results) - 1} other methods"
 
 
 def _chosen(study: Study) -> list[str]:
@@ -47,13 +47,13 @@ def _chosen(study: Study) -> list[str]:
 
 def _separated(study: Study) -> list[str]:
     """Say which rows differ from the reference: each by itself, or together where they are many."""
-    reference, metric = study.rows[0].label, metric_name(study.metric)
+    reference, metric = study.results[0].label, metric_name(study.metric)
     sentences: list[str] = []
     for verdict in ("better", "worse"):
         found = [
-            (row.label, row.difference.interval)
-            for row in study.rows
-            if row.difference and row.verdict == verdict
+            (result.label, result.difference.interval)
+            for result in study.results
+            if result.difference and result.verdict == verdict
         ]
         if len(found) > _MOST_SENTENCES:
             size = sorted(abs(interval.value) for _, interval in found)
@@ -70,13 +70,13 @@ def _separated(study: Study) -> list[str]:
 
 
 def _not_separated(study: Study) -> list[str]:
-    names = [row.label for row in study.rows if row.verdict == "not separated"]
+    names = [result.label for result in study.results if result.verdict == "not separated"]
     if not names:
         return []
     verb = "is" if len(names) == 1 else "are"
     metric = metric_name(study.metric)
     return [
-        f"{_rows_text(names, study)} {verb} not separated from {study.rows[0].label} in {metric} "
+        f"{_rows_text(names, study)} {verb} not separated from {study.results[0].label} in {metric} "
         f"by {study.examples:,} examples.",
         *_clear_alone(study),
     ]
@@ -85,9 +85,9 @@ def _not_separated(study: Study) -> list[str]:
 def _clear_alone(study: Study) -> list[str]:
     """Say of which rows the interval excludes zero, while the table's comparisons together do not."""
     found = [
-        row.label
-        for row in study.rows
-        if row.verdict == "not separated" and row.difference and row.difference.interval.is_clear
+        result.label
+        for result in study.results
+        if result.verdict == "not separated" and result.difference and result.difference.interval.is_clear
     ]
     if not found:
         return []
@@ -97,44 +97,46 @@ def _clear_alone(study: Study) -> list[str]:
 
 def _smallest(study: Study) -> list[str]:
     """Say what the smallest file of an adapter costs, unless it is the reference's. A head alone is none."""
-    adapters = [row for row in study.rows if row.mean(lambda run: run.parameters.trainable)]
-    sizes = [(size, row) for row in adapters if (size := row.mean(lambda run: run.bytes.weights_file))]
-    reference = study.rows[0].mean(lambda run: run.bytes.weights_file)
+    adapters = [result for result in study.results if result.mean(lambda run: run.parameters.trainable)]
+    sizes = [
+        (size, result) for result in adapters if (size := result.mean(lambda run: run.bytes.weights_file))
+    ]
+    reference = study.results[0].mean(lambda run: run.bytes.weights_file)
     if not sizes or not reference:
         return []
-    size, row = min(sizes, key=lambda pair: pair[0])
-    if row is study.rows[0]:
+    size, result = min(sizes, key=lambda pair: pair[0])
+    if result is study.results[0]:
         return []
     share = f"{size / reference:.0%}" if size / reference >= 0.005 else "under 1%"  # noqa: PLR2004
     return [
-        f"{row.label} has the smallest file: {bytes_text(size)}, {share} "
-        f"of {study.rows[0].label}'s {bytes_text(reference)}."
+        f"{result.label} has the smallest file: {bytes_text(size)}, {share} "
+        f"of {study.results[0].label}'s {bytes_text(reference)}."
     ]
 
 
-# What a budget is made of, by the names of a row's settings.
+# What a budget is made of, by the names of a result's settings.
 _PARTS = {"steps": "steps", "batch_size": "rows in each", "rows": "training rows"}
 _MOST_LABELS = 3
 
 
-def budgets_text(rows: Sequence[Row]) -> str:
+def budgets_text(rows: Sequence[Result]) -> str:
     """Return in what the budgets of rows differ: "The budgets differ: 3 steps (tlora), 1 (lora)."; else "".
 
     Args:
         rows: The rows of a study; those without a finished run used up no budget.
     """
-    trained = [row for row in rows if row.records]
+    trained = [result for result in rows if result.records]
     parts = [_differing(name, trained) for name in _PARTS] + [_reduced(trained)]
     found = "; ".join(filter(None, parts))
     return f"The budgets differ: {found}." if found else ""
 
 
-def _differing(name: str, rows: Sequence[Row]) -> str:
+def _differing(name: str, rows: Sequence[Result]) -> str:
     """Return the values of a part of the budget with the rows that have them; "" if all have one."""
     labels: dict[object, list[str]] = {}
-    for row in rows:
-        if name in row.settings:  # what tuning chose is not among them
-            labels.setdefault(row.settings[name], []).append(row.label)
+    for result in rows:
+        if name in result.settings:  # what tuning chose is not among them
+            labels.setdefault(result.settings[name], []).append(result.label)
     if len(labels) < 2:  # noqa: PLR2004
         return ""
     return f"{_PARTS[name]} {_with_labels(labels)}"
@@ -144,9 +146,9 @@ def _with_labels(labels: Mapping[object, Sequence[str]]) -> str:
     return ", ".join(f"{value:,} ({_named(names)})" for value, names in labels.items())
 
 
-def _reduced(rows: Sequence[Row]) -> str:
+def _reduced(rows: Sequence[Result]) -> str:
     """Return which rows have a Reducer, under which layers rest; "" if all have one, or none has."""
-    reduced = [row.label for row in rows if "reducer" in row.settings]
+    reduced = [result.label for result in rows if "reducer" in result.settings]
     return f"a Reducer lets layers rest in {_named(reduced)}" if 0 < len(reduced) < len(rows) else ""
 
 

@@ -58,14 +58,14 @@ def _claims(judgements: Sequence[Judgement]) -> list[str]:
 def _study(study: Study) -> list[str]:
     failures = [
         f"- {_escaped(f'{row.label}, seed {run.training.seed}, failed: {reason(run)}')}"
-        for row in study.rows
+        for row in study.results
         for run in row.failures
     ]
     pieces = [
         f"# {_escaped(study.task)} with {_escaped(study.model)}",
         " ".join(map(_escaped, headline(study))),
         _table(columns(study), cells(study)),
-        _escaped(budgets_text(study.rows)),
+        _escaped(budgets_text(study.results)),
         "\n".join(failures),
     ]
     pieces += ["## Settings", _escaped(settings_text(study))]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rankfold.report.chart_style import Mark, mark_of
-from rankfold.report.charts import figures
+from rankfold.report.chart_style import Style, style_of
+from rankfold.report.charts import study_figures
 from rankfold.report.findings import budgets_text, headline
 from rankfold.report.format import bytes_text, capital, listed, metric_name, seconds_text
-from rankfold.report.rows import Row
+from rankfold.report.results import Result
 from rankfold.report.selection import (
     CHOSEN,
     TUNING_COLUMNS,
@@ -47,9 +47,9 @@ def study_section(name: str, study: Study) -> dict[str, Any]:
         name: The id of its element.
         study: What to show.
     """
-    marks = {row.label: mark_of(number) for number, row in enumerate(study.rows)}
-    charts = figures(study, marks)
-    drawn = [row for row in study.rows if row.records]
+    styles = {row.label: style_of(number) for number, row in enumerate(study.results)}
+    charts = study_figures(study, styles)
+    drawn = [row for row in study.results if row.records]
     return {
         "id": name,
         "heading": heading(study),
@@ -59,8 +59,8 @@ def study_section(name: str, study: Study) -> dict[str, Any]:
         ],
         "rows": [
             *(
-                _row(study, row, text, marks[row.label])
-                for row, text in zip(study.rows, cells(study), strict=False)
+                _row(study, row, text, styles[row.label])
+                for row, text in zip(study.results, cells(study), strict=False)
             ),
             *_baselines(study),
         ],
@@ -69,11 +69,11 @@ def study_section(name: str, study: Study) -> dict[str, Any]:
                 "label": f"{row.label}, seed {run.training.seed}",
                 "error": reason(run),
             }
-            for row in study.rows
+            for row in study.results
             for run in row.failures
         ],
         "fine": _fine(study),
-        "legend": [{"label": row.label, "mark": marks[row.label]} for row in drawn],
+        "legend": [{"label": row.label, "style": styles[row.label]} for row in drawn],
         "charts": charts if drawn else [],
         "settings": {
             "explanation": settings_text(study),
@@ -121,14 +121,14 @@ def _choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _row(study: Study, row: Row, text: Sequence[str], mark: Mark) -> dict[str, Any]:
+def _row(study: Study, row: Result, text: Sequence[str], style: Style) -> dict[str, Any]:
     verdict, value, difference = text[3], row.score and row.score.value, row.difference
     step = study.step_times.get(row.label)
     sizes = [
         row.mean(lambda run: run.parameters.trainable),
         row.mean(lambda run: run.bytes.weights_file),
         row.mean(lambda run: run.seconds.total),
-        *([step.ratio if step else 1.0 if row is study.rows[0] else None] if study.step_times else []),
+        *([step.ratio if step else 1.0 if row is study.results[0] else None] if study.step_times else []),
         float(len(row.records)),
         *([row.tuning and float(row.tuning.trials)] if study.is_tuned else []),
     ]
@@ -136,7 +136,7 @@ def _row(study: Study, row: Row, text: Sequence[str], mark: Mark) -> dict[str, A
         "label": row.label,
         "note": "",
         "kind": "" if row.records else "lost",
-        "mark": mark if row.records else None,
+        "style": style if row.records else None,
         "cells": [
             _cell(text[1], value),
             _cell(text[2], difference and difference.interval.value),
@@ -152,7 +152,7 @@ def _baselines(study: Study) -> list[dict[str, Any]]:
             "label": baseline_name(name),
             "note": "no training",
             "kind": "baseline",
-            "mark": None,
+            "style": None,
             "cells": [_cell(f"{value:.3f}", value), *(_cell("", None) for _ in columns(study)[2:])],
         }
         for name, value in study.baselines.items()
@@ -172,7 +172,7 @@ def _cell(text: str, sort: float | str | None, *, is_number: bool = True) -> dic
 
 
 def _measured(study: Study) -> str:
-    if not study.examples and any(row.records for row in study.rows):
+    if not study.examples and any(row.records for row in study.results):
         return "No example was measured by all runs, so each is on examples of its own and none is compared."
     scored = f", answers scored by {study.scoring}" if study.scoring else ""
     measured = f"on the {study.examples:,} held-out examples of all runs"
@@ -181,11 +181,11 @@ def _measured(study: Study) -> str:
 
 def _fine(study: Study) -> str:
     """Return the small print of one table: what was measured on how much, the head, what was left out."""
-    heads = sorted({run.parameters.head for row in study.rows for run in row.records})
+    heads = sorted({run.parameters.head for row in study.results for run in row.records})
     sentences = [
         _measured(study),
-        f"The reference is {study.rows[0].label}." if len(study.rows) > 1 else "",
-        budgets_text(study.rows),
+        f"The reference is {study.results[0].label}." if len(study.results) > 1 else "",
+        budgets_text(study.results),
         f"The task head has {listed([f'{head:,}' for head in heads])} numbers."
         if heads and heads != [0]
         else "",

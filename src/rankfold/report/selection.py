@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rankfold.bench.fit.halving import held_out_loss, like_guessing, ranked
 from rankfold.bench.statistics.scores import mean_score, shared_examples
 from rankfold.report.format import metric_name, range_text, score_text
-from rankfold.report.rows import Row, Settings, method_settings
+from rankfold.report.results import Result, Settings, method_settings
 from rankfold.runs.record import FitPart, RunRecord, TuningPart
 from rankfold.runs.records import label_with_all, value_text
 
@@ -149,7 +149,7 @@ def choice_columns(choice: Choice) -> list[str]:
 
 
 def choice_cells(choice: Choice) -> list[list[str]]:
-    """Return the table of a choice: one row per composition, the chosen one first."""
+    """Return the table of a choice: one result per composition, the chosen one first."""
     return [_candidate_cells(each, len(choice.steps)) for each in choice.contenders]
 
 
@@ -172,7 +172,7 @@ class Tuned:
     """One method's trials.
 
     Attributes:
-        label: The row it was tuned for; a row of the same sweep may have taken over its values.
+        label: The result it was tuned for; a result of the same sweep may have taken over its values.
         trials: The runs, in the order they were made.
         chosen: Values and score of what was taken; None as long as no run has used it.
     """
@@ -187,7 +187,7 @@ def is_trial(record: RunRecord) -> bool:
     return record.tuning is not None and record.tuning.trial is not None
 
 
-def make_tuned(trials: Sequence[RunRecord], rows: Sequence[Row]) -> tuple[Tuned, ...]:
+def make_tuned(trials: Sequence[RunRecord], rows: Sequence[Result]) -> tuple[Tuned, ...]:
     """Sort the trials of a study by the method that they were made for.
 
     Args:
@@ -197,8 +197,8 @@ def make_tuned(trials: Sequence[RunRecord], rows: Sequence[Row]) -> tuple[Tuned,
     groups: dict[str, list[RunRecord]] = {}
     for record in trials:
         groups.setdefault(_shared_by(record), []).append(record)
-    of_row = {_shared_by(row.runs[0]): row for row in reversed(rows) if row.tuning}
-    order = {row.label: place for place, row in enumerate(rows)}
+    of_row = {_shared_by(result.runs[0]): result for result in reversed(rows) if result.tuning}
+    order = {result.label: place for place, result in enumerate(rows)}
     found = [_tuned(records, of_row.get(shared)) for shared, records in groups.items()]
     return tuple(sorted(found, key=lambda each: order.get(each.label, len(order))))
 
@@ -208,15 +208,15 @@ def tried(record: RunRecord) -> Mapping[str, object]:
     return record.tuning.values if record.tuning else {}
 
 
-def _tuned(records: Sequence[RunRecord], row: Row | None) -> Tuned:
-    label = row.label if row else label_with_all(records[0].method.name, _fixed(records[0]))
+def _tuned(records: Sequence[RunRecord], result: Result | None) -> Tuned:
+    label = result.label if result else label_with_all(records[0].method.name, _fixed(records[0]))
     latest = {record.tuning.trial: record for record in records if record.tuning}
     in_order = tuple(latest[number] for number in sorted(latest, key=lambda number: number or 0))
-    return Tuned(label, in_order, row.tuning if row else None)
+    return Tuned(label, in_order, result.tuning if result else None)
 
 
 def _shared_by(record: RunRecord) -> str:
-    """Return what the trials of a method have in common with its row, in whatever order it was written."""
+    """Return what the trials of a method have in common with its result, in whatever order it was written."""
     return json.dumps([record.method.name, _fixed(record)], sort_keys=True)
 
 
@@ -242,7 +242,7 @@ def tuning_text(tuned: Sequence[Tuned]) -> str:
 
 
 def tuning_cells(tuned: Tuned) -> list[str]:
-    """Return one row of the table: what was tried with what score, and what was chosen."""
+    """Return one result of the table: what was tried with what score, and what was chosen."""
     return [tuned.label, str(len(tuned.trials)), "; ".join(map(trial_text, tuned.trials)), chosen_text(tuned)]
 
 

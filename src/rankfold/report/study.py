@@ -15,7 +15,7 @@ from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
 from rankfold.bench.suite.rows import Place
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, unknown_name
-from rankfold.report.rows import Row, make_rows
+from rankfold.report.results import Result, make_results
 from rankfold.report.selection import Choice, Tuned, is_trial, make_choices, make_tuned, without_earlier_rungs
 from rankfold.runs.record import RunRecord, measured_on, note_different_data
 
@@ -25,26 +25,26 @@ _WITHOUT_DATA = 5
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """All rows for one model, task and data; the first row is the reference.
+    """All rows for one model, task and data; the first result is the reference.
 
     Attributes:
         model: Name of the base model.
         task: Name of the task.
         metric: Name of the metric that is compared; larger is better, but for those of `SMALLER_IS_BETTER`.
-        rows: One per method; the reference first.
+        results: One per method; the reference first.
         baselines: The metric of predictions that need no training, such as the majority class.
         examples: How many held-out examples all runs share.
         repeats: How many runs were left out because a later run of the same method and seed is there.
         choices: How `rankfold fit` came to some of the rows; its earlier rungs are no rows.
         tuned: How the methods were tuned; the trials are no rows either.
         scoring: How answers were scored, if there are any.
-        step_times: How long a step takes beside the reference's, measured in turns, by label of the row.
+        step_times: How long a step takes beside the reference's, measured in turns, by label of the result.
     """
 
     model: str
     task: str
     metric: str
-    rows: tuple[Row, ...]
+    results: tuple[Result, ...]
     baselines: Mapping[str, float]
     examples: int
     repeats: int
@@ -59,20 +59,20 @@ class Study:
         return tuple(record for _, record in self.labelled_runs())
 
     def labelled_runs(self) -> list[tuple[str, RunRecord]]:
-        """Return every run with the label of its row; those of earlier rungs, which have none, with all."""
-        runs = [(row.label, run) for row in self.rows for run in row.runs]
+        """Return every run with the label of its result; runs of earlier rungs have all options in theirs."""
+        runs = [(result.label, run) for result in self.results for run in result.runs]
         known = {id(run) for _, run in runs}
         earlier = (pair for choice in self.choices for pair in choice.labelled_runs())
         return [*runs, *((label, run) for label, run in earlier if id(run) not in known)]
 
     def labelled_trials(self) -> list[tuple[str, RunRecord]]:
-        """Return every trial of tuning with the label of the row that it was made for."""
+        """Return every trial of tuning with the label of the result that it was made for."""
         return [(each.label, run) for each in self.tuned for run in each.trials]
 
     @property
     def is_tuned(self) -> bool:
-        """Whether any row was tuned."""
-        return any(row.tuning for row in self.rows)
+        """Whether any result was tuned."""
+        return any(result.tuning for result in self.results)
 
 
 def make_studies(
@@ -85,12 +85,12 @@ def make_studies(
 
     Args:
         records: Runs of any methods, models and tasks, in the order the rows shall have.
-        reference: Label of the row that the others are held against; the first row if not given.
+        reference: Label of the result that the others are held against; the first result if not given.
         names: Labels of rows by the names of their runs; made of the settings that differ if not given.
 
     Raises:
         DataError: If there are no records, or only trials of tuning.
-        SpecError: If no study has a row with the reference's label.
+        SpecError: If no study has a result with the reference's label.
     """
     if not records:
         raise DataError("there are no runs to report; run `rankfold train` or `rankfold compare` first.")
@@ -102,8 +102,8 @@ def make_studies(
     note_different_data([record for group in groups.values() for record in group])
     trials = _grouped([record for record in records if is_trial(record)], with_data=False)
     compared = [without_earlier_rungs(group) or group for group in groups.values()]
-    rows = make_rows(compared, names)
-    labels = {row.label for each in rows for row in each}
+    rows = make_results(compared, names)
+    labels = {result.label for each in rows for result in each}
     if reference is not None and reference not in labels:
         raise unknown_name("reference", reference, labels)
     return [
@@ -127,43 +127,45 @@ def _grouped(records: Sequence[RunRecord], *, with_data: bool) -> dict[tuple[str
     return groups
 
 
-def _study(records: Sequence[RunRecord], rows: Sequence[Row], reference: str | None) -> Study:
-    kept = sum(len(row.runs) for row in rows)
-    rows = sorted(rows, key=lambda row: row.label != reference)  # stable: the others keep their order
+def _study(records: Sequence[RunRecord], rows: Sequence[Result], reference: str | None) -> Study:
+    kept = sum(len(result.runs) for result in rows)
+    rows = sorted(rows, key=lambda result: result.label != reference)  # stable: the others keep their order
     metric = records[0].task.metric
-    examples = shared_examples([record for row in rows for record in row.records])
-    rows = [replace(row, score=mean_score(row.records, metric, examples)) for row in rows]
+    examples = shared_examples([record for result in rows for record in result.records])
+    rows = [replace(result, score=mean_score(result.records, metric, examples)) for result in rows]
     return Study(
         model=records[0].model.name,
         task=records[0].task.name,
         metric=metric,
-        rows=tuple(_compared(rows, metric, examples)),
-        baselines=baselines_of([record for row in rows for record in row.records]),
+        results=tuple(_compared(rows, metric, examples)),
+        baselines=baselines_of([record for result in rows for record in result.records]),
         examples=len(examples),
         repeats=len(records) - kept,
         scoring=records[0].task.scoring,
     )
 
 
-def _compared(rows: Sequence[Row], metric: str, examples: Sequence[int | str]) -> list[Row]:
+def _compared(rows: Sequence[Result], metric: str, examples: Sequence[int | str]) -> list[Result]:
     """Return the rows with differences to the first one, and verdicts corrected together."""
     first = replace(rows[0], verdict="reference")
-    differences = [_difference(row, first, metric, examples) for row in rows[1:]]
+    differences = [_difference(result, first, metric, examples) for result in rows[1:]]
     answers = iter(verdicts([difference for difference in differences if difference]))
     return [
         first,
         *(
-            replace(row, difference=difference, verdict=next(answers)) if difference else row
-            for row, difference in zip(rows[1:], differences, strict=True)
+            replace(result, difference=difference, verdict=next(answers)) if difference else result
+            for result, difference in zip(rows[1:], differences, strict=True)
         ),
     ]
 
 
-def _difference(row: Row, first: Row, metric: str, examples: Sequence[int | str]) -> Difference | None:
-    shared = {run.training.seed for run in row.records} & {run.training.seed for run in first.records}
+def _difference(
+    result: Result, first: Result, metric: str, examples: Sequence[int | str]
+) -> Difference | None:
+    shared = {run.training.seed for run in result.records} & {run.training.seed for run in first.records}
     if not shared or not examples or metric not in MEASURES:
         return None
-    return paired_difference(scores_of(row.records, examples), scores_of(first.records, examples), metric)
+    return paired_difference(scores_of(result.records, examples), scores_of(first.records, examples), metric)
 
 
 @final
@@ -199,12 +201,12 @@ def make_report(
     Args:
         records: The runs. Rows have the order of the suite, or else that of their first runs.
         folder: Where they are; the suite that is kept there says what was asked.
-        reference: Label of the row that the others are held against; the first row if not given.
+        reference: Label of the result that the others are held against; the first result if not given.
         reasons: Why no run of a model and a task began, as `rankfold.bench.suite.outcome.never_began` has it.
 
     Raises:
         DataError: If there are no runs, or the suite cannot be read.
-        SpecError: If no study has a row with the reference's label.
+        SpecError: If no study has a result with the reference's label.
     """
     suite = kept_suite(folder) if folder else None
     if suite is None or folder is None:
@@ -235,10 +237,10 @@ def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, s
 
 
 def _step_times(study: Study, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:
-    """Return how long a step of each row takes beside the reference's, if the reference is the study's."""
+    """Return how long a step of each result takes beside the reference's, if the reference is the study's."""
     return {
         each.label: each
         for each in speeds
-        if (each.task, each.reference) == (study.task, study.rows[0].label)
+        if (each.task, each.reference) == (study.task, study.results[0].label)
         and Path(each.model).name == Path(study.model).name
     }

@@ -1,170 +1,160 @@
-"""Curves over a knob: rows that differ in one numeric setting, such as r, k or a ratio of learning rates."""
+"""Charts of a swept setting: results that differ in one number alone, such as r, k or a learning rate."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import altair as alt
+
 from rankfold.report.chart_style import (
+    SOFT,
     Axis,
-    Mark,
+    Figure,
     Spec,
-    by,
-    chart,
-    encoded,
-    figure,
-    level,
-    mark_of,
+    Style,
+    interval_layer,
+    level_layers,
+    page_spec,
     score_fields,
-    whiskers,
+    style_of,
+    styled,
 )
 from rankfold.report.format import capital, metric_name
-from rankfold.report.rows import Row
+from rankfold.report.results import Result, Settings
 from rankfold.report.study import Study
 from rankfold.runs.records import differing, label_of
 
-FEWEST = 3
+_FEWEST = 3
 
-# A knob whose largest value is as many times its smallest is drawn on a logarithmic axis.
+# A setting whose largest value is as many times its smallest is drawn on a logarithmic axis.
 _WIDE_SPAN = 8
 
 _MOST_TICKS = 10
 
 # Lines stand a few pixels beside each other, so that their intervals do not cover each other.
-_STEP = 5
+_SHIFT = 5
 _BESIDE: Spec = {"xOffset": {"expr": "datum.shift"}}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Rows of one method that differ in nothing but a knob.
+    """Results of one method that differ in one setting alone.
 
     Attributes:
         label: The method, with the other settings that tell it from other lines.
-        points: The knob's value of each row, in rising order.
+        points: The setting's value and the result, in rising order.
     """
 
     label: str
-    points: tuple[tuple[float, Row], ...]
+    points: tuple[tuple[float, Result], ...]
 
 
-def find_knobs(rows: Sequence[Row]) -> dict[str, tuple[Line, ...]]:
-    """Return the settings that were varied alone, each with its lines of at least `FEWEST` rows."""
-    scored = [row for row in rows if row.score]
-    names = dict.fromkeys(name for row in scored for name, value in row.settings.items() if _is_number(value))
-    found = {name: _lines(name, scored) for name in names}
-    return {name: lines for name, lines in found.items() if lines}
+def find_sweeps(results: Sequence[Result]) -> dict[str, tuple[Line, ...]]:
+    """Return the settings that were varied alone, each with its lines of at least three results."""
+    scored = [result for result in results if result.score]
+    names = dict.fromkeys(
+        name for result in scored for name, value in result.settings.items() if _is_number(value)
+    )
+    sweeps = {name: _lines(name, scored) for name in names}
+    return {name: lines for name, lines in sweeps.items() if lines}
 
 
-def knob_figures(study: Study) -> list[dict[str, Any]]:
-    """Return a chart of the metric against each knob."""
-    found = find_knobs(study.rows)
+def sweep_figures(study: Study) -> list[Figure]:
+    """Return a chart of the metric against each swept setting."""
+    sweeps = find_sweeps(study.results)
     # Two stand side by side; the last of an odd number has the line for itself.
-    alone = len(found) if len(found) % 2 else 0
+    alone = len(sweeps) if len(sweeps) % 2 else 0
     return [
         _figure(study, name, lines, width="wide" if number == alone else "half")
-        for number, (name, lines) in enumerate(found.items(), start=1)
+        for number, (name, lines) in enumerate(sweeps.items(), start=1)
     ]
 
 
-def _lines(knob: str, rows: Sequence[Row]) -> tuple[Line, ...]:
-    groups: dict[str, dict[float, Row]] = {}
-    for row in rows:
-        value = row.settings.get(knob)
+def _lines(setting: str, results: Sequence[Result]) -> tuple[Line, ...]:
+    groups: dict[str, dict[float, Result]] = {}
+    for result in results:
+        value = result.settings.get(setting)
         if _is_number(value):
-            others = {name: other for name, other in row.settings.items() if name != knob}
-            key = json.dumps([row.method, others], sort_keys=True)
-            groups.setdefault(key, {}).setdefault(float(str(value)), row)
-    long = [sorted(group.items()) for group in groups.values() if len(group) >= FEWEST]
-    labels = _labels([points[0][1] for points in long], knob)
+            key = json.dumps([result.method, _without(result.settings, setting)], sort_keys=True)
+            groups.setdefault(key, {}).setdefault(float(str(value)), result)
+    long = [sorted(group.items()) for group in groups.values() if len(group) >= _FEWEST]
+    labels = _labels([points[0][1] for points in long], setting)
     return tuple(Line(label, tuple(points)) for label, points in zip(labels, long, strict=True))
 
 
-def _labels(firsts: Sequence[Row], knob: str) -> list[str]:
-    """Return a label for each line, by its first row: what it has besides the knob."""
-    others = [(row.method, {n: v for n, v in row.settings.items() if n != knob}) for row in firsts]
+def _labels(firsts: Sequence[Result], setting: str) -> list[str]:
+    """Return a label for each line, by its first result: the method with its other settings."""
+    lines = [(result.method, _without(result.settings, setting)) for result in firsts]
     return [
-        label_of(method, settings, differing([each for other, each in others if other == method]))
-        for method, settings in others
+        label_of(method, settings, differing([others for name, others in lines if name == method]))
+        for method, settings in lines
     ]
+
+
+def _without(settings: Settings, setting: str) -> Settings:
+    return {name: value for name, value in settings.items() if name != setting}
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _figure(
-    study: Study, knob: str, lines: Sequence[Line], *, width: Literal["half", "wide"]
-) -> dict[str, Any]:
+def _figure(study: Study, setting: str, lines: Sequence[Line], *, width: Literal["half", "wide"]) -> Figure:
     metric = metric_name(study.metric)
-    marks = {line.label: mark_of(number) for number, line in enumerate(lines, start=1)}
+    styles = {line.label: style_of(number) for number, line in enumerate(lines, start=1)}
     values = sorted({value for line in lines for value, _ in line.points})
-    drawn = {row.label for line in lines for _, row in line.points}
-    first = study.rows[0]
-    reference = first if first.score and first.label not in drawn else None
+    labels = {result.label for line in lines for _, result in line.points}
+    first = study.results[0]
+    reference = first if first.score and first.label not in labels else None
     against = f" The dotted line is {first.label} with its interval." if reference else ""
     beside = " Methods stand a little beside each other." if len(lines) > 1 else ""
-    return figure(
-        f"knob-{knob.replace('.', '-')}",
-        f"{capital(metric)} against {knob.replace('_', ' ')}",
-        f"Rows that differ in nothing else; the whiskers are their intervals.{beside}{against}",
-        _chart(lines, marks, reference, x=_axis(knob, values), y=Axis("value", metric)),
-        width=width,
-        key=marks,
+    spec = _chart(lines, styles, reference, x=_axis(setting, values), y=Axis("value", metric))
+    return Figure(
+        f"sweep-{setting.replace('.', '-')}",
+        f"{capital(metric)} against {setting.replace('_', ' ')}",
+        f"Methods that differ in nothing else; the whiskers are their intervals.{beside}{against}",
+        spec,
+        width,
+        key=styles,
     )
 
 
-def _axis(knob: str, values: Sequence[float]) -> Axis:
+def _axis(setting: str, values: Sequence[float]) -> Axis:
     is_wide = values[0] > 0 and values[-1] / values[0] >= _WIDE_SPAN
-    title = knob.replace("_", " ") + (" (logarithmic)" if is_wide else "")
+    title = setting.replace("_", " ") + (" (logarithmic)" if is_wide else "")
     ticks = tuple(values) if len(values) <= _MOST_TICKS else ()
-    return Axis("knob", title, ".6~g", "log" if is_wide else "linear", ticks)
+    return Axis("setting", title, ".6~g", "log" if is_wide else "linear", ticks)
 
 
 def _chart(
-    lines: Sequence[Line], marks: Mapping[str, Mark], reference: Row | None, *, x: Axis, y: Axis
+    lines: Sequence[Line], styles: Mapping[str, Style], reference: Result | None, *, x: Axis, y: Axis
 ) -> Spec:
-    horizontal, vertical = encoded(x), encoded(y)
-    looks = {"color": by("colour", marks, field="line")}
-    tooltip = [{"field": "method"}, {"field": "score", "title": y.title}]
-    layers: list[Spec] = [
-        {
-            "mark": {"type": "line", "strokeWidth": 1.8, **_BESIDE},
-            "encoding": {
-                "x": horizontal,
-                "y": vertical,
-                "strokeDash": by("dash", marks, field="line"),
-                **looks,
-            },
-        },
-        whiskers(horizontal, vertical, marks, field="line", look=_BESIDE),
-        {
-            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1, **_BESIDE},
-            "encoding": {
-                "x": horizontal,
-                "y": vertical,
-                "shape": by("shape", marks, field="line"),
-                "tooltip": tooltip,
-                **looks,
-            },
-        },
+    """Return one line per method with intervals, and the reference as a band behind them."""
+    base = alt.Chart().encode(x=x.x(), y=y.y(), **styled(styles, "color", field="line"))
+    tooltip = [
+        alt.Tooltip("method", type="nominal"),
+        alt.Tooltip("score", type="nominal", title=y.title),
     ]
-    if reference and reference.score:
-        score = reference.score
-        layers = [_band(score.low, score.high), *layers, level(score.value, reference.label)]
-    shifts = [_STEP * (number - (len(lines) - 1) / 2) for number in range(len(lines))]
-    rows = [
-        {"method": row.label, "line": line.label, "knob": value, "shift": shift, **score_fields(row.score)}
-        for line, shift in zip(lines, shifts, strict=True)
-        for value, row in line.points
-        if row.score
+    layers = [
+        base.mark_line(strokeWidth=1.8, **_BESIDE).encode(**styled(styles, "strokeDash", field="line")),
+        interval_layer(x.x(), y, styles, field="line", **_BESIDE),
+        base.mark_point(filled=True, size=90, opacity=1, **_BESIDE).encode(
+            tooltip=tooltip, **styled(styles, "shape", field="line")
+        ),
     ]
-    return chart({"layer": layers, "data": {"values": rows}}, height=280)
+    if reference and (score := reference.score):
+        band = alt.Chart(alt.Data(values=[{}])).mark_rect(color=SOFT, opacity=0.1)
+        band = band.encode(y=alt.datum(score.low), y2=alt.datum(score.high))
+        layers = [band, *layers, *level_layers(score.value, reference.label)]
+    return page_spec(layers, list(_rows(lines)), height=280)
 
 
-def _band(low: float, high: float) -> Spec:
-    return {
-        "data": {"values": [{"method": ""}]},
-        "mark": {"type": "rect", "color": "var(--soft)", "opacity": 0.1},
-        "encoding": {"y": {"datum": low}, "y2": {"datum": high}},
-    }
+def _rows(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each point; `shift` moves the lines apart."""
+    for number, line in enumerate(lines):
+        shift = _SHIFT * (number - (len(lines) - 1) / 2)
+        for value, result in line.points:
+            if result.score:
+                row = {"method": result.label, "line": line.label, "setting": value, "shift": shift}
+                yield row | score_fields(result.score)

@@ -11,7 +11,7 @@ from rankfold.report.format import (
     score_text,
     seconds_text,
 )
-from rankfold.report.rows import Row, Settings
+from rankfold.report.results import Result, Settings
 from rankfold.report.study import Study
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import value_text
@@ -21,7 +21,7 @@ _LONG_LABEL = 20
 
 def columns(study: Study) -> list[str]:
     """Return the headings of the results table."""
-    reference = study.rows[0].label
+    reference = study.results[0].label
     return [
         "method",
         f"{metric_name(study.metric)} (95 %)",
@@ -38,7 +38,7 @@ def columns(study: Study) -> list[str]:
 
 def cells(study: Study) -> list[list[str]]:
     """Return the results table: one row per method, then one per baseline."""
-    found = [_result_cells(study, row) for row in study.rows]
+    found = [_result_cells(study, row) for row in study.results]
     for name, value in study.baselines.items():
         baseline = [f"({baseline_name(name)})", f"{value:.3f}", "", "", "0"]
         found.append([*baseline, *[""] * (len(columns(study)) - len(baseline))])
@@ -50,13 +50,13 @@ def baseline_name(name: str) -> str:
     return {"majority": "majority class", "mean": "mean of the labels"}.get(name, name.replace("_", " "))
 
 
-def seeds_text(row: Row) -> str:
+def seeds_text(row: Result) -> str:
     """Return how many runs ended well, and how many did not: "3", "2 of 3", "0 of 1"."""
     done, failed = len(row.records), len(row.failures)
     return f"{done} of {done + failed}" if failed else str(done)
 
 
-def verdict_text(row: Row) -> str:
+def verdict_text(row: Result) -> str:
     """Return what a row's difference says, with a shape: "▲ better"; "failed" if no run ended well."""
     if not row.records:
         return "failed"
@@ -64,7 +64,7 @@ def verdict_text(row: Row) -> str:
     return f"{shape}{row.verdict}"
 
 
-def _result_cells(study: Study, row: Row) -> list[str]:
+def _result_cells(study: Study, row: Result) -> list[str]:
     difference = ""
     if row.difference:
         difference = difference_text(row.difference.interval)
@@ -85,15 +85,15 @@ def _result_cells(study: Study, row: Row) -> list[str]:
     ]
 
 
-def _step(study: Study, row: Row) -> str:
+def _step(study: Study, row: Result) -> str:
     """Return the time of a step beside the reference's, "×1.25 [1.20, 1.31]"."""
-    if row is study.rows[0]:
+    if row is study.results[0]:
         return "×1.00"
     found = study.step_times.get(row.label)
     return f"×{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else "–"
 
 
-def _trials(row: Row) -> str:
+def _trials(row: Result) -> str:
     return str(row.tuning.trials) if row.tuning else "–"
 
 
@@ -114,12 +114,12 @@ def heading(study: Study) -> str:
 
 def overview_labels(studies: Sequence[Study]) -> list[str]:
     """Return every method once, in the order of the studies."""
-    return list(dict.fromkeys(row.label for study in studies for row in study.rows))
+    return list(dict.fromkeys(row.label for study in studies for row in study.results))
 
 
-def overview_rows(studies: Sequence[Study]) -> list[tuple[str, list[Row | None]]]:
+def overview_rows(studies: Sequence[Study]) -> list[tuple[str, list[Result | None]]]:
     """Return every method with its row in each study, or None where a study does not have it."""
-    found = [{row.label: row for row in study.rows} for study in studies]
+    found = [{row.label: row for row in study.results} for study in studies]
     return [(label, [rows.get(label) for rows in found]) for label in overview_labels(studies)]
 
 
@@ -128,7 +128,7 @@ def overview_cells(studies: Sequence[Study]) -> list[list[str]]:
     return [[label, *map(_overview_text, rows)] for label, rows in overview_rows(studies)]
 
 
-def _overview_text(row: Row | None) -> str:
+def _overview_text(row: Result | None) -> str:
     if row is None:
         return ""
     return f"{score_text(row.score)} {verdict_text(row)}" if row.records else "failed"
@@ -158,7 +158,7 @@ def overview_section(studies: Mapping[str, Study]) -> dict[str, Any]:
     }
 
 
-def _overview_cell(row: Row | None) -> dict[str, Any]:
+def _overview_cell(row: Result | None) -> dict[str, Any]:
     if row is None:
         return {"text": "", "sort": "", "range": "", "verdict": "", "kind": ""}
     return {
@@ -176,18 +176,18 @@ SETTINGS_COLUMNS = ("method", "settings of its own")
 def settings_text(study: Study) -> str:
     """Return what all rows have alike: "All rows: steps=120, batch_size=8."; "" if that is nothing."""
     shared = _settings_text(_shared(study))
-    whose = study.rows[0].label if len(study.rows) == 1 else "All rows"
+    whose = study.results[0].label if len(study.results) == 1 else "All rows"
     return f"{whose}: {shared}." if shared else ""
 
 
 def settings_cells(study: Study) -> list[list[str]]:
     """Return the rows of the table: the method's name with its options and what else is its own."""
     shared = _shared(study)
-    return [[row.label, _own(row, shared)] for row in study.rows] if len(study.rows) > 1 else []
+    return [[row.label, _own(row, shared)] for row in study.results] if len(study.results) > 1 else []
 
 
 def _shared(study: Study) -> Settings:
-    first, *others = [row.settings for row in study.rows]
+    first, *others = [row.settings for row in study.results]
     return {
         name: value
         for name, value in first.items()
@@ -195,7 +195,7 @@ def _shared(study: Study) -> Settings:
     }
 
 
-def _own(row: Row, shared: Settings) -> str:
+def _own(row: Result, shared: Settings) -> str:
     return _settings_text({name: value for name, value in row.settings.items() if name not in shared}) or "–"
 
 

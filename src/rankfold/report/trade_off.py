@@ -1,15 +1,30 @@
-"""What a method costs and what it gives: points with intervals, and the front that nothing else is beyond."""
+"""Charts of score against cost: points with intervals, their names, and the Pareto front."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import Any
 
+import altair as alt
+
 from rankfold.bench.statistics.scores import SMALLER_IS_BETTER
-from rankfold.report.chart_style import Axis, Mark, Spec, by, chart, encoded, figure, score_fields, whiskers
+from rankfold.report.chart_style import (
+    INK,
+    SOFT,
+    Axis,
+    Figure,
+    Spec,
+    Style,
+    interval_layer,
+    page_spec,
+    score_fields,
+    styled,
+)
 from rankfold.report.format import bytes_text, capital, metric_name
 from rankfold.report.study import Study
 from rankfold.runs.record import RunRecord
+
+HEIGHT = 320  # pixels, of a chart
 
 # Widths of a chart in pixels, half the page and all of it; with more points than these it takes all of it.
 _HALF, _WHOLE = 440, 960
@@ -18,68 +33,56 @@ _LONGEST_NAME = {_HALF: 28, _WHOLE: 44}
 _MANY = 10
 # Below this width, on a telephone, there is no room for names; the legend has them.
 _NARROW = 340
+# Pixels: of a letter and a line of text, and the distance of a name from its point.
+_LETTER, _TEXT_LINE = 6.6, 15
+_MARGIN, _GAP, _RISE = 30, 9, 9
 
 Point = dict[str, Any]
 
 
-def trade_offs(study: Study, marks: Mapping[str, Mark]) -> list[dict[str, Any]]:
-    """Return the charts of the metric against bytes on disk and against trainable numbers."""
+def trade_off_figures(study: Study, styles: Mapping[str, Style]) -> list[Figure]:
+    """Return the charts of the metric against bytes on disk and against trainable parameters."""
+    size = Axis("bytes", "bytes on disk (logarithmic)", "~s", "log")
+    count = Axis("trainable", "trainable parameters (logarithmic)", "~s", "log")
     return [
-        _figure(study, marks, Axis("bytes", "bytes on disk (logarithmic)", "~s", "log"), _bytes, bytes_text),
-        _figure(
-            study,
-            marks,
-            Axis("trainable", "trainable numbers (logarithmic)", "~s", "log"),
-            lambda run: run.parameters.trainable,
-            lambda count: f"{count:,.0f}",
-        ),
+        _figure(study, styles, size, lambda run: run.bytes.weights_file, bytes_text),
+        _figure(study, styles, count, lambda run: run.parameters.trainable, lambda value: f"{value:,.0f}"),
     ]
-
-
-def _bytes(run: RunRecord) -> float:
-    return run.bytes.weights_file
 
 
 def _figure(
     study: Study,
-    marks: Mapping[str, Mark],
+    styles: Mapping[str, Style],
     cost: Axis,
     read: Callable[[RunRecord], float],
-    told: Callable[[float], str],
-) -> dict[str, Any]:
+    text: Callable[[float], str],
+) -> Figure:
     metric = metric_name(study.metric)
     better = "down" if study.metric in SMALLER_IS_BETTER else "up"
-    points = _points(study, read, told)
-    title = f"{capital(metric)} against {cost.title.removesuffix(' (logarithmic)')}"
+    points = list(_points(study, read, text))
+    for point in points:
+        point["front"] = is_on_front(point, points, study.metric)
     is_wide = len(points) > _MANY
     _name(points, _WHOLE if is_wide else _HALF)
-    return figure(
+    return Figure(
         cost.field,
-        title,
-        f"Further left is smaller, further {better} is better; whiskers are the intervals of the table. The "
-        "line is the front: nothing that was run is both smaller and better by its mean.",
-        _scatter(points, marks, x=cost, y=Axis("value", metric)),
-        width="wide" if is_wide else "half",
+        f"{capital(metric)} against {cost.title.removesuffix(' (logarithmic)')}",
+        f"Further left is smaller, further {better} is better; whiskers are the intervals of the table. No "
+        "method is both smaller and better by its mean than those on the dashed line.",
+        _scatter(points, styles, cost=cost, metric=metric),
+        "wide" if is_wide else "half",
     )
 
 
-def _points(study: Study, read: Callable[[RunRecord], float], told: Callable[[float], str]) -> list[Point]:
-    """Return a point for each row that has a score and a cost."""
-    points: list[Point] = []
-    for row in study.rows:
-        cost = row.mean(read)
-        if cost and row.score:
-            points.append(
-                {
-                    "method": row.label,
-                    "cost": round(cost),
-                    "size": told(cost),
-                    **score_fields(row.score),
-                }
-            )
-    for point in points:
-        point["front"] = is_on_front(point, points, study.metric)
-    return points
+def _points(
+    study: Study, read: Callable[[RunRecord], float], text: Callable[[float], str]
+) -> Iterator[Point]:
+    """Yield a point for each result that has a score and a cost."""
+    for result in study.results:
+        cost = result.mean(read)
+        if cost and result.score:
+            point = {"method": result.label, "cost": round(cost), "size": text(cost)}
+            yield point | score_fields(result.score)
 
 
 def is_on_front(point: Point, points: Sequence[Point], metric: str) -> bool:
@@ -93,85 +96,63 @@ def is_on_front(point: Point, points: Sequence[Point], metric: str) -> bool:
     )
 
 
+def _scatter(points: Sequence[Point], styles: Mapping[str, Style], *, cost: Axis, metric: str) -> Spec:
+    """Return points with vertical intervals, their names beside them, and the front behind them."""
+    x, value = cost.x("cost"), Axis("value", metric)
+    base = alt.Chart().encode(x=x, y=value.y())
+    tooltip = [
+        alt.Tooltip("method", type="nominal"),
+        alt.Tooltip("score", type="nominal", title=metric),
+        alt.Tooltip("size", type="nominal", title=cost.field),
+    ]
+    front = base.mark_line(interpolate="step-after", color=SOFT, strokeWidth=1, strokeDash=[4, 3])
+    names = base.mark_text(
+        opacity=alt.ExprRef(f"width < {_NARROW} ? 0 : 1"),
+        align=alt.ExprRef("datum.align"),
+        dx=alt.ExprRef(f"datum.align == 'left' ? {_GAP} : -{_GAP}"),
+        dy=alt.ExprRef("datum.rise"),
+        fontSize=12,
+        color=INK,  # the colour of the text can be read on light and on dark
+    )
+    layers = [
+        front.transform_filter("datum.front"),
+        interval_layer(x, value, styles),
+        base.mark_point(filled=True, size=110, opacity=1).encode(
+            tooltip=tooltip, **styled(styles, "shape", "color")
+        ),
+        names.encode(text=alt.Text("name", type="nominal")),
+    ]
+    return page_spec(layers, points, height=HEIGHT)
+
+
 def _name(points: Sequence[Point], width: int) -> None:
     """Write names beside their points where there is room: those of the front first, then the reference."""
     order = sorted(points, key=lambda point: (not point["front"], point is not points[0]))
     names = short_names([point["method"] for point in order], _LONGEST_NAME[width])
-    places = place_names(
+    positions = place_names(
         names,
         [log10(point["cost"]) for point in order],
         [point["value"] for point in order],
         ends=(
-            min((each["low"] for each in points), default=0),
-            max((each["high"] for each in points), default=1),
+            min((point["low"] for point in points), default=0),
+            max((point["high"] for point in points), default=1),
         ),
         width=width,
     )
-    for point, name, place in zip(order, names, places, strict=True):
-        point["name"] = name if place else ""
-        point["align"], point["rise"] = (place.align, place.rise) if place else ("left", 0)
-
-
-def _scatter(points: Sequence[Point], marks: Mapping[str, Mark], *, x: Axis, y: Axis) -> Spec:
-    """Return points with vertical intervals, their names beside them, and the front behind them."""
-    horizontal, vertical = {**encoded(x), "field": "cost"}, encoded(y)
-    tooltip = [
-        {"field": "method"},
-        {"field": "score", "title": y.title},
-        {"field": "size", "title": x.field},
-    ]
-    layers: list[Spec] = [
-        {
-            "transform": [{"filter": "datum.front"}],
-            "mark": {
-                "type": "line",
-                "interpolate": "step-after",
-                "color": "var(--soft)",
-                "strokeWidth": 1,
-                "strokeDash": [4, 3],
-            },
-            "encoding": {"x": horizontal, "y": vertical},
-        },
-        whiskers(horizontal, vertical, marks),
-        {
-            "mark": {"type": "point", "filled": True, "size": 110, "opacity": 1},
-            "encoding": {
-                "x": horizontal,
-                "y": vertical,
-                "shape": by("shape", marks),
-                "color": by("colour", marks),
-                "tooltip": tooltip,
-            },
-        },
-        {
-            # Names stay in the colour of the text, to be read on light and on dark.
-            "mark": {
-                "type": "text",
-                "opacity": {"expr": f"width < {_NARROW} ? 0 : 1"},
-                "align": {"expr": "datum.align"},
-                "dx": {"expr": "datum.align == 'left' ? 9 : -9"},
-                "dy": {"expr": "datum.rise"},
-                "fontSize": 12,
-                "color": "var(--ink)",
-            },
-            "encoding": {"x": horizontal, "y": vertical, "text": {"field": "name"}},
-        },
-    ]
-    return chart({"layer": layers, "data": {"values": list(points)}}, height=HEIGHT)
-
-
-# Of the chart and of its letters, in pixels; the page may draw it wider, which only leaves more room.
-HEIGHT = 320
-_LETTER, _LINE = 6.6, 15
-_MARGIN, _GAP, _RISE = 30, 9, 9
+    for point, name, position in zip(order, names, positions, strict=True):
+        point["name"] = name if position else ""
+        point["align"], point["rise"] = (position.align, position.rise) if position else ("left", 0)
 
 
 @dataclass(frozen=True, slots=True)
-class NamePlace:
-    """Where a name begins or ends beside its point: `align` is "left" or "right", `rise` in pixels, down."""
+class NamePosition:
+    """The position of a name beside its point: `align` is "left" or "right", `rise` in pixels, down."""
 
     align: str
     rise: int
+
+
+_POSITIONS = [NamePosition(align, rise) for rise in (-_RISE, _RISE + 6) for align in ("left", "right")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,36 +178,36 @@ def place_names(
     *,
     ends: tuple[float, float],
     width: float,
-) -> list[NamePlace | None]:
-    """Return a place for each name, the first having the choice; None for a name that has no room.
+) -> list[NamePosition | None]:
+    """Return a position for each name, the first names choosing first; None for a name without room.
 
     Args:
-        names: What is written.
-        x: Places of the points across the chart, in any linear unit.
-        y: Places up the chart, in any linear unit.
-        ends: Of the chart, in the unit of `y`.
+        names: The texts.
+        x: Horizontal coordinates of the points, in any linear unit.
+        y: Vertical coordinates of the points, in any linear unit.
+        ends: Lower and upper end of the chart, in the unit of `y`.
         width: Of the chart, in pixels.
     """
     across = [_scaled(value, min(x), max(x), _MARGIN, width - _MARGIN) for value in x]
     down = [_scaled(value, ends[1], ends[0], 0, HEIGHT) for value in y]
-    taken = [_Box(left - 5, left + 5, top - 5, top + 5) for left, top in zip(across, down, strict=True)]
-    places: list[NamePlace | None] = []
+    occupied = [_Box(left - 5, left + 5, top - 5, top + 5) for left, top in zip(across, down, strict=True)]
+    positions: list[NamePosition | None] = []
     for name, left, top in zip(names, across, down, strict=True):
-        found: NamePlace | None = None
-        for place in (NamePlace(align, rise) for rise in (-_RISE, _RISE + 6) for align in ("left", "right")):
-            box = _box(place, left, top, _LETTER * len(name))
-            if box.left >= 0 and box.right <= width and not any(box.meets(other) for other in taken):
-                taken.append(box)
-                found = place
-                break
-        places.append(found)
-    return places
+        boxes = {position: _box(position, left, top, _LETTER * len(name)) for position in _POSITIONS}
+        free = [
+            position
+            for position, box in boxes.items()
+            if box.left >= 0 and box.right <= width and not any(box.meets(other) for other in occupied)
+        ]
+        positions.append(free[0] if free else None)
+        occupied += [boxes[position] for position in free[:1]]
+    return positions
 
 
-def _box(place: NamePlace, left: float, top: float, length: float) -> _Box:
-    begin = left + _GAP if place.align == "left" else left - _GAP - length
-    middle = top + place.rise - _LINE / 4
-    return _Box(begin, begin + length, middle - _LINE / 2, middle + _LINE / 2)
+def _box(position: NamePosition, left: float, top: float, length: float) -> _Box:
+    begin = left + _GAP if position.align == "left" else left - _GAP - length
+    middle = top + position.rise - _TEXT_LINE / 4
+    return _Box(begin, begin + length, middle - _TEXT_LINE / 2, middle + _TEXT_LINE / 2)
 
 
 def _scaled(value: float, begin: float, end: float, low: float, high: float) -> float:
@@ -234,10 +215,10 @@ def _scaled(value: float, begin: float, end: float, low: float, high: float) -> 
 
 
 def short_names(labels: Sequence[str], longest: int) -> list[str]:
-    """Return what stands beside points; the tooltip and the legend have the whole labels.
+    """Return the names that stand beside points; the tooltip and the legend have the whole labels.
 
-    Labels of one method that are too long leave out the words that they share, and then what does not fit.
-    What would then stand beside several points tells nothing and is left out.
+    Labels of one method that are too long leave out the words that they share, and then the rest that does
+    not fit. A name that would then stand beside several points tells nothing and is left out.
     """
     long: dict[str, list[list[str]]] = {}
     for words in (label.split() for label in labels if len(label) > longest):

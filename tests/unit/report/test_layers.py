@@ -58,16 +58,16 @@ def test_a_long_run_has_a_readable_number_of_columns_that_covers_all_steps():
 def test_only_methods_with_a_reducer_have_a_heat_map():
     study = make_studies([make_record("tlora"), reduced()])[0]
     figures = layer_figures(study)
-    assert [figure["title"] for figure in figures] == ["Importance of the layers"]
-    assert figures[0]["spec"]["encoding"]["y"]["sort"] == ["layer.1", "layer.0"]
+    assert [figure.title for figure in figures] == ["Importance of the layers"]
+    assert figures[0].spec["layer"][0]["encoding"]["y"]["sort"] == ["layer.1", "layer.0"]
 
 
 def test_a_run_without_probes_shows_which_layers_trained():
     figure = layer_figures(make_studies([reduced(importance=0.0)])[0])[0]
-    assert figure["title"] == "Layers that trained"
-    assert figure["spec"]["encoding"]["color"]["field"] == "trained"
+    assert figure.title == "Layers that trained"
+    assert figure.spec["layer"][0]["encoding"]["color"]["field"] == "trained"
 
 
 def test_a_reducer_makes_another_row_of_a_method():
     study = make_studies([make_record(), reduced()])[0]
-    assert [row.label for row in study.rows] == ["lora", "lora reducer=on reducer.active_fraction=0.5"]
+    assert [row.label for row in study.results] == ["lora", "lora reducer=on reducer.active_fraction=0.5"]

@@ -13,8 +13,8 @@ import vl_convert
 
 from rankfold.bench.statistics.stats import Difference, Interval
 from rankfold.errors import DataError, RankfoldError
-from rankfold.report.chart_style import mark_of
-from rankfold.report.charts import figures
+from rankfold.report.chart_style import style_of
+from rankfold.report.charts import study_figures
 from rankfold.report.findings import READING, headline
 from rankfold.report.format import bytes_text, range_text, seconds_text, signed
 from rankfold.report.markdown import markdown
@@ -112,15 +112,15 @@ def test_charts_of_runs_without_curves_are_left_out():
 def test_what_was_measured_only_at_the_end_is_no_curve():
     record = make_record()
     once = replace(record, curve=replace(record.curve, validation=record.curve.validation[-1:]))
-    drawn = {chart["name"] for chart in study_figures(record)}
+    drawn = {chart.name for chart in figures_of(record)}
     assert {"loss", "metric", "held"} <= drawn
-    alone = [chart for chart in study_figures(once) if chart["name"] in {"loss", "metric", "held"}]
-    assert [(chart["name"], chart["width"]) for chart in alone] == [("loss", "wide")]
+    alone = [chart for chart in figures_of(once) if chart.name in {"loss", "metric", "held"}]
+    assert [(chart.name, chart.width) for chart in alone] == [("loss", "wide")]
 
 
-def study_figures(record):
+def figures_of(record):
     (study,) = make_report([record]).studies
-    return figures(study, {row.label: mark_of(place) for place, row in enumerate(study.rows)})
+    return study_figures(study, {row.label: style_of(place) for place, row in enumerate(study.results)})
 
 
 def test_page_holds_every_run_with_its_command_and_hash(page):
@@ -162,16 +162,16 @@ def test_table_has_as_many_cells_as_columns():
 def test_headline_names_every_method_that_was_compared():
     study = some_report().studies[0]
     text = " ".join(headline(study))
-    assert all(row.label in text for row in study.rows)
+    assert all(row.label in text for row in study.results)
 
 
 def test_marks_of_neighbours_differ_in_colour_shape_and_dash():
     for index in range(12):
-        first, second = mark_of(index), mark_of(index + 1)
+        first, second = style_of(index), style_of(index + 1)
         assert first.colour != second.colour
         assert first.shape != second.shape
         assert first.dash != second.dash
-    assert len({(mark_of(i).colour, mark_of(i).shape, mark_of(i).dash) for i in range(35)}) == 35
+    assert len({(style_of(i).colour, style_of(i).shape, style_of(i).dash) for i in range(35)}) == 35
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,11 @@ def test_headline_of_many_methods_is_short():
 
 
 def _rows_of(study, *, verdict, low, high):
-    first, *others = study.rows
+    first, *others = study.results
     clear = Difference(Interval((low + high) / 2, low, high), 0.03)
-    return replace(study, rows=(first, *(replace(row, difference=clear, verdict=verdict) for row in others)))
+    return replace(
+        study, results=(first, *(replace(row, difference=clear, verdict=verdict) for row in others))
+    )
 
 
 @pytest.mark.parametrize(

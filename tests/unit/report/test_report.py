@@ -38,7 +38,7 @@ def report(suite, tmp_path_factory):
 
 
 def labels(study):
-    return [row.label for row in study.rows]
+    return [row.label for row in study.results]
 
 
 def tuned_record(method, rate, *, task="mrpc", **more):
@@ -49,7 +49,7 @@ def tuned_record(method, rate, *, task="mrpc", **more):
 def test_rows_are_those_of_the_suite_in_its_order_whenever_they_ran(report):
     assert [study.task for study in report.studies] == ["mrpc", "sst2"]
     assert [labels(study) for study in report.studies] == [LABELS, LABELS]
-    assert [study.rows[0].verdict for study in report.studies] == ["reference"] * 2
+    assert [study.results[0].verdict for study in report.studies] == ["reference"] * 2
 
 
 def test_every_claim_has_a_verdict_with_a_shape_of_its_own(report):

@@ -15,13 +15,13 @@ from tests.support.records import fail, make_record
 
 
 def labels(study):
-    return [row.label for row in study.rows]
+    return [row.label for row in study.results]
 
 
 def test_seeds_of_one_method_are_one_row():
     (study,) = make_studies([make_record(name, seed=seed) for seed in (1, 0) for name in ("lora", "tlora")])
     assert labels(study) == ["lora", "tlora"]
-    assert [[run.training.seed for run in row.records] for row in study.rows] == [[0, 1], [0, 1]]
+    assert [[run.training.seed for run in row.records] for row in study.results] == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_seeds_of_one_method_are_one_row():
 def test_settings_that_differ_make_rows_of_their_own(change, label):
     (study,) = make_studies([make_record(), make_record(**change)])
     assert labels(study)[1] == label
-    assert len(study.rows) == 2
+    assert len(study.results) == 2
 
 
 def test_runs_that_read_other_columns_are_rows_of_their_own():
     record = make_record(examples=60)
     other = replace(record, command=(*record.command, "--text-column", "body"))
     (study,) = make_studies([record, other])
-    assert [row.label for row in study.rows] == ["lora", "lora text_column=body"]
+    assert [row.label for row in study.results] == ["lora", "lora text_column=body"]
 
 
 def test_runs_that_differ_in_their_rates_alone_are_rows_of_their_own():
@@ -97,18 +97,18 @@ def test_budgets_that_differ_are_told_under_the_table(change, words):
     report = Report(
         tuple(make_studies([make_record(examples=60), change(make_record("tlora", examples=60))]))
     )
-    assert budgets_text(report.studies[0].rows) == words
+    assert budgets_text(report.studies[0].results) == words
     told = [markdown(report), html_page(report, version="1")]
     assert all(("The budgets differ" in text) == bool(words) and words in text for text in told)
 
 
 def test_first_row_is_the_reference_unless_another_is_named():
     records = [make_record("lora"), make_record("tlora")]
-    assert make_studies(records)[0].rows[0].verdict == "reference"
+    assert make_studies(records)[0].results[0].verdict == "reference"
     (study,) = make_studies(records, reference="tlora")
     assert labels(study) == ["tlora", "lora"]
-    assert study.rows[0].verdict == "reference"
-    assert study.rows[1].difference is not None
+    assert study.results[0].verdict == "reference"
+    assert study.results[1].difference is not None
 
 
 def test_reference_with_a_typo_is_refused_with_a_suggestion():
@@ -123,40 +123,40 @@ def test_clear_difference_has_a_verdict_and_a_small_one_has_none():
         make_record("lora_fa", quality=0.9),
     ]
     (study,) = make_studies(records)
-    assert [row.verdict for row in study.rows] == ["reference", "worse", "not separated"]
+    assert [row.verdict for row in study.results] == ["reference", "worse", "not separated"]
 
 
 def test_score_equals_the_metric_of_the_records():
     records = [make_record(seed=seed) for seed in (0, 1)]
     (study,) = make_studies(records)
     expected = sum(record.metrics["accuracy"] for record in records) / 2
-    assert study.rows[0].score.value == pytest.approx(expected)
+    assert study.results[0].score.value == pytest.approx(expected)
 
 
 def test_failed_run_joins_the_row_of_its_method():
     (study,) = make_studies([make_record(seed=0), fail(make_record(seed=1))])
-    (row,) = study.rows
+    (row,) = study.results
     assert (len(row.records), len(row.failures)) == (1, 1)
 
 
 def test_method_that_only_failed_is_a_row_without_a_score():
     (study,) = make_studies([make_record("lora"), fail(make_record("tlora"))])
     assert labels(study) == ["lora", "tlora"]
-    assert study.rows[1].score is None
-    assert study.rows[1].verdict == "not comparable"
+    assert study.results[1].score is None
+    assert study.results[1].verdict == "not comparable"
 
 
 def test_latest_of_equal_runs_counts_and_the_others_are_counted_as_left_out():
     old, new = make_record(quality=0.1), replace(make_record(), created="2027-01-01T00:00:00+00:00")
     (study,) = make_studies([new, old])
-    assert study.rows[0].records == (new,)
+    assert study.results[0].records == (new,)
     assert study.repeats == 1
 
 
 def test_finished_run_is_preferred_to_a_later_failure():
     done, failed = make_record(), replace(fail(make_record()), created="2027-01-01T00:00:00+00:00")
     (study,) = make_studies([done, failed])
-    assert study.rows[0].records == (done,)
+    assert study.results[0].records == (done,)
 
 
 def test_rows_are_compared_on_the_examples_that_all_runs_share():
@@ -176,8 +176,8 @@ def test_baseline_is_that_of_the_examples_that_are_compared():
 def test_metric_without_predictions_has_a_value_and_no_verdict():
     records = [replace(make_record(name), predictions=()) for name in ("lora", "tlora")]
     (study,) = make_studies(records)
-    assert study.rows[1].score.value == records[1].metrics["accuracy"]
-    assert study.rows[1].verdict == "not comparable"
+    assert study.results[1].score.value == records[1].metrics["accuracy"]
+    assert study.results[1].verdict == "not comparable"
 
 
 def test_nothing_to_report_is_an_error():

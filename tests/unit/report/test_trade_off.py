@@ -7,13 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from rankfold.report.chart_style import mark_of
+from rankfold.report.chart_style import style_of
 from rankfold.report.study import make_studies
-from rankfold.report.trade_off import NamePlace, is_on_front, place_names, short_names, trade_offs
+from rankfold.report.trade_off import NamePosition, is_on_front, place_names, short_names, trade_off_figures
 from rankfold.tasks.metrics import ANSWER_LOSS
 from tests.support.records import make_record
 
 POINTS = some.lists(some.tuples(some.integers(1, 9), some.integers(0, 9)), min_size=1, max_size=12)
+
+
+def styles_of(study):
+    return {row.label: style_of(index) for index, row in enumerate(study.results)}
 
 
 @pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), (ANSWER_LOSS, -1)])
@@ -33,8 +37,9 @@ def test_front_holds_what_nothing_else_beats(metric, sign, pairs):
 def test_costs_are_bytes_and_trainable_numbers():
     records = [make_record(name, size=size, examples=40) for name, size in (("lora", 400), ("tlora", 4000))]
     (study,) = make_studies(records)
-    looks = {row.label: mark_of(index) for index, row in enumerate(study.rows)}
-    by_bytes, by_numbers = (chart["spec"]["data"]["values"] for chart in trade_offs(study, looks))
+    by_bytes, by_numbers = (
+        chart.spec["data"]["values"] for chart in trade_off_figures(study, styles_of(study))
+    )
     assert [point["cost"] for point in by_bytes] == [record.bytes.weights_file for record in records]
     assert [point["cost"] for point in by_numbers] == [100, 1000]
 
@@ -46,21 +51,21 @@ def test_caption_and_front_say_where_better_is(metric, better):
         for record, value in ((make_record("lora", size=400), 2.0), (make_record("tlora", size=4000), 1.0))
     ]
     (study,) = make_studies(records)
-    chart, _ = trade_offs(study, {row.label: mark_of(index) for index, row in enumerate(study.rows)})
-    assert f"further {better} is better" in chart["caption"]
-    larger = chart["spec"]["data"]["values"][1]
+    chart, _ = trade_off_figures(study, styles_of(study))
+    assert f"further {better} is better" in chart.caption
+    larger = chart.spec["data"]["values"][1]
     assert larger["front"] == (better == "down")
 
 
 def test_a_method_that_trains_nothing_has_no_place_on_a_logarithmic_axis():
     (study,) = make_studies([make_record("lora", size=0, examples=40)])
-    chart = trade_offs(study, {"lora": mark_of(0)})[1]
-    assert chart["rows"] == 0
+    chart = trade_off_figures(study, {"lora": style_of(0)})[1]
+    assert chart.rows == []
 
 
 def test_names_stand_inside_and_one_without_room_is_left_out():
     first, *middle, last = place_names(["a_long_name"] * 7, [0, *[1] * 5, 2], [1] * 7, ends=(0, 2), width=440)
-    assert first == NamePlace("left", -9)
+    assert first == NamePosition("left", -9)
     assert last is not None
     assert last.align == "right"
     assert [place is None for place in middle] == [False] * 4 + [True]

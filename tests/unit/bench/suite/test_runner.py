@@ -13,7 +13,7 @@ from rankfold.bench.suite.rows import SuiteMethod
 from rankfold.bench.suite.runner import run_all
 from rankfold.bench.suite.suite import Suite
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
-from rankfold.report.rows import make_rows
+from rankfold.report.results import make_results
 from rankfold.runs.methods import find_method
 from rankfold.runs.output import check_output
 from rankfold.runs.record import ReducerPart, RunRecord
@@ -146,7 +146,7 @@ def test_seed_that_never_began_belongs_to_the_row_of_its_seeds(tmp_path, asked):
     lost = suite.requests(tmp_path)[4]
     assert lost.seed == 2
     outcomes = run_all(suite.requests(tmp_path), executor=Inline(Exact([lost.out.name])))
-    (rows,) = make_rows([[outcome.record for outcome in outcomes]])
+    (rows,) = make_results([[outcome.record for outcome in outcomes]])
     assert [(len(row.records), len(row.failures)) for row in rows] == [(2, 1), (3, 0)]
 
 

@@ -52,9 +52,9 @@ def test_every_composition_has_its_outcome_and_the_chosen_one_is_first(study):
 
 
 def test_only_the_last_rung_is_compared_with_the_reference_first(study):
-    assert [row.label for row in study.rows] == ["peft:lora", "lora", "tlora"]
-    assert study.rows[0].verdict == "reference"
-    assert {run.training.steps for row in study.rows for run in row.records} == {30}
+    assert [row.label for row in study.results] == ["peft:lora", "lora", "tlora"]
+    assert study.results[0].verdict == "reference"
+    assert {run.training.steps for row in study.results for run in row.records} == {30}
 
 
 def test_every_run_is_in_the_study(study, records):
@@ -63,7 +63,7 @@ def test_every_run_is_in_the_study(study, records):
 
 def test_order_of_the_records_changes_nothing(records, study):
     (other,) = make_studies(records[::-1])
-    assert [row.label for row in other.rows] == [row.label for row in study.rows]
+    assert [row.label for row in other.results] == [row.label for row in study.results]
     assert choice_cells(other.choices[0]) == choice_cells(study.choices[0])
 
 
@@ -110,7 +110,7 @@ def test_choices_of_two_seeds_are_two(records):
 
 def test_choice_that_was_stopped_shows_how_far_it_came(records):
     (study,) = make_studies(records[:5])
-    assert [row.label for row in study.rows] == list(QUALITY)
+    assert [row.label for row in study.results] == list(QUALITY)
     (choice,) = study.choices
     assert [each.outcome for each in choice.contenders[:2]] == ["went on from rung 1"] * 2
 

@@ -1,4 +1,4 @@
-"""Which runs are one row: the seeds of one method with the same settings, under a telling name."""
+"""Which runs are one result: the seeds of one method with the same settings, under a telling name."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ _READ = ("text_column", "pair_column", "label_column", "group_column", "mixture"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Result:
     """One method: all its seeds together.
 
     Attributes:
@@ -69,13 +69,14 @@ class Row:
         return float(np.mean([read(record) for record in self.records])) if self.records else None
 
 
-def make_rows(
+def make_results(
     groups: Sequence[Sequence[RunRecord]], names: Mapping[str, str] | None = None
-) -> list[list[Row]]:
-    """Return the rows of several studies, without scores; of equal runs the latest that ended well.
+) -> list[list[Result]]:
+    """Return the results of several studies, without scores; of equal runs the latest that ended well.
 
-    A row has the same label in every study: a setting that tells two rows of a method apart in one study is
-    named in all of them. What was chosen by tuning differs by nature and is named only if nothing else does.
+    A result has the same label in every study: a setting that tells two results of a method apart in one
+    study is named in all of them. Values that tuning chose differ by nature and are named only if nothing
+    else does.
 
     Args:
         groups: The runs of each study.
@@ -85,7 +86,7 @@ def make_rows(
     labels = _labels([[(runs[0].method.name, _asked(each)) for each, runs in rows] for rows in found])
     return [
         [
-            Row(
+            Result(
                 label,
                 tuple(run for run in runs if run.status == "done"),
                 tuple(run for run in runs if run.status == "failed"),
@@ -105,7 +106,7 @@ def method_settings(record: RunRecord) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Settings of a row, and which of them tuning chose."""
+    """Settings of a result, and which of them tuning chose."""
 
     settings: Settings
     tuned: frozenset[str]
@@ -116,7 +117,7 @@ def _asked(each: _Asked) -> Settings:
 
 
 def _gathered(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[tuple[_Asked, list[RunRecord]]]:
-    """Return the runs of each row, one per seed, with what was asked for."""
+    """Return the runs of each result, one per seed, with what was asked for."""
 
     def key_of(record: RunRecord) -> str:
         settings = [names.get(record.name), record.method.name, _settings(record)]
@@ -127,7 +128,7 @@ def _gathered(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[tu
     groups: dict[str, dict[int, RunRecord]] = {}
     asked: dict[str, _Asked] = {}
     for record in records:
-        # A failed run did not use up its budget; it belongs to the first row that is otherwise equal.
+        # A failed run did not use up its budget; it belongs to the first result that is otherwise equal.
         budget = _budget(record) if record.status == "done" else budgets.get(key_of(record), usual)
         key = json.dumps([key_of(record), budget])
         tuned = frozenset(record.tuning.values if record.tuning else ())
@@ -139,7 +140,7 @@ def _gathered(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[tu
 
 
 def _labels(studies: Sequence[Sequence[tuple[str, Settings]]]) -> list[list[str]]:
-    """Return a label for each row of each study, the same keys being named in all of them."""
+    """Return a label for each result of each study, the same keys being named in all of them."""
     keys: dict[str, set[str]] = {}
     for rows in studies:
         for method in {name for name, _ in rows}:
