@@ -7,7 +7,7 @@ from tests.architecture.sources import LIBRARY_FILES, PACKAGE, ROOT, docstrings_
 
 # Who may know a name, and why.
 ALLOWED = {
-    "src/rankfold/bench/methods/method.py": {
+    "src/rankfold/runs/methods.py": {
         "lora"
     },  # a method of PEFT has no rate of its own and begins with LoRA's
     "src/rankfold/export/formats/__init__.py": {"lora"},  # the format that is written by default

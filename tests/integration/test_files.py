@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
-from rankfold.adapter.module import ROLES
+from rankfold.adapter import ROLES
 from rankfold.errors import SpecError
 from rankfold.export.layers import needs_base_weights
 from tests.integration.models import (

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import rankfold
-from rankfold.adapter.module import ROLES, adapters_in
+from rankfold.adapter import ROLES
+from rankfold.adapter.module import adapters_in
 from rankfold.errors import SpecError
 from tests.laws.law import law
 from tests.reference.learning_rates import lora_plus_rate, tlora_plus_rates

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+import rankfold
+from rankfold.errors import SpecError
+from rankfold.presets.graph_moe import RecurrentRouterSpec
 from tests.reference import effilora, graph_moe
 from tests.specs import checks
 from tests.specs.layers import adapted, adapters, example_input, sizes
@@ -95,3 +98,37 @@ def test_graph_moe_memory_starts_as_a_linear_layer_and_the_nodes_close_to_one():
     for gates in (memory.message_gates, memory.state_gates):
         assert checks.spread(gates) == pytest.approx((3 * 64) ** -0.5, rel=0.02)
     assert checks.spread(memory.nodes - 1) == pytest.approx((3 * 64) ** -0.5, rel=0.2)
+
+
+def test_router_of_a_file_is_read_by_its_kind():
+    router = rankfold.config("graph_moe", rounds=4).router
+    saved = rankfold.config("graph_moe", rounds=4).to_dict()["router"]
+    assert rankfold.RankfoldConfig(heads=4, router=saved).router == router
+    # 0.1.0 wrote no kind, but the rounds of every router.
+    saved.pop("kind")
+    assert rankfold.RankfoldConfig(heads=4, router=dict(saved)).router == router
+    plain = rankfold.RankfoldConfig(heads=4, router=saved | {"rounds": 1}).router
+    assert (
+        plain == rankfold.RouterSpec(reads="code", top_k=2) == rankfold.config("graph_moe", rounds=1).router
+    )
+
+
+@pytest.mark.parametrize(
+    ("router", "message"),
+    [
+        ({"kind": "recurent"}, "unknown router 'recurent'. Did you mean 'recurrent'?"),
+        ({"kind": "softmax", "rounds": 1}, "describes no router .*rounds"),
+        ({"rounds": "many"}, "describes no router .*rounds"),
+    ],
+)
+def test_router_of_a_damaged_file_is_refused(router, message):
+    with pytest.raises(SpecError, match=message):
+        rankfold.RankfoldConfig(heads=4, router=router)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"), [(0, "rounds=0 never decides; give at least 1"), (1, "use a RouterSpec")]
+)
+def test_recurrent_router_decides_at_least_twice(rounds, message):
+    with pytest.raises(SpecError, match=message):
+        RecurrentRouterSpec(rounds=rounds)

@@ -182,8 +182,6 @@ def _site_traffic(site: Site) -> float:
 
 
 def _router(spec: RouterSpec, heads: int, features: int, tokens: int) -> Work:
-    flops = _product(heads, features, tokens * spec.rounds)
-    again = tokens * (spec.rounds - 1)
-    flops += _product(heads, features, again) + 2 * _product(3 * features, features, again)
+    flops = sum(_product(rows, cols, tokens) for rows, cols in spec.products(heads, features))
     moved = _SECOND_READ * features if spec.reads == "input" else 0
     return Work(flops, _BYTES * moved * tokens)

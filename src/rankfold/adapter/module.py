@@ -188,10 +188,6 @@ class Adapter(nn.Module):
         return value.detach() if self.is_detached else value
 
 
-ROLES = ("down", "core", "up", "scale", "router")
-"""The parts of an adapter that may have parameters, by their attribute."""
-
-
 @runtime_checkable
 class AdapterHost(Protocol):
     """A layer that carries adapters, by name."""

@@ -1,12 +1,15 @@
-"""Routers: how much each head counts for each token.
+"""The router: a softmax over the heads of an adapter, for each token.
 
-A router is a linear map to one score a head, then a softmax in float32 at least. What it says of a token
-depends on that token alone, never on another of the batch: rows served together cannot change each other.
+A router is a linear map to one score a head, then a softmax in float32 at least. Its weights for a token
+depend on that token alone, never on another of the batch: rows served together cannot change each other.
+
+A method with a router of another kind derives from `RouterSpec` and `Router` in its preset's module
+(`presets/graph_moe.py`) and names its spec in the preset.
 """
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, final, get_args
 
 import torch
@@ -38,10 +41,12 @@ _NORMAL_STD = 0.02
 _MOST_LOST = 4
 
 
-@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSpec:
     """Description of a `Router`.
+
+    A spec that derives from this one gives every field a default and `kind` another value, by which files
+    tell it apart, and overrides `build`, `parameter_count` and `products`.
 
     Args:
         reads: What it reads.
@@ -52,8 +57,6 @@ class RouterSpec:
         weights: The weights of the chosen heads.
         temperature: Scores are divided by it.
         jitter: In training, what is read is multiplied by numbers from 1 - jitter to 1 + jitter.
-        rounds: How often it decides; before each further time its state takes in what the heads chosen so far
-            say (experimental, after GraphMoE).
         balance: The auxiliary loss that keeps its heads in use, if any.
 
     Raises:
@@ -68,8 +71,8 @@ class RouterSpec:
     weights: HeadWeights = "renormalized"
     temperature: float = 1.0
     jitter: float = 0.0
-    rounds: int = 1
     balance: BalanceSpec | None = None
+    kind: str = field(default="softmax", init=False)
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -86,8 +89,6 @@ class RouterSpec:
             raise SpecError(f"temperature={self.temperature} is not above 0; give 1 for a plain softmax.")
         if not 0 <= self.jitter < 1:
             raise SpecError(f"jitter={self.jitter} is not a share; give one from 0 up to 1.")
-        if self.rounds < 1:
-            raise SpecError(f"rounds={self.rounds} never decides; give at least 1.")
         self._check_scope()
 
     def _check_scope(self) -> None:
@@ -108,14 +109,15 @@ class RouterSpec:
         Raises:
             SpecError: If it would choose more heads than there are.
         """
-        if self.top_k is not None and self.top_k > heads:
-            raise SpecError(f"top_k={self.top_k} is more than the {heads} heads; give at most {heads}.")
         return Router(heads, in_features, self)
 
     def parameter_count(self, heads: int, in_features: int) -> int:
         """Return how many parameters are trained, and stored."""
-        rounds = 0 if self.rounds == 1 else heads * in_features + 6 * in_features**2
-        return heads * in_features + (heads if self.bias else 0) + rounds
+        return heads * in_features + (heads if self.bias else 0)
+
+    def products(self, heads: int, in_features: int) -> list[tuple[int, int]]:
+        """Return the rows and columns of each trained matrix that one token is multiplied by."""
+        return [(heads, in_features)]
 
 
 @final
@@ -132,26 +134,28 @@ class Decision:
     chosen: Float[Tensor, "*batch heads"]
 
 
-@final
 class Router(nn.Module):
     """A softmax router: from features to a weight for each head (Shazeer et al., 2017, without its noise).
+
+    A subclass registers its parameters on itself, not in a module of their own: PEFT finds an adapter's name
+    in a key by counting from the key's end.
 
     Args:
         heads: Number of heads.
         in_features: Number of features that are read.
         spec: The rest of its description.
+
+    Raises:
+        SpecError: If more heads would be chosen than there are.
     """
 
     def __init__(self, heads: int, in_features: int, spec: RouterSpec) -> None:
         super().__init__()
+        if spec.top_k is not None and spec.top_k > heads:
+            raise SpecError(f"top_k={spec.top_k} is more than the {heads} heads; give at most {heads}.")
         self.heads, self.in_features, self.spec = heads, in_features, spec
         self.weight = nn.Parameter(torch.zeros(heads, in_features))
         self.bias = nn.Parameter(torch.zeros(heads)) if spec.bias else None
-        # Flat, not in a module of their own: PEFT finds an adapter's name in a key by counting from its end.
-        has_rounds = spec.rounds > 1
-        self.nodes = nn.Parameter(torch.zeros(heads, in_features)) if has_rounds else None
-        self.message_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
-        self.state_gates = nn.Parameter(torch.zeros(3 * in_features, in_features)) if has_rounds else None
         self.decision: Decision | None = None
         self._lost = 0
 
@@ -163,15 +167,17 @@ class Router(nn.Module):
         if self.training and self.spec.jitter:
             noise = torch.empty_like(features).uniform_(1 - self.spec.jitter, 1 + self.spec.jitter)
             features = features * noise
-        probabilities = self._probabilities(features)
-        weights, chosen = self._choose(probabilities)
-        for _ in range(self.spec.rounds - 1):
-            features = self._next_state(features, weights.to(features.dtype))
-            probabilities = self._probabilities(features)
-            weights, chosen = self._choose(probabilities)
+        probabilities, weights, chosen = self.decide(features)
         if self.spec.balance is not None and self.training:
             self._keep(Decision(probabilities, chosen.detach()))
         return weights.to(features.dtype)
+
+    def decide(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the probabilities of all heads, their weights, and 1 for each that is chosen."""
+        scores = functional.linear(features, self.weight, self.bias)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        probabilities = torch.softmax(scores.to(dtype) / self.spec.temperature, dim=-1)
+        return probabilities, *self._choose(probabilities)
 
     def take_decision(self) -> Decision | None:
         """Return the decision of the last forward pass, once."""
@@ -200,37 +206,11 @@ class Router(nn.Module):
         kaiming = 1 / math.sqrt(3 * self.in_features)
         std = {"kaiming": kaiming, "normal": _NORMAL_STD, "zeros": 0.0}[self.spec.initial]
         distribution: Distribution = "uniform" if self.spec.initial == "kaiming" else "normal"
-        parts: dict[str, tuple[nn.Parameter | None, float, Distribution]] = {
-            "": (self.weight, std, distribution),
-            ".nodes": (self.nodes, kaiming, "uniform"),
-            ".message": (self.message_gates, kaiming, "uniform"),
-            ".state": (self.state_gates, kaiming, "uniform"),
-        }
-        for part, (parameter, spread, law) in parts.items():
-            if parameter is not None:
-                rows, cols = parameter.shape
-                matrix = random_matrix(rows, cols, seed=seed, name=name + part, std=spread, distribution=law)
-                # Nodes that are close to 1 let the state through at the start.
-                parameter.copy_(matrix + 1 if parameter is self.nodes else matrix)
-
-    def _probabilities(self, features: Tensor) -> Tensor:
-        scores = functional.linear(features, self.weight, self.bias)
-        dtype = torch.promote_types(scores.dtype, torch.float32)
-        return torch.softmax(scores.to(dtype) / self.spec.temperature, dim=-1)
-
-    def _next_state(self, state: Tensor, weights: Tensor) -> Tensor:
-        """Return what is read in the next round: a recurrent cell hears the state as the chosen nodes see it.
-
-        Ours, after the idea of GraphMoE (Tang et al., 2025): the heads are nodes of a graph.
-        """
-        if self.nodes is None or self.message_gates is None or self.state_gates is None:
-            return state
-        message = (weights @ self.nodes) * state
-        rows = -1, state.shape[-1]
-        flat = torch.gru_cell(
-            message.reshape(rows), state.reshape(rows), self.message_gates, self.state_gates
+        self.weight.copy_(
+            random_matrix(
+                self.heads, self.in_features, seed=seed, name=name, std=std, distribution=distribution
+            )
         )
-        return flat.reshape(state.shape)
 
     def _choose(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the heads, and 1 for each that is chosen."""

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Annotated, Any, Literal, cast, final, get_origin
 
 import numpy as np
@@ -27,7 +28,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import WITHOUT_ALPHA, AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
-from rankfold.presets import find
+from rankfold.presets import find, router_types
 
 # Fields of an adapter by the names they have in a configuration, where the rank is PEFT's `r`.
 _SPEC_FIELDS = {"r" if each.name == "rank" else each.name: each.name for each in fields(AdapterSpec)}
@@ -231,7 +232,6 @@ _FACTOR = ("factor", "DenseSpec()")
 _SPECS: Mapping[Any, tuple[TypeAdapter[Any], str, str]] = {
     FactorSpec: (TypeAdapter(Annotated[FactorSpec, _KIND], config=_STRICT), *_FACTOR),
     CoreSpec | None: (TypeAdapter(Annotated[CoreSpec | None, _KIND], config=_STRICT), *_FACTOR),
-    RouterSpec | None: (TypeAdapter(RouterSpec | None, config=_STRICT), "router", "RouterSpec()"),
 }
 
 
@@ -258,6 +258,8 @@ def read_options(options: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[s
 def _read(name: str, value: Any, hint: Any) -> Any:
     if hint in _SPECS:
         return _read_spec(name, value, *_SPECS[hint])
+    if hint == RouterSpec | None:
+        return _read_router(name, value)
     if isinstance(value, np.generic):
         value = value.item()  # as of a sweep over an array; a file could not hold numpy's own types
     # Names are compared with the known ones by the spec, which has suggestions.
@@ -285,6 +287,30 @@ def _read_spec(name: str, value: Any, reader: TypeAdapter[Any], what: str, examp
         raise SpecError(
             f"{name}={value!r} describes no {what} ({faults}); give a spec such as {example}."
         ) from error
+
+
+def _read_router(name: str, value: Any) -> Any:
+    """Return a router's spec from a spec or from the fields that a file has of it.
+
+    Files of 0.1.0 say no kind, but of every router in how many rounds it decides.
+    """
+    kind = "softmax"
+    if isinstance(value, dict):
+        value = dict(cast("dict[str, Any]", value))
+        if "kind" not in value:
+            value["kind"] = kind if value.get("rounds", 1) == 1 else "recurrent"
+            if value["kind"] == kind:
+                value.pop("rounds", None)
+        kind = str(value.pop("kind"))
+    return _read_spec(name, value, _router_reader(kind), "router", "RouterSpec()")
+
+
+@cache
+def _router_reader(kind: str) -> TypeAdapter[Any]:
+    types = router_types()
+    if kind not in types:
+        raise unknown_name("router", kind, types)
+    return TypeAdapter(cast(Any, types[kind] | None), config=_STRICT)
 
 
 def _check_expression(option: str, pattern: str) -> None:

@@ -8,7 +8,8 @@ import peft
 from peft import PeftModel
 from torch import Tensor, nn
 
-from rankfold.adapter.module import ROLES, Adapter, adapters_in, hosts_in
+from rankfold.adapter import ROLES
+from rankfold.adapter.module import Adapter, adapters_in, hosts_in
 from rankfold.errors import SpecError, unknown_name
 
 _SAVED_WHOLE = ".modules_to_save."

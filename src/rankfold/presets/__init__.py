@@ -6,6 +6,7 @@ Other packages add presets through the entry point group `rankfold.presets`, and
 from collections.abc import Mapping
 from functools import cache
 
+from rankfold.adapter.router import RouterSpec
 from rankfold.errors import unknown_name
 from rankfold.plugins import discover_plugins
 from rankfold.presets._preset import Alpha, Dropout, Heads, Option, Preset, Rank, Reading, Seed, balance
@@ -38,6 +39,12 @@ def find(name: str) -> Preset:
     return discover()[name]
 
 
+def router_types() -> Mapping[str, type[RouterSpec]]:
+    """Return the types of routers by `kind`: the softmax router, and those that single presets have."""
+    types = {RouterSpec, *(preset.router_type for preset in discover().values())}
+    return {spec_type().kind: spec_type for spec_type in types}
+
+
 __all__ = [
     "Alpha",
     "Dropout",
@@ -50,4 +57,5 @@ __all__ = [
     "balance",
     "discover",
     "find",
+    "router_types",
 ]

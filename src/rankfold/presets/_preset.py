@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, cast, final, get_args, get_or
 import numpy as np
 
 from rankfold.adapter.balance import BalanceKind, BalanceSpec
+from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
 
@@ -107,6 +108,7 @@ class Preset:
         build: Returns the spec; its keyword parameters are the options, annotated with their meaning.
         targets: The layers that the method is made for, as PEFT's `target_modules`; the model's usual ones if
             None.
+        router_type: The type of the spec's router, where it is not `RouterSpec` itself; by it files are read.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Preset:
     learning_rate: float
     build: Callable[..., AdapterSpec]
     targets: str | None = None
+    router_type: type[RouterSpec] = RouterSpec
 
     @property
     def options(self) -> Mapping[str, Option]:

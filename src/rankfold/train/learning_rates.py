@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
+from rankfold.adapter import ROLES
 from rankfold.adapter.geometry import Embedding
-from rankfold.adapter.module import ROLES, Adapter, adapters_in
+from rankfold.adapter.module import Adapter, adapters_in
 from rankfold.errors import SpecError, unknown_name
 from rankfold.train.rates import EMBEDDING, HEAD, RATIO_POWERS, Rates, RateTable, check_positive, group_name
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, final
 
-from rankfold.adapter.module import ROLES
+from rankfold.adapter import ROLES
 from rankfold.errors import SpecError, unknown_name
 
 HEAD = "head"

@@ -13,6 +13,7 @@ from torch.nn import functional
 from rankfold.adapter.balance import BalanceSpec
 from rankfold.adapter.router import RouterSpec
 from rankfold.errors import SpecError
+from rankfold.presets.graph_moe import RecurrentRouterSpec
 from tests.support.tolerance import assert_close
 from tests.support.type_checks import unchecked_types
 
@@ -27,7 +28,7 @@ BALANCE = BalanceSpec(kind="switch", coefficient=0.5)
 
 def built(heads=HEADS, features=FEATURES, *, dtype=torch.float64, **fields):
     """A router whose scores are far enough apart to tell heads."""
-    router = RouterSpec(**fields).build(heads, features)
+    router = (RecurrentRouterSpec if "rounds" in fields else RouterSpec)(**fields).build(heads, features)
     router.reset(seed=0, name="layer.router")
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -215,7 +216,7 @@ def test_router_survives_a_copy_between_forward_pass_and_loss(twin_of):
 
 def test_router_starts_by_seed_and_name():
     def start(initial, seed=0, name="a"):
-        router = RouterSpec(initial=initial, bias=True, rounds=2).build(64, 96)
+        router = RecurrentRouterSpec(initial=initial, bias=True).build(64, 96)
         router.reset(seed=seed, name=name)
         assert not router.bias.any()
         return router
@@ -241,7 +242,6 @@ def test_router_starts_by_seed_and_name():
         ({"temperature": float("nan")}, "temperature=nan is not above 0"),
         ({"jitter": 1.0}, "jitter=1.0 is not a share; give one from 0 up to 1"),
         ({"jitter": -0.1}, "jitter=-0.1 is not a share"),
-        ({"rounds": 0}, "rounds=0 never decides; give at least 1"),
         ({"scope": "mlp", "reads": "code"}, "a router of scope 'mlp' cannot read the code"),
         (
             {"scope": "experts", "weights": "probability", "top_k": 2},

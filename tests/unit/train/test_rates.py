@@ -7,7 +7,7 @@ from inspect import signature
 import pytest
 
 import rankfold
-from rankfold.adapter.module import ROLES
+from rankfold.adapter import ROLES
 from rankfold.errors import SpecError
 from rankfold.train.rates import RateGroup, Rates, RateTable, group_name
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES, tlora_plus_rates
