@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
     from rankfold.train.auxiliary import auxiliary_loss as auxiliary_loss
-    from rankfold.train.learning_rates import optimizer as optimizer
-    from rankfold.train.learning_rates import parameter_groups as parameter_groups
-    from rankfold.train.lora_fa import lora_fa_correction as lora_fa_correction
-    from rankfold.train.rates import RateGroup as RateGroup
-    from rankfold.train.rates import RateTable as RateTable
+    from rankfold.train.optimizer import lora_fa_correction as lora_fa_correction
+    from rankfold.train.optimizer import optimizer as optimizer
+    from rankfold.train.optimizer import parameter_groups as parameter_groups
     from rankfold.train.reducer.reducer import Reducer as Reducer
     from rankfold.train.reducer.spec import ReducerSpec as ReducerSpec
+    from rankfold.train.schedule import RateGroup as RateGroup
+    from rankfold.train.schedule import RateTable as RateTable
 
 __version__ = "0.1.0"
 
@@ -71,8 +71,8 @@ _HOMES = {
     "RankfoldConfig": "rankfold.peft_plugin.config",
     "RankfoldError": "rankfold.errors",
     "RankfoldWarning": "rankfold.errors",
-    "RateGroup": "rankfold.train.rates",
-    "RateTable": "rankfold.train.rates",
+    "RateGroup": "rankfold.train.schedule",
+    "RateTable": "rankfold.train.schedule",
     "Record": "rankfold.store.record",
     "Reducer": "rankfold.train.reducer.reducer",
     "ReducerSpec": "rankfold.train.reducer.spec",
@@ -89,11 +89,11 @@ _HOMES = {
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.peft_plugin.count",
     "export_lora": "rankfold.export.export",
-    "lora_fa_correction": "rankfold.train.lora_fa",
+    "lora_fa_correction": "rankfold.train.optimizer",
     "open_adapter": "rankfold.store.saved",
-    "optimizer": "rankfold.train.learning_rates",
+    "optimizer": "rankfold.train.optimizer",
     "pack_adapter": "rankfold.store.saved",
-    "parameter_groups": "rankfold.train.learning_rates",
+    "parameter_groups": "rankfold.train.optimizer",
     "unpack_adapter": "rankfold.store.saved",
 }
 

@@ -54,4 +54,4 @@ def test_reading_records_waits_for_nothing_that_trains(reader):
 
 
 def test_learning_rates_by_role_are_a_value_without_torch():
-    assert "torch" not in loaded("import rankfold.train.rates")
+    assert "torch" not in loaded("import rankfold.train.schedule")

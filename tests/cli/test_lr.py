@@ -101,8 +101,8 @@ def test_big_model_is_listed_without_its_memory_and_without_drawing_numbers(lr, 
 @pytest.mark.parametrize(
     ("method", "more", "words"),
     [
-        ("lora", ("--tlora-ratio", "4"), "'core' reaches no parameter"),
-        ("tlora", ("--loraplus-ratio", "16"), "'up' reaches no parameter"),
+        ("lora", ("--tlora-ratio", "4"), "'core' applies to no parameter"),
+        ("tlora", ("--loraplus-ratio", "16"), "'up' applies to no parameter"),
         ("tlora_plus", ("--lr-group", "cor=8"), "Did you mean 'core'"),
         ("tlora_plus", ("--tlora-ratio", "0"), "above 0"),
         ("tlora_plus", ("--tlora-ratio", "4", "--lr-per-module"), "give one of them"),

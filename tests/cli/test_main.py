@@ -23,7 +23,7 @@ from rankfold.errors import (
     StoreError,
     TrainingError,
 )
-from rankfold.progress import EXPECTED
+from rankfold.progress import SECONDS_LEFT
 
 
 def program(body):
@@ -213,7 +213,7 @@ def test_work_that_knows_how_long_it_takes_is_believed():
     bar = PlainBar(stream, clock=lambda: now[0])
     bar.start(4, "runs")
     now[0] += 20
-    bar.advance(1, **{EXPECTED: 125.0}, failed=1)
+    bar.advance(1, **{SECONDS_LEFT: 125.0}, failed=1)
     assert stream.getvalue().splitlines()[-1] == "runs: 1/4, 2 min 05 s left failed 1"
 
 

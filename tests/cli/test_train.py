@@ -108,7 +108,7 @@ def test_a_dry_run_into_a_folder_that_is_there_says_so(train, tmp_path):
         (("--epochs", "2"), "give one of them"),
         (("--kind", "ranking"), "unknown kind"),
         (("--task", "mrcp"), "Did you mean 'mrpc'"),
-        (("--tlora-ratio", "4"), "'core' reaches no parameter"),
+        (("--tlora-ratio", "4"), "'core' applies to no parameter"),
         (("--tlora-ratio", "-1"), "above 0"),
         (("--tlora-ratio", "4", "--loraplus-ratio", "16"), "give one of them"),
         (("--lr-group", "dwon=2"), "Did you mean 'down'"),

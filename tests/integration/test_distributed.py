@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from rankfold.errors import SpecError
 from rankfold.runs.record import RunRecord
 from rankfold.runs.run import run
-from rankfold.train.distributed import rows_of_a_process, shared_factors
-from rankfold.train.reducer.layer_scores import LayerScores
+from rankfold.train.distributed import rows_per_process, shared_factors
+from rankfold.train.reducer.scores import LayerScores
 from tests.integration.models import adapted, bert, config_of, learned
 from tests.integration.two_processes import (
     METHODS,
@@ -105,7 +105,9 @@ def test_run_of_two_processes_is_the_run_of_one(together, tmp_path, method):
 
 
 def test_reducer_is_the_same_on_both_processes_and_that_of_one(together, tmp_path):
-    scores = [LayerScores.of(json.loads((together / f"reducer-{rank}.json").read_text())) for rank in (0, 1)]
+    scores = [
+        LayerScores.from_dict(json.loads((together / f"reducer-{rank}.json").read_text())) for rank in (0, 1)
+    ]
     assert scores[0] == scores[1]
     ours, reducer = reduced_trainer(tmp_path, 8)
     ours.train()
@@ -129,11 +131,11 @@ def test_only_the_first_process_speaks(together):
 
 
 def test_rows_that_cannot_be_dealt_out_evenly_are_refused(monkeypatch):
-    assert rows_of_a_process(7) == 7
+    assert rows_per_process(7) == 7
     monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
-    assert rows_of_a_process(8) == 4
+    assert rows_per_process(8) == 4
     with pytest.raises(SpecError, match=r"batch_size 7 .* multiple of 2"):
-        rows_of_a_process(7)
+        rows_per_process(7)
 
 
 def test_shared_factors_are_those_that_several_layers_train():

@@ -79,7 +79,7 @@ def _tlora_ratio_reaches_its_roles_or_is_refused(config: rankfold.RankfoldConfig
     model = adapted(config)
     roles = _trained(model)
     if not {"core", "up"} <= set(roles.values()):
-        assert_refused(model, "the rate asked for '(core|up)' reaches no parameter", tlora_ratio=4)
+        assert_refused(model, "the learning rate for '(core|up)' applies to no parameter", tlora_ratio=4)
         return
     rates = _rates(rankfold.parameter_groups(model, lr=RATE, tlora_ratio=4))
     expected = {"down": RATE, "core": 8 * RATE, "up": 2 * RATE, "scale": RATE, "router": RATE}
@@ -96,7 +96,7 @@ def _loraplus_ratio_follows_its_rule_or_is_refused(config: rankfold.RankfoldConf
     if of_embedding & of_others:
         assert_refused(model, "is shared with layers for which it would have another rate", loraplus_ratio=16)
     elif "up" not in {roles[parameter] for parameter in of_others}:
-        assert_refused(model, "the rate asked for 'up' reaches no parameter", loraplus_ratio=16)
+        assert_refused(model, "the learning rate for 'up' applies to no parameter", loraplus_ratio=16)
     else:
         rates = _rates(rankfold.parameter_groups(model, lr=RATE, loraplus_ratio=16))
         for parameter, role in roles.items():
@@ -122,7 +122,7 @@ def _rates_by_sizes_are_the_formulas_or_are_refused(config: rankfold.RankfoldCon
     if any(len(rates) > 1 for rates in expected.values()):
         assert_refused(model, "is shared with layers for which it would have another rate", **options)
     elif not {"down", "core", "up"} <= set(roles.values()):
-        assert_refused(model, "reaches no parameter", **options)
+        assert_refused(model, "applies to no parameter", **options)
     else:
         rates = _rates(rankfold.parameter_groups(model, lr=RATE, **options))
         for parameter in roles.keys() & expected.keys():

@@ -18,7 +18,7 @@ from rich.progress import Progress as LiveDisplay
 from rich.table import Table
 from rich.text import Text
 
-from rankfold.progress import EXPECTED, Progress
+from rankfold.progress import SECONDS_LEFT, Progress
 
 LINE_INTERVAL_SECONDS = 10.0
 
@@ -202,7 +202,7 @@ class PlainBar:
 
 def _left_text(fields: Mapping[str, object], elapsed: float, done: int, total: int) -> str:
     """Return the time left: what the work itself expects, else as if all units took the same."""
-    expected = fields.get(EXPECTED)
+    expected = fields.get(SECONDS_LEFT)
     if not isinstance(expected, int | float):
         expected = elapsed / max(done, 1) * max(total - done, 0)
     return f"{_seconds_text(expected)} left"
@@ -212,7 +212,7 @@ def _fields_text(fields: Mapping[str, object]) -> str:
     shown = (
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in fields.items()
-        if name != EXPECTED
+        if name != SECONDS_LEFT
     )
     return "  ".join(shown)
 

@@ -41,8 +41,8 @@ def command(
     """List what a method trains on a model, with the learning rate of each part, without loading weights."""
     from rankfold.models.meta import meta_base  # seconds of imports
     from rankfold.runs.methods import find_method, freeze_rest
-    from rankfold.train.learning_rates import parameter_groups
-    from rankfold.train.rates import COLUMNS, RateTable
+    from rankfold.train.optimizer import parameter_groups
+    from rankfold.train.schedule import COLUMNS, RateTable
 
     asked = rates_asked(**rates)
     with shown_notes():

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from rankfold.cli.options import Value, parse_settings
-from rankfold.train.rates import Rates
+from rankfold.train.schedule import Rates
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -67,4 +67,4 @@ def rates_asked(**options: Any) -> dict[str, Any]:
     Raises:
         SpecError: If a value is not possible, or options do not go together.
     """
-    return Rates(**{name.removeprefix("lr_"): value for name, value in options.items()}).asked()
+    return Rates(**{name.removeprefix("lr_"): value for name, value in options.items()}).non_default()

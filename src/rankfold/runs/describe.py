@@ -36,8 +36,7 @@ from rankfold.runs.record import (
     TrainingPart,
 )
 from rankfold.runs.workload import measure_workload
-from rankfold.train.rates import RateTable
-from rankfold.train.schedule import Schedule
+from rankfold.train.schedule import RateTable, Schedule
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -139,7 +138,7 @@ def _training(prepared: Prepared) -> TrainingPart:
         prepared.schedule, len(prepared.rows), prepared.evaluator.max_length, _head(prepared)
     )
     groups = RateTable.of(prepared.groups or ()).groups
-    return replace(part, rates=prepared.request.rates.asked(), groups=groups)
+    return replace(part, rates=prepared.request.rates.non_default(), groups=groups)
 
 
 def training_part(

@@ -34,12 +34,11 @@ from rankfold.tasks.kinds.encode import (
 )
 from rankfold.tasks.kinds.examples import Examples
 from rankfold.tasks.kinds.predict import Evaluator
-from rankfold.train.learning_rates import parameter_groups
-from rankfold.train.rates import Rates
+from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
 from rankfold.train.reducer.reducer import Reducer
 from rankfold.train.reducer.spec import ReducerSpec
-from rankfold.train.schedule import Schedule
+from rankfold.train.schedule import Rates, Schedule
 
 _Rows = Sequence[Mapping[str, Any]]
 
@@ -192,10 +191,10 @@ def schedule_of(request: RunRequest, rows: int, precision: str) -> Schedule:
 
 
 def _groups(model: PeftModel, schedule: Schedule, rates: Rates) -> list[dict[str, Any]] | None:
-    if not rates.asked():
+    if not rates.non_default():
         return None
     return parameter_groups(
-        model, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, **rates.asked()
+        model, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, **rates.non_default()
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, Validat
 
 from rankfold.errors import DataError
 from rankfold.files import write_whole
-from rankfold.train.rates import RateGroup
+from rankfold.train.schedule import RateGroup
 
 FORMAT = 1
 NAME = "run.json"

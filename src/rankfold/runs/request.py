@@ -14,9 +14,8 @@ from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.kinds.scoring import check_scoring
 from rankfold.tasks.task import MIXTURES, TaskRequest
-from rankfold.train.rates import Rates
 from rankfold.train.reducer.spec import ReducerSpec
-from rankfold.train.schedule import SCHEDULERS
+from rankfold.train.schedule import SCHEDULERS, Rates
 
 DEFAULT_EPOCHS = 3.0
 VALIDATIONS = ("epochs", "end")

@@ -35,9 +35,8 @@ from rankfold.tasks.kinds.predict import Evaluation
 from rankfold.tasks.metrics import measure
 from rankfold.tasks.mixture import guesses, with_parts
 from rankfold.train.checkpoint import Checkpoints
-from rankfold.train.curve import Curve
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
-from rankfold.train.trainer import train_model
+from rankfold.train.trainer import Curve, train_model
 
 logger = logging.getLogger("rankfold.bench")
 

@@ -1,4 +1,4 @@
-"""One training: its loop and checkpoints (`trainer`, `checkpoint`), and all that it is made of.
+"""Training: the Trainer and its checkpoints, optimiser groups, auxiliary losses, the Reducer.
 
-This package knows transformers, PEFT's public functions and `datasets`; it does not know rankfold's methods.
+This package knows transformers and adapters; it does not know rankfold's presets.
 """

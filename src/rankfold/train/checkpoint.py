@@ -1,9 +1,9 @@
-"""Checkpoints of a training: when one is made, which are whole, and what transformers leaves out of them.
+"""Checkpoints of a training: when they are written, which are complete, and the state of callbacks.
 
 transformers writes and reads adapter, optimiser, scheduler, random states and the position in the data.
 Added here is a seal, written last and in one step, that holds the digest of every file: a checkpoint without
-a true seal was cut off in the writing and does not count. And the state of callbacks is put back into the
-objects that the caller holds, where transformers would make new ones.
+a valid seal is incomplete and ignored. And the state of callbacks is restored into the objects that the
+caller holds, where transformers would make new ones.
 """
 
 import json
@@ -22,8 +22,8 @@ from rankfold.files import flush, sha256_of_file, write_whole
 from rankfold.train.distributed import wait_for_all
 
 SEAL = "complete.json"
-KEPT = 2
-"""How many checkpoints are kept: the newest, and the one before in case a disk loses the newest."""
+MAX_CHECKPOINTS = 2
+"""Checkpoints on disk: the newest, and the one before in case a disk loses the newest."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -34,22 +34,22 @@ class Checkpoints:
     """The checkpoints of one training.
 
     Args:
-        folder: Where they lie; a training goes on from the newest whole one.
-        every: Updates from one to the next; 0 makes none.
+        folder: Their folder; a training resumes from the newest complete one.
+        every: Updates between two checkpoints; 0 writes none.
     """
 
     folder: Path
     every: int
 
     def newest(self) -> Path | None:
-        """Return the newest whole checkpoint, or None."""
-        found = sorted(_steps(self.folder).items(), reverse=True)
-        return next((path for _, path in found if is_whole(path)), None)
+        """Return the newest complete checkpoint, or None."""
+        newest_first = sorted(_steps(self.folder).items(), reverse=True)
+        return next((path for _, path in newest_first if is_complete(path)), None)
 
-    def sweep(self) -> None:
-        """Remove what was cut off in the writing."""
+    def remove_partial(self) -> None:
+        """Delete partially written checkpoints."""
         for path in _steps(self.folder).values():
-            if not is_whole(path):
+            if not is_complete(path):
                 shutil.rmtree(path)
 
 
@@ -59,7 +59,7 @@ def _steps(folder: Path) -> dict[int, Path]:
 
 
 def seal(checkpoint: Path) -> None:
-    """Declare a checkpoint whole, once all of it is on the disk."""
+    """Mark a checkpoint as complete, once all of it is on the disk."""
     files = _files(checkpoint)
     for name in files:
         flush(checkpoint / name)
@@ -68,8 +68,8 @@ def seal(checkpoint: Path) -> None:
     flush(checkpoint.parent)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint has its seal, and every file as it was sealed."""
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint has a seal, and every file the sealed content."""
     try:
         digests = json.loads((checkpoint / SEAL).read_text("utf-8"))
         return all(sha256_of_file(checkpoint / name) == digest for name, digest in digests.items())
@@ -84,13 +84,13 @@ def _files(checkpoint: Path) -> list[str]:
 
 @final
 class Checkpointer(TrainerCallback):
-    """Asks the Trainer for checkpoints, seals them, and restores the state of callbacks.
+    """Callback that requests checkpoints from the Trainer, seals them, and restores other callbacks' state.
 
     It must come before the callbacks that it restores.
 
     Args:
-        checkpoints: Where, and how often.
-        callbacks: The others; the ones with a state (`ExportableState`) get it back.
+        checkpoints: Folder and interval.
+        callbacks: The other callbacks; the state of every `ExportableState` is restored.
     """
 
     def __init__(self, checkpoints: Checkpoints, callbacks: Sequence[TrainerCallback]) -> None:
@@ -98,30 +98,30 @@ class Checkpointer(TrainerCallback):
         self._callbacks = callbacks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Restore the callbacks of a resumed training, and remove what a kill left half-written."""
+        """Restore the callbacks of a resumed training, and delete partially written checkpoints."""
         if state.is_world_process_zero:
-            self._checkpoints.sweep()
+            self._checkpoints.remove_partial()
         if state.global_step:
             restore_callbacks(self._callbacks, state.stateful_callbacks)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint if one is due."""
+        """Request a checkpoint if one is due."""
         # After the last update of an epoch its end is still to come, and a resumed training would skip it.
         if not float(state.epoch).is_integer():
-            self._ask(state, control)
+            self._request_checkpoint(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint if one is due."""
-        self._ask(state, control)
+        """Request a checkpoint if one is due."""
+        self._request_checkpoint(state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Seal what has been written."""
-        # Every process has written its random state before the seal says so.
+        """Seal the checkpoint."""
+        # Every process writes its own random state.
         wait_for_all()
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
-    def _ask(self, state: Any, control: Any) -> None:
+    def _request_checkpoint(self, state: Any, control: Any) -> None:
         step, every = state.global_step, self._checkpoints.every
         # From a checkpoint of the last update, transformers would make one more.
         if every and step % every == 0 and step < state.max_steps:
@@ -129,11 +129,11 @@ class Checkpointer(TrainerCallback):
 
 
 def restore_callbacks(callbacks: Sequence[TrainerCallback], states: Mapping[str, Any]) -> None:
-    """Set the attributes that callbacks of the same classes exported into a checkpoint.
+    """Restore the attributes that callbacks of the same classes exported into a checkpoint.
 
     Args:
-        callbacks: Those that are no `ExportableState` are left alone.
-        states: By class name, as transformers keeps them.
+        callbacks: Those that are no `ExportableState` are skipped.
+        states: By class name, as transformers stores them.
 
     Raises:
         TrainingError: If the checkpoint has no state of one of them.
@@ -142,13 +142,13 @@ def restore_callbacks(callbacks: Sequence[TrainerCallback], states: Mapping[str,
     for callback in callbacks:
         if isinstance(callback, ExportableState):
             by_name.setdefault(type(callback).__name__, []).append(callback)
-    for name, alike in by_name.items():
-        found: Any = states.get(name, [])
-        known: list[Any] = cast("list[Any]", found) if isinstance(found, list) else [found]
+    for name, instances in by_name.items():
+        value: Any = states.get(name, [])
+        exports: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
         # Of several callbacks of one class transformers appends the states at every save; the last are right.
-        newest = known[-len(alike) :]
-        if len(newest) != len(alike):
-            raise TrainingError(f"the checkpoint has no state of '{name}'; train from the beginning.")
-        for callback, exported in zip(alike, newest, strict=True):
-            for attribute, value in exported["attributes"].items():
-                setattr(callback, attribute, value)
+        newest = exports[-len(instances) :]
+        if len(newest) != len(instances):
+            raise TrainingError(f"the checkpoint has no state of '{name}'; start a new training.")
+        for callback, export in zip(instances, newest, strict=True):
+            for attribute, content in export["attributes"].items():
+                setattr(callback, attribute, content)

@@ -1,6 +1,6 @@
-"""Several processes that train one model together: torchrun starts them, accelerate joins them.
+"""Distributed training: processes that torchrun starts, and factors that FSDP must shard apart.
 
-Every process prepares and measures the same; only the main one writes and speaks.
+Every process prepares and evaluates the same; only the main one writes and prints.
 """
 
 import os
@@ -17,40 +17,40 @@ from rankfold.factors import Factor, Window
 
 
 def join_processes(device: torch.device) -> None:
-    """Join the other processes, if this is one of several, and take this process's own device."""
+    """Initialise the process group and this process's device, if torchrun started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         PartialState(cpu=device.type == "cpu")
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this is the process that writes and prints."""
     return PartialState().is_main_process
 
 
 def wait_for_all() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     PartialState().wait_for_everyone()
 
 
-def rows_of_a_process(batch_size: int) -> int:
-    """Return how many rows of an update one process takes.
+def rows_per_process(batch_size: int) -> int:
+    """Return the rows of an update that one process computes.
 
     Raises:
-        SpecError: If they cannot be dealt out evenly.
+        SpecError: If the batch size is no multiple of the number of processes.
     """
     count: int = cast(Any, PartialState()).num_processes
     if batch_size % count:
         raise SpecError(
-            f"batch_size {batch_size} cannot be dealt out to {count} processes; give a multiple of {count}."
+            f"batch_size {batch_size} cannot be split among {count} processes; give a multiple of {count}."
         )
     return batch_size // count
 
 
 def shared_factors(model: nn.Module) -> list[nn.Module]:
-    """Return the trained factors that several layers use, each once.
+    """Return the trainable factors that several layers share, each once.
 
-    Sharding block by block must treat them apart: see `shard_shared_factors` for FSDP2, and `ignored_modules`
-    for FSDP1.
+    Sharding block by block must treat them apart: see `shard_shared_factors` for FSDP2, and pass them as
+    `ignored_modules` to FSDP1.
     """
     uses: dict[nn.Module, int] = {}
     for _, _, adapter in adapters_in(model):
@@ -64,11 +64,11 @@ def shared_factors(model: nn.Module) -> list[nn.Module]:
 def shard_shared_factors(model: nn.Module, **options: Any) -> None:
     """Make each shared factor an FSDP2 unit of its own; call it before `fully_shard` on blocks and model.
 
-    A factor that belonged to the block of its owner would be sharded away again when other blocks need it.
+    As part of the block of its owner it would be resharded before other blocks use it.
 
     Args:
         model: A model with adapters.
-        **options: Those of `torch.distributed.fsdp.fully_shard`, such as `mesh`.
+        **options: Options of `torch.distributed.fsdp.fully_shard`, such as `mesh`.
     """
     for factor in shared_factors(model):
         fully_shard(factor, **options, reshard_after_forward=False)

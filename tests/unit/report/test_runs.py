@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from rankfold.report.sections import run_facts
-from rankfold.train.rates import RateGroup
+from rankfold.train.schedule import RateGroup
 from tests.support.records import make_record
 
 

@@ -48,9 +48,9 @@ def test_a_run_without_ratios_records_no_groups(request_):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tlora_ratio": 4.0}, "'core' reaches no parameter"),
+        ({"tlora_ratio": 4.0}, "'core' applies to no parameter"),
         ({"method": "peft:lora", "loraplus_ratio": 16.0}, "no rankfold adapter"),
-        ({"lr_groups": {"head": 0.1}, "freeze_head": True}, "'head' reaches no parameter"),
+        ({"lr_groups": {"head": 0.1}, "freeze_head": True}, "'head' applies to no parameter"),
     ],
     ids=["no core", "another library's adapter", "frozen head"],
 )

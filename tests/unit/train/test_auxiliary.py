@@ -277,7 +277,7 @@ def test_routers_of_different_numbers_of_heads_are_groups_of_their_own():
     [
         (MASK, None, "the localized balance loss needs task_type, 0 or 1 for each sample; give it to"),
         (MASK, torch.tensor([1, 0, 1]), r"task_type has the shape \(3,\), but 2 samples were routed"),
-        (MASK, torch.tensor([1, 2]), r"task_type=\[1, 2\] are not all 0 or 1; there are two types"),
+        (MASK, torch.tensor([1, 2]), r"task_type=\[1, 2\] are not all 0 or 1; give 0 or 1"),
         (
             torch.ones(2, 5),
             TYPES,

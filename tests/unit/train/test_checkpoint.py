@@ -17,7 +17,7 @@ from rankfold.models.kind import Kind
 from rankfold.tasks.kinds.encode import encode_examples, make_collator
 from rankfold.tasks.kinds.examples import Example
 from rankfold.tasks.kinds.predict import Evaluation
-from rankfold.train.checkpoint import SEAL, Checkpoints, is_whole, restore_callbacks, seal
+from rankfold.train.checkpoint import SEAL, Checkpoints, is_complete, restore_callbacks, seal
 from rankfold.train.schedule import Schedule
 from rankfold.train.trainer import train_model
 from tests.support.tiny_models import review_rows
@@ -196,9 +196,9 @@ def test_checkpoint_does_not_count_when(two_checkpoints, damage):
     checkpoints, newest = Checkpoints(two_checkpoints, 1), two_checkpoints / "checkpoint-4"
     assert checkpoints.newest() == newest
     damage(newest)
-    assert not is_whole(newest)
+    assert not is_complete(newest)
     assert checkpoints.newest() == two_checkpoints / "checkpoint-2"
-    checkpoints.sweep()
+    checkpoints.remove_partial()
     assert [path.name for path in two_checkpoints.iterdir()] == ["checkpoint-2"]
 
 
@@ -238,7 +238,7 @@ def test_stop_in_the_writing_of_a_checkpoint_loses_none_before_it(
     assert (tmp_path / "checkpoint-6").is_dir()
     assert checkpoints.newest() == tmp_path / "checkpoint-4"
     assert_same(train(checkpoints), whole)
-    assert all(is_whole(path) for path in tmp_path.iterdir())
+    assert all(is_complete(path) for path in tmp_path.iterdir())
 
 
 def test_newest_checkpoint_has_the_highest_step_and_not_the_last_name(tmp_path):
@@ -249,7 +249,7 @@ def test_newest_checkpoint_has_the_highest_step_and_not_the_last_name(tmp_path):
     (tmp_path / "checkpoint-11").mkdir()
     (tmp_path / "checkpoint-best").mkdir()
     assert Checkpoints(tmp_path, 1).newest() == tmp_path / "checkpoint-10"
-    Checkpoints(tmp_path, 1).sweep()
+    Checkpoints(tmp_path, 1).remove_partial()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoint-10",
         "checkpoint-9",

@@ -47,7 +47,7 @@ def test_the_head_has_the_multiple_that_is_asked_for():
 
 
 def test_a_multiple_of_a_head_that_is_not_there_is_an_error():
-    with pytest.raises(SpecError, match="the rate asked for 'head' reaches no parameter"):
+    with pytest.raises(SpecError, match="the learning rate for 'head' applies to no parameter"):
         rankfold.parameter_groups(adapted(config()), lr=LR, groups={"head": 0.1})
 
 
@@ -62,7 +62,7 @@ def test_a_multiple_of_a_head_that_is_not_there_is_an_error():
     ids=str,
 )
 def test_a_rate_of_a_core_is_an_error_where_there_is_none(options):
-    with pytest.raises(SpecError, match=r"'core' reaches no parameter.* trains only 'down', 'up'; take"):
+    with pytest.raises(SpecError, match=r"'core' applies to no parameter.* trains only 'down', 'up'; use"):
         rankfold.parameter_groups(adapted(config()), lr=LR, **options)
 
 
@@ -75,7 +75,7 @@ def test_a_ratio_is_an_error_exactly_where_it_would_miss_a_frozen_side(train, mi
         groups = rankfold.parameter_groups(model, lr=LR, tlora_ratio=4)
         assert [group["name"] for group in groups] == ["core x8", "up x2"]
     else:
-        with pytest.raises(SpecError, match=f"the rate asked for '{missing}' reaches no parameter"):
+        with pytest.raises(SpecError, match=f"the learning rate for '{missing}' applies to no parameter"):
             rankfold.parameter_groups(model, lr=LR, tlora_ratio=4)
 
 
@@ -95,7 +95,7 @@ def test_what_is_frozen_by_hand_is_in_no_group_and_its_rate_is_refused():
     groups = rankfold.parameter_groups(model, lr=LR, groups={"core": 8})
     assert members(groups, "core") | members(groups, "down") == trained(model)
     assert not members(groups, "up")
-    with pytest.raises(SpecError, match="'up' reaches no parameter"):
+    with pytest.raises(SpecError, match="'up' applies to no parameter"):
         rankfold.parameter_groups(model, lr=LR, tlora_ratio=4)
 
 
@@ -109,7 +109,7 @@ def test_only_active_adapters_are_in_groups_and_a_name_picks_one_of_them():
     second = rankfold.parameter_groups(model, lr=LR, tlora_ratio=4, adapter_name="second")
     named = {each for name, each in model.named_parameters() if name.endswith(("second", "second.weight"))}
     assert {each for group in second for each in group["params"]} == named
-    with pytest.raises(SpecError, match="'core' reaches no parameter"):
+    with pytest.raises(SpecError, match="'core' applies to no parameter"):
         rankfold.parameter_groups(model, lr=LR, tlora_ratio=4, adapter_name="default")
     with pytest.raises(SpecError, match=r"unknown adapter 'secnd'\. Did you mean 'second'"):
         rankfold.parameter_groups(model, lr=LR, adapter_name="secnd")
@@ -117,7 +117,7 @@ def test_only_active_adapters_are_in_groups_and_a_name_picks_one_of_them():
 
 def test_a_model_where_nothing_is_trained_is_refused():
     model = adapted(config()).requires_grad_(requires_grad=False)
-    with pytest.raises(SpecError, match="nothing in the model is trained"):
+    with pytest.raises(SpecError, match="the model has no trainable parameter"):
         rankfold.parameter_groups(model, lr=LR)
 
 
@@ -154,7 +154,7 @@ def test_adapters_of_embeddings_have_their_own_rate_in_lora_plus_only():
         (group,) = (group for group in groups if group["role"] == "embedding")
         assert group["lr"] == pytest.approx(rate)
     assert not members(rankfold.parameter_groups(model, lr=LR, groups={"up": 16}), "embedding")
-    with pytest.raises(SpecError, match="'embedding' reaches no parameter"):
+    with pytest.raises(SpecError, match="'embedding' applies to no parameter"):
         rankfold.parameter_groups(adapted(config()), lr=LR, loraplus_ratio=16, embedding_lr=1e-5)
 
 
@@ -190,7 +190,7 @@ def test_a_default_weight_decay_of_the_class_does_not_slip_in():
 
 def test_a_weight_decay_that_the_class_does_not_know_is_refused():
     assert rankfold.optimizer(adapted(config()), torch.optim.Rprop, lr=LR)
-    with pytest.raises(SpecError, match=r"weight_decay=0\.1 has no effect: Rprop knows none; leave it out"):
+    with pytest.raises(SpecError, match=r"weight_decay=0\.1 has no effect: Rprop has none; leave it out"):
         rankfold.optimizer(adapted(config()), torch.optim.Rprop, lr=LR, weight_decay=0.1)
 
 

@@ -9,7 +9,7 @@ import pytest
 import rankfold
 from rankfold.adapter import ROLES
 from rankfold.errors import SpecError
-from rankfold.train.rates import RateGroup, Rates, RateTable, group_name
+from rankfold.train.schedule import RateGroup, Rates, RateTable, group_name
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES, tlora_plus_rates
 from tests.support.toys import adapted, toy_sizes_allowed
 
@@ -114,9 +114,9 @@ def test_every_role_can_have_a_multiple(role):
 
 
 def test_only_what_differs_from_a_default_counts_as_asked():
-    assert Rates().asked() == {}
-    assert Rates(base_role="down", groups={}, per_module=False).asked() == {}
-    assert Rates(tlora_ratio=1).asked() == {"tlora_ratio": 1}
+    assert Rates().non_default() == {}
+    assert Rates(base_role="down", groups={}, per_module=False).non_default() == {}
+    assert Rates(tlora_ratio=1).non_default() == {"tlora_ratio": 1}
 
 
 def test_every_option_is_one_of_parameter_groups_with_its_default():

@@ -15,9 +15,8 @@ from rankfold.models.kind import Kind
 from rankfold.tasks.kinds.encode import encode_examples, make_collator
 from rankfold.tasks.kinds.examples import Example
 from rankfold.tasks.kinds.predict import Evaluation
-from rankfold.train.curve import CURVE_POINTS
 from rankfold.train.schedule import SCHEDULERS, Schedule
-from rankfold.train.trainer import train_model
+from rankfold.train.trainer import CURVE_POINTS, train_model
 from tests.support.tiny_models import review_rows
 
 CPU = torch.device("cpu")

@@ -91,7 +91,7 @@ def _training(request: RunRequest, sibling: RunRecord) -> TrainingPart:
     schedule = schedule_of(request, rows, precision)
     head = "none" if known.head == "none" else "frozen" if request.freeze_head else "trained"
     part = training_part(schedule, rows, request.max_length or known.max_length, head)
-    return replace(part, rates=request.rates.asked())
+    return replace(part, rates=request.rates.non_default())
 
 
 def _keep(record: RunRecord, folder: Path) -> None:

@@ -10,7 +10,7 @@ from rankfold.bench.suite.outcome import Outcome
 from rankfold.bench.suite.own_records import with_unstarted
 from rankfold.bench.suite.remaining import seconds_left
 from rankfold.bench.suite.same_data import check_same_data
-from rankfold.progress import EXPECTED, Progress, Silent
+from rankfold.progress import SECONDS_LEFT, Progress, Silent
 from rankfold.runs.output import clear_failure, finished, read_failure
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unfinished
@@ -94,7 +94,7 @@ def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs
     return {
         **({"elsewhere": elsewhere} if elsewhere else {}),
         **({"failed": failed} if failed else {}),
-        **({} if seconds is None else {EXPECTED: seconds}),
+        **({} if seconds is None else {SECONDS_LEFT: seconds}),
     }
 
 

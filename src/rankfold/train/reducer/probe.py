@@ -1,7 +1,6 @@
-"""Probes: what a model loses on held-out rows while some of its layers are suppressed.
+"""Probes: the loss of a model on held-out rows while the adapters of some layers are suppressed.
 
-A probe leaves no trace: the model's training mode, the adapters' strengths and torch's random state are as
-before.
+After a probe the model's training mode, the adapters' strengths and torch's random state are as before.
 """
 
 import math
@@ -19,32 +18,31 @@ from rankfold.seeding import random_order
 from rankfold.train.reducer.blocks import Blocks
 
 Loss = Callable[[nn.Module, Any], Tensor]
-"""What a model loses on a batch."""
+"""Loss of a model on a batch."""
 
 # As in IST's code.
-_ROWS_OF_A_BATCH = 16
-# What `rankfold train` holds out of the training rows: one in ten, for at most so many different probes.
-_HOLD_OUT_DIVISOR, _MOST_BATCHES = 10, 32
+_BATCH_SIZE = 16
+# `rankfold train` holds out a tenth of the training rows, at most this many batches.
+_HOLD_OUT_DIVISOR, _MAX_BATCHES = 10, 32
 
 _Row = TypeVar("_Row")
 
 
 @final
 class ProbeBatches:
-    """The batches of a loader, one after the other and again from the start, by position.
+    """Endless iterator over a loader's batches that can resume at a position.
 
-    The position is all that has to be kept to go on: whatever randomness the loader takes from torch depends
-    on the seed and the position alone.
+    The position is its whole state: the loader's torch randomness depends on seed and position alone.
 
     Args:
-        loader: Gives batches each time it is iterated.
+        loader: Yields batches each time it is iterated.
         seed: Of the loader's randomness.
     """
 
     def __init__(self, loader: Iterable[Any], *, seed: int) -> None:
         self._loader, self._seed = loader, seed
         self._iterator: Iterator[Any] | None = None
-        self.rounds, self.taken = 0, 0
+        self.rounds, self.position = 0, 0
 
     def next(self) -> Any:
         """Return the next batch.
@@ -53,41 +51,41 @@ class ProbeBatches:
             DataError: If the loader has no batch.
         """
         while True:
-            found, batch = self._take()
-            if found:
+            has_batch, batch = self._advance()
+            if has_batch:
                 return batch
-            if self.taken == 0:
+            if self.position == 0:
                 raise DataError("the probe loader is empty; give one with at least one batch.")
             self.seek(self.rounds + 1, 0)
 
-    def seek(self, rounds: int, taken: int) -> None:
-        """Go to a batch: after so many whole rounds through the loader, and so many batches of one more."""
-        self._iterator, self.rounds, self.taken = None, rounds, 0
-        for _ in range(taken):
-            self._take()
+    def seek(self, rounds: int, position: int) -> None:
+        """Move to a batch: its position, after whole rounds through the loader."""
+        self._iterator, self.rounds, self.position = None, rounds, 0
+        for _ in range(position):
+            self._advance()
 
-    def _take(self) -> tuple[bool, Any]:
+    def _advance(self) -> tuple[bool, Any]:
         with cast("Any", torch.random).fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._seed + (self.rounds << 32) + self.taken)
+            torch.default_generator.manual_seed(self._seed + (self.rounds << 32) + self.position)
             if self._iterator is None:
                 self._iterator = iter(self._loader)
             try:
                 batch = next(self._iterator)
             except StopIteration:
                 return False, None
-        self.taken += 1
+        self.position += 1
         return True, batch
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Prober:
-    """Measures what suppressing costs.
+    """Computes the loss of a model with some blocks suppressed.
 
     Args:
         model: The whole model.
         blocks: Its adapters by block.
-        loss: What it loses on a batch.
+        loss: Function of model and batch.
         factor: The strength of a suppressed adapter, as a multiple of its own.
     """
 
@@ -96,13 +94,13 @@ class Prober:
     loss: Loss
     factor: float
 
-    def measure(self, batch: Any, suppressed: Collection[int]) -> float:
-        """Return the loss on a batch with these blocks suppressed, in distributed training the ranks' mean.
+    def compute_loss(self, batch: Any, layers: Collection[int]) -> float:
+        """Return the loss on a batch with these blocks suppressed; in distributed training the ranks' mean.
 
         Raises:
             TrainingError: If the loss is not a finite number.
         """
-        with _evaluating(self.model), self._suppressing(suppressed), torch.no_grad():
+        with _evaluation_mode(self.model), self._suppress(layers), torch.no_grad():
             loss = self.loss(self.model, batch).detach().float().mean()
             if distributed.is_available() and distributed.is_initialized():
                 cast("Any", distributed).all_reduce(loss)
@@ -113,8 +111,8 @@ class Prober:
         return value
 
     @contextmanager
-    def _suppressing(self, suppressed: Collection[int]) -> Generator[None]:
-        adapters = [adapter for block in suppressed for adapter in self.blocks.adapters[block]]
+    def _suppress(self, layers: Collection[int]) -> Generator[None]:
+        adapters = [adapter for block in layers for adapter in self.blocks.adapters[block]]
         strengths = [adapter.strength for adapter in adapters]
         try:
             for adapter in adapters:
@@ -126,8 +124,8 @@ class Prober:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Generator[None]:
-    """Switch every module to evaluation, and those that were training back."""
+def _evaluation_mode(model: nn.Module) -> Generator[None]:
+    """Context manager: every module in evaluation mode, its own mode restored afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -162,30 +160,33 @@ def loss_of_model(model: nn.Module, batch: Any) -> Tensor:
 
 
 def hold_out_probes(rows: Sequence[_Row], batch_size: int) -> tuple[Sequence[_Row], Sequence[_Row]]:
-    """Cut a tenth of the training rows off for probes, but not many: the same rows every time.
+    """Split a tenth of the training rows off for probes, at most 32 batches: the same rows every time.
 
     Args:
         rows: The training rows.
-        batch_size: Rows of a probe; rows for at most 32 of them are cut off.
+        batch_size: Rows of a probe.
+
+    Returns:
+        The rows to train on, and the rows for probes.
 
     Raises:
         DataError: If there are too few rows to hold any out.
     """
-    count = min(len(rows) // _HOLD_OUT_DIVISOR, _MOST_BATCHES * batch_size)
+    count = min(len(rows) // _HOLD_OUT_DIVISOR, _MAX_BATCHES * batch_size)
     if count == 0:
         raise DataError(
             f"{len(rows)} training rows are too few to hold any out for the Reducer's probes; train on at "
             f"least {_HOLD_OUT_DIVISOR}, or choose layers without probes (select='random')."
         )
-    held = set(random_order(len(rows), seed=0, name="reducer/probes")[:count].numpy().tolist())
+    indices = set(random_order(len(rows), seed=0, name="reducer/probes")[:count].numpy().tolist())
     return (
-        [row for index, row in enumerate(rows) if index not in held],
-        [row for index, row in enumerate(rows) if index in held],
+        [row for index, row in enumerate(rows) if index not in indices],
+        [row for index, row in enumerate(rows) if index in indices],
     )
 
 
-def rows_of_training(loader: DataLoader[Any], *, seed: int) -> DataLoader[Any]:
-    """Return batches of a training loader's rows, in an order of their own: where IST's code probes.
+def training_probes(loader: DataLoader[Any], *, seed: int) -> DataLoader[Any]:
+    """Loader of probe batches from the training rows in a random order of its own, as in IST's code.
 
     Raises:
         SpecError: If the training data has no length, so that rows cannot be picked.
@@ -193,7 +194,8 @@ def rows_of_training(loader: DataLoader[Any], *, seed: int) -> DataLoader[Any]:
     dataset = loader.dataset
     if not isinstance(dataset, Sized):
         raise SpecError(
-            "the training data is a stream to pick no probes from; give the Reducer a probe_loader."
+            "the training data is a stream without a length, so no probes can be sampled from it; give the "
+            "Reducer a probe_loader."
         )
     order = random_order(len(dataset), seed=seed, name="reducer/probes").numpy().tolist()
-    return DataLoader(dataset, _ROWS_OF_A_BATCH, sampler=order, collate_fn=cast("Any", loader).collate_fn)
+    return DataLoader(dataset, _BATCH_SIZE, sampler=order, collate_fn=cast("Any", loader).collate_fn)

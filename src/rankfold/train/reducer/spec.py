@@ -1,4 +1,4 @@
-"""What a Reducer does, as a value."""
+"""ReducerSpec: the options of a Reducer, validated."""
 
 import math
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ ScoreRule = Literal["reward", "loss_delta"]
 `loss_delta` adds what suppressing cost (the paper's prose; with `lowest` it cannot rank layers)."""
 
 SuppressSelect = Literal["sample", "lowest"]
-"""Which layers a probe suppresses: drawn, unimportant ones more often; or always the least important."""
+"""Layers that a probe suppresses: sampled, unimportant ones more often; or always the least important."""
 
 Select = Literal["importance", "random", "last", "all"]
-"""Which layers train: drawn by importance; drawn evenly; those nearest to the output; or all of them, which
-only measures importance."""
+"""Layers that train: sampled by importance; sampled uniformly; the last ones; or all of them, which only
+measures importance."""
 
 Freeze = Literal["up", "all"]
-"""What rests in a layer that does not train: its up factors, or all it has."""
+"""Frozen part of an inactive layer: its up factors, or the whole adapters."""
 
 Mode = Literal["freeze", "drop"]
-"""Whether a layer that was not chosen keeps working as it is, or is off for the whole run."""
+"""Inactive layers are frozen for the step, or switched off for the whole run."""
 
-_ACTIVE, _SUPPRESSED = 0.75, 0.5
+_ACTIVE_FRACTION, _SUPPRESS_FRACTION = 0.75, 0.5
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "score_rule": get_args(ScoreRule),
@@ -33,8 +33,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "freeze": get_args(Freeze),
     "mode": get_args(Mode),
 }
-# The least that each whole number may be.
-_LEAST = {
+# Minima of the integers.
+_MINIMA = {
     "active_layers": 1,
     "suppress_layers": 1,
     "interval": 1,
@@ -45,7 +45,7 @@ _LEAST = {
 }
 
 
-_OF_PROBES = (
+_PROBE_OPTIONS = (
     "suppress_fraction",
     "suppress_layers",
     "suppress_factor",
@@ -56,10 +56,10 @@ _OF_PROBES = (
     "suppress_select",
     "start_step",
 )
-# Options that say nothing beside the value of another.
-_UNREAD: dict[tuple[str, str], tuple[str, ...]] = {
-    ("select", "random"): _OF_PROBES,
-    ("select", "last"): _OF_PROBES,
+# Options that have no effect with the given value of another.
+_WITHOUT_EFFECT: dict[tuple[str, str], tuple[str, ...]] = {
+    ("select", "random"): _PROBE_OPTIONS,
+    ("select", "last"): _PROBE_OPTIONS,
     ("select", "all"): ("active_fraction", "active_layers", "resample_every"),
     ("mode", "drop"): ("freeze", "resample_every"),
 }
@@ -82,22 +82,22 @@ class ReducerSpec:
         score_rule: How a probe moves importance: `reward` (IST) or `loss_delta`.
         suppress_select: Which layers a probe suppresses: `sample` (IST) or `lowest`.
         select: Which layers train: `importance`, `random`, `last`, or `all` (only measures).
-        mode: What becomes of the others: `freeze`, or `drop` for the whole run.
-        freeze: What is frozen: `up` (EffiLoRA) or `all` (IST).
-        stop_shared_gradient: Let nothing in a frozen layer learn, shared factors neither, so that time and
-            memory are saved.
-        resample_every: Steps between two choices of the layers that train.
-        start_step: No probe before this step: a probe cannot tell layers apart while their heads are zero.
-        seed: Of every draw.
+        mode: `freeze` the other layers, or `drop` them for the whole run.
+        freeze: Frozen part of the other layers: `up` (EffiLoRA) or `all` (IST).
+        stop_shared_gradient: Send no gradient through the adapters of frozen layers, not even to shared
+            factors, which saves time and memory.
+        resample_every: Steps between two samples of the layers that train.
+        start_step: First step with a probe; while all heads are zero, suppressing layers changes no loss.
+        seed: Of all sampling.
 
     Raises:
-        SpecError: If an option is out of range or unknown, options contradict each other, or one would be
-            left unread beside another.
+        SpecError: If an option is out of range or unknown, options contradict each other, or one would
+            have no effect.
     """
 
-    active_fraction: float = _ACTIVE
+    active_fraction: float = _ACTIVE_FRACTION
     active_layers: int | None = None
-    suppress_fraction: float = _SUPPRESSED
+    suppress_fraction: float = _SUPPRESS_FRACTION
     suppress_layers: int | None = None
     suppress_factor: float = 0.25
     interval: int = 10
@@ -114,22 +114,22 @@ class ReducerSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check every option, then what they mean together."""
+        """Check every option, then their combination."""
         _check_names(self)
         _check_ranges(self)
-        _check_sense(self)
+        _check_combination(self)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "ReducerSpec":
-        """Return the spec with these options.
+        """Make a spec from a mapping of options.
 
         Raises:
             SpecError: If an option is unknown, out of range, or contradicts another.
         """
-        known = [each.name for each in fields(cls)]
+        names = [field.name for field in fields(cls)]
         for name in options:
-            if name not in known:
-                raise unknown_name("option of the Reducer", name, known)
+            if name not in names:
+                raise unknown_name("option of the Reducer", name, names)
         return cls(**options)
 
     @property
@@ -139,7 +139,7 @@ class ReducerSpec:
 
     @property
     def leaves_parameters_out(self) -> bool:
-        """Whether some parameters take no part in a step at all."""
+        """Whether some trainable parameters get no gradient in a step."""
         return self.stop_shared_gradient or self.mode == "drop"
 
     def active_count(self, layers: int) -> int:
@@ -159,7 +159,7 @@ class ReducerSpec:
         count = _count(self, "suppress", layers)
         if count == layers:
             raise SpecError(
-                f"a probe that suppresses all {layers} layers at once tells none from another; "
+                f"a probe that suppresses all {layers} layers at once ranks none of them; "
                 f"suppress at most {layers - 1}."
             )
         return count
@@ -170,7 +170,7 @@ class ReducerSpec:
 
 
 def _count(spec: ReducerSpec, name: str, layers: int) -> int:
-    """Return a number of layers; a share is rounded down, but not for a rounding error."""
+    """Return a number of layers; a fraction is rounded down, with a tolerance for rounding errors."""
     number: int | None = getattr(spec, f"{name}_layers")
     if number is not None:
         if number > layers:
@@ -205,12 +205,12 @@ def _check_ranges(spec: ReducerSpec) -> None:
     rate = _number(spec, "learning_rate")
     if not (rate > 0 and math.isfinite(rate)):
         raise SpecError(f"learning_rate={rate:g} of the Reducer is not possible; give a number above 0.")
-    for name, least in _LEAST.items():
+    for name, minimum in _MINIMA.items():
         value = getattr(spec, name)
         if value is None and name.endswith("_layers"):
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SpecError(f"{name} is '{value}'; give a whole number, at least {least}.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise SpecError(f"{name} is '{value}'; give a whole number, at least {minimum}.")
 
 
 def _number(spec: ReducerSpec, name: str) -> float:
@@ -220,8 +220,8 @@ def _number(spec: ReducerSpec, name: str) -> float:
     return value
 
 
-def _check_sense(spec: ReducerSpec) -> None:
-    for name, default in (("active", _ACTIVE), ("suppress", _SUPPRESSED)):
+def _check_combination(spec: ReducerSpec) -> None:
+    for name, default in (("active", _ACTIVE_FRACTION), ("suppress", _SUPPRESS_FRACTION)):
         number, fraction = getattr(spec, f"{name}_layers"), getattr(spec, f"{name}_fraction")
         if number is not None and fraction != default:
             raise SpecError(
@@ -229,10 +229,10 @@ def _check_sense(spec: ReducerSpec) -> None:
             )
     if spec.mode == "drop" and spec.needs_probes:
         raise SpecError(
-            f"mode='drop' chooses before training, when select='{spec.select}' knows nothing yet; "
+            f"mode='drop' chooses layers before training, when select='{spec.select}' has no importance yet; "
             "use select='random' or 'last'."
         )
-    _check_read(spec)
+    _check_unused(spec)
     if not spec.needs_probes or spec.score_rule != "reward":
         return
     if spec.suppress_select == "lowest":
@@ -244,12 +244,12 @@ def _check_sense(spec: ReducerSpec) -> None:
         raise SpecError("probes=1 leaves score_rule='reward' nothing to compare; give at least 2.")
 
 
-def _check_read(spec: ReducerSpec) -> None:
-    """Refuse an option that is not at its default where nothing reads it."""
-    defaults = {each.name: each.default for each in fields(spec)}
-    for (option, value), unread in _UNREAD.items():
-        for name in unread if getattr(spec, option) == value else ():
+def _check_unused(spec: ReducerSpec) -> None:
+    """Refuse an option that is not at its default where it has no effect."""
+    defaults = {field.name: field.default for field in fields(spec)}
+    for (option, value), names in _WITHOUT_EFFECT.items():
+        for name in names if getattr(spec, option) == value else ():
             if getattr(spec, name) != defaults[name]:
                 raise SpecError(
-                    f"{name}={getattr(spec, name)} is not read where {option}='{value}'; leave it out."
+                    f"{name}={getattr(spec, name)} has no effect with {option}='{value}'; leave it out."
                 )

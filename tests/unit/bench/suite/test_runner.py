@@ -127,7 +127,7 @@ def test_seed_that_never_began_belongs_to_the_row_of_its_seeds(tmp_path, asked):
                 max_length=request.max_length or 128,
                 precision={"auto": "fp32"}.get(request.precision, request.precision),
                 head="frozen" if request.freeze_head else "trained",
-                rates=request.rates.asked(),
+                rates=request.rates.non_default(),
                 learning_rate=find_method(request.method).learning_rate,
             )
             reducer = request.reducer and ReducerPart(dict(request.reducer), ("one",))

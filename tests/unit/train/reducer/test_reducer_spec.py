@@ -50,7 +50,7 @@ def test_all_layers_train_when_importance_is_only_measured():
         ({"freeze": "down"}, "unknown freeze 'down'"),
         ({"stop_shared_gradient": "yes"}, "stop_shared_gradient is 'yes'; give true or false"),
         ({"active_layers": 3, "active_fraction": 0.5}, "active_layers=3 and active_fraction=0.5 are both"),
-        ({"mode": "drop"}, "mode='drop' chooses before training"),
+        ({"mode": "drop"}, "mode='drop' chooses layers before training"),
         ({"suppress_select": "lowest"}, "score_rule='reward' compares several suppressed sets"),
         ({"probes": 1}, "probes=1 leaves score_rule='reward' nothing to compare"),
     ],
@@ -92,10 +92,10 @@ def test_what_is_published_can_be_asked_for(options):
 @pytest.mark.parametrize(
     ("options", "unread"),
     [
-        ({"select": "random", "probes": 7}, "probes=7 is not read where select='random'"),
-        ({"select": "last", "suppress_layers": 2}, "suppress_layers=2 is not read where select='last'"),
-        ({"select": "all", "active_fraction": 0.25}, "active_fraction=0.25 is not read where select='all'"),
-        ({"select": "last", "mode": "drop", "freeze": "all"}, "freeze=all is not read where mode='drop'"),
+        ({"select": "random", "probes": 7}, "probes=7 has no effect with select='random'"),
+        ({"select": "last", "suppress_layers": 2}, "suppress_layers=2 has no effect with select='last'"),
+        ({"select": "all", "active_fraction": 0.25}, "active_fraction=0.25 has no effect with select='all'"),
+        ({"select": "last", "mode": "drop", "freeze": "all"}, "freeze=all has no effect with mode='drop'"),
     ],
     ids=lambda each: each.partition("=")[0] if isinstance(each, str) else "",
 )
