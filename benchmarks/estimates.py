@@ -20,7 +20,7 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 
 import rankfold
-from rankfold.bench.estimates.estimate import estimate
+from rankfold.bench.estimates import estimate
 from rankfold.models.base import load_model, resolve_model
 from rankfold.models.kind import Kind
 from rankfold.runs.methods import find_method

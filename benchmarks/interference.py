@@ -12,8 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rankfold.bench.statistics.stats import Interval, Scores, metric_interval, paired_difference, verdicts
-from rankfold.bench.suite.file import read_suite
+from rankfold.bench.statistics.comparison import (
+    Interval,
+    Scores,
+    metric_interval,
+    paired_difference,
+    verdicts,
+)
+from rankfold.bench.suites.suite_file import read_suite
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import find_records
 

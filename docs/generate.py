@@ -12,7 +12,7 @@ import click
 
 from benchmarks.predicted import compared
 from docs.diagram import DIAGRAM, diagram
-from rankfold.bench.suite.kept import judge_suite, kept_suite
+from rankfold.bench.suites.saved_suite import judge_suite, kept_suite
 from rankfold.cli.main import cli
 from rankfold.presets import Option, discover
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells

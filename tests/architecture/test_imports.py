@@ -45,7 +45,7 @@ def test_command_line_begins_without_what_trains():
         "rankfold.cli.results",
         "rankfold.runs.records",
         "rankfold.runs.request",
-        "rankfold.bench.suite.suite",
+        "rankfold.bench.suites.suite",
         "rankfold.bench.statistics.diff",
     ],
 )

@@ -27,7 +27,7 @@ def test_wheel_holds_every_file_of_the_package(wheel):
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"rankfold/py.typed", "rankfold/bench/suite/packaged/quick.toml"} <= files
+    assert {"rankfold/py.typed", "rankfold/bench/suites/packaged/quick.toml"} <= files
     assert files <= set(zipfile.ZipFile(wheel).namelist())
 
 

@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.suite import protocol
-from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.executors.base import Inline
+from rankfold.bench.suites import protocol
 from rankfold.cli.main import cli
 from tests.support.records import Trainer
 from tests.support.tiny_models import questions, reviews, tiny_bert, tiny_llama

@@ -6,7 +6,7 @@ import logging
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.suite.executors import cluster
+from rankfold.bench.executors import cluster
 from rankfold.cli.main import cli
 from rankfold.cli.notes import shown_notes
 from rankfold.errors import TrainingError

@@ -6,9 +6,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from rankfold.bench.estimates.counted import count_on_meta
-from rankfold.bench.fit import fit as fitting
-from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.counts import count_on_meta
+from rankfold.bench.executors.base import Inline
+from rankfold.bench.fit import search as fitting
 from rankfold.cli.main import cli
 from rankfold.presets import discover
 from rankfold.runs.record import RunRecord

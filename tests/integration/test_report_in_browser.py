@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.suite.kept import keep_suite
+from rankfold.bench.suites.saved_suite import keep_suite
 from rankfold.report.study import make_report
 from rankfold.report.write import write_as_named
 from rankfold.runs.record import ReducerPart, ReducerPoint

@@ -4,11 +4,11 @@ import tomllib
 from dataclasses import replace
 from importlib.resources import files
 
-from rankfold.bench.suite.file import packaged_suites, read_suite
+from rankfold.bench.suites.suite_file import packaged_suites, read_suite
 
 
 def _profiles(name):
-    text = (files("rankfold.bench.suite") / "packaged" / f"{name}.toml").read_text("utf-8")
+    text = (files("rankfold.bench.suites") / "packaged" / f"{name}.toml").read_text("utf-8")
     return list(tomllib.loads(text).get("profiles", {})) or [None]
 
 

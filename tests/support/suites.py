@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from rankfold.bench.statistics.claims import Claim
-from rankfold.bench.suite.kept import keep_suite
-from rankfold.bench.suite.rows import SuiteMethod
-from rankfold.bench.suite.suite import Suite
-from rankfold.bench.suite.tuning import Tuning
+from rankfold.bench.suites.saved_suite import keep_suite
+from rankfold.bench.suites.search import Tuning
+from rankfold.bench.suites.suite import Suite, SuiteMethod
 from rankfold.runs.record import TuningPart
 from tests.support.records import make_record
 

@@ -69,7 +69,7 @@ def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
     from rankfold.bench.step_times import read_step_times, write_step_times
-    from rankfold.bench.suite.kept import keep_suite, kept_suite
+    from rankfold.bench.suites.saved_suite import keep_suite, kept_suite
     from rankfold.runs.archive import check_nothing_lost, write_archive
     from rankfold.runs.records import find_places
 
@@ -113,8 +113,8 @@ def speed(
 
     import torch
 
-    from rankfold.bench.suite.file import read_suite
-    from rankfold.bench.suite.speed import measure_speed
+    from rankfold.bench.suites.speed import measure_speed
+    from rankfold.bench.suites.suite_file import read_suite
 
     read = read_suite(suite, profile)
     read = replace(read, base={**read.base, **({"data_root": data_root} if data_root else {})})

@@ -17,9 +17,9 @@ from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
-    from rankfold.bench.suite.executors.executor import Executor
-    from rankfold.bench.suite.outcome import Outcome
-    from rankfold.bench.suite.suite import Suite
+    from rankfold.bench.executors.base import Executor
+    from rankfold.bench.suites.outcomes import Outcome
+    from rankfold.bench.suites.suite import Suite
 
 DEFAULT_OUT = Path("runs")
 
@@ -122,7 +122,7 @@ def command(
     suite holds for all of its tasks, methods and trials. A comparison that was stopped goes on when the same
     command is given again.
     """
-    from rankfold.bench.suite.protocol import run_suite  # --help can do without these seconds
+    from rankfold.bench.suites.protocol import run_suite  # --help can do without these seconds
 
     given = {key: value for key, value in budget.items() if value is not None}
     plan = _plan(suite, profile, methods, given)
@@ -132,7 +132,7 @@ def command(
     if "mixture" in given:
         check_mixture(given["mixture"], [request.task for request in plan.requests(folder)])
     if dry_run:
-        from rankfold.bench.suite.protocol import all_requests
+        from rankfold.bench.suites.protocol import all_requests
 
         is_complete = show_planned(all_requests(plan, folder), as_json=as_json)
         click.get_current_context().exit(0 if is_complete else 1)
@@ -144,10 +144,10 @@ def command(
 
 def _executor(name: str, jobs: int | None, threads: int | None) -> "Executor":
     """Return where the runs are done; a cluster keeps as many processors for a run as it has threads."""
-    from rankfold.bench.suite.executors.processes import Processes
+    from rankfold.bench.executors.processes import Processes
 
     if name == "ray":
-        from rankfold.bench.suite.executors.cluster import Cluster
+        from rankfold.bench.executors.cluster import Cluster
 
         return Cluster(jobs, threads=threads or 1)
     return Processes(jobs or 1)
@@ -155,8 +155,8 @@ def _executor(name: str, jobs: int | None, threads: int | None) -> "Executor":
 
 def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
     """Return the suite to run: a named one with what the command line changes, or one of given methods."""
-    from rankfold.bench.suite.file import parse_method, read_suite
-    from rankfold.bench.suite.suite import DEFAULT_SEEDS, Suite
+    from rankfold.bench.suites.suite import DEFAULT_SEEDS, Suite
+    from rankfold.bench.suites.suite_file import parse_method, read_suite
 
     if suite and methods:
         raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
@@ -177,7 +177,7 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
-    from rankfold.bench.suite.outcome import check_all_began, check_all_here, never_began, raise_shared
+    from rankfold.bench.suites.outcomes import check_all_began, check_all_here, never_began, raise_shared
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.study import make_report
     from rankfold.report.write import write_report

@@ -12,7 +12,7 @@ from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
-    from rankfold.bench.estimates.estimate import Estimate
+    from rankfold.bench.estimates import Estimate
 
 _what = section("What to train")
 _how = section("How to train")
@@ -67,7 +67,7 @@ def estimate(
 
     A step is followed through the model's structure alone, which for the papers' models comes with rankfold.
     """
-    from rankfold.bench.estimates.estimate import Device, estimate  # --help can do without these seconds
+    from rankfold.bench.estimates import Device, estimate  # --help can do without these seconds
     from rankfold.runs.request import RunRequest
 
     reducer = parse_settings(reducer_settings) if reducer_settings else None

@@ -15,8 +15,8 @@ from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
-    from rankfold.bench.fit.ask import Fit
-    from rankfold.bench.fit.fit import Fitted
+    from rankfold.bench.fit.candidates import Fit
+    from rankfold.bench.fit.search import Fitted
 
 _what = section("What to fit")
 _DATA = "Data, with --run"
@@ -94,8 +94,8 @@ def command(
     between them on rows held out of the training split. A choice that was stopped goes on when the same
     command is given again.
     """
-    from rankfold.bench.fit.ask import ask  # --help can do without these seconds
     from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
+    from rankfold.bench.fit.candidates import ask  # --help can do without these seconds
 
     budget = Budget(
         None if budget_params is None else parse_count(budget_params),
@@ -113,9 +113,9 @@ def command(
     if not is_run:
         _print_list(asked, all_shown=all_shown, as_json=as_json)
         return
-    from rankfold.bench.fit.fit import fit
+    from rankfold.bench.fit.search import fit, plan_search
 
-    plan = asked.plan(out or Path("runs/fit"), steps=steps, eta=eta)
+    plan = plan_search(asked, out or Path("runs/fit"), steps=steps, eta=eta)
     note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
     _note_left_out(asked)
     if plan.reference is None:

@@ -26,7 +26,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Count what a method would train on a model, without loading weights."""
-    from rankfold.bench.estimates.counted import (
+    from rankfold.bench.counts import (
         count_on_meta,  # seconds of imports that --help can do without
     )
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from rankfold.cli.console import note, print_json, print_table, progress_screen
 
 if TYPE_CHECKING:
-    from rankfold.bench.estimates.dry_run import PlannedRuns
+    from rankfold.bench.estimates import PlannedRuns
     from rankfold.runs.request import RunRequest
 
 
 def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
     """Print what runs would take, each kind once, and all of them; return whether it can be said of all."""
-    from rankfold.bench.estimates.dry_run import plan_runs
+    from rankfold.bench.estimates import plan_runs
     from rankfold.report.format import seconds_text
 
     with progress_screen() as new_bar:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from rankfold.bench.statistics.stats import Interval
+from rankfold.bench.statistics.comparison import Interval
 from rankfold.report.format import range_text, score_text
 
 Spec = dict[str, Any]

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from rankfold.bench.statistics.doubt import RESAMPLES
-from rankfold.bench.statistics.stats import LEVEL
+from rankfold.bench.statistics.comparison import LEVEL
+from rankfold.bench.statistics.confidence import RESAMPLES
 from rankfold.report.format import bytes_text, difference_text, listed, metric_name, range_text, score_text
 from rankfold.report.results import Result
 from rankfold.report.selection import CHOSEN

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.statistics.stats import Interval
+from rankfold.bench.statistics.comparison import Interval
 
 
 def metric_name(metric: str) -> str:

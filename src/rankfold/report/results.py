@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rankfold.bench.statistics.stats import Difference, Interval, Verdict
+from rankfold.bench.statistics.comparison import Difference, Interval, Verdict
 from rankfold.runs.record import RunRecord, TuningPart
 from rankfold.runs.records import differing, label_of, reducer_settings
 from rankfold.runs.request import command_values

@@ -4,8 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rankfold.bench.fit.halving import held_out_loss, like_guessing, ranked
-from rankfold.bench.statistics.scores import mean_score, shared_examples
+from rankfold.bench.statistics.comparison import (
+    held_out_loss,
+    like_guessing,
+    mean_score,
+    ranked,
+    shared_examples,
+)
 from rankfold.report.format import metric_name, range_text, score_text
 from rankfold.report.results import Result, Settings, method_settings
 from rankfold.runs.record import FitPart, RunRecord, TuningPart

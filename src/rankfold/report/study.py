@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import final
 
 from rankfold.bench.statistics.claims import Judgement
+from rankfold.bench.statistics.comparison import (
+    Difference,
+    baselines_of,
+    mean_score,
+    paired_difference,
+    scores_of,
+    shared_examples,
+    verdicts,
+)
 from rankfold.bench.statistics.measures import MEASURES
-from rankfold.bench.statistics.scores import baselines_of, mean_score, scores_of, shared_examples
-from rankfold.bench.statistics.stats import Difference, paired_difference, verdicts
 from rankfold.bench.step_times import StepTime, read_step_times
-from rankfold.bench.suite.kept import judge_suite, kept_suite
-from rankfold.bench.suite.named_runs import model_of, named_runs, task_of
-from rankfold.bench.suite.rows import Place
-from rankfold.bench.suite.suite import Suite
+from rankfold.bench.suites.saved_suite import judge_suite, kept_suite
+from rankfold.bench.suites.suite import Place, Suite, model_of, named_runs, task_of
 from rankfold.errors import DataError, unknown_name
 from rankfold.report.results import Result, make_results
 from rankfold.report.selection import Choice, Tuned, is_trial, make_choices, make_tuned, without_earlier_rungs
@@ -202,7 +207,7 @@ def make_report(
         records: The runs. Rows have the order of the suite, or else that of their first runs.
         folder: Where they are; the suite that is kept there says what was asked.
         reference: Label of the result that the others are held against; the first result if not given.
-        reasons: Why no run of a model and a task began, as `rankfold.bench.suite.outcome.never_began` has it.
+        reasons: Why no run of a model and a task began (`rankfold.bench.suites.outcomes.never_began`).
 
     Raises:
         DataError: If there are no runs, or the suite cannot be read.

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from rankfold.bench.statistics.scores import SMALLER_IS_BETTER
+from rankfold.bench.statistics.comparison import SMALLER_IS_BETTER
 from rankfold.report.chart_style import (
     INK,
     SOFT,

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from rankfold.bench.statistics.stats import Difference, Interval
+from rankfold.bench.statistics.comparison import Difference, Interval
 from rankfold.errors import DataError, RankfoldError
 from rankfold.report.chart_style import style_of
 from rankfold.report.charts import study_figures

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.step_times import StepTime, write_step_times
-from rankfold.bench.suite.kept import keep_suite
-from rankfold.bench.suite.rows import SuiteMethod
+from rankfold.bench.suites.saved_suite import keep_suite
+from rankfold.bench.suites.suite import SuiteMethod
 from rankfold.cli.results import report_as_json
 from rankfold.errors import DataError
 from rankfold.report.claims import SHAPES, claim_cells, claims_sentence, finding_cells

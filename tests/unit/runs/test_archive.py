@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.suite.executors.executor import Inline
-from rankfold.bench.suite.rows import SuiteMethod
-from rankfold.bench.suite.runner import run_all
-from rankfold.bench.suite.suite import Suite
+from rankfold.bench.executors.base import Inline
+from rankfold.bench.suites.runner import run_all
+from rankfold.bench.suites.suite import Suite, SuiteMethod
 from rankfold.errors import DataError
 from rankfold.runs.archive import NAME, archived_run, read_archive, write_archive
 from rankfold.runs.identity import question_of

@@ -8,8 +8,8 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from rankfold.bench.suite.executors.executor import Inline
-from rankfold.bench.suite.runner import run_all
+from rankfold.bench.executors.base import Inline
+from rankfold.bench.suites.runner import run_all
 from rankfold.errors import BusyError, DataError, OutputExistsError, RankfoldWarning, SpecError, TrainingError
 from rankfold.runs.output import restore_replaced
 from rankfold.runs.prepare import prepare

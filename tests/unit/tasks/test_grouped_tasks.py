@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.suite.file import read_suite
+from rankfold.bench.suites.suite_file import read_suite
 from rankfold.errors import DataError
 from rankfold.runs.evaluate import EvaluateRequest, evaluate
 from rankfold.runs.request import RunRequest

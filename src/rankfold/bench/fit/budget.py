@@ -1,12 +1,133 @@
 """What an adapter may cost: numbers, bytes, and the time of a training step."""
 
 import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import final
+from typing import Literal, cast, final
 
-from rankfold.bench.fit.size import Size
-from rankfold.errors import SpecError
+from pydantic import JsonValue
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rankfold.adapter.build import Builder
+from rankfold.adapter.cost import adapter_work, base_work
+from rankfold.adapter.geometry import Linear
+from rankfold.errors import RankfoldWarning, SpecError
+from rankfold.models.meta import MetaBase
+from rankfold.peft_plugin.config import RankfoldConfig
+from rankfold.peft_plugin.layer import layer_sizes
+from rankfold.peft_plugin.targets import USUAL_TARGETS, plan_adapters
+from rankfold.runs.methods import find_method, head_parameters, task_type
+
+ALL_LINEAR = "all-linear"
+
+_REFERENCE_RANK = 8
+# Adapters are trained and saved in float32. A tensor's name, shape and offsets take less than this in a file.
+_NUMBER_BYTES, _TENSOR_BYTES = 4, 200
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What an adapter costs.
+
+    Args:
+        numbers: Trained numbers, each once; a task head beside the adapter is not counted.
+        tensors: In how many tensors they are.
+        step: Predicted time of a training step, as a multiple of the reference's.
+        base_step: The same of the frozen base alone, under which no adapter can be.
+    """
+
+    numbers: int
+    tensors: int
+    step: float
+    base_step: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Most bytes of the adapter's part of the weights file: the numbers in float32, and their names."""
+        return self.numbers * _NUMBER_BYTES + self.tensors * _TENSOR_BYTES
+
+
+@final
+class Ruler:
+    """Measures adapters on one model, of which only the structure is made.
+
+    The reference of step times is LoRA of rank 8 on `usual`.
+
+    Args:
+        base: The model.
+        tokens: Tokens of a training step.
+
+    Attributes:
+        usual: The layers that PEFT adapts by default in such a model; every linear one if it has no default.
+    """
+
+    def __init__(self, base: MetaBase, *, tokens: int) -> None:
+        self.base = base
+        self.tokens = tokens
+        self._model = base.model()
+        self.usual = usual_targets(str(base.described.model_type))
+        self._base_work = base_work(_linear_layers(self._model), tokens)
+        # On a very small model this rank is more than makes sense, but it is what times are measured in.
+        reference = self._plan(self._config(_REFERENCE_RANK, self.usual), on_warning="ignore")
+        self._reference = self._time(reference)
+
+    def head(self) -> int:
+        """Return the numbers that are trained beside any adapter: those of a new task head."""
+        _, adapted = self.base.adapted(self._config(1, self.usual))
+        return sum(parameter.numel() for parameter in head_parameters(adapted))
+
+    def lora(self, rank: int, targets: list[str] | str) -> Size:
+        """Return what PEFT's own LoRA would cost.
+
+        Raises:
+            SpecError: If it cannot be built on this model.
+        """
+        return self._size(self._plan(self._config(rank, targets)))
+
+    def size(self, method: str, options: Mapping[str, JsonValue]) -> Size:
+        """Return what a method would cost.
+
+        Raises:
+            SpecError: If it cannot be built on this model, or only with a warning: such as a rank that is
+                more than a layer can have.
+        """
+        config = find_method(method).config(options, self.base.kind, seed=0)
+        return self._size(self._plan(cast(RankfoldConfig, config)))
+
+    def _size(self, builder: Builder) -> Size:
+        times = self._time(builder), self._base_work.time
+        step, base_step = (time / self._reference for time in times)
+        return Size(builder.parameter_count(), builder.tensor_count(), step, base_step)
+
+    def _config(self, rank: int, targets: list[str] | str) -> RankfoldConfig:
+        return RankfoldConfig(r=rank, target_modules=targets, task_type=task_type(self.base.kind))
+
+    def _plan(self, config: RankfoldConfig, on_warning: Literal["error", "ignore"] = "error") -> Builder:
+        with warnings.catch_warnings():
+            warnings.simplefilter(on_warning, RankfoldWarning)
+            try:
+                return plan_adapters(self._model, config)
+            except RankfoldWarning as warning:
+                raise SpecError(str(warning)) from warning
+
+    def _time(self, builder: Builder) -> float:
+        return (self._base_work + adapter_work(builder, self.tokens)).time
+
+
+def _linear_layers(model: nn.Module) -> list[Linear]:
+    sizes = (layer_sizes(each) for each in model.modules() if isinstance(each, nn.Linear | Conv1D))
+    return [Linear(inputs, outputs) for inputs, outputs in sizes if inputs and outputs]
+
+
+def usual_targets(model_type: str) -> list[str] | str:
+    """Return the layers that PEFT adapts by default in models of a type, or "all-linear"."""
+    known: list[str] | str = USUAL_TARGETS.get(model_type, ALL_LINEAR)
+    return known if isinstance(known, str) else sorted(known)
+
 
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _POWERS = {"": 1, "ki": 2**10, "mi": 2**20, "gi": 2**30}

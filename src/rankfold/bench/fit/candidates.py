@@ -1,19 +1,25 @@
 """The compositions that are considered: every method in several ranks, options and sets of layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import log2
-from typing import Any, final
+from pathlib import Path
+from typing import Any, cast, final
 
 from pydantic import JsonValue
 
 from rankfold import presets
-from rankfold.bench.fit.budget import Budget
-from rankfold.bench.fit.size import ALL_LINEAR, Ruler, Size
+from rankfold.bench.fit.budget import ALL_LINEAR, Budget, Ruler, Size
 from rankfold.errors import SpecError, unknown_name
+from rankfold.models.base import resolve_model
+from rankfold.models.kind import default_max_length
+from rankfold.models.meta import MetaBase, meta_base
 from rankfold.presets import Option, Preset
 from rankfold.progress import Progress, Silent
+from rankfold.runs.methods import PEFT_LORA
 from rankfold.runs.records import label_with_all
+from rankfold.runs.request import RunRequest
+from rankfold.tasks import load_task
 
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -195,3 +201,137 @@ def _measured(ruler: Ruler, method: str, options: _Options) -> Candidate:
         return Candidate(method, options, ruler.size(method, options))
     except (SpecError, ValueError) as error:
         return Candidate(method, options, None, " ".join(str(error).split()))
+
+
+def lora_within(ruler: Ruler, budget: Budget) -> Candidate | None:
+    """Return PEFT's LoRA that uses most of a budget, or None if none fits."""
+    found: list[Candidate] = []
+    for targets in (ruler.usual, ALL_LINEAR):
+        for rank in RANKS:
+            options: dict[str, JsonValue] = {"r": rank, "lora_alpha": 2 * rank}
+            options["target_modules"] = cast("JsonValue", targets)
+            try:
+                found.append(Candidate(PEFT_LORA, options, ruler.lora(rank, targets)))
+            except SpecError:
+                break  # larger ranks are refused for the same reason
+    inside = [(budget.use(each.size), each) for each in found if each.size and budget.use(each.size) <= 1]
+    return max(inside, key=lambda pair: pair[0])[1] if inside else None
+
+
+_ANY_METHOD = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The answer.
+
+    Args:
+        base: What all runs would share: fields of `RunRequest` without method, options, steps and out.
+        budget: What was asked for.
+        ruler: Measures on the model.
+        candidates: Everything that was considered.
+    """
+
+    base: Mapping[str, Any]
+    budget: Budget
+    ruler: Ruler
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def fitting(self) -> list[Candidate]:
+        """Every composition that fits, the largest use of the budget first."""
+        return fitting(self.candidates, self.budget)
+
+    @property
+    def shortlist(self) -> list[Candidate]:
+        """The one of each method that uses most of the budget."""
+        return shortlist(self.candidates, self.budget)
+
+    @property
+    def unbuilt(self) -> list[Candidate]:
+        """What cannot be built on the model, or not sensibly."""
+        return [each for each in self.candidates if each.size is None]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why a method is not on the short list, by its name."""
+        there = {each.method for each in self.shortlist}
+        found: dict[str, str] = {}
+        for each in self.candidates:
+            if each.method in there:
+                continue
+            if each.size is not None:
+                found[each.method] = "nothing of it fits"
+            else:
+                found.setdefault(each.method, (each.reason or "").rstrip("."))
+        return found
+
+    def small_print(self) -> str:
+        """Return what the figures mean, and what they do not."""
+        head = self.ruler.head()
+        beside = f" Beside any of them a task head of {head:,} numbers is trained and saved." if head else ""
+        layers = self.ruler.usual if isinstance(self.ruler.usual, str) else ", ".join(self.ruler.usual)
+        return (
+            "No statement on quality: the list is in the order of what is used of the budget.\n"
+            f"Bytes: float32, and 200 for the name of a tensor.{beside}\n"
+            f"Step: predicted, in steps of LoRA of rank 8 on {layers}, with {self.ruler.tokens:,} tokens."
+        )
+
+    def to_dict(self, *, all_shown: bool) -> dict[str, Any]:
+        """Return the answer as plain values."""
+        shown = self.fitting if all_shown else self.shortlist
+        return {
+            "model": self.base["model"],
+            "budget": asdict(self.budget),
+            "head": self.ruler.head(),
+            "reference": {"rank": 8, "target_modules": self.ruler.usual, "tokens": self.ruler.tokens},
+            "considered": len(self.candidates),
+            "compositions": [self._row(each) for each in shown],
+            "left_out": self.left_out,
+            "not_built": [
+                {"method": each.method, "options": dict(each.options), "reason": each.reason}
+                for each in self.unbuilt
+            ],
+        }
+
+    def _row(self, candidate: Candidate) -> dict[str, Any]:
+        size = candidate.size
+        assert size is not None, "what fits has a size"
+        measured = {**asdict(size), "bytes": size.bytes, "use": self.budget.use(size)}
+        return {"method": candidate.method, "options": dict(candidate.options), **measured}
+
+
+def ask(
+    base: Mapping[str, Any],
+    budget: Budget,
+    methods: Sequence[str] = (),
+    *,
+    reads_data: bool = False,
+    progress: Progress | None = None,
+) -> Fit:
+    """Measure every composition on a model.
+
+    Args:
+        base: Fields of `RunRequest` that all runs share; `model` is needed, the data with `reads_data` only.
+        budget: What the compositions have to keep to.
+        methods: Names of presets; all of them if empty.
+        reads_data: Take the kind of the task and its classes from the data.
+        progress: Is told about every method.
+
+    Raises:
+        SpecError: If there is no such model, task or method, or a setting is not possible.
+        DataError: If the data cannot be read or understood.
+    """
+    request = RunRequest(**base, hold_out=True, method=_ANY_METHOD, out=Path())
+    described = _described(request, reads_data=reads_data)
+    length = request.max_length or default_max_length(described.kind)
+    ruler = Ruler(described, tokens=request.batch_size * length)
+    return Fit(dict(base), budget, ruler, tuple(find_candidates(ruler, methods, progress=progress)))
+
+
+def _described(request: RunRequest, *, reads_data: bool) -> MetaBase:
+    if not reads_data:
+        return meta_base(request.model, kind=request.kind, num_labels=2)
+    data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
+    return meta_base(request.model, kind=data.kind, num_labels=len(data.examples.label_names or ()))

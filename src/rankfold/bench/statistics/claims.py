@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
-from rankfold.bench.statistics.measures import MEASURES
-from rankfold.bench.statistics.scores import baselines_of, scores_of, shared_examples
-from rankfold.bench.statistics.stats import (
+from rankfold.bench.statistics.comparison import (
     Difference,
     Scores,
+    baselines_of,
     mean_metric,
     metric_interval,
     paired_contrast,
     rejected_together,
+    scores_of,
+    shared_examples,
 )
+from rankfold.bench.statistics.measures import MEASURES
 from rankfold.runs.identity import asked_with_any_seed
 from rankfold.runs.record import RunRecord, measured_on
 

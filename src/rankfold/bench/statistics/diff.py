@@ -6,9 +6,15 @@ from typing import Literal, final
 
 import numpy as np
 
+from rankfold.bench.statistics.comparison import (
+    Difference,
+    Verdict,
+    paired_difference,
+    scores_of,
+    shared_examples,
+    verdicts,
+)
 from rankfold.bench.statistics.measures import MEASURES
-from rankfold.bench.statistics.scores import scores_of, shared_examples
-from rankfold.bench.statistics.stats import Difference, Verdict, paired_difference, verdicts
 from rankfold.errors import DataError
 from rankfold.runs.identity import asked_with_any_seed
 from rankfold.runs.record import RunRecord

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 import rankfold
-from rankfold.bench.estimates.counted import count_on_meta
-from rankfold.bench.estimates.estimate import estimate
+from rankfold.bench.counts import count_on_meta
+from rankfold.bench.estimates import estimate
 from rankfold.errors import SpecError
 from rankfold.models.meta import meta_base
 from rankfold.presets import discover

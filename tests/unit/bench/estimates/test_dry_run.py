@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.estimates.dry_run import plan_runs
-from rankfold.bench.estimates.estimate import Device, estimate
+from rankfold.bench.estimates import Device, estimate, plan_runs
 from rankfold.runs.request import RunRequest
 from rankfold.runs.workload import measure_workload
 from rankfold.tasks import TaskRequest, load_task
@@ -93,7 +92,7 @@ def test_step_that_tasks_have_in_common_is_followed_once(request_, monkeypatch):
         followed.append(given)
         return measure_workload(*given, **more)
 
-    monkeypatch.setattr("rankfold.bench.estimates.estimate.measure_workload", follow)
+    monkeypatch.setattr("rankfold.bench.estimates.measure_workload", follow)
     requests = [replace(request_, task=task, steps=None) for task in ("mrpc", "rte", "stsb", "mnli")]
     planned = plan_runs(requests)
     assert len(followed) == 3, "two classes, one number, three classes"

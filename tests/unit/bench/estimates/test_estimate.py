@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.estimates.estimate import A100, Device, estimate
+from rankfold.bench.estimates import A100, Device, estimate
 from rankfold.errors import SpecError
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import rehearse

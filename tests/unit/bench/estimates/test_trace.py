@@ -18,7 +18,7 @@ from transformers import (
     T5Config,
 )
 
-from rankfold.bench.estimates.estimate import memory_of
+from rankfold.bench.estimates import memory_of
 from rankfold.errors import SpecError
 from rankfold.models.kind import Kind
 from rankfold.models.meta import MetaBase

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
-from rankfold.bench.fit.size import Size
+from rankfold.bench.fit.budget import Budget, Size, parse_bytes, parse_count, parse_step
 from rankfold.errors import SpecError
 
 

@@ -7,10 +7,9 @@ import pytest
 from transformers import BertConfig, LlamaConfig
 
 import rankfold
-from rankfold.bench.fit.budget import Budget
+from rankfold.bench.fit.budget import Budget, Ruler, Size
 from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
-from rankfold.bench.fit.plan import lora_within
-from rankfold.bench.fit.size import Ruler, Size
+from rankfold.bench.fit.search import lora_within
 from rankfold.errors import SpecError
 from rankfold.models.meta import meta_base
 from rankfold.presets import discover

@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.bench.fit.budget import Budget
+from rankfold.bench.executors.base import Inline
+from rankfold.bench.fit.budget import Budget, Size
 from rankfold.bench.fit.candidates import Candidate
-from rankfold.bench.fit.fit import fit
-from rankfold.bench.fit.halving import ranked, rung_sizes, rung_steps
-from rankfold.bench.fit.plan import FitPlan
-from rankfold.bench.fit.size import Size
-from rankfold.bench.suite.executors.executor import Inline
+from rankfold.bench.fit.search import FitPlan, fit, rung_sizes, rung_steps
+from rankfold.bench.statistics.comparison import ranked
 from rankfold.cli.main import cli
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover

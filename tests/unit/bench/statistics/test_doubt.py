@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.bench.statistics.doubt import Doubt
-from rankfold.bench.statistics.stats import (
+from rankfold.bench.statistics.comparison import (
     Scores,
     metric_interval,
     paired_difference,
     rejected_together,
     verdicts,
 )
+from rankfold.bench.statistics.confidence import Doubt
 
 DRAWS = 1500
 EXAMPLES = 1000

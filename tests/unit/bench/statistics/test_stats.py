@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from rankfold.bench.statistics.measures import MEASURES
-from rankfold.bench.statistics.stats import (
+from rankfold.bench.statistics.comparison import (
     Difference,
     Interval,
     Scores,
@@ -12,6 +11,7 @@ from rankfold.bench.statistics.stats import (
     paired_difference,
     verdicts,
 )
+from rankfold.bench.statistics.measures import MEASURES
 from rankfold.errors import DataError, SpecError
 from rankfold.tasks.metrics import METRICS
 

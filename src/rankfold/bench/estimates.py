@@ -1,0 +1,354 @@
+"""What a run would take, without data and without weights: numbers, operations, memory and hours.
+
+Numbers and operations are counted on the meta device. Memory and time are made of them with the assumptions
+that stand at `Memory` and `Device`.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any, final
+
+import torch
+from pydantic import JsonValue
+
+from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.models.base import row_length
+from rankfold.models.hardware import choose_precision
+from rankfold.models.meta import MetaBase, generates_text, meta_base
+from rankfold.progress import Progress
+from rankfold.runs.methods import find_method
+from rankfold.runs.record import ParametersPart
+from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
+from rankfold.runs.workload import Workload, measure_workload
+from rankfold.tasks import MIXTURES, NAMED, Task, TaskRequest, load_task
+from rankfold.tasks.data.splits import HOLD_OUT_FRACTION
+from rankfold.tasks.mixture import SEPARATOR
+
+_NUMBER_BYTES = 4
+# AdamW has a number, its gradient and two moments, in float32 each.
+_TRAINED_BYTES = 4 * _NUMBER_BYTES
+# Under autocast most tensors are halved and some are not, and each weight has a copy of half its size.
+_AUTOCAST_KEPT, _AUTOCAST_COPY = 0.75, 0.5
+# The backward pass has the gradients of an operation's two sides at once.
+_GRADIENTS_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What trains.
+
+    Args:
+        name: What it is called.
+        flops: Operations in a second that a training reaches, in its precision.
+        assumption: Why so many, in words.
+        memory_bytes: What it has; None if that is not known.
+    """
+
+    name: str
+    flops: float
+    assumption: str
+    memory_bytes: int | None = None
+
+
+A100 = {
+    "bf16": Device("an A100 80GB", 0.4 * 312e12, "40 % of 312 TFLOP/s in bf16", 80 * 2**30),
+    "fp32": Device("an A100 80GB", 0.4 * 19.5e12, "40 % of 19.5 TFLOP/s in fp32", 80 * 2**30),
+}
+"""What is assumed where no device is named, by precision. Small models reach less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at the peak of a step, without what the libraries themselves take.
+
+    Args:
+        weights: The base model's, in float32, as they are loaded in any precision.
+        trained: Trained numbers, their gradients and AdamW's two moments.
+        kept: What the forward pass keeps for the backward pass. Attention's weights are among it, which a GPU
+            may do without.
+        passing: The gradients that the backward pass has at once: twice the largest tensor.
+    """
+
+    weights: int
+    trained: int
+    kept: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.trained + self.kept + self.passing
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would take.
+
+    Args:
+        model: Which base model.
+        structure: Where its structure is from.
+        method: Which method.
+        kind: What is learned.
+        base: Numbers of the base model, its task head included.
+        parameters: Numbers of the adapter and of the head beside it.
+        stored_bytes: Bytes of their values in the adapter's file.
+        rows: Of the training split; None if the steps were given without it.
+        steps: Updates.
+        batch_size: Rows of an update.
+        length: Tokens of a row, if all are as long as they may be: shorter ones take less.
+        precision: `fp32` or `bf16`.
+        step_flops: Operations of a step.
+        flops: Operations of the training; its evaluations are not counted.
+        memory: At the peak of a step.
+        device: What would train.
+        hours: How long it would.
+        left_out: What the operations and the memory lack, in words; None if nothing.
+    """
+
+    model: str
+    structure: str
+    method: str
+    kind: str
+    base: int
+    parameters: ParametersPart
+    stored_bytes: int
+    rows: int | None
+    steps: int
+    batch_size: int
+    length: int
+    precision: str
+    step_flops: float
+    flops: float
+    memory: Memory
+    device: Device
+    hours: float
+    left_out: str | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the device has the memory; None if that is not known."""
+        has = self.device.memory_bytes
+        return None if has is None else self.memory.total <= has
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as plain values, with the total of the memory and whether it fits."""
+        values = asdict(self)
+        values["memory"]["total"] = self.memory.total
+        return {**values, "fits": self.fits}
+
+
+@final
+class Estimator:
+    """Says what runs would take; a step that several of them have in common is followed once.
+
+    Args:
+        device: What would train; an A100 if None.
+    """
+
+    def __init__(self, device: Device | None = None) -> None:
+        self._device = device
+        self._measured: dict[str, Workload] = {}
+
+    def estimate(self, request: RunRequest, *, rows: int | None = None) -> Estimate:
+        """Return what a run would take; neither data nor weights are read.
+
+        Args:
+            request: The run. Its task says the classes, and the rows of its official training split; a task
+                or data of the user's own has two classes.
+            rows: Of the training split, where the task does not say.
+
+        Raises:
+            SpecError: If there is no such model, method or task, they cannot be built as asked, or neither
+                the steps nor the rows are known.
+        """
+        tasks = _tasks(request, is_own=request.data is not None or rows is not None)
+        used = _used_rows(request, tasks, rows)
+        steps = _steps(request, used)
+        is_free = request.precision == "auto"
+        precision = "bf16" if is_free else choose_precision(request.precision, torch.device("cpu"))
+        trainer = self._device or A100[precision]
+        base = _base(request, tasks)
+        length = row_length(base.described, base.kind, request.max_length)
+        work = self._workload(request, base, length)
+        return Estimate(
+            model=request.model,
+            structure=base.source,
+            method=request.method,
+            kind=base.kind.value,
+            base=work.base,
+            parameters=work.parameters,
+            stored_bytes=_NUMBER_BYTES * (work.parameters.stored + work.parameters.head),
+            rows=used,
+            steps=steps,
+            batch_size=request.batch_size,
+            length=length,
+            precision=precision,
+            step_flops=work.flops(1),
+            flops=work.flops(steps),
+            memory=memory_of(work, precision),
+            device=trainer,
+            hours=work.flops(steps) / trainer.flops / 3600,
+            left_out=work.left_out,
+        )
+
+    def _workload(self, request: RunRequest, base: MetaBase, length: int) -> Workload:
+        key = json.dumps([*decides_a_step(request), base.kind, base.described.num_labels, length])
+        if key not in self._measured:
+            config = find_method(request.method).config(request.options, base.kind, seed=request.seed)
+            self._measured[key] = measure_workload(
+                base, config, request, rows=request.batch_size, length=length
+            )
+        return self._measured[key]
+
+
+def estimate(request: RunRequest, *, rows: int | None = None, device: Device | None = None) -> Estimate:
+    """Return what one run would take; as `Estimator.estimate`."""
+    return Estimator(device).estimate(request, rows=rows)
+
+
+def decides_a_step(request: RunRequest) -> list[JsonValue]:
+    """Return what decides how much a step takes, but for the task and the length of its rows."""
+    options = {name: value for name, value in request.options.items() if name != "seed"}
+    reducer = None if request.reducer is None else dict(request.reducer)
+    return [request.model, request.method, options, reducer, request.batch_size, request.freeze_head]
+
+
+def _tasks(request: RunRequest, *, is_own: bool) -> list[Task]:
+    """Return the known tasks that are learned, those of a mixture one by one; none for a user's own data."""
+    names = request.task.split(SEPARATOR) if request.task else []
+    unknown = [name for name in names if name not in NAMED]
+    if unknown and not is_own:
+        raise unknown_name("task", unknown[0], NAMED)
+    return [] if unknown else [NAMED[name] for name in names]
+
+
+def _base(request: RunRequest, tasks: list[Task]) -> MetaBase:
+    kinds = [task.kind for task in tasks if task.kind is not None]
+    labels = sum(len(task.label_names or ()) for task in tasks)
+    kind = request.kind or (kinds[0].value if kinds else None)
+    return meta_base(request.model, kind=kind, num_labels=labels or 2)
+
+
+def _used_rows(request: RunRequest, tasks: list[Task], given: int | None) -> int | None:
+    """Return the rows that are trained on, of all tasks of a mixture together."""
+    official = [task.rows.get("train") for task in tasks]
+    known = [rows for rows in official if rows is not None]
+    rows = given
+    if rows is None and known and len(known) == len(official):
+        rows = min(known) * len(known) if request.mixture == MIXTURES[0] else sum(known)
+    if rows is None:
+        return None
+    if request.hold_out:
+        rows -= max(1, round(HOLD_OUT_FRACTION * rows))
+    return min(rows, request.train_rows or rows)
+
+
+def _steps(request: RunRequest, rows: int | None) -> int:
+    if request.steps is not None:
+        return request.steps
+    if rows is None:
+        raise SpecError(
+            "the rows of the training split are not known; name a task or data, or give the number of steps."
+        )
+    return max(1, round((request.epochs or DEFAULT_EPOCHS) * math.ceil(rows / request.batch_size)))
+
+
+def memory_of(work: Workload, precision: str) -> Memory:
+    """Return the memory that a training takes at the peak of a step.
+
+    Args:
+        work: What the training takes.
+        precision: `fp32` or `bf16`.
+    """
+    step, kept = work.step, float(work.step.kept_bytes)
+    if precision == "bf16":
+        kept = _AUTOCAST_KEPT * kept + _AUTOCAST_COPY * step.kept_weight_bytes
+    return Memory(
+        weights=_NUMBER_BYTES * work.base,
+        trained=_TRAINED_BYTES * work.trained,
+        kept=round(kept),
+        passing=_GRADIENTS_AT_ONCE * step.largest_bytes,
+    )
+
+
+# Beside what decides a step: how many there are, of how long rows, in which numbers.
+_DECISIVE = ("task", "data", "kind", "epochs", "steps", "max_length", "precision", "train_rows", "hold_out")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRuns:
+    """Runs that would take the same, such as those of several seeds.
+
+    Args:
+        request: The first of them.
+        runs: How many they are.
+        estimate: What each of them would take; None if that cannot be said.
+        reason: Why it cannot.
+    """
+
+    request: RunRequest
+    runs: int
+    estimate: Estimate | None
+    reason: str | None = None
+
+    @property
+    def hours(self) -> float | None:
+        """How long they would train, one after the other; None if that cannot be said."""
+        return None if self.estimate is None else self.runs * self.estimate.hours
+
+
+def plan_runs(
+    requests: Iterable[RunRequest], *, device: Device | None = None, progress: Progress | None = None
+) -> list[PlannedRuns]:
+    """Return what runs would take, in the order in which each kind of run comes first.
+
+    Data that is of no named task is read, for the number of its rows.
+
+    Args:
+        requests: The runs.
+        device: What would train; an A100 if None.
+        progress: Is told about every kind of run.
+    """
+    alike: dict[str, list[RunRequest]] = {}
+    for request in requests:
+        alike.setdefault(_key(request), []).append(request)
+    if progress:
+        progress.start(len(alike), "estimates")
+    estimator, count_own = Estimator(device), cache(_own_rows)
+    planned: list[PlannedRuns] = []
+    for done, group in enumerate(alike.values(), start=1):
+        planned.append(_planned(group[0], len(group), estimator, count_own))
+        if progress:
+            progress.advance(done)
+    if progress:
+        progress.finish()
+    return planned
+
+
+def _planned(
+    request: RunRequest, runs: int, estimator: Estimator, count_own: Callable[[TaskRequest, str], int]
+) -> PlannedRuns:
+    try:
+        rows = None if _is_counted(request) else count_own(request.task_request, request.model)
+        return PlannedRuns(request, runs, estimator.estimate(request, rows=rows))
+    except (SpecError, DataError) as error:
+        return PlannedRuns(request, runs, None, str(error))
+
+
+def _is_counted(request: RunRequest) -> bool:
+    """Return whether the estimate knows the rows of what is learned, or there is nothing to count."""
+    names = request.task.split(SEPARATOR) if request.task else []
+    return request.data is None and all(name in NAMED for name in names)
+
+
+def _own_rows(request: TaskRequest, model: str) -> int:
+    """Return the rows of the training split, of which the estimate takes what is held out away by itself."""
+    data = load_task(replace(request, holds_out=False), is_causal=generates_text(model))
+    return data.examples.counts["train"]
+
+
+def _key(request: RunRequest) -> str:
+    return json.dumps([*decides_a_step(request), *(getattr(request, name) for name in _DECISIVE)])

@@ -1,1 +1,0 @@
-"""Numbers, operations, memory and hours, counted on the meta device, without weights."""

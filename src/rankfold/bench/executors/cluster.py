@@ -1,0 +1,100 @@
+"""Runs on a Ray cluster whose machines share the folders of the runs and of the data."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from rankfold.bench.executors.base import Ended, Run, portable
+from rankfold.errors import SpecError, TrainingError
+from rankfold.progress import Progress
+from rankfold.runs.record import RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
+from rankfold.tasks.registry import DATA_ROOT
+
+
+@final
+class Cluster:
+    """A Ray cluster: that of `RAY_ADDRESS`, or a new one of this machine.
+
+    Args:
+        jobs: How many runs at once; as many as the cluster has processors for if None.
+        threads: Processors of a run.
+        run_one: Does one run; can be pickled.
+
+    Raises:
+        SpecError: If Ray is not installed or its cluster cannot be reached.
+    """
+
+    def __init__(self, jobs: int | None = None, *, threads: int = 1, run_one: Run = run) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise SpecError(
+                "ray is not installed; install rankfold[ray], or use --executor local."
+            ) from error
+        self._ray: Any = ray
+        self._threads, self._run_one = threads, run_one
+        variables = {name: os.environ[name] for name in (DATA_ROOT,) if name in os.environ}
+        if not ray.is_initialized():
+            try:
+                self._ray.init(
+                    log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables}
+                )
+            except (ConnectionError, RuntimeError) as error:
+                raise SpecError(f"the Ray cluster cannot be reached ({error}); check RAY_ADDRESS.") from error
+        self.jobs: int = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1)) // threads)
+
+    def each(self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]) -> Iterator[Ended]:
+        """Do runs; those under way are stopped with the caller, and can be resumed."""
+        # A process for each run: what one leaves behind reaches no other.
+        task = self._ray.remote(num_cpus=self._threads, max_calls=1, max_retries=0)(_work)
+        waiting = list(reversed(requests))
+        under_way: dict[Any, RunRequest] = {}
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < self.jobs:
+                    request = waiting.pop()
+                    # Of a rung, say; a machine that does not see it shares no storage with this one.
+                    request.out.parent.mkdir(parents=True, exist_ok=True)
+                    there = task.remote(self._run_one, request, self._threads, str(Path.cwd()))
+                    under_way[there] = request
+                (ended, *_), _ = self._ray.wait(list(under_way), num_returns=1)
+                yield self._ended(ended, under_way.pop(ended))
+        finally:
+            for there in under_way:
+                self._ray.cancel(there, force=True)
+
+    def _ended(self, there: Any, request: RunRequest) -> Ended:
+        try:
+            return Ended(request, *self._ray.get(there))
+        except self._ray.exceptions.RayError as error:
+            # Ray's first sentence says what happened, and the next ones what to look at.
+            words = (
+                (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
+            )
+            message = f"the run's process on the cluster was lost ({words}); run the suite again to go on."
+            return Ended(request, None, TrainingError(message))
+
+
+def _work(
+    run_one: Run, request: RunRequest, threads: int, folder: str
+) -> tuple[RunRecord | None, Exception | None]:
+    """Do one run on a machine of the cluster."""
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        _check_shared(Path(folder) / request.out.parent)
+        os.chdir(folder)
+        return run_one(request), None
+    except Exception as error:  # told to the caller, who makes a row of it
+        return None, portable(error)
+
+
+def _check_shared(folder: Path) -> None:
+    if not folder.is_dir():
+        raise SpecError(
+            f"a machine of the cluster does not see '{folder}'; give an --out on storage that all share."
+        )

@@ -1,0 +1,267 @@
+"""Successive halving for `rankfold fit --run`: many candidates with few updates, the best again with more.
+
+Every rung trains from the beginning. A learning rate falls to zero in the steps it was planned for, so going
+on from a shorter run would not be the run that was asked for. It costs little: with three times the steps in
+each rung, all earlier runs of the winner together are half of its last one.
+"""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from rankfold.bench.executors.base import Executor
+from rankfold.bench.fit.budget import Budget
+from rankfold.bench.fit.candidates import Candidate, Fit, lora_within
+from rankfold.bench.statistics.comparison import like_guessing, ranked
+from rankfold.bench.suites.outcomes import Outcome, check_all_here, marked, raise_shared
+from rankfold.bench.suites.runner import run_all
+from rankfold.errors import OutputExistsError, SpecError
+from rankfold.files import write_into
+from rankfold.progress import Progress, Silent
+from rankfold.runs.output import check_output
+from rankfold.runs.record import FitPart, RunRecord
+from rankfold.runs.request import RunRequest
+from rankfold.runs.resume import folder_beside
+
+logger = logging.getLogger("rankfold.bench")
+
+PLAN_NAME = "fit.json"
+
+
+def rung_sizes(candidates: int, eta: int) -> list[int]:
+    """Return how many candidates each rung trains: the first all, each later one the best 1/eta of the last.
+
+    Example:
+        >>> rung_sizes(14, 3)
+        [14, 5, 2]
+    """
+    sizes = [candidates]
+    while sizes[-1] > eta:
+        sizes.append(math.ceil(sizes[-1] / eta))
+    return sizes
+
+
+def rung_steps(rungs: int, steps: int, eta: int) -> list[int]:
+    """Return the updates of each rung: the last has `steps`, each earlier one 1/eta of the next.
+
+    Example:
+        >>> rung_steps(3, 240, 3)
+        [27, 80, 240]
+    """
+    return [max(1, round(steps / eta**later)) for later in reversed(range(rungs))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitPlan:
+    """What a choice will train.
+
+    Args:
+        out: The folder of all runs.
+        base: What all runs share: fields of `RunRequest` without method, options, steps and out.
+        budget: What the candidates keep to.
+        candidates: Between which is chosen.
+        reference: PEFT's LoRA of the budget, which the chosen one is held against; None if none fits.
+        steps: Updates of the last rung.
+        eta: How many times fewer candidates, and more updates, each rung has than the one before.
+
+    Raises:
+        SpecError: If `steps` or `eta` is too small.
+    """
+
+    out: Path
+    base: Mapping[str, Any]
+    budget: Budget
+    candidates: tuple[Candidate, ...]
+    reference: Candidate | None
+    steps: int
+    eta: int
+
+    def __post_init__(self) -> None:
+        """Check what the rungs are made of."""
+        if self.steps < 1:
+            raise SpecError(f"steps is {self.steps}; give a number above 0.")
+        if self.eta < 2:  # noqa: PLR2004
+            raise SpecError(f"eta is {self.eta}, which drops no candidate; give 2 or more.")
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many candidates each rung trains."""
+        return rung_sizes(len(self.candidates), self.eta)
+
+    @property
+    def rungs(self) -> list[int]:
+        """How many updates each rung has."""
+        return rung_steps(len(self.sizes), self.steps, self.eta)
+
+    @property
+    def updates(self) -> int:
+        """How many updates there are in all."""
+        by_rung = sum(runs * steps for runs, steps in zip(self.sizes, self.rungs, strict=True))
+        return by_rung + (0 if self.reference is None else self.steps)
+
+    def request(self, candidate: Candidate, place: str, *, steps: int | None) -> RunRequest:
+        """Return the run of a candidate on rows held out of the training split.
+
+        Args:
+            candidate: What is trained.
+            place: Its folder below `out`.
+            steps: How many updates; those of the usual number of epochs if None.
+        """
+        return RunRequest(
+            **self.base,
+            method=candidate.method,
+            options=dict(candidate.options),
+            out=self.out / place,
+            steps=steps,
+            hold_out=True,
+        )
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Return the plan as JSON values, without the folder: the same plan anywhere."""
+        values = {name: value for name, value in asdict(self).items() if name != "out"}
+        return json.loads(json.dumps({"format": 1, **values, "rungs": self.rungs}))
+
+
+def plan_search(fit: Fit, out: Path, *, steps: int, eta: int) -> FitPlan:
+    """Return the plan of a search between the shortlist of a fit.
+
+    Raises:
+        SpecError: If `steps` or `eta` is too small.
+    """
+    return FitPlan(
+        out=out,
+        base=fit.base,
+        budget=fit.budget,
+        candidates=tuple(fit.shortlist),
+        reference=lora_within(fit.ruler, fit.budget),
+        steps=steps,
+        eta=eta,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What was chosen.
+
+    Args:
+        winner: The chosen candidate.
+        records: Every run, rung by rung, the reference's last.
+        command: How to train the winner at full length, measured on the validation split.
+    """
+
+    winner: Candidate
+    records: tuple[RunRecord, ...]
+    command: tuple[str, ...]
+
+
+def fit(
+    plan: FitPlan,
+    *,
+    make_progress: Callable[[], Progress] = Silent,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+) -> Fitted:
+    """Choose a candidate by successive halving; what an earlier call has trained is kept.
+
+    Args:
+        plan: What to train.
+        make_progress: Gives one listener for each rung and one for each run.
+        executor: Does the runs; in this process, one after another, if None.
+        overwrite: Begin anew where the folder holds an earlier choice.
+
+    Raises:
+        OutputExistsError: If the folder holds another choice, or something else.
+        DataError: If the data has changed since a run was done that is kept.
+        TrainingError: If every candidate of a rung failed.
+        BusyError: If another process is at a run.
+    """
+    _claim(plan, overwrite=overwrite)
+    records: list[RunRecord] = []
+    done: list[Outcome] = []
+    left: Sequence[Candidate] = plan.candidates
+    keeps = [*plan.sizes[1:], 1]
+    for number, (steps, kept) in enumerate(zip(plan.rungs, keeps, strict=True), start=1):
+        logger.info("rung %d of %d: %d candidates, %d steps each.", number, len(keeps), len(left), steps)
+        requests = [plan.request(each, f"rung-{number}/{each.method}", steps=steps) for each in left]
+        outcomes = run_all(requests, make_progress=make_progress, executor=executor, earlier=done)
+        check_all_here(outcomes)
+        done += outcomes
+        if all(outcome.error for outcome in outcomes):
+            raise_shared(outcomes)
+        part = FitPart(plan.budget.text(), tuple(plan.rungs), number, kept)
+        here = [_placed(outcome, part) for outcome in outcomes]
+        of_record = {id(record): candidate for record, candidate in zip(here, left, strict=True)}
+        left = [of_record[id(record)] for record in ranked(here)[:kept] if record.status == "done"]
+        records += here
+        _tell_of_guessing(here)
+        _tell_what_is_left(here, plan, number)
+    if plan.reference is not None:
+        request = plan.request(plan.reference, "reference", steps=plan.steps)
+        (outcome,) = run_all([request], make_progress=make_progress, executor=executor, earlier=done)
+        check_all_here([outcome])
+        if outcome.record is None:  # it never got as far as the others did with the same model and data
+            raise_shared([outcome])
+        part = FitPart(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
+        records.append(_placed(outcome, part))
+    full = plan.request(left[0], "winner", steps=None)
+    full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
+    return Fitted(left[0], tuple(records), full.command())
+
+
+def _claim(plan: FitPlan, *, overwrite: bool) -> None:
+    """Make the folder that of this plan, or go on in it if it is."""
+    file = plan.out / PLAN_NAME
+    content = (json.dumps(plan.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
+    if not file.is_file():
+        if plan.out.is_dir() and any(plan.out.iterdir()):
+            raise OutputExistsError(
+                f"'{plan.out}' holds something else than a choice; choose another folder."
+            )
+        check_output(plan.out, overwrite=False)
+    elif overwrite:
+        reference = plan.out / "reference"
+        for folder in (reference, folder_beside(reference), *plan.out.glob("rung-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+    elif file.read_bytes() != content:
+        raise OutputExistsError(
+            f"'{plan.out}' holds another choice (see its {PLAN_NAME}); "
+            "choose another folder, or add --overwrite to replace it."
+        )
+    write_into(plan.out, PLAN_NAME, content)
+
+
+def _placed(outcome: Outcome, part: FitPart) -> RunRecord:
+    """Return a run's record with its place in the choice, on disk too."""
+    record = marked(outcome, part).record
+    assert record is not None, "a run without a record has siblings that know its model and data"
+    return record
+
+
+def _tell_of_guessing(records: Sequence[RunRecord]) -> None:
+    """Say so if a rung was too short to tell its candidates apart."""
+    guessing = like_guessing(records)
+    if 2 * len(guessing) > len(records):
+        logger.info(
+            "%d of %d candidates are not separated from guessing: the rung says little; give more --steps.",
+            len(guessing),
+            len(records),
+        )
+
+
+def _tell_what_is_left(records: Sequence[RunRecord], plan: FitPlan, number: int) -> None:
+    """Say how long the later rungs will take, by how long this one took."""
+    done = [record for record in records if record.status == "done"]
+    a_step = sum(each.seconds.train for each in done) / sum(each.training.steps for each in done)
+    around = sum(each.seconds.total - each.seconds.train for each in done) / len(done)
+    later = list(zip(plan.sizes, plan.rungs, strict=True))[number:]
+    later += [(1, plan.steps)] if plan.reference is not None else []
+    seconds = sum(runs * (around + steps * a_step) for runs, steps in later)
+    if later:
+        logger.info("about %.0f min are left.", max(1.0, seconds / 60))

@@ -1,0 +1,312 @@
+"""Intervals and verdicts from per-example predictions, so that a comparison carries its doubt.
+
+One run says how good a method was on these examples with this seed. Both could have been others: see
+`rankfold.bench.statistics.confidence`. Two methods are compared on the same examples and seeds, pair by pair.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import statsmodels.stats.multitest
+import statsmodels.stats.proportion
+from numpy.typing import NDArray
+
+from rankfold.bench.statistics.confidence import Doubt, Pick, Statistic, doubt_of
+from rankfold.bench.statistics.measures import MEASURES, least_of, measure_named
+from rankfold.errors import DataError
+from rankfold.runs.record import RunRecord
+from rankfold.tasks.metrics import ANSWER_LOSS
+
+LEVEL = 0.95
+
+Verdict = Literal["reference", "better", "worse", "not separated", "not comparable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one method predicted: the same examples under one or several seeds.
+
+    Attributes:
+        labels: The truth, one value per example.
+        predictions: One row per seed, one column per example.
+        seeds: The seeds in the order of the rows.
+    """
+
+    labels: NDArray[Any]
+    predictions: NDArray[Any]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to measure.
+
+        Raises:
+            DataError: If there is no example, or the shapes do not fit.
+        """
+        if not len(self.labels):
+            raise DataError("there are no predictions to measure; evaluate on at least one example.")
+        if self.predictions.shape != (len(self.seeds), len(self.labels)):
+            raise DataError(
+                f"predictions have shape {self.predictions.shape} for {len(self.seeds)} seeds and "
+                f"{len(self.labels)} examples; give one row per seed and one column per example."
+            )
+
+    def of_seeds(self, seeds: Sequence[int]) -> "Scores":
+        """Return the rows of some seeds, in this order."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return Scores(self.labels, self.predictions[rows], tuple(seeds))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A point estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one method is from the reference on the same examples and seeds.
+
+    Attributes:
+        interval: The paired difference; positive when the metric is larger than the reference's.
+        p_value: Two-sided, not corrected; of a difference from the bound, which is 0 unless something else
+            was asked for.
+    """
+
+    interval: Interval
+    p_value: float
+
+
+def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float = LEVEL) -> Interval:
+    """Return a metric, averaged over seeds, with its confidence interval.
+
+    Accuracy of a single seed has Wilson's interval, and that of several is no surer than as many examples as
+    would leave it as open. No interval leaves the range of the metric.
+
+    Args:
+        scores: The predictions.
+        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        seed: Makes the bootstrap repeatable.
+        level: Coverage, such as 0.95.
+
+    Raises:
+        SpecError: If the metric is unknown.
+    """
+    measure = measure_named(metric)
+    found = _doubt(lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed)
+    around = _interval(found, level)
+    low, high = max(around.low, least_of(metric)), min(around.high, 1.0)
+    if metric != "accuracy":
+        return Interval(found.value, low, high)
+    wilson = _wilson(found, level)
+    if found.seeds == 1:
+        return wilson
+    return Interval(found.value, min(low, wilson.low), max(high, wilson.high))
+
+
+def _wilson(found: Doubt, level: float) -> Interval:
+    """Return Wilson's interval of an accuracy, which does not shrink to nothing where all is right.
+
+    Several seeds on the same examples are as sure as a number of examples between that of one seed and that
+    of all: the number whose accuracy would vary as much with other examples.
+    """
+    count = float(found.examples)
+    if found.least:
+        alike = found.value * (1 - found.value) / found.least**2
+        count = min(max(count, alike), count * found.seeds)
+    interval = cast("Any", statsmodels.stats.proportion).proportion_confint
+    low, high = interval(found.value * count, count, alpha=1 - level, method="wilson")
+    return Interval(found.value, float(low), float(high))
+
+
+def mean_metric(scores: Scores, metric: str) -> float:
+    """Return a metric, averaged over seeds.
+
+    Raises:
+        SpecError: If the metric is unknown.
+    """
+    return float(np.mean(measure_named(metric)(scores.labels, scores.predictions)))
+
+
+def paired_difference(
+    ours: Scores, reference: Scores, metric: str, *, seed: int = 0, level: float = LEVEL
+) -> Difference:
+    """Return how much larger our metric is than the reference's, over the examples and seeds both have.
+
+    Args:
+        ours: Predictions of the method in question.
+        reference: Predictions of the method it is held against.
+        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        seed: Makes the bootstrap repeatable.
+        level: Coverage of the interval.
+
+    Raises:
+        DataError: If the examples differ, or no seed is shared.
+        SpecError: If the metric is unknown.
+    """
+    return paired_contrast([ours, reference], (1.0, -1.0), metric, seed=seed, level=level)
+
+
+def paired_contrast(
+    scores: Sequence[Scores],
+    weights: Sequence[float],
+    metric: str,
+    *,
+    bound: float = 0.0,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Difference:
+    """Return a weighted sum of the metrics of several methods, over the examples and seeds all of them have.
+
+    Args:
+        scores: Predictions of each method.
+        weights: How much each counts; (1, -1) is the difference of two.
+        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        bound: What the sum is held against by the p-value.
+        seed: Makes the bootstrap repeatable.
+        level: Coverage of the interval.
+
+    Raises:
+        DataError: If the examples differ, or no seed is shared.
+        SpecError: If the metric is unknown.
+    """
+    measure = measure_named(metric)
+    if not all(np.array_equal(each.labels, scores[0].labels) for each in scores):
+        raise DataError("the runs were measured on different examples; evaluate all on the same data.")
+    shared = tuple(one for one in scores[0].seeds if all(one in each.seeds for each in scores))
+    if not shared:
+        listed = " and ".join(str(each.seeds) for each in scores)
+        raise DataError(f"the runs share no seed ({listed}); train all with the same seeds.")
+    paired = [each.of_seeds(shared) for each in scores]
+
+    def gain(pick: Pick) -> NDArray[np.float64]:
+        truth = pick(paired[0].labels)
+        metrics = [measure(truth, pick(each.predictions)) for each in paired]
+        return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
+
+    found = _doubt(gain, paired[0], seed)
+    return Difference(_interval(found, level), found.p_value(bound))
+
+
+def rejected_together(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
+    """Return which differences are not their bound, corrected together by Holm's method.
+
+    Args:
+        differences: Every comparison made.
+        level: One minus the chance of any false rejection.
+    """
+    if not differences:
+        return []
+    p_values = [difference.p_value for difference in differences]
+    correct = cast("Any", statsmodels.stats.multitest).multipletests
+    return [bool(sure) for sure in correct(p_values, alpha=1 - level, method="holm")[0]]
+
+
+def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list[Verdict]:
+    """Return "better", "worse" or "not separated" for each comparison, corrected together by Holm's method.
+
+    Args:
+        differences: Every comparison made with one reference.
+        level: One minus the chance of any false verdict.
+    """
+    return [
+        "not separated" if not sure else "better" if difference.interval.value > 0 else "worse"
+        for difference, sure in zip(differences, rejected_together(differences, level=level), strict=True)
+    ]
+
+
+def _doubt(statistic: Statistic, scores: Scores, seed: int) -> Doubt:
+    return doubt_of(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=seed)
+
+
+def _interval(found: Doubt, level: float) -> Interval:
+    half = found.half_width(level)
+    return Interval(found.value, found.value - half, found.value + half)
+
+
+# Every other metric is the larger the better.
+SMALLER_IS_BETTER = frozenset({ANSWER_LOSS})
+
+
+def goodness(record: RunRecord) -> float:
+    """Return the metric of a run so that more is better; -inf for a run that failed."""
+    if record.status == "failed":
+        return -math.inf
+    value = record.metrics[record.task.metric]
+    return -value if record.task.metric in SMALLER_IS_BETTER else value
+
+
+def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
+    """Return the ids of the examples that every run was measured on, in the order of the first."""
+    if not records:
+        return []
+    others = [{item.id for item in record.predictions} for record in records[1:]]
+    first = dict.fromkeys(item.id for item in records[0].predictions)
+    return [name for name in first if all(name in other for other in others)]
+
+
+def baselines_of(records: Sequence[RunRecord]) -> Mapping[str, float]:
+    """Return what needs no training, by its name: that of the run measured on the fewest examples.
+
+    What all runs share are the examples of that one, if a run that was measured on more began with the same.
+    """
+    return min(records, key=lambda record: len(record.predictions)).baselines if records else {}
+
+
+def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str]) -> Scores:
+    """Return what runs of one method predicted, one row per seed."""
+    found = [{item.id: item for item in record.predictions} for record in records]
+    labels = np.array([found[0][name].label for name in examples])
+    predictions = np.array([[run[name].prediction for name in examples] for run in found])
+    return Scores(labels, predictions, tuple(record.training.seed for record in records))
+
+
+def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int | str]) -> Interval | None:
+    """Return the mean over the runs of one method; None if there is no run."""
+    if not records:
+        return None
+    if metric in MEASURES and examples:
+        return metric_interval(scores_of(records, examples), metric)
+    value = float(np.mean([record.metrics[metric] for record in records]))
+    return Interval(value, value, value)
+
+
+def ranked(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return runs of one rung, the best first, failed ones last.
+
+    Equal scores are told apart by the loss on the same rows, then by how many numbers are trained; then the
+    order stays.
+    """
+    return sorted(records, key=_rank)
+
+
+def _rank(record: RunRecord) -> tuple[float, float, int]:
+    return -goodness(record), held_out_loss(record), record.parameters.trainable
+
+
+def like_guessing(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs that have not been seen to be better than guessing, such as the most frequent class."""
+    return [record for record in records if record.status == "done" and _is_like_guessing(record)]
+
+
+def _is_like_guessing(record: RunRecord) -> bool:
+    metric = record.task.metric
+    score = mean_score([record], metric, shared_examples([record]))
+    if score is None or not record.baselines or metric in SMALLER_IS_BETTER:
+        return False
+    return score.low <= max(record.baselines.values())
+
+
+def held_out_loss(record: RunRecord) -> float:
+    """Return the last loss on held-out rows; infinite where none was measured."""
+    return float(record.curve.validation[-1]["loss"]) if record.curve.validation else math.inf

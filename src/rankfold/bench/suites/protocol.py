@@ -1,0 +1,121 @@
+"""A suite from beginning to end: every method is tuned alike, then trained once with each seed."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rankfold.bench.executors.base import Executor
+from rankfold.bench.suites.outcomes import Outcome, marked
+from rankfold.bench.suites.runner import run_all
+from rankfold.bench.suites.saved_suite import joined_with_kept, keep_suite
+from rankfold.bench.suites.suite import Suite
+from rankfold.bench.suites.tuning import Key, searches_of, trial_request, trial_requests, tune
+from rankfold.models.kind import Kind
+from rankfold.progress import Progress, Silent
+from rankfold.runs.methods import find_method
+from rankfold.runs.output import finished
+from rankfold.runs.record import TuningPart
+from rankfold.runs.request import RunRequest
+from rankfold.tasks.registry import check_named
+
+
+def run_suite(
+    suite: Suite,
+    out: Path,
+    *,
+    executor: Executor | None = None,
+    make_progress: Callable[[], Progress] = Silent,
+    overwrite: bool = False,
+) -> list[Outcome]:
+    """Tune and train everything that is not done yet, and return the outcomes, trials first.
+
+    Args:
+        suite: What to run.
+        out: The folder that gets a folder for each run.
+        executor: Does the runs.
+        make_progress: Gives one listener for each batch of runs and one for each run.
+        overwrite: Do again what is done.
+
+    Raises:
+        SpecError: If a method or an option is unknown, or a value is not possible, before the first run.
+        OutputExistsError: If a folder holds something that was not asked for, or `out` another suite.
+        DataError: If the data has changed since trials or runs were done that are kept.
+        TrainingError: If every trial failed.
+        BusyError: If another process is at a trial.
+    """
+    check_suite(suite, out)
+    keep_suite(suite if overwrite else _checked_with_kept(suite, out), out)
+
+    def run_batch(
+        requests: Sequence[RunRequest], described: str, earlier: Sequence[Outcome] = ()
+    ) -> list[Outcome]:
+        return run_all(
+            requests,
+            make_progress=make_progress,
+            executor=executor,
+            overwrite=overwrite,
+            described=described,
+            earlier=earlier,
+        )
+
+    trials, chosen = tune(suite, out, run_batch)
+    values = {key: each.values for key, each in chosen.items()}
+    outcomes = run_batch(suite.requests(out, values), "runs", trials)
+    return [*trials, *_with_choice(suite, chosen, outcomes)]
+
+
+def check_suite(suite: Suite, out: Path) -> None:
+    """Check the names and options of all runs before the first, so that a typo costs no time.
+
+    Raises:
+        SpecError: If a method, an option or a task is unknown, a value is not possible, there is nothing to
+            learn, or the methods would not get equally many trials.
+    """
+    requests = all_requests(suite, out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each run says again what there is to say of it
+        for request in requests:
+            kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
+            find_method(request.method).config(request.options, kind, seed=request.seed)
+        for asked in dict.fromkeys(request.task_request for request in requests):
+            check_named(asked)
+
+
+def all_requests(suite: Suite, out: Path) -> list[RunRequest]:
+    """Return all trials and all runs, with the values of the suite where others will be chosen.
+
+    Raises:
+        SpecError: If they cannot be made.
+    """
+    return [*trial_requests(suite, out), *suite.requests(out)]
+
+
+def _checked_with_kept(suite: Suite, out: Path) -> Suite:
+    """Return the suite with what its folder has already, if all of it is of this suite.
+
+    Raises:
+        OutputExistsError: If the folder holds the runs of another.
+    """
+    joined = joined_with_kept(suite, out)
+    # A run has what tuning chooses, which is not known yet; the trials that are asked for first are.
+    first = [
+        trial_request(joined, out, key, each, values, number)
+        for key, each in searches_of(joined).items()
+        for number, values in enumerate(each.search.ask(), start=1)
+    ]
+    for request in first or joined.requests(out):
+        finished(request)
+    return joined
+
+
+def _with_choice(
+    suite: Suite, chosen: Mapping[Key, TuningPart], outcomes: Sequence[Outcome]
+) -> list[Outcome]:
+    """Return the outcomes with what tuning chose in their records, in the order of `Suite.requests`."""
+    keys = [
+        (place, row.tuned_as) for _ in suite.seeds for place in suite.places() for row in suite.rows(place)
+    ]
+    return [
+        marked(outcome, chosen[key]) if key in chosen else outcome
+        for key, outcome in zip(keys, outcomes, strict=True)
+    ]

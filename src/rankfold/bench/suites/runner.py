@@ -1,0 +1,194 @@
+"""Runs what a suite asks for: what is done is kept, what fails becomes a record, and the rest goes on."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+from rankfold.bench.executors.base import Ended, Executor, Inline
+from rankfold.bench.suites.outcomes import Outcome, with_unstarted
+from rankfold.errors import DataError, RankfoldError
+from rankfold.models.base import resolve_model
+from rankfold.progress import SECONDS_LEFT, Progress, Silent
+from rankfold.runs.output import clear_failure, finished, read_failure
+from rankfold.runs.record import Measured, RunRecord, measured_on
+from rankfold.runs.request import RunRequest
+from rankfold.runs.resume import check_unfinished
+from rankfold.tasks import TaskRequest, load_task
+
+logger = logging.getLogger("rankfold.bench")
+
+
+def run_all(
+    requests: Sequence[RunRequest],
+    *,
+    make_progress: Callable[[], Progress] = Silent,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    described: str = "runs",
+    earlier: Sequence[Outcome] = (),
+) -> list[Outcome]:
+    """Do what is not done yet, and go on with what was stopped; one failure does not stop the others.
+
+    What another process finishes before its turn comes is taken as it is; what another is making is left
+    alone.
+
+    Args:
+        requests: The runs of a suite.
+        make_progress: Gives one listener for the whole and one for each run.
+        executor: Does the runs; in this process, one after another, if None.
+        overwrite: Do again what is done.
+        described: What the runs are called where progress is shown.
+        earlier: What these runs are built on, such as trials, on the same data.
+
+    Raises:
+        OutputExistsError: If a folder holds something that was not asked for, before anything is run.
+        SpecError: If a run was stopped that is not what is asked for now.
+        DataError: If the data has changed since a run was done that is kept, or a record cannot be read.
+    """
+    executor = executor or Inline()
+    kept = {request.out: None if overwrite else finished(request) for request in requests}
+    check_same_data(
+        [
+            *((each.request, each.record) for each in earlier if each.error is None),
+            *((request, kept[request.out]) for request in requests),
+        ]
+    )
+    left = [_as_begun(request, overwrite=overwrite) for request in requests if kept[request.out] is None]
+    outcomes = {
+        request.out: Outcome(request, record, is_kept=True)
+        for request in requests
+        if (record := kept[request.out]) is not None
+    }
+    for request in left:
+        clear_failure(request.out)
+    whole = make_progress()
+    whole.start(len(requests), described)
+    whole.advance(len(outcomes))
+    try:
+        for ended in executor.each(left, make_progress):
+            outcomes[ended.request.out] = _outcome(ended)
+            whole.advance(len(outcomes), **_news(requests, outcomes, executor.jobs))
+    finally:
+        whole.finish()
+    return with_unstarted([outcomes[request.out] for request in requests])
+
+
+def _as_begun(request: RunRequest, *, overwrite: bool) -> RunRequest:
+    """Return a request that goes on with a run if one was stopped, and is still what it was.
+
+    It resumes although there may be nothing to resume: there may be once its turn comes.
+    """
+    request = replace(request, overwrite=overwrite, resume=not overwrite)
+    if not overwrite:
+        check_unfinished(request)
+    return request
+
+
+def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs: int) -> dict[str, object]:
+    """Return what is worth showing beside the number of runs that are done."""
+    left = [request for request in requests if request.out not in outcomes]
+    done = [(each.request, each.record) for each in outcomes.values() if each.record]
+    seconds = seconds_left(left, done, jobs)
+    elsewhere = sum(each.is_elsewhere for each in outcomes.values())
+    failed = sum(each.error is not None for each in outcomes.values()) - elsewhere
+    return {
+        **({"elsewhere": elsewhere} if elsewhere else {}),
+        **({"failed": failed} if failed else {}),
+        **({} if seconds is None else {SECONDS_LEFT: seconds}),
+    }
+
+
+def _outcome(ended: Ended) -> Outcome:
+    """Return what became of a run; a failure may have left a record."""
+    request = ended.request
+    if ended.error is None:
+        return Outcome(request, ended.record)
+    logger.debug("'%s' failed.", request.out, exc_info=ended.error)
+    outcome = Outcome(request, None, ended.error)
+    if outcome.is_elsewhere or request.overwrite:
+        return outcome
+    return replace(outcome, record=read_failure(request.out))
+
+
+def seconds_left(
+    left: Sequence[RunRequest], done: Sequence[tuple[RunRequest, RunRecord]], jobs: int
+) -> float | None:
+    """Return an estimate of the seconds until all are done, or None while nothing can be said.
+
+    A run is expected to take what those of the same model, task and length took, or all of them where there
+    is none; several at once are expected to share the work evenly.
+
+    Args:
+        left: What is still to do, runs under way included.
+        done: What is done, with its record.
+        jobs: How many runs are under way at once.
+    """
+    took = [
+        (request, record.seconds.total)
+        for request, record in done
+        if record.status == "done" and record.seconds.total > 0
+    ]
+    if not took:
+        return None
+    whole = mean(seconds for _, seconds in took)
+
+    def expected(request: RunRequest) -> float:
+        alike = [seconds for other, seconds in took if _length(other) == _length(request)]
+        return mean(alike) if alike else whole
+
+    return sum(map(expected, left)) / min(jobs, max(1, len(left)))
+
+
+def _length(request: RunRequest) -> tuple[object, ...]:
+    return (request.model, request.task, request.data, request.epochs, request.steps, request.train_rows)
+
+
+_DIGITS = 8
+
+
+def check_same_data(asked: Sequence[tuple[RunRequest, RunRecord | None]]) -> None:
+    """Check that runs which are still to do will see the data of those that are done already.
+
+    Args:
+        asked: All runs of a comparison and what they are built on, such as trials, with their records; None
+            if one is still to do.
+
+    Raises:
+        DataError: If the data of a task, or its version, has changed since a run was done.
+    """
+    first: dict[TaskRequest, tuple[RunRequest, RunRecord]] = {}
+    for request, record in asked:
+        if record is not None:
+            _, began = first.setdefault(request.task_request, (request, record))
+            _check(began, measured_on(record), f"when '{request.out}' was run")
+    if any(record is None for _, record in asked):
+        for request, record in first.values():
+            _check(record, _now(request), "now")
+
+
+def _now(request: RunRequest) -> Measured | None:
+    """Return what a run would be measured on; None if that cannot be read, which the run itself will say."""
+    try:
+        data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
+    except RankfoldError:
+        return None
+    return data.sha256, data.task.version or 1
+
+
+def _check(first: RunRecord, other: Measured | None, when: str) -> None:
+    (rows, version), task = measured_on(first), first.task.name
+    if other is None or other == (rows, version):
+        return
+    if other[1] != version:
+        changed = f"the task '{task}' had version {version} when it was first run, and has {other[1]} {when}"
+    else:
+        changed = (
+            f"the data of '{task}' had the hash {rows[:_DIGITS]} when it was first run, "
+            f"and has {other[0][:_DIGITS]} {when}"
+        )
+    raise DataError(
+        f"{changed}; what was measured on different data is not mixed, so add --overwrite to run everything "
+        "again, choose another --out, or bring the data back."
+    )

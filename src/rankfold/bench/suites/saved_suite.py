@@ -1,0 +1,121 @@
+"""A suite beside its records, so that a report made later still knows what the records were asked."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from rankfold.bench.statistics.claims import Judgement, judge
+from rankfold.bench.suites.suite import Suite, model_of, named_runs, named_trials, task_of
+from rankfold.errors import DataError, OutputExistsError
+from rankfold.files import write_into
+from rankfold.runs.archive import NAME as ARCHIVE_NAME
+from rankfold.runs.archive import read_archive
+from rankfold.runs.identity import FREE
+from rankfold.runs.record import NAME as RECORD_NAME
+from rankfold.runs.record import RunRecord
+
+NAME = "suite.json"
+
+
+def keep_suite(suite: Suite, folder: Path) -> None:
+    """Write a suite into the folder of its runs; where it was run is no part of it.
+
+    Raises:
+        SpecError: If it cannot be written.
+    """
+    base = {name: value for name, value in suite.base.items() if name not in FREE}
+    write_into(folder, NAME, _adapter().dump_json(replace(suite, base=base), indent=1) + b"\n")
+
+
+def kept_suite(folder: Path) -> Suite | None:
+    """Return the suite whose runs a folder holds, or None if they are of no suite.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    file = folder / NAME
+    try:
+        return _adapter().validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise DataError(f"cannot read '{file}'; run the suite again, which writes it anew.") from error
+
+
+def joined_with_kept(suite: Suite, folder: Path) -> Suite:
+    """Return a suite with what is in its folder already: more seeds, tasks and models.
+
+    Their runs stay there, so they go on to be rows of the suite and to be asked its claims.
+
+    Raises:
+        OutputExistsError: If the folder has runs of another name, or of methods that this suite lacks:
+            their names and claims would be lost.
+    """
+    try:
+        kept = kept_suite(folder)
+    except DataError:  # to run the suite again is how a damaged file is mended
+        return suite
+    if kept is None or not _has_runs(kept, folder):
+        return suite
+    if changed := _lost(kept, suite):
+        raise OutputExistsError(
+            f"'{folder}' holds the runs of another suite: {changed}; "
+            "choose another folder, or add --overwrite to replace what is known of it."
+        )
+    return replace(
+        suite,
+        seeds=tuple(dict.fromkeys((*kept.seeds, *suite.seeds))),
+        tasks={**kept.tasks, **suite.tasks},
+        models=tuple(dict.fromkeys((*kept.models, *suite.models))),
+    )
+
+
+def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[Judgement]:
+    """Return what records of a suite say to its claims.
+
+    Args:
+        suite: The suite.
+        records: Its runs; what is none of them, or did not end well, is left out.
+    """
+    by_name = {record.name: record for record in records if record.status == "done"}
+    rows = {place: {row.label: list[RunRecord]() for row in suite.rows(place)} for place in suite.places()}
+    for name, (place, label) in named_runs(suite).items():
+        if name in by_name:
+            rows[place][label].append(by_name[name])
+    studies = {(model_of(suite, place), task_of(suite, place)): found for place, found in rows.items()}
+    return judge(suite.claims, studies)
+
+
+def _has_runs(suite: Suite, folder: Path) -> bool:
+    """Return whether a run or trial is in a folder; one that failed at once has left nothing to lose."""
+    archived = read_archive(folder / ARCHIVE_NAME)
+    names = [*named_trials(suite), *named_runs(suite)]
+    return any(name in archived or (folder / name / RECORD_NAME).is_file() for name in names)
+
+
+def _lost(kept: Suite, suite: Suite) -> str | None:
+    """Return what of a kept suite another one lacks, in words; None if it has all of it."""
+    if kept.name != suite.name:
+        return f"it is called '{kept.name}', and this one '{suite.name}'"
+    for kind, then, now in (("tasks", kept.tasks, suite.tasks), ("models", kept.models, suite.models)):
+        if bool(then) != bool(now):  # then its folders are named in another way
+            return f"only one of the two has {kind} of its own"
+    lost = _methods(kept).items() - _methods(suite).items()
+    return f"the method '{min(lost)[0]}' is not in this one, or is another" if lost else None
+
+
+def _methods(suite: Suite) -> dict[str, str]:
+    """Return what each method is, by its label."""
+    return {
+        label: json.dumps([method.name, method.options, method.settings], sort_keys=True)
+        for label, method in zip(suite.labels(), suite.methods, strict=True)
+    }
+
+
+@cache
+def _adapter() -> TypeAdapter[Suite]:
+    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(Suite))

@@ -1,0 +1,368 @@
+"""A suite: several methods, tasks, models and seeds under one budget, as a value."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any, cast, final, get_type_hints
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from rankfold.bench.statistics.claims import Claim
+from rankfold.bench.suites.search import Space, Tuning
+from rankfold.errors import SpecError, unknown_name
+from rankfold.runs.records import labels_of, reducer_settings
+from rankfold.runs.request import RunRequest
+
+Settings = Mapping[str, Any]
+
+# What may differ from method to method, because it belongs to how a method is trained; the budget does not.
+METHOD_KEYS = (
+    "learning_rate",
+    "scheduler",
+    "warmup",
+    "weight_decay",
+    "tlora_ratio",
+    "loraplus_ratio",
+    "lr_groups",
+    "lr_per_module",
+    "lr_base_role",
+    "freeze_head",
+    "reducer",
+)
+# Those of them that have options of their own.
+_NESTED = ("lr_groups", "reducer")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SuiteMethod:
+    """A method of a suite; everything that is not said here is the same for all.
+
+    Args:
+        name: A preset's name, or `peft:` and one of PEFT's methods.
+        options: The method's options.
+        settings: How this method is trained, where that differs from the others: some of `METHOD_KEYS`.
+        entry: Which entry of the suite it came of. The methods of one entry differ in what the entry sweeps
+            over, and are tuned once, as the first of them.
+        space: What is tuned, where it is not what the suite says; nothing if it is empty.
+        tasks: The tasks of the suite on which it is run; on all if empty.
+    """
+
+    name: str
+    options: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    settings: Settings = field(default_factory=dict[str, Any])
+    entry: int | None = None
+    space: Space | None = None
+    tasks: tuple[str, ...] = ()
+
+    def with_values(self, values: Settings) -> "SuiteMethod":
+        """Return the method with other values: a key of `METHOD_KEYS` is a setting, any other an option.
+
+        A key with a dot, such as `reducer.active_fraction`, is an option of a setting.
+        """
+        options, settings = dict(self.options), dict(self.settings)
+        for key, value in values.items():
+            whole, dot, part = key.partition(".")
+            if dot and whole in _NESTED:
+                settings[whole] = {**(settings.get(whole) or {}), part: value}
+            elif key in METHOD_KEYS:
+                settings[key] = value
+            else:
+                options[key] = value
+        return replace(self, options=options, settings=settings)
+
+    def told(self) -> dict[str, object]:
+        """Return options and settings side by side, as a label or a claim names them."""
+        told: dict[str, object] = dict(self.options)
+        for key, value in self.settings.items():
+            if key == "reducer":
+                told |= reducer_settings(value)
+            elif isinstance(value, Mapping):
+                parts = cast("Settings", value)
+                told |= {f"{key}.{name}": part for name, part in parts.items()}
+            else:
+                told[key] = value
+        return told
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs are compared: one model and one task; empty names stand for those of the suite's base."""
+
+    model: str = ""
+    task: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method of a suite by its name there.
+
+    Args:
+        method: The method.
+        label: What tells it from the others.
+        tuned_as: The label of the method in whose place it is tuned: the first of its entry.
+    """
+
+    method: SuiteMethod
+    label: str
+    tuned_as: str
+
+
+# What a suite says by its methods and seeds, or is said where it is run.
+_RESERVED = frozenset({"method", "options", "seed", "out", "overwrite"})
+BUDGET_KEYS = tuple(each.name for each in fields(RunRequest) if each.name not in _RESERVED)
+
+DEFAULT_SEEDS = (0, 1, 2, 3, 4)
+"""Where nothing is said. Fewer than three say little of what another seed would have given."""
+
+_HINTS = get_type_hints(RunRequest)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Methods and seeds under one budget.
+
+    Args:
+        name: What it is called.
+        base: Settings of every run: fields of `RunRequest` except method, options, seed and out.
+        methods: The methods, the reference first.
+        seeds: Every method is trained once with each.
+        description: What it shows, in a sentence.
+        tasks: Settings of each task; the task of `base` alone if empty.
+        models: The models; that of `base` alone if empty.
+        tuning: How learning rates and options are chosen before; as they are given if None.
+        claims: What the records are asked.
+    """
+
+    name: str
+    base: Settings
+    methods: tuple[SuiteMethod, ...]
+    seeds: tuple[int, ...] = (0,)
+    description: str = ""
+    tasks: Mapping[str, Settings] = field(default_factory=dict[str, Settings])
+    models: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    claims: tuple[Claim, ...] = ()
+
+    def with_settings(self, given: Settings) -> "Suite":
+        """Return the suite with settings that hold for all of its tasks, methods and trials.
+
+        Args:
+            given: Fields of `RunRequest`; a model or a task takes the place of all that there are.
+
+        Raises:
+            SpecError: If they are what is tuned, or data of one task where there are several.
+        """
+        spaces = [each.space for each in (self.tuning, *self.methods) if each is not None and each.space]
+        if tuned := sorted({key for space in spaces for key in space} & given.keys()):
+            raise SpecError(f"{tuned[0]} is tuned by the suite '{self.name}'; do not give it as well.")
+        names = [given["task"]] if "task" in given and self.tasks else list(self.tasks)
+        if "data" in given and len(names) > 1:
+            raise SpecError(f"the suite '{self.name}' has {len(names)} tasks; name the task of the data.")
+        return replace(
+            self,
+            base=overlaid(self.base, given),
+            methods=tuple(
+                replace(method, settings=_yielding(method.settings, given)) for method in self.methods
+            ),
+            tasks={name: _yielding(self.tasks.get(name, {}), given) for name in names},
+            models=(given["model"],) if "model" in given and self.models else self.models,
+            tuning=self.tuning
+            and replace(
+                self.tuning,
+                base=_yielding(self.tuning.base, given),
+                tasks={name: _yielding(own, given) for name, own in self.tuning.tasks.items()},
+            ),
+        )
+
+    def labels(self) -> list[str]:
+        """Return a name for each method; methods that differ only in settings name these."""
+        return labels_of([(method.name, method.told()) for method in self.methods])
+
+    def places(self) -> list[Place]:
+        """Return every model with every task."""
+        return [Place(*names) for names in product(self.models or ("",), self.tasks or ("",))]
+
+    def rows(self, place: Place) -> list[Row]:
+        """Return the methods that are run in a place."""
+        labels = self.labels()
+        first: dict[int | None, str] = {}
+        for method, label in zip(self.methods, labels, strict=True):
+            first.setdefault(method.entry, label)
+        return [
+            Row(method, label, label if method.entry is None else first[method.entry])
+            for method, label in zip(self.methods, labels, strict=True)
+            if not method.tasks or place.task in method.tasks
+        ]
+
+    def run_name(self, place: Place, label: str, end: str) -> str:
+        """Return the name of a run's folder; `end` tells the runs of one method apart."""
+        return folder_name((Path(place.model).name, place.task, label), end)
+
+    def requests(
+        self, out: Path, tuned: Mapping[tuple[Place, str], Settings] | None = None
+    ) -> list[RunRequest]:
+        """Return the runs, seed by seed, so that a suite that is stopped early has compared what it ran.
+
+        Args:
+            out: The folder that gets a folder for each run.
+            tuned: What tuning chose, by place and label of the method in whose place it was done.
+
+        Raises:
+            SpecError: If a setting is unknown or impossible, a method is there twice, or there is none.
+        """
+        self._check()
+        return [
+            self.request(
+                place,
+                row.method.with_values((tuned or {}).get((place, row.tuned_as), {})),
+                seed,
+                out / self.run_name(place, row.label, f"seed{seed}"),
+            )
+            for seed in self.seeds
+            for place in self.places()
+            for row in self.rows(place)
+        ]
+
+    def request(
+        self, place: Place, method: SuiteMethod, seed: int, out: Path, changes: Settings | None = None
+    ) -> RunRequest:
+        """Return one run of a method.
+
+        Args:
+            place: With which model, on which task.
+            method: The method.
+            seed: Of head, adapter, order and dropout.
+            out: Where it goes.
+            changes: Settings that differ from those of the suite.
+
+        Raises:
+            SpecError: If a setting is unknown or impossible.
+        """
+        settings = overlaid(self.base, self.tasks.get(place.task, {}))
+        settings |= {"model": place.model} if place.model else {}
+        settings |= {"task": place.task} if place.task else {}
+        settings = overlaid(settings | dict(method.settings), changes or {})
+        faults = [fault for key, value in settings.items() if (fault := self._fault(key, value))]
+        if "model" not in settings:
+            faults.append("model is missing")
+        if faults:
+            raise SpecError(f"the suite '{self.name}' is not valid ({'; '.join(faults)}); correct it.")
+        return RunRequest(**settings, method=method.name, options=dict(method.options), seed=seed, out=out)
+
+    def _check(self) -> None:
+        if not self.methods or not self.seeds:
+            raise SpecError(f"the suite '{self.name}' has no methods or no seeds; give at least one of each.")
+        for kind, names in (("method", self.labels()), ("seed", [str(seed) for seed in self.seeds])):
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise SpecError(
+                    f"the {kind} '{twice}' is in the suite '{self.name}' twice; keep one of them."
+                )
+        for place in self.places():
+            if not self.rows(place):
+                raise SpecError(
+                    f"no method of the suite '{self.name}' is run on '{place.task}'; choose another task."
+                )
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        """Check that no two rows have one folder, of whose runs only the first would be made."""
+        found: dict[str, str] = {}
+        for place in self.places():
+            for row in self.rows(place):
+                # Not every file system tells "a" from "A".
+                name = self.run_name(place, row.label, "seed").casefold()
+                told = " ".join(part for part in (place.model, place.task, row.label) if part)
+                if name in found:
+                    raise SpecError(
+                        f"'{found[name]}' and '{told}' of the suite '{self.name}' would share folders; "
+                        "run them as two suites, or name one of them otherwise."
+                    )
+                found[name] = told
+
+    def _fault(self, key: str, value: object) -> str | None:
+        """Return what is wrong with one setting."""
+        if key not in BUDGET_KEYS:
+            raise unknown_name(f"setting of the suite '{self.name}'", key, BUDGET_KEYS)
+        try:
+            TypeAdapter(_HINTS[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            return f"{key}: {error.errors()[0]['msg']}"
+        return None
+
+
+def overlaid(settings: Settings, changes: Settings) -> dict[str, Any]:
+    """Return settings with some of them changed; epochs and steps exclude and so replace each other."""
+    return {**_yielding(settings, changes), **changes}
+
+
+def _yielding(settings: Settings, changes: Settings) -> dict[str, Any]:
+    """Return the settings that stay where others are changed."""
+    left_out = {*changes, *(("epochs", "steps") if changes.keys() & {"epochs", "steps"} else ())}
+    return {key: value for key, value in settings.items() if key not in left_out}
+
+
+# Bytes of a folder's name before seed or trial. File systems take 255, and `<out>.unfinished` needs some.
+_LONGEST = 210
+
+
+def folder_name(parts: Sequence[str], end: str) -> str:
+    """Return a name of its parts, without those that are empty.
+
+    Args:
+        parts: What the runs of one method have in common, such as the task; cut with a hash where it is long.
+        end: What tells them apart, such as "seed0".
+    """
+    return f"{_shortened('-'.join(_plain(part) for part in parts if part))}-{_plain(end)}"
+
+
+def _shortened(name: str) -> str:
+    whole = name.encode()
+    if len(whole) <= _LONGEST:
+        return name
+    return f"{whole[:_LONGEST].decode(errors='ignore')}~{sha256(whole).hexdigest()[:8]}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.=,+-]+", "_", text)
+
+
+def named_runs(suite: Suite) -> dict[str, tuple[Place, str]]:
+    """Return the place and the label of every run by its name, in the order of the suite."""
+    return {
+        suite.run_name(place, row.label, f"seed{seed}"): (place, row.label)
+        for place in suite.places()
+        for row in suite.rows(place)
+        for seed in suite.seeds
+    }
+
+
+def named_trials(suite: Suite) -> list[str]:
+    """Return the names of the first trials of a suite; a search without its first has no others."""
+    return [
+        trial_name(suite, place, row.label, 1)
+        for place in suite.places()
+        for row in suite.rows(place)
+        if row.label == row.tuned_as
+    ]
+
+
+def trial_name(suite: Suite, place: Place, label: str, number: int) -> str:
+    """Return the name of a trial of a row."""
+    return suite.run_name(place, label, f"trial{number}")
+
+
+def model_of(suite: Suite, place: Place) -> str:
+    """Return the model of a place, which is the suite's where the place has none of its own."""
+    return place.model or str(suite.base.get("model", ""))
+
+
+def task_of(suite: Suite, place: Place) -> str:
+    """Return the task or the data of a place, which is the suite's where the place has none of its own."""
+    return place.task or str(suite.base.get("task") or suite.base.get("data") or "")

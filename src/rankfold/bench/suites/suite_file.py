@@ -1,0 +1,368 @@
+"""A suite as a TOML file: read strictly, one profile of it, with sweeps written out."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from rankfold.bench.statistics.claims import Claim, Expect
+from rankfold.bench.suites.search import Space, Tuning
+from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
+from rankfold.errors import SpecError, nearest, unknown_name
+from rankfold.runs.methods import find_method
+
+
+class ReadSettings(Protocol):
+    """Turns texts such as "r=8" into values by name."""
+
+    def __call__(self, settings: Sequence[str], /) -> Mapping[str, Any]:
+        """Return the values."""
+        ...
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _MethodEntry(BaseModel):
+    # What else it has are settings of `METHOD_KEYS`, which the suite checks by name.
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    sweep: dict[str, list[JsonValue]] = Field(default_factory=dict)
+    tune: dict[str, Any] | Literal[False] | None = None
+    tasks: list[str] = []
+    profiles: list[str] = []
+
+
+class _TuningEntry(_Strict):
+    space: dict[str, Any]
+    sampler: Literal["grid", "tpe"] = "grid"
+    trials: int | None = None
+    seed: int = 0
+    base: dict[str, Any] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class _ClaimEntry(_Strict):
+    """A claim in the file, before its comparisons are written out."""
+
+    id: str
+    source: str
+    text: str
+    expect: Expect
+    compare: list[list[str]] = Field(min_length=1)
+    each: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(default_factory=dict)
+    margin: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    tasks: list[str] = Field(default_factory=list)
+
+
+class _Profile(_Strict):
+    """What a profile may say otherwise than the suite, and than a profile above it that it is `like`."""
+
+    like: str | None = None
+    seeds: list[int] | None = None
+    base: dict[str, JsonValue] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, JsonValue]] | None = None
+    models: list[str] | None = None
+    tuning: _TuningEntry | Literal[False] | None = None
+    methods: list[_MethodEntry] | None = None
+    claims: list[_ClaimEntry] | None = None
+
+
+class _File(_Strict):
+    """The TOML file, before it is a suite."""
+
+    name: str
+    description: str = ""
+    seeds: list[int] = list(DEFAULT_SEEDS)
+    base: dict[str, JsonValue] = Field(default_factory=dict)
+    # Of every method that does not say otherwise.
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    models: list[str] = Field(default_factory=list)
+    tuning: _TuningEntry | None = None
+    methods: list[_MethodEntry]
+    claims: list[_ClaimEntry] = []
+    profiles: dict[str, _Profile] = Field(default_factory=dict)
+
+
+_TABLES: Mapping[str | int, type[BaseModel]] = {
+    "profiles": _Profile,
+    "tuning": _TuningEntry,
+    "claims": _ClaimEntry,
+}
+
+
+def packaged_suites() -> list[str]:
+    """Return the names of the suites that come with rankfold."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in (files("rankfold.bench.suites") / "packaged").iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def read_suite(name: str, profile: str | None = None) -> Suite:
+    """Read one profile of a suite.
+
+    Args:
+        name: The name of a packaged suite, or the path of a TOML file.
+        profile: One of the profiles of the file; the first if None.
+
+    Raises:
+        SpecError: If there is none of this name, or it is not valid; all faults of a file are named at once.
+    """
+    try:
+        read = _File.model_validate(tomllib.loads(_text(name)))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"the suite '{name}' is not TOML ({error}); correct it.") from error
+    except ValidationError as error:
+        raise SpecError(f"the suite '{name}' is not valid ({_faults(error)}); correct it.") from error
+    read = _of_profile(read, profile)
+    methods = tuple(
+        method for place, entry in enumerate(read.methods) for method in _swept(entry, place, read.options)
+    )
+    suite = Suite(
+        read.name,
+        read.base,
+        methods,
+        tuple(read.seeds),
+        read.description,
+        read.tasks,
+        tuple(read.models),
+        read.tuning and _tuning(read.tuning),
+    )
+    _check_tasks("the tuning", suite.tuning.tasks if suite.tuning else (), suite)
+    for method in suite.methods:
+        _check_tasks(f"the method '{method.name}'", method.tasks, suite)
+        if suite.tuning and (space := suite.tuning.space if method.space is None else method.space):
+            suite.tuning.trials_of(space)  # refuses what cannot be searched
+    return _with_claims(suite, read.claims)
+
+
+def _check_tasks(owner: str, named: Iterable[str], suite: Suite) -> None:
+    for task in named:
+        if task not in suite.tasks:
+            raise unknown_name(f"task of {owner}", task, suite.tasks)
+
+
+def parse_method(words: str, parse: ReadSettings) -> SuiteMethod:
+    """Read a method as it is written on the command line, such as "lora r=16 learning_rate=1e-4".
+
+    Args:
+        words: The method's name, then options and settings.
+        parse: Turns `key=value` texts into a dictionary.
+
+    Raises:
+        SpecError: If there is no name or a setting cannot be read.
+    """
+    if not words.strip():
+        raise SpecError(f"the method '{words}' has no name; write it as 'lora r=8'.")
+    name, *settings = words.split()
+    values = dict(parse(settings))
+    rate = values.get("learning_rate", 0.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise SpecError(f"learning_rate={rate} of method '{name}' is not a number; write it as 5e-4.")
+    if "learning_rate" in values:
+        values["learning_rate"] = float(rate)
+    return SuiteMethod(name).with_values(values)
+
+
+def _text(name: str) -> str:
+    if name in packaged_suites():
+        return (files("rankfold.bench.suites") / "packaged" / f"{name}.toml").read_text("utf-8")
+    if Path(name).is_file():
+        try:
+            return Path(name).read_text("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SpecError(f"the suite '{name}' is not UTF-8 ({error}); save it as UTF-8.") from error
+    if name.endswith(".toml"):
+        raise SpecError(f"there is no suite file '{name}'; check the path.")
+    raise unknown_name("suite", name, packaged_suites())
+
+
+def _of_profile(read: _File, profile: str | None) -> _File:
+    """Return the file with what the profile says otherwise."""
+    _check_entries(read)
+    if not read.profiles:
+        if profile is not None:
+            raise SpecError(f"the suite '{read.name}' has no profiles; leave --profile out.")
+        return read
+    if profile is not None and profile not in read.profiles:
+        raise unknown_name(f"profile of the suite '{read.name}'", profile, read.profiles)
+    name = profile or next(iter(read.profiles))
+    changed = read.model_copy(update=_said_over({"base": read.base, "options": read.options}, read, name))
+    methods = [entry for entry in changed.methods if not entry.profiles or name in entry.profiles]
+    return changed.model_copy(update={"methods": methods, "tuning": changed.tuning or None})
+
+
+def _said_over(settings: Mapping[str, Any], read: _File, name: str) -> dict[str, Any]:
+    """Return the settings as a profile changes them, after the one that it is like."""
+    chosen = read.profiles[name]
+    if chosen.like is not None:
+        above = list(read.profiles)[: list(read.profiles).index(name)]
+        if chosen.like not in above:
+            raise unknown_name(f"profile of those above '{name}', which is like it", chosen.like, above)
+        settings = _said_over(settings, read, chosen.like)
+    said = {key: getattr(chosen, key) for key in chosen.model_fields_set - {"like"}}
+    return {
+        **settings,
+        **said,
+        "base": overlaid(settings["base"], chosen.base),
+        "options": {**settings["options"], **chosen.options},
+    }
+
+
+def _check_entries(read: _File) -> None:
+    """Check what profiles and methods name, which would otherwise come to nothing."""
+    for name in read.profiles:
+        _said_over({"base": {}, "options": {}}, read, name)
+    own = [entry for profile in read.profiles.values() for entry in profile.methods or ()]
+    is_tuned = read.tuning or any(profile.tuning for profile in read.profiles.values())
+    for entry in (*read.methods, *own):
+        for wanted in entry.profiles:
+            if wanted not in read.profiles:
+                raise unknown_name(f"profile of the method '{entry.name}'", wanted, read.profiles)
+        if entry.tune and not is_tuned:
+            raise SpecError(
+                f"the method '{entry.name}' says what to tune, and the suite '{read.name}' tunes nothing; "
+                "add [tuning], or leave tune out."
+            )
+
+
+def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> Iterator[SuiteMethod]:
+    """Yield the methods of one entry: one, or all combinations of what it sweeps over."""
+    space: Space | None = {} if entry.tune is False else entry.tune
+    settings = entry.model_extra or {}
+    for key in settings:
+        if key not in METHOD_KEYS:
+            raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
+    options = {**(shared if find_method(entry.name).trains_adapter else {}), **entry.options}
+    method = SuiteMethod(entry.name, options, settings, place, space, tuple(entry.tasks))
+    for key, values in entry.sweep.items():
+        if not values:
+            raise SpecError(f"the sweep of '{key}' of method '{entry.name}' is empty; give it values.")
+    for values in product(*entry.sweep.values()):
+        yield method.with_values(dict(zip(entry.sweep, values, strict=True)))
+
+
+def _tuning(entry: _TuningEntry) -> Tuning:
+    return Tuning(entry.space, entry.sampler, entry.trials, entry.seed, entry.base, entry.tasks)
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'suite'}: "
+        f"{_unknown(fault['loc']) if fault['type'] == 'extra_forbidden' else fault['msg']}"
+        for fault in error.errors()
+    )
+
+
+def _unknown(place: tuple[str | int, ...]) -> str:
+    """Return what is wrong with an entry that its table does not have, with the nearest that it has."""
+    *tables, name = place
+    table = next((_TABLES[each] for each in reversed(tables) if each in _TABLES), _File)
+    near = nearest(str(name), table.model_fields)
+    return f"unknown, did you mean '{near}'?" if near else "unknown"
+
+
+def _with_claims(suite: Suite, entries: Sequence[_ClaimEntry]) -> Suite:
+    """Return the suite with its claims, each row that they name being one of the suite's.
+
+    Raises:
+        SpecError: If a claim names a task or a row that is not there, compares too few rows or too many, or a
+            row with itself, or has values that no row takes.
+    """
+    return replace(suite, claims=tuple(_claim(suite, entry) for entry in entries))
+
+
+def _claim(suite: Suite, entry: _ClaimEntry) -> Claim:
+    for task in entry.tasks:
+        if task not in suite.tasks:
+            raise unknown_name(f"task of the claim '{entry.id}'", task, suite.tasks)
+    for name in entry.each:
+        if not any(f"{{{name}}}" in row for template in entry.compare for row in template):
+            raise SpecError(
+                f"each of the claim '{entry.id}' has '{name}', but no row has {{{name}}}; "
+                "write that into a row, or leave the values out."
+            )
+    # A comparison without such a place is the same for each value, and counts once.
+    comparisons = dict.fromkeys(
+        tuple(_label(suite, entry.id, row) for row in rows)
+        for template in entry.compare
+        for rows in _written_out(template, entry)
+    )
+    _check(entry, comparisons)
+    return Claim(
+        entry.id, entry.source, entry.text, entry.expect, tuple(comparisons), entry.margin, tuple(entry.tasks)
+    )
+
+
+def _check(entry: _ClaimEntry, comparisons: Iterable[Sequence[str]]) -> None:
+    """Check that every comparison has as many rows as it takes, each once, and says within what."""
+    if entry.expect == "within" and "margin" not in entry.model_fields_set:
+        raise SpecError(
+            f"the claim '{entry.id}' expects 'within' without saying within what; "
+            "add margin, in units of the metric, such as margin = 0.02."
+        )
+    fewest = 3 if entry.expect == "rising" else 2
+    for rows in comparisons:
+        if len(rows) < fewest or (entry.expect != "rising" and len(rows) > fewest):
+            raise SpecError(
+                f"a comparison of the claim '{entry.id}' has {len(rows)} rows; '{entry.expect}' takes "
+                f"{fewest}{' or more' if entry.expect == 'rising' else ''}."
+            )
+        if twice := next((row for row in rows if rows.count(row) > 1), None):
+            raise SpecError(
+                f"a comparison of the claim '{entry.id}' has the row '{twice}' twice; name another one."
+            )
+
+
+def _written_out(template: Sequence[str], entry: _ClaimEntry) -> Iterator[list[str]]:
+    """Yield the comparisons of a template: a comparison for each value, or along them if it is `rising`."""
+    choices = [dict(zip(entry.each, values, strict=True)) for values in product(*entry.each.values())]
+    if entry.expect == "rising":
+        yield list(dict.fromkeys(_filled(row, values) for row in template for values in choices))
+    else:
+        yield from ([_filled(row, values) for row in template] for values in choices)
+
+
+def _filled(row: str, values: Mapping[str, JsonValue]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), row)
+
+
+def _label(suite: Suite, claim: str, words: str) -> str:
+    """Return the label of the one row that words such as "lora r=8" name.
+
+    Raises:
+        SpecError: If they name none, or several.
+    """
+    if words in suite.labels():
+        return words
+    name, *settings = words.split() or [""]
+    wanted = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
+    found: list[str] = [
+        label
+        for method, label in zip(suite.methods, suite.labels(), strict=True)
+        if method.name == name and wanted.items() <= _texts(method).items()
+    ]
+    if len(found) != 1:
+        listed = ", ".join(f"'{label}'" for label in found or suite.labels())
+        raise SpecError(
+            f"'{words}' of the claim '{claim}' names {'several rows' if found else 'no row'} of the suite "
+            f"'{suite.name}'; name one of {listed}."
+        )
+    return found[0]
+
+
+def _texts(method: SuiteMethod) -> dict[str, str]:
+    return {key: str(value) for key, value in method.told().items()}

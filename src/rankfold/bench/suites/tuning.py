@@ -1,0 +1,168 @@
+"""The trials of a suite: each method's search of its settings, run in rounds, and what came of it."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from rankfold.bench.statistics.comparison import goodness
+from rankfold.bench.suites.outcomes import Outcome, check_all_here, marked, raise_shared
+from rankfold.bench.suites.search import Search, Space, Values
+from rankfold.bench.suites.suite import Place, Suite, SuiteMethod, overlaid, trial_name
+from rankfold.errors import SpecError
+from rankfold.runs.record import TuningPart
+from rankfold.runs.request import RunRequest
+
+logger = logging.getLogger("rankfold.bench")
+
+Key = tuple[Place, str]
+"""Model and task, and the label of the method that is tuned."""
+
+RunBatch = Callable[[Sequence[RunRequest], str], list[Outcome]]
+"""Does runs, which are called as the second argument says where progress is shown."""
+
+
+@dataclass(slots=True)
+class Tuned:
+    """A search under way.
+
+    Attributes:
+        method: Whose settings are searched.
+        space: Where.
+        search: What to try next.
+        trials: How many there will be.
+        done: How many there were.
+        best: What was best so far, as the record of a run with it says it; None before the first trial.
+        best_goodness: How good that was; more is better.
+    """
+
+    method: SuiteMethod
+    space: Space
+    search: Search
+    trials: int
+    done: int = 0
+    best: TuningPart | None = None
+    best_goodness: float = -math.inf
+
+
+def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], dict[Key, TuningPart]]:
+    """Run the trials in rounds, what all searches ask for at once in one batch, and return what was chosen.
+
+    Args:
+        suite: What to tune.
+        out: The folder that gets a folder for each trial.
+        run_batch: Does the runs.
+
+    Raises:
+        SpecError: If the methods would not get equally many trials.
+        TrainingError: If every trial failed.
+        BusyError: If another process is at a trial, without whose score nothing can be chosen.
+    """
+    searches = searches_of(suite)
+    outcomes: list[Outcome] = []
+    while asked := [(key, values) for key, each in searches.items() for values in each.search.ask()]:
+        requests: list[RunRequest] = []
+        parts: list[TuningPart] = []
+        for key, values in asked:
+            each = searches[key]
+            each.done += 1
+            requests.append(trial_request(suite, out, key, each, values, each.done))
+            parts.append(TuningPart(each.trials, each.done, values))
+        batch = run_batch(requests, "trials")
+        check_all_here(batch)
+        batch = [marked(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
+        outcomes += batch
+        for key in dict.fromkeys(key for key, _ in asked):
+            mine = [index for index, (other, _) in enumerate(asked) if other == key]
+            _tell(searches[key], [batch[index] for index in mine], [parts[index] for index in mine])
+    if outcomes and all(outcome.error for outcome in outcomes):
+        raise_shared(outcomes)
+    _tell_of_edges(searches)
+    return outcomes, {key: each.best for key, each in searches.items() if each.best}
+
+
+def searches_of(suite: Suite) -> dict[Key, Tuned]:
+    """Return a new search for each place and entry of a suite that has something to tune.
+
+    Raises:
+        SpecError: If the methods would not get equally many trials.
+    """
+    if suite.tuning is None:
+        return {}
+    found: dict[Key, Tuned] = {}
+    for place in suite.places():
+        for row in suite.rows(place):
+            space = suite.tuning.space if row.method.space is None else row.method.space
+            if space and row.label == row.tuned_as:
+                trials = suite.tuning.trials_of(space)
+                found[place, row.label] = Tuned(row.method, space, suite.tuning.search(space), trials)
+    numbers = {label: each.trials for (_, label), each in found.items()}
+    if len(set(numbers.values())) > 1:
+        listed = ", ".join(f"{label} has {count}" for label, count in numbers.items())
+        raise SpecError(
+            f"the methods of the suite '{suite.name}' do not get equally many trials: {listed}; "
+            "give every grid as many values."
+        )
+    return found
+
+
+def trial_requests(suite: Suite, out: Path) -> list[RunRequest]:
+    """Return all trials; those that depend on the outcome of others have the values of the first."""
+    requests: list[RunRequest] = []
+    for key, each in searches_of(suite).items():
+        asked = each.search.ask()
+        values = asked + asked[-1:] * (each.trials - len(asked))
+        requests += [
+            trial_request(suite, out, key, each, one, number) for number, one in enumerate(values, start=1)
+        ]
+    return requests
+
+
+def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Values, number: int) -> RunRequest:
+    """Return one trial: a run that is measured on rows cut from the training split."""
+    assert suite.tuning is not None, "only a suite with tuning has trials"
+    place, label = key
+    settings = overlaid(suite.tuning.base, suite.tuning.tasks.get(place.task, {}))
+    return suite.request(
+        place,
+        tuned.method.with_values(values),
+        suite.tuning.seed,
+        out / trial_name(suite, place, label, number),
+        {**settings, "hold_out": True},
+    )
+
+
+def _tell(tuned: Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningPart]) -> None:
+    """Tell a search its scores, and keep the best; the first of equals stays."""
+    scores = [goodness(outcome.record) if outcome.record else -math.inf for outcome in outcomes]
+    tuned.search.tell(scores)
+    for outcome, score, part in zip(outcomes, scores, parts, strict=True):
+        if tuned.best is None or score > tuned.best_goodness:
+            metric = outcome.record and outcome.record.metrics.get(outcome.record.task.metric)
+            tuned.best, tuned.best_goodness = replace(part, trial=None, score=metric), score
+
+
+def _tell_of_edges(searches: Mapping[Key, Tuned]) -> None:
+    """Say where the best value is the first or the last of a grid: there may be a better one beyond it."""
+    for (place, label), each in searches.items():
+        if each.best is None:
+            continue
+        for name, value in each.best.values.items():
+            if _is_edge(value, each.space[name]):
+                logger.info(
+                    "the best %s of %s%s is %s, at the edge of its grid; a wider one may have a better.",
+                    name,
+                    label,
+                    f" on {place.task}" if place.task else "",
+                    value,
+                )
+
+
+def _is_edge(value: object, values: object) -> bool:
+    """Whether a value is the least or the greatest of a grid of numbers with others between them."""
+    grid = cast("list[object]", values) if isinstance(values, list) else []
+    numbers = [each for each in grid if isinstance(each, int | float)]
+    edges = {min(numbers), max(numbers)} if numbers else set[float]()
+    return value in edges and len(numbers) > len(edges)

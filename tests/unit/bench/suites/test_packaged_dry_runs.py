@@ -1,0 +1,58 @@
+"""What a packaged suite would take can be said of every row, without weights and without data."""
+
+import json
+
+import pytest
+
+from rankfold.bench.estimates import Estimator
+from rankfold.bench.suites.protocol import all_requests
+from rankfold.errors import SpecError
+from rankfold.models import meta
+from tests.support.packaged import PROFILES, packaged
+
+ENOUGH_LAYERS = 4
+WHERE = ("target_modules", "layers_to_transform", "layers_pattern")
+
+
+@pytest.fixture
+def shallow_architectures(monkeypatch):
+    """Leave most layers out: they take long and say nothing that the first ones do not."""
+    read = meta.read_architecture
+
+    def described(name):
+        config = read(name)
+        config.num_hidden_layers = ENOUGH_LAYERS
+        return config
+
+    monkeypatch.setattr(meta, "read_architecture", described)
+
+
+def kinds_of_runs(name, profile, folder):
+    """Return a run for all that differ only in numbers and layers, which are built and followed alike."""
+    kinds = {}
+    for request in all_requests(packaged(name, profile), folder):
+        own = {key: value for key, value in request.options.items() if key not in WHERE}
+        kind = [request.model, request.method, without_numbers(own), without_numbers(request.reducer or {})]
+        kinds.setdefault(json.dumps(kind, sort_keys=True), request)
+    return kinds.values()
+
+
+def without_numbers(options):
+    return {key: value if isinstance(value, str) else None for key, value in options.items()}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Specified to not save vera_A", "ignore:this processor has no instructions"
+)
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
+def test_every_kind_of_run_can_be_followed_without_weights(name, profile, request, tmp_path):
+    if name != "per-byte":  # whose rows name their layers
+        request.getfixturevalue("shallow_architectures")
+    estimator = Estimator()
+    for asked in kinds_of_runs(name, profile, tmp_path):
+        rows = 100 if asked.data else None
+        if asked.method == "peft:unilora":
+            with pytest.raises(SpecError, match="cannot be built without weights"):
+                estimator.estimate(asked, rows=rows)
+        else:
+            assert estimator.estimate(asked, rows=rows).step_flops > 0

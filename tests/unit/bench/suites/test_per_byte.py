@@ -1,0 +1,45 @@
+"""The rows of the suite `per-byte` learn as many numbers as a budget lets them, and no more."""
+
+import pytest
+
+from rankfold.bench.counts import count_on_meta
+from rankfold.bench.suites.suite_file import read_suite
+from rankfold.presets import discover
+from rankfold.runs.methods import HEAD_ONLY
+
+KIB = 1024 // 4
+BUDGETS = {"cpu": (12, 48), "wide": (3, 12, 48, 192), "paper": (48, 192)}
+
+
+@pytest.fixture(scope="module", params=BUDGETS)
+def profile(request):
+    return request.param
+
+
+def learned(methods, model):
+    """Return the numbers that every method learns, without weights where that can be."""
+    for method in methods:
+        if "theta_d_length" in method.options:  # UniLoRA, which cannot be built without weights
+            yield method.options["theta_d_length"]
+        else:
+            counted = count_on_meta(model, method.name, method.options, kind="regression", num_labels=1)
+            yield counted.trainable
+
+
+@pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
+def test_every_row_uses_a_budget_and_no_more(profile):
+    suite = read_suite("per-byte", profile)
+    budgets = [kib * KIB for kib in BUDGETS[profile]]
+    methods = [method for method in suite.methods if method.name != HEAD_ONLY.name]
+    used = []
+    for method, numbers in zip(methods, learned(methods, suite.base["model"]), strict=True):
+        budget = min((each for each in budgets if numbers <= each), default=0)
+        assert numbers > 0.6 * budget > 0, f"{method.name} {method.options}: {numbers}"
+        used.append(budget)
+    assert set(used) == set(budgets)
+
+
+def test_every_preset_is_there():
+    names = {method.name for method in read_suite("per-byte", "wide").methods}
+    assert set(discover()) <= names
+    assert {f"peft:{name}" for name in ("unilora", "vera", "lokr", "tinylora", "miss", "loha")} <= names
