@@ -16,7 +16,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.models.base import BaseModel, head_options, resolve_model
-from rankfold.models.kind import Kind
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
@@ -148,11 +147,7 @@ class AdapterBase:
         labels = self.adapter.labels
         if labels is None:
             return {}
-        if labels == 1:
-            return head_options(Kind.REGRESSION, None)
-        return head_options(
-            Kind.CLASSIFICATION, self.label_names or [f"LABEL_{index}" for index in range(labels)]
-        )
+        return head_options(labels, self.label_names)
 
 
 def find_base(

@@ -12,7 +12,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.kinds.scoring import check_scoring
+from rankfold.tasks.scoring import check_scoring
 from rankfold.tasks.task import MIXTURES, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import SCHEDULERS, Rates
@@ -45,7 +45,7 @@ class RunRequest:
         task: A task's name; see `rankfold.tasks`.
         data: A folder, a file or a hub id, if the data is not found by the task's name.
         data_root: The folder that has a folder for each task.
-        kind: `classification`, `regression` or `instruction`, where it should not be inferred.
+        kind: The name of a kind of task, such as `regression`, where it should not be inferred.
         text_column: The column of the text.
         pair_column: The column of the second text.
         label_column: The column of the label.
@@ -74,7 +74,7 @@ class RunRequest:
             validation split.
         mixture: How many training rows each task of a mixture has: as many as the smallest ("equal"), or all
             that it has ("all").
-        scoring: How answers with choices are found, one of `rankfold.tasks.kinds.scoring.Scoring`; by
+        scoring: How answers with choices are found, one of `rankfold.tasks.scoring.Scoring`; by
             likelihood if None.
         freeze_head: Leave a new head as the seed drew it.
         validate: When held-out rows are measured: "epochs" (before the first update, after every epoch and at
