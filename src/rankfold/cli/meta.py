@@ -7,6 +7,8 @@ import click
 
 from rankfold.cli.options import set_option
 
+_KINDS = ("classification", "regression", "instruction")
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -23,7 +25,8 @@ def model_and_method_options(command: _Function) -> _Function:
         click.option(
             "--kind",
             "task_kind",
-            help="The kind of task, such as regression; by the architecture if left out.",
+            type=click.Choice(_KINDS),
+            help="What is learned; by the architecture if left out.",
         ),
         set_option,
         click.option(

@@ -1,7 +1,6 @@
 """A model on the meta device: its structure, without loading or drawing any weight."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, final
@@ -9,13 +8,14 @@ from typing import Any, cast, final
 import peft
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import hub
 
-from rankfold.errors import RankfoldError, SpecError
+from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.models.architectures import architecture_names, read_architecture
-from rankfold.models.base import TaskHead, is_causal, read_config, resolve_model
+from rankfold.models.base import is_causal, read_config, resolve_model
+from rankfold.models.kind import Kind
 from rankfold.progress import quiet_libraries
 
 logger = logging.getLogger("rankfold.bench")
@@ -28,12 +28,12 @@ class MetaBase:
 
     Attributes:
         described: Its configuration, with the labels of the head.
-        head: The class of the model, and its task head.
+        kind: What is learned.
         source: Where the structure is from.
     """
 
     described: PreTrainedConfig
-    head: TaskHead
+    kind: Kind
     source: str
 
     def model(self) -> PreTrainedModel:
@@ -42,9 +42,10 @@ class MetaBase:
         Raises:
             SpecError: If transformers cannot build it for this kind of task.
         """
+        build = AutoModelForCausalLM if self.kind is Kind.INSTRUCTION else AutoModelForSequenceClassification
         try:
             with quiet_libraries(), torch.device("meta"):
-                return self.head.auto_class.from_config(self.described)
+                return cast(Any, build).from_config(self.described)
         except (ValueError, KeyError, AttributeError) as error:
             raise SpecError(
                 f"the model cannot be built ({_words(error)}); check its configuration."
@@ -75,7 +76,7 @@ class MetaBase:
         return base, adapted
 
 
-def meta_base(model: str, head_for: Callable[[bool], TaskHead]) -> MetaBase:
+def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
     """Return a model whose weights are never made.
 
     The papers' models need no files: where neither a folder nor the hub's cache has them, their structure is
@@ -83,15 +84,19 @@ def meta_base(model: str, head_for: Callable[[bool], TaskHead]) -> MetaBase:
 
     Args:
         model: As for `rankfold train`, or the path of a `config.json`.
-        head_for: Returns the task head, given whether the model continues text.
+        kind: What is learned; by the model's architecture if None.
+        num_labels: Classes of a classification.
 
     Raises:
-        SpecError: If there is no such model, or its configuration cannot be read.
+        SpecError: If there is no such model or kind, or the model's configuration cannot be read.
     """
+    if kind is not None and kind not in set(Kind):
+        raise unknown_name("kind", kind, Kind)
     described, generates, source = _described(model)
-    head = head_for(generates)
-    described.num_labels = head.num_labels or 1
-    return MetaBase(described, head, source)
+    usual = Kind.INSTRUCTION if generates else Kind.CLASSIFICATION
+    chosen = Kind(kind) if kind else usual
+    described.num_labels = num_labels if chosen is Kind.CLASSIFICATION else 1
+    return MetaBase(described, chosen, source)
 
 
 def generates_text(model: str) -> bool:

@@ -1,1 +1,1 @@
-"""Serve many adapters in one batch; so far, the LoRA resolver for vLLM."""
+"""Many adapters, one batch; until then, the LoRA resolver for vLLM."""

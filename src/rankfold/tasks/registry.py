@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.models.kind import Kind
 from rankfold.tasks.data.read import Source, find_source
 from rankfold.tasks.mixture import SEPARATOR
 from rankfold.tasks.task import Task, TaskRequest
@@ -119,7 +120,7 @@ _NEWS_METRICS = ("accuracy", "macro_f1")
 def _news(name: str, labels: tuple[str, ...], licence: str, *rows: int, hub: str | None = None) -> Task:
     return Task(
         name,
-        "classification",
+        Kind.CLASSIFICATION,
         _NEWS_METRICS,
         labels,
         licence,
@@ -135,7 +136,7 @@ def _glue(
     """Return a task of GLUE; its rows are those of train, validation and, for mnli, a second validation."""
     return Task(
         name,
-        "regression" if labels is None else "classification",
+        Kind.REGRESSION if labels is None else Kind.CLASSIFICATION,
         metrics,
         labels,
         licence,
