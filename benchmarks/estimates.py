@@ -21,10 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import rankfold
 from rankfold.bench.estimates import estimate
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
+from rankfold.models.base import resolve_model
 from rankfold.runs.methods import find_method
 from rankfold.runs.request import RunRequest
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 
 ROWS, LENGTH = 16, 64
 METHODS = ("lora", "relayed_lora", "tlora_plus", "effilora", "peft:lora")
@@ -33,8 +33,8 @@ OPTIONS: dict[str, Any] = {"target_modules": "all-linear"}
 
 def measured(method: str, precision: str) -> int:
     """Return the most bytes that an update takes at once."""
-    base = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
-    config = find_method(method).config(OPTIONS, Kind.CLASSIFICATION, seed=0)
+    base = CLASSIFICATION.load(resolve_model("minilm"), ("no", "yes")).model
+    config = find_method(method).config(OPTIONS, "SEQ_CLS", seed=0)
     model: Any = peft.get_peft_model(base, config).train()
     tokens = torch.randint(1000, 20000, (ROWS, LENGTH))
     labels = torch.zeros(ROWS, dtype=torch.long)

@@ -41,10 +41,10 @@ from rankfold.export.fold import (
 from rankfold.export.formats.plain_lora import lora_tensors
 from rankfold.export.layers import PREFIX
 from rankfold.export.logits import read_texts, text_logits
-from rankfold.models.base import load_model, resolve_model
+from rankfold.models.base import resolve_model
 from rankfold.models.hardware import cpu_name
-from rankfold.models.kind import Kind
 from rankfold.presets import discover
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 
 RANK, STRENGTH = 8, 0.3
 OPTIONS: dict[str, Any] = {
@@ -60,13 +60,13 @@ Convert = Callable[[], dict[str, Tensor]]
 
 def adapted(method: str) -> tuple[Any, Any]:
     """Return MiniLM with an adapter about as strong as training makes it: random, and made weaker."""
-    loaded = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes"))
+    loaded = CLASSIFICATION.load(resolve_model("minilm"), ("no", "yes"))
     model = peft.get_peft_model(loaded.model, rankfold.config(method, **OPTIONS)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".rankfold_" in name:
                 parameter.mul_(STRENGTH)
-    return model, loaded.tokenizer
+    return model, loaded.processor
 
 
 def folding(model: Any) -> Convert:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from training_step import REFERENCE, adapted, circumstances, step_of
 
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
+from rankfold.models.base import resolve_model
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 
 TARGETS: dict[str, Any] = {"target_modules": "all-linear", "r": 16}
 HEADS = 4
@@ -56,7 +56,7 @@ class HydraLoop(nn.Module):
 
 def hydra_loop(dropout: float) -> nn.Module:
     """Return MiniLM with the published loop on every linear layer of its blocks."""
-    model = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
+    model = CLASSIFICATION.load(resolve_model("minilm"), ("no", "yes")).model
     model.requires_grad_(requires_grad=False)
     for name, layer in [
         (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)

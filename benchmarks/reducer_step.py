@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import rankfold
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
+from rankfold.models.base import resolve_model
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 
 TARGETS = {"target_modules": "all-linear", "r": 16}
 REFERENCE = "peft:lora"
@@ -37,7 +37,7 @@ REDUCERS: Mapping[str, Mapping[str, object] | None] = {
 
 def adapted(method: str) -> nn.Module:
     """Return MiniLM with an adapter that changes something, in training mode."""
-    base = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
+    base = CLASSIFICATION.load(resolve_model("minilm"), ("no", "yes")).model
     if method == REFERENCE:
         config = peft.LoraConfig(lora_alpha=16, task_type="SEQ_CLS", **TARGETS)
     else:

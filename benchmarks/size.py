@@ -26,12 +26,12 @@ import transformers
 from peft.optimizers import create_lorafa_optimizer
 
 import rankfold
-from rankfold.models.base import LoadedModel, load_model, resolve_model
+from rankfold.models.base import LoadedModel, resolve_model
 from rankfold.models.hardware import cpu_name
-from rankfold.models.kind import Kind
 from rankfold.progress import quiet_libraries
 from rankfold.store.size import explain
 from rankfold.tasks.bbc_news import read_bbc_news
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 
 TARGETS: dict[str, Any] = {"target_modules": ["query", "value"]}
 STEPS = 5
@@ -69,7 +69,7 @@ METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
 def save(name: str, folder: Path) -> None:
     """Train a method for a few steps and let PEFT save it."""
     torch.manual_seed(0)
-    loaded = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, tuple("01234"))
+    loaded = CLASSIFICATION.load(resolve_model("minilm"), tuple("01234"))
     with quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's advice about its own methods
         model = peft.get_peft_model(loaded.model, METHODS[name]()).train()
@@ -89,7 +89,7 @@ def batch(loaded: LoadedModel, step: int) -> dict[str, torch.Tensor]:
     """Return some articles as a model takes them."""
     rows = read_bbc_news()["train"].rows[step::STEPS][:ROWS]
     texts = [str(row["text"]) for row in rows]
-    tokens = loaded.tokenizer(texts, truncation=True, max_length=TOKENS, padding=True, return_tensors="pt")
+    tokens = loaded.processor(texts, truncation=True, max_length=TOKENS, padding=True, return_tensors="pt")
     return {**tokens, "labels": torch.tensor([int(row["label"]) for row in rows])}
 
 

@@ -24,10 +24,10 @@ import transformers
 from torch import nn
 
 import rankfold
-from rankfold.models.base import load_model, resolve_model
+from rankfold.models.base import resolve_model
 from rankfold.models.hardware import cpu_name
-from rankfold.models.kind import Kind
 from rankfold.progress import quiet_libraries
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 
 SETTINGS = {
     "q,v r8": {"target_modules": ["query", "value"], "r": 8},
@@ -39,7 +39,7 @@ REFERENCE = "peft:lora"
 
 def adapted(method: str, targets: dict[str, object], dropout: float = 0.0) -> nn.Module:
     """Return MiniLM with an adapter, in training mode."""
-    base = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("no", "yes")).model
+    base = CLASSIFICATION.load(resolve_model("minilm"), ("no", "yes")).model
     if method == REFERENCE:
         config = peft.LoraConfig(lora_alpha=16, lora_dropout=dropout, task_type="SEQ_CLS", **targets)
     else:

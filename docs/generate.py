@@ -12,6 +12,7 @@ import click
 
 from benchmarks.predicted import compared
 from docs.diagram import DIAGRAM, diagram
+from docs.picture import PICTURE, picture
 from rankfold.bench.suites.saved_suite import judge_suite, kept_suite
 from rankfold.cli.main import cli
 from rankfold.presets import Option, discover
@@ -230,3 +231,4 @@ def record_schema() -> str:
 if __name__ == "__main__":
     SCHEMA.write_text(record_schema(), "utf-8")
     DIAGRAM.write_text(diagram(), "utf-8")
+    PICTURE.write_text(picture(), "utf-8")

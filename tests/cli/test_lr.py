@@ -9,9 +9,9 @@ from transformers import BertConfig, LlamaConfig
 
 import rankfold
 from rankfold.cli.main import cli
-from rankfold.models.meta import meta_base
 from rankfold.presets import discover
 from rankfold.runs.methods import find_method
+from rankfold.tasks.kinds import kind_base
 from tests.reference.learning_rates import TLORA_PLUS_MULTIPLES
 
 
@@ -51,8 +51,10 @@ def test_table_and_json_show_the_papers_multiples(lr, ratio, multiples):
 @pytest.mark.parametrize("method", discover())
 def test_every_method_is_listed_at_its_own_rate_and_in_full(lr, method):
     data = json.loads(lr("--json", method=method).stdout)
-    plan = meta_base(data["model"], kind=None, num_labels=2)
-    counted = rankfold.count_parameters(plan.adapted(find_method(method).config({}, plan.kind, seed=0))[1])
+    plan = kind_base(data["model"], kind=None, num_labels=2)
+    counted = rankfold.count_parameters(
+        plan.adapted(find_method(method).config({}, plan.head.task_type, seed=0))[1]
+    )
     assert {group["learning_rate"] for group in data["groups"]} == {discover()[method].learning_rate}
     assert sum(group["numbers"] for group in data["groups"]) == counted.trainable + counted.heads
 

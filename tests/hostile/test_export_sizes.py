@@ -7,8 +7,8 @@ import pytest
 
 from rankfold.errors import AdapterFileError
 from rankfold.export.export import ExportRequest, export
-from rankfold.export.opened import open_adapter
 from rankfold.export.verify import verify
+from rankfold.store.saved import open_adapter
 from tests.support.adapters import edit_json, save_adapter
 from tests.support.tiny_models import tiny_bert
 

@@ -13,10 +13,10 @@ from torch import nn
 
 import rankfold
 from rankfold.errors import NotExactError
+from rankfold.export.base import open_rankfold_adapter
 from rankfold.export.fold import exact_rank, folding_obstacle
 from rankfold.export.formats.plain_lora import write_plain_lora
 from rankfold.export.layers import needs_base_weights
-from rankfold.export.opened import open_adapter
 from tests.laws.law import law
 from tests.support.tolerance import relative_rms
 from tests.support.toys import adapted, ids, toy
@@ -46,10 +46,10 @@ PLAIN = {"torch", "peft", "tests", "transformers"}
 
 def refuses(folder: str) -> bool:
     """Tell whether an adapter is refused, and nothing is written."""
-    saved, out = open_adapter(Path(folder)), Path(folder) / "out"
+    adapter, out = open_rankfold_adapter(folder), Path(folder) / "out"
     out.mkdir()
     try:
-        write_plain_lora(saved.config, saved.state, out)
+        write_plain_lora(adapter.config, adapter.saved.tensors, out)
     except NotExactError as error:
         return "router" in str(error) and not any(out.iterdir())
     return False
@@ -57,13 +57,13 @@ def refuses(folder: str) -> bool:
 
 def plain(folder: str, dtype: torch.dtype) -> nn.Module:
     """Return the toy with the adapter of a folder as plain LoRA."""
-    saved, out = open_adapter(Path(folder)), Path(folder) / "out"
+    adapter, out = open_rankfold_adapter(folder), Path(folder) / "out"
     out.mkdir()
     base = toy(dtype=dtype)
-    weights = base_weight(base) if needs_base_weights(saved.config) else None
-    folded = write_plain_lora(saved.config, saved.state, out, dtype=dtype, base_weight=weights)
+    weights = base_weight(base) if needs_base_weights(adapter.config) else None
+    folded = write_plain_lora(adapter.config, adapter.saved.tensors, out, dtype=dtype, base_weight=weights)
     for name, update in folded.updates.items():
-        assert exact_rank(saved.config.spec_for(name)) == update.rank
+        assert exact_rank(adapter.config.spec_for(name)) == update.rank
     assert all(".lora_" in key for key in load_file(out / "adapter_model.safetensors"))
     with warnings.catch_warnings():
         # PEFT warns of grouped convolutions, and of Conv1D and linear layers in one adapter.

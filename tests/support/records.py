@@ -1,7 +1,6 @@
 """Run records that could have come from runs: all fields, curves and predictions, drawn from a seed."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from rankfold.runs.record import (
     TaskPart,
     TrainingPart,
 )
-from rankfold.runs.request import RunRequest
 from rankfold.tasks import load_task
 
 
@@ -58,7 +56,9 @@ def make_record(
         status="done",
         error=None,
         created=f"2026-03-0{1 + seed}T10:20:30+00:00",
-        request=RunRequest(model=model, method=method, task=task, seed=seed, out=Path("run")),
+        command=tuple(
+            f"rankfold train --model {model} --method {method} --task {task} --seed {seed} --out run".split()
+        ),
         method=MethodPart(
             method, options or {"r": 8}, {"peft_type": "RANKFOLD", "r": 8, "target_modules": ["query"]}
         ),
@@ -95,11 +95,6 @@ def make_record(
         ),
         curve=_curve(generator, metric, value, steps),
     )
-
-
-def with_request(record, **changes):
-    """Return the record of a run that was asked for with other values."""
-    return replace(record, request=replace(record.request, **changes))
 
 
 def fail(record, error="the loss is not a number at step 12; lower the learning rate."):
@@ -154,7 +149,7 @@ class Trainer:
 
     def __call__(self, request, *, progress=None):
         self.asked.append(request.out.name)
-        record = replace(make_record(request.method, seed=request.seed), request=request)
+        record = replace(make_record(request.method, seed=request.seed), command=request.command())
         if request.out.name in self.elsewhere:
             raise BusyError("another process is at work.")
         if request.out.name in self.failing:

@@ -1,14 +1,13 @@
 """Records of a suite with tasks, a sweep, tuning and claims, as a suite that has run would leave them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suites.saved_suite import keep_suite
 from rankfold.bench.suites.search import Tuning
 from rankfold.bench.suites.suite import Suite, SuiteMethod
 from rankfold.runs.record import TuningPart
-from tests.support.records import make_record, with_request
+from tests.support.records import make_record
 
 RATES = (1e-3, 3e-3)
 _KS = (4, 8, 16, 32)
@@ -88,4 +87,4 @@ def _run(method, place, seed, name, part, rate):
         quality=_QUALITY[method.name] - (0.3 / k if k > 1 else 0),
         size=4 * _NUMBERS[method.name] * k,
     )
-    return replace(with_request(record, out=Path("runs") / name), tuning=part)
+    return replace(record, tuning=part, command=(*record.command, "--out", f"runs/{name}"))

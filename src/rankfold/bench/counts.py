@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from peft import LoraConfig, PeftConfig
 from pydantic import JsonValue
 
-from rankfold.models.meta import meta_base
 from rankfold.peft_plugin.count import count_parameters
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
+from rankfold.tasks.kinds import kind_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def count_on_meta(
     Raises:
         SpecError: If model, method or options cannot be built as asked, or nothing would be trained.
     """
-    plan, found = meta_base(model, kind=kind, num_labels=num_labels), find_method(method)
-    config = found.config(options, plan.kind, seed=0)
+    plan, found = kind_base(model, kind=kind, num_labels=num_labels), find_method(method)
+    config = found.config(options, plan.head.task_type, seed=0)
     base, adapted = plan.adapted(config)
     freeze_rest(adapted, found)
     lora = _plain_lora(config) if found.trains_adapter else None

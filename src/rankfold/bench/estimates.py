@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.models.base import row_length
 from rankfold.models.hardware import choose_precision
-from rankfold.models.meta import MetaBase, generates_text, meta_base
+from rankfold.models.meta import MetaBase, generates_text
 from rankfold.progress import Progress
 from rankfold.runs.methods import find_method
 from rankfold.runs.record import ParametersPart
@@ -25,6 +25,7 @@ from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.runs.workload import Workload, measure_workload
 from rankfold.tasks import MIXTURES, NAMED, Task, TaskRequest, load_task
 from rankfold.tasks.data.splits import HOLD_OUT_FRACTION
+from rankfold.tasks.kinds import kind_base
 from rankfold.tasks.mixture import SEPARATOR
 
 _NUMBER_BYTES = 4
@@ -171,13 +172,13 @@ class Estimator:
         precision = "bf16" if is_free else choose_precision(request.precision, torch.device("cpu"))
         trainer = self._device or A100[precision]
         base = _base(request, tasks)
-        length = row_length(base.described, base.kind, request.max_length)
+        length = row_length(base.described, base.head.max_length, request.max_length)
         work = self._workload(request, base, length)
         return Estimate(
             model=request.model,
             structure=base.source,
             method=request.method,
-            kind=base.kind.value,
+            kind=base.head.kind,
             base=work.base,
             parameters=work.parameters,
             stored_bytes=_NUMBER_BYTES * (work.parameters.stored + work.parameters.head),
@@ -195,9 +196,11 @@ class Estimator:
         )
 
     def _workload(self, request: RunRequest, base: MetaBase, length: int) -> Workload:
-        key = json.dumps([*decides_a_step(request), base.kind, base.described.num_labels, length])
+        key = json.dumps([*decides_a_step(request), base.head.kind, base.described.num_labels, length])
         if key not in self._measured:
-            config = find_method(request.method).config(request.options, base.kind, seed=request.seed)
+            config = find_method(request.method).config(
+                request.options, base.head.task_type, seed=request.seed
+            )
             self._measured[key] = measure_workload(
                 base, config, request, rows=request.batch_size, length=length
             )
@@ -228,8 +231,8 @@ def _tasks(request: RunRequest, *, is_own: bool) -> list[Task]:
 def _base(request: RunRequest, tasks: list[Task]) -> MetaBase:
     kinds = [task.kind for task in tasks if task.kind is not None]
     labels = sum(len(task.label_names or ()) for task in tasks)
-    kind = request.kind or (kinds[0].value if kinds else None)
-    return meta_base(request.model, kind=kind, num_labels=labels or 2)
+    kind = request.kind or (kinds[0] if kinds else None)
+    return kind_base(request.model, kind=kind, num_labels=labels or 2)
 
 
 def _used_rows(request: RunRequest, tasks: list[Task], given: int | None) -> int | None:

@@ -39,16 +39,16 @@ def command(
     **rates: Any,
 ) -> None:
     """List what a method trains on a model, with the learning rate of each part, without loading weights."""
-    from rankfold.models.meta import meta_base  # seconds of imports
-    from rankfold.runs.methods import find_method, freeze_rest
+    from rankfold.runs.methods import find_method, freeze_rest  # seconds of imports
+    from rankfold.tasks.kinds import kind_base
     from rankfold.train.optimizer import parameter_groups
     from rankfold.train.schedule import COLUMNS, RateTable
 
     asked = rates_asked(**rates)
     with shown_notes():
-        plan = meta_base(model, kind=task_kind, num_labels=num_labels)
+        plan = kind_base(model, kind=task_kind, num_labels=num_labels)
     found = find_method(method)
-    _, adapted = plan.adapted(found.config(parse_settings(settings), plan.kind, seed=0))
+    _, adapted = plan.adapted(found.config(parse_settings(settings), plan.head.task_type, seed=0))
     freeze_rest(adapted, found)
     base = found.learning_rate if learning_rate is None else learning_rate
     table = RateTable.of(parameter_groups(adapted, lr=base, weight_decay=weight_decay, **asked))

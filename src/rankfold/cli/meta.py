@@ -7,8 +7,6 @@ import click
 
 from rankfold.cli.options import set_option
 
-_KINDS = ("classification", "regression", "instruction")
-
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -25,8 +23,7 @@ def model_and_method_options(command: _Function) -> _Function:
         click.option(
             "--kind",
             "task_kind",
-            type=click.Choice(_KINDS),
-            help="What is learned; by the architecture if left out.",
+            help="The kind of task, such as regression; by the architecture if left out.",
         ),
         set_option,
         click.option(

@@ -1,4 +1,4 @@
-"""The base model of a saved adapter: find it, and load it as the class that the adapter was trained on."""
+"""A saved rankfold adapter and its base model: read one, find the other, and load both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, cast, final
 
 import torch
 import transformers
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from peft.utils import TaskType
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig
@@ -15,13 +15,14 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.export.opened import OpenedAdapter
 from rankfold.models.base import BaseModel, head_options, resolve_model
-from rankfold.models.kind import Kind
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
-from rankfold.store.loading import load_adapter
+from rankfold.store.adapter import SavedAdapter
+from rankfold.store.loading import load_adapter, peft_config
+from rankfold.store.saved import open_adapter
 
+_TASK_HEADS = ("classifier", "score")
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 
 _AUTO_CLASSES: Mapping[str, str] = {
@@ -36,6 +37,56 @@ _AUTO_CLASSES: Mapping[str, str] = {
 
 @final
 @dataclass(frozen=True, slots=True)
+class RankfoldAdapter:
+    """A saved adapter of a rankfold method, without a model.
+
+    Args:
+        saved: Its files as values.
+        config: Its configuration.
+    """
+
+    saved: SavedAdapter
+    config: RankfoldConfig
+
+    @property
+    def labels(self) -> int | None:
+        """Outputs of the task head that was trained with it, if there is one."""
+        outputs: int | None = None  # of the last layer, where the head has several
+        for key, tensor in self.saved.tensors.items():
+            parts = key.split(".")
+            is_adapter = any(part.startswith("rankfold_") for part in parts)
+            if parts[-1] == "weight" and any(head in parts for head in _TASK_HEADS) and not is_adapter:
+                outputs = tensor.shape[0]
+        return outputs
+
+
+def open_rankfold_adapter(location: str | Path) -> RankfoldAdapter:
+    """Read a saved adapter of a rankfold method.
+
+    Args:
+        location: As for `open_adapter`: a folder, a packed file, or a record of a store as `STORE#NAME`.
+
+    Raises:
+        AdapterFileError: If there is no adapter, a file is damaged, or the adapter is of another method.
+        SpecError: If the store has no record of this name.
+        StoreError: If the store cannot be read.
+    """
+    saved = open_adapter(location)
+    config = peft_config(saved)
+    if not isinstance(config, RankfoldConfig):
+        remedy = (
+            "it is plain LoRA already, so use it as it is"
+            if config.peft_type == PeftType.LORA
+            else "convert it with PEFT's own save_as_lora, which approximates it"
+        )
+        raise AdapterFileError(
+            f"{saved.title} is of PEFT's method {saved.method}, not of rankfold; {remedy}."
+        )
+    return RankfoldAdapter(saved, config)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class AdapterBase:
     """A base model at hand, for one adapter.
 
@@ -46,7 +97,7 @@ class AdapterBase:
     """
 
     model: BaseModel
-    adapter: OpenedAdapter
+    adapter: RankfoldAdapter
     label_names: Sequence[str] | None = None
 
     def load(self) -> PreTrainedModel:
@@ -77,7 +128,7 @@ class AdapterBase:
             AdapterFileError: If the adapter does not fit the model.
             SpecError: If the model cannot be loaded as the class that the adapter was trained on.
         """
-        return load_adapter(self.load(), self.adapter.folder)
+        return load_adapter(self.load(), self.adapter.saved)
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Return the model's tokenizer, or None if its files have none."""
@@ -96,15 +147,11 @@ class AdapterBase:
         labels = self.adapter.labels
         if labels is None:
             return {}
-        if labels == 1:
-            return head_options(Kind.REGRESSION, None)
-        return head_options(
-            Kind.CLASSIFICATION, self.label_names or [f"LABEL_{index}" for index in range(labels)]
-        )
+        return head_options(labels, self.label_names)
 
 
 def find_base(
-    adapter: OpenedAdapter, model: str | None, label_names: Sequence[str] | None = None
+    adapter: RankfoldAdapter, model: str | None, label_names: Sequence[str] | None = None
 ) -> AdapterBase | None:
     """Return the base model of an adapter, or None if it is not at hand.
 
@@ -120,7 +167,7 @@ def find_base(
     """
     if label_names is not None and adapter.labels is not None and len(label_names) != adapter.labels > 1:
         raise AdapterFileError(
-            f"the adapter '{adapter.folder}' has a head of {adapter.labels} outputs, but there are "
+            f"{adapter.saved.title} has a head of {adapter.labels} outputs, but there are "
             f"{len(label_names)} label names; restore the run.json beside it."
         )
     if model is None:

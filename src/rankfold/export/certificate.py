@@ -70,7 +70,7 @@ class BaseFiles:
 @final
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """The adapter: its folder as it was named, and the hash of each of its files."""
+    """The adapter: its location as it was named, and the hash of each of the files in its PEFT folder."""
 
     folder: str
     sha256: Mapping[str, str]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from rankfold.errors import DataError, SpecError, unknown_name
-from rankfold.export.base import find_base
+from rankfold.export.base import find_base, open_rankfold_adapter
 from rankfold.export.certificate import (
     CERTIFICATE_NAME,
     AdapterFiles,
@@ -23,7 +23,6 @@ from rankfold.export.compress import Compression
 from rankfold.export.formats import DEFAULT_FORMAT, DTYPES, dtype_name, find_format
 from rankfold.export.layers import ExportSource, check_exact, with_layers
 from rankfold.export.logits import Texts, check_exact_logits, read_texts
-from rankfold.export.opened import open_adapter
 from rankfold.files import check_replaceable, check_writable, whole_folder, write_whole
 
 
@@ -33,7 +32,8 @@ class ExportRequest:
     """The adapter to export, and the format and options to export it with.
 
     Args:
-        adapter: A folder that `rankfold train` or `save_pretrained` wrote.
+        adapter: A folder that `rankfold train` or `save_pretrained` wrote, a packed file, or a record of a
+            store as `STORE#NAME`.
         out: The folder to write.
         to: Name of the format, such as `lora`, `gguf` or `merged`.
         model: The base model; the folder that the adapter's configuration names if None.
@@ -47,7 +47,7 @@ class ExportRequest:
         SpecError: If a name is unknown, or options do not go together.
     """
 
-    adapter: Path
+    adapter: str | Path
     out: Path
     to: str = DEFAULT_FORMAT
     model: str | None = None
@@ -81,7 +81,7 @@ def export(request: ExportRequest) -> Certificate:
         DataError: If the texts cannot be read.
     """
     _check_output(request)
-    adapter = open_adapter(request.adapter)
+    adapter = open_rankfold_adapter(request.adapter)
     if request.compression is None:
         check_exact(adapter.config)
     base = find_base(adapter, request.model, request.label_names)
@@ -109,7 +109,7 @@ def _write(request: ExportRequest, source: ExportSource, folder: Path) -> Certif
         logits=logits if isinstance(logits, LogitsError) else None,
         logits_skipped=logits if isinstance(logits, str) else None,
         base=_base_files(source),
-        adapter=AdapterFiles(str(request.adapter), source.adapter.sha256()),
+        adapter=AdapterFiles(str(request.adapter), source.adapter.saved.sha256()),
         result=file_hashes(folder),
         versions=program_versions(),
     )
@@ -161,7 +161,8 @@ def export_lora(  # noqa: PLR0913 (an export has as many arguments as it has opt
     """Write a saved adapter for programs that know plain LoRA, or no adapters at all; exactly or not at all.
 
     Args:
-        adapter: A folder that `save_pretrained` or `rankfold train` wrote.
+        adapter: A folder that `save_pretrained` or `rankfold train` wrote, a packed file, or a record of a
+            store as `STORE#NAME`.
         out: The folder to write; it appears complete, with its `certificate.json`, or not at all.
         to: `lora` (PEFT, vLLM, TGI, diffusers), `gguf` (llama.cpp), `merged` (a plain model), or a format of
             another package.
@@ -184,7 +185,7 @@ def export_lora(  # noqa: PLR0913 (an export has as many arguments as it has opt
         DataError: If the texts cannot be read.
     """
     request = ExportRequest(
-        adapter=Path(adapter),
+        adapter=adapter,
         out=Path(out),
         to=to,
         model=model,
@@ -214,7 +215,8 @@ def compress_lora(  # noqa: PLR0913 (as above)
     relative to that, and the error of the mean itself is in the logits.
 
     Args:
-        adapter: A folder that `save_pretrained` or `rankfold train` wrote.
+        adapter: A folder that `save_pretrained` or `rankfold train` wrote, a packed file, or a record of a
+            store as `STORE#NAME`.
         out: The folder to write; it appears complete, with its `certificate.json`, or not at all.
         rank: The rank of every layer.
         error: In place of it the largest relative error of a layer; each gets the smallest rank within it.
@@ -234,7 +236,7 @@ def compress_lora(  # noqa: PLR0913 (as above)
         DataError: If the texts cannot be read.
     """
     request = ExportRequest(
-        adapter=Path(adapter),
+        adapter=adapter,
         out=Path(out),
         to=to,
         model=model,

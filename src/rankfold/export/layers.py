@@ -17,11 +17,10 @@ from rankfold.adapter.layout import common_depth, layers_in
 from rankfold.adapter.module import Adapter
 from rankfold.adapter.site import Site
 from rankfold.errors import AdapterFileError, DataError, NotExactError, RankfoldWarning, SpecError
-from rankfold.export.base import AdapterBase
+from rankfold.export.base import AdapterBase, RankfoldAdapter
 from rankfold.export.compress import Compression, compress, fold_with_mean_gates
 from rankfold.export.fold import LowRankUpdate, exact_rank, fold, unfolded_update
 from rankfold.export.logits import Texts, reads_text, text_logits
-from rankfold.export.opened import OpenedAdapter
 from rankfold.factors import SvdSpec, Window
 from rankfold.peft_plugin.config import RankfoldConfig
 
@@ -73,7 +72,7 @@ class ExportSource:
         texts: Texts that logits are compared on and routers calibrated, or the reason that there are none.
     """
 
-    adapter: OpenedAdapter
+    adapter: RankfoldAdapter
     base: AdapterBase | None
     compression: Compression | None
     texts: Texts | str
@@ -86,7 +85,7 @@ class ExportSource:
         """
         if self.base is None:
             raise SpecError(
-                f"this export of '{self.adapter.folder}' needs its base model, which is not at hand; "
+                f"this export of {self.adapter.saved.title} needs its base model, which is not at hand; "
                 "name it with --model."
             )
         return self.base
@@ -100,7 +99,7 @@ class ExportSource:
             SpecError: If the base model is needed and not at hand, or reads no text.
             DataError: If a router is to be calibrated without texts.
         """
-        config, tensors = self.adapter.config, self.adapter.state
+        config, tensors = self.adapter.config, self.adapter.saved.tensors
         if config.router is None or self.compression is None:
             return fold_tensors(config, tensors, self._base_weight(), self.compression)
         references = self._with_mean_gates()
@@ -112,8 +111,8 @@ class ExportSource:
             return None
         if self.base is None:
             raise AdapterFileError(
-                f"the factors of '{self.adapter.folder}' are taken from the base weights, which are not at "
-                "hand; name its base model with --model."
+                f"the factors of {self.adapter.saved.title} are taken from the base weights, which are not "
+                "at hand; name its base model with --model."
             )
         model: nn.Module = self.base.load()
         return lambda name: model.get_submodule(name).get_parameter("weight").detach()
@@ -132,7 +131,7 @@ class ExportSource:
         return {path.removeprefix(PREFIX): update for path, update in updates.items()}
 
 
-def with_layers(adapter: OpenedAdapter, base: AdapterBase | None) -> OpenedAdapter:
+def with_layers(adapter: RankfoldAdapter, base: AdapterBase | None) -> RankfoldAdapter:
     """Return an adapter whose configuration lists its layers; an earlier rankfold's did not.
 
     Raises:
@@ -142,8 +141,8 @@ def with_layers(adapter: OpenedAdapter, base: AdapterBase | None) -> OpenedAdapt
         return adapter
     if base is None:
         raise AdapterFileError(
-            f"the configuration of '{adapter.folder}' has no list of layers, since an earlier rankfold saved "
-            "it; name its base model with --model."
+            f"the configuration of {adapter.saved.title} has no list of layers, since an earlier rankfold "
+            "saved it; name its base model with --model."
         )
     model = base.load_with_adapter()
     config = copy.copy(adapter.config)

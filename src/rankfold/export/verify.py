@@ -8,12 +8,12 @@ from typing import Literal, final
 import torch
 
 from rankfold.errors import AdapterFileError, DataError, SpecError
-from rankfold.export.base import AdapterBase, find_base
+from rankfold.export.base import AdapterBase, find_base, open_rankfold_adapter
 from rankfold.export.certificate import Certificate, file_hashes, read_certificate
 from rankfold.export.formats import DTYPES, find_format
 from rankfold.export.layers import ExportSource, with_layers
 from rankfold.export.logits import read_texts, rounding_bound
-from rankfold.export.opened import open_adapter
+from rankfold.store.saved import RECORD_SIGN
 
 State = Literal["ok", "differs", "skipped"]
 
@@ -39,13 +39,13 @@ class Check:
 
 
 def verify(
-    folder: Path, *, adapter: Path | None = None, model: str | None = None, data: str | None = None
+    folder: Path, *, adapter: str | Path | None = None, model: str | None = None, data: str | None = None
 ) -> tuple[Check, ...]:
     """Compare an export with its certificate.
 
     Args:
         folder: The export.
-        adapter: The adapter's folder now; the one in the certificate if None.
+        adapter: The adapter's location now; the one in the certificate if None.
         model: The base model; the folder that the adapter's configuration names if None.
         data: The texts of the certificate, if they were not the default ones.
 
@@ -59,12 +59,12 @@ def verify(
     certificate = read_certificate(folder)
     find_format(certificate.target)
     checks = [_compare_hashes("files", certificate.result, file_hashes(folder))]
-    location = Path(certificate.adapter.folder) if adapter is None else adapter
-    if not location.is_dir():
+    location = certificate.adapter.folder if adapter is None else adapter
+    if not _exists(location):
         reason = f"the adapter '{location}' is not at hand; name it before the export's folder."
         return (*checks, *_skip(("adapter", "base", "layers", "logits"), reason))
-    current = open_adapter(location)
-    checks.append(_compare_hashes("adapter", certificate.adapter.sha256, current.sha256()))
+    current = open_rankfold_adapter(location)
+    checks.append(_compare_hashes("adapter", certificate.adapter.sha256, current.saved.sha256()))
     base = find_base(current, model)
     checks.append(_check_base(certificate, base))
     if has_difference(checks):
@@ -75,6 +75,12 @@ def verify(
         texts = str(error)
     source = ExportSource(with_layers(current, base), base, None, texts)
     return (*checks, _check_layers(certificate, source, folder), _check_logits(certificate, source, folder))
+
+
+def _exists(location: str | Path) -> bool:
+    """Return whether there is a folder or file, or the store of a record `STORE#NAME`."""
+    store, sign, _ = str(location).partition(RECORD_SIGN)
+    return Path(location).exists() or (bool(sign) and Path(store).is_file())
 
 
 def has_difference(checks: Sequence[Check]) -> bool:

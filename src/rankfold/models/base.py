@@ -1,21 +1,15 @@
 """Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import hub
@@ -23,7 +17,6 @@ from transformers.utils import hub
 from rankfold.errors import SpecError, nearest, unknown_name
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.models.gguf import convert_gguf, read_gguf_config
-from rankfold.models.kind import Kind, default_max_length
 from rankfold.progress import quiet_libraries
 
 EMBEDDED = ("minilm", "smollm2")
@@ -72,17 +65,38 @@ class BaseModel:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskHead:
+    """The class of model, and the head on it, that a kind of task needs.
+
+    Args:
+        kind: The name of the kind of task.
+        auto_class: One of transformers' `AutoModelFor...` classes.
+        task_type: PEFT's name for it, such as "SEQ_CLS"; None if PEFT has none.
+        num_labels: Outputs of the head; None if it is the model's own, such as the one over its vocabulary.
+        options: Keywords of `from_pretrained` beside the number type.
+        max_length: The most tokens of a row where nobody asks for another number.
+    """
+
+    kind: str
+    auto_class: Any
+    task_type: str | None
+    num_labels: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    max_length: int = 128
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A base model in memory.
 
     Args:
         model: In float32 on the CPU, in evaluation mode.
-        tokenizer: With a padding token.
+        processor: Turns inputs into features: a tokenizer, with a padding token.
         fresh_modules: Paths of modules whose weights the files do not hold, so that the seed drew them.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     fresh_modules: tuple[str, ...]
 
 
@@ -161,30 +175,24 @@ def is_causal(config: PreTrainedConfig) -> bool:
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
 
 
-def load_model(base: BaseModel, kind: Kind, label_names: Sequence[str] | None = None) -> LoadedModel:
-    """Load a base model and its tokenizer for one kind of task.
+def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
+    """Load a base model and its tokenizer.
 
     Modules that the files do not hold (a new head) are drawn from torch's global generator: seed it first.
 
     Args:
         base: What `resolve_model` found.
-        kind: Decides the class of the model.
-        label_names: Names of the classes, in the order of their ids; only for classification.
+        head: The class of the model and its task head.
 
     Raises:
-        SpecError: If the model cannot do the task, or its files cannot be read.
+        SpecError: If the model's files cannot be read.
         DataError: If a GGUF file cannot be read.
     """
-    if kind is Kind.INSTRUCTION and not base.is_causal:
-        raise SpecError(
-            f"'{base.name}' does not generate text, which an instruction task needs; "
-            "use a causal model such as 'smollm2'."
-        )
     location = base.loadable()
     with quiet_libraries():
         try:
             tokenizer = cast(PreTrainedTokenizerBase, cast(Any, AutoTokenizer).from_pretrained(location))
-            model, fresh = _from_pretrained(location, kind, label_names)
+            model, fresh = _from_pretrained(location, head)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().split("\n", 1)[0].rstrip(".")
             raise SpecError(f"cannot load the model '{base.name}' ({first}); check its files.") from error
@@ -194,42 +202,46 @@ def load_model(base: BaseModel, kind: Kind, label_names: Sequence[str] | None = 
     return LoadedModel(model, tokenizer, fresh)
 
 
-def head_options(kind: Kind, label_names: Sequence[str] | None) -> dict[str, Any]:
-    """Return what `from_pretrained` is told about the head of a classification or regression."""
+def head_options(outputs: int, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the keywords of `from_pretrained` for a head on whole texts.
+
+    Args:
+        outputs: One for a number, else one for each class.
+        names: Names of the classes in the order of their ids; `LABEL_0` and so on if None.
+    """
     # A base that was fine-tuned before may have a head of another size: it gets a new one.
-    options: dict[str, Any] = {"ignore_mismatched_sizes": True}
-    if kind is Kind.REGRESSION:
-        return options | {"num_labels": 1, "problem_type": "regression"}
-    names = dict(enumerate(label_names or ()))
+    options: dict[str, Any] = {"ignore_mismatched_sizes": True, "num_labels": outputs}
+    if outputs == 1:
+        return options | {"problem_type": "regression"}
+    labels = dict(enumerate(names or [f"LABEL_{index}" for index in range(outputs)]))
     return options | {
-        "num_labels": len(names),
         "problem_type": "single_label_classification",
-        "id2label": names,
-        "label2id": {name: index for index, name in names.items()},
+        "id2label": labels,
+        "label2id": {name: index for index, name in labels.items()},
     }
 
 
-def _from_pretrained(
-    location: str, kind: Kind, label_names: Sequence[str] | None
-) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
-    if kind is Kind.INSTRUCTION:
-        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(location, **options)
-    else:
-        options |= head_options(kind, label_names)
-        model, info = cast(Any, AutoModelForSequenceClassification).from_pretrained(location, **options)
+def _from_pretrained(location: str, head: TaskHead) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    model, info = head.auto_class.from_pretrained(
+        location, dtype=torch.float32, output_loading_info=True, **head.options
+    )
     mismatched = (entry[0] for entry in info["mismatched_keys"])
     fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *mismatched)}
     return model, tuple(sorted(fresh))
 
 
-def row_length(config: PreTrainedConfig, kind: Kind, wanted: int | None) -> int:
-    """Return the most tokens of a row: as many as wanted, or the usual number.
+def row_length(config: PreTrainedConfig, usual: int, wanted: int | None) -> int:
+    """Return the most tokens of a row.
+
+    Args:
+        config: The model's.
+        usual: The kind of task's default.
+        wanted: The number that was asked for; None for the default.
 
     Raises:
         SpecError: If that is more than the model takes.
     """
-    length = default_max_length(kind) if wanted is None else wanted
+    length = usual if wanted is None else wanted
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and length > most:
         raise SpecError(f"max_length is {length}, but the model takes {most} tokens; give at most that.")

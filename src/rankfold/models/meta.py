@@ -1,6 +1,7 @@
 """A model on the meta device: its structure, without loading or drawing any weight."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, final
@@ -8,14 +9,13 @@ from typing import Any, cast, final
 import peft
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import hub
 
-from rankfold.errors import RankfoldError, SpecError, unknown_name
+from rankfold.errors import RankfoldError, SpecError
 from rankfold.models.architectures import architecture_names, read_architecture
-from rankfold.models.base import is_causal, read_config, resolve_model
-from rankfold.models.kind import Kind
+from rankfold.models.base import TaskHead, is_causal, read_config, resolve_model
 from rankfold.progress import quiet_libraries
 
 logger = logging.getLogger("rankfold.bench")
@@ -28,12 +28,12 @@ class MetaBase:
 
     Attributes:
         described: Its configuration, with the labels of the head.
-        kind: What is learned.
+        head: The class of the model, and its task head.
         source: Where the structure is from.
     """
 
     described: PreTrainedConfig
-    kind: Kind
+    head: TaskHead
     source: str
 
     def model(self) -> PreTrainedModel:
@@ -42,10 +42,9 @@ class MetaBase:
         Raises:
             SpecError: If transformers cannot build it for this kind of task.
         """
-        build = AutoModelForCausalLM if self.kind is Kind.INSTRUCTION else AutoModelForSequenceClassification
         try:
             with quiet_libraries(), torch.device("meta"):
-                return cast(Any, build).from_config(self.described)
+                return self.head.auto_class.from_config(self.described)
         except (ValueError, KeyError, AttributeError) as error:
             raise SpecError(
                 f"the model cannot be built ({_words(error)}); check its configuration."
@@ -76,7 +75,7 @@ class MetaBase:
         return base, adapted
 
 
-def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
+def meta_base(model: str, head_for: Callable[[bool], TaskHead]) -> MetaBase:
     """Return a model whose weights are never made.
 
     The papers' models need no files: where neither a folder nor the hub's cache has them, their structure is
@@ -84,19 +83,15 @@ def meta_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
 
     Args:
         model: As for `rankfold train`, or the path of a `config.json`.
-        kind: What is learned; by the model's architecture if None.
-        num_labels: Classes of a classification.
+        head_for: Returns the task head, given whether the model continues text.
 
     Raises:
-        SpecError: If there is no such model or kind, or the model's configuration cannot be read.
+        SpecError: If there is no such model, or its configuration cannot be read.
     """
-    if kind is not None and kind not in set(Kind):
-        raise unknown_name("kind", kind, Kind)
     described, generates, source = _described(model)
-    usual = Kind.INSTRUCTION if generates else Kind.CLASSIFICATION
-    chosen = Kind(kind) if kind else usual
-    described.num_labels = num_labels if chosen is Kind.CLASSIFICATION else 1
-    return MetaBase(described, chosen, source)
+    head = head_for(generates)
+    described.num_labels = head.num_labels or 1
+    return MetaBase(described, head, source)
 
 
 def generates_text(model: str) -> bool:

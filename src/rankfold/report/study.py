@@ -15,7 +15,6 @@ from rankfold.bench.statistics.comparison import (
     shared_examples,
     verdicts,
 )
-from rankfold.bench.statistics.measures import MEASURES
 from rankfold.bench.step_times import StepTime, read_step_times
 from rankfold.bench.suites.saved_suite import judge_suite, kept_suite
 from rankfold.bench.suites.suite import Place, Suite, model_of, named_runs, task_of
@@ -23,6 +22,7 @@ from rankfold.errors import DataError, unknown_name
 from rankfold.report.results import Result, make_results
 from rankfold.report.selection import Choice, Tuned, is_trial, make_choices, make_tuned, without_earlier_rungs
 from rankfold.runs.record import RunRecord, measured_on, note_different_data
+from rankfold.tasks.metrics import METRICS
 
 # How many parts of a group's key do not speak of the data.
 _WITHOUT_DATA = 5
@@ -35,7 +35,7 @@ class Study:
     Attributes:
         model: Name of the base model.
         task: Name of the task.
-        metric: Name of the metric that is compared; larger is better, but for those of `SMALLER_IS_BETTER`.
+        metric: Name of the metric that is compared; larger is better, but for losses and errors.
         results: One per method; the reference first.
         baselines: The metric of predictions that need no training, such as the majority class.
         examples: How many held-out examples all runs share.
@@ -168,7 +168,7 @@ def _difference(
     result: Result, first: Result, metric: str, examples: Sequence[int | str]
 ) -> Difference | None:
     shared = {run.training.seed for run in result.records} & {run.training.seed for run in first.records}
-    if not shared or not examples or metric not in MEASURES:
+    if not shared or not examples or metric not in METRICS:
         return None
     return paired_difference(scores_of(result.records, examples), scores_of(first.records, examples), metric)
 

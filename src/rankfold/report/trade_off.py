@@ -7,7 +7,6 @@ from typing import Any
 
 import altair as alt
 
-from rankfold.bench.statistics.comparison import SMALLER_IS_BETTER
 from rankfold.report.chart_style import (
     INK,
     SOFT,
@@ -23,6 +22,7 @@ from rankfold.report.chart_style import (
 from rankfold.report.format import bytes_text, capital, metric_name
 from rankfold.report.study import Study
 from rankfold.runs.record import RunRecord
+from rankfold.tasks.metrics import is_smaller_better
 
 HEIGHT = 320  # pixels, of a chart
 
@@ -58,7 +58,7 @@ def _figure(
     text: Callable[[float], str],
 ) -> Figure:
     metric = metric_name(study.metric)
-    better = "down" if study.metric in SMALLER_IS_BETTER else "up"
+    better = "down" if is_smaller_better(study.metric) else "up"
     points = list(_points(study, read, text))
     for point in points:
         point["front"] = is_on_front(point, points, study.metric)
@@ -87,7 +87,7 @@ def _points(
 
 def is_on_front(point: Point, points: Sequence[Point], metric: str) -> bool:
     """Return whether no other point is as good in both cost and value, and better in one."""
-    sign = -1 if metric in SMALLER_IS_BETTER else 1
+    sign = -1 if is_smaller_better(metric) else 1
     return not any(
         other["cost"] <= point["cost"]
         and sign * other["value"] >= sign * point["value"]

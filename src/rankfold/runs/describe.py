@@ -50,7 +50,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         status="failed",
         error="it did not start",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        request=replace(request, resume=False),
+        command=request.command(),
         method=MethodPart(request.method, dict(request.options), _plain(_config(prepared))),
         model=ModelPart(base.name, base.source, base.sha256()),
         task=_task(prepared),
@@ -70,15 +70,15 @@ def started_record(prepared: Prepared) -> RunRecord:
 
 
 def _task(prepared: Prepared) -> TaskPart:
-    data, task, scoring = prepared.data, prepared.data.task, prepared.evaluator.scoring
+    data, task, scoring = prepared.data, prepared.data.task, prepared.learner.scoring
     return TaskPart(
         task.name,
-        data.kind,
+        data.kind.name,
         task.metrics[0],
         data.examples.label_names,
         task.licence,
         task.version,
-        None if scoring is None else scoring.value,
+        scoring,
     )
 
 
@@ -106,14 +106,18 @@ def _reducer(prepared: Prepared) -> ReducerPart | None:
 
 def _flops(prepared: Prepared) -> float | None:
     """Return the operations of the training; None if the adapter cannot be traced whole without weights."""
-    request, kind = prepared.request, prepared.data.kind
+    request, data = prepared.request, prepared.data
     described = cast(PreTrainedConfig, cast(Any, prepared.model).get_base_model().config)
     with warnings.catch_warnings():
         # What is worth saying of ranks and relays was said when the adapter was made.
         warnings.simplefilter("ignore", RankfoldWarning)
         try:
             work = measure_workload(
-                MetaBase(copy.deepcopy(described), kind, prepared.base.source),
+                MetaBase(
+                    copy.deepcopy(described),
+                    data.kind.head(data.examples.label_names),
+                    prepared.base.source,
+                ),
                 copy.deepcopy(prepared.config),
                 request,
                 rows=min(request.batch_size, len(prepared.rows)),
@@ -134,9 +138,7 @@ def _padded_length(prepared: Prepared) -> int:
 
 
 def _training(prepared: Prepared) -> TrainingPart:
-    part = training_part(
-        prepared.schedule, len(prepared.rows), prepared.evaluator.max_length, _head(prepared)
-    )
+    part = training_part(prepared.schedule, len(prepared.rows), prepared.learner.max_length, _head(prepared))
     groups = RateTable.of(prepared.groups or ()).groups
     return replace(part, rates=prepared.request.rates.non_default(), groups=groups)
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from peft import PeftModel
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.models.base import BaseModel, LoadedModel, load_model, resolve_model, row_length
+from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.runs.record import Prediction, RunRecord
 from rankfold.runs.records import find_record
 from rankfold.store.loading import load_adapter
 from rankfold.store.saved import open_adapter
-from rankfold.tasks import TaskData, TaskRequest, load_task, scoring_of
-from rankfold.tasks.kinds.predict import Evaluation, Evaluator
-from rankfold.tasks.kinds.scoring import check_scoring
+from rankfold.tasks import TaskData, TaskRequest, load_task
+from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.load import TRAINING_SPLITS
 from rankfold.tasks.mixture import with_parts
+from rankfold.tasks.scoring import check_scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,19 +86,21 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     device = choose_device(request.device)
     base = resolve_model(request.model)
     data = _load_data(request, record, is_causal=base.is_causal)
-    scoring = scoring_of(request.scoring, data)
-    loaded = load_model(base, data.kind, data.examples.label_names)
+    scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
+    head = data.kind.head(data.examples.label_names)
+    loaded = data.kind.load(base, data.examples.label_names)
     model = _adapted(request.adapter, record, base, loaded)
-    evaluator = Evaluator(
-        loaded.tokenizer,
+    learner = Learner(
+        model.to(device),
+        loaded.processor,
+        row_length(loaded.model.config, head.max_length, request.max_length),
+        request.batch_size,
         device,
         choose_precision(request.precision, device),
-        request.batch_size,
-        row_length(loaded.model.config, data.kind, request.max_length),
         scoring,
     )
-    evaluation = evaluator.measure(model.to(device), data.examples, request.split, data.task.metrics)
-    return replace(_result(request, data, evaluation), scoring=scoring and scoring.value)
+    data.kind.check(learner, data.examples.splits[request.split])
+    return replace(_result(request, data, data.evaluate(learner, request.split)), scoring=scoring)
 
 
 def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:

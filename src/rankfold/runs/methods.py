@@ -14,7 +14,6 @@ from torch.nn import Parameter
 from rankfold import presets
 from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.factors import DenseSpec, SeededSpec
-from rankfold.models.kind import Kind
 from rankfold.peft_plugin.config import RankfoldConfig, config
 from rankfold.peft_plugin.count import count_parameters
 from rankfold.peft_plugin.targets import MLP_TARGETS
@@ -26,9 +25,9 @@ PEFT_LORA = f"{_PEFT_PREFIX}{_RATE_OF_OTHERS}"
 """PEFT's own LoRA, what other methods are held against."""
 
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save")
-_TASK_TYPES = {Kind.CLASSIFICATION: "SEQ_CLS", Kind.REGRESSION: "SEQ_CLS", Kind.INSTRUCTION: "CAUSAL_LM"}
-# PEFT trains and saves these by itself for sequence classification.
+# PEFT trains and saves these by itself for these types of task.
 _HEADS = {"classifier", "score"}
+_TYPES_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS")
 
 
 @final
@@ -53,13 +52,18 @@ class Method:
     trains_adapter: bool = True
 
     def config(
-        self, options: Mapping[str, JsonValue], kind: Kind, *, seed: int, fresh_modules: Sequence[str] = ()
+        self,
+        options: Mapping[str, JsonValue],
+        task_type: str | None,
+        *,
+        seed: int,
+        fresh_modules: Sequence[str] = (),
     ) -> PeftConfig:
         """Return the configuration of the adapter.
 
         Args:
             options: The method's options, and PEFT's own.
-            kind: What is learned; gives PEFT's task type.
+            task_type: PEFT's name for the kind of task, such as "SEQ_CLS"; None if it has none.
             seed: Given to methods that draw factors from a seed, unless the options have one.
             fresh_modules: Modules that the base's files do not hold; they are trained and saved with the
                 adapter.
@@ -69,24 +73,20 @@ class Method:
         """
         if options and not self.trains_adapter:
             raise SpecError(f"'{self.name}' has no option '{next(iter(options))}'; leave its options out.")
-        given: dict[str, Any] = {"task_type": task_type(kind), **options}
+        given: dict[str, Any] = {"task_type": task_type, **options}
         for name in _LISTS:
             value = given.get(name)
             is_own_word = value == self.target_word and name == "target_modules"
             # PEFT reads a text as a regular expression for the whole path, which a bare name never matches.
             if isinstance(value, str) and value.isidentifier() and not is_own_word:
                 given[name] = [value]
-        others = [name for name in fresh_modules if not _HEADS & set(name.split("."))]
+        saved = _HEADS if task_type in _TYPES_WITH_HEADS else set[str]()
+        others = [name for name in fresh_modules if not saved & set(name.split("."))]
         if others:
             given["modules_to_save"] = [*(given.get("modules_to_save") or ()), *others]
         if self.draws_factors:
             given.setdefault("seed", seed)
         return self.build(**given)
-
-
-def task_type(kind: Kind) -> str:
-    """Return what PEFT calls a kind of task."""
-    return _TASK_TYPES[kind]
 
 
 def find_method(name: str) -> Method:

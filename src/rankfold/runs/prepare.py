@@ -1,7 +1,7 @@
 """Everything a run needs before its first update: data, base model, adapter, schedule. Writes nothing."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,36 +11,21 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from rankfold.errors import RankfoldError, SpecError
-from rankfold.models.base import (
-    BaseModel,
-    LoadedModel,
-    load_model,
-    resolve_model,
-    row_length,
-    start_at_mean,
-)
+from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
-from rankfold.models.kind import Kind
 from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import ParametersPart
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
-from rankfold.tasks import TaskData, limited, load_task, scoring_of
-from rankfold.tasks.kinds.encode import (
-    check_answers,
-    encode_examples,
-    encode_instructions,
-    make_collator,
-)
-from rankfold.tasks.kinds.examples import Examples
-from rankfold.tasks.kinds.predict import Evaluator
+from rankfold.tasks import TaskData, limited, load_task
+from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
 from rankfold.train.reducer.reducer import Reducer
 from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import Rates, Schedule
 
-_Rows = Sequence[Mapping[str, Any]]
+_Rows = Sequence[Features]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +41,7 @@ class Prepared:
         schedule: How it will be trained.
         groups: What is trained at which learning rate, where the request asks for several.
         rows: The encoded training split.
-        evaluator: Measures the model.
+        learner: The model, and how to run it.
         reducer: Chooses the layers that train, if it was asked for.
         probe_rows: Encoded rows that were held out of the training split for the Reducer's probes.
     """
@@ -69,14 +54,14 @@ class Prepared:
     schedule: Schedule
     groups: list[dict[str, Any]] | None
     rows: _Rows
-    evaluator: Evaluator
+    learner: Learner
     reducer: Reducer | None = None
     probe_rows: _Rows = ()
 
     @property
     def device(self) -> torch.device:
         """Where the run takes place."""
-        return self.evaluator.device
+        return self.learner.device
 
     def parameters(self) -> ParametersPart:
         """Count the numbers of adapter and head, as they are active in the first step."""
@@ -100,22 +85,26 @@ def prepare(request: RunRequest) -> Prepared:
     precision = choose_precision(request.precision, device)
     base = resolve_model(request.model)
     data = load_task(request.task_request, is_causal=base.is_causal)
-    scoring = scoring_of(request.scoring, data)
+    scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     data = limited(data, {"train": request.train_rows, "validation": request.eval_rows})
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
-    loaded = load_model(base, data.kind, data.examples.label_names)
-    max_length = row_length(loaded.model.config, data.kind, request.max_length)
-    evaluator = Evaluator(loaded.tokenizer, device, precision, request.batch_size, max_length, scoring)
+    head = data.kind.head(data.examples.label_names)
+    loaded = data.kind.load(base, data.examples.label_names)
+    max_length = row_length(loaded.model.config, head.max_length, request.max_length)
     method = find_method(request.method)
-    config = method.config(request.options, data.kind, seed=request.seed, fresh_modules=loaded.fresh_modules)
-    if data.kind is Kind.REGRESSION:
-        start_at_mean(loaded, [float(example.label) for example in data.examples.labelled["train"]])
+    config = method.config(
+        request.options, head.task_type, seed=request.seed, fresh_modules=loaded.fresh_modules
+    )
+    data.kind.start_head(loaded, data.examples.splits["train"])
     set_seed(request.seed)
     model = _with_adapter(loaded, config)
     freeze_rest(model, method, freeze_head=request.freeze_head)
-    rows = _encoded(loaded, data.examples, max_length)
-    rows, probe_rows, reducer = _reducer(request, data.kind, loaded, rows)
+    learner = Learner(model, loaded.processor, max_length, request.batch_size, device, precision, scoring)
+    # An example that cannot be evaluated is better known before the training than after it.
+    data.kind.check(learner, data.examples.splits["validation"])
+    rows = data.kind.encode(learner, data.examples.splits["train"], training=True)
+    rows, probe_rows, reducer = _reducer(request, data.kind, learner, rows)
     if reducer is not None:
         reducer.attach(model).detach()  # what it cannot work with is refused now
     schedule = schedule_of(request, len(rows), precision)
@@ -128,14 +117,14 @@ def prepare(request: RunRequest) -> Prepared:
         schedule=schedule,
         groups=_groups(model, schedule, request.rates),
         rows=rows,
-        evaluator=evaluator,
+        learner=learner,
         reducer=reducer,
         probe_rows=probe_rows,
     )
 
 
 def _reducer(
-    request: RunRequest, kind: Kind, loaded: LoadedModel, rows: _Rows
+    request: RunRequest, kind: TaskKind, learner: Learner, rows: _Rows
 ) -> tuple[_Rows, _Rows, Reducer | None]:
     """Return the rows to train on, those held out for probes, and the Reducer, if one was asked for."""
     if request.reducer is None:
@@ -144,9 +133,11 @@ def _reducer(
     if not ReducerSpec.of(options).needs_probes:
         return rows, (), Reducer(**options)
     rows, probe_rows = hold_out_probes(rows, request.batch_size)
-    collate = make_collator(loaded.tokenizer, tokens_have_labels=kind is Kind.INSTRUCTION)
-    loader = DataLoader(cast(Any, probe_rows), batch_size=request.batch_size, collate_fn=collate)
-    return rows, probe_rows, Reducer(probe_loader=loader, **options)
+    loader = DataLoader(
+        cast(Any, probe_rows), batch_size=request.batch_size, collate_fn=kind.collate(learner)
+    )
+    loss = kind.loss if kind.has_own_loss else None
+    return rows, probe_rows, Reducer(probe_loader=loader, loss=loss, **options)
 
 
 def _with_adapter(loaded: LoadedModel, config: PeftConfig) -> PeftModel:
@@ -196,11 +187,3 @@ def _groups(model: PeftModel, schedule: Schedule, rates: Rates) -> list[dict[str
     return parameter_groups(
         model, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, **rates.non_default()
     )
-
-
-def _encoded(loaded: LoadedModel, examples: Examples, max_length: int) -> Sequence[Mapping[str, Any]]:
-    if examples.kind is Kind.INSTRUCTION:
-        # What cannot be measured is better known before the training than after it.
-        check_answers(loaded.tokenizer, examples.instructions["validation"], max_length)
-        return encode_instructions(loaded.tokenizer, examples.instructions["train"], max_length)
-    return encode_examples(loaded.tokenizer, examples.labelled["train"], max_length)

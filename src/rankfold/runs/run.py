@@ -12,7 +12,6 @@ import torch
 
 from rankfold.files import check_writable
 from rankfold.models.hardware import choose_device, peak_memory_bytes
-from rankfold.models.kind import Kind
 from rankfold.progress import Progress
 from rankfold.runs.describe import started_record
 from rankfold.runs.output import check_output, clear_failure, finished, output_folder
@@ -30,10 +29,8 @@ from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unfinished, unfinished_run
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
 from rankfold.store.saved import open_adapter
-from rankfold.tasks.kinds.encode import make_collator
-from rankfold.tasks.kinds.predict import Evaluation
-from rankfold.tasks.metrics import measure
-from rankfold.tasks.mixture import guesses, with_parts
+from rankfold.tasks.kinds import Evaluation
+from rankfold.tasks.mixture import baselines, with_parts
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
 from rankfold.train.trainer import Curve, train_model
@@ -110,7 +107,7 @@ def _done_before(request: RunRequest) -> RunRecord | None:
     return record
 
 
-def dry_run(request: RunRequest) -> RunRecord:
+def rehearse(request: RunRequest) -> RunRecord:
     """Do everything of a run but train and write: the record says what would be done, and has no results.
 
     Args:
@@ -144,15 +141,12 @@ class _Validation:
         return self.latest
 
     def final(self) -> Evaluation:
-        if self.latest is None or self.prepared.data.kind is Kind.INSTRUCTION:
+        if self.latest is None or self.prepared.data.kind.predicts_at_end:
             self.latest = self._measure(is_final=True)
         return self.latest
 
     def _measure(self, *, is_final: bool) -> Evaluation:
-        data = self.prepared.data
-        return self.prepared.evaluator.measure(
-            self.prepared.model, data.examples, "validation", data.task.metrics, is_final=is_final
-        )
+        return self.prepared.data.evaluate(self.prepared.learner, "validation", is_final=is_final)
 
 
 def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
@@ -162,9 +156,8 @@ def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | 
         prepared.model,
         prepared.rows,
         prepared.schedule,
-        collate=make_collator(
-            prepared.evaluator.tokenizer, tokens_have_labels=prepared.data.kind is Kind.INSTRUCTION
-        ),
+        kind=prepared.data.kind,
+        collate=prepared.data.kind.collate(prepared.learner),
         device=prepared.device,
         groups=prepared.groups,
         evaluate=validation.during,
@@ -203,7 +196,7 @@ def _finished(
         seconds=SecondsPart(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
         peak_memory_bytes=peak_memory_bytes(prepared.device),
         metrics=with_parts(prepared.data.task, evaluation),
-        baselines=_baselines(prepared, evaluation),
+        baselines=baselines(prepared.data, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurvePart(tuple(result.curve.train), tuple(result.curve.validation)),
         reducer=_with_history(started.reducer, prepared),
@@ -217,24 +210,6 @@ def _with_history(part: ReducerPart | None, prepared: Prepared) -> ReducerPart |
     return replace(
         part, history=tuple(ReducerPoint(each.step, each.importance, each.trained) for each in history)
     )
-
-
-def _baselines(prepared: Prepared, evaluation: Evaluation) -> dict[str, float]:
-    """Return the primary metric of a model that never looks at its input."""
-    data = prepared.data
-    if not evaluation.labels:
-        return {}
-    if data.kind is Kind.INSTRUCTION:
-        asked = (item for item in data.examples.instructions["train"] if item.candidates)
-        train = [(item.id, item.candidates.index(item.answer)) for item in asked]
-    else:
-        train = [(example.id, example.label) for example in data.examples.labelled["train"]]
-    predictions = guesses(data.task, data.kind, train, evaluation.ids)
-    if predictions is None:
-        return {}
-    name = "mean" if data.kind is Kind.REGRESSION else "majority"
-    metric = data.task.metrics[0]
-    return {name: measure((metric,), evaluation.labels, predictions)[metric]}
 
 
 def adapter_bytes(folder: Path) -> BytesPart:

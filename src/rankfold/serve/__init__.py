@@ -1,1 +1,1 @@
-"""Many adapters, one batch; until then, the LoRA resolver for vLLM."""
+"""Serve many adapters in one batch; so far, the LoRA resolver for vLLM."""

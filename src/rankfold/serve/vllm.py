@@ -1,7 +1,7 @@
-"""Adapters of a store for vLLM: one that is asked for is folded to a plain LoRA on the spot.
+"""LoRA resolver for vLLM: fold an adapter of a store to a plain LoRA when a request names it.
 
-vLLM finds `register` by its entry point and asks the resolver with `resolve_lora`. It is not needed to import
-this file, and rankfold does not install it.
+vLLM finds `register` by its entry point and calls `resolve_lora` of the resolver. This file imports without
+vLLM, and rankfold does not install it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from rankfold.store.adapter import SavedAdapter
 from rankfold.store.loading import peft_config
 from rankfold.store.store import AdapterStore
 
-logger = logging.getLogger("rankfold.export")
+logger = logging.getLogger("rankfold.serve")
 
 STORE_VARIABLE = "RANKFOLD_STORE"
 RESOLVER_NAME = "rankfold store"
@@ -43,12 +43,12 @@ def register() -> None:
 
 @final
 class StoreResolver:
-    """What vLLM calls a LoRA resolver, on a store.
+    """A LoRA resolver, as vLLM calls it, on a store.
 
     Args:
         store: Where the adapters are.
-        folder: Where they lie as plain LoRA once they have been asked for, each by its digest: what was
-            replaced in the store is folded and loaded anew.
+        folder: The cache of plain LoRAs, each under its digest, so that an adapter that was replaced in the
+            store is folded and loaded anew.
     """
 
     def __init__(self, store: AdapterStore, folder: Path) -> None:
@@ -68,10 +68,10 @@ class StoreResolver:
             StoreError: If the store cannot be read.
         """
         # Folding takes the processor, and vLLM answers others meanwhile.
-        found = await asyncio.to_thread(self._find, base_model_name, lora_name)
-        if found is None:
+        match = await asyncio.to_thread(self._find, base_model_name, lora_name)
+        if match is None:
             return None
-        folder, number = found
+        folder, number = match
         request = cast(Any, import_module("vllm.lora.request")).LoRARequest
         return request(lora_name=lora_name, lora_int_id=number, lora_path=str(folder))
 
@@ -90,14 +90,14 @@ class StoreResolver:
         return folder, 1 + int(record.digest[:_ID_DIGITS], 16)
 
 
-def _write(name: str, saved: SavedAdapter, folder: Path) -> None:
-    """Write an adapter as plain LoRA, whole or not at all, whoever else does the same."""
-    config = peft_config(saved)
+def _write(name: str, adapter: SavedAdapter, folder: Path) -> None:
+    """Write an adapter as plain LoRA, whole or not at all, even if another process writes it too."""
+    config = peft_config(adapter)
     with new_folder(folder) as work:
         if isinstance(config, RankfoldConfig):
-            write_plain_lora(config, saved.tensors, work)
+            write_plain_lora(config, adapter.tensors, work)
         elif config.peft_type == PeftType.LORA:
-            saved.write(work)
+            adapter.write(work)
         else:
             raise NotExactError(
                 f"adapter '{name}' is no LoRA and of no method of rankfold; merge it into its base model."

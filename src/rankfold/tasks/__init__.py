@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from rankfold.tasks.load import SPLITS as SPLITS
     from rankfold.tasks.load import limited as limited
     from rankfold.tasks.load import load_task as load_task
-    from rankfold.tasks.load import scoring_of as scoring_of
     from rankfold.tasks.registry import NAMED as NAMED
     from rankfold.tasks.task import MIXTURES as MIXTURES
     from rankfold.tasks.task import Task as Task
@@ -26,7 +25,6 @@ _HOMES = {
     "TaskRequest": "rankfold.tasks.task",
     "limited": "rankfold.tasks.load",
     "load_task": "rankfold.tasks.load",
-    "scoring_of": "rankfold.tasks.load",
 }
 
 __all__ = [
@@ -38,7 +36,6 @@ __all__ = [
     "TaskRequest",
     "limited",
     "load_task",
-    "scoring_of",
 ]
 
 

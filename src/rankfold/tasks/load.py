@@ -1,21 +1,18 @@
 """From a task's name or a path to checked examples, with everything a record says about them."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
 
-from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
-from rankfold.models.kind import Kind
 from rankfold.tasks.bbc_news import SOURCE, read_bbc_news
-from rankfold.tasks.data.columns import Columns, check_columns, find_columns, infer_kind
-from rankfold.tasks.data.read import Source, Table, read_split
+from rankfold.tasks.data.columns import Columns, check_columns, find_columns
+from rankfold.tasks.data.read import Rows, Source, Table, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
-from rankfold.tasks.kinds.examples import Example, Examples, Instruction, make_examples
-from rankfold.tasks.kinds.scoring import Scoring, check_scoring
-from rankfold.tasks.metrics import ANSWER_LOSS, default_metrics
-from rankfold.tasks.mixture import SEPARATOR, as_part, drawn, label_names_of, mixed, rows_by_part
+from rankfold.tasks.kinds import LabelHints, find_kind, infer_kind
+from rankfold.tasks.mixture import SEPARATOR, as_part, label_names_of, mixed, rows_by_part, sample
 from rankfold.tasks.published import as_choices
 from rankfold.tasks.registry import find_task
 from rankfold.tasks.task import MIXTURES, Task, TaskData, TaskRequest
@@ -56,79 +53,99 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
 
 def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:
     task, source = find_task(request)
-    known = _tables(request, task, source, splits)
-    tables = {split: known[split] for split in splits}
-    rows = next(iter(tables.values())).rows
-    columns = find_columns(rows, request.columns)
-    kind = _kind(request.kind) or task.kind or infer_kind(rows, columns, is_causal=is_causal)
-    if columns.group is not None or kind is Kind.INSTRUCTION:
-        known = _with_training(known, source, task)
-    _see_to_groups(known, columns)
+    name = request.kind or task.kind
+    named = None if name is None else find_kind(name)
+    reader = _Reader(task, source, request, find_columns if named is None else named.columns)
+    tables = reader.tables(splits)
+    wanted = {split: tables[split] for split in splits}
+    rows = next(iter(wanted.values())).rows
+    columns = reader.find_columns(rows, request.columns)
+    kind = named or infer_kind(rows, columns, is_causal=is_causal)
+    if columns.group is not None or kind.reads_training:
+        tables = reader.with_training(tables)
+    _see_to_groups(tables, columns)
     if request.task is None:
         logger.info("columns read: %s.", columns.described(rows[0]))
+    check_columns({split: table.rows for split, table in tables.items()}, columns)
     # A part of the mixture that was learned has its classes among those of the others.
     part = label_names_of(task.name, request.learned)
-    # Which answers there are to choose from, the training split says, whatever is asked for.
-    read = {"train": known["train"], **tables} if kind is Kind.INSTRUCTION and "train" in known else tables
-    examples = make_examples(
-        read, columns, kind, task.label_names, task.choice_word or "answer", part or request.learned
-    ).part(splits)
+    hints = LabelHints(task.label_names, part or request.learned, task.choice_word or "answer")
+    read = {"train": tables["train"], **wanted} if kind.reads_training and "train" in tables else wanted
+    examples = kind.examples(read, columns, hints).part(splits)
     if part and request.learned:
-        examples = as_part(task.name, examples, request.learned)
-    task = replace(task, kind=kind, metrics=_metrics(task, examples), label_names=examples.label_names)
-    sha256 = sha256_of_rows({split: table.rows for split, table in tables.items()})
+        examples = as_part(task.name, kind, examples, request.learned)
+    metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
+    task = replace(task, kind=kind.name, metrics=metrics, label_names=examples.label_names)
+    sha256 = sha256_of_rows({split: table.rows for split, table in wanted.items()})
     return TaskData(task, kind, SOURCE if source is None else source.name, sha256, examples)
 
 
-def _tables(
-    request: TaskRequest, task: Task, source: Source | None, splits: Sequence[str]
-) -> Mapping[str, Table]:
-    """Return the splits that are asked for, and what else had to be read for them."""
-    wanted = ("train",) if request.holds_out else splits
-    tables = read_bbc_news() if source is None else _read(source, task, request.columns, wanted)
-    for split in wanted:
-        if split not in tables:
-            name = task.name if source is None else source.name
-            raise DataError(f"'{name}' has no split '{split}'; add it, or use a split that it has.")
-    if not request.holds_out:
+@final
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads the splits of one task.
+
+    Args:
+        task: The task.
+        source: Where its data is; None for the embedded data.
+        request: Says the columns, and whether validation rows are held out of the training split.
+        find_columns: Finds the columns in rows, those that were named among them.
+    """
+
+    task: Task
+    source: Source | None
+    request: TaskRequest
+    find_columns: Callable[[Rows, Columns], Columns]
+
+    def tables(self, splits: Sequence[str]) -> Mapping[str, Table]:
+        """Return the splits that are asked for, and others that had to be read for them.
+
+        Raises:
+            DataError: If a split is missing or cannot be read.
+        """
+        wanted = ("train",) if self.request.holds_out else splits
+        tables = read_bbc_news() if self.source is None else self._read(self.source, wanted)
+        for split in wanted:
+            if split not in tables:
+                name = self.task.name if self.source is None else self.source.name
+                raise DataError(f"'{name}' has no split '{split}'; add it, or use a split that it has.")
+        if not self.request.holds_out:
+            return tables
+        train, validation = self._hold_out(tables["train"])
+        return {"train": train, "validation": validation}
+
+    def with_training(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
+        """Return the splits with that for training, if there is one."""
+        if self.source is None or "train" in tables:
+            return tables
+        train = self._read_split(self.source, "train")
+        return tables if train is None else {"train": train, **tables}
+
+    def _read(self, source: Source, splits: Sequence[str]) -> Mapping[str, Table]:
+        tables: dict[str, Table] = {}
+        for split in splits:
+            table = self._read_split(source, split)
+            if table is not None:
+                tables[split] = table
+        if "validation" in splits and "validation" not in tables:
+            train = tables.get("train") or self._read_split(source, "train")
+            if train is not None:
+                tables["train"], tables["validation"] = self._hold_out(train)
+                logger.info(
+                    "'%s' has no validation split; held out %d of its %d rows.",
+                    source.name,
+                    len(tables["validation"].rows),
+                    len(train.rows),
+                )
         return tables
-    kept, held = _cut(tables["train"], request.columns)
-    return {"train": kept, "validation": held}
 
+    def _read_split(self, source: Source, split: str) -> Table | None:
+        table = read_split(source, split)
+        return table if table is None or self.task.choice_word is None else as_choices(table)
 
-def _read(source: Source, task: Task, columns: Columns, splits: Sequence[str]) -> Mapping[str, Table]:
-    tables: dict[str, Table] = {}
-    for split in splits:
-        table = _read_split(source, task, split)
-        if table is not None:
-            tables[split] = table
-    if "validation" in splits and "validation" not in tables:
-        train = tables.get("train") or _read_split(source, task, "train")
-        if train is not None:
-            tables["train"], tables["validation"] = _cut(train, columns)
-            logger.info(
-                "'%s' has no validation split; held out %d of its %d rows.",
-                source.name,
-                len(tables["validation"].rows),
-                len(train.rows),
-            )
-    return tables
-
-
-def _read_split(source: Source, task: Task, split: str) -> Table | None:
-    table = read_split(source, split)
-    return table if table is None or task.choice_word is None else as_choices(table)
-
-
-def _cut(train: Table, columns: Columns) -> tuple[Table, Table]:
-    found = find_columns(train.rows, columns)
-    return hold_out(train, found.label, found.group)
-
-
-def _with_training(tables: Mapping[str, Table], source: Source | None, task: Task) -> Mapping[str, Table]:
-    """Return the splits with that for training, if there is one, even where only another is asked for."""
-    train = None if source is None or "train" in tables else _read_split(source, task, "train")
-    return tables if train is None else {"train": train, **tables}
+    def _hold_out(self, train: Table) -> tuple[Table, Table]:
+        columns = self.find_columns(train.rows, self.request.columns)
+        return hold_out(train, columns.label, columns.group)
 
 
 def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> None:
@@ -138,26 +155,6 @@ def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> None:
         return
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     check_groups(tables, columns.group)
-
-
-def _kind(name: str | None) -> Kind | None:
-    if name is None:
-        return None
-    if name not in set(Kind):
-        raise unknown_name("kind", name, Kind)
-    return Kind(name)
-
-
-def _metrics(task: Task, examples: Examples) -> tuple[str, ...]:
-    if examples.kind is Kind.INSTRUCTION:
-        measured = list(examples.instructions.values())[-1]
-        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in measured) else (ANSWER_LOSS,)
-    if task.kind is examples.kind and task.metrics:
-        return task.metrics
-    return default_metrics(examples.kind, len(examples.label_names or ()))
-
-
-_Item = TypeVar("_Item", Example, Instruction)
 
 
 def limited(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:
@@ -170,23 +167,13 @@ def limited(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:
     Raises:
         SpecError: If a mixture has more tasks than rows are left.
     """
-    examples = data.examples
-    return replace(
-        data,
-        examples=replace(
-            examples,
-            labelled={
-                split: _kept(data.task, rows, limits.get(split)) for split, rows in examples.labelled.items()
-            },
-            instructions={
-                split: _kept(data.task, rows, limits.get(split))
-                for split, rows in examples.instructions.items()
-            },
-        ),
-    )
+    splits = {
+        split: _limited(data.task, rows, limits.get(split)) for split, rows in data.examples.splits.items()
+    }
+    return replace(data, examples=replace(data.examples, splits=splits))
 
 
-def _kept(task: Task, rows: Sequence[_Item], limit: int | None) -> Sequence[_Item]:
+def _limited(task: Task, rows: Sequence[Any], limit: int | None) -> Sequence[Any]:
     if limit is None or limit >= len(rows):
         return rows
     parts = rows_by_part(task, [row.id for row in rows])
@@ -194,25 +181,4 @@ def _kept(task: Task, rows: Sequence[_Item], limit: int | None) -> Sequence[_Ite
         raise SpecError(
             f"{limit} rows are too few for the {len(parts)} tasks of '{task.name}'; give at least one a task."
         )
-    return [rows[place] for places in parts.values() for place in drawn(places, limit // len(parts))]
-
-
-def scoring_of(name: str | None, data: TaskData) -> Scoring | None:
-    """Return how the answers of a task are scored; None if it has no answers to choose from.
-
-    Args:
-        name: What was asked for; `likelihood` if None.
-        data: The task.
-
-    Raises:
-        SpecError: If a way was asked for that is unknown, or that the task has no use for.
-    """
-    check_scoring(name)
-    if data.kind is Kind.INSTRUCTION and data.task.metrics[0] != ANSWER_LOSS:
-        return Scoring(name or Scoring.LIKELIHOOD)
-    if name is not None:
-        raise SpecError(
-            f"the scoring '{name}' is for questions with choices that a model answers in text, but "
-            f"'{data.task.name}' is measured as {data.kind} by {data.task.metrics[0]}; leave it out."
-        )
-    return None
+    return [rows[index] for indices in parts.values() for index in sample(indices, limit // len(parts))]

@@ -1,95 +1,141 @@
-"""What is measured on predictions, as plain floats; larger is better, unless it says otherwise."""
+"""Metrics: figures of predictions against labels, by name, along the last axis of an array.
+
+A metric takes labels and predictions `[..., n]` and gives values `[...]`, so that a bootstrap computes all
+its resamples at once. Metrics of other packages are recorded by name; rankfold takes them for the larger the
+better, unless the name ends in `_loss` or `_error`.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from statistics import mean
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import scipy.stats
-import sklearn.metrics
+from numpy.typing import ArrayLike, NDArray
 
 from rankfold.errors import unknown_name
-from rankfold.models.kind import Kind
 
-Values = Sequence[int] | Sequence[float]
+Values = NDArray[Any]
+MetricFunction = Callable[[Values, Values], NDArray[np.float64]]
 
+ANSWER_LOSS = "answer_loss"
+"""The mean cross-entropy of an answer's token."""
 
-def _accuracy(labels: Values, predictions: Values) -> float:
-    return mean(float(label == prediction) for label, prediction in zip(labels, predictions, strict=True))
-
-
-def _f1(labels: Values, predictions: Values) -> float:
-    return float(cast(Any, sklearn.metrics).f1_score(labels, predictions, zero_division=0.0))
+UNPARSED = "unparsed"
+"""The share of generated answers that name no choice; they count as wrong."""
 
 
-def _macro_f1(labels: Values, predictions: Values) -> float:
-    return float(cast(Any, sklearn.metrics).f1_score(labels, predictions, average="macro", zero_division=0.0))
-
-
-def _matthews(labels: Values, predictions: Values) -> float:
-    return float(cast(Any, sklearn.metrics).matthews_corrcoef(labels, predictions))
-
-
-def _pearson(labels: Values, predictions: Values) -> float:
-    return _correlation(cast(Any, scipy.stats).pearsonr, labels, predictions)
-
-
-def _spearman(labels: Values, predictions: Values) -> float:
-    return _correlation(cast(Any, scipy.stats).spearmanr, labels, predictions)
-
-
-def _correlation(measure: Callable[[Values, Values], Any], labels: Values, predictions: Values) -> float:
-    # A constant has no correlation with anything; it has learned nothing, which is zero.
-    if len(set(labels)) < 2 or len(set(predictions)) < 2:  # noqa: PLR2004
-        return 0.0
-    return float(measure(labels, predictions)[0])
-
-
-METRICS: Mapping[str, Callable[[Values, Values], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
-}
-
-
-def measure(names: Sequence[str], labels: Values, predictions: Values) -> dict[str, float]:
-    """Return the metrics of predictions.
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of predictions; larger is better, and 1 is the largest value.
 
     Args:
-        names: Keys of `METRICS`. `f1` is that of class 1; correlations of a constant are zero.
-        labels: What was right.
-        predictions: What was predicted, in the same order.
+        function: Labels `[..., n]` and predictions `[..., n]` give values `[...]`.
+        least: The smallest value.
+    """
+
+    function: MetricFunction
+    least: float = 0.0
+
+
+def is_smaller_better(name: str) -> bool:
+    """Return whether a metric is better when it is smaller: a loss or an error, by its name."""
+    return name.endswith(("_loss", "_error"))
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric of a name.
+
+    Raises:
+        SpecError: If there is none, with the nearest name.
+    """
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]
+
+
+def measure(names: Sequence[str], labels: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
+    """Return metrics of predictions.
+
+    Args:
+        names: Keys of `METRICS`.
+        labels: The right values.
+        predictions: In the same order.
 
     Raises:
         SpecError: If a metric is unknown.
     """
-    for name in names:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
-    return {name: METRICS[name](labels, predictions) for name in names}
+    functions = {name: find_metric(name).function for name in names}
+    truth, guess = np.asarray(labels), np.asarray(predictions)
+    return {name: float(function(truth, guess)) for name, function in functions.items()}
 
 
-def default_metrics(kind: Kind, classes: int) -> tuple[str, ...]:
-    """Return the metrics of data without a name of its own, the primary one first."""
-    if kind is Kind.REGRESSION:
-        return ("pearson", "spearman")
-    if kind is Kind.CLASSIFICATION and classes > 2:  # noqa: PLR2004
-        return ("accuracy", "macro_f1")
-    return ("accuracy",)
+def most_common(labels: Sequence[Any]) -> Any:
+    """Return the commonest label, of several the smallest: the prediction of a model that never looks."""
+    return min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))[0]
 
 
-def trivial_predictions(kind: Kind, train: Values, count: int) -> list[int] | list[float]:
-    """Return the predictions of a model that never looks: the commonest training label, or the mean."""
-    if kind is Kind.REGRESSION:
-        return [mean(train)] * count
-    return [cast(int, min(Counter(train).items(), key=lambda item: (-item[1], item[0]))[0])] * count
+def _accuracy(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return np.mean(labels == predictions, axis=-1)
 
 
-ANSWER_LOSS = "answer_loss"
-"""The mean cross-entropy of an answer's token; better when smaller."""
+def _f1(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return _f1_of_class(labels, predictions, 1)
 
-UNPARSED = "unparsed"
-"""The share of generated answers that name no choice; they count as wrong."""
+
+def _f1_of_class(labels: Values, predictions: Values, label: object) -> NDArray[np.float64]:
+    truth, guess = labels == label, predictions == label
+    hits = np.sum(truth & guess, axis=-1)
+    return _ratio(2 * hits, np.sum(truth, axis=-1) + np.sum(guess, axis=-1))
+
+
+def _macro_f1(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    # As in scikit-learn: the mean over the classes that occur in this sample, as label or as prediction.
+    classes = np.union1d(labels, predictions)
+    occurs = [np.any((labels == label) | (predictions == label), axis=-1) for label in classes]
+    return sum(_f1_of_class(labels, predictions, label) for label in classes) / np.sum(occurs, axis=0)
+
+
+def _matthews(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    # Gorodkin's R_K, the correlation of one-hot labels and predictions.
+    joint: NDArray[np.float64] | float = 0.0
+    truth_squares: NDArray[np.float64] | float = 0.0
+    guess_squares: NDArray[np.float64] | float = 0.0
+    for label in np.union1d(labels, predictions):
+        truth, guess = labels == label, predictions == label
+        truth_share, guess_share = np.mean(truth, axis=-1), np.mean(guess, axis=-1)
+        joint = joint + np.mean(truth & guess, axis=-1) - truth_share * guess_share
+        truth_squares = truth_squares + truth_share * (1 - truth_share)
+        guess_squares = guess_squares + guess_share * (1 - guess_share)
+    return _ratio(joint, np.sqrt(truth_squares * guess_squares))
+
+
+def _pearson(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    truth = labels - np.mean(labels, axis=-1, keepdims=True)
+    guess = predictions - np.mean(predictions, axis=-1, keepdims=True)
+    norms = np.sqrt(np.sum(truth**2, axis=-1) * np.sum(guess**2, axis=-1))
+    return _ratio(np.sum(truth * guess, axis=-1), norms)
+
+
+def _spearman(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    rank = cast("Any", scipy.stats).rankdata
+    return _pearson(rank(labels, axis=-1), rank(predictions, axis=-1))
+
+
+def _ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
+    """Divide; where there is nothing to divide by, nothing was learned, which is zero."""
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    is_defined = below > np.finfo(float).eps
+    return np.where(is_defined, above / np.where(is_defined, below, 1.0), 0.0)
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric(_accuracy),
+    "f1": Metric(_f1),
+    "macro_f1": Metric(_macro_f1),
+    "matthews": Metric(_matthews, least=-1.0),
+    "pearson": Metric(_pearson, least=-1.0),
+    "spearman": Metric(_spearman, least=-1.0),
+}
+"""Metrics by name. `f1` is that of class 1; a correlation with a constant is zero."""

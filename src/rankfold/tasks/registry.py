@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rankfold.errors import DataError, SpecError, unknown_name
-from rankfold.models.kind import Kind
 from rankfold.tasks.data.read import Source, find_source
 from rankfold.tasks.mixture import SEPARATOR
 from rankfold.tasks.task import Task, TaskRequest
@@ -120,7 +119,7 @@ _NEWS_METRICS = ("accuracy", "macro_f1")
 def _news(name: str, labels: tuple[str, ...], licence: str, *rows: int, hub: str | None = None) -> Task:
     return Task(
         name,
-        Kind.CLASSIFICATION,
+        "classification",
         _NEWS_METRICS,
         labels,
         licence,
@@ -136,7 +135,7 @@ def _glue(
     """Return a task of GLUE; its rows are those of train, validation and, for mnli, a second validation."""
     return Task(
         name,
-        Kind.REGRESSION if labels is None else Kind.CLASSIFICATION,
+        "regression" if labels is None else "classification",
         metrics,
         labels,
         licence,

@@ -1,13 +1,17 @@
 """What a task is: data with a known meaning and a metric."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
-from rankfold.models.kind import Kind
+from rankfold.errors import TrainingError
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.kinds.examples import Examples
+
+if TYPE_CHECKING:  # this module loads without torch
+    from rankfold.tasks.kinds.kind import Evaluation, Examples, TaskKind
+    from rankfold.tasks.kinds.learner import Learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class Task:
 
     Args:
         name: The name of its folder and on the command line.
-        kind: What is learned; None if it depends on the model: a choice can be text or a class.
+        kind: The name of its kind; None if it depends on the model: a choice can be text or a class.
         metrics: The primary one first.
         label_names: Class names in the order of their ids; None if the data says, or there are none.
         licence: The terms of the data as far as they are known, for the record.
@@ -29,7 +33,7 @@ class Task:
     """
 
     name: str
-    kind: Kind | None
+    kind: str | None
     metrics: tuple[str, ...]
     label_names: tuple[str, ...] | None = None
     licence: str | None = None
@@ -46,21 +50,41 @@ class TaskData:
 
     Args:
         task: What it means; its kind, metrics and class names are known now.
-        kind: What is learned.
+        kind: Its kind.
         source: Where the rows are from.
         sha256: Hash of the content of the rows that were read.
         examples: By split.
     """
 
     task: Task
-    kind: Kind
+    kind: "TaskKind"
     source: str
     sha256: str
-    examples: Examples
+    examples: "Examples"
+
+    def evaluate(self, learner: "Learner", split: str, *, is_final: bool = True) -> "Evaluation":
+        """Return loss, metrics and predictions of a model on a split.
+
+        Args:
+            learner: The model, and how to run it.
+            split: Name of the split.
+            is_final: False may leave out predictions that take much longer than the loss.
+
+        Raises:
+            TrainingError: If the loss is not a finite number.
+        """
+        evaluation = self.kind.evaluate(
+            learner, self.examples.splits[split], self.task.metrics, is_final=is_final
+        )
+        if not math.isfinite(evaluation.loss):
+            raise TrainingError(
+                f"the loss on the split '{split}' is {evaluation.loss}; train with a lower learning rate, "
+                "or use --precision fp32."
+            )
+        return evaluation
 
 
-Mixture = Literal["equal", "all"]
-MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
+MIXTURES = ("equal", "all")
 """As many training rows of each task as the smallest has, or all of them."""
 
 
@@ -73,7 +97,7 @@ class TaskRequest:
             Several names with "+" between them are a mixture.
         data: A folder of splits, a file or a hub id.
         data_root: The folder that has a folder for each task; that of `RANKFOLD_DATA` if None.
-        kind: What is learned, where it should not be inferred.
+        kind: The name of the kind of task, where it should not be inferred.
         columns: Columns whose names cannot be guessed, and the one that says whose a row is.
         learned: Class names in the order in which a model has learned them, if one has.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
@@ -87,7 +111,7 @@ class TaskRequest:
     columns: Columns = Columns()
     learned: tuple[str, ...] | None = None
     holds_out: bool = False
-    mixture: Mixture = "equal"
+    mixture: str = MIXTURES[0]
 
     @property
     def name(self) -> str:

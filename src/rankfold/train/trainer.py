@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
 from rankfold.progress import Progress, Silent, quiet_libraries
-from rankfold.tasks.kinds.predict import Evaluation
+from rankfold.tasks.kinds import Evaluation, TaskKind
 from rankfold.train.auxiliary import AuxiliaryLossMixin
 from rankfold.train.checkpoint import MAX_CHECKPOINTS, Checkpointer, Checkpoints
 from rankfold.train.distributed import rows_per_process
@@ -186,6 +186,7 @@ def train_model(  # noqa: PLR0913 (one for each concern of a training)
     schedule: Schedule,
     *,
     collate: Callable[..., Any],
+    kind: TaskKind | None = None,
     device: torch.device,
     groups: Sequence[Mapping[str, Any]] | None = None,
     evaluate: Callable[[], Evaluation] | None = None,
@@ -201,6 +202,7 @@ def train_model(  # noqa: PLR0913 (one for each concern of a training)
         rows: Encoded examples.
         schedule: Steps, batch size, learning rate.
         collate: Makes a batch of rows.
+        kind: The kind of task, whose loss is minimised; the model's own loss over rows if None.
         device: Device to train on; the model stays there.
         groups: Parameter groups from `parameter_groups`; one group at the schedule's rate if None.
         evaluate: Evaluates held-out data before the first update, at the end of every epoch and at the end.
@@ -231,8 +233,10 @@ def train_model(  # noqa: PLR0913 (one for each concern of a training)
         )
         trainer.listener = listener
         # A loss over rows is a mean already; with their number, the Trainer would divide by every process.
-        if not isinstance(rows[0]["labels"], list):
+        if kind is None or not kind.loss_per_token:
             trainer.model_accepts_loss_kwargs = False
+        if kind is not None and kind.has_own_loss:
+            trainer.kind_loss = kind.loss
         # One prints without a terminal, the other with one; the listener reports instead.
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
@@ -294,8 +298,19 @@ def _default_optimizer(groups: Sequence[Mapping[str, Any]], arguments: TrainingA
     return optimizer_class, {**options, "params": [dict(group) for group in groups]}
 
 
+class _KindTrainer(Trainer):
+    """The Trainer, with the loss of a kind of task that has another than the model's own."""
+
+    kind_loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor] | None = None
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.kind_loss is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        return self.kind_loss(model, inputs)
+
+
 @final
-class _Trainer(AuxiliaryLossMixin, Trainer):
+class _Trainer(AuxiliaryLossMixin, _KindTrainer):
     """Trainer that shows every loss (mean over processes) to the listener before the update."""
 
     listener: Listener

@@ -7,8 +7,8 @@ and the feed-forward layers are not. So the printed share is that of the half, a
 import pytest
 
 import rankfold
-from rankfold.models.meta import meta_base
 from rankfold.runs.workload import trace_step
+from rankfold.tasks.kinds import kind_base
 from tests.reference import effilora
 from tests.specs.facts.models import HUB_IDS, count, percent, total
 
@@ -89,7 +89,7 @@ def test_hydra_loras_printed_share_is_five_halves_and_the_router():
 
 def test_operations_of_a_step_hardly_grow_with_the_rank():
     """The paper's table 2 has 15.11 times the operations for r = 64."""
-    base = meta_base(HUB_IDS["llama3-8b"], kind=None, num_labels=1)
+    base = kind_base(HUB_IDS["llama3-8b"], kind=None, num_labels=1)
     small, large = (
         trace_step(base.adapted(rankfold.config("lora", r=r, target_modules=TARGETS))[1], 1, 16).flops
         for r in (16, 64)

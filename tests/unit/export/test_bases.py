@@ -9,9 +9,8 @@ import transformers
 
 import rankfold
 from rankfold.errors import SpecError
-from rankfold.export.base import model_class
+from rankfold.export.base import model_class, open_rankfold_adapter
 from rankfold.export.export import ExportRequest, export
-from rankfold.export.opened import open_adapter
 from tests.support.tiny_models import VOCABULARY
 
 _SMALL = {"vocab_size": len(VOCABULARY), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -100,6 +99,6 @@ def test_core_of_an_adapter_on_a_head_is_not_taken_for_the_head(tmp_path):
     base = transformers.BertForSequenceClassification(size)
     config = rankfold.config("tlora", r=4, target_modules=["query", "classifier"])
     peft.get_peft_model(base, config).save_pretrained(tmp_path)
-    opened = open_adapter(tmp_path)
-    assert any("classifier.rankfold_core" in key for key in opened.state)
-    assert opened.labels is None
+    adapter = open_rankfold_adapter(tmp_path)
+    assert any("classifier.rankfold_core" in key for key in adapter.saved.tensors)
+    assert adapter.labels is None

@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 
 import rankfold
 from rankfold.errors import AdapterFileError
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
+from rankfold.models.base import resolve_model
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
 from rankfold.store.loading import load_adapter
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 from tests.support.tiny_models import write_bert
 
 NAMES = ("bad", "good")
@@ -21,7 +21,7 @@ TOKENS = torch.tensor([[2, 4, 10, 3]])
 
 def _base(folder, *, seed=0):
     torch.manual_seed(seed)
-    return load_model(resolve_model(str(folder)), Kind.CLASSIFICATION, NAMES).model
+    return CLASSIFICATION.load(resolve_model(str(folder)), NAMES).model
 
 
 @pytest.fixture

@@ -10,10 +10,13 @@ import torch
 
 from rankfold.errors import DataError, SpecError
 from rankfold.files import package_folder
-from rankfold.models.base import load_model, resolve_model, start_at_mean
+from rankfold.models.base import resolve_model
 from rankfold.models.gguf import new_folder
 from rankfold.models.hardware import choose_precision
-from rankfold.models.kind import Kind
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.labelled import Example
+from rankfold.tasks.kinds.regression import REGRESSION
 from tests.support.tiny_models import write_bert
 
 
@@ -25,7 +28,7 @@ def test_minilm_is_found_without_running_its_package():
 
 
 def test_minilm_loads_whole_but_for_its_new_head():
-    loaded = load_model(resolve_model("minilm"), Kind.CLASSIFICATION, ("a", "b", "c"))
+    loaded = CLASSIFICATION.load(resolve_model("minilm"), ("a", "b", "c"))
     assert loaded.fresh_modules == ("classifier",)
     assert loaded.model.config.num_labels == 3
     assert loaded.model.config.id2label[2] == "c"
@@ -50,10 +53,10 @@ def test_the_configuration_of_smollm2_is_read_without_converting_its_weights(tmp
 
 
 def test_a_regression_head_starts_at_the_mean_where_it_has_a_bias(tiny_bert, tiny_llama):
-    bert, llama = (load_model(resolve_model(str(each)), Kind.REGRESSION) for each in (tiny_bert, tiny_llama))
+    bert, llama = (REGRESSION.load(resolve_model(str(each))) for each in (tiny_bert, tiny_llama))
     before = llama.model.score.weight.clone()
     for loaded in (bert, llama):
-        start_at_mean(loaded, [1.0, 4.0])
+        REGRESSION.start_head(loaded, [Example(0, "", None, 1.0), Example(1, "", None, 4.0)])
     assert bert.model.classifier.bias.item() == 2.5
     assert llama.model.score.bias is None
     assert torch.equal(llama.model.score.weight, before)
@@ -75,26 +78,26 @@ def test_a_model_that_can_only_be_here_is_not_asked_of_the_hub(name, said, monke
 
 
 @pytest.mark.parametrize(
-    ("kind", "output"), [(Kind.CLASSIFICATION, 2), (Kind.REGRESSION, 1)], ids=["classification", "regression"]
+    ("kind", "output"), [(CLASSIFICATION, 2), (REGRESSION, 1)], ids=["classification", "regression"]
 )
 def test_a_new_head_has_an_output_a_class_and_follows_the_seed(tiny_bert, kind, output):
     heads = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        heads.append(load_model(resolve_model(str(tiny_bert)), kind, ("a", "b")).model.classifier.weight)
+        heads.append(kind.load(resolve_model(str(tiny_bert)), ("a", "b")).model.classifier.weight)
     assert heads[0].shape[0] == output
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
 
 def test_a_model_without_padding_token_pads_with_its_last_token(tiny_llama):
-    loaded = load_model(resolve_model(str(tiny_llama)), Kind.CLASSIFICATION, ("a", "b"))
-    assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
+    loaded = CLASSIFICATION.load(resolve_model(str(tiny_llama)), ("a", "b"))
+    assert loaded.processor.pad_token_id == loaded.model.config.pad_token_id == loaded.processor.eos_token_id
 
 
 def test_an_encoder_is_refused_for_instructions(tiny_bert):
     with pytest.raises(SpecError, match="does not generate text"):
-        load_model(resolve_model(str(tiny_bert)), Kind.INSTRUCTION)
+        INSTRUCTION.load(resolve_model(str(tiny_bert)))
 
 
 def test_the_fingerprint_follows_the_weights_alone(tmp_path):
@@ -128,7 +131,7 @@ def test_damaged_weights_are_a_clear_error(tmp_path):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(SpecError, match="cannot load the model"):
-        load_model(resolve_model(str(folder)), Kind.REGRESSION)
+        REGRESSION.load(resolve_model(str(folder)))
 
 
 def test_a_file_that_is_no_gguf_is_refused_and_leaves_no_cache(tmp_path, shared_cache):

@@ -5,53 +5,50 @@ from dataclasses import replace
 import pytest
 
 from rankfold.errors import SpecError
-from rankfold.models.kind import Kind
 from rankfold.presets import discover
 from rankfold.runs.methods import HEAD_ONLY, find_method, peft_methods
 from rankfold.runs.prepare import prepare
+from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.regression import REGRESSION
 
 
 @pytest.mark.parametrize("method", [*sorted(discover()), "peft:lora"])
-@pytest.mark.parametrize(
-    ("kind", "task_type"), [(Kind.REGRESSION, "SEQ_CLS"), (Kind.INSTRUCTION, "CAUSAL_LM")]
-)
+@pytest.mark.parametrize(("kind", "task_type"), [(REGRESSION, "SEQ_CLS"), (INSTRUCTION, "CAUSAL_LM")])
 def test_a_method_gets_the_task_type_of_its_task(method, kind, task_type):
-    assert find_method(method).config({}, kind, seed=0).task_type == task_type
+    assert find_method(method).config({}, kind.head().task_type, seed=0).task_type == task_type
 
 
 @pytest.mark.parametrize("method", ["lora", "peft:lora"])
 def test_a_bare_name_is_a_list_of_one_module(method):
-    config = find_method(method).config({"target_modules": "query"}, Kind.REGRESSION, seed=0)
+    config = find_method(method).config({"target_modules": "query"}, "SEQ_CLS", seed=0)
     assert set(config.target_modules) == {"query"}
 
 
 @pytest.mark.parametrize("method", ["lora", "peft:lora"])
 @pytest.mark.parametrize("pattern", [r".*\.query", "all-linear"])
 def test_a_pattern_stays_a_pattern(method, pattern):
-    config = find_method(method).config({"target_modules": pattern}, Kind.REGRESSION, seed=0)
+    config = find_method(method).config({"target_modules": pattern}, "SEQ_CLS", seed=0)
     assert config.target_modules == pattern
 
 
 def test_our_word_for_the_layers_of_mlps_is_no_name_of_a_module():
     options = {"target_modules": "mlp", "exclude_modules": "mlp"}
-    ours = find_method("lora").config(options, Kind.REGRESSION, seed=0)
+    ours = find_method("lora").config(options, "SEQ_CLS", seed=0)
     assert (ours.target_modules, ours.exclude_modules) == ("mlp", {"mlp"})
-    assert find_method("peft:lora").config(options, Kind.REGRESSION, seed=0).target_modules == {"mlp"}
+    assert find_method("peft:lora").config(options, "SEQ_CLS", seed=0).target_modules == {"mlp"}
 
 
 def test_the_seed_reaches_a_method_that_draws_frozen_factors():
-    assert find_method("lora_fa").config({}, Kind.REGRESSION, seed=5).seed == 5
-    assert find_method("lora_fa").config({"seed": 9}, Kind.REGRESSION, seed=5).seed == 9
+    assert find_method("lora_fa").config({}, "SEQ_CLS", seed=5).seed == 5
+    assert find_method("lora_fa").config({"seed": 9}, "SEQ_CLS", seed=5).seed == 9
 
 
 @pytest.mark.parametrize("method", ["lora", "peft:lora"])
 def test_modules_that_the_base_lacks_are_trained_and_saved(method):
     fresh = ("bert.pooler.dense", "classifier")
-    config = find_method(method).config({}, Kind.REGRESSION, seed=0, fresh_modules=fresh)
+    config = find_method(method).config({}, "SEQ_CLS", seed=0, fresh_modules=fresh)
     assert config.modules_to_save == ["bert.pooler.dense"]
-    both = find_method(method).config(
-        {"modules_to_save": "norm"}, Kind.REGRESSION, seed=0, fresh_modules=fresh
-    )
+    both = find_method(method).config({"modules_to_save": "norm"}, "SEQ_CLS", seed=0, fresh_modules=fresh)
     assert both.modules_to_save == ["norm", "bert.pooler.dense"]
 
 
@@ -71,7 +68,7 @@ def test_our_own_configuration_is_no_method_of_peft():
 )
 def test_an_unknown_word_has_a_suggestion(method, options, words):
     with pytest.raises(SpecError, match=words):
-        find_method(method).config(options, Kind.REGRESSION, seed=0)
+        find_method(method).config(options, "SEQ_CLS", seed=0)
 
 
 @pytest.mark.parametrize("name", sorted(discover()))

@@ -11,8 +11,8 @@ from rankfold.runs.evaluate import EvaluateRequest, evaluate
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
-from rankfold.tasks import TaskRequest, load_task, scoring_of
-from rankfold.tasks.kinds.scoring import Scoring
+from rankfold.tasks import TaskRequest, load_task
+from rankfold.tasks.scoring import Scoring
 from tests.support.tiny_models import write_splits
 
 
@@ -34,7 +34,7 @@ def test_a_generated_run_says_so_and_its_evaluation_gives_the_same(asked):
     record = run(request)
     assert record.task.scoring == "generated"
     assert 0 <= record.metrics["unparsed"] <= 1
-    assert record.request.scoring == "generated"
+    assert "--scoring generated" in " ".join(record.command)
     again = evaluate(
         EvaluateRequest(
             adapter=request.out,
@@ -82,15 +82,19 @@ def test_a_scoring_that_a_task_has_no_use_for_is_refused(tmp_path, reviews, is_c
     rows = [{"instruction": f"{index}", "output": f"answer {index}"} for index in range(30)]
     folder = write_splits(tmp_path / "open", train=rows, validation=rows[:5]) if is_causal else reviews
     data = load_task(TaskRequest(data=str(folder)), is_causal=is_causal)
-    assert scoring_of(None, data) is None
+    assert _scoring(None, data) is None
     with pytest.raises(SpecError, match="the scoring 'generated' is for questions with choices"):
-        scoring_of("generated", data)
+        _scoring("generated", data)
 
 
 def test_bare_choices_of_a_named_task_are_asked_in_its_words(tmp_path):
     row = {"question": "She ran", "choices": ["home.", "far.", "off.", "on."], "answer": 2}
     folder = write_splits(tmp_path / "d", train=[row] * 4, validation=[row])
     data = load_task(TaskRequest(task="hellaswag", data=str(folder)), is_causal=True)
-    (item,) = data.examples.instructions["validation"]
+    (item,) = data.examples.splits["validation"]
     assert item.answer == "the correct answer is ending3"
-    assert scoring_of(None, data) is Scoring.LIKELIHOOD
+    assert _scoring(None, data) == Scoring.LIKELIHOOD
+
+
+def _scoring(name, data):
+    return data.kind.scoring(name, data.task.metrics, data.task.name)

@@ -3,16 +3,12 @@
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
-from rankfold.tasks.kinds.encode import (
-    IGNORED,
-    encode_answer,
-    encode_examples,
-    encode_instructions,
-    make_collator,
-)
-from rankfold.tasks.kinds.examples import Example, Instruction
+from rankfold.models.base import resolve_model
+from rankfold.tasks.kinds import Learner
+from rankfold.tasks.kinds.answers import IGNORED, Instruction, encode_answer
+from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.labelled import Example
+from rankfold.tasks.kinds.regression import REGRESSION
 from tests.support.tiny_models import VOCABULARY, write_llama
 
 CHAT = (
@@ -24,18 +20,18 @@ LONG = " ".join(["film"] * 100)
 
 @pytest.fixture(scope="module")
 def bert_tokenizer(tiny_bert):
-    return load_model(resolve_model(str(tiny_bert)), Kind.REGRESSION).tokenizer
+    return REGRESSION.load(resolve_model(str(tiny_bert))).processor
 
 
 @pytest.fixture(scope="module")
 def llama_tokenizer(tiny_llama):
-    return load_model(resolve_model(str(tiny_llama)), Kind.INSTRUCTION).tokenizer
+    return INSTRUCTION.load(resolve_model(str(tiny_llama))).processor
 
 
 @pytest.fixture(scope="module")
 def chat_tokenizer(tmp_path_factory):
     folder = write_llama(tmp_path_factory.mktemp("chat") / "llama", chat_template=CHAT)
-    return load_model(resolve_model(str(folder)), Kind.INSTRUCTION).tokenizer
+    return INSTRUCTION.load(resolve_model(str(folder))).processor
 
 
 @pytest.fixture(params=["plain", "chat"])
@@ -43,21 +39,25 @@ def tokenizer(request, llama_tokenizer, chat_tokenizer):
     return {"plain": llama_tokenizer, "chat": chat_tokenizer}[request.param]
 
 
+def _encoded(tokenizer, examples, max_length):
+    return REGRESSION.encode(Learner(None, tokenizer, max_length), examples, training=True)
+
+
 def test_a_pair_is_two_segments(bert_tokenizer):
-    row = encode_examples(bert_tokenizer, [Example(0, "good film", "bad film", 1)], 32)[0]
+    row = _encoded(bert_tokenizer, [Example(0, "good film", "bad film", 1)], 32)[0]
     assert set(row["token_type_ids"]) == {0, 1}
     assert row["labels"] == 1
 
 
 @pytest.mark.parametrize("pair", [None, LONG])
 def test_a_text_is_cut_to_the_most_tokens(bert_tokenizer, pair):
-    assert len(encode_examples(bert_tokenizer, [Example(0, LONG, pair, 1)], 12)[0]["input_ids"]) == 12
+    assert len(_encoded(bert_tokenizer, [Example(0, LONG, pair, 1)], 12)[0]["input_ids"]) == 12
 
 
 @pytest.mark.parametrize(("text", "is_told"), [(LONG, True), ("film", False)])
 def test_texts_that_may_have_been_cut_are_told(bert_tokenizer, text, is_told, caplog):
     with caplog.at_level("INFO", logger="rankfold"):
-        encode_examples(bert_tokenizer, [Example(0, text, None, 0), Example(1, "film", None, 0)], 9)
+        _encoded(bert_tokenizer, [Example(0, text, None, 0), Example(1, "film", None, 0)], 9)
     assert ("1 of 2 texts reach 9 tokens and may have been cut; --max-length" in caplog.text) is is_told
 
 
@@ -88,9 +88,8 @@ def test_an_answer_without_room_for_a_prompt_is_refused(tokenizer):
 
 def test_padding_of_a_batch_does_not_count(llama_tokenizer):
     items = [Instruction(0, "film", "true"), Instruction(1, "the film was a story", "false")]
-    batch = make_collator(llama_tokenizer, tokens_have_labels=True)(
-        encode_instructions(llama_tokenizer, items, 32)
-    )
+    learner = Learner(None, llama_tokenizer, 32)
+    batch = INSTRUCTION.collate(learner)(INSTRUCTION.encode(learner, items, training=True))
     assert batch["input_ids"].shape == batch["labels"].shape
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
     assert (batch["labels"] != IGNORED).sum(1).tolist() == [2, 2]

@@ -7,14 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.errors import DataError
-from rankfold.models.kind import Kind
-from rankfold.tasks.data.columns import Columns, find_columns, infer_kind
+from rankfold.tasks.data.columns import Columns, check_columns, find_columns
 from rankfold.tasks.data.read import Table
-from rankfold.tasks.kinds.examples import make_examples
+from rankfold.tasks.kinds import LabelHints, infer_kind
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.regression import REGRESSION
 
 
-def _examples(columns=Columns("text", None, "label"), kind=Kind.CLASSIFICATION, names=None, **splits):
-    return make_examples({split: Table(rows) for split, rows in splits.items()}, columns, kind, names)
+def _examples(columns=Columns("text", None, "label"), kind=CLASSIFICATION, names=None, **splits):
+    return kind.examples({split: Table(rows) for split, rows in splits.items()}, columns, LabelHints(names))
 
 
 def _rows(*labels):
@@ -78,7 +80,7 @@ def test_a_missing_column_says_which_there_are(row, given, words):
 
 @pytest.mark.parametrize(
     ("labels", "kind"),
-    [((0, 1, 2), Kind.CLASSIFICATION), (("a", "b"), Kind.CLASSIFICATION), ((0.5, 3.0), Kind.REGRESSION)],
+    [((0, 1, 2), CLASSIFICATION), (("a", "b"), CLASSIFICATION), ((0.5, 3.0), REGRESSION)],
 )
 def test_the_kind_follows_from_the_labels(labels, kind):
     assert infer_kind(_rows(*labels), Columns("text", None, "label"), is_causal=True) is kind
@@ -86,7 +88,7 @@ def test_the_kind_follows_from_the_labels(labels, kind):
 
 def test_instructions_are_refused_for_a_model_that_does_not_generate_text():
     rows = [{"instruction": "add 1 and 1", "output": "2"}]
-    assert infer_kind(rows, Columns(), is_causal=True) is Kind.INSTRUCTION
+    assert infer_kind(rows, Columns(), is_causal=True) is INSTRUCTION
     with pytest.raises(DataError, match="generates text, such as 'smollm2'"):
         infer_kind(rows, Columns(), is_causal=False)
 
@@ -103,7 +105,7 @@ def test_whole_numbers_written_as_floats_are_not_guessed_at():
 def test_label_ids_follow_the_sorted_labels(labels, names):
     examples = _examples(train=_rows(*labels))
     assert examples.label_names == names
-    assert [names[example.label] for example in examples.labelled["train"]] == [
+    assert [names[example.label] for example in examples.splits["train"]] == [
         str(label).lower() for label in labels
     ]
 
@@ -112,9 +114,7 @@ def test_label_ids_follow_the_sorted_labels(labels, names):
 def test_label_ids_stay_the_same_when_the_names_are_given_back(labels):
     first = _examples(train=_rows(*labels))
     again = _examples(names=first.label_names, test=_rows(*labels[:2]))
-    assert [each.label for each in again.labelled["test"]] == [
-        each.label for each in first.labelled["train"][:2]
-    ]
+    assert [each.label for each in again.splits["test"]] == [each.label for each in first.splits["train"][:2]]
 
 
 def test_a_split_with_a_label_of_its_own_is_refused_with_its_name():
@@ -151,14 +151,14 @@ def test_a_single_label_is_no_classification():
 
 
 def test_a_regression_reads_numbers_that_are_written_as_texts():
-    examples = _examples(kind=Kind.REGRESSION, train=_rows("3.5", "-2", "1e-1"))
-    assert [each.label for each in examples.labelled["train"]] == [3.5, -2.0, 0.1]
+    examples = _examples(kind=REGRESSION, train=_rows("3.5", "-2", "1e-1"))
+    assert [each.label for each in examples.splits["train"]] == [3.5, -2.0, 0.1]
 
 
 @pytest.mark.parametrize("label", [None, math.nan, math.inf, "n/a", "", True, [3.0]])
 def test_a_regression_needs_numbers(label):
     with pytest.raises(DataError, match=r"row 2 of the split 'train'.*a number is needed"):
-        _examples(kind=Kind.REGRESSION, train=_rows(0.5, label))
+        _examples(kind=REGRESSION, train=_rows(0.5, label))
 
 
 @pytest.mark.parametrize("label", [["a"], {"name": "a"}])
@@ -176,20 +176,20 @@ def test_a_fraction_is_no_class():
 def test_a_split_without_a_column_of_the_first_is_refused_with_its_name(column):
     other = [{name: value for name, value in row.items() if name != column} for row in _rows("a", "b")]
     with pytest.raises(DataError, match=f"the split 'validation' has no column '{column}', but '"):
-        _examples(train=_rows("a", "b"), validation=other)
+        check_columns({"train": _rows("a", "b"), "validation": other}, Columns("text", None, "label"))
 
 
 def test_a_row_is_named_by_its_place_in_the_source():
     rows = [*_rows("a", "b", "a", "b"), {"text": None, "label": "a"}]
     table = Table(rows).part([1, 2, 4])
     with pytest.raises(DataError, match="row 5 of the split 'train'"):
-        make_examples({"train": table}, Columns("text", None, "label"), Kind.CLASSIFICATION)
+        CLASSIFICATION.examples({"train": table}, Columns("text", None, "label"), LabelHints())
 
 
 def test_empty_texts_are_told(caplog):
     rows = [{"text": text, "label": label} for text, label in [("a", "x"), (" ", "y"), ("", "x")]]
     with caplog.at_level("INFO", logger="rankfold"):
-        make_examples({"train": Table(rows)}, Columns("text", None, "label"), Kind.CLASSIFICATION)
+        CLASSIFICATION.examples({"train": Table(rows)}, Columns("text", None, "label"), LabelHints())
     assert "2 of 3 texts of the split 'train' are empty, the first in row '1'" in caplog.text
 
 
@@ -206,14 +206,14 @@ def test_a_row_without_text_is_named(text):
 )
 def test_ids_are_the_data_s_own_if_they_tell_all_rows_apart(given, ids):
     rows = [{"id": name, "text": "a", "label": place} for place, name in enumerate(given)]
-    assert [example.id for example in _examples(train=rows).labelled["train"]] == ids
+    assert [example.id for example in _examples(train=rows).splits["train"]] == ids
 
 
 def test_common_choices_are_the_classes_of_a_question():
     rows = [{"question": "q", "choices": ["no", "yes"], "answer": answer} for answer in (1, 0)]
     examples = _examples(columns=Columns(), train=rows)
     assert examples.label_names == ("no", "yes")
-    assert [example.label for example in examples.labelled["train"]] == [1, 0]
+    assert [example.label for example in examples.splits["train"]] == [1, 0]
 
 
 def test_choices_that_differ_need_a_model_that_generates():
@@ -227,35 +227,35 @@ def test_choices_that_differ_need_a_model_that_generates():
 def test_labels_are_the_classes_that_were_learned_whatever_order_the_data_has(is_text, known, learned):
     rows = _rows(*(known if is_text else range(3)))
     table = Table(rows, {"label": tuple(known)})
-    made = make_examples(
-        {"test": table}, Columns("text", None, "label"), Kind.CLASSIFICATION, learned=learned
+    made = CLASSIFICATION.examples(
+        {"test": table}, Columns("text", None, "label"), LabelHints(learned=learned)
     )
     assert made.label_names == tuple(learned)
-    assert [learned[each.label] for each in made.labelled["test"]] == known
+    assert [learned[each.label] for each in made.splits["test"]] == known
 
 
 def test_labels_without_names_are_those_of_the_same_number_and_names_mean_nothing_to_bare_numbers():
     columns = Columns("text", None, "label")
     made = [
-        make_examples({"test": table}, columns, Kind.CLASSIFICATION, learned=("3", "5"))
+        CLASSIFICATION.examples({"test": table}, columns, LabelHints(learned=("3", "5")))
         for table in (Table(_rows(5, 3)), Table(_rows(5, 3), {"label": tuple("abcdef")}))
     ]
-    assert [[each.label for each in examples.labelled["test"]] for examples in made] == [[1, 0]] * 2
+    assert [[each.label for each in examples.splits["test"]] for examples in made] == [[1, 0]] * 2
 
 
 def test_label_that_was_not_learned_is_named():
     table = Table(_rows(0, 1), {"label": ("yes", "maybe")})
     words = "'test' has the labels 'maybe', but what was learned is 'no', 'yes'"
     with pytest.raises(DataError, match=words):
-        make_examples(
-            {"test": table}, Columns("text", None, "label"), Kind.CLASSIFICATION, learned=("no", "yes")
+        CLASSIFICATION.examples(
+            {"test": table}, Columns("text", None, "label"), LabelHints(learned=("no", "yes"))
         )
 
 
 def test_choices_are_the_classes_that_were_learned():
     rows = [{"question": "q", "choices": ["true", "false"], "answer": answer} for answer in (0, 1, 0)]
     for learned, expected in ((None, [0, 1, 0]), (("false", "true"), [1, 0, 1])):
-        made = make_examples({"test": Table(rows)}, Columns(), Kind.CLASSIFICATION, learned=learned)
-        assert [each.label for each in made.labelled["test"]] == expected
+        made = CLASSIFICATION.examples({"test": Table(rows)}, Columns(), LabelHints(learned=learned))
+        assert [each.label for each in made.splits["test"]] == expected
     with pytest.raises(DataError, match="'true', but what was learned is 'no', 'yes'"):
-        make_examples({"test": Table(rows)}, Columns(), Kind.CLASSIFICATION, learned=("no", "yes"))
+        CLASSIFICATION.examples({"test": Table(rows)}, Columns(), LabelHints(learned=("no", "yes")))

@@ -34,7 +34,7 @@ def _load(folder, *, splits=("train", "validation"), column="speaker", **more):
 
 
 def _places(data, split):
-    return {row.id for row in data.examples.labelled[split]}
+    return {row.id for row in data.examples.splits[split]}
 
 
 def test_a_validation_split_is_cut_by_group_and_the_group_is_no_text(tmp_path):
@@ -45,7 +45,7 @@ def test_a_validation_split_is_cut_by_group_and_the_group_is_no_text(tmp_path):
     )
     assert kept | held == set(_names(0, 20))
     assert not kept & held
-    assert data.examples.labelled["train"][0].text in {row["words"] for row in rows}
+    assert data.examples.splits["train"][0].text in {row["words"] for row in rows}
 
 
 def test_a_cut_by_group_is_the_same_alone(tmp_path):
@@ -62,14 +62,14 @@ def test_holding_out_ignores_who_is_in_the_other_splits(tmp_path):
         DataError, match="'s00', 's01' of 'speaker' are in the split 'train' and in 'validation'"
     ):
         _load(folder)
-    assert len(_load(folder, holds_out=True).examples.labelled["validation"]) == 8
+    assert len(_load(folder, holds_out=True).examples.splits["validation"]) == 8
 
 
 def test_a_split_that_is_measured_alone_is_held_against_the_training_split(tmp_path):
     folder = write_splits(
         tmp_path / "d", train=_said(_names(0, 9)), validation=_said(_names(9, 12)), test=_said(_names(8, 12))
     )
-    assert len(_load(folder).examples.labelled["validation"]) == 12
+    assert len(_load(folder).examples.splits["validation"]) == 12
     with pytest.raises(DataError, match="'s08' of 'speaker' are in the split 'train' and in 'test'"):
         _load(folder, splits=("test",))
 
@@ -99,7 +99,7 @@ def test_an_answer_cannot_be_the_group(tmp_path):
     with pytest.raises(DataError, match="'output' is read as text or label"):
         load_task(TaskRequest(data=str(folder), columns=Columns(group="output")), is_causal=True)
     data = load_task(TaskRequest(data=str(folder), columns=Columns(group="user")), is_causal=True)
-    assert len(data.examples.instructions["validation"]) == 4
+    assert len(data.examples.splits["validation"]) == 4
 
 
 def test_a_split_without_the_column_is_refused_with_its_name(tmp_path):
@@ -127,7 +127,7 @@ def test_a_run_and_its_evaluation_hold_out_the_same_people(tmp_path, tiny_bert):
         max_length=16,
     )
     record = run(request)
-    assert record.request.group_column == "speaker"
+    assert "--group-column speaker" in " ".join(record.command)
     asked = EvaluateRequest(
         adapter=request.out, model=request.model, data=request.task_request, max_length=16
     )

@@ -4,9 +4,9 @@ import datasets
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.models.kind import Kind
 from rankfold.tasks import NAMED, TaskRequest, load_task
 from rankfold.tasks.data.read import Table
+from rankfold.tasks.kinds.classification import CLASSIFICATION
 from rankfold.tasks.published import as_choices
 from tests.support.tiny_models import write_splits
 
@@ -114,9 +114,9 @@ def test_a_task_without_folder_is_asked_of_the_hub(hub, task):
     hub.has(**{"train": _glue(task, [0, 1]), matched: _glue(task, [1, 0], 4)})
     data = _load(task)
     assert hub.asked == [("nyu-mll/glue", task, "train"), ("nyu-mll/glue", task, matched)]
-    assert (data.kind, data.source) == (Kind.CLASSIFICATION, f"nyu-mll/glue:{task}")
+    assert (data.kind, data.source) == (CLASSIFICATION, f"nyu-mll/glue:{task}")
     assert data.examples.label_names == NAMED[task].label_names
-    assert [row.id for row in data.examples.labelled["validation"]] == [0, 1, 2, 3]
+    assert [row.id for row in data.examples.splits["validation"]] == [0, 1, 2, 3]
 
 
 def test_the_second_validation_split_of_mnli_is_its_own(hub):
@@ -125,7 +125,7 @@ def test_the_second_validation_split_of_mnli_is_its_own(hub):
         validation_matched=_glue("mnli", [0], 2),
         validation_mismatched=_glue("mnli", [1], 3),
     )
-    rows = _load("mnli", splits=("train", "validation", "validation_mismatched")).examples.labelled
+    rows = _load("mnli", splits=("train", "validation", "validation_mismatched")).examples.splits
     assert [len(items) for items in rows.values()] == [8, 2, 3]
 
 
@@ -140,7 +140,7 @@ def test_labels_that_are_kept_back_are_an_error_and_no_class(hub, task, labels):
 def test_published_questions_become_questions_with_choices(hub, task):
     row, choices, answer = COMMONSENSE[task]
     hub.has(train=datasets.Dataset.from_list([row] * 3), validation=datasets.Dataset.from_list([row]))
-    (item,) = _load(task, is_causal=True).examples.instructions["validation"]
+    (item,) = _load(task, is_causal=True).examples.splits["validation"]
     assert item.candidates.index(item.answer) == answer
     assert len(item.candidates) == len(choices)
     if task != "boolq":

@@ -2,11 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 
 from rankfold.errors import SpecError
-from rankfold.models.kind import Kind
-from rankfold.tasks.metrics import METRICS, default_metrics, measure, trivial_predictions
+from rankfold.tasks.kinds import Examples
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.metrics import METRICS, is_smaller_better, measure
 
 LABELS = [1, 1, 1, 0, 0, 0, 0, 1]
 PREDICTIONS = [1, 0, 1, 0, 1, 0, 0, 1]  # 3 hits of class 1, 1 miss, 1 false alarm, 3 hits of class 0
@@ -54,11 +59,49 @@ def test_an_unknown_metric_has_a_suggestion():
         measure(["acuracy"], [0], [0])
 
 
+def _constant(kind, labels):
+    ((_, constant),) = kind.baselines.items()
+    return constant(labels)
+
+
 def test_the_trivial_prediction_is_the_commonest_label_or_the_mean():
-    assert trivial_predictions(Kind.CLASSIFICATION, [2, 0, 2, 1], 3) == [2, 2, 2]
-    assert trivial_predictions(Kind.REGRESSION, [1.0, 2.0, 6.0], 2) == [3.0, 3.0]
+    assert _constant(CLASSIFICATION, [2, 0, 2, 1]) == 2
+    assert _constant(CLASSIFICATION, [2, 0, 2, 0]) == 0
+    assert _constant(REGRESSION, [1.0, 2.0, 6.0]) == 3.0
 
 
-@pytest.mark.parametrize("kind", [Kind.CLASSIFICATION, Kind.REGRESSION])
-def test_data_without_a_name_has_metrics_that_exist(kind):
-    assert set(default_metrics(kind, 2)) | set(default_metrics(kind, 5)) <= set(METRICS)
+@pytest.mark.parametrize("kind", [CLASSIFICATION, REGRESSION])
+@pytest.mark.parametrize("names", [None, ("a", "b"), ("a", "b", "c")])
+def test_data_without_a_name_has_metrics_that_exist(kind, names):
+    assert set(kind.metrics(Examples(names, {}))) <= set(METRICS)
+
+
+def _library(name, labels, predictions):
+    """Return a metric as scikit-learn or scipy has it."""
+    if name in ("pearson", "spearman"):
+        return getattr(scipy.stats, f"{name}r")(labels, predictions)[0]
+    options = {"f1": {"zero_division": 0.0}, "macro_f1": {"average": "macro", "zero_division": 0.0}}
+    names = {"accuracy": "accuracy_score", "matthews": "matthews_corrcoef"}
+    return getattr(sklearn.metrics, names.get(name, "f1_score"))(labels, predictions, **options.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [(name, n) for name in sorted(METRICS) for n in (2, 4) if (name, n) != ("f1", 4)]
+)
+def test_metrics_of_many_samples_at_once_equal_those_of_the_libraries_one_by_one(name, classes):
+    generator = np.random.default_rng(3)
+    labels, predictions = generator.integers(0, classes, (2, 40, 25))
+    predictions = np.where(generator.random((40, 25)) < 0.5, labels, predictions)
+    if name in ("pearson", "spearman"):
+        predictions = predictions + np.round(generator.normal(size=predictions.shape), 1)
+    expected = [_library(name, a, b) for a, b in zip(labels, predictions, strict=True)]
+    np.testing.assert_allclose(METRICS[name].function(labels, predictions), expected, rtol=1e-9, atol=1e-12)
+    singly = [measure([name], a.tolist(), b.tolist())[name] for a, b in zip(labels, predictions, strict=True)]
+    np.testing.assert_allclose(singly, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("answer_loss", True), ("absolute_error", True), ("f1", False)]
+)
+def test_losses_and_errors_are_better_when_smaller(name, expected):
+    assert is_smaller_better(name) is expected

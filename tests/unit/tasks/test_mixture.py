@@ -8,11 +8,11 @@ from statistics import mean
 import pytest
 
 from rankfold.errors import DataError, SpecError
-from rankfold.models.kind import Kind
 from rankfold.runs.evaluate import EvaluateRequest, evaluate
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, limited, load_task
+from rankfold.tasks.kinds.instruction import INSTRUCTION
 from rankfold.tasks.mixture import mixed
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 
@@ -43,14 +43,14 @@ def _tasks(rows):
 
 
 def test_every_task_trains_with_as_many_rows_as_the_smallest_and_is_measured_on_all(root):
-    rows = _load(root, MIXTURE).examples.labelled
+    rows = _load(root, MIXTURE).examples.splits
     assert _tasks(rows["train"]) == dict.fromkeys(SIZES, SIZES["few"])
     assert _tasks(rows["validation"]) == {"few": 10, "many": 11, "most": 12}
 
 
 def test_every_task_trains_with_all_its_rows_where_that_is_asked(root):
     request = TaskRequest(task=MIXTURE, data_root=str(root), mixture="all")
-    rows = load_task(request, is_causal=False).examples.labelled
+    rows = load_task(request, is_causal=False).examples.splits
     assert _tasks(rows["train"]) == SIZES
 
 
@@ -67,9 +67,9 @@ def test_classes_are_named_after_their_task_and_keep_their_rows(root):
         alone = _load(root, name)
         expected = [
             (f"{name}:{row.id}", row.text, f"{name}:{alone.task.label_names[row.label]}")
-            for row in alone.examples.labelled["validation"]
+            for row in alone.examples.splits["validation"]
         ]
-        mixed = mixture.examples.labelled["validation"]
+        mixed = mixture.examples.splits["validation"]
         assert expected == [
             (row.id, row.text, names[row.label]) for row in mixed if row.id.startswith(f"{name}:")
         ]
@@ -77,8 +77,8 @@ def test_classes_are_named_after_their_task_and_keep_their_rows(root):
 
 def test_a_limit_is_shared_by_the_tasks(root):
     data = limited(_load(root, MIXTURE), {"train": 20, "validation": None})
-    assert _tasks(data.examples.labelled["train"]) == dict.fromkeys(SIZES, 6)
-    assert len(data.examples.labelled["validation"]) == 33
+    assert _tasks(data.examples.splits["train"]) == dict.fromkeys(SIZES, 6)
+    assert len(data.examples.splits["validation"]) == 33
 
 
 def test_a_limit_below_the_number_of_tasks_is_refused(root):
@@ -105,15 +105,15 @@ def test_a_mixture_has_a_new_version_when_one_of_its_tasks_has(root):
 def test_instructions_are_mixed_as_they_are(root):
     request = TaskRequest(task="asked+told", data_root=str(root))
     data = load_task(request, is_causal=True)
-    assert (data.kind, data.task.metrics[0], data.task.label_names) == (Kind.INSTRUCTION, "accuracy", None)
-    assert _tasks(data.examples.instructions["validation"]) == {"asked": 6, "told": 6}
+    assert (data.kind, data.task.metrics[0], data.task.label_names) == (INSTRUCTION, "accuracy", None)
+    assert _tasks(data.examples.splits["validation"]) == {"asked": 6, "told": 6}
 
 
 @pytest.mark.parametrize(
     ("task", "error", "words"),
     [
         ("few+few", SpecError, "'few' is in the mixture 'few\\+few' twice"),
-        ("few+scored", SpecError, "'few' is a classification, 'scored' is a regression"),
+        ("few+scored", SpecError, "'few' is of kind classification, 'scored' is of kind regression"),
         ("scored+few", SpecError, "cannot be learned together"),
         ("few+nothing", SpecError, "unknown task 'nothing'"),
         ("few+", SpecError, "'few\\+' has a task without a name"),

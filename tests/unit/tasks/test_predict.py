@@ -1,17 +1,23 @@
 """Measuring: independent of batches, and equal to the definition of each loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 
 from rankfold.errors import TrainingError
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
-from rankfold.tasks.kinds.examples import Example, Examples, Instruction
-from rankfold.tasks.kinds.predict import Evaluator
+from rankfold.models.base import resolve_model
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.kinds import Examples, Learner
+from rankfold.tasks.kinds.answers import Instruction
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.labelled import Example
+from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.task import Task, TaskData
 from tests.support.tiny_models import review_rows
 
-CPU = torch.device("cpu")
 TEXTS = [
     Example(f"r{i}", row["sentence"] + " film" * i, None, row["label"])
     for i, row in enumerate(review_rows(7))
@@ -24,23 +30,26 @@ OPEN = [Instruction("open", "a story", "the film was good")]
 @pytest.fixture(scope="module")
 def bert(tiny_bert):
     torch.manual_seed(0)
-    return load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
+    return CLASSIFICATION.load(resolve_model(str(tiny_bert)), ("bad", "good"))
 
 
 @pytest.fixture(scope="module")
 def llama(tiny_llama):
-    return load_model(resolve_model(str(tiny_llama)), Kind.INSTRUCTION)
+    return INSTRUCTION.load(resolve_model(str(tiny_llama)))
 
 
-def _labelled(loaded, *, batch_size=3, kind=Kind.CLASSIFICATION, metrics=("accuracy",), texts=TEXTS):
-    evaluator = Evaluator(loaded.tokenizer, CPU, "fp32", batch_size, 48)
-    return evaluator.measure(loaded.model, Examples(kind, None, {"test": texts}, {}), "test", metrics)
+def _evaluate(loaded, kind, items, metrics, *, batch_size=3, is_final=True):
+    task = Task("reviews", kind.name, metrics)
+    data = TaskData(task, kind, "here", "", Examples(None, {"test": items}))
+    return data.evaluate(Learner(loaded.model, loaded.processor, 48, batch_size), "test", is_final=is_final)
+
+
+def _labelled(loaded, *, batch_size=3, kind=CLASSIFICATION, metrics=("accuracy",), texts=TEXTS):
+    return _evaluate(loaded, kind, texts, metrics, batch_size=batch_size)
 
 
 def _answers(loaded, items, *, batch_size=3, is_final=True):
-    evaluator = Evaluator(loaded.tokenizer, CPU, "fp32", batch_size, 48)
-    examples = Examples(Kind.INSTRUCTION, None, {}, {"test": items})
-    return evaluator.measure(loaded.model, examples, "test", (), is_final=is_final)
+    return _evaluate(loaded, INSTRUCTION, items, (), batch_size=batch_size, is_final=is_final)
 
 
 def test_predictions_keep_the_order_of_the_examples(bert):
@@ -61,9 +70,9 @@ def test_the_batch_size_changes_nothing(bert, llama, batch_size):
 
 def test_the_loss_of_a_regression_is_the_mean_squared_error(tiny_bert):
     torch.manual_seed(0)
-    loaded = load_model(resolve_model(str(tiny_bert)), Kind.REGRESSION)
+    loaded = REGRESSION.load(resolve_model(str(tiny_bert)))
     texts = [Example(i, text.text, None, 0.5 * i) for i, text in enumerate(TEXTS)]
-    result = _labelled(loaded, kind=Kind.REGRESSION, metrics=("pearson",), texts=texts)
+    result = _labelled(loaded, kind=REGRESSION, metrics=("pearson",), texts=texts)
     errors = [(p - t) ** 2 for p, t in zip(result.predictions, result.labels, strict=True)]
     assert result.loss == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
@@ -71,7 +80,7 @@ def test_the_loss_of_a_regression_is_the_mean_squared_error(tiny_bert):
 def test_the_loss_of_answers_is_a_token_s_mean_over_all_answers(llama):
     total, tokens = 0.0, 0
     for item in ASKED:
-        ids = llama.tokenizer(f"[CLS] {item.prompt} {item.answer} [SEP]", return_tensors="pt")["input_ids"]
+        ids = llama.processor(f"[CLS] {item.prompt} {item.answer} [SEP]", return_tensors="pt")["input_ids"]
         length = len(item.answer.split()) + 1
         logits = llama.model(ids).logits[0, -length - 1 : -1]
         total += functional.cross_entropy(logits, ids[0, -length:], reduction="sum").item()
@@ -114,7 +123,29 @@ def test_measuring_leaves_the_model_as_it_was(bert):
 
 
 def test_a_loss_that_is_not_a_number_is_an_error(tiny_bert):
-    loaded = load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
+    loaded = CLASSIFICATION.load(resolve_model(str(tiny_bert)), ("bad", "good"))
     loaded.model.classifier.bias.data.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss on the split 'test' is nan"):
         _labelled(loaded)
+
+
+def test_a_prediction_does_not_look_at_the_label(bert, llama):
+    unlabelled = [replace(text, label=None) for text in TEXTS]
+    learner = Learner(bert.model, bert.processor, 48)
+    assert CLASSIFICATION.predict(learner, unlabelled) == _labelled(bert).predictions
+    unanswered = [replace(item, answer="") for item in ASKED]
+    learner = Learner(llama.model, llama.processor, 48)
+    assert INSTRUCTION.predict(learner, unanswered) == _answers(llama, ASKED).predictions
+
+
+def test_rows_without_labels_are_inputs(bert, llama):
+    texts = CLASSIFICATION.inputs([{"text": text.text} for text in TEXTS], Columns("text"))
+    assert (
+        CLASSIFICATION.predict(Learner(bert.model, bert.processor, 48), texts) == _labelled(bert).predictions
+    )
+    rows = [{"instruction": "a story"}, {"question": "a film", "choices": ["good", "bad"]}]
+    story, choice = INSTRUCTION.predict(
+        Learner(llama.model, llama.processor, 48), INSTRUCTION.inputs(rows, Columns())
+    )
+    assert isinstance(story, str)
+    assert choice in (0, 1)

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.models.kind import Kind
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Table
-from rankfold.tasks.kinds.examples import make_examples
+from rankfold.tasks.kinds import LabelHints
+from rankfold.tasks.kinds.instruction import INSTRUCTION
 from rankfold.tasks.kinds.prompts import candidate_answers, closed_answers, prompt_and_answer
 
 
@@ -92,7 +92,7 @@ def test_closed_answers_come_from_the_training_split_alone(caplog):
 
     tables = {"train": rows(*["yes", "no"] * 10), "validation": rows("yes", "perhaps")}
     with caplog.at_level("INFO", logger="rankfold"):
-        known, unknown = make_examples(tables, Columns(), Kind.INSTRUCTION).instructions["validation"]
+        known, unknown = INSTRUCTION.examples(tables, Columns(), LabelHints()).splits["validation"]
     assert known.candidates == ("no", "yes")
     assert unknown.candidates == ()
     assert "1 of 2 answers of the split 'validation' are none of the 2" in caplog.text

@@ -6,14 +6,13 @@ import torch
 
 import rankfold
 from rankfold.errors import SpecError
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
-from rankfold.tasks.kinds.examples import Examples, Instruction
-from rankfold.tasks.kinds.forward import NEW_TOKENS, continued
-from rankfold.tasks.kinds.predict import Evaluator
-from rankfold.tasks.kinds.scoring import NOTHING_NAMED, Scoring, named_choice
+from rankfold.models.base import resolve_model
+from rankfold.tasks.kinds import Learner
+from rankfold.tasks.kinds.answers import Instruction
+from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.learner import NEW_TOKENS
+from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
 
-CPU = torch.device("cpu")
 NUMBERED = tuple(f"the correct answer is answer{number}" for number in range(1, 6))
 TRUTH = ("the correct answer is false", "the correct answer is true")
 PROMPTS = ["the film was good ?", "was the music bad and the story awful ?", "a story", "film " * 30]
@@ -25,7 +24,7 @@ ASKED = [
 
 @pytest.fixture(scope="module")
 def llama(tiny_llama):
-    return load_model(resolve_model(str(tiny_llama)), Kind.INSTRUCTION)
+    return INSTRUCTION.load(resolve_model(str(tiny_llama)))
 
 
 @pytest.mark.parametrize(
@@ -34,11 +33,11 @@ def llama(tiny_llama):
         ("the correct answer is answer2", NUMBERED, 1),
         ("Answer3.", NUMBERED, 2),
         ("answer1 or answer2", NUMBERED, 0),
-        ("answer11", NUMBERED, NOTHING_NAMED),
-        ("the correct answer", NUMBERED, NOTHING_NAMED),
-        ("", NUMBERED, NOTHING_NAMED),
+        ("answer11", NUMBERED, NO_CHOICE),
+        ("the correct answer", NUMBERED, NO_CHOICE),
+        ("", NUMBERED, NO_CHOICE),
         ("True, not false", TRUTH, 1),
-        ("untrue", TRUTH, NOTHING_NAMED),
+        ("untrue", TRUTH, NO_CHOICE),
         ("ending4\n", tuple(f"is ending{number}" for number in range(1, 5)), 3),
         ("it is Paris!", ("London", "Paris"), 1),
         ("New York City", ("New York", "New York City"), 1),
@@ -56,12 +55,16 @@ def test_every_answer_names_itself(count):
 
 
 def _ids(llama, prompts):
-    return [llama.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    return [llama.processor(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+
+
+def _continued(model, loaded, prompts):
+    return Learner(model, loaded.processor, 60).generate(prompts)
 
 
 def test_what_is_generated_does_not_depend_on_the_rest_of_the_batch(llama):
-    together = continued(llama.model, llama.tokenizer, _ids(llama, PROMPTS), CPU)
-    alone = [continued(llama.model, llama.tokenizer, _ids(llama, [prompt]), CPU)[0] for prompt in PROMPTS]
+    together = _continued(llama.model, llama, _ids(llama, PROMPTS))
+    alone = [_continued(llama.model, llama, _ids(llama, [prompt]))[0] for prompt in PROMPTS]
     assert together == alone
     assert len(set(together)) > 1
 
@@ -71,14 +74,14 @@ def test_what_is_generated_is_the_likeliest_token_each_time_whatever_the_model_s
     expected = list(ids)
     while len(expected) < len(ids) + NEW_TOKENS:
         token = llama.model(torch.tensor([expected])).logits[0, -1].argmax().item()
-        if token == llama.tokenizer.eos_token_id:
+        if token == llama.processor.eos_token_id:
             break
         expected.append(token)
     own = llama.model.generation_config
     own.do_sample, own.temperature, own.repetition_penalty = True, 5.0, 3.0
     try:
-        assert continued(llama.model, llama.tokenizer, [ids], CPU) == [
-            llama.tokenizer.decode(expected[len(ids) :], skip_special_tokens=True)
+        assert _continued(llama.model, llama, [ids]) == [
+            llama.processor.decode(expected[len(ids) :], skip_special_tokens=True)
         ]
     finally:
         own.do_sample, own.temperature, own.repetition_penalty = False, None, None
@@ -87,7 +90,7 @@ def test_what_is_generated_is_the_likeliest_token_each_time_whatever_the_model_s
 @pytest.mark.parametrize("method", ["effilora", "mix_lora", "graph_moe"])
 def test_adapters_with_a_router_write_the_same_with_and_without_what_is_remembered(tiny_llama, method):
     # What was read before is kept from one token to the next; a router must not notice.
-    loaded = load_model(resolve_model(str(tiny_llama)), Kind.INSTRUCTION)
+    loaded = INSTRUCTION.load(resolve_model(str(tiny_llama)))
     config = rankfold.config(method, r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(loaded.model, config).eval()
     torch.manual_seed(3)
@@ -97,30 +100,28 @@ def test_adapters_with_a_router_write_the_same_with_and_without_what_is_remember
     texts = []
     for remembers in (True, False):
         model.config.use_cache = remembers
-        texts.append(continued(model, loaded.tokenizer, _ids(loaded, PROMPTS), CPU))
+        texts.append(_continued(model, loaded, _ids(loaded, PROMPTS)))
     assert texts[0] == texts[1]
     with model.disable_adapter():
-        assert continued(model, loaded.tokenizer, _ids(loaded, PROMPTS), CPU) != texts[0]
+        assert _continued(model, loaded, _ids(loaded, PROMPTS)) != texts[0]
 
 
 def _measured(llama, scoring, *, batch_size=3, max_length=60, items=ASKED):
-    evaluator = Evaluator(llama.tokenizer, CPU, "fp32", batch_size, max_length, scoring)
-    return evaluator.measure(llama.model, Examples(Kind.INSTRUCTION, None, {}, {"test": items}), "test", ())
+    learner = Learner(llama.model, llama.processor, max_length, batch_size, scoring=scoring)
+    return INSTRUCTION.evaluate(learner, items, ())
 
 
 def _speaking(monkeypatch, texts):
     """Let every model say these texts in turn, whatever it is asked."""
     said = iter(texts)
-    monkeypatch.setattr(
-        "rankfold.tasks.kinds.answers.continued", lambda *arguments: [next(said) for _ in arguments[2]]
-    )
+    monkeypatch.setattr(Learner, "generate", lambda _, prompts: [next(said) for _ in prompts])
 
 
 def test_an_answer_that_names_nothing_is_wrong_and_counted(llama, monkeypatch):
     _speaking(monkeypatch, ["false", "perhaps", "true", "it is false"])
     result = _measured(llama, Scoring.GENERATED, batch_size=1)
     # Batches are of similar length: the shortest prompt comes first.
-    assert result.predictions == [NOTHING_NAMED, 1, 0, 0]
+    assert result.predictions == [NO_CHOICE, 1, 0, 0]
     assert result.metrics["unparsed"] == 0.25
     assert result.metrics["accuracy"] == 0.25
     assert result.labels == [1, 0, 1, 0]
@@ -156,4 +157,4 @@ def test_a_whole_likelihood_is_not_divided_by_the_number_of_tokens(llama):
 
 def test_a_length_without_room_for_a_prompt_is_refused(llama):
     with pytest.raises(SpecError, match=f"max_length is {NEW_TOKENS}"):
-        Evaluator(llama.tokenizer, CPU, "fp32", 1, NEW_TOKENS, Scoring.GENERATED)
+        INSTRUCTION.check(Learner(llama.model, llama.processor, NEW_TOKENS, scoring=Scoring.GENERATED), ASKED)

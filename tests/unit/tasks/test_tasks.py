@@ -7,10 +7,12 @@ from collections import Counter
 import pytest
 
 from rankfold.errors import DataError, SpecError
-from rankfold.models.kind import Kind
 from rankfold.tasks import NAMED, TaskRequest, load_task
 from rankfold.tasks.bbc_news import read_bbc_news
 from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.multiple_choice import MULTIPLE_CHOICE
+from rankfold.tasks.kinds.regression import REGRESSION
 from rankfold.tasks.metrics import METRICS
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 
@@ -38,8 +40,8 @@ def test_split_that_the_embedded_data_has_not_is_named():
 def test_bbc_news_is_the_same_every_time_and_free_of_entities():
     data = load_task(TaskRequest(task="bbc_news"), is_causal=False)
     assert data.sha256 == load_task(TaskRequest(task="bbc_news"), is_causal=True).sha256
-    assert not any("&amp;" in each.text or "&#" in each.text for each in data.examples.labelled["train"])
-    assert (len(data.examples.labelled["train"]), len(data.examples.labelled["validation"])) == (1274, 425)
+    assert not any("&amp;" in each.text or "&#" in each.text for each in data.examples.splits["train"])
+    assert (len(data.examples.splits["train"]), len(data.examples.splits["validation"])) == (1274, 425)
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
@@ -75,32 +77,36 @@ def test_a_named_task_has_a_version_and_the_rows_of_a_training_split(name):
 @pytest.mark.parametrize(
     ("task", "kind", "metric", "rows"),
     [
-        ("sst2", Kind.CLASSIFICATION, "accuracy", 872),
-        ("mrpc", Kind.CLASSIFICATION, "accuracy", 408),
-        ("stsb", Kind.REGRESSION, "pearson", 1500),
-        ("qnli", Kind.CLASSIFICATION, "accuracy", 5463),
-        ("ag_news", Kind.CLASSIFICATION, "accuracy", 1000),
-        ("boolq", Kind.CLASSIFICATION, "accuracy", 3270),
+        ("sst2", CLASSIFICATION, "accuracy", 872),
+        ("mrpc", CLASSIFICATION, "accuracy", 408),
+        ("stsb", REGRESSION, "pearson", 1500),
+        ("qnli", CLASSIFICATION, "accuracy", 5463),
+        ("ag_news", CLASSIFICATION, "accuracy", 1000),
+        ("boolq", CLASSIFICATION, "accuracy", 3270),
     ],
 )
 def test_real_data_is_read_for_a_classification_head(shared_data, task, kind, metric, rows):
     data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=False)
     assert (data.kind, data.task.metrics[0]) == (kind, metric)
-    assert len(data.examples.labelled["validation"]) == rows
+    assert len(data.examples.splits["validation"]) == rows
 
 
 @pytest.mark.parametrize(("task", "rows"), [("boolq", 3270), ("arc_easy", 570), ("piqa", 1838)])
-def test_real_data_is_read_as_instructions_by_a_model_that_generates(shared_data, task, rows):
+def test_real_questions_are_read_with_their_choices_by_a_model_that_generates(shared_data, task, rows):
     data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=True)
-    items = data.examples.instructions["validation"]
-    assert (data.kind, len(items)) == (Kind.INSTRUCTION, rows)
+    items = data.examples.splits["validation"]
+    assert (data.kind, len(items)) == (MULTIPLE_CHOICE, rows)
+    assert all(item.candidates for item in items)
+    # As 0.1.0 recorded it: the same examples, in the same order.
+    request = TaskRequest(task=task, data_root=str(shared_data), kind="instruction")
+    assert load_task(request, is_causal=True).examples == data.examples
     assert all(item.answer in item.candidates for item in items)
 
 
 @pytest.mark.parametrize("task", ["mrpc", "stsb"])
 def test_pairs_of_real_data_are_pairs(shared_data, task):
     data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=False)
-    assert all(each.pair for each in data.examples.labelled["validation"])
+    assert all(each.pair for each in data.examples.splits["validation"])
 
 
 def test_a_task_of_rows_with_float_labels_is_a_regression(tmp_path):
@@ -108,14 +114,14 @@ def test_a_task_of_rows_with_float_labels_is_a_regression(tmp_path):
     data = load_task(
         TaskRequest(data=str(write_splits(tmp_path / "d", train=rows, dev=rows))), is_causal=False
     )
-    assert (data.kind, data.task.metrics) == (Kind.REGRESSION, ("pearson", "spearman"))
+    assert (data.kind, data.task.metrics) == (REGRESSION, ("pearson", "spearman"))
 
 
 def test_a_kind_that_is_given_wins(tmp_path):
     rows = [{"text": f"text {index}", "label": index % 3} for index in range(12)]
     folder = write_splits(tmp_path / "d", train=rows, validation=rows)
     request = TaskRequest(data=str(folder), kind="regression")
-    assert load_task(request, is_causal=False).kind is Kind.REGRESSION
+    assert load_task(request, is_causal=False).kind is REGRESSION
 
 
 @pytest.mark.parametrize(
@@ -139,7 +145,7 @@ def test_a_validation_split_is_cut_from_the_training_split_and_said(tmp_path, ca
     folder = write_splits(tmp_path / "d", train=review_rows(40))
     with caplog.at_level("INFO", logger="rankfold"):
         data = load_task(TaskRequest(data=str(folder)), is_causal=False)
-    assert [len(items) for items in data.examples.labelled.values()] == [36, 4]
+    assert [len(items) for items in data.examples.splits.values()] == [36, 4]
     assert "held out 4 of its 40 rows" in caplog.text
 
 
@@ -147,7 +153,7 @@ def test_a_held_out_split_is_the_same_alone(tmp_path):
     request = TaskRequest(data=str(write_splits(tmp_path / "d", train=review_rows(40))))
     both = load_task(request, is_causal=False)
     alone = load_task(request, is_causal=False, splits=("validation",))
-    assert alone.examples.labelled["validation"] == both.examples.labelled["validation"]
+    assert alone.examples.splits["validation"] == both.examples.splits["validation"]
 
 
 def test_data_with_a_task_s_name_has_that_task_s_metrics(tmp_path):
@@ -174,10 +180,9 @@ def test_the_answers_to_choose_from_are_those_of_the_training_split_whatever_is_
     for splits in (("train", "test"), ("test",)):
         data = load_task(TaskRequest(data=str(folder)), is_causal=True, splits=splits)
         assert data.task.metrics[0] == "accuracy"
-        assert list(data.examples.instructions) == list(splits)
+        assert list(data.examples.splits) == list(splits)
         assert all(
-            item.candidates == ("answer is false", "answer is true")
-            for item in data.examples.instructions["test"]
+            item.candidates == ("answer is false", "answer is true") for item in data.examples.splits["test"]
         )
 
 
@@ -259,17 +264,17 @@ def test_held_out_rows_are_of_the_training_split_whatever_else_there_is(tmp_path
     train, validation = review_rows(60), review_rows(9, seed=5)
     folder = write_splits(tmp_path / "reviews", train=train, validation=validation)
     data = load_task(TaskRequest(data=str(folder), holds_out=True), is_causal=False)
-    kept, held = ([each.text for each in data.examples.labelled[split]] for split in ("train", "validation"))
+    kept, held = ([each.text for each in data.examples.splits[split]] for split in ("train", "validation"))
     assert Counter(kept + held) == Counter(row["sentence"] for row in train)
     assert (len(kept), len(held)) == (54, 6)
     usual = load_task(TaskRequest(data=str(folder)), is_causal=False)
     assert usual.sha256 != data.sha256
-    assert len(usual.examples.labelled["validation"]) == 9
+    assert len(usual.examples.splits["validation"]) == 9
 
 
 def test_held_out_rows_of_the_embedded_task_are_not_its_validation_split():
     held, usual = (
-        {example.text for example in load_task(request, is_causal=False).examples.labelled["validation"]}
+        {example.text for example in load_task(request, is_causal=False).examples.splits["validation"]}
         for request in (TaskRequest(task="bbc_news", holds_out=True), TaskRequest(task="bbc_news"))
     )
     assert held

@@ -12,11 +12,10 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rankfold.errors import TrainingError
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
-from rankfold.tasks.kinds.encode import encode_examples, make_collator
-from rankfold.tasks.kinds.examples import Example
-from rankfold.tasks.kinds.predict import Evaluation
+from rankfold.models.base import resolve_model
+from rankfold.tasks.kinds import Evaluation, Learner
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.labelled import Example
 from rankfold.train.checkpoint import SEAL, Checkpoints, is_complete, restore_callbacks, seal
 from rankfold.train.schedule import Schedule
 from rankfold.train.trainer import train_model
@@ -70,7 +69,7 @@ def train(tiny_bert):
 
     def run(checkpoints=None, *, stop_after=None, **schedule):
         torch.manual_seed(0)
-        loaded = load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
+        loaded = CLASSIFICATION.load(resolve_model(str(tiny_bert)), ("bad", "good"))
         config = LoraConfig(
             r=4,
             target_modules=["query", "value"],
@@ -82,12 +81,12 @@ def train(tiny_bert):
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(loaded.model, config)
         examples = [Example(i, row["sentence"], None, row["label"]) for i, row in enumerate(review_rows(32))]
-        pacer = Pacer()
+        pacer, learner = Pacer(), Learner(model, loaded.processor, 32)
         curve = train_model(
             model,
-            encode_examples(loaded.tokenizer, examples, 32),
+            CLASSIFICATION.encode(learner, examples, training=True),
             Schedule(**{"steps": STEPS, "batch_size": 8, "learning_rate": 1e-2, **schedule}),
-            collate=make_collator(loaded.tokenizer, tokens_have_labels=False),
+            collate=CLASSIFICATION.collate(learner),
             device=torch.device("cpu"),
             evaluate=lambda: Evaluation(float(sum(p.sum() for p in trained(model).values())), {}),
             checkpoints=checkpoints,

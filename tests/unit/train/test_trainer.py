@@ -3,7 +3,6 @@
 import math
 import warnings
 from functools import cached_property
-from typing import get_args
 
 import pytest
 import torch
@@ -11,12 +10,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
 from rankfold.errors import TrainingError
-from rankfold.models.base import load_model, resolve_model
-from rankfold.models.kind import Kind
-from rankfold.tasks.kinds.encode import encode_examples, make_collator
-from rankfold.tasks.kinds.examples import Example
-from rankfold.tasks.kinds.predict import Evaluation
-from rankfold.train.schedule import Schedule, Scheduler
+from rankfold.models.base import resolve_model
+from rankfold.tasks.kinds import Evaluation, Learner
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.labelled import Example
+from rankfold.train.schedule import SCHEDULERS, Schedule
 from rankfold.train.trainer import CURVE_POINTS, train_model
 from tests.support.tiny_models import review_rows
 
@@ -29,7 +27,7 @@ def train(tiny_bert):
 
     def run(schedule, *, seed=0, spoil=False, multiplier=None, **more):
         torch.manual_seed(seed)
-        loaded = load_model(resolve_model(str(tiny_bert)), Kind.CLASSIFICATION, ("bad", "good"))
+        loaded = CLASSIFICATION.load(resolve_model(str(tiny_bert)), ("bad", "good"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(
@@ -40,8 +38,9 @@ def train(tiny_bert):
                 math.nan
             )
         examples = [Example(i, row["sentence"], None, row["label"]) for i, row in enumerate(review_rows(32))]
-        rows = encode_examples(loaded.tokenizer, examples, 32)
-        collate = make_collator(loaded.tokenizer, tokens_have_labels=False)
+        learner = Learner(model, loaded.processor, 32)
+        rows = CLASSIFICATION.encode(learner, examples, training=True)
+        collate = CLASSIFICATION.collate(learner)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = multiplier and [
             {
@@ -162,7 +161,7 @@ def test_training_prints_nothing(train, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_trains(train, scheduler):
     _, curve = train(Schedule(steps=2, batch_size=8, learning_rate=1e-2, scheduler=scheduler))
     assert len(curve.train) == 2

@@ -19,7 +19,7 @@ from rankfold.models.meta import MetaBase
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import layer_sizes
 from rankfold.peft_plugin.targets import USUAL_TARGETS, plan_adapters
-from rankfold.runs.methods import find_method, head_parameters, task_type
+from rankfold.runs.methods import find_method, head_parameters
 
 ALL_LINEAR = "all-linear"
 
@@ -95,7 +95,7 @@ class Ruler:
             SpecError: If it cannot be built on this model, or only with a warning: such as a rank that is
                 more than a layer can have.
         """
-        config = find_method(method).config(options, self.base.kind, seed=0)
+        config = find_method(method).config(options, self.base.head.task_type, seed=0)
         return self._size(self._plan(cast(RankfoldConfig, config)))
 
     def _size(self, builder: Builder) -> Size:
@@ -104,7 +104,7 @@ class Ruler:
         return Size(builder.parameter_count(), builder.tensor_count(), step, base_step)
 
     def _config(self, rank: int, targets: list[str] | str) -> RankfoldConfig:
-        return RankfoldConfig(r=rank, target_modules=targets, task_type=task_type(self.base.kind))
+        return RankfoldConfig(r=rank, target_modules=targets, task_type=self.base.head.task_type)
 
     def _plan(self, config: RankfoldConfig, on_warning: Literal["error", "ignore"] = "error") -> Builder:
         with warnings.catch_warnings():

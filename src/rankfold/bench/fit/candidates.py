@@ -12,7 +12,6 @@ from rankfold import presets
 from rankfold.bench.fit.budget import ALL_LINEAR, Budget, Ruler, Size
 from rankfold.errors import SpecError, unknown_name
 from rankfold.models.base import resolve_model
-from rankfold.models.kind import default_max_length
 from rankfold.models.meta import MetaBase, meta_base
 from rankfold.presets import Option, Preset
 from rankfold.progress import Progress, Silent
@@ -20,6 +19,7 @@ from rankfold.runs.methods import PEFT_LORA
 from rankfold.runs.records import label_with_all
 from rankfold.runs.request import RunRequest
 from rankfold.tasks import load_task
+from rankfold.tasks.kinds import kind_base
 
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
@@ -325,13 +325,13 @@ def ask(
     """
     request = RunRequest(**base, hold_out=True, method=_ANY_METHOD, out=Path())
     described = _described(request, reads_data=reads_data)
-    length = request.max_length or default_max_length(described.kind)
+    length = request.max_length or described.head.max_length
     ruler = Ruler(described, tokens=request.batch_size * length)
     return Fit(dict(base), budget, ruler, tuple(find_candidates(ruler, methods, progress=progress)))
 
 
 def _described(request: RunRequest, *, reads_data: bool) -> MetaBase:
     if not reads_data:
-        return meta_base(request.model, kind=request.kind, num_labels=2)
+        return kind_base(request.model, kind=request.kind, num_labels=2)
     data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
-    return meta_base(request.model, kind=data.kind, num_labels=len(data.examples.label_names or ()))
+    return meta_base(request.model, lambda _: data.kind.head(data.examples.label_names))

@@ -153,12 +153,12 @@ class Fitted:
     Args:
         winner: The chosen candidate.
         records: Every run, rung by rung, the reference's last.
-        request: The winner trained at full length, measured on the validation split.
+        command: How to train the winner at full length, measured on the validation split.
     """
 
     winner: Candidate
     records: tuple[RunRecord, ...]
-    request: RunRequest
+    command: tuple[str, ...]
 
 
 def fit(
@@ -212,7 +212,7 @@ def fit(
         records.append(_placed(outcome, part))
     full = plan.request(left[0], "winner", steps=None)
     full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
-    return Fitted(left[0], tuple(records), full)
+    return Fitted(left[0], tuple(records), full.command())
 
 
 def _claim(plan: FitPlan, *, overwrite: bool) -> None:

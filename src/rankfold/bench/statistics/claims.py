@@ -20,8 +20,9 @@ from rankfold.bench.statistics.comparison import (
     scores_of,
     shared_examples,
 )
-from rankfold.bench.statistics.measures import MEASURES
+from rankfold.runs.identity import asked_with_any_seed
 from rankfold.runs.record import RunRecord, measured_on
+from rankfold.tasks.metrics import METRICS
 
 Expect = Literal["greater", "within", "rising"]
 Answer = Literal["supported", "contradicted", "not separated", "not run"]
@@ -140,13 +141,13 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
     runs = [[run for run in row if run.training.seed in seeds] for row in runs]
     metric = next((run.task.metric for row in runs for run in row), "")
     finding = Finding(model, task, metric, labels, (), len(seeds), None)
-    if metric not in MEASURES:
+    if metric not in METRICS:
         return finding
     if len({measured_on(run) for row in runs for run in row}) > 1:
         return replace(finding, note="measured on different data")
     if len({run.model.sha256 for row in runs for run in row}) > 1:
         return replace(finding, note="trained on different base models")
-    if any(len({run.request.identity_of_seeds() for run in row}) > 1 for row in runs):
+    if any(len({asked_with_any_seed(run) for run in row}) > 1 for row in runs):
         return replace(finding, note="seeds of one row trained with different settings")
     examples = shared_examples([run for row in runs for run in row])
     if not examples:

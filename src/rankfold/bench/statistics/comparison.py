@@ -15,10 +15,9 @@ import statsmodels.stats.proportion
 from numpy.typing import NDArray
 
 from rankfold.bench.statistics.confidence import Doubt, Pick, Statistic, doubt_of
-from rankfold.bench.statistics.measures import MEASURES, least_of, measure_named
 from rankfold.errors import DataError
 from rankfold.runs.record import RunRecord
-from rankfold.tasks.metrics import ANSWER_LOSS
+from rankfold.tasks.metrics import METRICS, find_metric, is_smaller_better
 
 LEVEL = 0.95
 
@@ -95,17 +94,17 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
 
     Args:
         scores: The predictions.
-        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        metric: A key of `rankfold.tasks.metrics.METRICS`; larger is better.
         seed: Makes the bootstrap repeatable.
         level: Coverage, such as 0.95.
 
     Raises:
         SpecError: If the metric is unknown.
     """
-    measure = measure_named(metric)
+    measure = find_metric(metric).function
     found = _doubt(lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed)
     around = _interval(found, level)
-    low, high = max(around.low, least_of(metric)), min(around.high, 1.0)
+    low, high = max(around.low, find_metric(metric).least), min(around.high, 1.0)
     if metric != "accuracy":
         return Interval(found.value, low, high)
     wilson = _wilson(found, level)
@@ -135,7 +134,7 @@ def mean_metric(scores: Scores, metric: str) -> float:
     Raises:
         SpecError: If the metric is unknown.
     """
-    return float(np.mean(measure_named(metric)(scores.labels, scores.predictions)))
+    return float(np.mean(find_metric(metric).function(scores.labels, scores.predictions)))
 
 
 def paired_difference(
@@ -146,7 +145,7 @@ def paired_difference(
     Args:
         ours: Predictions of the method in question.
         reference: Predictions of the method it is held against.
-        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        metric: A key of `rankfold.tasks.metrics.METRICS`; larger is better.
         seed: Makes the bootstrap repeatable.
         level: Coverage of the interval.
 
@@ -171,7 +170,7 @@ def paired_contrast(
     Args:
         scores: Predictions of each method.
         weights: How much each counts; (1, -1) is the difference of two.
-        metric: A key of `rankfold.bench.statistics.measures.MEASURES`; larger is better.
+        metric: A key of `rankfold.tasks.metrics.METRICS`; larger is better.
         bound: What the sum is held against by the p-value.
         seed: Makes the bootstrap repeatable.
         level: Coverage of the interval.
@@ -180,7 +179,7 @@ def paired_contrast(
         DataError: If the examples differ, or no seed is shared.
         SpecError: If the metric is unknown.
     """
-    measure = measure_named(metric)
+    measure = find_metric(metric).function
     if not all(np.array_equal(each.labels, scores[0].labels) for each in scores):
         raise DataError("the runs were measured on different examples; evaluate all on the same data.")
     shared = tuple(one for one in scores[0].seeds if all(one in each.seeds for each in scores))
@@ -234,16 +233,12 @@ def _interval(found: Doubt, level: float) -> Interval:
     return Interval(found.value, found.value - half, found.value + half)
 
 
-# Every other metric is the larger the better.
-SMALLER_IS_BETTER = frozenset({ANSWER_LOSS})
-
-
 def goodness(record: RunRecord) -> float:
     """Return the metric of a run so that more is better; -inf for a run that failed."""
     if record.status == "failed":
         return -math.inf
     value = record.metrics[record.task.metric]
-    return -value if record.task.metric in SMALLER_IS_BETTER else value
+    return -value if is_smaller_better(record.task.metric) else value
 
 
 def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
@@ -275,7 +270,7 @@ def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int
     """Return the mean over the runs of one method; None if there is no run."""
     if not records:
         return None
-    if metric in MEASURES and examples:
+    if metric in METRICS and examples:
         return metric_interval(scores_of(records, examples), metric)
     value = float(np.mean([record.metrics[metric] for record in records]))
     return Interval(value, value, value)
@@ -302,7 +297,7 @@ def like_guessing(records: Sequence[RunRecord]) -> list[RunRecord]:
 def _is_like_guessing(record: RunRecord) -> bool:
     metric = record.task.metric
     score = mean_score([record], metric, shared_examples([record]))
-    if score is None or not record.baselines or metric in SMALLER_IS_BETTER:
+    if score is None or not record.baselines or is_smaller_better(metric):
         return False
     return score.low <= max(record.baselines.values())
 

@@ -14,10 +14,11 @@ from rankfold.bench.statistics.comparison import (
     shared_examples,
     verdicts,
 )
-from rankfold.bench.statistics.measures import MEASURES
 from rankfold.errors import DataError
+from rankfold.runs.identity import asked_with_any_seed
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import label_with_all
+from rankfold.tasks.metrics import METRICS
 
 Outcome = Verdict | Literal["the same", "failed", "mended", "failed in both"]
 """What became of a method: a verdict on its predictions, or that it failed in one set or in both."""
@@ -115,7 +116,7 @@ def _by_question(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]
     """Return the latest record of each seed, by what was asked for."""
     found: dict[str, dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda each: each.created):
-        found.setdefault(record.request.identity_of_seeds(), {})[record.training.seed] = record
+        found.setdefault(asked_with_any_seed(record), {})[record.training.seed] = record
     return found
 
 
@@ -181,7 +182,7 @@ def _compared(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRec
     if {run.task.version or 1 for run in ours} != {run.task.version or 1 for run in theirs}:
         return replace(change, why="the task has changed: its version differs")
     examples = shared_examples([*ours, *theirs])
-    if change.metric not in MEASURES or not examples:
+    if change.metric not in METRICS or not examples:
         return replace(change, why=f"there are no predictions that give {change.metric}")
     new, old = scores_of(ours, examples), scores_of(theirs, examples)
     if np.array_equal(new.labels, old.labels) and np.array_equal(new.predictions, old.predictions):

@@ -10,12 +10,12 @@ from rankfold.bench.suites.runner import run_all
 from rankfold.bench.suites.saved_suite import joined_with_kept, keep_suite
 from rankfold.bench.suites.suite import Suite
 from rankfold.bench.suites.tuning import Key, searches_of, trial_request, trial_requests, tune
-from rankfold.models.kind import Kind
 from rankfold.progress import Progress, Silent
 from rankfold.runs.methods import find_method
 from rankfold.runs.output import finished
 from rankfold.runs.record import TuningPart
 from rankfold.runs.request import RunRequest
+from rankfold.tasks.kinds import default_kind, find_kind
 from rankfold.tasks.registry import check_named
 
 
@@ -75,8 +75,8 @@ def check_suite(suite: Suite, out: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each run says again what there is to say of it
         for request in requests:
-            kind = Kind(request.kind) if request.kind in set(Kind) else Kind.CLASSIFICATION
-            find_method(request.method).config(request.options, kind, seed=request.seed)
+            kind = default_kind(is_causal=False) if request.kind is None else find_kind(request.kind)
+            find_method(request.method).config(request.options, kind.head().task_type, seed=request.seed)
         for asked in dict.fromkeys(request.task_request for request in requests):
             check_named(asked)
 

@@ -23,11 +23,10 @@ from rankfold.bench.suites.suite import Suite
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
 from rankfold.models.hardware import autocast, cpu_name, gpu_name
-from rankfold.models.kind import Kind
 from rankfold.progress import Progress, Silent
+from rankfold.runs.identity import question_of
 from rankfold.runs.prepare import Prepared, prepare
 from rankfold.runs.request import RunRequest
-from rankfold.tasks.kinds.encode import make_collator
 from rankfold.train.auxiliary import auxiliary_loss
 
 _WARM_UP = 3
@@ -83,8 +82,8 @@ class _Pair:
     @property
     def asked(self) -> str:
         """A hash of what is measured, wherever it is."""
-        identities = [request.identity() for request in (self.ours, self.theirs)]
-        return hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:_HASH_LETTERS]
+        questions = [question_of(each) for each in (self.ours, self.theirs)]
+        return hashlib.sha256(json.dumps(questions, sort_keys=True).encode()).hexdigest()[:_HASH_LETTERS]
 
 
 def _pairs(suite: Suite) -> Iterator[_Pair]:
@@ -135,9 +134,8 @@ def _take_turns(ours: RunRequest, theirs: RunRequest, rounds: int) -> tuple[list
 def _step_of(prepared: Prepared) -> Callable[[], None]:
     """Return a function that does one update, as a plain loop would do it."""
     model = prepared.model.to(prepared.device).train()
-    collate = make_collator(
-        prepared.evaluator.tokenizer, tokens_have_labels=prepared.data.kind is Kind.INSTRUCTION
-    )
+    kind = prepared.data.kind
+    collate = kind.collate(prepared.learner)
     rows: list[Any] = [dict(row) for row in prepared.rows[: prepared.schedule.batch_size]]
     batch = {name: value.to(prepared.device) for name, value in collate(rows).items()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -150,7 +148,7 @@ def _step_of(prepared: Prepared) -> Callable[[], None]:
         if prepared.reducer is not None:
             prepared.reducer.before_step()
         with autocast(prepared.device, prepared.schedule.precision):
-            loss = model(**batch).loss
+            loss: Any = kind.loss(model, batch)
         (loss + auxiliary_loss(model, batch.get("attention_mask"))).backward()
         cast(Any, optimizer).step()
         optimizer.zero_grad(set_to_none=True)

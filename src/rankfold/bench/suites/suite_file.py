@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.statistics.claims import Claim, Expect
 from rankfold.bench.suites.search import Space, Tuning
-from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod
+from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
 from rankfold.errors import SpecError, nearest, unknown_name
 from rankfold.runs.methods import find_method
-from rankfold.runs.request import overlay
 
 
 class ReadSettings(Protocol):
@@ -218,7 +217,7 @@ def _said_over(settings: Mapping[str, Any], read: _File, name: str) -> dict[str,
     return {
         **settings,
         **said,
-        "base": overlay(settings["base"], chosen.base),
+        "base": overlaid(settings["base"], chosen.base),
         "options": {**settings["options"], **chosen.options},
     }
 

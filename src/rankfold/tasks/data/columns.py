@@ -1,10 +1,9 @@
-"""Which columns of a table are the text, the second text and the label, and what kind of task that makes."""
+"""Columns of a table: the text, the second text, the label and the group, found by name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rankfold.errors import DataError
-from rankfold.models.kind import Kind
 from rankfold.tasks.data.read import Row, Rows
 
 _LABELS = ("label", "labels", "class", "category", "score", "target")
@@ -40,7 +39,7 @@ class Columns:
     def described(self, row: Row) -> str:
         """Return what is read from where, such as "text from 'text', label from 'class'"."""
         if self.label is None:
-            return _listed(INSTRUCTED if _has(tuple(row), INSTRUCTED) else CHOSEN)
+            return _listed(INSTRUCTED if has_columns(row, INSTRUCTED) else CHOSEN)
         read = {"text": self.text, "second text": self.pair, "label": self.label}
         return ", ".join(f"{what} from '{name}'" for what, name in read.items() if name is not None)
 
@@ -62,7 +61,9 @@ def find_columns(rows: Rows, given: Columns) -> Columns:
     for name in (given.text, given.pair, given.label, given.group):
         if name is not None and name not in present:
             raise DataError(f"there is no column '{name}'; name one that the data has: {_listed(present)}.")
-    if given == Columns(group=given.group) and (_has(present, INSTRUCTED) or _has(present, CHOSEN)):
+    if given == Columns(group=given.group) and (
+        has_columns(rows[0], INSTRUCTED) or has_columns(rows[0], CHOSEN)
+    ):
         _check_group(given.group, (*INSTRUCTED, *CHOSEN))
         return given
     label = given.label or next((name for name in _LABELS if name in present), None)
@@ -102,7 +103,7 @@ def _texts(row: Row) -> tuple[str, str | None]:
     """Return the columns of the first and the second text, of those that are neither label nor group."""
     free = {name: value for name, value in row.items() if name not in _NOT_TEXT}
     for pair in _PAIRS:
-        if _has(tuple(free), pair):
+        if has_columns(free, pair):
             return pair
     for name in _SINGLES:
         if name in free:
@@ -134,42 +135,9 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
                 )
 
 
-def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> Kind:
-    """Return the kind of task the rows ask for.
-
-    Args:
-        rows: At least one row.
-        columns: What `find_columns` returned.
-        is_causal: Whether the model generates text; if so, instructions and choices are trained as text.
-
-    Raises:
-        DataError: If labels are whole numbers written as floats, which could mean either kind, or the rows
-            are instructions and the model does not generate text.
-    """
-    if columns.label is None and is_causal:
-        return Kind.INSTRUCTION
-    if columns.label is None:
-        if not _has(tuple(rows[0]), CHOSEN):
-            raise DataError(
-                f"the rows are instructions ({_listed(INSTRUCTED)}), which this model cannot answer; use one "
-                "that generates text, such as 'smollm2', or name the columns to classify by with "
-                "--text-column and --label-column."
-            )
-        return Kind.CLASSIFICATION
-    values = [row[columns.label] for row in rows]
-    floats = [value for value in values if isinstance(value, float)]
-    if not floats:
-        return Kind.CLASSIFICATION
-    if all(value.is_integer() for value in floats):
-        raise DataError(
-            f"the labels in '{columns.label}' are whole numbers written as floats; "
-            "say which is meant with --kind classification or --kind regression."
-        )
-    return Kind.REGRESSION
-
-
-def _has(present: Sequence[str], wanted: Sequence[str]) -> bool:
-    return all(name in present for name in wanted)
+def has_columns(row: Row, names: Sequence[str]) -> bool:
+    """Return whether a row has all of some columns."""
+    return all(name in row for name in names)
 
 
 def _listed(names: Sequence[str] | Mapping[str, object]) -> str:

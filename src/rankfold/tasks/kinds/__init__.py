@@ -1,1 +1,123 @@
-"""Kinds of tasks: classification, regression, instructions."""
+"""Kinds of tasks, by name: those of rankfold, and those of other packages.
+
+A kind is one file with a subclass of `TaskKind`. Another package adds its own through the entry point group
+`rankfold.task_kinds`.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+
+from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.models.meta import MetaBase, meta_base
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.read import Rows
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints, TaskKind
+from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.multiple_choice import MULTIPLE_CHOICE
+from rankfold.tasks.kinds.regression import REGRESSION
+
+__all__ = [
+    "KINDS",
+    "Evaluation",
+    "Examples",
+    "Features",
+    "LabelHints",
+    "Learner",
+    "TaskKind",
+    "default_kind",
+    "find_kind",
+    "infer_kind",
+    "kind_base",
+    "kind_names",
+]
+
+GROUP = "rankfold.task_kinds"
+
+KINDS: Mapping[str, TaskKind] = MappingProxyType(
+    {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTIPLE_CHOICE, INSTRUCTION)}
+)
+"""The kinds that come with rankfold, in the order in which rows are tried for them."""
+
+
+def kind_names() -> tuple[str, ...]:
+    """Return the names of all kinds, those of other packages last; none of these is loaded."""
+    return (*KINDS, *sorted(set(entry_points(group=GROUP).names) - set(KINDS)))
+
+
+def find_kind(name: str) -> TaskKind:
+    """Return the kind of a name; of other packages only the one that has it is loaded.
+
+    Raises:
+        SpecError: If there is none, with the nearest name, or two packages have it, or its package is broken.
+    """
+    foreign = tuple(entry_points(group=GROUP, name=name))
+    if not foreign:
+        if name not in KINDS:
+            raise unknown_name("kind", name, kind_names())
+        return KINDS[name]
+    owners = [*(["rankfold"] if name in KINDS else []), *(_package(entry) for entry in foreign)]
+    if len(owners) > 1:
+        listed = " and ".join(f"'{owner}'" for owner in sorted(owners))
+        raise SpecError(f"the packages {listed} both have a task kind '{name}'; uninstall one of them.")
+    return _load(foreign[0])
+
+
+def _load(entry: EntryPoint) -> TaskKind:
+    try:
+        kind = entry.load()
+    except Exception as error:  # whatever a module raises when it is imported
+        raise SpecError(
+            f"the task kind '{entry.name}' of the package '{_package(entry)}' does not load "
+            f"({type(error).__name__}: {error}); repair or uninstall the package."
+        ) from error
+    if not isinstance(kind, TaskKind) or kind.name != entry.name:
+        raise SpecError(
+            f"'{entry.value}' of the package '{_package(entry)}' is no TaskKind with the name "
+            f"'{entry.name}'; repair or uninstall the package."
+        )
+    return kind
+
+
+def _package(entry: EntryPoint) -> str:
+    return "unknown" if entry.dist is None else entry.dist.name
+
+
+def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> TaskKind:
+    """Return the kind of rows that nobody has named: the first of rankfold's that suits them.
+
+    Args:
+        rows: At least one row.
+        columns: Those that `find_columns` found.
+        is_causal: Whether the model generates text; if so, instructions and choices are trained as text.
+
+    Raises:
+        DataError: If the rows could mean two kinds, or the model cannot learn them.
+    """
+    for kind in KINDS.values():
+        if kind.suits(rows, columns, is_causal=is_causal):
+            return kind
+    raise DataError("the rows suit no kind of task; name one with --kind.")
+
+
+def default_kind(*, is_causal: bool) -> TaskKind:
+    """Return the usual kind for a model, where there is no data to infer it from."""
+    return INSTRUCTION if is_causal else CLASSIFICATION
+
+
+def kind_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
+    """Return a model for a kind of task on the meta device: its structure without weights.
+
+    Args:
+        model: As for `rankfold train`, or the path of a `config.json`.
+        kind: The name of the kind of task; by the model's architecture if None.
+        num_labels: Classes, for a kind that has any.
+
+    Raises:
+        SpecError: If there is no such model or kind, or the model's configuration cannot be read.
+    """
+    named = None if kind is None else find_kind(kind)
+    labels = [f"LABEL_{index}" for index in range(num_labels)]
+    return meta_base(model, lambda is_causal: (named or default_kind(is_causal=is_causal)).head(labels))

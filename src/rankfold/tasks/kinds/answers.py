@@ -1,99 +1,165 @@
-"""What a model that writes text answers: how likely an answer is, and which of several it would give."""
+"""Answers in text: their token ids, how likely a model finds them, and which of several it gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast, final
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
+from transformers import DataCollatorForSeq2Seq
 
-from rankfold.tasks.kinds.encode import (
-    IGNORED,
-    Encoded,
-    encode_answer,
-    encode_instructions,
-    encode_prompts,
-)
-from rankfold.tasks.kinds.examples import Instruction
-from rankfold.tasks.kinds.forward import NEW_TOKENS, Forward, continued
-from rankfold.tasks.kinds.scoring import NOTHING_NAMED, Scoring, named_choice
+from rankfold.errors import DataError
+from rankfold.tasks.kinds.kind import Collate
+from rankfold.tasks.kinds.labelled import note_cut
+from rankfold.tasks.kinds.learner import NEW_TOKENS, Features, Learner
+from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
+
+IGNORED = -100
+"""The label of a token that does not count in the loss; torch's own convention."""
 
 
-@final
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """Knows how to ask a model.
+class Instruction:
+    """One prompt with its answer, and the answers it competes with.
 
     Args:
-        forward: Runs the model.
-        max_length: The most tokens of prompt and answer together.
-        scoring: How the answer to a question with choices is found.
+        id: The row's.
+        prompt: Without the model's chat template.
+        answer: The text to learn; empty if it is not known.
+        candidates: All answers that are possible, in order; empty if the answer is open.
     """
 
-    forward: Forward
-    max_length: int
-    scoring: Scoring
-
-    def loss(self, model: nn.Module, instructions: Sequence[Instruction]) -> float:
-        """Return the mean cross-entropy of a token of the right answers."""
-        rows = encode_instructions(self.forward.tokenizer, instructions, self.max_length)
-        scores = self._scores(model, rows)
-        return -sum(total for total, _ in scores) / sum(tokens for _, tokens in scores)
-
-    def chosen(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
-        """Return the candidate that is the model's answer to each question, by its index.
-
-        Args:
-            model: The model.
-            asked: Questions with candidates.
-        """
-        generates = self.scoring is Scoring.GENERATED
-        return self._named(model, asked) if generates else self._likeliest(model, asked)
-
-    def _likeliest(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
-        """Choose the candidate whose tokens are likeliest, on average or together."""
-        rows = [
-            encode_answer(self.forward.tokenizer, item, candidate, self.max_length)
-            for item in asked
-            for candidate in item.candidates
-        ]
-        is_total = self.scoring is Scoring.TOTAL_LIKELIHOOD
-        found = iter([total if is_total else total / tokens for total, tokens in self._scores(model, rows)])
-        predictions: list[int] = []
-        for item in asked:
-            scores = [next(found) for _ in item.candidates]
-            predictions.append(scores.index(max(scores)))
-        return predictions
-
-    def _named(self, model: nn.Module, asked: Sequence[Instruction]) -> list[int]:
-        """Let the model answer, and read which candidate it names."""
-        tokenizer, device = self.forward.tokenizer, self.forward.device
-        prompts = encode_prompts(tokenizer, asked, self.max_length - NEW_TOKENS)
-        predictions = [NOTHING_NAMED] * len(asked)
-        for indices in self.forward.similar(prompts):
-            with self.forward.measuring(model):
-                texts = continued(model, tokenizer, [prompts[index] for index in indices], device)
-            for index, text in zip(indices, texts, strict=True):
-                predictions[index] = named_choice(text, asked[index].candidates)
-        return predictions
-
-    def _scores(self, model: nn.Module, rows: Sequence[Encoded]) -> list[tuple[float, int]]:
-        """Return the log-likelihood of each row's labelled tokens, and their number."""
-        scores = [(0.0, 0)] * len(rows)
-        for indices, batch in self.forward.batches(rows, tokens_have_labels=True):
-            targets = batch.pop("labels")[:, 1:]
-            logits = self.forward.logits(model, batch)[:, :-1]
-            counted = targets != IGNORED
-            losses = functional.cross_entropy(logits[counted], targets[counted].cpu(), reduction="none")
-            likelihoods = torch.zeros(targets.shape)
-            likelihoods[counted.cpu()] = -losses
-            for index, total, tokens in zip(
-                indices, _list(likelihoods.sum(1)), _list(counted.sum(1)), strict=True
-            ):
-                scores[index] = (total, tokens)
-        return scores
+    id: int | str
+    prompt: str
+    answer: str = ""
+    candidates: tuple[str, ...] = ()
 
 
-def _list(values: Tensor) -> list[Any]:
-    return cast(Any, values).tolist()
+def encode_answer(
+    tokenizer: Any, instruction: Instruction, answer: str, max_length: int
+) -> dict[str, list[int]]:
+    """Tokenise one prompt with one answer; only the answer's tokens have labels.
+
+    A prompt that is too long loses its beginning; an answer is never cut.
+
+    Args:
+        tokenizer: Its chat template frames the prompt, if it has one.
+        instruction: Whose prompt to use.
+        answer: The text after the prompt; the end-of-text token is added.
+        max_length: The most tokens, prompt and answer together.
+
+    Raises:
+        DataError: If the answer alone is longer than `max_length`.
+    """
+    answer_ids = answer_token_ids(tokenizer, instruction, answer, max_length)
+    prompt_ids = _prompt_token_ids(tokenizer, instruction.prompt)[-(max_length - len(answer_ids)) :]
+    input_ids = prompt_ids + answer_ids
+    return {
+        "input_ids": input_ids,
+        "attention_mask": [1] * len(input_ids),
+        "labels": [IGNORED] * len(prompt_ids) + answer_ids,
+    }
+
+
+def encode_prompts(tokenizer: Any, instructions: Sequence[Instruction], max_length: int) -> list[list[int]]:
+    """Tokenise prompts up to where their answers begin; one that is too long loses its beginning."""
+    token_ids = [_prompt_token_ids(tokenizer, item.prompt)[-max_length:] for item in instructions]
+    note_cut("prompts", token_ids, max_length)
+    return token_ids
+
+
+def answer_token_ids(tokenizer: Any, instruction: Instruction, answer: str, max_length: int) -> list[int]:
+    """Return the token ids of an answer with the end of text.
+
+    Raises:
+        DataError: If they leave no room for the prompt.
+    """
+    ids: list[int] = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    if tokenizer.eos_token_id is not None:
+        ids = [*ids, tokenizer.eos_token_id]
+    if len(ids) >= max_length:
+        raise DataError(
+            f"the answer of '{instruction.id}' has {len(ids)} tokens, which leaves no room for its prompt; "
+            f"raise --max-length above {len(ids)}."
+        )
+    return ids
+
+
+def _prompt_token_ids(tokenizer: Any, prompt: str) -> list[int]:
+    if tokenizer.chat_template is None:
+        begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return begin + tokenizer(f"{prompt}\n\n", add_special_tokens=False)["input_ids"]
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def answer_collator(tokenizer: Any) -> Collate:
+    """Return the function that pads rows, and the labels of their tokens, to the longest of their batch."""
+    collator: Any = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+    return collator
+
+
+def log_likelihoods(learner: Learner, rows: Sequence[Features]) -> list[tuple[float, int]]:
+    """Return the log-likelihood of each row's labelled tokens, and their number."""
+    scores = [(0.0, 0)] * len(rows)
+    for indices, batch in learner.batches(rows, answer_collator(learner.processor)):
+        targets = batch.pop("labels")[:, 1:]
+        logits = learner.logits(batch)[:, :-1]
+        is_labelled = targets != IGNORED
+        losses = functional.cross_entropy(logits[is_labelled], targets[is_labelled].cpu(), reduction="none")
+        likelihoods = torch.zeros(targets.shape)
+        likelihoods[is_labelled.cpu()] = -losses
+        totals: list[float] = cast(Any, likelihoods.sum(1)).tolist()
+        counts: list[int] = is_labelled.sum(1).tolist()
+        for index, total, tokens in zip(indices, totals, counts, strict=True):
+            scores[index] = (total, tokens)
+    return scores
+
+
+def choose(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
+    """Return the candidate that is the model's answer to each question, by its index.
+
+    Args:
+        learner: The model; its `scoring` says how the answer is found.
+        questions: Instructions with candidates.
+    """
+    is_generated = learner.scoring == Scoring.GENERATED
+    return _choose_generated(learner, questions) if is_generated else _choose_likeliest(learner, questions)
+
+
+def _choose_likeliest(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
+    """Choose the candidate whose tokens are likeliest, on average or together."""
+    rows = [
+        encode_answer(learner.processor, item, candidate, learner.max_length)
+        for item in questions
+        for candidate in item.candidates
+    ]
+    is_total = learner.scoring == Scoring.TOTAL_LIKELIHOOD
+    likelihoods = iter(
+        [total if is_total else total / tokens for total, tokens in log_likelihoods(learner, rows)]
+    )
+    predictions: list[int] = []
+    for item in questions:
+        scores = [next(likelihoods) for _ in item.candidates]
+        predictions.append(scores.index(max(scores)))
+    return predictions
+
+
+def _choose_generated(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
+    """Let the model answer, and read which candidate it names."""
+    predictions = [NO_CHOICE] * len(questions)
+    for index, text in enumerate(generate_answers(learner, questions)):
+        predictions[index] = named_choice(text, questions[index].candidates)
+    return predictions
+
+
+def generate_answers(learner: Learner, instructions: Sequence[Instruction]) -> list[str]:
+    """Return the text that the model writes after each prompt, decoded greedily."""
+    prompts = encode_prompts(learner.processor, instructions, learner.max_length - NEW_TOKENS)
+    texts = [""] * len(prompts)
+    for indices in learner.similar([len(prompt) for prompt in prompts]):
+        batch = learner.generate([prompts[index] for index in indices])
+        for index, text in zip(indices, batch, strict=True):
+            texts[index] = text
+    return texts

@@ -1,4 +1,4 @@
-"""Rows of instruction tasks as a prompt, its answer, and the answers it is compared with.
+"""Prompts: rows of instructions and of questions with choices as a prompt, its answer and its candidates.
 
 The texts are those of LLM-Adapters, whose answers are "the correct answer is answer2", or "... is true"; rows
 that bring only their choices are asked in the same words.
@@ -10,6 +10,7 @@ from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.read import Row
+from rankfold.tasks.kinds.labelled import text_of
 
 _CHOICE = ("question", "choices", "answer")
 
@@ -41,14 +42,36 @@ def prompt_and_answer(row: Row, choice_word: str = "answer") -> tuple[str, str]:
         DataError: If a column is missing or empty, or the answer is not one of the choices.
     """
     if "instruction" in row and "output" in row:
-        instruction, more = text_of(row, "instruction"), row.get("input")
-        prompt = f"{instruction}\n\n{more}" if isinstance(more, str) and more else instruction
-        return prompt, text_of(row, "output")
+        return _instruction(row), text_of(row, "output")
     if not all(name in row for name in _CHOICE):
         raise DataError(
             f"an instruction needs 'instruction' and 'output', or {_listed(_CHOICE)}, but there are "
             f"{_listed(row)}; rename the columns, or name another kind with --kind."
         )
+    prompt, answers = _question(row, choice_word)
+    return prompt, answers[answer_index(row)]
+
+
+def prompt_of(row: Row, choice_word: str = "answer") -> tuple[str, tuple[str, ...]]:
+    """Return the prompt of a row without its answer, and the answers to choose from; none if it is open.
+
+    Args:
+        row: It has `instruction` (and perhaps `input`), or `question` and `choices`.
+        choice_word: As for `prompt_and_answer`.
+
+    Raises:
+        DataError: If a column is missing or empty.
+    """
+    return (_instruction(row), ()) if "instruction" in row else _question(row, choice_word)
+
+
+def _instruction(row: Row) -> str:
+    instruction, more = text_of(row, "instruction"), row.get("input")
+    return f"{instruction}\n\n{more}" if isinstance(more, str) and more else instruction
+
+
+def _question(row: Row, choice_word: str) -> tuple[str, tuple[str, ...]]:
+    """Return the prompt for a question with choices, and the answer for each choice."""
     choices, context, question = choices_of(row), row.get("context"), text_of(row, "question")
     if isinstance(context, str):
         question = f"{context} {question}"
@@ -57,7 +80,7 @@ def prompt_and_answer(row: Row, choice_word: str = "answer") -> tuple[str, str]:
     else:
         names = tuple(f"{choice_word}{number}" for number in range(1, len(choices) + 1))
         prompt = _choose(question, choices, names, choice_word)
-    return prompt, f"the correct answer is {names[answer_index(row)]}"
+    return prompt, tuple(f"the correct answer is {name}" for name in names)
 
 
 def _true_or_false(question: str) -> str:
@@ -129,17 +152,3 @@ def answer_index(row: Row) -> int:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
-
-
-def text_of(row: Row, column: str) -> str:
-    """Return the text in a column.
-
-    Raises:
-        DataError: If there is none.
-    """
-    value = row.get(column)
-    if not isinstance(value, str):
-        raise DataError(
-            f"the column '{column}' holds '{value}' where a text is needed; mend or remove the row."
-        )
-    return value

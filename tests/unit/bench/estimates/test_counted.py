@@ -8,11 +8,11 @@ import rankfold
 from rankfold.bench.counts import count_on_meta
 from rankfold.bench.estimates import estimate
 from rankfold.errors import SpecError
-from rankfold.models.meta import meta_base
 from rankfold.presets import discover
 from rankfold.runs.methods import HEAD_ONLY, find_method
 from rankfold.runs.prepare import prepare
 from rankfold.runs.record import ParametersPart
+from rankfold.tasks.kinds import kind_base
 
 NAMES = (*discover(), "peft:lora", "peft:vera", "peft:lokr")
 METHODS = {name: {"r": 2, "target_modules": "all-linear"} for name in NAMES}
@@ -40,8 +40,8 @@ def test_parts_are_the_whole(tiny_bert, method):
 
 @pytest.mark.parametrize("method", discover())
 def test_numbers_of_a_preset_are_those_that_the_library_counts(tiny_bert, method):
-    plan = meta_base(str(tiny_bert), kind=None, num_labels=2)
-    _, model = plan.adapted(find_method(method).config(METHODS[method], plan.kind, seed=0))
+    plan = kind_base(str(tiny_bert), kind=None, num_labels=2)
+    _, model = plan.adapted(find_method(method).config(METHODS[method], plan.head.task_type, seed=0))
     whole, found = rankfold.count_parameters(model), counted(tiny_bert, method)
     assert (found.stored, found.trainable, found.active) == (whole.stored, whole.trainable, whole.active)
     assert found.head == whole.heads

@@ -110,7 +110,7 @@ def test_own_instructions_are_counted_as_the_model_reads_them(request_, tiny_lla
 
 
 def test_own_data_is_read_for_its_rows(request_, reviews):
-    rows = load_task(TaskRequest(data=str(reviews)), is_causal=False).examples.labelled["train"]
+    rows = load_task(TaskRequest(data=str(reviews)), is_causal=False).examples.splits["train"]
     own = replace(request_, data=str(reviews), steps=None, epochs=2.0, batch_size=2)
     (planned,) = plan_runs([own])
     assert planned.estimate == estimate(own, rows=len(rows))

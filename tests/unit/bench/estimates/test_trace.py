@@ -20,18 +20,19 @@ from transformers import (
 
 from rankfold.bench.estimates import memory_of
 from rankfold.errors import SpecError
-from rankfold.models.kind import Kind
 from rankfold.models.meta import MetaBase
 from rankfold.presets import discover
 from rankfold.runs.methods import find_method
 from rankfold.runs.request import RunRequest
 from rankfold.runs.workload import measure_workload, trace_step
+from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.instruction import INSTRUCTION
 
 ROWS, LENGTH, WORDS = 8, 32, 500
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": WORDS}
 BASES = {
-    "bert": MetaBase(BertConfig(**SIZES, intermediate_size=512), Kind.CLASSIFICATION, "here"),
-    "llama": MetaBase(LlamaConfig(**SIZES, intermediate_size=384), Kind.INSTRUCTION, "here"),
+    "bert": MetaBase(BertConfig(**SIZES, intermediate_size=512), CLASSIFICATION.head(), "here"),
+    "llama": MetaBase(LlamaConfig(**SIZES, intermediate_size=384), INSTRUCTION.head(), "here"),
 }
 TARGETS = ["query", "value", "intermediate.dense", "output.dense"]
 METHODS = ("lora", "relayed_lora", "tlora_plus", "effilora", "peft:lora")
@@ -40,7 +41,7 @@ CASES = pytest.mark.parametrize(("name", "method"), [(name, each) for name in BA
 
 def config_of(name, method, **options):
     options = {"dropout": 0.0} | options if method == "effilora" else options
-    return find_method(method).config(options, BASES[name].kind, seed=0)
+    return find_method(method).config(options, BASES[name].head.task_type, seed=0)
 
 
 def work_of(name, method, **options):
@@ -61,7 +62,7 @@ class RealStep:
 
     def __init__(self, name, method):
         base = BASES[name]
-        is_causal = base.kind is Kind.INSTRUCTION
+        is_causal = base.head.kind == INSTRUCTION.name
         auto = AutoModelForCausalLM if is_causal else AutoModelForSequenceClassification
         self.model = peft.get_peft_model(auto.from_config(base.described), config_of(name, method)).train()
         tokens = torch.randint(1, WORDS, (ROWS, LENGTH))
@@ -137,15 +138,15 @@ def test_every_preset_is_followed_whole_but_the_one_that_is_cut_from_the_base(me
 
 
 def test_classes_of_a_model_without_a_word_for_padding_can_be_followed():
-    base = replace(BASES["llama"], kind=Kind.CLASSIFICATION)
-    assert workload(base, find_method("lora").config({}, base.kind, seed=0)).left_out is None
+    base = replace(BASES["llama"], head=CLASSIFICATION.head())
+    assert workload(base, find_method("lora").config({}, base.head.task_type, seed=0)).left_out is None
 
 
 def test_model_that_cannot_be_followed_is_refused_with_the_reason():
     sizes = {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 2, "d_kv": 16, "vocab_size": WORDS}
-    base = MetaBase(T5Config(**sizes), Kind.CLASSIFICATION, "here")
+    base = MetaBase(T5Config(**sizes), CLASSIFICATION.head(), "here")
     with pytest.raises(SpecError, match=r"without weights \(Passing input embeddings .*measure a short run"):
-        workload(base, find_method("lora").config({}, base.kind, seed=0))
+        workload(base, find_method("lora").config({}, base.head.task_type, seed=0))
 
 
 def test_trace_leaves_no_gradient_behind():

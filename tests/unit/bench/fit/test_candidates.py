@@ -11,9 +11,9 @@ from rankfold.bench.fit.budget import Budget, Ruler, Size
 from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
 from rankfold.bench.fit.search import lora_within
 from rankfold.errors import SpecError
-from rankfold.models.meta import meta_base
 from rankfold.presets import discover
 from rankfold.runs.methods import find_method
+from rankfold.tasks.kinds import kind_base
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 MODELS = {
@@ -24,7 +24,7 @@ MODELS = {
 
 def ruler_of(name, folder):
     MODELS[name].save_pretrained(folder)
-    return Ruler(meta_base(str(folder), kind=None, num_labels=2), tokens=512)
+    return Ruler(kind_base(str(folder), kind=None, num_labels=2), tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def check_counts(ruler, candidates):
     """Compare the first of every number of options, usual and varied, with what is built."""
     sized = [each for each in candidates if each.size]
     for candidate in {len(each.options): each for each in reversed(sized)}.values():
-        config = find_method(candidate.method).config(candidate.options, ruler.base.kind, seed=0)
+        config = find_method(candidate.method).config(candidate.options, ruler.base.head.task_type, seed=0)
         _, model = ruler.base.adapted(config)
         trained = [
             parameter
@@ -101,7 +101,7 @@ def test_model_that_is_smaller_than_the_reference_is_measured_all_the_same(tmp_p
         architectures=["LlamaForCausalLM"],
     )
     config.save_pretrained(tmp_path)
-    ruler = Ruler(meta_base(str(tmp_path), kind=None, num_labels=2), tokens=512)
+    ruler = Ruler(kind_base(str(tmp_path), kind=None, num_labels=2), tokens=512)
     assert ruler.size("lora", {"r": 2, "target_modules": ruler.usual}).step < 1
 
 
@@ -179,7 +179,7 @@ def test_unknown_method_is_refused_by_name(ruler):
 
 def test_lora_within_a_budget_is_peft_lora_of_that_size(ruler):
     found = lora_within(ruler, Budget(params=3000))
-    config = find_method(found.method).config(found.options, ruler.base.kind, seed=0)
+    config = find_method(found.method).config(found.options, ruler.base.head.task_type, seed=0)
     assert isinstance(config, peft.LoraConfig)
     _, model = ruler.base.adapted(config)
     counted = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and ".lora_" in name)

@@ -11,7 +11,6 @@ from rankfold.bench.statistics.comparison import (
     paired_difference,
     verdicts,
 )
-from rankfold.bench.statistics.measures import MEASURES
 from rankfold.errors import DataError, SpecError
 from rankfold.tasks.metrics import METRICS
 
@@ -21,29 +20,6 @@ def draw(accuracy, *, examples=300, seeds=(0,), key=0, classes=3):
     labels = np.random.default_rng(7).integers(0, classes, examples)
     hits = generator.random((len(seeds), examples)) < accuracy
     return Scores(labels, np.where(hits, labels, (labels + 1) % classes), tuple(seeds))
-
-
-@pytest.mark.parametrize(
-    ("name", "classes"), [(name, n) for name in sorted(METRICS) for n in (2, 4) if (name, n) != ("f1", 4)]
-)
-def test_measures_equal_the_metrics_of_training_row_by_row(name, classes):
-    generator = np.random.default_rng(3)
-    labels, predictions = generator.integers(0, classes, (2, 40, 25))
-    predictions = np.where(generator.random((40, 25)) < 0.5, labels, predictions)
-    if name in ("pearson", "spearman"):
-        predictions = predictions + np.round(generator.normal(size=predictions.shape), 1)
-    expected = [METRICS[name](a.tolist(), b.tolist()) for a, b in zip(labels, predictions, strict=True)]
-    np.testing.assert_allclose(MEASURES[name](labels, predictions), expected, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", sorted(METRICS))
-def test_measures_of_a_constant_prediction_equal_the_metrics_of_training(name):
-    labels, predictions = np.array([0, 1, 1, 0, 1]), np.zeros(5, dtype=int)
-    assert MEASURES[name](labels, predictions) == pytest.approx(METRICS[name](labels.tolist(), [0] * 5))
-
-
-def test_every_metric_of_training_has_a_measure_and_no_more():
-    assert set(MEASURES) == set(METRICS)
 
 
 def test_accuracy_of_one_seed_has_wilsons_interval():
@@ -72,7 +48,7 @@ def test_accuracy_stays_inside_zero_and_one_when_every_answer_is_right():
     assert interval.low < interval.value == interval.high == 1.0
 
 
-@pytest.mark.parametrize("metric", sorted(MEASURES))
+@pytest.mark.parametrize("metric", sorted(METRICS))
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["one seed", "three seeds"])
 def test_interval_contains_its_value_and_repeats(metric, seeds):
     scores = draw(0.8, seeds=seeds, classes=2)

@@ -1,4 +1,4 @@
-"""How an answer to a question with choices is scored, and which choice a text names."""
+"""Scoring: how an answer with choices is found, and which choice a text names."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from rankfold.errors import unknown_name
 
-NOTHING_NAMED = -1
+NO_CHOICE = -1
 """The prediction where a generated text names no choice; it equals no label."""
 
 
@@ -36,13 +36,13 @@ def check_scoring(name: str | None) -> None:
 
 
 def named_choice(text: str, candidates: Sequence[str]) -> int:
-    """Return the index of the candidate that a text names first, or `NOTHING_NAMED`.
+    """Return the index of the candidate that a text names first, or `NO_CHOICE`.
 
     A candidate is named by its words without those that all candidates begin with: "the correct answer is
     solution2" by "solution2". It counts as whole words only, in capitals or not.
 
     Args:
-        text: What a model wrote.
+        text: Written by a model.
         candidates: The whole answers.
 
     Example:
@@ -54,15 +54,16 @@ def named_choice(text: str, candidates: Sequence[str]) -> int:
     if len({fold(name) for name in names}) < len(names):  # they differ in nothing else
         fold = str
     folded = [fold(name) for name in names]
-    # Where two begin at the same place the longer one is meant.
+    # Where two begin at the same position the longer one is meant.
     pattern = "|".join(re.escape(name) for name in sorted(folded, key=len, reverse=True) if name)
-    found = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", fold(text))
-    return folded.index(found[0]) if found else NOTHING_NAMED
+    match = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", fold(text))
+    return folded.index(match[0]) if match else NO_CHOICE
 
 
 def _own_words(candidates: Sequence[str]) -> list[str]:
+    """Return each candidate without the words that all of them begin with."""
     words = [candidate.split(" ") for candidate in candidates]
     # The last word is a candidate's own in any case.
-    beginnings = zip(*(each[:-1] for each in words), strict=False)
+    beginnings = zip(*(own[:-1] for own in words), strict=False)
     shared = len(list(takewhile(lambda together: len(set(together)) == 1, beginnings)))
-    return [" ".join(each[shared:]) for each in words]
+    return [" ".join(own[shared:]) for own in words]

@@ -1,0 +1,108 @@
+"""Classification: one class for each text or pair of texts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, cast
+
+import torch
+from torch.nn import functional
+
+from rankfold.errors import DataError
+from rankfold.tasks.data.columns import CHOSEN, Columns, has_columns
+from rankfold.tasks.data.labels import find_labels, label_of, not_learned
+from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints, TaskKind
+from rankfold.tasks.kinds.labelled import Example, Labelled, labelled_examples, read_rows
+from rankfold.tasks.kinds.learner import Learner
+from rankfold.tasks.kinds.prompts import answer_index, choices_of
+
+
+class Classification(Labelled):
+    """Texts in classes, scored by accuracy."""
+
+    name: ClassVar[str] = "classification"
+
+    def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
+        """Return whether labels are words or whole numbers, or choices that only a head can tell apart."""
+        if columns.label is None:
+            return not is_causal and has_columns(rows[0], CHOSEN)
+        return not any(isinstance(row[columns.label], float) for row in rows)
+
+    def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
+        """Return texts with class ids; rows with the same few choices everywhere have these as classes."""
+        column = columns.label
+        if column is None:
+            return _choice_examples(tables, hints.learned)
+        values = read_rows(tables, lambda row, _id: label_of(row, column))
+        names = next(iter(tables.values())).class_names.get(column) or hints.names
+        labels = find_labels(column, values, names, hints.learned)
+        return Examples(
+            labels.names,
+            labelled_examples(tables, columns, lambda row: labels.ids[label_of(row, column)]),
+        )
+
+    def metrics(self, examples: Examples, named: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the accuracy, and with three or more classes the mean F1 of the classes."""
+        many = len(examples.label_names or ()) > 2  # noqa: PLR2004
+        return tuple(named) or (("accuracy", "macro_f1") if many else ("accuracy",))
+
+    def predict(self, learner: Learner, examples: Sequence[Example]) -> list[int]:
+        """Return the class id of each example."""
+        return cast(Any, self.outputs(learner, examples).argmax(-1)).tolist()
+
+    def evaluate(
+        self, learner: Learner, examples: Sequence[Example], metrics: Sequence[str], *, is_final: bool = True
+    ) -> Evaluation:
+        """Return the mean cross-entropy, metrics and predictions."""
+        _ = is_final
+        outputs = self.outputs(learner, examples)
+        labels = [int(example.label) for example in examples]
+        predictions: list[int] = cast(Any, outputs.argmax(-1)).tolist()
+        loss = functional.cross_entropy(outputs, torch.tensor(labels)).item()
+        # A diverged model has no metric; its loss says so.
+        scores = self.score(metrics, labels, predictions) if math.isfinite(loss) else {}
+        return Evaluation(loss, scores, [example.id for example in examples], labels, predictions)
+
+    def mixture_kind(self, kinds: Sequence[TaskKind]) -> TaskKind | None:
+        """Return classification: one head tells the classes of all tasks apart."""
+        return self if all(kind is self for kind in kinds) else None
+
+    def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        """Return the accuracy, which every task has."""
+        _ = metrics
+        return ("accuracy",)
+
+    def shift_label(self, example: Example, first: int) -> Example:
+        """Return the example with its class id among those of all tasks."""
+        return replace(example, label=int(example.label) + first)
+
+
+def _choice_examples(tables: Mapping[str, Table], learned: Sequence[str] | None) -> Examples:
+    """Return questions that all have the same choices, with these as classes."""
+    names = _common_choices(tables)
+    classes = names if learned is None else tuple(learned)
+    ids = {index: classes.index(name) for index, name in enumerate(names) if name in classes}
+
+    def label(row: Row) -> int:
+        index = answer_index(row)
+        if index not in ids:
+            raise DataError(f"the answer is {not_learned([names[index]], classes)}")
+        return ids[index]
+
+    return Examples(classes, labelled_examples(tables, Columns("question", None, "answer"), label))
+
+
+def _common_choices(tables: Mapping[str, Table]) -> tuple[str, ...]:
+    """Return the choices that all rows share."""
+    splits = read_rows(tables, lambda row, _id: choices_of(row))
+    different = {choices for rows in splits.values() for choices in rows}
+    if len(different) > 1:
+        raise DataError(
+            "the rows have different choices, which a classification head cannot tell apart; "
+            "use a model that generates text, such as 'smollm2'."
+        )
+    return next(iter(different))
+
+
+CLASSIFICATION = Classification()

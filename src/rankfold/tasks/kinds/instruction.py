@@ -1,0 +1,213 @@
+"""Instruction: a prompt that a model answers in text, perhaps with one of few answers."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from transformers import AutoModelForCausalLM
+
+from rankfold.errors import DataError, SpecError
+from rankfold.models.base import BaseModel, LoadedModel, TaskHead
+from rankfold.tasks.data.columns import CHOSEN, INSTRUCTED, Columns, has_columns
+from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.kinds.answers import (
+    Instruction,
+    answer_collator,
+    answer_token_ids,
+    choose,
+    encode_answer,
+    generate_answers,
+    log_likelihoods,
+)
+from rankfold.tasks.kinds.kind import Collate, Evaluation, Examples, LabelHints, TaskKind
+from rankfold.tasks.kinds.labelled import note_cut, read_rows
+from rankfold.tasks.kinds.learner import NEW_TOKENS, Features, Learner
+from rankfold.tasks.kinds.prompts import candidate_answers, closed_answers, prompt_and_answer, prompt_of
+from rankfold.tasks.metrics import ANSWER_LOSS, UNPARSED
+from rankfold.tasks.scoring import NO_CHOICE, Scoring, check_scoring
+
+logger = logging.getLogger("rankfold.train")
+
+
+class InstructionKind(TaskKind):
+    """Answers in text, scored by their loss; by accuracy too where there are few to choose from.
+
+    The choice among candidates is made by likelihood or by generation, as the learner's `scoring` says.
+    """
+
+    name: ClassVar[str] = "instruction"
+    loss_per_token: ClassVar[bool] = True
+    reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
+
+    def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
+        """Return whether rows have no label column, for a model that generates text.
+
+        Raises:
+            DataError: If the rows are instructions and the model does not generate text.
+        """
+        if columns.label is not None:
+            return False
+        if not is_causal and not has_columns(rows[0], CHOSEN):
+            raise DataError(
+                f"the rows are instructions ({', '.join(map(repr, INSTRUCTED))}), which this model cannot "
+                "answer; use one that generates text, such as 'smollm2', or name the columns to classify by "
+                "with --text-column and --label-column."
+            )
+        return is_causal
+
+    def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
+        """Return prompts with answers; few different answers in training are the candidates of all rows."""
+        _ = columns
+
+        def instruction(row: Row, name: int | str) -> Instruction:
+            prompt, answer = prompt_and_answer(row, hints.choice_word)
+            return Instruction(name, prompt, answer, candidate_answers(row, answer))
+
+        splits = read_rows(tables, instruction)
+        closed = closed_answers([item.answer for item in next(iter(splits.values()))])
+        splits = {
+            split: [_with_candidates(item, closed) for item in items] for split, items in splits.items()
+        }
+        for split, items in splits.items():
+            open_ones = sum(not item.candidates for item in items)
+            if closed and open_ones:
+                logger.info(
+                    "%d of %d answers of the split '%s' are none of the %d that training has; "
+                    "these rows are left out of the accuracy.",
+                    open_ones,
+                    len(items),
+                    split,
+                    len(closed),
+                )
+        return Examples(None, splits)
+
+    def inputs(self, rows: Rows, columns: Columns) -> list[Instruction]:
+        """Return rows as prompts without answers; choices are their candidates."""
+        _ = columns
+        prompts = [prompt_of(row) for row in rows]
+        return [Instruction(index, prompt, "", choices) for index, (prompt, choices) in enumerate(prompts)]
+
+    def metrics(self, examples: Examples, named: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the loss of answers, behind the accuracy where there are candidates."""
+        _ = named
+        evaluated = list(examples.splits.values())[-1]
+        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in evaluated) else (ANSWER_LOSS,)
+
+    def label(self, example: Instruction) -> int | None:
+        """Return the index of the right candidate; None if the answer is open."""
+        return example.candidates.index(example.answer) if example.candidates else None
+
+    def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
+        """Return a model that continues text."""
+        _ = label_names
+        return TaskHead(self.name, AutoModelForCausalLM, "CAUSAL_LM", max_length=256)
+
+    def load(self, base: BaseModel, label_names: Sequence[str] | None = None) -> LoadedModel:
+        """Load a model that continues text.
+
+        Raises:
+            SpecError: If the base model was not trained to.
+        """
+        if not base.is_causal:
+            raise SpecError(
+                f"'{base.name}' does not generate text, which an instruction task needs; "
+                "use a causal model such as 'smollm2'."
+            )
+        return super().load(base, label_names)
+
+    def encode(
+        self, learner: Learner, examples: Sequence[Instruction], *, training: bool
+    ) -> Sequence[Features]:
+        """Tokenise prompts with their answers."""
+        _ = training  # the answer is part of the row
+        rows = [encode_answer(learner.processor, item, item.answer, learner.max_length) for item in examples]
+        note_cut("prompts", [row["input_ids"] for row in rows], learner.max_length)
+        return rows
+
+    def collate(self, learner: Learner) -> Collate:
+        """Return the function that pads rows and the labels of their tokens."""
+        return answer_collator(learner.processor)
+
+    def check(self, learner: Learner, examples: Sequence[Instruction]) -> None:
+        """Check that every answer that will be scored or generated leaves room for a prompt.
+
+        Raises:
+            DataError: If an answer does not.
+            SpecError: If the tokens to generate do not.
+        """
+        if learner.scoring == Scoring.GENERATED and learner.max_length <= NEW_TOKENS:
+            raise SpecError(
+                f"max_length is {learner.max_length}, but {NEW_TOKENS} tokens of it are for the answer that "
+                f"is generated; raise --max-length above {NEW_TOKENS}."
+            )
+        owners = {answer: item for item in examples for answer in (item.answer, *item.candidates)}
+        for answer, item in owners.items():
+            answer_token_ids(learner.processor, item, answer, learner.max_length)
+
+    def scoring(self, name: str | None, metrics: Sequence[str], task: str) -> str | None:
+        """Return the way in which answers with choices are found: by likelihood if nobody asked.
+
+        Raises:
+            SpecError: If one was asked for that is unknown, or all answers are open.
+        """
+        check_scoring(name)
+        if metrics[0] == ANSWER_LOSS:
+            return super().scoring(name, metrics, task)
+        return Scoring(name or Scoring.LIKELIHOOD).value
+
+    def predict(self, learner: Learner, examples: Sequence[Instruction]) -> list[Any]:
+        """Return the index of the chosen candidate, or the generated text where the answer is open."""
+        predictions: list[Any] = [None] * len(examples)
+        for is_open, answer in ((False, choose), (True, generate_answers)):
+            indices = [index for index, item in enumerate(examples) if is_open is not bool(item.candidates)]
+            for index, value in zip(indices, answer(learner, [examples[i] for i in indices]), strict=True):
+                predictions[index] = value
+        return predictions
+
+    @property
+    def predicts_at_end(self) -> bool:
+        """Whether the choice among candidates waits for the end of training; it takes long."""
+        return True
+
+    def evaluate(
+        self,
+        learner: Learner,
+        examples: Sequence[Instruction],
+        metrics: Sequence[str],
+        *,
+        is_final: bool = True,
+    ) -> Evaluation:
+        """Return the mean loss of an answer's token, and predictions where there are candidates."""
+        _ = metrics
+        likelihoods = log_likelihoods(learner, self.encode(learner, examples, training=True))
+        loss = -sum(total for total, _ in likelihoods) / sum(tokens for _, tokens in likelihoods)
+        scores = {ANSWER_LOSS: loss}
+        questions = [item for item in examples if item.candidates]
+        if not questions or not is_final:
+            return Evaluation(loss, scores)
+        predictions = choose(learner, questions)
+        labels = [self.label(item) for item in questions]
+        if learner.scoring == Scoring.GENERATED:
+            scores[UNPARSED] = predictions.count(NO_CHOICE) / len(predictions)
+        scores = self.score(("accuracy",), labels, predictions) | scores
+        return Evaluation(loss, scores, [item.id for item in questions], labels, predictions)
+
+    def mixture_kind(self, kinds: Sequence[TaskKind]) -> TaskKind | None:
+        """Return the kind that all tasks have, or instruction if some have choices and some have not."""
+        if not all(isinstance(kind, InstructionKind) for kind in kinds):
+            return None
+        return self if all(kind is self for kind in kinds) else INSTRUCTION
+
+    def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        """Return the accuracy first if some task has it."""
+        return max(metrics, key=len)
+
+
+def _with_candidates(item: Instruction, closed: tuple[str, ...]) -> Instruction:
+    if item.candidates or item.answer not in closed:
+        return item
+    return replace(item, candidates=closed)
+
+
+INSTRUCTION = InstructionKind()

@@ -1,0 +1,309 @@
+"""`TaskKind`: how rows become examples, and how a model learns, predicts and is scored on them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from rankfold.errors import SpecError
+from rankfold.models.base import BaseModel, LoadedModel, TaskHead, load_model
+from rankfold.tasks.data.columns import Columns, find_columns
+from rankfold.tasks.data.read import Rows, Table
+from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.metrics import measure, most_common
+
+Batch = Mapping[str, Any]
+Collate = Callable[[Sequence[Features]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The examples of a task.
+
+    Args:
+        label_names: Class names in the order of their ids; None if the kind has no classes.
+        splits: Examples by split name. An example is a value of its kind, with an `id`.
+    """
+
+    label_names: tuple[str, ...] | None
+    splits: Mapping[str, Sequence[Any]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of examples by split."""
+        return {split: len(examples) for split, examples in self.splits.items()}
+
+    def part(self, splits: Iterable[str]) -> Self:
+        """Return the examples of some of the splits, in this order."""
+        return replace(self, splits={split: self.splits[split] for split in splits})
+
+
+@dataclass(frozen=True, slots=True)
+class LabelHints:
+    """Knowledge about labels that the rows do not hold.
+
+    Args:
+        names: Class names in the order that the data has them; None if they are not known.
+        learned: Class names in the order in which a model has learned them, if one has; they decide the ids.
+        choice_word: The word for a choice in a prompt that is written from `question` and `choices`.
+    """
+
+    names: Sequence[str] | None = None
+    learned: Sequence[str] | None = None
+    choice_word: str = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Predictions of a model on a split, with loss and metrics.
+
+    Args:
+        loss: Mean loss of a row, or of an answer's token.
+        metrics: By name.
+        ids: Ids of the examples that were predicted; open instructions have only a loss.
+        labels: The right predictions: class ids, numbers, indices of candidates.
+        predictions: Those of the model; -1 where its text names no candidate.
+    """
+
+    loss: float
+    metrics: dict[str, float]
+    ids: list[int | str] = field(default_factory=list[int | str])
+    labels: list[Any] = field(default_factory=list[Any])
+    predictions: list[Any] = field(default_factory=list[Any])
+
+
+class TaskKind(ABC):
+    """A kind of task, such as classification: everything that depends on the kind of label.
+
+    A kind has no state. Another package adds one through the entry point group `rankfold.task_kinds`, as an
+    object of a subclass; nothing else in rankfold needs to know it. Required are `name`, `head`, `examples`,
+    `metrics`, `encode`, `collate` and `predict`; the rest has defaults.
+
+    Attributes:
+        name: The name on the command line and in records.
+        loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
+        reads_training: Whether the examples of any split depend on the training split.
+        baselines: Constant predictions by name, each computed from the training labels: the scores of a model
+            that never looks at its input.
+    """
+
+    name: ClassVar[str]
+    loss_per_token: ClassVar[bool] = False
+    reads_training: ClassVar[bool] = False
+    baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
+
+    def __repr__(self) -> str:
+        return f"<task kind '{self.name}'>"
+
+    # Rows become examples.
+
+    def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
+        """Return whether rows are of this kind, where nobody has named one; by default never.
+
+        Args:
+            rows: At least one row.
+            columns: Those that `find_columns` found.
+            is_causal: Whether the model generates text.
+
+        Raises:
+            DataError: If the rows could mean this kind or another, or the model cannot learn them.
+        """
+        _ = rows, columns, is_causal
+        return False
+
+    def columns(self, rows: Rows, named: Columns) -> Columns:
+        """Return the columns to read; by default a text, perhaps a second one, and a label.
+
+        Args:
+            rows: At least one row.
+            named: Columns that the user has named.
+
+        Raises:
+            DataError: If a column is missing, or cannot be told from others.
+        """
+        return find_columns(rows, named)
+
+    @abstractmethod
+    def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
+        """Return the rows of every split as examples.
+
+        Args:
+            tables: Tables by split name; the first, the training split, defines the labels.
+            columns: Those that `columns` returned.
+            hints: What is known about the labels beside the rows.
+
+        Raises:
+            DataError: If a value is missing or of the wrong type, or a label is not one of the training
+                split's, or was not learned.
+        """
+
+    def inputs(self, rows: Rows, columns: Columns) -> list[Any]:
+        """Return rows without labels as examples that `predict` takes.
+
+        Raises:
+            SpecError: If this kind cannot.
+        """
+        _ = rows, columns
+        raise SpecError(f"the task kind '{self.name}' reads no rows without labels; evaluate it on a split.")
+
+    @abstractmethod
+    def metrics(self, examples: Examples, named: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the names of the metrics, the primary one first.
+
+        Args:
+            examples: With every split that will be used.
+            named: Those of the task, if it is a named one; most kinds return these.
+        """
+
+    def label(self, example: Any) -> Any:
+        """Return the label that a prediction is compared with; None if the example has none."""
+        return example.label
+
+    # Base model.
+
+    @abstractmethod
+    def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
+        """Return the class of model and the task head that the kind needs.
+
+        Args:
+            label_names: Class names in the order of their ids, for a kind with classes.
+        """
+
+    def load(self, base: BaseModel, label_names: Sequence[str] | None = None) -> LoadedModel:
+        """Load a base model and its processor; a new head is drawn from torch's global generator.
+
+        Raises:
+            SpecError: If the model cannot do the task, or its files cannot be read.
+            DataError: If a GGUF file cannot be read.
+        """
+        return load_model(base, self.head(label_names))
+
+    def start_head(self, loaded: LoadedModel, train: Sequence[Any]) -> None:
+        """Set a new head up for the training examples; by default it stays as it was drawn."""
+        _ = loaded, train
+
+    # Training.
+
+    @abstractmethod
+    def encode(self, learner: Learner, examples: Sequence[Any], *, training: bool) -> Sequence[Features]:
+        """Return each example as features of one row, not padded yet.
+
+        Args:
+            learner: Has the processor and the most tokens of a row.
+            examples: Those of one split.
+            training: Whether the labels belong to the features; predictions are made without.
+        """
+
+    @abstractmethod
+    def collate(self, learner: Learner) -> Collate:
+        """Return the function that pads and stacks features into a batch."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss of a batch with labels; by default the model's own.
+
+        Args:
+            model: With the adapter.
+            batch: From `collate`, on the model's device.
+        """
+        return model(**batch).loss
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the loss is another than the model's own."""
+        return type(self).loss is not TaskKind.loss
+
+    def check(self, learner: Learner, examples: Sequence[Any]) -> None:
+        """Check, before any training, that examples can be evaluated.
+
+        Raises:
+            DataError: If one cannot.
+            SpecError: If a setting of the learner makes it impossible.
+        """
+        _ = learner, examples
+
+    # Prediction and evaluation.
+
+    def scoring(self, name: str | None, metrics: Sequence[str], task: str) -> str | None:
+        """Return the way in which answers with choices are found; None for kinds without.
+
+        Args:
+            name: The way that was asked for, if any.
+            metrics: Those of the task.
+            task: The task's name, for the error.
+
+        Raises:
+            SpecError: If one was asked for that is unknown, or that the task has no use for.
+        """
+        if name is None:
+            return None
+        raise SpecError(
+            f"the scoring '{name}' is for questions with choices that a model answers in text, but '{task}' "
+            f"is measured as {self.name} by {metrics[0]}; leave it out."
+        )
+
+    @abstractmethod
+    def predict(self, learner: Learner, examples: Sequence[Any]) -> list[Any]:
+        """Return the prediction of each example, comparable with its label; labels are not looked at."""
+
+    def evaluate(
+        self, learner: Learner, examples: Sequence[Any], metrics: Sequence[str], *, is_final: bool = True
+    ) -> Evaluation:
+        """Return loss, metrics and predictions.
+
+        Args:
+            learner: The model, and how to run it.
+            examples: Those of one split.
+            metrics: Names, the primary one first.
+            is_final: False may leave out predictions that take much longer than the loss.
+        """
+        _ = is_final
+        rows = self.encode(learner, examples, training=True)
+        total = 0.0
+        for indices, batch in learner.batches(rows, self.collate(learner)):
+            with learner.evaluating():
+                total += float(self.loss(learner.model, batch)) * len(indices)
+        labels, predictions = [self.label(item) for item in examples], self.predict(learner, examples)
+        return Evaluation(
+            total / len(examples),
+            self.score(metrics, labels, predictions),
+            [item.id for item in examples],
+            labels,
+            predictions,
+        )
+
+    @property
+    def predicts_at_end(self) -> bool:
+        """Whether evaluations during training leave out predictions, so that one at the end is needed."""
+        return False
+
+    def score(
+        self, metrics: Sequence[str], labels: Sequence[Any], predictions: Sequence[Any]
+    ) -> dict[str, float]:
+        """Return metrics by name; by default those of `rankfold.tasks.metrics`.
+
+        Raises:
+            SpecError: If a metric is unknown.
+        """
+        return measure(metrics, labels, predictions)
+
+    # Mixtures: several tasks in one adapter.
+
+    def mixture_kind(self, kinds: Sequence["TaskKind"]) -> "TaskKind | None":
+        """Return the kind of a mixture of tasks; None, the default, if they cannot be learned together.
+
+        Args:
+            kinds: Those of the tasks, this one first.
+        """
+        _ = kinds
+        return None
+
+    def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        """Return the metrics of a mixture from those of its tasks; by default those of the first."""
+        return metrics[0]
+
+    def shift_label(self, example: Any, first: int) -> Any:
+        """Return an example whose class ids begin at `first` in a mixture; by default as it is."""
+        _ = first
+        return example

@@ -1,0 +1,179 @@
+"""Texts with labels: examples, token ids and model outputs that classification and regression share."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+
+from rankfold.errors import DataError
+from rankfold.models.base import TaskHead, head_options
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.kinds.kind import Collate, TaskKind
+from rankfold.tasks.kinds.learner import Features, Learner
+
+logger = logging.getLogger("rankfold.train")
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text, or pair of texts, with its label: a class id or a number; None if it is not known."""
+
+    id: int | str
+    text: str
+    pair: str | None = None
+    label: Any = None
+
+
+class Labelled(TaskKind):
+    """Tasks with one label for each text: the model's outputs are read off a head on the whole text."""
+
+    def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
+        """Return a sequence classification model with an output for each class, or one for a number."""
+        outputs = 1 if label_names is None else len(label_names)
+        return TaskHead(
+            self.name,
+            AutoModelForSequenceClassification,
+            "SEQ_CLS",
+            outputs,
+            head_options(outputs, label_names),
+        )
+
+    def inputs(self, rows: Rows, columns: Columns) -> list[Example]:
+        """Return rows as texts without labels."""
+        return [example_of(row, columns, index, None) for index, row in enumerate(rows)]
+
+    def encode(self, learner: Learner, examples: Sequence[Example], *, training: bool) -> Sequence[Features]:
+        """Tokenise texts or pairs, cut to the most tokens of a row."""
+        if not examples:
+            return []
+        texts = [example.text for example in examples]
+        pairs = [example.pair or "" for example in examples] if examples[0].pair is not None else None
+        encoded = learner.processor(texts, pairs, truncation=True, max_length=learner.max_length)
+        note_cut("texts", encoded["input_ids"], learner.max_length)
+        columns: dict[str, list[Any]] = dict(encoded)
+        if training:
+            columns["labels"] = [example.label for example in examples]
+        return [{name: values[index] for name, values in columns.items()} for index in range(len(examples))]
+
+    def collate(self, learner: Learner) -> Collate:
+        """Return the function that pads rows to the longest of their batch."""
+        collator: Any = DataCollatorWithPadding(learner.processor)
+        return collator
+
+    def outputs(self, learner: Learner, examples: Sequence[Example]) -> Tensor:
+        """Return the outputs of the head, one row for each example in order."""
+        rows: Sequence[Features] = self.encode(learner, examples, training=False)
+        chunks: list[Tensor] = []
+        order: list[int] = []
+        for indices, batch in learner.batches(rows, self.collate(learner)):
+            chunks.append(learner.logits(batch))
+            order += indices
+        return torch.cat(chunks)[torch.tensor(order).argsort()]
+
+
+def example_of(row: Row, columns: Columns, name: int | str, label: Any) -> Example:
+    """Return a row as an example.
+
+    Raises:
+        DataError: If a text is missing.
+    """
+    pair = text_of(row, columns.pair) if columns.pair else None
+    return Example(name, text_of(row, columns.text or ""), pair, label)
+
+
+def labelled_examples(
+    tables: Mapping[str, Table], columns: Columns, label: Callable[[Row], Any]
+) -> dict[str, list[Example]]:
+    """Return the rows of every split as examples, noting empty texts.
+
+    Args:
+        tables: Tables by split name.
+        columns: The text, and perhaps a second one.
+        label: Returns the label of a row.
+
+    Raises:
+        DataError: If a value is missing or of the wrong type, with its row.
+    """
+    splits = read_rows(tables, lambda row, name: example_of(row, columns, name, label(row)))
+    for split, rows in splits.items():
+        empty = [row.id for row in rows if not row.text.strip()]
+        if empty:
+            logger.info(
+                "%d of %d texts of the split '%s' are empty, the first in row '%s'.",
+                len(empty),
+                len(rows),
+                split,
+                empty[0],
+            )
+    return splits
+
+
+def read_rows(
+    tables: Mapping[str, Table], read: Callable[[Row, int | str], _Value]
+) -> dict[str, list[_Value]]:
+    """Return the rows of every split, each read with its id.
+
+    Args:
+        tables: Tables by split name.
+        read: Reads a row, given the row and its id.
+
+    Raises:
+        DataError: If a row cannot be read, with its split and number.
+    """
+    values: dict[str, list[_Value]] = {}
+    for split, table in tables.items():
+        values[split] = []
+        for (index, row), name in zip(table.numbered(), _ids(table), strict=True):
+            try:
+                values[split].append(read(row, name))
+            except DataError as error:
+                raise DataError(f"row {index + 1} of the split '{split}': {error}") from error
+    return values
+
+
+def _ids(table: Table) -> list[int | str]:
+    """Return the ids of rows: their column `id` or `idx` if it tells them apart, else their index."""
+    column = [row.get("id", row.get("idx")) for row in table.rows]
+    ids = [value for value in column if isinstance(value, int | str)]
+    # An id may be that of a person who wrote many rows.
+    return ids if len(set(ids)) == len(column) else [index for index, _ in table.numbered()]
+
+
+def text_of(row: Row, column: str) -> str:
+    """Return the text in a column.
+
+    Raises:
+        DataError: If there is none.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise DataError(
+            f"the column '{column}' holds '{value}' where a text is needed; mend or remove the row."
+        )
+    return value
+
+
+def note_cut(noun: str, token_ids: Sequence[Sequence[int]], max_length: int) -> None:
+    """Log how many rows reach the most tokens and may have been cut.
+
+    Args:
+        noun: The name of such rows in the message, such as "texts".
+        token_ids: Those of each row.
+        max_length: The most tokens.
+    """
+    cut = sum(len(ids) == max_length for ids in token_ids)
+    if cut:
+        logger.info(
+            "%d of %d %s reach %d tokens and may have been cut; --max-length takes more.",
+            cut,
+            len(token_ids),
+            noun,
+            max_length,
+        )

@@ -1,0 +1,113 @@
+"""`Learner`: a model with its processor, ready to be run over examples in batches of similar length."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from rankfold.models.hardware import autocast
+from rankfold.progress import quiet_libraries
+
+Features = Mapping[str, Any]
+"""One example as the model's keyword arguments: token ids and so on, without padding."""
+
+NEW_TOKENS = 32
+"""The most tokens of a generated answer: several times those of "the correct answer is answer3"."""
+
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A model, and how to run it.
+
+    Args:
+        model: With its adapter, on `device`.
+        processor: The model's tokenizer.
+        max_length: The most tokens of a row; generated ones count.
+        batch_size: Rows at a time.
+        device: Where the model is when it runs.
+        precision: `fp32` or `bf16`.
+        scoring: How answers with choices are found, for kinds that have them.
+    """
+
+    model: nn.Module
+    processor: Any
+    max_length: int
+    batch_size: int = 16
+    device: torch.device = _CPU
+    precision: str = "fp32"
+    scoring: str | None = None
+
+    @contextmanager
+    def evaluating(self) -> Generator[None]:
+        """Put the model in evaluation mode while the block runs: no dropout, no gradients."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                yield
+        finally:
+            self.model.train(was_training)
+
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the logits of a batch, in single precision on the CPU."""
+        with self.evaluating():
+            return self.model(**batch).logits.float().cpu()
+
+    def batches(
+        self, rows: Sequence[Features], collate: Callable[[Sequence[Features]], dict[str, Any]]
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Yield padded batches on the device, each with the indices of its rows."""
+        for indices in self.similar([len(row.get("input_ids", ())) for row in rows]):
+            batch = collate([dict(rows[index]) for index in indices])
+            yield indices, {name: value.to(self.device) for name, value in batch.items()}
+
+    def similar(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Yield the indices of rows of similar length, a batch at a time."""
+        order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def generate(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """Return the greedy continuation of each prompt, up to its end of text.
+
+        Shorter prompts are padded on the left and the padding is masked, so that no continuation depends on
+        the other prompts.
+
+        Args:
+            prompts: Token ids.
+        """
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), cast(int, self.processor.pad_token_id))
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        with self.evaluating(), quiet_libraries():
+            tokens = cast(Any, self.model).generate(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                generation_config=self._greedy(),
+            )
+        return cast("list[str]", self.processor.batch_decode(tokens[:, width:], skip_special_tokens=True))
+
+    def _greedy(self) -> GenerationConfig:
+        # Settings that are left out would be taken from the model's own, made for conversation.
+        return GenerationConfig(
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+            pad_token_id=self.processor.pad_token_id,
+            eos_token_id=self.processor.eos_token_id,
+        )

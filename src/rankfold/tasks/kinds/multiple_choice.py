@@ -1,0 +1,42 @@
+"""Multiple choice: questions with choices of their own, which a model answers in text."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from rankfold.errors import DataError
+from rankfold.tasks.data.columns import Columns, has_columns
+from rankfold.tasks.data.read import Rows, Table
+from rankfold.tasks.kinds.instruction import InstructionKind
+from rankfold.tasks.kinds.kind import Examples, LabelHints
+
+
+class MultipleChoice(InstructionKind):
+    """Instructions whose rows bring their choices, scored by accuracy.
+
+    Rankfold 0.1.0 recorded such tasks as instructions. The two train on the same rows in the same order and
+    are scored alike, so an instruction record of then is still evaluated as one.
+    """
+
+    name: ClassVar[str] = "multiple_choice"
+
+    def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
+        """Return whether rows have choices and no label column, for a model that generates text."""
+        return is_causal and columns.label is None and has_columns(rows[0], ("choices", "answer"))
+
+    def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
+        """Return questions with their answers and candidates.
+
+        Raises:
+            DataError: If a row cannot be read, or no answer of a split names one of its choices.
+        """
+        examples = super().examples(tables, columns, hints)
+        for split, items in examples.splits.items():
+            if not any(item.candidates for item in items):
+                raise DataError(
+                    f"no answer of the split '{split}' names one of its choices; "
+                    "end 'output' with the choice or its number, or learn it as text with --kind instruction."
+                )
+        return examples
+
+
+MULTIPLE_CHOICE = MultipleChoice()
