@@ -1,6 +1,8 @@
 """`rankfold export`: writes what was asked for, states its worth, and finds what changed."""
 
 import json
+import os
+import signal
 
 import pytest
 from click.testing import CliRunner
@@ -63,7 +65,7 @@ def test_router_is_refused_with_exit_code_1(tiny_bert, tmp_path):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        ((), "an export takes two folders, ADAPTER and OUT, but there are 0"),
+        ((), "an export takes two names, ADAPTER and OUT, but there are 0"),
         (("adapter",), "but there are 1"),
         (("--verify",), "--verify takes the folder of one export"),
         (("adapter", "out", "--to", "gguff"), "Did you mean 'gguf'"),
@@ -83,13 +85,13 @@ def test_wrong_words_have_exit_code_2(adapter, monkeypatch, words, fault):
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [("nowhere", "there is no folder"), ("empty", "has no adapter_config.json")]
+    ("name", "fault"), [("nowhere", "there is no folder"), ("empty", "has no adapter_config.json")]
 )
-def test_folder_without_an_adapter_has_exit_code_2(tmp_path, place, said):
+def test_folder_without_an_adapter_has_exit_code_2(tmp_path, name, fault):
     (tmp_path / "empty").mkdir()
-    result = _call(tmp_path / place, tmp_path / "out")
+    result = _call(tmp_path / name, tmp_path / "out")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert fault in result.stderr
 
 
 def test_verify_refuses_what_says_how_to_write(tmp_path):
@@ -106,6 +108,17 @@ def test_export_fills_the_folder_in_which_the_shell_is(adapter, tmp_path, monkey
         assert result.exit_code == 0, result.stderr
         assert (tmp_path / "empty" / "certificate.json").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "empty"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_terminated_export_leaves_nothing(adapter, tmp_path, monkeypatch):
+    def end(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("rankfold.export.export.file_hashes", end)
+    assert _call(adapter, tmp_path / "out").exit_code == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_base_model_that_is_no_name_is_said(adapter, tmp_path):

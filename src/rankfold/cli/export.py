@@ -1,5 +1,9 @@
 """`rankfold export`: a saved adapter as plain LoRA, for llama.cpp, or merged, with a certificate."""
 
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +28,7 @@ _SHOWN_LAYERS = 8
 
 
 @click.command(cls=SectionedCommand)
-@click.argument("folders", nargs=-1, metavar="ADAPTER OUT", type=click.Path(path_type=Path))
+@click.argument("locations", nargs=-1, metavar="ADAPTER OUT", type=click.Path(path_type=Path))
 @_output("--to", help="lora (PEFT, vLLM, TGI; if left out), gguf (llama.cpp) or merged.")
 @_output("--dtype", help="fp32, fp16 or bf16; fp32 if left out, or that of the base for a merged model.")
 @_output("--compress-rank", type=int, metavar="N", help="Approximate with this rank; needed for routers.")
@@ -36,27 +40,40 @@ _SHOWN_LAYERS = 8
     "--verify", is_flag=True, help="Compare the export OUT with its certificate; ADAPTER may be left out."
 )
 @json_option
-def command(folders: tuple[Path, ...], *, verify: bool, as_json: bool, **options: Any) -> None:
-    """Write the adapter in the folder ADAPTER for other programs into the folder OUT, with a certificate."""
-    with shown_notes():
+def command(locations: tuple[Path, ...], *, verify: bool, as_json: bool, **options: Any) -> None:
+    """Write an adapter for other programs into the folder OUT, with a certificate.
+
+    ADAPTER is a folder, a packed file, or a record of a store as STORE#NAME.
+    """
+    with shown_notes(), _exit_when_terminated():
         if verify:
             _check_no_output_options(options)
-            _verify(folders, options["model"], options["data"], as_json=as_json)
+            _verify(locations, options["model"], options["data"], as_json=as_json)
         else:
-            _export(folders, options, as_json=as_json)
+            _export(locations, options, as_json=as_json)
 
 
-def _export(folders: tuple[Path, ...], options: dict[str, Any], *, as_json: bool) -> None:
+@contextmanager
+def _exit_when_terminated() -> Generator[None]:
+    """Turn SIGTERM into an exit, which removes the unfinished folder; by default Python would leave it."""
+    previous = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _export(locations: tuple[Path, ...], options: dict[str, Any], *, as_json: bool) -> None:
     from rankfold.export.compress import Compression
     from rankfold.export.export import ExportRequest, export
     from rankfold.runs.records import find_record
 
-    match folders:
+    match locations:
         case (adapter, out):
             pass
         case _:
             raise SpecError(
-                f"an export takes two folders, ADAPTER and OUT, but there are {len(folders)}; name both."
+                f"an export takes two names, ADAPTER and OUT, but there are {len(locations)}; give both."
             )
     rank, error = options.pop("compress_rank"), options.pop("compress_error")
     is_exact = rank is None and error is None
@@ -116,10 +133,10 @@ def _check_no_output_options(options: dict[str, Any]) -> None:
         )
 
 
-def _verify(folders: tuple[Path, ...], model: str | None, data: str | None, *, as_json: bool) -> None:
+def _verify(locations: tuple[Path, ...], model: str | None, data: str | None, *, as_json: bool) -> None:
     from rankfold.export.verify import has_difference, verify
 
-    match folders:
+    match locations:
         case (out,):
             adapter = None
         case (adapter, out):

@@ -74,6 +74,16 @@ def test_scaling_is_1_for_every_layer(ranks, alpha, model, tmp_path):
     assert fields["general.architecture"].contents() == "llama"
 
 
+def test_map_of_names_is_built_once_for_all_tensors(layers, tmp_path, monkeypatch):
+    sizes = []
+    build = gguf.get_tensor_name_map
+    monkeypatch.setattr(gguf, "get_tensor_name_map", lambda *size: sizes.append(size) or build(*size))
+    layout = gguf_layout("llama", blocks=5, heads=4, key_value_heads=2)  # of no other test
+    write_gguf(layers, layout, tmp_path / "a.gguf", torch.float32)
+    read_gguf(tmp_path / "a.gguf", layout, {name: update.geometry for name, update in layers.items()})
+    assert len(sizes) == 1
+
+
 def test_layer_that_llama_cpp_lacks_is_refused(model, tmp_path):
     with pytest.raises(NotExactError, match=r"no weight for 'model\.layers.7.query'"):
         write_gguf({"model.layers.7.query": folded(8, 8, 2)}, model, tmp_path / "a.gguf", torch.float32)
