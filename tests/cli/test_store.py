@@ -90,7 +90,7 @@ def test_deleted_adapters_are_gone_together_or_not_at_all(store):
     run("delete", store, "customers/lora", "absent", code=2)
     assert len(json.loads(run("list", store, "--json").stdout)) == 2
     run("delete", store, "customers/lora", "customers/tlora")
-    assert "removed: 2 parts, 2 kinds" in run("gc", store).stderr
+    assert "removed: 2 parts, 2 families" in run("gc", store).stderr
     assert json.loads(run("stats", store, "--json").stdout)["records"] == 0
     assert "file bytes" in run("stats", store).stdout
 

@@ -83,6 +83,18 @@ def test_packed_file_unpacks_to_the_same_files(name, tmp_path):
     assert_same_files(tmp_path / "adapter", name)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_packing_writes_the_same_bytes(name, tmp_path):
+    rankfold.pack_adapter(CORPUS / "adapters" / name, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == (CORPUS / "packed" / f"{name}.rankfold").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_rounding_writes_the_same_bytes(dtype, tmp_path):
+    rankfold.pack_adapter(CORPUS / "adapters" / "lora", tmp_path / "file", dtype=dtype)
+    assert (tmp_path / "file").read_bytes() == (CORPUS / "packed" / f"lora-{dtype}.rankfold").read_bytes()
+
+
 @pytest.mark.parametrize("dtype", ROUNDING)
 def test_rounded_file_unpacks_to_numbers_that_are_near(dtype, tmp_path):
     rankfold.unpack_adapter(CORPUS / "packed" / f"lora-{dtype}.rankfold", tmp_path / "adapter")

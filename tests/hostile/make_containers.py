@@ -7,7 +7,7 @@ import zlib
 from rankfold.store import transfer
 from rankfold.store.container import MAGIC, VERSION, Container, checksum, encode
 from rankfold.store.packed import to_container
-from rankfold.store.record import UNSEALED, Record
+from rankfold.store.record import NO_DIGEST, Record
 from tests.support.stored import make_adapter
 
 PREFIX = struct.Struct("<8sIIIQ")
@@ -57,7 +57,7 @@ def frames(*contents, count=None, end=b""):
 
 def record(**values):
     """Return a record's container with other values in the record."""
-    good = Record("a", "tiny", "tlora", 96, "2026-11-01T12:00:00Z", UNSEALED).to_dict()
+    good = Record("a", "tiny", "tlora", 96, "2026-11-01T12:00:00Z", NO_DIGEST).to_dict()
     adapter = to_container(make_adapter())
     return encode(
         Container("record", {"record": good | values, "adapter": dict(adapter.header)}, adapter.tensors)
@@ -173,8 +173,8 @@ CONTAINERS = {
     "blob-path": changed(tensors=[], blobs=[["../b", 8]]),
     "blob-twice": changed(tensors=[], blobs=[["b", 4], ["b", 4]]),
     "packed-other-kind": encode(Container("shrunk", {}, {})),
-    "packed-with-a-blob": encode(
-        Container("adapter", dict(to_container(make_adapter()).header), {}, {"b": b"x"})
+    "packed-with-a-blob": changed(
+        header=dict(to_container(make_adapter()).header), tensors=[], blobs=[["b", len(PAYLOAD)]]
     ),
     "packed-format-9": packed(format=9),
     "packed-without-configuration": packed(config=None),

@@ -8,7 +8,7 @@ import pytest
 from rankfold import AdapterFileError, AdapterStore
 from rankfold.store.container import Container, encode
 from rankfold.store.packed import to_container
-from rankfold.store.transfer import KIND, MAGIC
+from rankfold.store.transfer import MAGIC, TYPE
 from tests.support.stored import make_adapter, same
 
 _LENGTH = struct.Struct("<Q")
@@ -27,7 +27,7 @@ def write_stream(path, records):
     for record in records:
         adapter = to_container(make_adapter(2))
         header = {"record": record, "adapter": dict(adapter.header)}
-        frame = encode(Container(KIND, header, adapter.tensors))
+        frame = encode(Container(TYPE, header, adapter.tensors))
         frames += _LENGTH.pack(len(frame)) + frame
     path.write_bytes(MAGIC + frames + _LENGTH.pack(0) + _LENGTH.pack(len(records)))
     return str(path)

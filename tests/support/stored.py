@@ -28,7 +28,12 @@ def make_adapter(seed=0, *, size=6, layers=2, preset="tlora", base="tiny", head=
         "seed": seed % 3,
         **config,
     }
-    text = json.dumps(values, indent=2, sort_keys=True).encode()
+    return adapter_of(tensors, **values)
+
+
+def adapter_of(tensors, *, peft_type="LORA", **config):
+    """Return an adapter of these tensors."""
+    text = json.dumps({"peft_type": peft_type, **config}, indent=2, sort_keys=True).encode()
     entries = tuple(TensorEntry.of(name, tensor) for name, tensor in tensors.items())
     return SavedAdapter(text, Layout(entries, {"format": "pt"}), tensors)
 

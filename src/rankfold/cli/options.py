@@ -13,6 +13,12 @@ json_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option
     "--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table."
 )
 
+dtype_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    help="Round the values to this type; the error is stated.",
+)
+
 set_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--set",
     "settings",

@@ -7,37 +7,38 @@ from typing import Literal
 import click
 
 from rankfold.cli.console import note, print_json
-from rankfold.cli.options import json_option
+from rankfold.cli.options import dtype_option, json_option
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("adapter", type=click.Path(path_type=Path))
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Round the values to this type.")
+@dtype_option
 @click.option("--overwrite", is_flag=True, help="Replace FILE.")
 @json_option
 def command(
-    directory: Path,
+    adapter: Path,
     file: Path,
     *,
-    dtype: Literal["fp32", "fp16", "bf16"] | None,
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write the adapter in DIR, of any PEFT method, as the one FILE.
+    """Write ADAPTER, of any PEFT method, as the one FILE.
 
-    `rankfold unpack` gives both files of the directory back byte for byte; without --dtype nothing is lost.
+    ADAPTER is a PEFT folder, or a record of a store as STORE#NAME. `rankfold unpack` gives both files of the
+    folder back, without --dtype byte for byte.
     """
     from rankfold.store.saved import pack_adapter  # torch is slow to import, and --help can do without it
 
-    packed = pack_adapter(directory, file, dtype=dtype, overwrite=overwrite)
+    packed = pack_adapter(adapter, file, dtype=dtype, overwrite=overwrite)
     if as_json:
         print_json(asdict(packed))
     else:
-        beside = packed.file_bytes - packed.learned_bytes
-        click.echo(f"{packed.file_bytes:,} bytes: {packed.learned_bytes:,} learned, {beside:,} beside")
+        overhead = packed.file_bytes - packed.learned_bytes
+        click.echo(f"{packed.file_bytes:,} bytes: {packed.learned_bytes:,} learned, {overhead:,} of overhead")
     if dtype:
-        note(f"rounded to {dtype}: relative error {packed.relative_error:.2g}; unpacking gives {dtype}")
+        note(f"rounded to {dtype}: relative error {packed.relative_error:.2g}")
     if packed.left_out:
         note(f"not carried: {', '.join(packed.left_out)}")
     note(f"packed: {file}")

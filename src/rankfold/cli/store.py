@@ -3,20 +3,24 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.options import json_option
+from rankfold.cli.options import dtype_option, json_option
 from rankfold.errors import SpecError, StoreError
 
-Decorated = Callable[..., None]
+if TYPE_CHECKING:
+    from rankfold.store.rounding import Dtype
+
+CommandFunction = Callable[..., None]
 
 _store = click.argument("path", metavar="STORE", type=click.Path(path_type=Path, dir_okay=False))
 
 
-def _search(command: Decorated) -> Decorated:
-    """Add the options that choose records."""
+def _search_options(command: CommandFunction) -> CommandFunction:
+    """Decorator: add the options that select records."""
     for option in (
         click.option(
             "--where",
@@ -48,7 +52,7 @@ def command() -> None:
     "tags",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Something to find it by, such as customer=a.",
+    help="A text to find it by, such as customer=a.",
 )
 @click.option(
     "--metric",
@@ -56,21 +60,37 @@ def command() -> None:
     "metrics",
     multiple=True,
     metavar="NAME=NUMBER",
-    help="Something measured, such as accuracy=0.93.",
+    help="A measured number, such as accuracy=0.93.",
 )
+@dtype_option
 @click.option("--replace", is_flag=True, help="Replace an adapter of this name.")
 def put(
-    path: Path, name: str, adapter: Path, *, tags: Sequence[str], metrics: Sequence[str], replace: bool
+    path: Path,
+    name: str,
+    adapter: Path,
+    *,
+    tags: Sequence[str],
+    metrics: Sequence[str],
+    dtype: "Dtype | None",
+    replace: bool,
 ) -> None:
-    """Store ADAPTER, a PEFT directory or a packed file, under NAME; STORE is made if there is none.
+    """Store ADAPTER, a PEFT folder or a packed file, under NAME; STORE is made if there is none.
 
-    Metrics are those of the directory's run.json, if there is one, unless --metric gives others.
+    Metrics are those of the folder's run.json, if there is one, unless --metric gives others.
     """
-    from rankfold.store.store import AdapterStore  # torch is slow to import, and --help can do without it
+    from rankfold.store.rounding import (
+        relative_error,  # torch is slow to import, and --help can do without it
+    )
+    from rankfold.store.saved import open_adapter
+    from rankfold.store.store import AdapterStore
 
-    measured = {key: _number(key, text) for key, text in _pairs(metrics).items()} or _metrics_of_run(adapter)
+    exact = open_adapter(adapter)
+    numbers = {key: _number(key, text) for key, text in _pairs(metrics).items()} or _metrics_of_run(adapter)
     with AdapterStore(path) as store:
-        record = store.put(name, adapter, tags=_pairs(tags), metrics=measured, replace=replace)
+        record = store.put(name, exact, tags=_pairs(tags), metrics=numbers, dtype=dtype, replace=replace)
+        error = relative_error(exact, store.get(name)) if dtype else 0.0
+    if dtype:
+        note(f"rounded to {dtype}: relative error {error:.2g}")
     note(f"stored: {record.name}, {record.bytes:,} bytes of {record.method}")
 
 
@@ -79,7 +99,7 @@ def put(
 @click.argument("name")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def get(path: Path, name: str, directory: Path) -> None:
-    """Write the adapter NAME into the new directory DIR, byte for byte what was put."""
+    """Write the adapter NAME into the new folder DIR, byte for byte as it was put."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "read") as store:
@@ -89,7 +109,7 @@ def get(path: Path, name: str, directory: Path) -> None:
 
 @command.command(name="list")
 @_store
-@_search
+@_search_options
 @json_option
 def list_(
     path: Path,
@@ -165,7 +185,7 @@ def verify(path: Path, *, as_json: bool) -> None:
 @command.command()
 @_store
 @click.argument("url")
-@_search
+@_search_options
 @click.option("--overwrite", is_flag=True, help="Replace what is at URL.")
 def export(
     path: Path,
@@ -181,8 +201,8 @@ def export(
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "read") as store:
-        chosen = store.list(base=base, method=method, tags=_pairs(tags), where=where)
-        count = store.export(url, chosen, overwrite=overwrite)
+        records = store.list(base=base, method=method, tags=_pairs(tags), where=where)
+        count = store.export(url, records, overwrite=overwrite)
     note(f"adapters exported to {url}: {count:,}")
 
 
@@ -206,26 +226,27 @@ def import_(path: Path, url: str, *, existing: str | None) -> None:
 @_store
 @json_option
 def stats(path: Path, *, as_json: bool) -> None:
-    """Count what is in the store, and what takes the room."""
+    """Count the content of the store, and the room it takes."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "read") as store:
-        counted = asdict(store.stats())
+        counts = asdict(store.stats())
     if as_json:
-        print_json(counted)
+        print_json(counts)
     else:
-        print_table(["", ""], [[key.replace("_", " "), f"{number:,}"] for key, number in counted.items()])
+        print_table(["", ""], [[key.replace("_", " "), f"{number:,}"] for key, number in counts.items()])
 
 
 @command.command()
 @_store
 def gc(path: Path) -> None:
-    """Remove what no adapter uses any more, and give its room back to the disk."""
+    """Remove the parts that no adapter uses any more, and give their room back to the disk."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "write") as store:
-        freed = store.gc()
-    note(f"removed: {freed.parts:,} parts, {freed.kinds:,} kinds; file smaller by {freed.file_bytes:,} bytes")
+        room = store.gc()
+    smaller = f"file smaller by {room.file_bytes:,} bytes"
+    note(f"removed: {room.parts:,} parts, {room.families:,} families; {smaller}")
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:

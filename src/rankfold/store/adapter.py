@@ -2,20 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import cast, final
 
-import torch
 from pydantic import JsonValue
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError
 from rankfold.files import check_writable, whole_folder, write_whole
-from rankfold.store.header import parse
-from rankfold.store.tensors import TensorEntry
+from rankfold.store.strict_json import parse
 from rankfold.store.weights import Layout, join
 
 CONFIG_NAME = "adapter_config.json"
@@ -97,19 +95,6 @@ class SavedAdapter:
             write_whole(work / CONFIG_NAME, self.config)
             write_whole(work / WEIGHTS_NAME, self.weights_file())
 
-    def in_dtype(self, dtype: torch.dtype) -> "SavedAdapter":
-        """Return the adapter with its floating-point tensors rounded to another type.
-
-        Raises:
-            AdapterFileError: If a value is too large for it.
-        """
-        return self.with_tensors({name: _round(name, tensor, dtype) for name, tensor in self.tensors.items()})
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "SavedAdapter":
-        """Return the adapter with other tensors, in their order, as safetensors would write them."""
-        entries = tuple(TensorEntry.of(name, tensor) for name, tensor in tensors.items())
-        return replace(self, layout=Layout(entries, self.layout.metadata), tensors=tensors)
-
 
 def parse_config(config: bytes) -> dict[str, JsonValue]:
     """Read the text of an `adapter_config.json`.
@@ -126,29 +111,6 @@ def parse_config(config: bytes) -> dict[str, JsonValue]:
 def spell_config(values: JsonValue) -> bytes:
     """Return a configuration's text as PEFT writes it."""
     return json.dumps(values, indent=2, sort_keys=True).encode()
-
-
-def relative_error(exact: SavedAdapter, changed: SavedAdapter) -> float:
-    """Return the largest relative error of a tensor: RMS of its change over RMS of its values."""
-    errors = (_rms_error(tensor, changed.tensors[name]) for name, tensor in exact.tensors.items())
-    return max(errors, default=0.0)
-
-
-def _rms_error(exact: Tensor, changed: Tensor) -> float:
-    if not exact.is_floating_point():
-        return 0.0
-    wide = exact.double()
-    size = wide.square().sum().sqrt().item()
-    return (changed.double() - wide).square().sum().sqrt().item() / size if size else 0.0
-
-
-def _round(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    narrow = tensor.to(dtype)
-    if not torch.equal(narrow.isfinite(), tensor.isfinite()):
-        raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep more bits.")
-    return narrow
 
 
 def _check_free(folder: Path) -> None:

@@ -3,8 +3,8 @@
     magic 8 · version u32 · bytes of the header u32 · bytes of its JSON u32 · bytes of the payload u64
     header · payload · checksum 16
 
-Numbers are little-endian. The payload is the tensors and then the blobs, in the order of their tables,
-without a gap: there are no offsets that could lie. Every check stands before the memory that it saves.
+Numbers are little-endian. The payload is the tensors' values in the order of their table, without a gap:
+there are no offsets that could lie. Every check stands before the memory that it saves.
 """
 
 import hashlib
@@ -12,66 +12,40 @@ import re
 import struct
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import final
 
 from pydantic import JsonValue
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError
-from rankfold.files import write_whole
-from rankfold.store.header import compress, expand
-from rankfold.store.tensors import MOST_NUMBERS, Cutter, TensorEntry, bytes_of, check_name
+from rankfold.store.strict_json import compress, expand
+from rankfold.store.tensors import Cutter, TensorEntry, bytes_of
 
 MAGIC = b"\x93RKFOLD\n"
 VERSION = 1
 DIGEST_BYTES = 16
 
 _PREFIX = struct.Struct("<8sIIIQ")
-_KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_TYPE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _KEYS = {"kind", "header", "tensors", "blobs"}
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Container:
-    """What one file holds.
+    """The content of one file.
 
     Args:
-        kind: What the content means, such as "adapter".
-        header: What else is to be said, as JSON values.
+        type: The format of the content, such as "adapter".
+        header: Everything but the tensors, as JSON values.
         tensors: By name; their order is kept.
-        blobs: Other bytes by name; they are not compressed.
     """
 
-    kind: str
+    type: str
     header: Mapping[str, JsonValue]
     tensors: Mapping[str, Tensor]
-    blobs: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """What a file says about itself, known without its values.
-
-    Args:
-        kind: What the content means.
-        header: What else is said.
-        tensors: The table of the tensors, in the order of the payload.
-        blobs: The bytes of each blob.
-    """
-
-    kind: str
-    header: Mapping[str, JsonValue]
-    tensors: tuple[TensorEntry, ...]
-    blobs: Mapping[str, int]
-
-    @property
-    def payload_bytes(self) -> int:
-        """How many bytes the tables ask for."""
-        return sum(entry.bytes for entry in self.tensors) + sum(self.blobs.values())
 
 
 def encode(container: Container) -> bytes:
@@ -82,17 +56,16 @@ def encode(container: Container) -> bytes:
     """
     entries = [TensorEntry.of(name, tensor) for name, tensor in container.tensors.items()]
     values: dict[str, JsonValue] = {
-        "kind": container.kind,
+        "kind": container.type,
         "header": dict(container.header),
         "tensors": [entry.to_json() for entry in entries],
-        "blobs": [[name, len(blob)] for name, blob in container.blobs.items()],
+        "blobs": [],  # of an earlier use; always empty
     }
-    outline = _outline(values)
-    header, plain = compress(values)
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(header), plain, outline.payload_bytes)
-    content = b"".join(
-        [prefix, header, *map(bytes_of, container.tensors.values()), *container.blobs.values()]
-    )
+    _check_header(values)
+    header, text_bytes = compress(values)
+    payload_bytes = sum(entry.bytes for entry in entries)
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(header), text_bytes, payload_bytes)
+    content = b"".join([prefix, header, *map(bytes_of, container.tensors.values())])
     return content + checksum(content)
 
 
@@ -100,24 +73,19 @@ def decode(data: bytes | memoryview) -> Container:
     """Read a container from its bytes.
 
     Raises:
-        AdapterFileError: If it is no container, of another version, damaged in any byte, or not what it says.
+        AdapterFileError: If it is no container, of another version, damaged in any byte, or inconsistent.
     """
     view = memoryview(data)
-    header_bytes, plain, _ = _prefix(view, len(view))
+    header_bytes, text_bytes = _read_prefix(view, len(view))
     if checksum(view[:-DIGEST_BYTES]) != bytes(view[-DIGEST_BYTES:]):
-        raise _damaged("its checksum is wrong")
+        raise _damage_error("its checksum is wrong")
     begin = _PREFIX.size + header_bytes
     payload = view[begin:-DIGEST_BYTES]
-    outline = _outline(expand(view[_PREFIX.size : begin], plain))
-    if outline.payload_bytes != len(payload):
-        raise _damaged(f"its tables ask for {outline.payload_bytes:,} bytes and {len(payload):,} are there")
-    end = sum(entry.bytes for entry in outline.tensors)
-    tensors = Cutter(outline.tensors).cut(bytearray(payload[:end]))
-    blobs: dict[str, bytes] = {}
-    for name, size in outline.blobs.items():
-        blobs[name] = bytes(payload[end : end + size])
-        end += size
-    return Container(outline.kind, outline.header, tensors, blobs)
+    type_, header, entries = _check_header(expand(view[_PREFIX.size : begin], text_bytes))
+    cutter = Cutter(entries)
+    if cutter.bytes != len(payload):
+        raise _damage_error(f"its tensors take {cutter.bytes:,} bytes and {len(payload):,} are there")
+    return Container(type_, header, cutter.cut(bytearray(payload)))
 
 
 def read(path: Path) -> Container:
@@ -127,34 +95,10 @@ def read(path: Path) -> Container:
         AdapterFileError: As `decode`, with the name of the file; also if there is none.
     """
     with naming(path), path.open("rb") as file:
-        # Before its bytes are in memory, the file has to be one of ours, and as long as it says.
-        _prefix_of(file, path)
+        # Before its bytes are in memory, the file has to be one of ours, of the length in its prefix.
+        _read_prefix(memoryview(file.read(_PREFIX.size)), path.stat().st_size)
         file.seek(0)
         return decode(file.read())
-
-
-def read_header(path: Path) -> Outline:
-    """Read what a file says about itself, not its payload, and so without proof of its checksum.
-
-    Raises:
-        AdapterFileError: If there is no such file, or it cannot be a container.
-    """
-    with naming(path), path.open("rb") as file:
-        header_bytes, plain, payload_bytes = _prefix_of(file, path)
-        outline = _outline(expand(file.read(header_bytes), plain))
-    if outline.payload_bytes != payload_bytes:
-        raise AdapterFileError(f"'{path}' does not hold what its tables ask for; write it anew.")
-    return outline
-
-
-def write(path: Path, container: Container) -> None:
-    """Write a container's file in one step.
-
-    Raises:
-        AdapterFileError: As `encode`.
-        OSError: If it cannot be written.
-    """
-    write_whole(path, encode(container))
 
 
 def is_container(path: Path) -> bool:
@@ -171,10 +115,10 @@ def is_container(path: Path) -> bool:
 
 @contextmanager
 def naming(path: Path) -> Generator[None]:
-    """Put the name of the file before what is wrong with it.
+    """Put the name of a file before the message of an error in it.
 
     Raises:
-        AdapterFileError: If anything is.
+        AdapterFileError: If the block raises one, or an OSError.
     """
     try:
         yield
@@ -189,58 +133,44 @@ def naming(path: Path) -> Generator[None]:
 
 
 def checksum(data: bytes | bytearray | memoryview) -> bytes:
-    """Return what changes when any bit of the data does."""
+    """Return the first 16 bytes of the SHA-256 of data, by which damage is found."""
     # Processors have instructions for this one.
     return hashlib.sha256(data).digest()[:DIGEST_BYTES]
 
 
-def _prefix_of(file: BinaryIO, path: Path) -> tuple[int, int, int]:
-    return _prefix(memoryview(file.read(_PREFIX.size)), path.stat().st_size)
-
-
-def _prefix(start: memoryview, file_bytes: int) -> tuple[int, int, int]:
-    """Return the bytes of the header, of its text, and of the payload."""
+def _read_prefix(start: memoryview, file_bytes: int) -> tuple[int, int]:
+    """Return the length of the header, compressed and as text."""
     if bytes(start[: len(MAGIC)]) != MAGIC:
         raise AdapterFileError("this is no file of rankfold; name one that `rankfold pack` wrote.")
     if len(start) < _PREFIX.size:
-        raise _damaged("it is cut off")
-    _, version, header_bytes, plain, payload_bytes = _PREFIX.unpack(start[: _PREFIX.size])
+        raise _damage_error("it is cut off")
+    _, version, header_bytes, text_bytes, payload_bytes = _PREFIX.unpack(start[: _PREFIX.size])
     if version != VERSION:
         raise AdapterFileError(
             f"the file has format {version} and this rankfold reads {VERSION}; update rankfold."
         )
-    expected = _PREFIX.size + header_bytes + payload_bytes + DIGEST_BYTES
-    if expected != file_bytes:
-        raise _damaged(f"it should have {expected:,} bytes and has {file_bytes:,}")
-    return header_bytes, plain, payload_bytes
+    expected_bytes = _PREFIX.size + header_bytes + payload_bytes + DIGEST_BYTES
+    if expected_bytes != file_bytes:
+        raise _damage_error(f"it should have {expected_bytes:,} bytes and has {file_bytes:,}")
+    return header_bytes, text_bytes
 
 
-def _outline(values: JsonValue) -> Outline:
-    """Check what a header says."""
+def _check_header(values: JsonValue) -> tuple[str, dict[str, JsonValue], tuple[TensorEntry, ...]]:
+    """Return type, header and table of tensors."""
     match values:
         case {
-            "kind": str() as kind,
+            "kind": str() as type_,
             "header": dict() as header,
             "tensors": list() as tensors,
-            "blobs": list() as blobs,
-        } if set(values) == _KEYS and _KIND.fullmatch(kind):
+            "blobs": [],
+        } if set(values) == _KEYS and _TYPE.fullmatch(type_):
             entries = tuple(map(TensorEntry.read, tensors))
-            sizes = dict(map(_blob, blobs))
         case _:
-            raise _damaged("its header is not one of a container")
-    if len({entry.name for entry in entries} | set(sizes)) != len(entries) + len(blobs):
-        raise _damaged("a name stands twice in its tables")
-    return Outline(kind, header, entries, sizes)
+            raise _damage_error("its header is not one of a container")
+    if len({entry.name for entry in entries}) != len(entries):
+        raise _damage_error("a name stands twice in its table")
+    return type_, header, entries
 
 
-def _blob(entry: JsonValue) -> tuple[str, int]:
-    match entry:
-        case [str() as name, int() as size] if type(size) is int and 0 <= size <= MOST_NUMBERS:
-            check_name(name)
-            return name, size
-        case _:
-            raise _damaged("an entry of its blobs is wrong")
-
-
-def _damaged(reason: str) -> AdapterFileError:
+def _damage_error(reason: str) -> AdapterFileError:
     return AdapterFileError(f"the file is damaged ({reason}); copy it again or write it anew.")

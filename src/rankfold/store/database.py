@@ -1,4 +1,14 @@
-"""The SQLite file of a store: opened, brought up to date, read and written in transactions."""
+"""The SQLite file of a store: its tables, its migrations, and transactions on it.
+
+records  one adapter: name, family, changes of its configuration, and a checksum over all of it
+kinds    families: base, method, table of tensors, and a template of their configurations
+parts    bytes by their hash: a head, a large tensor, or the remainder of one record
+pieces   the bytes of the parts, in pieces, so that pages are full
+uses     the parts of each record
+tags, metrics  labels to search by
+
+The migrations are numbered steps from an empty file; a step that was published never changes.
+"""
 
 import logging
 import os
@@ -14,9 +24,79 @@ from typing import Literal, final
 from urllib.parse import quote
 
 from rankfold.errors import NoStoreError, SpecError, StoreError
-from rankfold.store.schema import APPLICATION_ID, MIGRATIONS, PAGE_BYTES, VERSION
 
 logger = logging.getLogger("rankfold.store")
+
+APPLICATION_ID = 0x524B4653
+"""Marks a SQLite file as a store ("RKFS")."""
+
+PAGE_BYTES = 16384
+"""Pages this large lose little at their ends to pieces of a thousand bytes."""
+
+_FIRST = (
+    """CREATE TABLE kinds (
+        id INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,
+        base TEXT NOT NULL,
+        method TEXT NOT NULL,
+        outline BLOB NOT NULL,
+        outline_bytes INTEGER NOT NULL,
+        template BLOB NOT NULL,
+        template_bytes INTEGER NOT NULL
+    ) STRICT""",
+    """CREATE TABLE parts (
+        id INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,
+        bytes INTEGER NOT NULL
+    ) STRICT""",
+    "CREATE TABLE pieces (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
+    """CREATE TABLE records (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        kind INTEGER NOT NULL REFERENCES kinds,
+        format INTEGER NOT NULL,
+        created INTEGER NOT NULL,
+        config BLOB NOT NULL,
+        config_bytes INTEGER NOT NULL,
+        digest BLOB NOT NULL
+    ) STRICT""",
+    """CREATE TABLE uses (
+        record INTEGER NOT NULL REFERENCES records ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        part INTEGER NOT NULL REFERENCES parts,
+        PRIMARY KEY (record, position)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX uses_by_part ON uses (part)",
+    """CREATE TABLE tags (
+        record INTEGER NOT NULL REFERENCES records ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (record, name)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX tags_by_value ON tags (name, value)",
+    """CREATE TABLE metrics (
+        record INTEGER NOT NULL REFERENCES records ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        value REAL NOT NULL,
+        PRIMARY KEY (record, name)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX metrics_by_value ON metrics (name, value)",
+)
+
+# The size of an adapter is known without its parts, and the records of a kind without all others.
+_SECOND = (
+    "ALTER TABLE records ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    """UPDATE records SET bytes = (
+        SELECT coalesce(sum(parts.bytes), 0) FROM uses JOIN parts ON parts.id = uses.part
+        WHERE uses.record = records.id
+    )""",
+    "CREATE INDEX records_by_kind ON records (kind)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
+"""The statements that lead from version 0 to 1, from 1 to 2, and so on."""
+
+VERSION = len(MIGRATIONS)
 
 Mode = Literal["create", "write", "read"]
 
@@ -39,7 +119,7 @@ _REASONS = {
     "READONLY": "cannot be written; check the permissions of the file and of its folder",
     "CANTOPEN": "cannot be opened; check the path and the permissions of the folder",
     "PERM": "cannot be opened; check its permissions",
-    "CORRUPT": "is damaged; restore a copy, or export what `verify` finds whole",
+    "CORRUPT": "is damaged; restore a copy, or export the adapters in which `verify` finds no fault",
     "NOTADB": "is no store; name a file that `rankfold store put` made",
     "IOERR": "cannot be read or written by the system; nothing was changed, check the disk and its free room",
     "TOOBIG": "cannot hold a value of this size; nothing was changed",
@@ -52,7 +132,7 @@ class Database:
 
     Args:
         path: The file.
-        mode: "create" makes it if there is none, "write" wants it to be there, "read" never changes it.
+        mode: "create" makes it if there is none, "write" needs it to exist, "read" never changes it.
         wait: Seconds to wait for another process that is writing.
     """
 
@@ -68,13 +148,13 @@ class Database:
         self._connection = self._open()
 
     def close(self) -> None:
-        """Close the file; what is not committed is forgotten."""
+        """Close the file; changes that are not committed are lost."""
         with self._lock:
             self._connection.close()
 
     @contextmanager
     def read(self) -> Generator[sqlite3.Connection]:
-        """See one state of the store, whatever is written meanwhile.
+        """Read one state of the store, even while another process writes.
 
         Raises:
             StoreError: If it cannot be read.
@@ -96,30 +176,30 @@ class Database:
 
     @contextmanager
     def plain(self) -> Generator[sqlite3.Connection]:
-        """Give the connection without a transaction, for what SQLite does in none."""
-        with self._lock, self._translated():
-            self._leave_the_parent()
+        """Give the connection without a transaction, for statements that SQLite allows in none."""
+        with self._lock, self._translate_errors():
+            self._reopen_after_fork()
             yield self._connection
 
     @contextmanager
     def _transaction(self, begin: str) -> Generator[sqlite3.Connection]:
-        with self._lock, self._translated():
-            self._leave_the_parent()
-            nested = self._connection.in_transaction
-            with _nested(self._connection) if nested else _transaction(self._connection, begin):
+        with self._lock, self._translate_errors():
+            self._reopen_after_fork()
+            is_nested = self._connection.in_transaction
+            with _savepoint(self._connection) if is_nested else _transaction(self._connection, begin):
                 yield self._connection
 
-    def _leave_the_parent(self) -> None:
+    def _reopen_after_fork(self) -> None:
         # A connection that two processes share destroys the file.
         if self._pid != os.getpid():
-            # Closing it here would end what the parent does, so it is kept.
+            # Closing it here would end the parent's transaction, so it stays open.
             self._inherited.append(self._connection)
             self._connection, self._pid = self._open(), os.getpid()
 
     def _open(self) -> sqlite3.Connection:
         if self._mode != "create" and not self.path.is_file():
             raise NoStoreError(f"there is no store '{self.path}'; name one that `rankfold store put` made.")
-        with self._translated():
+        with self._translate_errors():
             connection = self._connect(f"file:{quote(str(self.path.absolute()))}?{self._options()}")
             try:
                 self._prepare(connection)
@@ -168,7 +248,7 @@ class Database:
         tables = _tables(connection)
         if not tables and mark == version == 0 and self._mode == "create":
             return 0
-        if mark != APPLICATION_ID or version < 1 or (version <= VERSION and tables != _expected(version)):
+        if mark != APPLICATION_ID or version < 1 or (version <= VERSION and tables != _tables_of(version)):
             raise NoStoreError(f"'{self.path}' {_REASONS['NOTADB']}.")
         if version > VERSION:
             raise StoreError(
@@ -177,7 +257,7 @@ class Database:
         return version
 
     def _begin_file(self, connection: sqlite3.Connection) -> None:
-        """Set what has to be set before the first table."""
+        """Set the options that SQLite takes only before the first table."""
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         end = time.monotonic() + self._wait
@@ -193,16 +273,16 @@ class Database:
                 return
 
     @contextmanager
-    def _translated(self) -> Generator[None]:
-        """Turn what SQLite says into one sentence that says what to do."""
+    def _translate_errors(self) -> Generator[None]:
+        """Turn an error of SQLite into one sentence with a remedy."""
         try:
             yield
         except (sqlite3.Error, OverflowError) as error:
             code: str = getattr(error, "sqlite_errorname", "") or ""
             word = code.removeprefix("SQLITE_").split("_")[0]
             reason = _REASONS.get(word, f"cannot be used ({error}); check the file and its folder")
-            kind = NoStoreError if word == "NOTADB" else StoreError
-            raise kind(f"'{self.path}' {reason}.") from error
+            error_class = NoStoreError if word == "NOTADB" else StoreError
+            raise error_class(f"'{self.path}' {reason}.") from error
         except UnicodeEncodeError as error:
             raise SpecError(f"{error.object!r} is no valid text; write it in UTF-8.") from error
 
@@ -220,7 +300,7 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Generator[None]:
 
 
 @contextmanager
-def _nested(connection: sqlite3.Connection) -> Generator[None]:
+def _savepoint(connection: sqlite3.Connection) -> Generator[None]:
     """Do all of it or nothing, and leave the transaction around it as it was."""
     connection.execute("SAVEPOINT nested")
     try:
@@ -240,8 +320,8 @@ def _tables(connection: sqlite3.Connection) -> set[tuple[str, str]]:
 
 
 @cache
-def _expected(version: int) -> set[tuple[str, str]]:
-    """Return what a store of a version has, and nothing else may have: a trigger would act on our words."""
+def _tables_of(version: int) -> set[tuple[str, str]]:
+    """Return the tables of a version; others are refused, since a trigger would run on our statements."""
     with closing(sqlite3.connect(":memory:")) as connection:
         for statement in chain.from_iterable(MIGRATIONS[:version]):
             connection.execute(statement)

@@ -23,13 +23,12 @@ def load_adapter(base: PreTrainedModel, adapter: SavedAdapter | str | Path) -> P
 
     Args:
         base: The model it was trained on, with a head of the same size.
-        adapter: A location as for `open_adapter`, or an opened adapter.
+        adapter: As for `open_adapter`.
 
     Raises:
         AdapterFileError: If there is no adapter, it is damaged, or it does not fit the base.
     """
-    saved = adapter if isinstance(adapter, SavedAdapter) else open_adapter(adapter)
-    return load_into(base, {"default": saved})
+    return load_into(base, {"default": open_adapter(adapter)})
 
 
 def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftModel:
@@ -45,34 +44,34 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
     """
     if not adapters:
         raise SpecError("no adapter is named; name one or more.")
-    adapted = model
-    for name, saved in adapters.items():
-        if "." in name or (isinstance(adapted, PeftModel) and name in adapted.peft_config):
+    target = model
+    for name, adapter in adapters.items():
+        if "." in name or (isinstance(target, PeftModel) and name in target.peft_config):
             raise SpecError(
                 f"'{name}' cannot be the name of another adapter of this model; give one without '.'."
             )
-        config = peft_config(saved)
+        config = peft_config(adapter)
         config.inference_mode = True
         try:
             with quiet_libraries():
                 # It would look for a vocabulary that was resized, which the tensors show.
                 warnings.filterwarnings("ignore", message="Could not find a config file in")
-                adapted = _add(adapted, name, config)
-                _fill(adapted, name, saved)
+                target = _add(target, name, config)
+                _fill(target, name, adapter)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, AdapterFileError):
                 raise
-            raise _misfit(saved, _first_reason(error)) from error
-    return cast("PeftModel", adapted).eval()
+            raise _misfit(adapter, _first_reason(error)) from error
+    return cast("PeftModel", target).eval()
 
 
-def peft_config(saved: SavedAdapter) -> PeftConfig:
+def peft_config(adapter: SavedAdapter) -> PeftConfig:
     """Return the configuration of a saved adapter as PEFT's object.
 
     Raises:
         AdapterFileError: If its method or one of its fields is unknown, or a value is wrong.
     """
-    values = saved.config_values
+    values = adapter.config_values
     try:
         with warnings.catch_warnings():
             # PEFT would go on without the fields that it does not know.
@@ -81,17 +80,17 @@ def peft_config(saved: SavedAdapter) -> PeftConfig:
             return cast(Any, PeftConfig).from_peft_type(**values)
     except KeyError as error:
         raise AdapterFileError(
-            f"{saved.title} has a configuration of the unknown method {error}; update rankfold and peft."
+            f"{adapter.title} has a configuration of the unknown method {error}; update rankfold and peft."
         ) from error
     except UserWarning as warning:
         names = str(warning).partition("[")[2].partition("]")[0]
         raise AdapterFileError(
-            f"{saved.title} has a configuration with the unknown fields {names}; update rankfold and peft."
+            f"{adapter.title} has a configuration with the unknown fields {names}; update rankfold and peft."
         ) from warning
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:_MOST_LETTERS].rstrip(".")
         raise AdapterFileError(
-            f"{saved.title} has a configuration that is damaged ({reason}); save the adapter again."
+            f"{adapter.title} has a configuration that is damaged ({reason}); save the adapter again."
         ) from error
 
 
@@ -103,17 +102,17 @@ def _add(model: nn.Module, name: str, config: PeftConfig) -> PeftModel:
     return cast(Any, classes.get(str(config.task_type), PeftModel))(model, config, adapter_name=name)
 
 
-def _fill(model: PeftModel, name: str, saved: SavedAdapter) -> None:
+def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
     """Set the values, every one of them and nothing else."""
-    expected = set(cast(Any, peft).get_peft_model_state_dict(model, adapter_name=name))
+    names = set(cast(Any, peft).get_peft_model_state_dict(model, adapter_name=name))
     for problem, keys in (
-        ("lacks", expected - saved.tensors.keys()),
-        ("has no place for", saved.tensors.keys() - expected),
+        ("lacks", names - adapter.tensors.keys()),
+        ("has no place for", adapter.tensors.keys() - names),
     ):
         if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise _misfit(saved, f"it {problem} '{min(keys)}'{more}")
-    cast(Any, peft).set_peft_model_state_dict(model, dict(saved.tensors), adapter_name=name)
+            others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise _misfit(adapter, f"it {problem} '{min(keys)}'{others}")
+    cast(Any, peft).set_peft_model_state_dict(model, dict(adapter.tensors), adapter_name=name)
 
 
 def _first_reason(error: Exception) -> str:
@@ -124,7 +123,7 @@ def _first_reason(error: Exception) -> str:
     return " ".join(lines)[:_MOST_LETTERS].rstrip(".")
 
 
-def _misfit(saved: SavedAdapter, reason: str) -> AdapterFileError:
+def _misfit(adapter: SavedAdapter, reason: str) -> AdapterFileError:
     return AdapterFileError(
-        f"{saved.title} does not fit this base model ({reason}); name the model it was trained on."
+        f"{adapter.title} does not fit this base model ({reason}); name the model it was trained on."
     )

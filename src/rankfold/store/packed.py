@@ -1,57 +1,124 @@
-"""The packed form of an adapter: a PEFT folder as the content of one container, and back byte for byte."""
+"""The packed form of an adapter: a PEFT folder as the content of one container, and back byte for byte.
+
+A tensor that equals an earlier one is stored once. A file that needs this, or is in int8, has format 2, which
+rankfold 0.1 refuses; any other has format 1.
+"""
+
+from collections.abc import Mapping
+from itertools import islice
 
 from pydantic import JsonValue
+from torch import Tensor
 
 from rankfold.errors import AdapterFileError
 from rankfold.store.adapter import SavedAdapter, parse_config, spell_config
 from rankfold.store.container import Container
-from rankfold.store.tensors import TensorEntry
+from rankfold.store.rounding import is_int8
+from rankfold.store.tensors import TensorEntry, check_name, copies_of
 from rankfold.store.weights import Layout, read_layout
 
-KIND = "adapter"
-FORMAT = 1
+TYPE = "adapter"
+
+MOST_COPIED_BYTES = 2 << 30
+"""How many bytes the copies may take in the weights file; a few bytes could ask for any number."""
+
+_FORMATS = (1, 2)
 
 
-def to_container(saved: SavedAdapter) -> Container:
-    """Return an adapter as what one file holds."""
-    values = saved.config_values
-    metadata: JsonValue = None if saved.layout.metadata is None else dict(saved.layout.metadata)
-    header: dict[str, JsonValue] = {"format": FORMAT, "metadata": metadata}
+def to_container(adapter: SavedAdapter) -> Container:
+    """Return an adapter as the content of one file."""
+    values = adapter.config_values
+    metadata: JsonValue = None if adapter.layout.metadata is None else dict(adapter.layout.metadata)
+    copies = _copies(adapter.tensors)
+    header: dict[str, JsonValue] = {"format": 2 if copies or is_int8(adapter) else 1, "metadata": metadata}
     # PEFT's own spelling follows from the values, which take less room.
     header |= (
-        {"config": values} if spell_config(values) == saved.config else {"config_text": saved.config.decode()}
+        {"config": values}
+        if spell_config(values) == adapter.config
+        else {"config_text": adapter.config.decode()}
     )
-    if saved.layout.header is not None:
-        header["weights_header"] = saved.layout.header.decode()
-    return Container(KIND, header, saved.tensors)
+    if adapter.layout.header is not None:
+        header["weights_header"] = adapter.layout.header.decode()
+    if copies:
+        index = {name: position for position, name in enumerate(adapter.tensors)}
+        header["copies"] = [[index[name], name, index[first]] for name, first in copies.items()]
+    tensors = {name: tensor for name, tensor in adapter.tensors.items() if name not in copies}
+    return Container(TYPE, header, tensors)
 
 
-def from_container(content: Container) -> SavedAdapter:
-    """Return the adapter that a container holds.
+def from_container(container: Container) -> SavedAdapter:
+    """Return the adapter that a container holds, in int8 if it was packed in it.
 
     Raises:
-        AdapterFileError: If it holds something else.
+        AdapterFileError: If it holds something else, or contradicts itself.
     """
-    if content.kind != KIND or content.blobs:
+    if container.type == "shrunk":
         raise AdapterFileError(
-            f"this file holds '{content.kind}', not a packed adapter; choose another file."
+            "this file was written by `rankfold size --shrink` of rankfold 0.1, which alone can expand it; "
+            "expand it with that version, then pack the adapter."
         )
-    header = dict(content.header)
-    if header.pop("format", None) != FORMAT:
+    if container.type != TYPE:
+        raise AdapterFileError(
+            f"this file holds '{container.type}', not a packed adapter; choose another file."
+        )
+    header = dict(container.header)
+    if header.pop("format", None) not in _FORMATS:
         raise AdapterFileError("the packed adapter has a format that is not known here; update rankfold.")
     config = _read_config(header)
-    entries = tuple(TensorEntry.of(name, tensor) for name, tensor in content.tensors.items())
     metadata = _read_metadata(header.pop("metadata", None))
+    tensors = _with_copies(container.tensors, header.pop("copies", []))
+    entries = tuple(TensorEntry.of(name, tensor) for name, tensor in tensors.items())
     match header:
-        case {"weights_header": str() as spelled} if len(header) == 1:
-            layout = read_layout(spelled.encode())
+        case {"weights_header": str() as text} if len(header) == 1:
+            layout = read_layout(text.encode())
         case {} if not header:
             layout = Layout(entries, metadata)
         case _:
             raise _wrong(f"the entry '{min(header)}' is unknown")
     if (layout.entries, layout.metadata) != (entries, metadata):
-        raise _wrong("what it says of its tensors differs")
-    return SavedAdapter(config, layout, content.tensors)
+        raise _wrong("its header does not fit its tensors")
+    return SavedAdapter(config, layout, tensors)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the copies among tensors with the name of the first; none if they are too large to be read."""
+    copies = copies_of(tensors)
+    size = sum(tensors[name].nbytes for name in copies)
+    return copies if size <= MOST_COPIED_BYTES else {}
+
+
+def _with_copies(tensors: Mapping[str, Tensor], copies: JsonValue) -> dict[str, Tensor]:
+    """Return stored tensors and copies in their order.
+
+    Args:
+        tensors: The stored ones.
+        copies: A list of `[position, name, position of the first]`, by position.
+    """
+    if not isinstance(copies, list):
+        raise _wrong("its copies are no list")
+    remaining = iter(tensors.items())
+    pairs: list[tuple[str, Tensor]] = []
+    size = 0
+    for copy in copies:
+        position, name, first = _read_copy(copy)
+        pairs += islice(remaining, max(0, position - len(pairs)))
+        if not 0 <= first < position == len(pairs):
+            raise _wrong(f"'{name}' is no copy of an earlier tensor")
+        pairs.append((name, pairs[first][1]))
+        size += pairs[first][1].nbytes
+    pairs += remaining
+    if size > MOST_COPIED_BYTES or len(dict(pairs)) != len(pairs):
+        raise _wrong("its copies take too many bytes, or have a name twice")
+    return dict(pairs)
+
+
+def _read_copy(values: JsonValue) -> tuple[int, str, int]:
+    match values:
+        case [int() as position, str() as name, int() as first] if type(position) is type(first) is int:
+            check_name(name)
+        case _:
+            raise _wrong("an entry of its copies is not [position, name, position of the first]")
+    return position, name, first
 
 
 def _read_config(header: dict[str, JsonValue]) -> bytes:

@@ -1,4 +1,4 @@
-"""What a store says of one adapter; as JSON it is what `rankfold store list --json` prints."""
+"""The record of one adapter in a store; `rankfold store list --json` prints it as JSON."""
 
 import json
 import re
@@ -15,37 +15,39 @@ from rankfold.errors import AdapterFileError, SpecError
 from rankfold.store.container import checksum
 
 FORMAT = 1
+INT8_FORMAT = 2
+"""The format of a record whose adapter is stored in int8."""
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@:=+/-]{0,254}$"
-_CREATED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
+_TIME_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
-"""How `created` is spelled."""
+"""The spelling of `created`."""
 
-UNSEALED = "0" * 32
-"""The digest of a record that has none yet."""
+NO_DIGEST = "0" * 32
+"""The digest of a record before it is stored."""
 
 _LABEL_LETTERS = 255
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def moment_of(created: str) -> datetime:
-    """Return the time that `created` spells.
+def moment_of(text: str) -> datetime:
+    """Read a time that is spelled as `TIME`.
 
     Raises:
         ValueError: If there is no such time, or it was before 1970.
     """
     try:
-        moment = datetime.strptime(created, TIME).replace(tzinfo=UTC)
+        moment = datetime.strptime(text, TIME).replace(tzinfo=UTC)
     except ValueError:
         moment = None
     if moment is None or moment < _EARLIEST:
-        raise ValueError(f"'{created}' is no time since 1970")
+        raise ValueError(f"'{text}' is no time since 1970")
     return moment
 
 
-def _checked_time(created: str) -> str:
-    moment_of(created)
-    return created
+def _check_time(text: str) -> str:
+    moment_of(text)
+    return text
 
 
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -63,23 +65,23 @@ class Record:
         name: Its key in the store.
         base: The base model's name as its configuration has it; "" if it has none.
         method: The preset, or PEFT's name of the method in lower case.
-        bytes: How many bytes its tensors have.
-        created: When it was put, in UTC.
+        bytes: The bytes of its tensors as they are stored.
+        created: The time it was put, in UTC.
         digest: The checksum over all of it, in hexadecimal.
-        tags: What somebody wrote beside it, by key.
-        metrics: What was measured of it, by name.
-        format: The version of this layout.
+        tags: Texts to find it by, by key.
+        metrics: Measured numbers, by name.
+        format: 1, or 2 if it is stored in int8.
     """
 
     name: Name
     base: str
     method: str
     bytes: Annotated[int, Field(ge=0)]
-    created: Annotated[str, Field(pattern=_CREATED), AfterValidator(_checked_time)]
+    created: Annotated[str, Field(pattern=_TIME_PATTERN), AfterValidator(_check_time)]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tags: Mapping[Name, Text] = field(default_factory=dict[str, str])
     metrics: Mapping[Name, Number] = field(default_factory=dict[str, float])
-    format: Literal[1] = FORMAT
+    format: Literal[1, 2] = FORMAT
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return the record as JSON values."""
@@ -95,23 +97,23 @@ class Record:
         try:
             return _adapter().validate_json(json.dumps(values))
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            raise AdapterFileError(
-                f"this is no record of format {FORMAT} ({faults}); export it again."
-            ) from error
+            faults = "; ".join(
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+            )
+            raise AdapterFileError(f"this is no record ({faults}); export it again.") from error
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a record."""
-    found = _adapter().json_schema()
+    values = _adapter().json_schema()
     for field_name in ("tags", "metrics"):
         # pydantic leaves this out, although it refuses other names.
-        found["properties"][field_name]["additionalProperties"] = False
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+        values["properties"][field_name]["additionalProperties"] = False
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **values}
 
 
 def check_labels(name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-    """Check what names a record and what is written beside it.
+    """Check the name, the tags and the metrics of a record.
 
     Raises:
         SpecError: If a name has other letters, a text is too long, or a number is not finite.
@@ -129,19 +131,19 @@ def check_labels(name: str, tags: Mapping[str, str], metrics: Mapping[str, float
             raise SpecError(f"the metric '{key}' is {number}; give a finite number.")
 
 
-def digest_of(record: Record, stored: Sequence[bytes], parts: Sequence[tuple[int, bytes]]) -> str:
-    """Return the checksum over everything that makes a record.
+def digest_of(record: Record, blobs: Sequence[bytes], parts: Sequence[tuple[int, bytes]]) -> str:
+    """Return the checksum over everything that makes up a record.
 
     Args:
-        record: What is said of it; its size follows from the rest, and its own digest is left out.
-        stored: What lies in its row and in that of its kind, as it lies there.
+        record: The record; its size follows from the rest, and its own digest is left out.
+        blobs: The compressed columns of its row and of that of its family.
         parts: The position and the hash of each part.
     """
-    said = (record.format, record.name, record.base, record.method, record.created)
+    fields = (record.format, record.name, record.base, record.method, record.created)
     labels = (dict(record.tags), dict(record.metrics))
-    digests = [checksum(blob).hex() for blob in stored]
-    places = [(position, digest.hex()) for position, digest in parts]
-    return checksum(json.dumps((*said, *labels, digests, places)).encode()).hex()
+    digests = [checksum(blob).hex() for blob in blobs]
+    uses = [(position, digest.hex()) for position, digest in parts]
+    return checksum(json.dumps((*fields, *labels, digests, uses)).encode()).hex()
 
 
 @cache

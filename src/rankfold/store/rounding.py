@@ -1,76 +1,176 @@
-"""Numbers in fewer bytes: bfloat16, or eight bits in blocks with a scale. The error is measured."""
+"""Round an adapter to fewer bytes: to another floating-point type, or to int8 in blocks with a scale each.
+
+An adapter in int8 is again a `SavedAdapter`, which packed files, stores and exports hold like any other: each
+rounded tensor has one signed byte a number, one more tensor has the scales, and the metadata has the types to
+go back to. `restore` goes back; whoever opens an adapter gets it restored.
+"""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rankfold.errors import SpecError
-from rankfold.store.tensors import DTYPES, TensorEntry, bytes_of
+from rankfold.errors import AdapterFileError
+from rankfold.store.adapter import SavedAdapter
+from rankfold.store.tensors import DTYPES, TensorEntry
+from rankfold.store.weights import Layout
 
-Rounding = Literal["bf16", "int8"]
+Dtype = Literal["fp32", "fp16", "bf16", "int8"]
+
+FLOATS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""The floating-point types that an adapter can be rounded to, as the command line names them."""
 
 BLOCK = 64
-"""How many numbers share one scale in `int8`."""
+"""How many numbers share one scale in int8."""
+
+SCALES = "int8.scales"
+"""The tensor with the scales of all blocks, in the order of the rounded tensors."""
+
+TYPES = "rankfold.int8"
+"""The metadata with the original type of each tensor, or `-` where it was not rounded."""
 
 _LARGEST = 127
 _SCALE_BYTES = 4
+_EXACT = "-"
 
 
-def kept_bytes(entry: TensorEntry, rounding: Rounding | None) -> int:
-    """Return how many bytes a tensor takes; integers, and what has few bits already, are kept as they are."""
-    if rounding is None or not DTYPES[entry.dtype].is_floating_point:
-        return entry.bytes
-    scales = math.ceil(entry.numbers / BLOCK)
-    return min(
-        entry.bytes, 2 * entry.numbers if rounding == "bf16" else entry.numbers + _SCALE_BYTES * scales
-    )
+def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
+    """Return an adapter with its floating-point tensors rounded.
 
-
-def keep(entry: TensorEntry, tensor: Tensor, rounding: Rounding | None) -> bytes:
-    """Return a tensor as bytes, rounded if that makes it smaller.
+    Args:
+        adapter: The adapter.
+        dtype: A floating-point type, which the tensors then have; or `int8`, from which `restore` gives
+            rounded numbers in the original types. Integers, and tensors that `int8` would not make smaller,
+            are kept as they are.
 
     Raises:
-        SpecError: If a number is not finite or too large to be rounded.
+        AdapterFileError: If a value is not finite or too large, or the adapter is in int8 already.
     """
-    if rounding is None or kept_bytes(entry, rounding) == entry.bytes:
-        return bytes_of(tensor)
-    numbers = tensor.reshape(-1).to(torch.bfloat16 if rounding == "bf16" else torch.float32)
+    check_exact(adapter)
+    if dtype != "int8":
+        tensors = {name: _to_float(name, tensor, dtype) for name, tensor in adapter.tensors.items()}
+        return _with_tensors(adapter, tensors, adapter.layout.metadata)
+    tensors: dict[str, Tensor] = {}
+    scales: list[Tensor] = []
+    types: list[str] = []
+    for entry in adapter.layout.entries:
+        tensor = adapter.tensors[entry.name]
+        if not _is_smaller_in_int8(entry):
+            tensors[entry.name] = tensor
+            types.append(_EXACT)
+            continue
+        tensors[entry.name], block_scales = _to_int8(entry.name, tensor)
+        scales.append(block_scales)
+        types.append(entry.dtype)
+    tensors[SCALES] = torch.cat([torch.empty(0), *scales])
+    return _with_tensors(adapter, tensors, {**(adapter.layout.metadata or {}), TYPES: " ".join(types)})
+
+
+def restore(adapter: SavedAdapter) -> SavedAdapter:
+    """Return an adapter in int8 with rounded numbers in the original types; any other as it is.
+
+    Raises:
+        AdapterFileError: If the types, the scales and the tensors do not fit.
+    """
+    if not is_int8(adapter):
+        return adapter
+    metadata = dict(adapter.layout.metadata or {})
+    types = metadata.pop(TYPES).split(" ")
+    names = [name for name in adapter.tensors if name != SCALES]
+    scales = adapter.tensors.get(SCALES)
+    if scales is None or scales.dtype != torch.float32 or scales.ndim != 1 or len(types) != len(names):
+        raise _contradiction()
+    tensors: dict[str, Tensor] = {}
+    begin = 0
+    for name, dtype in zip(names, types, strict=True):
+        tensor = adapter.tensors[name]
+        if dtype != _EXACT:
+            end = begin + _blocks(tensor.numel())
+            tensor, begin = _from_int8(tensor, dtype, scales[begin:end]), end
+        tensors[name] = tensor
+    if begin != len(scales):
+        raise _contradiction()
+    return _with_tensors(adapter, tensors, metadata or None)
+
+
+def is_int8(adapter: SavedAdapter) -> bool:
+    """Whether an adapter was rounded to int8 and not restored."""
+    return TYPES in (adapter.layout.metadata or {})
+
+
+def check_exact(adapter: SavedAdapter) -> None:
+    """Check that an adapter is not in int8.
+
+    Raises:
+        AdapterFileError: If it is, or has a tensor of the name that is reserved for the scales.
+    """
+    if is_int8(adapter) or SCALES in adapter.tensors:
+        raise AdapterFileError(f"{adapter.title} is in int8 already; unpack it with `rankfold unpack` first.")
+
+
+def relative_error(exact: SavedAdapter, rounded: SavedAdapter) -> float:
+    """Return the largest relative error of a tensor: RMS of its change over RMS of its values."""
+    errors = (_rms_error(tensor, rounded.tensors[name]) for name, tensor in exact.tensors.items())
+    return max(errors, default=0.0)
+
+
+def _rms_error(exact: Tensor, rounded: Tensor) -> float:
+    if not exact.is_floating_point():
+        return 0.0
+    wide = exact.double()
+    size = wide.square().sum().sqrt().item()
+    return (rounded.double() - wide).square().sum().sqrt().item() / size if size else 0.0
+
+
+def _to_float(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    narrow = tensor.to(FLOATS[dtype])
+    if not torch.equal(narrow.isfinite(), tensor.isfinite()):
+        raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep more bits.")
+    return narrow
+
+
+def _is_smaller_in_int8(entry: TensorEntry) -> bool:
+    is_float = DTYPES[entry.dtype].is_floating_point
+    return is_float and entry.numbers + _SCALE_BYTES * _blocks(entry.numbers) < entry.bytes
+
+
+def _to_int8(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the steps, in the tensor's shape, and the scale of each block."""
+    numbers = tensor.reshape(-1).to(torch.float32)
     if not numbers.isfinite().all():
-        raise SpecError(
-            f"'{entry.name}' has numbers that cannot be rounded to {rounding}; leave out the option."
-        )
-    if rounding == "bf16":
-        return bytes_of(numbers)
+        raise AdapterFileError(f"'{name}' has values that int8 cannot hold; keep more bits.")
     blocks = pad(numbers, (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
     scales = blocks.abs().amax(dim=1, keepdim=True) / _LARGEST
     # A block of zeros has no scale, nor has one whose largest number is too small for it.
     steps = (blocks / scales).nan_to_num(nan=0.0).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
-    return bytes_of(scales) + bytes_of(steps.view(-1)[: len(numbers)])
+    return steps.view(-1)[: len(numbers)].reshape(tensor.shape), scales.view(-1)
 
 
-def restore(entry: TensorEntry, data: memoryview, rounding: Rounding | None) -> Tensor:
-    """Return a tensor, in its own type, from what `keep` gave."""
-    dtype, memory = DTYPES[entry.dtype], bytearray(data)
-    if not entry.numbers:
-        return torch.empty(entry.shape, dtype=dtype)
-    if rounding is None or kept_bytes(entry, rounding) == entry.bytes:
-        numbers = torch.frombuffer(memory, dtype=dtype)
-    elif rounding == "bf16":
-        numbers = torch.frombuffer(memory, dtype=torch.bfloat16)
-    else:
-        count = math.ceil(entry.numbers / BLOCK)
-        scales = torch.frombuffer(memory, dtype=torch.float32, count=count)
-        steps = torch.frombuffer(memory, dtype=torch.int8, offset=_SCALE_BYTES * count)
-        numbers = steps.float() * scales.repeat_interleave(BLOCK)[: entry.numbers]
-    return numbers.to(dtype).reshape(entry.shape)
+def _from_int8(steps: Tensor, dtype: str, scales: Tensor) -> Tensor:
+    """Return the numbers of the steps; `scales` has one for each block."""
+    fits = steps.dtype == torch.int8 and len(scales) == _blocks(steps.numel())
+    if not fits or dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
+        raise _contradiction()
+    numbers = steps.reshape(-1).float() * scales.repeat_interleave(BLOCK)[: steps.numel()]
+    return numbers.to(DTYPES[dtype]).reshape(steps.shape)
 
 
-def relative_error(before: Tensor, after: Tensor) -> float:
-    """Return the largest change of a number, over the largest number."""
-    if not before.numel() or not before.is_floating_point():
-        return 0.0
-    largest = before.double().abs().max().item()
-    return (before.double() - after.double()).abs().max().item() / largest if largest else 0.0
+def _blocks(numbers: int) -> int:
+    return math.ceil(numbers / BLOCK)
+
+
+def _with_tensors(
+    adapter: SavedAdapter, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None
+) -> SavedAdapter:
+    entries = tuple(TensorEntry.of(name, tensor) for name, tensor in tensors.items())
+    return replace(adapter, layout=Layout(entries, metadata), tensors=tensors)
+
+
+def _contradiction() -> AdapterFileError:
+    return AdapterFileError("the adapter in int8 contradicts itself; pack the adapter again.")

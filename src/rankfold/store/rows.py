@@ -1,18 +1,38 @@
-"""One record as rows of the tables, and back, with proof of its checksum."""
+"""Records in the tables of a store: put, load, remove and search, with proof of each record's checksum."""
 
 import dataclasses
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, final
 
 from torch import Tensor
 
-from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
+from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, unknown_name
 from rankfold.store.adapter import SavedAdapter
-from rankfold.store.bodies import damaged, put_part, read_parts
-from rankfold.store.kinds import Kind, deflate_config, inflate_config, put_kind, read_outline
-from rankfold.store.record import FORMAT, TIME, UNSEALED, Record, check_labels, digest_of, moment_of
+from rankfold.store.record import (
+    FORMAT,
+    INT8_FORMAT,
+    NO_DIGEST,
+    TIME,
+    Record,
+    check_labels,
+    digest_of,
+    moment_of,
+)
+from rankfold.store.rounding import is_int8
+from rankfold.store.sharing import (
+    Family,
+    damage_error,
+    deflate_config,
+    inflate_config,
+    put_family,
+    put_part,
+    read_outline,
+    read_parts,
+)
 from rankfold.store.tensors import Cutter, bytes_of
 from rankfold.store.weights import Layout
 
@@ -22,35 +42,111 @@ SHARED_BYTES = 16384
 SHARED_HEAD_BYTES = 512
 """The same of a module that was saved whole, such as a classification head."""
 
-_REST = -1
+_REMAINDER = -1
 """The position of the part that holds all other tensors."""
 
-_SAID = "records.id, records.name, base, method, bytes, created, records.digest, format"
-_SAID_COLUMNS = len(_SAID.split(","))
+_COLUMNS = "records.id, records.name, base, method, bytes, created, records.digest, format"
+_COLUMN_COUNT = len(_COLUMNS.split(","))
 _FROM = "FROM records JOIN kinds ON kinds.id = records.kind"
 
 _MOST_SECONDS = 253_402_300_799
 
+_CONDITION = re.compile(r"\s*([^<>=\s]+)\s*(>=|<=|==|=|>|<)\s*(\S+)\s*")
+
+# The names that a search may use; a family without records does not count.
+_NAMES = {
+    "base": "SELECT base AS name FROM kinds JOIN records ON records.kind = kinds.id",
+    "method": "SELECT method AS name FROM kinds JOIN records ON records.kind = kinds.id",
+    "tag": "SELECT name FROM tags",
+    "metric": "SELECT name FROM metrics",
+}
+
+Value = str | int | float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search for records, as SQL that the store's indexes answer; an empty one finds all.
+
+    Args:
+        base: The base model's name.
+        method: The preset, or PEFT's name of the method.
+        tags: Tags with these values.
+        where: Conditions on metrics, such as "accuracy>=0.9"; a record without the metric is not found.
+    """
+
+    base: str | None = None
+    method: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    where: Sequence[str] = ()
+
+    def to_sql(self) -> tuple[str, list[Value]]:
+        """Return a condition on `records` and `kinds`, and the values in it.
+
+        Raises:
+            SpecError: If a condition on a metric is none.
+        """
+        terms: list[str] = []
+        values: list[Value] = []
+        if self.base is not None:
+            terms.append("records.kind IN (SELECT id FROM kinds WHERE base = ?)")
+            values.append(self.base)
+        if self.method is not None:
+            terms.append("records.kind IN (SELECT id FROM kinds WHERE method = ?)")
+            values.append(self.method)
+        for name, value in self.tags.items():
+            terms.append("records.id IN (SELECT record FROM tags WHERE name = ? AND value = ?)")
+            values += [name, value]
+        for condition in self.where:
+            name, sign, number = _parse(condition)
+            terms.append(f"records.id IN (SELECT record FROM metrics WHERE name = ? AND value {sign} ?)")
+            values += [name, number]
+        return " AND ".join(terms) or "1", values
+
+    def check(self, connection: sqlite3.Connection) -> None:
+        """Check that some record has the base, method, tags and metrics, unless the store is empty.
+
+        Raises:
+            SpecError: If none has one of them, with the nearest that one has.
+        """
+        terms = [("base", self.base), ("method", self.method), *(("tag", name) for name in self.tags)]
+        terms += [("metric", _parse(condition)[0]) for condition in self.where]
+        if not connection.execute("SELECT EXISTS (SELECT 1 FROM records)").fetchone()[0]:
+            return
+        for noun, name in terms:
+            names = f"SELECT DISTINCT name FROM ({_NAMES[noun]})"
+            if name is not None and connection.execute(f"{names} WHERE name = ?", (name,)).fetchone() is None:
+                existing = (row[0] for row in connection.execute(names))
+                raise unknown_name(f"{noun} of the adapters", name, existing)
+
 
 def describe(
     name: str,
-    saved: SavedAdapter,
+    adapter: SavedAdapter,
     *,
     created: datetime,
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> Record:
-    """Return what is to be said of an adapter, without its checksum.
+    """Return the record of an adapter, without its checksum.
 
     Raises:
         SpecError: If a name, tag or metric cannot be stored.
     """
     check_labels(name, tags, metrics)
-    kind = Kind.of(saved)
-    numbers = {key: float(metrics[key]) for key in sorted(metrics)}
-    texts = {key: tags[key] for key in sorted(tags)}
-    moment = created.strftime(TIME)
-    return Record(name, kind.base, kind.method, saved.learned_bytes, moment, UNSEALED, texts, numbers)
+    family = Family.of(adapter)
+    return Record(
+        name=name,
+        base=family.base,
+        method=family.method,
+        bytes=adapter.learned_bytes,
+        created=created.strftime(TIME),
+        digest=NO_DIGEST,
+        tags={key: tags[key] for key in sorted(tags)},
+        metrics={key: float(metrics[key]) for key in sorted(metrics)},
+        format=INT8_FORMAT if is_int8(adapter) else FORMAT,
+    )
 
 
 def has(connection: sqlite3.Connection, name: str) -> bool:
@@ -68,13 +164,13 @@ def remove(connection: sqlite3.Connection, name: str) -> None:
         raise _unknown(connection, name)
 
 
-def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, replace: bool) -> Record:
+def put(connection: sqlite3.Connection, record: Record, adapter: SavedAdapter, *, replace: bool) -> Record:
     """Store an adapter and return its record with the checksum.
 
     Args:
         connection: In a transaction that may write.
-        record: What `describe` said of it.
-        saved: The adapter.
+        record: The result of `describe`.
+        adapter: The adapter.
         replace: Whether to replace a record of this name.
 
     Raises:
@@ -86,22 +182,22 @@ def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, 
                 f"the store has an adapter '{record.name}'; choose another name, or add --replace."
             )
         remove(connection, record.name)
-    kind, outline, template, template_bytes = put_kind(connection, Kind.of(saved), saved.config)
-    parts = {position: put_part(connection, data) for position, data in _bodies(saved).items()}
+    family, outline, template, template_bytes = put_family(connection, Family.of(adapter), adapter.config)
+    parts = {position: put_part(connection, data) for position, data in _split_parts(adapter).items()}
     digests = [(position, digest) for position, (_, digest) in parts.items()]
-    delta = deflate_config(saved.config, template, template_bytes)
+    delta = deflate_config(adapter.config, template, template_bytes)
     record = dataclasses.replace(record, digest=digest_of(record, (outline, template, delta), digests))
-    created = int(moment_of(record.created).timestamp())
+    seconds = int(moment_of(record.created).timestamp())
     row = connection.execute(
         "INSERT INTO records (name, kind, format, created, config, config_bytes, digest, bytes)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             record.name,
-            kind,
-            FORMAT,
-            created,
+            family,
+            record.format,
+            seconds,
             delta,
-            len(saved.config),
+            len(adapter.config),
             bytes.fromhex(record.digest),
             record.bytes,
         ),
@@ -116,7 +212,7 @@ def put(connection: sqlite3.Connection, record: Record, saved: SavedAdapter, *, 
 
 
 def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapter]:
-    """Read an adapter and its record.
+    """Read an adapter, in int8 if it was put so, and its record.
 
     Args:
         connection: In a transaction.
@@ -127,56 +223,76 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
         SpecError: If there is none of this name.
     """
     row = connection.execute(
-        f"SELECT {_SAID}, config, config_bytes, template, template_bytes, outline, outline_bytes"
+        f"SELECT {_COLUMNS}, config, config_bytes, template, template_bytes, outline, outline_bytes"
         f" {_FROM} WHERE records.name = ?",
         (name,),
     ).fetchone()
     if row is None:
         raise _unknown(connection, name)
-    delta, config_bytes, template, template_bytes, outline, outline_bytes = row[_SAID_COLUMNS:]
-    (record,) = _records(connection, [row[:_SAID_COLUMNS]])
+    delta, config_bytes, template, template_bytes, outline, outline_bytes = row[_COLUMN_COUNT:]
+    (record,) = _records(connection, [row[:_COLUMN_COUNT]])
     try:
-        kind, _ = read_outline(outline, outline_bytes)
+        family, _ = read_outline(outline, outline_bytes)
         config = inflate_config(delta, config_bytes, template, template_bytes)
         parts = read_parts(connection, row[0])
         digests = [(position, digest) for position, digest, _ in parts]
         if digest_of(record, (outline, template, delta), digests) != record.digest:
-            raise damaged("its description")
-        tensors = _assemble(kind.layout, {position: data for position, _, data in parts})
-        if kind.layout.payload_bytes != record.bytes:
-            raise damaged("its size")
+            raise damage_error("its description")
+        tensors = _join_parts(family.layout, {position: data for position, _, data in parts})
+        if family.layout.payload_bytes != record.bytes:
+            raise damage_error("its size")
     except AdapterFileError as error:
         raise AdapterFileError(f"adapter '{name}': {error}") from error
-    return record, SavedAdapter(config, kind.layout, tensors, source=name)
+    return record, SavedAdapter(config, family.layout, tensors, source=name)
 
 
 def select(
-    connection: sqlite3.Connection, condition: str, values: Sequence[str | int | float], *, limit: int
+    connection: sqlite3.Connection, condition: str, values: Sequence[Value], *, limit: int
 ) -> list[Record]:
     """Return the records that meet a condition, by name.
 
     Raises:
-        AdapterFileError: If one has a format that is not known here, or a time that is none.
+        AdapterFileError: If one has a format that is not known here, or an impossible time.
     """
     rows = connection.execute(
-        f"SELECT {_SAID} {_FROM} WHERE {condition} ORDER BY records.name LIMIT {limit}", values
+        f"SELECT {_COLUMNS} {_FROM} WHERE {condition} ORDER BY records.name LIMIT {limit}", values
     ).fetchall()
     return _records(connection, rows)
 
 
+def _parse(condition: str) -> tuple[str, str, float]:
+    match = _CONDITION.fullmatch(condition)
+    try:
+        if match:
+            return match[1], match[2], float(match[3])
+    except ValueError:
+        pass
+    raise SpecError(f"'{condition}' is no condition on a metric; write it like accuracy>=0.9.")
+
+
 def _records(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[Record]:
-    """Return records from their rows, with what is written beside them."""
+    """Return records from their rows, with their tags and metrics."""
     tags: dict[int, dict[str, str]] = {row[0]: {} for row in rows}
     metrics: dict[int, dict[str, float]] = {row[0]: {} for row in rows}
     ids = [row[0] for row in rows]
-    where = f"WHERE record IN ({','.join('?' * len(ids))})"
+    among = f"WHERE record IN ({','.join('?' * len(ids))})"
     for is_tag, row, name, value in connection.execute(
-        f"SELECT 1, record, name, value FROM tags {where} UNION ALL"
-        f" SELECT 0, record, name, value FROM metrics {where} ORDER BY 1, 2, 3",
+        f"SELECT 1, record, name, value FROM tags {among} UNION ALL"
+        f" SELECT 0, record, name, value FROM metrics {among} ORDER BY 1, 2, 3",
         ids * 2,
     ):
         (tags if is_tag else metrics)[row][name] = value
     return [_record(row, tags[row[0]], metrics[row[0]]) for row in rows]
+
+
+def _record(row: tuple[Any, ...], tags: dict[str, str], metrics: dict[str, float]) -> Record:
+    _, name, base, method, size, seconds, digest, format_ = row
+    if format_ not in (FORMAT, INT8_FORMAT):
+        raise AdapterFileError(f"adapter '{name}' has the unknown format {format_}; update rankfold.")
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise AdapterFileError(f"adapter '{name}': {damage_error('its time')}")
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    return Record(name, base, method, size, moment, digest.hex(), tags, metrics, format_)
 
 
 def _unknown(connection: sqlite3.Connection, name: str) -> SpecError:
@@ -185,53 +301,41 @@ def _unknown(connection: sqlite3.Connection, name: str) -> SpecError:
         " UNION SELECT name FROM (SELECT name FROM records WHERE name < ?1 ORDER BY name DESC LIMIT 3)",
         (name,),
     ).fetchall()
-    hint = f"names near it are {', '.join(each for (each,) in near)}" if near else "the store is empty"
+    hint = f"names near it are {', '.join(row[0] for row in near)}" if near else "the store is empty"
     return SpecError(f"there is no adapter '{name}'; {hint}.")
 
 
-def _record(row: tuple[Any, ...], tags: dict[str, str], metrics: dict[str, float]) -> Record:
-    _, name, base, method, size, created, digest, form = row
-    if form != FORMAT:
-        raise AdapterFileError(
-            f"adapter '{name}' has format {form} and this is for {FORMAT}; update rankfold."
-        )
-    if not 0 <= created <= _MOST_SECONDS:
-        raise AdapterFileError(f"adapter '{name}': {damaged('its time')}")
-    moment = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
-    return Record(name, base, method, size, moment, digest.hex(), tags, metrics)
-
-
-def _bodies(saved: SavedAdapter) -> dict[int, bytes]:
-    """Return the bytes of an adapter's parts by position: what may be shared by its index, and the rest."""
-    names = set(saved.modules_to_save)
-    alone: dict[int, bytes] = {}
-    rest: list[bytes] = []
-    for index, entry in enumerate(saved.layout.entries):
-        is_head = not names.isdisjoint(entry.name.split("."))
-        data = bytes_of(saved.tensors[entry.name])
+def _split_parts(adapter: SavedAdapter) -> dict[int, bytes]:
+    """Return the bytes of an adapter's parts by position: large tensors by their index, and the remainder."""
+    heads = set(adapter.modules_to_save)
+    parts: dict[int, bytes] = {}
+    small: list[bytes] = []
+    for index, entry in enumerate(adapter.layout.entries):
+        is_head = not heads.isdisjoint(entry.name.split("."))
+        data = bytes_of(adapter.tensors[entry.name])
         if len(data) >= (SHARED_HEAD_BYTES if is_head else SHARED_BYTES):
-            alone[index] = data
+            parts[index] = data
         else:
-            rest.append(data)
-    return ({_REST: b"".join(rest)} if any(rest) else {}) | alone
+            small.append(data)
+    return ({_REMAINDER: b"".join(small)} if any(small) else {}) | parts
 
 
-def _assemble(layout: Layout, bodies: dict[int, bytearray]) -> dict[str, Tensor]:
+def _join_parts(layout: Layout, parts: dict[int, bytearray]) -> dict[str, Tensor]:
     """Return the tensors of an adapter from its parts."""
-    alone = bodies.keys() - {_REST}
-    if not alone <= set(range(len(layout.entries))):
-        raise damaged("the list of its parts")
-    if not alone:
-        return _cut(layout.cutter, bodies)
-    rest = Cutter([entry for index, entry in enumerate(layout.entries) if index not in alone])
-    tensors = _cut(rest, bodies)
-    for index in alone:
-        tensors |= _cut(Cutter([layout.entries[index]]), bodies, index)
+    large = parts.keys() - {_REMAINDER}
+    if not large <= set(range(len(layout.entries))):
+        raise damage_error("the list of its parts")
+    if not large:
+        return _cut(layout.cutter, parts)
+    small = Cutter([entry for index, entry in enumerate(layout.entries) if index not in large])
+    tensors = _cut(small, parts)
+    for index in large:
+        tensors |= _cut(Cutter([layout.entries[index]]), parts, index)
     return {entry.name: tensors[entry.name] for entry in layout.entries}
 
 
-def _cut(cutter: Cutter, bodies: dict[int, bytearray], position: int = _REST) -> dict[str, Tensor]:
-    data = bodies.get(position, bytearray())
+def _cut(cutter: Cutter, parts: dict[int, bytearray], position: int = _REMAINDER) -> dict[str, Tensor]:
+    data = parts.get(position, bytearray())
     if len(data) != cutter.bytes:
-        raise damaged("the length of a part")
+        raise damage_error("the length of a part")
     return cutter.cut(data)

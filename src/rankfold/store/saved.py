@@ -5,29 +5,22 @@ damaged or hostile bytes are refused by the same checks; a pickle is never opene
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
-
-import torch
+from typing import final
 
 from rankfold.errors import AdapterFileError
 from rankfold.files import check_free_file, write_whole
 from rankfold.store import container
-from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config, relative_error
+from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config
 from rankfold.store.database import Database
 from rankfold.store.packed import from_container, to_container
+from rankfold.store.rounding import Dtype, check_exact, relative_error, restore, round_adapter
 from rankfold.store.rows import load
 from rankfold.store.weights import split
 
 RECORD_SIGN = "#"
 """Separates the file of a store from the name of a record: `adapters.db#customers/a`."""
-
-Dtype = Literal["fp32", "fp16", "bf16"]
-
-DTYPES: Mapping[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""The types that an adapter can be rounded to, as the command line names them."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WAIT_SECONDS = 30.0
@@ -40,7 +33,7 @@ class Packed:
 
     Args:
         file_bytes: The size of the file.
-        learned_bytes: The bytes of the values in it.
+        learned_bytes: The bytes of the values in it, each tensor once.
         relative_error: The largest error of a rounded tensor, root mean square of the error by that of its
             values; 0 if nothing was rounded.
         left_out: The folder's other files, which a packed adapter does not carry.
@@ -52,33 +45,35 @@ class Packed:
     left_out: tuple[str, ...]
 
 
-def open_adapter(location: str | Path) -> SavedAdapter:
+def open_adapter(location: SavedAdapter | str | Path) -> SavedAdapter:
     """Read a saved adapter, whatever its form.
 
     Args:
         location: A PEFT folder, or its `.safetensors` file with `adapter_config.json` beside it; a packed
-            file; or a record of a store as `STORE#NAME`.
+            file; or a record of a store as `STORE#NAME`. An adapter that is open is returned as it is.
 
     Raises:
         AdapterFileError: If there is no adapter, a file is damaged, or its weights are a pickle.
         SpecError: If the store has no record of this name.
         StoreError: If the store cannot be read.
     """
+    if isinstance(location, SavedAdapter):
+        return location
     path = Path(location)
     if path.is_dir():
-        saved = _read_folder(path)
+        adapter = _read_folder(path)
     elif path.is_file():
-        saved = _read_file(path)
+        adapter = _read_file(path)
     elif path.exists():
         raise AdapterFileError(f"'{location}' is neither a file nor a folder; name a saved adapter.")
     elif store := _store_of(location):
-        saved = _read_record(*store)
+        adapter = _read_record(*store)
     else:
         raise AdapterFileError(
             f"there is no folder or file '{location}'; name a saved adapter: a folder, a packed file, "
             "or a record of a store as STORE#NAME."
         )
-    return dataclasses.replace(saved, source=str(location))
+    return restore(dataclasses.replace(adapter, source=str(location)))
 
 
 def other_files(location: str | Path, *, but: Path | None = None) -> dict[str, int]:
@@ -92,8 +87,8 @@ def other_files(location: str | Path, *, but: Path | None = None) -> dict[str, i
         Sizes by path within the folder.
     """
     folder = Path(location)
-    omitted = {path.resolve() for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME, but) if path}
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.resolve() not in omitted)
+    skip = {path.resolve() for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME, but) if path}
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.resolve() not in skip)
     return {file.relative_to(folder).as_posix(): file.lstat().st_size for file in files}
 
 
@@ -107,29 +102,31 @@ def pack_adapter(
     """Write a saved adapter, of any PEFT method, as one file; `unpack_adapter` gives the folder back.
 
     Args:
-        adapter: A location as for `open_adapter`, or an opened adapter.
+        adapter: As for `open_adapter`.
         file: The file to write, in one step.
         dtype: Round the floating-point tensors to this type; without it the folder comes back byte for byte.
+            Of `int8` come back rounded numbers in the original types.
         overwrite: Whether to replace the file.
 
     Raises:
         AdapterFileError: If there is no adapter, it is damaged, or its weights are a pickle; or if a value is
-            too large for the type.
+            not finite or too large for the type.
         OutputExistsError: If the file exists, or is a folder.
         SpecError: If nothing can be written there.
     """
     target = Path(file)
     check_free_file(target, overwrite=overwrite)
-    exact = adapter if isinstance(adapter, SavedAdapter) else open_adapter(adapter)
-    saved = exact if dtype is None else exact.in_dtype(DTYPES[dtype])
-    data = container.encode(to_container(saved))
-    _check_round_trip(saved, from_container(container.decode(data)))
+    exact = open_adapter(adapter)
+    small = exact if dtype is None else round_adapter(exact, dtype)
+    content = to_container(small)
+    data = container.encode(content)
+    _check_round_trip(small, from_container(container.decode(data)))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, data)
     return Packed(
         file_bytes=len(data),
-        learned_bytes=saved.learned_bytes,
-        relative_error=relative_error(exact, saved),
+        learned_bytes=sum(tensor.nbytes for tensor in content.tensors.values()),
+        relative_error=relative_error(exact, restore(small)),
         left_out=tuple(other_files(exact.source, but=target)) if exact.source else (),
     )
 
@@ -146,7 +143,7 @@ def unpack_adapter(file: str | Path, folder: str | Path) -> None:
         OutputExistsError: If the folder has something in it.
         SpecError: If nothing can be written there.
     """
-    _read_packed(Path(file)).write(Path(folder))
+    restore(_read_packed(Path(file))).write(Path(folder))
 
 
 def _read_folder(folder: Path) -> SavedAdapter:
@@ -180,7 +177,9 @@ def _read_weights(file: Path) -> SavedAdapter:
         text = config.read_bytes()
         parse_config(text)
     with container.naming(file):
-        return SavedAdapter(text, *split(file.read_bytes()))
+        adapter = SavedAdapter(text, *split(file.read_bytes()))
+        check_exact(adapter)
+    return adapter
 
 
 def _store_of(location: str | Path) -> tuple[Path, str] | None:
@@ -198,9 +197,9 @@ def _read_record(file: Path, name: str) -> SavedAdapter:
         database.close()
 
 
-def _check_round_trip(saved: SavedAdapter, again: SavedAdapter) -> None:
+def _check_round_trip(adapter: SavedAdapter, again: SavedAdapter) -> None:
     """Check, before anything is written, that both files come back byte for byte."""
-    if again.config != saved.config or again.weights_file() != saved.weights_file():
+    if again.config != adapter.config or again.weights_file() != adapter.weights_file():
         raise AdapterFileError("the packed file would not unpack to the same bytes; report this as a fault.")
 
 

@@ -90,34 +90,34 @@ def explain(location: Path) -> Explanation:
         SpecError: If the store has no record of this name.
         StoreError: If the store cannot be read.
     """
-    saved = open_adapter(location)
-    tensors = saved.tensors
+    adapter = open_adapter(location)
+    tensors = adapter.tensors
     if container.is_container(location):
         # The values as they are stored, which may be rounded or left out.
         tensors = container.read(location).tensors
         size = location.stat().st_size - sum(len(bytes_of(tensor)) for tensor in tensors.values())
         overhead = [Part("names, configuration and checksum", "header", 0, 0, size)]
     else:
-        header = saved.layout.header_bytes()
+        header = adapter.layout.header_bytes()
         text = len(header.rstrip(b" "))
         overhead = [
             Part("names, shapes and offsets", "header", 0, 0, text),
             Part("alignment", "padding", 0, 0, len(header) - text),
         ]
-    parts = [*_tensor_parts(saved, tensors), *overhead]
+    parts = [*_tensor_parts(adapter, tensors), *overhead]
     if not location.is_dir():
-        return _explain(str(location), saved, parts, {})
-    files = {CONFIG_NAME: len(saved.config), **other_files(location)}
-    return _explain(str(location / WEIGHTS_NAME), saved, parts, files)
+        return _explain(str(location), adapter, parts, {})
+    files = {CONFIG_NAME: len(adapter.config), **other_files(location)}
+    return _explain(str(location / WEIGHTS_NAME), adapter, parts, files)
 
 
-def _tensor_parts(saved: SavedAdapter, tensors: Mapping[str, Tensor]) -> list[Part]:
+def _tensor_parts(adapter: SavedAdapter, tensors: Mapping[str, Tensor]) -> list[Part]:
     copies = copies_of(tensors)
     entries = (TensorEntry.of(name, tensor) for name, tensor in tensors.items())
     return [
         Part(
             entry.name,
-            "duplicate" if entry.name in copies else _type_of(entry.name, saved),
+            "duplicate" if entry.name in copies else _type_of(entry.name, adapter),
             1,
             entry.numbers,
             entry.bytes,
@@ -126,40 +126,40 @@ def _tensor_parts(saved: SavedAdapter, tensors: Mapping[str, Tensor]) -> list[Pa
     ]
 
 
-def _type_of(name: str, saved: SavedAdapter) -> PartType:
+def _type_of(name: str, adapter: SavedAdapter) -> PartType:
     """Return the type of a tensor, as far as its name shows it."""
-    if _head_of(name, saved):
+    if _head_of(name, adapter):
         return "head"
-    frozen = _FROZEN.get(saved.method, ())
+    frozen = _FROZEN.get(adapter.method, ())
     # PEFT saves the base model's embeddings beside adapters on them.
     return (
         "frozen" if name.endswith(_BASE_WEIGHT) or not set(frozen).isdisjoint(name.split(".")) else "factor"
     )
 
 
-def _role_of(name: str, saved: SavedAdapter) -> str:
+def _role_of(name: str, adapter: SavedAdapter) -> str:
     """Return the role of a tensor in its layer, from the module path in its name."""
-    if head := _head_of(name, saved):
+    if head := _head_of(name, adapter):
         return head
     parts = [part for part in name.split(".") if not part.isdigit()]
     while len(parts) > 1 and parts[-1] in _LEAVES:
         parts.pop()
-    prefixes = (_OUR_PREFIX, f"{saved.method.lower()}_")
+    prefixes = (_OUR_PREFIX, f"{adapter.method.lower()}_")
     begin = next((index for index, part in enumerate(parts) if part.startswith(prefixes)), len(parts) - 1)
     return ".".join(parts[begin:]).removeprefix(_OUR_PREFIX)
 
 
-def _head_of(name: str, saved: SavedAdapter) -> str | None:
+def _head_of(name: str, adapter: SavedAdapter) -> str | None:
     parts = name.split(".")
-    return next((head for head in saved.modules_to_save if head in parts), None)
+    return next((head for head in adapter.modules_to_save if head in parts), None)
 
 
 def _explain(
-    file: str, saved: SavedAdapter, tensors: Sequence[Part], files: Mapping[str, int]
+    file: str, adapter: SavedAdapter, tensors: Sequence[Part], files: Mapping[str, int]
 ) -> Explanation:
     groups: dict[tuple[PartType, str], list[Part]] = {}
     for part in tensors:
-        role = _role_of(part.name, saved) if part.tensors else part.name
+        role = _role_of(part.name, adapter) if part.tensors else part.name
         name = f"{role}, again" if part.type == "duplicate" else role
         groups.setdefault((part.type, name), []).append(part)
     parts = (_sum(name, type_, group) for (type_, name), group in groups.items())
@@ -167,7 +167,7 @@ def _explain(
     return Explanation(
         file=file,
         file_bytes=sum(part.bytes for part in tensors),
-        method=saved.method,
+        method=adapter.method,
         bytes_by_type={type_: size for type_, size in by_type.items() if size},
         learned_bytes=by_type["factor"] + by_type["head"],
         parts=tuple(sorted(_nonempty(parts), key=_sort_key)),

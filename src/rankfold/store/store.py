@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Self, final
 from torch import nn
 
 from rankfold.store.adapter import SavedAdapter
-from rankfold.store.care import Fault, Freed, Stats, collect, statistics, verify
 from rankfold.store.database import Database, Mode
+from rankfold.store.maintenance import Fault, FreedRoom, Stats, collect, statistics, verify
 from rankfold.store.record import Record
-from rankfold.store.rows import describe, has, load, put, remove, select
+from rankfold.store.rounding import Dtype, restore, round_adapter
+from rankfold.store.rows import Query, describe, has, load, put, remove, select
 from rankfold.store.saved import open_adapter
-from rankfold.store.search import Query
 from rankfold.store.transfer import Existing, read_stream, write_stream
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class AdapterStore:
 
     Args:
         path: The file. Beside it, while it is open, lie its `-wal` and `-shm`.
-        mode: "create" makes it if there is none, "write" wants it to be there, "read" never changes it.
+        mode: "create" makes it if there is none, "write" needs it to exist, "read" never changes it.
         wait: Seconds to wait for another process that is writing.
 
     Raises:
@@ -50,37 +50,42 @@ class AdapterStore:
         *,
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
+        dtype: Dtype | None = None,
         replace: bool = False,
     ) -> Record:
         """Store an adapter.
 
         Args:
             name: Its key: letters, digits and `_ . @ : = + / -`.
-            adapter: A location as for `open_adapter`, or an opened adapter.
-            tags: What is to be found again, such as `{"customer": "a"}`.
-            metrics: What was measured, such as `{"accuracy": 0.93}`.
+            adapter: As for `open_adapter`.
+            tags: Texts to find it by, such as `{"customer": "a"}`.
+            metrics: Measured numbers, such as `{"accuracy": 0.93}`.
+            dtype: Round the floating-point tensors to this type; `get` then gives that type, or for `int8`
+                rounded numbers in the original types.
             replace: Whether to replace an adapter of this name, with its tags and metrics.
 
         Raises:
-            AdapterFileError: If the adapter is damaged.
+            AdapterFileError: If the adapter is damaged, or a value is not finite or too large for the type.
             OutputExistsError: If the name is taken.
             SpecError: If a name, tag or metric cannot be stored.
             StoreError: If the store cannot be written; it is then as it was.
         """
-        saved = adapter if isinstance(adapter, SavedAdapter) else open_adapter(adapter)
-        record = describe(name, saved, created=datetime.now(UTC), tags=tags or {}, metrics=metrics or {})
+        adapter = open_adapter(adapter)
+        if dtype is not None:
+            adapter = round_adapter(adapter, dtype)
+        record = describe(name, adapter, created=datetime.now(UTC), tags=tags or {}, metrics=metrics or {})
         with self._database.write() as connection:
-            return put(connection, record, saved, replace=replace)
+            return put(connection, record, adapter, replace=replace)
 
     def get(self, name: str) -> SavedAdapter:
-        """Return an adapter, byte for byte what was put.
+        """Return an adapter, byte for byte as it was put, or rounded if it was put in int8.
 
         Raises:
             SpecError: If there is none of this name.
             AdapterFileError: If it is damaged.
             StoreError: If the store cannot be read.
         """
-        return self._load(name)[1]
+        return restore(self._load(name)[1])
 
     def get_many(self, names: Iterable[str]) -> Iterator[tuple[str, SavedAdapter]]:
         """Yield adapters in the order of their names as given; faster than one `get` after another.
@@ -93,11 +98,11 @@ class AdapterStore:
         pending = iter(names)
         while page := list(islice(pending, _PAGE_ADAPTERS)):
             with self._database.read() as connection:
-                found = [(name, load(connection, name)[1]) for name in page]
-            yield from found
+                adapters = [(name, restore(load(connection, name)[1])) for name in page]
+            yield from adapters
 
     def record(self, name: str) -> Record:
-        """Return what is said of an adapter.
+        """Return the record of an adapter.
 
         Raises:
             SpecError: If there is none of this name.
@@ -169,11 +174,11 @@ class AdapterStore:
         from rankfold.store.loading import load_into  # PEFT is slow to import
 
         pairs = names if isinstance(names, Mapping) else {name: name for name in names}
-        adapters = (saved for _, saved in self.get_many(pairs))
+        adapters = (adapter for _, adapter in self.get_many(pairs))
         return load_into(model, dict(zip(pairs.values(), adapters, strict=True)))
 
     def verify(self) -> Iterator[Fault]:
-        """Yield what is not as it was written; nothing, if all is well.
+        """Yield the faults of the store; none, if every byte is as it was written.
 
         Raises:
             StoreError: If the file is too damaged to be looked through.
@@ -181,15 +186,15 @@ class AdapterStore:
         return verify(self._database)
 
     def stats(self) -> Stats:
-        """Count what is in the store, and what takes the room.
+        """Count the content of the store, and the room it takes.
 
         Raises:
             StoreError: If the store cannot be read.
         """
         return statistics(self._database)
 
-    def gc(self) -> Freed:
-        """Remove what no adapter uses any more, and give its room back to the disk.
+    def gc(self) -> FreedRoom:
+        """Remove the parts that no adapter uses any more, and give their room back to the disk.
 
         Raises:
             SpecError: If it is called within a batch.
@@ -202,7 +207,7 @@ class AdapterStore:
 
         Args:
             url: A path or an address such as `s3://bucket/adapters`.
-            records: Which, such as what `list` finds; all if not given.
+            records: The records to write, such as the result of `list`; all if not given.
             overwrite: Whether to replace what is there.
 
         Returns:
@@ -213,30 +218,30 @@ class AdapterStore:
             OutputExistsError: If something is there already, or a folder.
             StoreError: If the store cannot be read, or the file not written.
         """
-        chosen = self.list() if records is None else records
-        return write_stream(url, (self._load(record.name) for record in chosen), overwrite=overwrite)
+        selection = self.list() if records is None else records
+        return write_stream(url, (self._load(record.name) for record in selection), overwrite=overwrite)
 
     def import_(self, url: str, *, existing: Existing = "refuse") -> int:
         """Put the adapters of an exported file, with their tags, metrics and times.
 
         Args:
-            url: What `export` wrote.
-            existing: What to do with a name that is taken: refuse the file, skip the adapter, or replace it.
+            url: A file that `export` wrote.
+            existing: How a name that is taken is treated: refuse the file, skip the adapter, or replace it.
 
         Returns:
             How many were put. The file is imported whole or not at all.
 
         Raises:
-            AdapterFileError: If the file is damaged, or says of an adapter what is not true of it.
+            AdapterFileError: If the file is damaged, or a record contradicts its adapter.
             OutputExistsError: If a name is taken and `existing` is "refuse".
             StoreError: If the file cannot be read, or the store not written.
         """
         count = 0
         with self._database.write() as connection:
-            for record, saved in read_stream(url):
+            for record, adapter in read_stream(url):
                 if existing == "skip" and has(connection, record.name):
                     continue
-                put(connection, record, saved, replace=existing == "replace")
+                put(connection, record, adapter, replace=existing == "replace")
                 count += 1
         return count
 

@@ -1,4 +1,4 @@
-"""Tensors as bytes, one after another without a gap, and the table that says what they are."""
+"""Tensors as bytes: a table of names, types and shapes, and the values one after another without a gap."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]|^[/\\]|^[A-Za-z]:|(^|[/\\])\.{1,2}([/\
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What the table says of one tensor.
+    """The entry of one tensor in the table: its name, type and shape.
 
     Args:
         name: Its key.
@@ -58,12 +58,12 @@ class TensorEntry:
 
     @cached_property
     def numbers(self) -> int:
-        """How many values it has."""
+        """The number of its values."""
         return prod(self.shape)
 
     @cached_property
     def bytes(self) -> int:
-        """How many bytes its values take."""
+        """The bytes of its values."""
         return self.numbers * DTYPES[self.dtype].itemsize
 
     @classmethod
@@ -71,7 +71,7 @@ class TensorEntry:
         """Describe a tensor.
 
         Raises:
-            AdapterFileError: If it cannot be kept.
+            AdapterFileError: If its name, type or shape cannot be stored.
         """
         return cls.read([name, _NAMES.get(tensor.dtype, str(tensor.dtype)), list(tensor.shape)])
 
@@ -141,7 +141,7 @@ class Cutter:
     """Cuts payloads of one table into tensors; worked out once, since many adapters have the same table.
 
     Args:
-        entries: What lies in a payload, in its order.
+        entries: The tensors of a payload, in its order.
     """
 
     def __init__(self, entries: Sequence[TensorEntry]) -> None:
@@ -159,10 +159,10 @@ class Cutter:
         Args:
             memory: As many bytes as the table asks for.
         """
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for run in self._runs:
-            found |= run.cut(memory)
-        return found
+            tensors |= run.cut(memory)
+        return tensors
 
 
 @final
@@ -175,14 +175,14 @@ class _Run:
         self._count = sum(entry.numbers for entry in entries)
         self.end = begin + self._count * dtype.itemsize
         offsets = accumulate((entry.numbers for entry in entries), initial=0)
-        self._places = [
+        self._slices = [
             (entry.name, entry.shape, torch.empty(entry.shape, device="meta").stride(), offset)
             for entry, offset in zip(entries, offsets, strict=False)
         ]
 
     def cut(self, memory: bytearray) -> dict[str, Tensor]:
         flat = self._flat(memory)
-        return {name: flat.as_strided(shape, stride, offset) for name, shape, stride, offset in self._places}
+        return {name: flat.as_strided(shape, stride, offset) for name, shape, stride, offset in self._slices}
 
     def _flat(self, memory: bytearray) -> Tensor:
         if not self._count:

@@ -1,6 +1,6 @@
 """Many adapters as one stream, to and from wherever fsspec reaches.
 
-    magic 8 · for each adapter: length u64, container of kind "record" · 0 u64 · number of adapters u64
+    magic 8 · for each adapter: length u64, container of type "record" · 0 u64 · number of adapters u64
 
 The end says how many there were, so that a stream that was cut off is not taken for a shorter one.
 """
@@ -19,13 +19,13 @@ from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, Stor
 from rankfold.files import draft_name, whole_file
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.container import Container, decode, encode
-from rankfold.store.packed import KIND as ADAPTER_KIND
+from rankfold.store.packed import TYPE as ADAPTER_TYPE
 from rankfold.store.packed import from_container, to_container
 from rankfold.store.record import Record, moment_of
 from rankfold.store.rows import describe
 
 MAGIC = b"\x93RKSTRM\n"
-KIND = "record"
+TYPE = "record"
 
 Existing = Literal["refuse", "skip", "replace"]
 
@@ -34,7 +34,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, overwrite: bool) -> int:
-    """Write adapters to a path or an URL; it appears when all of it is there. Return how many there were.
+    """Write adapters to a path or a URL, which appears when it is complete; return how many there were.
 
     Raises:
         OutputExistsError: If something is there already, or a folder.
@@ -49,8 +49,8 @@ def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, o
         writing = whole_file(Path(path), check=check) if is_local else _whole_object(system, path, check)
         with writing as file:
             file.write(MAGIC)
-            for record, saved in adapters:
-                frame = encode(_frame(record, saved))
+            for record, adapter in adapters:
+                frame = encode(_frame(record, adapter))
                 file.write(_LENGTH.pack(len(frame)) + frame)
                 count += 1
             file.write(_LENGTH.pack(0) + _LENGTH.pack(count))
@@ -60,10 +60,10 @@ def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, o
 def read_stream(url: str) -> Iterator[tuple[Record, SavedAdapter]]:
     """Yield the adapters of a stream, one after another, each with a record that is true of it.
 
-    The records have no checksum yet: that is over how an adapter lies in a store.
+    The records have no checksum yet, since it is over the bytes in a store.
 
     Raises:
-        AdapterFileError: If it is no such stream, damaged or cut off, or if a record says what is not true.
+        AdapterFileError: If it is no such stream, damaged or cut off, or if a record contradicts its adapter.
         StoreError: If it cannot be read.
     """
     with _reaching(url):
@@ -88,36 +88,36 @@ def _frames(file: BinaryIO, url: str) -> Iterator[tuple[Record, SavedAdapter]]:
         raise _cut_off(url)
 
 
-def _frame(record: Record, saved: SavedAdapter) -> Container:
-    adapter = to_container(saved)
-    return Container(KIND, {"record": record.to_dict(), "adapter": dict(adapter.header)}, adapter.tensors)
+def _frame(record: Record, adapter: SavedAdapter) -> Container:
+    packed = to_container(adapter)
+    return Container(TYPE, {"record": record.to_dict(), "adapter": dict(packed.header)}, packed.tensors)
 
 
-def _read_frame(content: Container) -> tuple[Record, SavedAdapter]:
-    match dict(content.header):
-        case {"record": record, "adapter": dict() as header, **rest} if content.kind == KIND and not rest:
-            saved = from_container(Container(ADAPTER_KIND, header, content.tensors, content.blobs))
-            return _true_record(Record.from_dict(record), saved), saved
+def _read_frame(container: Container) -> tuple[Record, SavedAdapter]:
+    match dict(container.header):
+        case {"record": record, "adapter": dict() as header, **rest} if container.type == TYPE and not rest:
+            adapter = from_container(Container(ADAPTER_TYPE, header, container.tensors))
+            return _check_record(Record.from_dict(record), adapter), adapter
         case _:
-            raise AdapterFileError(f"it holds '{content.kind}', not a record; export the store again.")
+            raise AdapterFileError(f"it holds '{container.type}', not a record; export the store again.")
 
 
-def _true_record(said: Record, saved: SavedAdapter) -> Record:
-    """Return the record that `describe` gives of an adapter, if what a stream says of it is the same.
+def _check_record(record: Record, adapter: SavedAdapter) -> Record:
+    """Return the record that `describe` gives of an adapter, if that of the stream agrees.
 
     The checksum of a stream proves that nothing changed on the way, not that whoever wrote it was a store.
     """
     try:
         true = describe(
-            said.name, saved, created=moment_of(said.created), tags=said.tags, metrics=said.metrics
+            record.name, adapter, created=moment_of(record.created), tags=record.tags, metrics=record.metrics
         )
     except SpecError as error:
         raise AdapterFileError(str(error)) from error
-    for field in ("base", "method", "bytes", "created"):
-        claimed, found = getattr(said, field), getattr(true, field)
-        if claimed != found:
+    for field in ("base", "method", "bytes", "created", "format"):
+        claim, value = getattr(record, field), getattr(true, field)
+        if claim != value:
             raise AdapterFileError(
-                f"its record says {field}={claimed!r}, but it is {found!r}; export the store again."
+                f"its record says {field}={claim!r}, but it is {value!r}; export the store again."
             )
     return true
 
@@ -127,7 +127,7 @@ def _number(file: BinaryIO, url: str) -> int:
 
 
 def _read(file: BinaryIO, length: int, url: str) -> bytes:
-    """Read so many bytes; what a file only says it has takes no memory."""
+    """Read a number of bytes; memory grows with the bytes that are there, not with the number."""
     data = bytearray()
     while len(data) < length:
         block = file.read(min(_BLOCK_BYTES, length - len(data)))
@@ -145,12 +145,12 @@ def _check_free(system: Any, path: str, url: str, *, overwrite: bool) -> None:
     if system.isdir(path):
         raise OutputExistsError(f"'{url}' is a folder; name a file in it.")
     if system.exists(path) and not overwrite:
-        raise OutputExistsError(f"'{url}' exists; choose another place, or add --overwrite to replace it.")
+        raise OutputExistsError(f"'{url}' exists; choose another location, or add --overwrite to replace it.")
 
 
 @contextmanager
 def _whole_object(system: Any, path: str, check: Callable[[], None]) -> Generator[BinaryIO]:
-    """Give what `whole_file` gives, as far as a file system elsewhere can."""
+    """Do as `whole_file` does, as far as a file system elsewhere can."""
     folder, slash, name = path.rpartition("/")
     draft = f"{folder}{slash}{draft_name(name)}"
     try:
@@ -164,13 +164,12 @@ def _whole_object(system: Any, path: str, check: Callable[[], None]) -> Generato
 
 
 def _locate(url: str) -> tuple[Any, str]:
-    found: tuple[Any, str] = cast(Any, fsspec).url_to_fs(url)
-    return found
+    return cast("tuple[Any, str]", cast(Any, fsspec).url_to_fs(url))
 
 
 @contextmanager
 def _reaching(url: str) -> Generator[None]:
-    """Turn what a file system says into one sentence."""
+    """Turn the errors of a file system into one sentence."""
     try:
         yield
     except (StoreError, OutputExistsError):

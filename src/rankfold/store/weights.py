@@ -1,20 +1,21 @@
 """A safetensors file as tensors and back, byte for byte.
 
 The file is taken apart here and not by its library because the bytes must come back whatever version of the
-library is installed by then. A header that is not spelled as the library spells it is kept as it is.
+library is installed by then. A header that is not spelled as the library spells it is stored as it is.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import cast, final
 
 from pydantic import JsonValue
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError
-from rankfold.store.header import MOST_BYTES, parse
+from rankfold.store.strict_json import MOST_BYTES, parse
 from rankfold.store.tensors import Cutter, TensorEntry, bytes_of
 
 PREFIX_BYTES = 8
@@ -25,11 +26,11 @@ _METADATA = "__metadata__"
 @final
 @dataclass(frozen=True)
 class Layout:
-    """How the tensors of a file are spelled, without their values.
+    """The header of a weights file: order, types, shapes and metadata of its tensors, without their values.
 
     Args:
         entries: In the order of their values in the file.
-        metadata: What the file says beside, if anything.
+        metadata: The texts in the header beside the tensors, if any.
         header: The header's own bytes, if its spelling does not follow from the rest.
     """
 
@@ -44,12 +45,12 @@ class Layout:
 
     @cached_property
     def cutter(self) -> Cutter:
-        """What cuts the file's values into tensors."""
+        """A cutter of the file's values into tensors."""
         return Cutter(self.entries)
 
     @property
     def payload_bytes(self) -> int:
-        """How many bytes the values take."""
+        """The bytes of the values."""
         return self.cutter.bytes
 
 
@@ -60,7 +61,7 @@ def split(data: bytes) -> tuple[Layout, dict[str, Tensor]]:
         data: The whole file.
 
     Raises:
-        AdapterFileError: If it is damaged, has gaps, or a type that is not kept.
+        AdapterFileError: If it is damaged, has gaps, or an unknown type.
     """
     layout, begin = _read_layout(data)
     return layout, layout.cutter.cut(bytearray(memoryview(data)[begin:]))
@@ -75,51 +76,51 @@ def read_layout(header: bytes) -> Layout:
     """Read the header of a safetensors file, without its length and the values.
 
     Raises:
-        AdapterFileError: If it is damaged or tells of gaps.
+        AdapterFileError: If it is damaged or has gaps.
     """
     values = parse(header)
     if not isinstance(values, dict):
-        raise _damaged("its header is no object")
+        raise _damage_error("its header is no object")
     metadata = _read_metadata(values.pop(_METADATA, None))
-    placed = sorted((_read_entry(name, entry) for name, entry in values.items()), key=lambda each: each[:2])
+    spans = sorted((_read_entry(*item) for item in values.items()), key=itemgetter(0, 1))
     end = 0
-    for begin, stop, entry in placed:
+    for begin, stop, entry in spans:
         if begin != end or stop - begin != entry.bytes:
-            raise _damaged(f"'{entry.name}' lies at {begin} to {stop}")
+            raise _damage_error(f"'{entry.name}' lies at {begin} to {stop}")
         end = stop
-    entries = tuple(entry for _, _, entry in placed)
-    spelled = _spell(entries, metadata)
-    return Layout(entries, metadata, None if spelled == header else header)
+    entries = tuple(entry for _, _, entry in spans)
+    usual = _spell(entries, metadata)
+    return Layout(entries, metadata, None if usual == header else header)
 
 
 def _read_layout(data: bytes) -> tuple[Layout, int]:
     size = int.from_bytes(data[:PREFIX_BYTES], "little")
     begin = PREFIX_BYTES + size
     if size > MOST_BYTES or len(data) < begin:
-        raise _damaged("its header does not end")
+        raise _damage_error("its header does not end")
     layout = read_layout(data[PREFIX_BYTES:begin])
     if layout.payload_bytes != len(data) - begin:
-        raise _damaged(
-            f"its header tells of {layout.payload_bytes:,} bytes and {len(data) - begin:,} are there"
+        raise _damage_error(
+            f"its tensors take {layout.payload_bytes:,} bytes and {len(data) - begin:,} are there"
         )
     return layout, begin
 
 
 def _read_entry(name: str, values: JsonValue) -> tuple[int, int, TensorEntry]:
     match values:
-        case {"dtype": dtype, "shape": shape, "data_offsets": [int() as begin, int() as end], **rest} if (
-            not rest
+        case {"dtype": dtype, "shape": shape, "data_offsets": [int() as begin, int() as end], **unknown} if (
+            not unknown
         ):
             return begin, end, TensorEntry.read([name, dtype, shape])
         case _:
-            raise _damaged(f"the entry of '{name[:60]}' is wrong")
+            raise _damage_error(f"the entry of '{name[:60]}' is wrong")
 
 
 def _read_metadata(values: JsonValue) -> dict[str, str] | None:
     if values is None:
         return None
     if not isinstance(values, dict) or not all(isinstance(text, str) for text in values.values()):
-        raise _damaged("its metadata is not text")
+        raise _damage_error("its metadata is not text")
     return cast("dict[str, str]", values)
 
 
@@ -135,7 +136,7 @@ def _spell(entries: tuple[TensorEntry, ...], metadata: Mapping[str, str] | None)
     return text + b" " * (-len(text) % _ALIGNMENT)
 
 
-def _damaged(reason: str) -> AdapterFileError:
+def _damage_error(reason: str) -> AdapterFileError:
     return AdapterFileError(
         f"the weights file is damaged ({reason}); copy it again or save the adapter again."
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rankfold import AdapterStore, StoreError
-from rankfold.store.schema import APPLICATION_ID, MIGRATIONS, VERSION
+from rankfold.store.database import APPLICATION_ID, MIGRATIONS, VERSION
 from tests.support import store_work
 from tests.support.stored import make_adapter, same
 

@@ -15,8 +15,10 @@ from transformers import BertConfig, BertModel
 import rankfold
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError
 from rankfold.presets import discover
-from rankfold.store.container import Container, read, write
+from rankfold.store.container import Container, encode, read
+from rankfold.store.size import explain
 from tests.support.minilm_layers import TARGET_SETS, minilm, targets_for
+from tests.support.peft_methods import METHODS, save_peft
 
 __all__ = ["minilm"]
 
@@ -143,6 +145,30 @@ def test_rounded_adapter_is_half_as_large_and_its_error_is_known(dtype, kept, tm
     assert all(torch.equal(state[name], tensor.to(kept)) for name, tensor in TENSORS.items())
 
 
+@pytest.mark.parametrize("method", ["lily", "randlora", "shira"])
+def test_tensor_that_peft_saves_again_for_each_layer_is_stored_once(method, tmp_path):
+    folder = save_peft(tmp_path / "adapter", METHODS[method]())
+    packed, again = there_and_back(folder)
+    assert files(again) == files(folder)
+    copies = explain(folder).bytes_by_type["duplicate"]
+    assert packed.learned_bytes == sum(rankfold.open_adapter(folder).sizes.values()) - copies
+    assert "duplicate" not in explain(folder.with_suffix(".rankfold")).bytes_by_type
+
+
+@given(st.lists(st.sampled_from([[1.0, 2.0], [2.0, 1.0], [3.0, 3.0], [3.0]]), max_size=7))
+def test_any_copies_come_back_in_their_order(tmp_path_factory, values):
+    folder = tmp_path_factory.mktemp("any") / "adapter"
+    weights = save({f"x{index}": np.array(value) for index, value in enumerate(values)})
+    packed, again = there_and_back(write_adapter(folder, weights=weights))
+    assert files(again) == files(folder)
+    distinct = {tuple(value) for value in values if len(set(value)) > 1}
+    assert packed.learned_bytes == 8 * sum(len(value) for value in (*distinct, *filter(_constant, values)))
+
+
+def _constant(value):
+    return len(set(value)) == 1
+
+
 def test_lossless_packing_has_no_error(tmp_path):
     assert there_and_back(write_adapter(tmp_path / "adapter"))[0].relative_error == 0
     assert there_and_back(write_adapter(tmp_path / "other"), dtype="fp32")[0].relative_error == 0
@@ -188,9 +214,9 @@ def test_nothing_is_replaced_unasked(tmp_path):
         rankfold.unpack_adapter(tmp_path / "file", folder)
 
 
-def test_container_of_another_kind_is_refused(tmp_path):
-    write(tmp_path / "file", Container("shrunk", {}, {}))
-    with pytest.raises(AdapterFileError, match="'shrunk'"):
+def test_container_of_another_type_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(encode(Container("record", {}, {})))
+    with pytest.raises(AdapterFileError, match="'record'"):
         rankfold.unpack_adapter(tmp_path / "file", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""Rounded numbers are as close as the format allows, and what cannot be rounded is kept or refused."""
+"""Rounded adapters are as close as the type allows, small, and the same from every form."""
 
 import math
 
@@ -7,29 +7,31 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.errors import SpecError
-from rankfold.store.rounding import BLOCK, keep, kept_bytes, relative_error, restore
-from rankfold.store.tensors import TensorEntry
+import rankfold
+from rankfold.errors import AdapterFileError
+from rankfold.store.rounding import BLOCK, relative_error, restore, round_adapter
+from rankfold.store.size import explain
+from tests.support.peft_methods import METHODS, save_peft
+from tests.support.stored import adapter_of, make_adapter, same
 
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16])
-ROUNDINGS = st.sampled_from([None, "bf16", "int8"])
 
 
-def there_and_back(tensor, rounding):
-    entry = TensorEntry.of("x", tensor)
-    kept = keep(entry, tensor, rounding)
-    assert len(kept) == kept_bytes(entry, rounding)
-    back = restore(entry, memoryview(kept), rounding)
-    assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
-    return back
+def there_and_back(tensor, dtype="int8"):
+    """Return a tensor after rounding, in its own type."""
+    adapter = adapter_of({"x": tensor})
+    back = restore(round_adapter(adapter, dtype))
+    if dtype == "int8":
+        assert back.layout == adapter.layout
+    return back.tensors["x"].to(tensor.dtype)
 
 
-@given(st.integers(0, 200), DTYPES, ROUNDINGS, st.integers(-6, 6), st.integers(0, 9))
-def test_error_of_a_number_is_bounded_by_the_format(count, dtype, rounding, power, seed):
+@given(st.integers(0, 200), DTYPES, st.sampled_from(["bf16", "int8"]), st.integers(-6, 6), st.integers(0, 9))
+def test_error_of_a_number_is_bounded_by_the_type(count, dtype, rounding, power, seed):
     generator = torch.Generator().manual_seed(seed)
     tensor = (torch.randn(count, generator=generator) * 2.0**power).to(dtype)
     back = there_and_back(tensor, rounding)
-    if rounding is None or (dtype == torch.bfloat16 and rounding == "bf16"):
+    if dtype == torch.bfloat16 and rounding == "bf16":
         assert torch.equal(back, tensor)
     error = (back.double() - tensor.double()).abs()
     # The result is rounded once more, to the tensor's own type.
@@ -41,26 +43,74 @@ def test_error_of_a_number_is_bounded_by_the_format(count, dtype, rounding, powe
         assert (error[block] <= tensor[block].double().abs().max() / 254 * 1.001 + own[block]).all()
 
 
-@pytest.mark.parametrize("rounding", ["bf16", "int8"])
 @pytest.mark.parametrize("value", [0.0, 1e-45, -1e-40, 2.0])
 @pytest.mark.parametrize("shape", [(), (70,), (0, 3)], ids=str)
-def test_zeros_and_the_smallest_numbers_stay_finite(shape, value, rounding):
-    assert there_and_back(torch.full(shape, value), rounding).isfinite().all()
+def test_zeros_and_the_smallest_numbers_stay_finite(shape, value):
+    back = there_and_back(torch.full(shape, value))
+    assert back.shape == shape
+    assert back.isfinite().all()
 
 
-@pytest.mark.parametrize("rounding", ["bf16", "int8"])
-def test_integers_are_kept(rounding):
-    tensor = torch.arange(100)
-    assert torch.equal(there_and_back(tensor, rounding), tensor)
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_integers_and_bytes_are_kept(dtype):
+    for tensor in (torch.arange(100), torch.arange(100).to(torch.int8), torch.ones(9, dtype=torch.bool)):
+        assert torch.equal(there_and_back(tensor, dtype), tensor)
 
 
-@pytest.mark.parametrize(("value", "rounding"), [(math.inf, "int8"), (math.nan, "bf16"), (3.4e38, "bf16")])
-def test_number_that_cannot_be_rounded_is_refused(value, rounding):
-    with pytest.raises(SpecError, match="'x' has numbers that cannot be rounded"):
-        there_and_back(torch.tensor([1.0, value]), rounding)
+@pytest.mark.parametrize(("value", "dtype"), [(math.inf, "int8"), (math.nan, "int8"), (3.4e38, "bf16")])
+def test_number_that_the_type_cannot_hold_is_refused(value, dtype):
+    with pytest.raises(AdapterFileError, match="'x' has values"):
+        there_and_back(torch.full((9,), value), dtype)
 
 
-def test_error_is_relative_to_the_largest_number():
-    assert relative_error(torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0])) == 0.25
-    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
-    assert relative_error(torch.arange(3), torch.arange(3)) == 0
+def test_relative_error_is_the_largest_of_a_tensor():
+    exact = adapter_of({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.0]), "c": torch.zeros(1)})
+    other = adapter_of({"a": torch.tensor([3.0, 4.5]), "b": torch.tensor([1.0]), "c": torch.zeros(1)})
+    assert relative_error(exact, other) == pytest.approx(0.1)
+    assert relative_error(exact, exact) == 0
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("method", ["lora", "lily", "unilora", "vera"])
+def test_every_form_gives_the_same_rounded_adapter_of_any_method(method, dtype, tmp_path):
+    folder = save_peft(tmp_path / "adapter", METHODS[method]())
+    packed = rankfold.pack_adapter(folder, tmp_path / "packed", dtype=dtype)
+    opened = rankfold.open_adapter(tmp_path / "packed")
+    with rankfold.AdapterStore(tmp_path / "store.db") as store:
+        record = store.put("a", folder, dtype=dtype)
+        assert same(store.get("a"), opened)
+        assert [same(adapter, opened) for _, adapter in store.get_many(["a"])] == [True]
+        store.export(str(tmp_path / "stream"))
+        store.import_(str(tmp_path / "stream"), existing="replace")
+        assert not list(store.verify())
+        assert store.record("a").to_dict() == record.to_dict()
+    assert same(rankfold.open_adapter(f"{tmp_path / 'store.db'}#a"), opened)
+    rankfold.unpack_adapter(tmp_path / "packed", tmp_path / "again")
+    assert same(rankfold.open_adapter(tmp_path / "again"), opened)
+    exact = rankfold.open_adapter(folder)
+    assert relative_error(exact, opened) == packed.relative_error > 0
+    if dtype == "int8":
+        assert opened.layout == exact.layout
+        floats = sum(tensor.nbytes for tensor in exact.tensors.values() if tensor.is_floating_point())
+        assert record.bytes < exact.learned_bytes - 0.4 * floats
+    explanation = explain(tmp_path / "packed")
+    assert sum(part.bytes for part in explanation.parts) == packed.file_bytes
+    assert sum(part.bytes for part in explanation.parts if part.tensors) == packed.learned_bytes
+
+
+def test_int8_takes_little_more_than_a_quarter(tmp_path):
+    adapter = make_adapter(size=6400)
+    exact = rankfold.pack_adapter(adapter, tmp_path / "exact")
+    packed = rankfold.pack_adapter(adapter, tmp_path / "int8", dtype="int8")
+    assert packed.learned_bytes == exact.learned_bytes // 4 + exact.learned_bytes // BLOCK
+    assert packed.file_bytes < packed.learned_bytes + 1024
+    assert 0 < packed.relative_error < 0.01
+
+
+def test_what_is_in_int8_is_not_rounded_again_nor_taken_for_a_folder(tmp_path):
+    small = round_adapter(make_adapter(size=90), "int8")
+    with pytest.raises(AdapterFileError, match="in int8 already"):
+        round_adapter(small, "int8")
+    small.write(tmp_path / "folder")
+    with pytest.raises(AdapterFileError, match="in int8 already"):
+        rankfold.open_adapter(tmp_path / "folder")

@@ -78,7 +78,7 @@ def test_what_adapters_share_is_stored_once(store):
     for seed in range(3):
         store.put(f"a{seed}", make_adapter(seed, head=7))
     stats = store.stats()
-    assert stats.kinds == 1
+    assert stats.families == 1
     assert stats.parts == 3 + 1
     assert stats.learned_bytes - stats.stored_bytes == 2 * 2 * 100 * 4
 
@@ -87,7 +87,7 @@ def test_configuration_is_kept_for_each_adapter_of_a_kind(store):
     kept = {f"a{seed}": make_adapter(seed, note="x" * seed) for seed in range(5)}
     for name, saved in kept.items():
         store.put(name, saved)
-    assert store.stats().kinds == 1
+    assert store.stats().families == 1
     assert all(store.get(name).config == saved.config for name, saved in kept.items())
 
 
@@ -110,7 +110,7 @@ def test_adapter_that_is_deleted_is_gone_and_its_room_comes_back(store):
     assert store.stats().unused_bytes == 4 * 9000 * 4
     before = store.stats().file_bytes
     freed = store.gc()
-    assert (freed.parts, freed.kinds) == (4, 1)
+    assert (freed.parts, freed.families) == (4, 1)
     assert before - store.stats().file_bytes == freed.file_bytes > 100_000
     assert same(store.get("b"), make_adapter(2, size=8))
     assert not list(store.verify())

@@ -1,4 +1,4 @@
-"""Looking after a store: is all of it as it was written, what takes the room, and giving unused room back."""
+"""Maintenance of a store: verify every byte, count the room it takes, and free unused room."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from typing import final
 
 from rankfold.errors import AdapterFileError, RankfoldError, SpecError
-from rankfold.store.bodies import drop_unused_parts, part_is_whole
-from rankfold.store.database import Database
-from rankfold.store.kinds import read_outline
+from rankfold.store.database import VERSION, Database
 from rankfold.store.rows import load
-from rankfold.store.schema import VERSION
+from rankfold.store.sharing import drop_unused_parts, is_part_whole, read_outline
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that is not as it was written.
+    """A fault found in a store.
 
     Args:
         name: The adapter that is damaged; None if it is the file.
-        reason: What is wrong.
+        reason: The fault.
     """
 
     name: str | None
@@ -30,22 +28,22 @@ class Fault:
 @final
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What is in a store, and what takes the room.
+    """Counts of a store's content, and the room it takes.
 
     Args:
-        version: Of the file's format.
-        records: How many adapters.
-        kinds: How many sets of alike ones.
-        parts: How many bodies, each stored once.
-        learned_bytes: Of the adapters' tensors, as if each had its own.
-        stored_bytes: Of the bodies in use.
-        unused_bytes: Of the bodies that no adapter uses any more; `gc` frees them.
-        file_bytes: Of the file, without its `-wal`.
+        version: The version of the file's format.
+        records: The number of adapters.
+        families: The number of families: same base, method and tensor layout.
+        parts: The number of parts, each stored once.
+        learned_bytes: The bytes of the adapters' tensors, as if each had its own.
+        stored_bytes: The bytes of the parts in use.
+        unused_bytes: The bytes of the parts that no adapter uses any more; `gc` frees them.
+        file_bytes: The size of the file, without its `-wal`.
     """
 
     version: int
     records: int
-    kinds: int
+    families: int
     parts: int
     learned_bytes: int
     stored_bytes: int
@@ -55,16 +53,16 @@ class Stats:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Freed:
-    """What `gc` removed: bodies and kinds that no adapter used, and how much smaller the file is."""
+class FreedRoom:
+    """The unused parts and families that `gc` removed, and the bytes by which the file is smaller."""
 
     parts: int
-    kinds: int
+    families: int
     file_bytes: int
 
 
 def verify(database: Database) -> Iterator[Fault]:
-    """Yield what is not as it was written: in the file, in each adapter, and in what none uses."""
+    """Yield the faults of the file, of each adapter, and of the parts and families that none uses."""
     yield from _faults_of_file(database)
     name = ""
     while (name := _next_name(database, name)) is not None:
@@ -73,26 +71,28 @@ def verify(database: Database) -> Iterator[Fault]:
                 load(connection, name)
         except RankfoldError as error:
             yield Fault(name, str(error))
-    yield from _faults_of_rest(database)
+    yield from _faults_of_unused(database)
 
 
 def statistics(database: Database) -> Stats:
-    """Count what is in a store."""
+    """Count the content of a store."""
     with database.read() as connection:
-        records, learned = _row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM records")
-        (kinds,) = _row(connection, "SELECT count(*) FROM kinds")
-        parts, stored = _row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM parts")
-        (unused,) = _row(
+        records, learned_bytes = _row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM records")
+        (families,) = _row(connection, "SELECT count(*) FROM kinds")
+        parts, stored_bytes = _row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM parts")
+        (unused_bytes,) = _row(
             connection,
             "SELECT coalesce(sum(bytes), 0) FROM parts"
             " WHERE NOT EXISTS (SELECT 1 FROM uses WHERE uses.part = parts.id)",
         )
         size = _file_bytes(connection)
-    return Stats(VERSION, records, kinds, parts, learned, stored - unused, unused, size)
+    return Stats(
+        VERSION, records, families, parts, learned_bytes, stored_bytes - unused_bytes, unused_bytes, size
+    )
 
 
-def collect(database: Database) -> Freed:
-    """Remove what no adapter uses, and give its room back to the disk.
+def collect(database: Database) -> FreedRoom:
+    """Remove the parts and families that no adapter uses, and give their room back to the disk.
 
     Raises:
         SpecError: If it is called within a batch.
@@ -102,8 +102,8 @@ def collect(database: Database) -> Freed:
             raise SpecError("gc cannot be a part of a batch; call it after the batch.")
     with database.write() as connection:
         before = _file_bytes(connection)
-        parts, _ = drop_unused_parts(connection)
-        kinds = connection.execute(
+        parts = drop_unused_parts(connection)
+        families = connection.execute(
             "DELETE FROM kinds WHERE NOT EXISTS (SELECT 1 FROM records WHERE records.kind = kinds.id)"
         ).rowcount
     with database.plain() as connection:
@@ -111,7 +111,7 @@ def collect(database: Database) -> Freed:
         connection.executescript("PRAGMA incremental_vacuum")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         after = _file_bytes(connection)
-    return Freed(parts, kinds, before - after)
+    return FreedRoom(parts, families, before - after)
 
 
 def _faults_of_file(database: Database) -> Iterator[Fault]:
@@ -121,15 +121,15 @@ def _faults_of_file(database: Database) -> Iterator[Fault]:
     yield from (Fault(None, line) for line in lines if line != "ok")
 
 
-def _faults_of_rest(database: Database) -> Iterator[Fault]:
+def _faults_of_unused(database: Database) -> Iterator[Fault]:
     with database.read() as connection:
-        unused = connection.execute(
+        unused_bytes = connection.execute(
             "SELECT id FROM parts WHERE NOT EXISTS (SELECT 1 FROM uses WHERE uses.part = parts.id)"
         ).fetchall()
-        for (part,) in unused:
-            if not part_is_whole(connection, part):
+        for (part,) in unused_bytes:
+            if not is_part_whole(connection, part):
                 yield Fault(None, f"the unused part {part} is damaged; `gc` removes it")
-        for kind, digest, outline, size in connection.execute(
+        for family, digest, outline, size in connection.execute(
             "SELECT id, digest, outline, outline_bytes FROM kinds"
         ):
             try:
@@ -137,7 +137,7 @@ def _faults_of_rest(database: Database) -> Iterator[Fault]:
             except AdapterFileError:
                 whole = False
             if not whole:
-                yield Fault(None, f"the kind {kind} is damaged")
+                yield Fault(None, f"the family {family} is damaged")
 
 
 def _next_name(database: Database, name: str) -> str | None:

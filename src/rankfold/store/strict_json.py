@@ -1,4 +1,4 @@
-"""What a file says about itself: canonical JSON, compressed, and read as if an enemy had written it."""
+"""Strict JSON: headers and configurations, compressed or not, read as if an enemy had written them."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from pydantic import JsonValue
 from rankfold.errors import AdapterFileError
 
 MOST_BYTES = 8 << 20
-"""How long a header may be as JSON. A hundred thousand tensors fit."""
+"""The most bytes of a JSON text; the table of a hundred thousand tensors fits."""
 
 MOST_BRACKETS = 300_000
-"""How many `[` and `{` a header may have: each costs a reader more memory than the file has bytes."""
+"""The most `[` and `{` of a text: each costs a reader more memory than the file has bytes."""
 
 _MOST_COMMAS = 1_000_000
 _LEVEL = 9
@@ -42,15 +42,15 @@ def expand(data: bytes | memoryview, plain_bytes: int) -> JsonValue:
     """Return the values of a compressed header, checked before they cost anything.
 
     Args:
-        data: What `compress` gave.
-        plain_bytes: How long the text is said to be.
+        data: The result of `compress`.
+        plain_bytes: The length that the text should have.
 
     Raises:
-        AdapterFileError: If it is damaged, longer than it says or than allowed, or no strict JSON: a repeated
-            key, a number that is not finite, lists within lists without end.
+        AdapterFileError: If it is damaged, of another length, longer than allowed, or no strict JSON: a
+            repeated key, a number that is not finite, lists within lists without end.
     """
     if not 0 <= plain_bytes <= MOST_BYTES:
-        raise _refused(f"it says {plain_bytes:,} bytes, and {MOST_BYTES:,} are allowed")
+        raise _refusal(f"it should have {plain_bytes:,} bytes, and {MOST_BYTES:,} are allowed")
     return parse(inflate(data, plain_bytes))
 
 
@@ -59,7 +59,7 @@ def parse(text: bytes, name: str = "the header") -> JsonValue:
 
     Args:
         text: The JSON.
-        name: What it is, for errors.
+        name: Its name in errors.
 
     Raises:
         AdapterFileError: If it is anything else.
@@ -72,16 +72,16 @@ def parse(text: bytes, name: str = "the header") -> JsonValue:
         # A lone surrogate is a letter that no file name and no other program can spell.
         json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise _refused(f"it is no strict JSON: {error}", name) from error
+        raise _refusal(f"it is no strict JSON: {error}", name) from error
     return cast("JsonValue", values)
 
 
 def inflate(data: bytes | memoryview, plain_bytes: int, *, dictionary: bytes = b"") -> bytes:
-    """Expand compressed bytes to exactly the length that they are said to have, and never beyond.
+    """Expand compressed bytes to exactly the stated length, and never beyond.
 
     Args:
         data: A zlib stream.
-        plain_bytes: The length of what it holds.
+        plain_bytes: The length of its content.
         dictionary: The text it was compressed against, if any.
 
     Raises:
@@ -91,17 +91,17 @@ def inflate(data: bytes | memoryview, plain_bytes: int, *, dictionary: bytes = b
         stream = zlib.decompressobj(zdict=dictionary)
         plain = stream.decompress(data, plain_bytes + 1)
     except zlib.error as error:
-        raise _refused(str(error)) from error
+        raise _refusal(str(error)) from error
     if len(plain) != plain_bytes or not stream.eof or stream.unused_data:
-        raise _refused("its length is not the one it says")
+        raise _refusal("it has another length than stated")
     return plain
 
 
 def _check_size(text: bytes, name: str = "the header") -> None:
     if len(text) > MOST_BYTES:
-        raise _refused(f"it has {len(text):,} bytes, and {MOST_BYTES:,} are allowed", name)
+        raise _refusal(f"it has {len(text):,} bytes, and {MOST_BYTES:,} are allowed", name)
     if text.count(b"[") + text.count(b"{") > MOST_BRACKETS or text.count(b",") > _MOST_COMMAS:
-        raise _refused("it has too many parts", name)
+        raise _refusal("it has too many parts", name)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -124,5 +124,5 @@ def _finite(text: str) -> float:
     return number
 
 
-def _refused(reason: str, name: str = "the header") -> AdapterFileError:
+def _refusal(reason: str, name: str = "the header") -> AdapterFileError:
     return AdapterFileError(f"{name} is damaged ({reason}); copy the file again or write it anew.")
