@@ -55,38 +55,38 @@ class RankfoldWarning(UserWarning):
     """Something that works but that the user can improve by acting."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> SpecError:
+def unknown_name(noun: str, name: str, known_names: Iterable[str]) -> SpecError:
     """Return the error for a name that is not known, with the nearest known one as a suggestion.
 
     Args:
-        kind: What the name stands for, such as "method" or "option of method 'lora'".
+        noun: What the name stands for, such as "method" or "option of method 'lora'".
         name: The name as it was given.
-        known: The names that would have been accepted.
+        known_names: The names that would have been accepted.
     """
-    names = sorted(known)
+    names = sorted(known_names)
     near = nearest(name, names)
     hint = f" Did you mean '{near}'?" if near else ""
-    noun, of, owner = kind.partition(" of ")
-    return SpecError(f"unknown {noun} '{name}'{of}{owner}.{hint} Available: {', '.join(names) or 'none'}.")
+    subject, of, owner = noun.partition(" of ")
+    return SpecError(f"unknown {subject} '{name}'{of}{owner}.{hint} Available: {', '.join(names) or 'none'}.")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known_names: Iterable[str]) -> str | None:
     """Return the known name that is meant most likely, or None if none is near.
 
     Capitals, hyphens and underscores make no difference. A name that something else calls it, such as `lr`,
     comes first; then the one that is most like it in order and in letters, so that a swap counts little.
     """
-    wanted = _plain(name)
-    names = {_plain(each): each for each in known}
-    if (own := _OWN_NAMES.get(wanted)) in names:
-        return names[own]
+    plain_name = _plain(name)
+    names = {_plain(known_name): known_name for known_name in known_names}
+    if (synonym := _OWN_NAMES.get(plain_name)) in names:
+        return names[synonym]
 
-    def likeness(other: str) -> float:
-        matcher = SequenceMatcher(None, wanted, other)
+    def likeness(candidate: str) -> float:
+        matcher = SequenceMatcher(None, plain_name, candidate)
         # The quick ratio is that of the letters in any order.
         return matcher.ratio() + matcher.quick_ratio()
 
-    near = max(get_close_matches(wanted, names, n=len(names) or 1), key=likeness, default=None)
+    near = max(get_close_matches(plain_name, names, n=len(names) or 1), key=likeness, default=None)
     return None if near is None else names[near]
 
 

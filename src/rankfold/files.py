@@ -36,7 +36,7 @@ def write_into(folder: Path, name: str, content: bytes) -> Path:
         write_whole(folder / name, content)
     except OSError as error:
         raise SpecError(
-            f"cannot write '{folder / name}' ({error.strerror}); choose another place."
+            f"cannot write '{folder / name}' ({error.strerror}); choose another folder."
         ) from error
     return folder / name
 
@@ -65,7 +65,7 @@ def whole_file(path: Path, *, check: Callable[[], None]) -> Generator[BinaryIO]:
 
 
 def draft_name(name: str) -> str:
-    """Return a name for what is not whole yet: hidden, and nobody else's."""
+    """Return the temporary name of a file that is not whole yet: hidden, and unique."""
     return f".{name}.{secrets.token_hex(8)}"
 
 
@@ -104,7 +104,7 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Let all read what is in a folder who may read the folder: safetensors leaves its files to the owner."""
+    """Make files readable by everybody who may read the folder: safetensors leaves them to the owner."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(folder.stat().st_mode & 0o666)
@@ -175,7 +175,7 @@ def check_replaceable(folder: Path, *, overwrite: bool, marks: Sequence[str], ki
 
 
 def put_in_place(work: Path, folder: Path, old: Path) -> None:
-    """Give a finished folder its place; what is there is moved aside first, and back if that fails.
+    """Move a finished folder to its place; an earlier one is moved aside first, and back if that fails.
 
     Args:
         work: The finished folder.
@@ -203,16 +203,16 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _move_into(folder: Path, work: Path, last: str) -> None:
-    """Move what is in a finished folder into an empty one, which is empty again if that fails."""
-    moved: list[Path] = []
+    """Move the content of a finished folder into an empty one, which is empty again if that fails."""
+    targets: list[Path] = []
     try:
-        for each in sorted(work.iterdir(), key=lambda each: each.name == last):
-            moved.append(folder / each.name)
+        for source in sorted(work.iterdir(), key=lambda path: path.name == last):
+            targets.append(folder / source.name)
             # Another disk may be mounted on the folder, so renaming is not enough.
-            shutil.move(each, moved[-1])
+            shutil.move(source, targets[-1])
     except BaseException:
-        for each in moved:
-            shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
+        for target in targets:
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         raise
     flush(folder)
 

@@ -103,7 +103,7 @@ def test_compiled_relays_of_several_sizes_learn_the_same(order):
 def test_exported_program_gives_the_same_scores_and_the_model_still_learns(method):
     model = adapted(config_of(method))
     expected = scores(model)
-    relay._kept_positions.cache_clear()
+    relay._cached_positions.cache_clear()
     program = torch.export.export(model, (), {"input_ids": ids()})
     assert_close(scores(program.module()), expected)
     assert torch.equal(scores(model), expected)

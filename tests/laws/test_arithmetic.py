@@ -141,7 +141,7 @@ def _a_dry_run_leaves_nothing_behind(config: rankfold.RankfoldConfig) -> None:
     expected = model(ids())
     # A copy has no frozen matrix yet, and without positions everything that can be kept is made in the pass.
     twin = copy.deepcopy(model)
-    relay._kept_positions.cache_clear()
+    relay._cached_positions.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True) as dry:
         twin(dry.from_tensor(ids()))
     for each in (twin, model):

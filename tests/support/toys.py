@@ -147,7 +147,7 @@ def _heads(draw: st.DrawFn) -> dict[str, Any]:
             "bias": draw(st.booleans()),
             "temperature": draw(st.sampled_from((0.5, 1.0, 2.0))),
             "jitter": draw(st.sampled_from((0.0, 0.1))),
-            "rounds": draw(st.integers(1, 2)),
+            **draw(st.sampled_from(({"kind": "softmax"}, {"kind": "recurrent", "rounds": 2}))),
         },
         "target_modules": list(
             draw(st.sampled_from((LINEAR_TARGETS, ("c_fc", "c_proj"), ("query", "c_fc", "c_proj"))))

@@ -1,4 +1,4 @@
-"""Losses that keep the heads of a router in use, as functions of what routers decided.
+"""Losses that keep the heads of a router in use, as functions of their decisions.
 
 Each takes probabilities and choices of tokens, [batch, tokens, heads], and a mask of the tokens that count.
 """
@@ -58,8 +58,8 @@ class BalanceSpec:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Routed:
-    """What the routers of one group decided, side by side.
+class RouterDecisions:
+    """Decisions of the routers of one group, stacked.
 
     Args:
         probabilities: [routers, batch, tokens, heads].
@@ -77,10 +77,10 @@ class Routed:
         return self.probabilities.shape[-1]
 
 
-def switch_loss(blocks: Sequence[Routed]) -> Float[Tensor, ""]:
+def switch_loss(blocks: Sequence[RouterDecisions]) -> Float[Tensor, ""]:
     r"""Return $\sum_\ell N_\ell \sum_e f_e P_e$ over blocks (Gao et al., 2024; Fedus et al., 2022, eq. 4).
 
-    f is the share of the chosen places that a head has, P its mean probability, both over the block's tokens.
+    f is the share of all choices that fall on a head, P its mean probability, both over the block's tokens.
     """
     losses: list[Tensor] = []
     for block in blocks:
@@ -90,8 +90,8 @@ def switch_loss(blocks: Sequence[Routed]) -> Float[Tensor, ""]:
     return torch.stack(losses).sum()
 
 
-def mixtral_loss(groups: Sequence[Routed]) -> Float[Tensor, ""]:
-    r"""Return $N \sum_e f_e P_e$, f summing to the number of places (Li et al., 2024, after Mixtral's code).
+def mixtral_loss(groups: Sequence[RouterDecisions]) -> Float[Tensor, ""]:
+    r"""Return $N \sum_e f_e P_e$, f summing to `top_k` (Li et al., 2024, after Mixtral's code).
 
     All routers count as one; with routers of different numbers of heads each number is a loss of its own.
     """
@@ -105,7 +105,7 @@ def mixtral_loss(groups: Sequence[Routed]) -> Float[Tensor, ""]:
     return torch.stack(losses).sum()
 
 
-def llava_mole_loss(groups: Sequence[Routed]) -> Float[Tensor, ""]:
+def llava_mole_loss(groups: Sequence[RouterDecisions]) -> Float[Tensor, ""]:
     r"""Return the mean over samples of $\sum_e$ mean(p_e) mean(chosen_e) (Chen et al., 2024).
 
     The means are over a sample's tokens and all routers.
@@ -113,16 +113,16 @@ def llava_mole_loss(groups: Sequence[Routed]) -> Float[Tensor, ""]:
     losses: list[Tensor] = []
     for group in groups:
         weights = group.counts / group.counts.sum(dim=1, keepdim=True).clamp(min=1)
-        probability, chosen = (
-            torch.einsum("rbth,bt->bh", each, weights) / len(each)
-            for each in (group.probabilities, group.chosen)
+        probability, choice = (
+            torch.einsum("rbth,bt->bh", values, weights) / len(values)
+            for values in (group.probabilities, group.chosen)
         )
-        losses.append((probability * chosen).sum(dim=-1).mean())
+        losses.append((probability * choice).sum(dim=-1).mean())
     return torch.stack(losses).sum()
 
 
 def localized_loss(
-    routers: Sequence[Routed], *, task_type: Num[Tensor, " batch"], delta: float
+    routers: Sequence[RouterDecisions], *, task_type: Num[Tensor, " batch"], delta: float
 ) -> Float[Tensor, ""]:
     r"""Return $\sum$ Var(q) / Mean(q)² over routers (Dou et al., 2024, eq. 7).
 
@@ -135,8 +135,8 @@ def localized_loss(
         matches = first_half[None, :] == (task_type.to(group.counts.device) == 1)[:, None]
         favour = 1 + delta * (2 * matches.to(group.probabilities.dtype) - 1)
         for probabilities in group.probabilities:
-            given = torch.einsum("bth,bt->bh", probabilities, group.counts) * favour
-            losses.append(given.var() / (given.mean() ** 2 + _TINY))
+            share = torch.einsum("bth,bt->bh", probabilities, group.counts) * favour
+            losses.append(share.var() / (share.mean() ** 2 + _TINY))
     return torch.stack(losses).sum()
 
 

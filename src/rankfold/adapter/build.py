@@ -20,7 +20,7 @@ from rankfold.adapter.gating import (
 )
 from rankfold.adapter.module import Adapter, LearnedScale
 from rankfold.adapter.router import RouterSpec
-from rankfold.adapter.site import Site, checked, warn_of_relays
+from rankfold.adapter.site import Site, check_site, warn_of_relays
 from rankfold.factors import (
     CoreSpec,
     Decomposition,
@@ -45,17 +45,17 @@ class BuiltAdapter:
 
     Args:
         adapter: The adapter.
-        owned: By role (`down`, `core`, `up`, `scale`, `router`, `dropout`), what belongs to this layer; a
-            shared factor belongs to one layer only.
+        owned_parts: By role (`down`, `core`, `up`, `scale`, `router`, `dropout`), the modules that belong to
+            this layer; a shared factor belongs to one layer only.
     """
 
     adapter: Adapter
-    owned: dict[str, nn.Module]
+    owned_parts: dict[str, nn.Module]
 
 
 @final
 class Builder:
-    """Builds the adapters of one name on one model, one layer at a time, and keeps what they share.
+    """Builds the adapters of one name on one model, one layer at a time, and keeps their shared factors.
 
     Args:
         sites: The layers to be adapted, by their path below the deepest module that holds them all. Frozen
@@ -69,7 +69,7 @@ class Builder:
     """
 
     def __init__(self, sites: Mapping[str, Site], *, name: str) -> None:
-        self.sites = {path: checked(path, site) for path, site in sites.items()}
+        self.sites = {path: check_site(path, site) for path, site in sites.items()}
         self.name = name
         self._relays: list[Relay] = []
         self._passes: dict[str, MlpPass] = {}
@@ -89,23 +89,25 @@ class Builder:
             SpecError: If a factor wants more of the base weight than there is.
         """
         site = self.sites[path]
-        spec, owned = site.spec, dict[str, nn.Module]()
+        spec, owned_parts = site.spec, dict[str, nn.Module]()
         views: dict[Side, Factor] = {}
         for role, (factor, rows, cols) in site.sides.items():
             create = partial(self._create, factor, spec.seed, role)
-            views[role], own = self._pools[role].take(path, rows, cols, create)
-            if own is not None:
-                owned[role] = own
+            views[role], new_factor = self._pools[role].take(path, rows, cols, create)
+            if new_factor is not None:
+                owned_parts[role] = new_factor
         core = None
         if spec.core is not None:
-            core = owned["core"] = self._create(spec.core, spec.seed, "core", path, spec.up_rank, spec.rank)
+            core = owned_parts["core"] = self._create(
+                spec.core, spec.seed, "core", path, spec.up_rank, spec.rank
+            )
         scale = None
         if spec.scaling == "learned":
-            scale = owned["scale"] = LearnedScale()
+            scale = owned_parts["scale"] = LearnedScale()
         if base_weight is not None:
             _take_from_weight(views, site, base_weight)
-        gating = self._gating(path, owned)
-        dropout = owned["dropout"] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
+        gating = self._gating(path, owned_parts)
+        dropout = owned_parts["dropout"] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
         adapter = Adapter(
             views["down"],
             views["up"],
@@ -117,7 +119,7 @@ class Builder:
             down_heads=spec.down_heads,
             **{f"{spec.dropout_position}_dropout": dropout},
         )
-        return BuiltAdapter(adapter, owned)
+        return BuiltAdapter(adapter, owned_parts)
 
     def parameter_count(self) -> int:
         """Return how many numbers the adapters of all sites train, without building them."""
@@ -153,15 +155,15 @@ class Builder:
         """Return the batches of all relayed factors built so far, or None if there are none."""
         return RelayBatches(self._relays) if self._relays else None
 
-    def _gating(self, path: str, owned: dict[str, nn.Module]) -> Gating | None:
-        """Return what weighs the heads of one layer, if there are several; its router may be owned by it."""
+    def _gating(self, path: str, owned_parts: dict[str, nn.Module]) -> Gating | None:
+        """Return the gating of one layer with several heads; a router that is new goes into `owned_parts`."""
         site = self.sites[path]
         spec = site.spec.router
         if spec is None:
             return None
         group = site.router_group(path)
         if group not in self._passes:
-            owned["router"] = router = spec.build(*site.router_size(spec))
+            owned_parts["router"] = router = spec.build(*site.router_size(spec))
             router.reset(seed=site.spec.seed, name=f"{self.name}/{group}")
             self._passes[group] = MlpPass(router)
         return _gating(self._passes[group], spec, site)

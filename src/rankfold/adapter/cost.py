@@ -1,11 +1,11 @@
-"""What a training step costs, from sizes alone: its arithmetic, its traffic, and a time made of both.
+"""Cost model of a training step, from sizes alone: its arithmetic, its memory traffic, and a time of both.
 
 The arithmetic is exact: the multiplications and additions of every matrix product of an adapter, forwards and
 backwards, as torch's own counter finds them. The traffic is a count of the large tensors that are read and
 written once each. Both leave out what no adapter changes (attention's own products) and what is small.
 
-Time is arithmetic plus traffic times `BALANCE`. That is crude, and good for ratios only; `docs/fit.md` holds
-it against what was measured.
+Time is arithmetic plus traffic times `BALANCE`. That is crude, and good for ratios only; `docs/fit.md`
+compares it with measurements.
 """
 
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ _SECOND_READ = 6
 @final
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is done in one training step.
+    """Operations and memory traffic of one training step.
 
     Args:
         flops: Multiplications and additions of matrix products.
@@ -51,9 +51,9 @@ class Work:
     flops: float = 0.0
     bytes: float = 0.0
 
-    def __add__(self, other: Self) -> "Work":
+    def __add__(self, work: Self) -> "Work":
         """Return the sums."""
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
+        return Work(self.flops + work.flops, self.bytes + work.bytes)
 
     @property
     def time(self) -> float:
@@ -117,13 +117,13 @@ def _base_layer(layer: Geometry, tokens: int) -> Work:
     return Work(flops, _BYTES * (traffic * tokens + 2 * inputs * outputs))
 
 
-def _places(site: Site) -> tuple[int, int]:
+def _vectors(site: Site) -> tuple[int, int]:
     """Return how many vectors a token is where it enters the layer, and where it leaves."""
     router = site.spec.router
     if router is None or router.scope != "experts" or site.mlp is None:
         return 1, 1
-    chosen = router.top_k or site.spec.most_heads
-    return (1, chosen) if site.mlp.role == "entry" else (chosen, 1)
+    experts = router.top_k or site.spec.most_heads
+    return (1, experts) if site.mlp.role == "entry" else (experts, 1)
 
 
 def _reads_code_again(site: Site) -> bool:
@@ -134,7 +134,7 @@ def _reads_code_again(site: Site) -> bool:
 
 def _site_flops(site: Site, tokens: int) -> float:
     spec, geometry = site.spec, site.geometry
-    entering, leaving = _places(site)
+    entering, leaving = _vectors(site)
     groups = geometry.groups if isinstance(geometry, Conv2d) else 1
     is_lookup = isinstance(geometry, Embedding)
     down_is_trained = not isinstance(spec.down, FROZEN)
@@ -161,27 +161,27 @@ def _site_flops(site: Site, tokens: int) -> float:
 def _site_traffic(site: Site) -> float:
     """Return how many numbers are moved for a token."""
     spec, geometry = site.spec, site.geometry
-    entering, leaving = _places(site)
+    entering, leaving = _vectors(site)
     inputs = 0 if isinstance(geometry, Embedding) else geometry.in_features * entering
     outputs = geometry.out_features * leaving
     down_is_trained, up_is_trained = (not isinstance(side, FROZEN) for side in (spec.down, spec.up))
     # Forwards the input is read and the output changed where it lies; backwards the other way round. The
     # gradient of a factor reads what its product read, or what it wrote.
-    moved = (3 + down_is_trained) * inputs + (3 + up_is_trained) * outputs
+    traffic = (3 + down_is_trained) * inputs + (3 + up_is_trained) * outputs
     has_experts = entering + leaving > 2  # noqa: PLR2004 (one each)
     if spec.dropout or has_experts or not isinstance(geometry, Linear) or geometry.transposed:
-        moved += 2 * (inputs + outputs)  # the change is a tensor of its own before it is added
+        traffic += 2 * (inputs + outputs)  # the change is a tensor of its own before it is added
     if spec.dropout:
-        moved += _DROPOUT * (inputs if spec.dropout_position == "input" else outputs)
+        traffic += _DROPOUT * (inputs if spec.dropout_position == "input" else outputs)
     if spec.router is not None:
-        moved += 6 * spec.most_heads * spec.up_rank * entering
-        moved += _SECOND_READ * inputs * _reads_code_again(site)
+        traffic += 6 * spec.most_heads * spec.up_rank * entering
+        traffic += _SECOND_READ * inputs * _reads_code_again(site)
     if has_experts:  # each chosen expert goes through the activation, and they are joined
-        moved += _ELEMENTWISE * (outputs - geometry.out_features) + 4 * (inputs - geometry.in_features)
-    return moved
+        traffic += _ELEMENTWISE * (outputs - geometry.out_features) + 4 * (inputs - geometry.in_features)
+    return traffic
 
 
 def _router(spec: RouterSpec, heads: int, features: int, tokens: int) -> Work:
     flops = sum(_product(rows, cols, tokens) for rows, cols in spec.products(heads, features))
-    moved = _SECOND_READ * features if spec.reads == "input" else 0
-    return Work(flops, _BYTES * moved * tokens)
+    traffic = _SECOND_READ * features if spec.reads == "input" else 0
+    return Work(flops, _BYTES * traffic * tokens)

@@ -5,7 +5,7 @@ heads together are one matrix product, and none is run for itself.
 
 The layers of an MLP that read its input are its entries (gate and up projection), the one that writes its
 output is its exit (down projection). With one router for all of them an entry asks the router, and the exit
-takes what the entries were told; nothing is kept from one pass to the next, nor seen by another thread.
+reuses the weights of the entries; nothing is kept from one pass to the next, nor seen by another thread.
 """
 
 import threading
@@ -38,7 +38,7 @@ class Gating(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
-        """Return what enters the up factor, with heads times rank features.
+        """Return the input of the up factor, with heads times rank features.
 
         Args:
             x: What the layer reads, without dropout.
@@ -73,20 +73,20 @@ class CodeGating(Gating):
 
 
 @final
-class _Told(threading.local):
-    """What the entries of an MLP were told in this thread's pass; a copy or a pickle is in no pass."""
+class _PassWeights(threading.local):
+    """Weights of an MLP's heads in this thread's forward pass; a copy or a pickle is in no pass."""
 
     def __init__(self) -> None:
         self.entered: list[Gating] = []
         self.weights: Tensor | None = None
 
-    def __reduce__(self) -> tuple[type["_Told"], tuple[()]]:
-        return _Told, ()
+    def __reduce__(self) -> tuple[type["_PassWeights"], tuple[()]]:
+        return _PassWeights, ()
 
 
 @final
 class MlpPass:
-    """What a router said of the input of its MLP, from the first entry to the exit of one forward pass.
+    """Weights of the heads of one MLP, from its first entry to its exit in one forward pass.
 
     Args:
         router: The router of the MLP.
@@ -94,7 +94,7 @@ class MlpPass:
 
     def __init__(self, router: Router) -> None:
         self.router = router
-        self._told = _Told()
+        self._pass = _PassWeights()
 
     def enter(self, entry: Gating, x: Tensor) -> Float[Tensor, "*batch heads"]:
         """Return the weights for x; further entries of the MLP, which read the same x, get them again.
@@ -106,25 +106,25 @@ class MlpPass:
             entry: Who enters.
             x: The MLP's input.
         """
-        told = self._told
-        if told.weights is None or entry in told.entered:
-            told.entered, told.weights = [], self.router(x)
-        told.entered.append(entry)
-        return told.weights
+        state = self._pass
+        if state.weights is None or entry in state.entered:
+            state.entered, state.weights = [], self.router(x)
+        state.entered.append(entry)
+        return state.weights
 
     def weights(self) -> Float[Tensor, "*batch heads"]:
-        """Return what the entries got.
+        """Return the weights that the entries got.
 
         Raises:
             RuntimeError: If no entry has run.
         """
-        if self._told.weights is None:
+        if self._pass.weights is None:
             raise RuntimeError("the last layer of an MLP ran before its first; call the MLP as a whole.")
-        return self._told.weights
+        return self._pass.weights
 
     def leave(self) -> None:
         """Forget the pass."""
-        self._told.entered, self._told.weights = [], None
+        self._pass.entered, self._pass.weights = [], None
 
 
 class MlpGating(Gating):
@@ -167,9 +167,9 @@ class MlpExitGating(MlpGating):
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Take the weights of the entries."""
-        weighed = weigh(codes, self._mlp.weights())
+        code = weigh(codes, self._mlp.weights())
         self._mlp.leave()
-        return weighed
+        return code
 
 
 def _places(weights: Tensor, places: int) -> tuple[Tensor, Tensor]:
@@ -182,10 +182,10 @@ def _places(weights: Tensor, places: int) -> tuple[Tensor, Tensor]:
     Returns:
         [places, *batch] and [places, *batch, heads].
     """
-    chosen = weights.topk(places, dim=-1)
+    best = weights.topk(places, dim=-1)
     heads = torch.zeros_like(weights).expand(places, *weights.shape).contiguous()
-    heads.scatter_(-1, chosen.indices.movedim(-1, 0).unsqueeze(-1), 1.0)
-    return chosen.values.movedim(-1, 0), heads
+    heads.scatter_(-1, best.indices.movedim(-1, 0).unsqueeze(-1), 1.0)
+    return best.values.movedim(-1, 0), heads
 
 
 @final
@@ -214,7 +214,7 @@ class ExpertExitGating(ExpertGating):
     """
 
     def join(self, x: Float[Tensor, "places *batch in_features"]) -> Float[Tensor, "*batch in_features"]:
-        """Return the weighed sum of what the experts hand to the layer."""
+        """Return the weighted sum of the experts' hidden states, the input of the layer."""
         weights, _ = _places(self._mlp.weights(), self.places)
         # As the first expert and how the others differ: where none does, it is the first one, bit for bit.
         differences = (x[1:] - x[0]) * weights[1:].unsqueeze(-1).to(x.dtype)

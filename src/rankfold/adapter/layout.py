@@ -31,8 +31,8 @@ def layout_of(layers: Mapping[str, Geometry]) -> Layout:
     """Return the layout of layers by name."""
     kinds: dict[str, list[str]] = {}
     for name, geometry in layers.items():
-        kinds.setdefault(sizes_of(geometry), []).append(name)
-    return {kind: _shortened(names) for kind, names in kinds.items()}
+        kinds.setdefault(describe_layer(geometry), []).append(name)
+    return {kind: _patterns(names) for kind, names in kinds.items()}
 
 
 def layers_in(layout: Mapping[str, Iterable[str]]) -> dict[str, Geometry]:
@@ -46,12 +46,14 @@ def layers_in(layout: Mapping[str, Iterable[str]]) -> dict[str, Geometry]:
         geometry = _geometry(sizes)
         for name in (name for pattern in patterns for name in _names(pattern)):
             if name in layers or len(layers) == MOST_LAYERS:
-                raise _damaged(f"'{name}' twice" if name in layers else f"more than {MOST_LAYERS} layers")
+                raise _damage_error(
+                    f"'{name}' twice" if name in layers else f"more than {MOST_LAYERS} layers"
+                )
             layers[name] = geometry
     return layers
 
 
-def sizes_of(geometry: Geometry) -> str:
+def describe_layer(geometry: Geometry) -> str:
     """Return a layer's kind and sizes, as a layout has them."""
     match geometry:
         case Linear(transposed=transposed):
@@ -77,7 +79,7 @@ def _geometry(sizes: str) -> Geometry:
         return Linear(inputs, outputs, transposed=kind == "conv1d")
     if convolution := _CONVOLUTION.fullmatch(sizes):
         return _convolution(sizes, convolution)
-    raise _damaged(f"'{sizes}'")
+    raise _damage_error(f"'{sizes}'")
 
 
 def _convolution(sizes: str, read: re.Match[str]) -> Conv2d:
@@ -85,7 +87,7 @@ def _convolution(sizes: str, read: re.Match[str]) -> Conv2d:
         int(read[part] or 1) for part in ("inputs", "outputs", "height", "width", "groups", "down", "across")
     )
     if inputs % groups or outputs % groups:
-        raise _damaged(f"'{sizes}'")
+        raise _damage_error(f"'{sizes}'")
     return Conv2d(
         inputs,
         outputs,
@@ -99,7 +101,7 @@ def _convolution(sizes: str, read: re.Match[str]) -> Conv2d:
     )
 
 
-def _shortened(names: Iterable[str]) -> list[str]:
+def _patterns(names: Iterable[str]) -> list[str]:
     """Return names with those that differ in the number of their block alone drawn together."""
     blocks: dict[tuple[str, str], list[int]] = {}
     patterns: list[tuple[str, str] | str] = []
@@ -114,8 +116,10 @@ def _shortened(names: Iterable[str]) -> list[str]:
             patterns.append(ends)
         blocks.setdefault(ends, []).append(int(parts[place]))
     return [
-        each if isinstance(each, str) else ".".join(filter(None, (each[0], _ranges(blocks[each]), each[1])))
-        for each in patterns
+        pattern
+        if isinstance(pattern, str)
+        else ".".join(filter(None, (pattern[0], _ranges(blocks[pattern]), pattern[1])))
+        for pattern in patterns
     ]
 
 
@@ -125,12 +129,12 @@ def _is_number(part: str) -> bool:
 
 def _ranges(numbers: list[int]) -> str:
     """Return numbers as "3", or as "{0-2,5}"."""
-    ordered = sorted(numbers)
-    if len(ordered) == 1:
-        return str(ordered[0])
-    steps = [index for index, (one, two) in enumerate(pairwise(ordered), 1) if two != one + 1]
-    bounds = zip([0, *steps], [*steps, len(ordered)], strict=True)
-    runs = [(ordered[first], ordered[last - 1]) for first, last in bounds]
+    numbers = sorted(numbers)
+    if len(numbers) == 1:
+        return str(numbers[0])
+    steps = [index for index, (first, second) in enumerate(pairwise(numbers), 1) if second != first + 1]
+    bounds = zip([0, *steps], [*steps, len(numbers)], strict=True)
+    runs = [(numbers[begin], numbers[end - 1]) for begin, end in bounds]
     return "{" + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) + "}"
 
 
@@ -143,13 +147,13 @@ def _names(pattern: str) -> Iterator[str]:
     for run in braces[1].split(","):
         read = _RANGE.fullmatch(run)
         if read is None:
-            raise _damaged(f"'{pattern}'")
+            raise _damage_error(f"'{pattern}'")
         for number in range(int(read[1]), int(read[2] or read[1]) + 1):
             yield f"{before}{number}{after}"
 
 
-def _damaged(what: str) -> AdapterFileError:
-    return AdapterFileError(f"the adapter's list of layers names {what}; restore its adapter_config.json.")
+def _damage_error(content: str) -> AdapterFileError:
+    return AdapterFileError(f"the adapter's list of layers names {content}; restore its adapter_config.json.")
 
 
 def block_of(path: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The arithmetic of one adapter."""
+"""The adapter module: the change of one layer's output, and how to find adapters in a model."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -94,7 +94,7 @@ class Adapter(nn.Module):
             x: The base layer's input, in the adapter's dtype; tokens for an embedding.
         """
         down = self._matrix(self.down, self.dtype)
-        code = self._finished(x, self.geometry.project(x, down, self.input_dropout), down)
+        code = self._up_input(x, self.geometry.project(x, down, self.input_dropout), down)
         return self.output_dropout(self.geometry.expand(code, self._matrix(self.up, down.dtype)))
 
     def with_base(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -109,7 +109,7 @@ class Adapter(nn.Module):
         """
         down = self._matrix(self.down, self.dtype)
         result, code = linear_and_code(x, weight, bias, down)
-        return add_expanded(result, self._finished(x, code, down), self._matrix(self.up, down.dtype))
+        return add_expanded(result, self._up_input(x, code, down), self._matrix(self.up, down.dtype))
 
     @property
     def is_idle(self) -> bool:
@@ -124,14 +124,14 @@ class Adapter(nn.Module):
             for dropout in (self.input_dropout, self.output_dropout)
         )
 
-    def _finished(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
-        """Return what enters the up factor, from the code of x."""
+    def _up_input(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+        """Return the input of the up factor: the code of x after core, gates and scaling."""
         if self.gating is None:
-            code = self._mixed(code, down.dtype)
+            code = self._apply_core(code, down.dtype)
         else:
-            code = self._weighed(self.gating, x, code, down)
+            code = self._apply_gates(self.gating, x, code, down)
         # The code has rank features where the output has out_features: the cheaper place to scale.
-        return self._scaled(code)
+        return self._scale(code)
 
     def delta_weight(self) -> Tensor:
         """Return the change of the base weight, in its shape, in float32 at least, without dropout.
@@ -144,7 +144,7 @@ class Adapter(nn.Module):
         matrix = self.down().to(dtype)
         if self.core is not None:
             matrix = self.core().to(dtype) @ matrix
-        return self.geometry.as_base_weight(self.up().to(dtype) @ self._scaled(matrix))
+        return self.geometry.as_base_weight(self.up().to(dtype) @ self._scale(matrix))
 
     def check_is_a_weight(self, name: str) -> None:
         """Check that the adapter equals one change of the base weight.
@@ -162,28 +162,28 @@ class Adapter(nn.Module):
             )
 
     def _matrix(self, factor: Factor, dtype: torch.dtype) -> Tensor:
-        return self._used(factor).to(dtype)
+        return self._value(factor).to(dtype)
 
-    def _mixed(self, code: Tensor, dtype: torch.dtype) -> Tensor:
+    def _apply_core(self, code: Tensor, dtype: torch.dtype) -> Tensor:
         return code if self.core is None else self.geometry.mix(code, self._matrix(self.core, dtype))
 
-    def _weighed(self, gating: Gating, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+    def _apply_gates(self, gating: Gating, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code of every head, weighed, [*batch, heads * rank_up]."""
-        rank = code.shape[-1] // self.down_heads  # said, as torch cannot tell it of a batch without rows
+        rank = code.shape[-1] // self.down_heads  # torch cannot infer it from a batch without rows
         codes: Tensor = code.reshape(*code.shape[:-1], self.down_heads, rank)
-        return gating(x, self._mixed(codes, down.dtype), partial(self._undropped, x, code, down))
+        return gating(x, self._apply_core(codes, down.dtype), partial(self._undropped_code, x, code, down))
 
-    def _undropped(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
+    def _undropped_code(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code without dropout."""
         return self.geometry.project(x, down, nn.Identity()) if self.drops else code
 
-    def _scaled(self, tensor: Tensor) -> Tensor:
+    def _scale(self, tensor: Tensor) -> Tensor:
         multiplier = self.scaling * self.strength
         if multiplier != 1:
             tensor = tensor * multiplier
-        return tensor if self.scale is None else tensor * self._used(self.scale)
+        return tensor if self.scale is None else tensor * self._value(self.scale)
 
-    def _used(self, part: Factor | LearnedScale) -> Tensor:
+    def _value(self, part: Factor | LearnedScale) -> Tensor:
         value: Tensor = part()
         return value.detach() if self.is_detached else value
 
@@ -198,8 +198,8 @@ class AdapterHost(Protocol):
 
 def hosts_in(model: nn.Module) -> Iterator[tuple[str, AdapterHost]]:
     """Yield every layer that carries adapters, with its path."""
-    named = cast(Iterator[tuple[str, nn.Module]], model.named_modules())
-    return ((path, module) for path, module in named if isinstance(module, AdapterHost))
+    modules = cast(Iterator[tuple[str, nn.Module]], model.named_modules())
+    return ((path, module) for path, module in modules if isinstance(module, AdapterHost))
 
 
 def adapters_in(model: nn.Module) -> Iterator[tuple[str, str, Adapter]]:

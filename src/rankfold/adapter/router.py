@@ -123,7 +123,7 @@ class RouterSpec:
 @final
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a router decided, for an auxiliary loss.
+    """Decision of a router, for an auxiliary loss.
 
     Args:
         probabilities: The softmax over all heads, [*batch, heads], in float32 at least.

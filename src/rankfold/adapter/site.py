@@ -69,7 +69,7 @@ class Site:
         return heads, self.mlp.width
 
 
-def checked(path: str, site: Site) -> Site:
+def check_site(path: str, site: Site) -> Site:
     """Return the site with the spec that suits its kind, after checking the rank."""
     sizes = site.geometry.in_features, site.geometry.out_features
     if site.spec.router is not None:

@@ -1,4 +1,4 @@
-"""What an adapter is, as a value without tensors."""
+"""AdapterSpec: the description of an adapter, as a frozen value without tensors."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -77,7 +77,7 @@ class AdapterSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check every field, then what they make together."""
+        """Check every field, then their combination."""
         _check_ranges(self)
         _check_names(self)
         _check_that_it_can_learn(self)

@@ -278,7 +278,7 @@ def _fill(adapters: Mapping[str, BuiltAdapter], tensors: Mapping[str, Tensor]) -
         for role, part in _parts(entry.adapter):
             users.setdefault(id(part), []).append(f"{PREFIX}{name}{MARKER}{role}.")
     for name, entry in adapters.items():
-        for role, part in entry.owned.items():
+        for role, part in entry.owned_parts.items():
             part_keys = part.state_dict().keys()
             owners = [
                 prefix for prefix in users.get(id(part), []) if all(prefix + k in tensors for k in part_keys)

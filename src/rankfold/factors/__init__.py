@@ -1,6 +1,6 @@
 """Matrices: a factor yields one; a spec describes a factor without tensors.
 
-The union `FactorSpec` is closed: a new kind of factor adds its file and its line here, and the type checker
+The union `FactorSpec` is closed: a new type of factor adds its file and its line here, and the type checker
 lists every `match` that has to answer for it.
 """
 

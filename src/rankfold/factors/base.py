@@ -1,4 +1,4 @@
-"""What a factor is: a module that yields one matrix."""
+"""Base class of all factors, their initial values, and checks of torch modes around them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -103,14 +103,14 @@ def initial_matrix(
     )
 
 
-# Torch has no public name for what is asked of these two.
+# Torch has no public names for these two queries.
 _C, _FORWARD_AD = cast(Any, torch)._C, cast(Any, forward_ad)
 
 
 def is_transformed() -> bool:
     """Return whether a transform of `torch.func` or forward-mode differentiation is under way.
 
-    Neither can go through an `autograd.Function` that says no more than its values and its gradients.
+    Neither can go through an `autograd.Function` that defines only its values and its gradients.
     """
     return bool(_C._are_functorch_transforms_active() or _FORWARD_AD._current_level >= 0)
 

@@ -158,7 +158,7 @@ def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> 
     if torch.compiler.is_compiling():
         return _positions(order, entries, device)
     # What is made now shows whether what is kept is of use here, and may be added to.
-    make = _kept_positions if is_lasting(torch.empty(0, device=device)) else _lasting_positions
+    make = _cached_positions if is_lasting(torch.empty(0, device=device)) else _lasting_positions
     return make(order, entries, device)
 
 
@@ -178,12 +178,12 @@ def _positions(order: RelayMap, entries: int, device: torch.device) -> FlatIndex
             step = next(step for step in range(side + 1, 2 * size + 2) if math.gcd(step, size) == 1)
             return (torch.arange(entries, device=device) * step) % size
         case "permuted":
-            return _permuted(entries, size, device)
+            return _permuted_positions(entries, size, device)
 
 
 # An operator, since torch.compile cannot trace how the order is drawn; a copy, which it may overwrite.
 @torch.library.custom_op("rankfold::permuted", mutates_args=())
-def _permuted(entries: int, size: int, device: torch.device) -> Tensor:
+def _permuted_positions(entries: int, size: int, device: torch.device) -> Tensor:
     return _first_of_order(entries, size, device).clone()
 
 
@@ -193,12 +193,12 @@ def _first_of_order(entries: int, size: int, device: torch.device) -> FlatIndex:
     return random_order(size, seed=0, name=f"relay.{size}")[:entries].to(device)
 
 
-@_permuted.register_fake  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
+@_permuted_positions.register_fake  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
 def _(entries: int, size: int, device: torch.device) -> Tensor:
     return torch.empty(entries, dtype=torch.int64, device=device)
 
 
-_kept_positions = lru_cache(maxsize=256)(_lasting_positions)
+_cached_positions = lru_cache(maxsize=256)(_lasting_positions)
 
 
 def rank_cap(spec: RelaySpec, rows: int, cols: int) -> int:

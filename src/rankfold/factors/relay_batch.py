@@ -35,7 +35,7 @@ def materialise(relays: Sequence[Relay]) -> tuple[Tensor, ...]:
 
 @final
 class _Pass(threading.local):
-    """The forward pass that this thread is in, and what was built in it; a copy or a pickle is in none."""
+    """State of this thread's forward pass: the matrices built in it; a copy or a pickle is in no pass."""
 
     def __init__(self) -> None:
         self.is_open = False
@@ -85,9 +85,9 @@ class RelayBatches:
 
 
 def _key(relay: Relay, with_gradient: bool) -> tuple[int, ...]:  # noqa: FBT001 (a part of the key)
-    """Return what a matrix is kept under; it follows the parameters: an interrupt may leave a pass open."""
+    """Return the cache key of a matrix; with versions, as an interrupt may leave a pass open."""
     small = (relay.left, relay.right)
-    return id(relay), with_gradient, *(0 if each.is_inference() else each._version for each in small)
+    return id(relay), with_gradient, *(0 if part.is_inference() else part._version for part in small)
 
 
 def _can_be_built_together(peer: Relay, relay: Relay) -> bool:
@@ -107,7 +107,7 @@ class _SquareProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, relays: tuple[Relay, ...], *parameters: Tensor) -> tuple[Tensor, ...]:
-        lefts, rights = _stacked(parameters)
+        lefts, rights = _stack(parameters)
         ctx.set_materialize_grads(False)
         ctx.relays, ctx.lefts, ctx.rights, ctx.dtype = relays, lefts, rights, parameters[0].dtype
         ctx.parameters = parameters
@@ -126,7 +126,7 @@ class _SquareProducts(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         # For gradients of gradients they are stacked anew, where autograd sees it; otherwise they are as they
         # were, whatever has become of the parameters.
-        lefts, rights = _stacked(ctx.parameters) if torch.is_grad_enabled() else (ctx.lefts, ctx.rights)
+        lefts, rights = _stack(ctx.parameters) if torch.is_grad_enabled() else (ctx.lefts, ctx.rights)
         count, side, _ = lefts.shape
         squares = lefts.new_zeros(count, side * side)
         for members, positions in _readings(ctx.relays, squares.device):
@@ -140,11 +140,13 @@ class _SquareProducts(torch.autograd.Function):
             for_rights = torch.bmm(lefts.transpose(1, 2), squares).to(ctx.dtype)
         pairs = zip(for_lefts, for_rights, gradients, strict=True)
         return None, *(
-            None if gradient is None else each for left, right, gradient in pairs for each in (left, right)
+            None if gradient is None else part
+            for for_left, for_right, gradient in pairs
+            for part in (for_left, for_right)
         )
 
 
-def _stacked(parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _stack(parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Return all left and all right matrices, in float32 at least."""
     dtype = torch.promote_types(parameters[0].dtype, torch.float32)
     return torch.stack(parameters[0::2]).to(dtype), torch.stack(parameters[1::2]).to(dtype)

@@ -80,8 +80,10 @@ class Seeded(Factor):
 
     def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
         """Return the matrix in float32."""
-        kept = self._matrix
-        return kept if kept is not None and kept.device == self.anchor.device else self._materialise()
+        matrix = self._matrix
+        if matrix is None or matrix.device != self.anchor.device:
+            matrix = self._materialise()
+        return matrix
 
     def reset(self, *, seed: int, name: str) -> None:
         """Take another seed or name, hence another matrix; on the meta device it waits until it is needed."""

@@ -153,10 +153,10 @@ def _leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     else:
         basis = _leading_basis(weight, rank)
     parts: tuple[Tensor, Tensor, Tensor] = _LINALG.svd(basis.T @ weight, full_matrices=False)
-    left, values, right = (basis @ parts[0])[:, :rank], parts[1][:rank], parts[2][:rank]
-    largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))
+    lefts, values, rights = (basis @ parts[0])[:, :rank], parts[1][:rank], parts[2][:rank]
+    largest = rights.gather(1, rights.abs().argmax(dim=1, keepdim=True))
     signs = torch.where(largest < 0, -1.0, 1.0).to(torch.float64)
-    return left * signs.T, values, right * signs
+    return lefts * signs.T, values, rights * signs
 
 
 def _leading_basis(weight: Tensor, rank: int) -> Tensor:

@@ -31,7 +31,10 @@ from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
 from rankfold.presets import find, router_types
 
 # Fields of an adapter by the names they have in a configuration, where the rank is PEFT's `r`.
-_SPEC_FIELDS = {"r" if each.name == "rank" else each.name: each.name for each in fields(AdapterSpec)}
+_SPEC_FIELDS = {
+    "r" if spec_field.name == "rank" else spec_field.name: spec_field.name
+    for spec_field in fields(AdapterSpec)
+}
 _INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint", "layers"}
 
 
@@ -82,7 +85,7 @@ class RankfoldConfig(PeftConfig):
         preset: The preset that the factors came from, for the record.
         base_fingerprint: A sketch of the base weights, written when an adapter is added to a model; loading
             compares it.
-        layers: The layers that got it, with their kinds and sizes, written at the same time; loading compares
+        layers: The layers that got it, with their types and sizes, written at the same time; loading compares
             them, and without the base model they say what the adapter's tensors are.
 
     Raises:
@@ -119,9 +122,9 @@ class RankfoldConfig(PeftConfig):
     layers: Layout | None = None
 
     def __post_init__(self) -> None:
-        """Read what may come from a file, then check everything that needs no model."""
+        """Convert values that may come from a file, then check everything that needs no model."""
         if self.task_type is not None and self.task_type not in list(TaskType):
-            raise unknown_name("task type", self.task_type, (each.value for each in TaskType))
+            raise unknown_name("task type", self.task_type, (task_type.value for task_type in TaskType))
         super().__post_init__()
         self.peft_type = cast("PeftType", RankfoldPeftType.RANKFOLD)
         if self.bias != "none":
@@ -152,7 +155,7 @@ class RankfoldConfig(PeftConfig):
         Raises:
             SpecError: If it is not possible.
         """
-        values = {name: getattr(self, own) for own, name in _SPEC_FIELDS.items()}
+        values = {name: getattr(self, option) for option, name in _SPEC_FIELDS.items()}
         values["rank"] = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), path), self.r)
         values["alpha"] = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), path), self.alpha)
         spec = AdapterSpec(**values)
@@ -180,12 +183,16 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         RelaySpec(k=4, map='strided', initial='zeros', std=None, kind='relay')
     """
     preset = find(method)
-    own = preset.options
-    targeting = {each.name for each in fields(RankfoldConfig)} - _SPEC_FIELDS.keys() - _INTERNAL_FIELDS
+    own_options = preset.options
+    targeting = (
+        {config_field.name for config_field in fields(RankfoldConfig)}
+        - _SPEC_FIELDS.keys()
+        - _INTERNAL_FIELDS
+    )
     for name in options:
-        if name not in own and name not in targeting:
-            raise unknown_name(f"option of method '{method}'", name, {*own, *targeting})
-    spec = preset.spec(**{name: value for name, value in options.items() if name in own})
+        if name not in own_options and name not in targeting:
+            raise unknown_name(f"option of method '{method}'", name, {*own_options, *targeting})
+    spec = preset.spec(**{name: value for name, value in options.items() if name in own_options})
     if options.get("alpha") is not None and spec.scaling in WITHOUT_ALPHA:
         raise SpecError(
             f"alpha={options['alpha']} has no effect with scaling='{spec.scaling}'; leave it out."
@@ -195,7 +202,7 @@ def config(method: str, **options: Any) -> RankfoldConfig:
     return RankfoldConfig(
         preset=method,
         **{name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()},
-        **{name: value for name, value in options.items() if name not in own},
+        **{name: value for name, value in options.items() if name not in own_options},
     )
 
 
@@ -263,15 +270,15 @@ def _read(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()  # as of a sweep over an array; a file could not hold numpy's own types
     # Names are compared with the known ones by the spec, which has suggestions.
-    reader, wanted = _VALUES[str if get_origin(hint) is Literal else hint]
+    reader, type_names = _VALUES[str if get_origin(hint) is Literal else hint]
     try:
         return reader.validate_python(value)
     except ValidationError as error:
-        raise SpecError(f"{name}={value!r} cannot be read; give {wanted}.") from error
+        raise SpecError(f"{name}={value!r} cannot be read; give {type_names}.") from error
 
 
-def _read_spec(name: str, value: Any, reader: TypeAdapter[Any], what: str, example: str) -> Any:
-    """Return a spec from a spec or from what a file says of it."""
+def _read_spec(name: str, value: Any, reader: TypeAdapter[Any], noun: str, example: str) -> Any:
+    """Return a spec from a spec or from its fields in a file."""
     try:
         # Strict reading takes dictionaries from JSON only, which is where they come from.
         return (
@@ -285,7 +292,7 @@ def _read_spec(name: str, value: Any, reader: TypeAdapter[Any], what: str, examp
             for fault in error.errors()
         )
         raise SpecError(
-            f"{name}={value!r} describes no {what} ({faults}); give a spec such as {example}."
+            f"{name}={value!r} describes no {noun} ({faults}); give a spec such as {example}."
         ) from error
 
 

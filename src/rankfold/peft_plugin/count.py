@@ -31,9 +31,9 @@ class Count:
     trainable: int = 0
     active: int = 0
 
-    def __add__(self, other: Self) -> "Count":
+    def __add__(self, count: Self) -> "Count":
         """Return the sums."""
-        return Count(self.stored + other.stored, self.trainable + other.trainable, self.active + other.active)
+        return Count(self.stored + count.stored, self.trainable + count.trainable, self.active + count.active)
 
 
 @final
@@ -85,10 +85,10 @@ def count_parameters(model: nn.Module, adapter_name: str | None = None) -> Param
     """
     adapters = list(adapters_in(model))
     if adapters:
-        known = {name for _, name, _ in adapters}
-        entries, counted = _factors(model, adapters, _chosen(adapter_name, known))
+        known_names = {name for _, name, _ in adapters}
+        entries, counted_ids = _factors(model, adapters, _select_names(adapter_name, known_names))
     elif isinstance(model, PeftModel):
-        entries, counted = _tensors(model, _chosen(adapter_name, set(model.peft_config)))
+        entries, counted_ids = _tensors(model, _select_names(adapter_name, set(model.peft_config)))
     else:
         raise SpecError("the model has no adapter to count; add one with peft.get_peft_model.")
     totals = sum((count for _, _, count in entries), Count())
@@ -97,53 +97,53 @@ def count_parameters(model: nn.Module, adapter_name: str | None = None) -> Param
         totals.stored,
         totals.trainable,
         totals.active,
-        heads=sum(p.numel() for name, p in model.named_parameters() if _is_head(name, p, counted)),
+        heads=sum(p.numel() for name, p in model.named_parameters() if _is_head(name, p, counted_ids)),
         total=sum(parameter.numel() for parameter in model.parameters()),
         by_factor=by_role | _sums((factor, count) for _, factor, count in entries),
         by_module=_sums((path, count) for path, _, count in entries),
     )
 
 
-def _chosen(adapter_name: str | None, known: set[str]) -> set[str]:
+def _select_names(adapter_name: str | None, known_names: set[str]) -> set[str]:
     """Return the names of the adapters to count."""
-    if adapter_name is not None and adapter_name not in known:
-        raise unknown_name("adapter", adapter_name, known)
-    return known if adapter_name is None else {adapter_name}
+    if adapter_name is not None and adapter_name not in known_names:
+        raise unknown_name("adapter", adapter_name, known_names)
+    return known_names if adapter_name is None else {adapter_name}
 
 
 def _factors(
     model: nn.Module, adapters: Iterable[tuple[str, str, Adapter]], names: set[str]
 ) -> tuple[list[_Entry], set[int]]:
     """Return the counts of rankfold's factors, and the ids of the parameters of all adapters."""
-    seen: set[int] = set()
+    seen_ids: set[int] = set()
     entries: list[_Entry] = []
     active_names = {path: host.active_adapters for path, host in hosts_in(model)}
     for path, name, adapter in adapters:
         for role in ROLES:
             part: nn.Module | None = getattr(adapter, role)
-            parameters = [] if part is None else [p for p in part.parameters() if id(p) not in seen]
-            seen.update(map(id, parameters))
+            parameters = [] if part is None else [p for p in part.parameters() if id(p) not in seen_ids]
+            seen_ids.update(map(id, parameters))
             size = sum(parameter.numel() for parameter in parameters)
             active = sum(p.numel() for p in parameters if p.requires_grad and name in active_names[path])
             if name in names:
                 entries.append((path, role, Count(size, size, active)))
-    return entries, seen
+    return entries, seen_ids
 
 
 def _tensors(model: PeftModel, names: set[str]) -> tuple[list[_Entry], set[int]]:
     """Return the counts of the tensors of PEFT's own methods, and the ids of the trained parameters."""
-    trained = {
+    trained_parameters = {
         name: parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and _SAVED_WHOLE not in name
     }
     entries = list(_stored_tensors(model, names))
-    for key, parameter in trained.items():
+    for key, parameter in trained_parameters.items():
         parts = key.split(".")
         if names.issuperset(part for part in parts if part in model.peft_config):
             path, factor = _path_and_factor(".".join(part for part in parts if part not in model.peft_config))
             entries.append((path, factor, Count(0, parameter.numel(), parameter.numel())))
-    return entries, set(map(id, trained.values()))
+    return entries, set(map(id, trained_parameters.values()))
 
 
 def _stored_tensors(model: PeftModel, names: set[str]) -> Iterator[_Entry]:
@@ -168,9 +168,9 @@ def _path_and_factor(key: str) -> tuple[str, str]:
     return path, factor
 
 
-def _is_head(name: str, parameter: nn.Parameter, counted: set[int]) -> bool:
+def _is_head(name: str, parameter: nn.Parameter, counted_ids: set[int]) -> bool:
     """Return whether a parameter beside the adapters is saved whole, or trained."""
-    return id(parameter) not in counted and (parameter.requires_grad or _SAVED_WHOLE in name)
+    return id(parameter) not in counted_ids and (parameter.requires_grad or _SAVED_WHOLE in name)
 
 
 def _sums(counts: Iterable[tuple[str, Count]]) -> dict[str, Count]:

@@ -68,11 +68,11 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self.cast_input_dtype_enabled = True
         self.in_features, self.out_features = layer_sizes(base_layer)
 
-    def update_layer(self, adapter_name: str, built: BuiltAdapter, *, inference_mode: bool) -> None:
+    def update_layer(self, adapter_name: str, built_adapter: BuiltAdapter, *, inference_mode: bool) -> None:
         """Add an adapter, on the device and in the dtype of the base layer."""
-        for role, part in built.owned.items():
+        for role, part in built_adapter.owned_parts.items():
             getattr(self, f"rankfold_{role}")[adapter_name] = part
-        self.rankfold_adapters[adapter_name] = built.adapter
+        self.rankfold_adapters[adapter_name] = built_adapter.adapter
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
@@ -100,37 +100,37 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             return self.base_layer(x, *args, **kwargs)
         active = [name for name in self.active_adapters if name in self.rankfold_adapters]
         active = [name for name in active if not self.rankfold_adapters[name].is_idle]
-        fused = self.fused(active, x) if not (args or kwargs) else None
-        if fused is not None:
-            return fused
-        joined = self._join(active, x)
-        result = self.base_layer(joined, *args, **kwargs)
+        output = self.fused_forward(active, x) if not (args or kwargs) else None
+        if output is not None:
+            return output
+        base_input = self._join(active, x)
+        result = self.base_layer(base_input, *args, **kwargs)
         # A quantised layer may return a view that must not be the operand of autograd.
-        changed = (
+        result_sum = (
             result
             if self.quantization_backend is None
             else self.quantization_backend.maybe_clone_base_result(result)
         )
         for name in active:
-            changed = changed + self.change(name, x if self.joins(name) else joined)
-        return changed.to(result.dtype)
+            result_sum = result_sum + self.change(name, x if self.joins(name) else base_input)
+        return result_sum.to(result.dtype)
 
     @abstractmethod
-    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+    def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
         """Return base output and changes in one, where that is possible and faster; None where it is not."""
 
     @abstractmethod
     def change(self, name: str, x: Tensor) -> Tensor:
-        """Return what an adapter adds to the base layer's output for the input x."""
+        """Return the change of the base layer's output by an adapter, for the input x."""
 
     def joins(self, name: str) -> bool:
         """Whether an adapter joins here the experts that it parted where the MLP began."""
         return isinstance(self.rankfold_adapters[name].gating, ExpertExitGating)
 
     def _join(self, active: Sequence[str], x: Tensor) -> Tensor:
-        """Return what the base layer reads."""
+        """Return the input of the base layer, with experts joined."""
         gatings = [self.rankfold_adapters[name].gating for name in active]
-        experts = [each for each in gatings if isinstance(each, ExpertGating)]
+        experts = [gating for gating in gatings if isinstance(gating, ExpertGating)]
         if len(experts) > 1:
             raise SpecError(
                 f"the adapters {', '.join(active)} are active together, but the experts of two of them would "
@@ -203,11 +203,11 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             self._check_is_finite(names)
 
     def _check_is_finite(self, names: Sequence[str]) -> None:
-        merged = self.get_base_weight()
+        weight = self.get_base_weight()
         for name in names:
             if name not in self.merged_adapters:
-                merged = _sum(merged, self.get_delta_weight(name))
-            if not torch.isfinite(merged).all():
+                weight = _sum(weight, self.get_delta_weight(name))
+            if not torch.isfinite(weight).all():
                 raise ValueError(
                     f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                 )
@@ -283,17 +283,17 @@ def _sum(weight: Tensor, delta: Tensor) -> Tensor:
     return (weight.to(exact) + delta.to(weight.device)).to(weight.dtype)
 
 
-def _drift(merged: Tensor, weight: Tensor, delta: Tensor) -> float:
+def _drift(merged_weight: Tensor, weight: Tensor, delta: Tensor) -> float:
     """Return how far a merged weight is from the sum that it stands for, relative to the change."""
-    lost = merged.float() - (weight.float() + delta.float())
+    error = merged_weight.float() - (weight.float() + delta.float())
     size = delta.float().norm()
-    return 0.0 if size == 0 else (lost.norm() / size).item()
+    return 0.0 if size == 0 else (error.norm() / size).item()
 
 
 def layer_sizes(layer: nn.Module) -> tuple[int | None, int | None]:
-    """Return what PEFT calls a layer's `in_features` and `out_features`; a convolution's are its channels."""
+    """Return a layer's `in_features` and `out_features` by PEFT; a convolution's are its channels."""
     with warnings.catch_warnings():
-        # PEFT warns of kinds it does not know; those that we take are checked by us.
+        # PEFT warns of types of layers it does not know; `geometry_of` checks those that we take.
         warnings.simplefilter("ignore", UserWarning)
         return _get_in_out_features(layer)
 
@@ -310,7 +310,7 @@ BASE = "__base__"
 def forward_mixed(
     layer: "RankfoldLayer", x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Return what a layer writes where each row has an adapter of its own, or none.
+    """Return the output of a layer where each row has an adapter of its own, or none.
 
     Between the first and the last layer of an MLP, rows with experts have an axis in front, one entry for
     each expert of a token. All rows of the batch get it then; those without experts are in its first entry.
@@ -331,23 +331,25 @@ def forward_mixed(
         )
     names = [name for name in dict.fromkeys(adapter_names) if name in layer.rankfold_adapters]
     gatings = {name: layer.rankfold_adapters[name].gating for name in names}
-    entries = {name: each.places for name, each in gatings.items() if isinstance(each, ExpertEntryGating)}
-    exits = {name: each for name, each in gatings.items() if isinstance(each, ExpertExitGating)}
-    joined = x[0].clone() if exits else x
-    if len(joined) != len(adapter_names):
+    entries = {
+        name: gating.places for name, gating in gatings.items() if isinstance(gating, ExpertEntryGating)
+    }
+    exits = {name: gating for name, gating in gatings.items() if isinstance(gating, ExpertExitGating)}
+    base_input = x[0].clone() if exits else x
+    if len(base_input) != len(adapter_names):
         raise ValueError(
             "Length of `adapter_names` should be the same as the number of inputs, but got "
-            f"{len(adapter_names)} and {len(joined)} respectively."
+            f"{len(adapter_names)} and {len(base_input)} respectively."
         )
     rows = {name: _rows(adapter_names, name, x.device) for name in names}
     for name, gating in exits.items():
-        joined[rows[name]] = gating.join(x[: gating.places, rows[name]])
-    result = layer.base_layer(joined, *args, **kwargs)
+        base_input[rows[name]] = gating.join(x[: gating.places, rows[name]])
+    result = layer.base_layer(base_input, *args, **kwargs)
     result = result.expand(max(entries.values()), *result.shape).clone() if entries else result.clone()
     for name in names:
-        where = (slice(0, entries.get(name, len(result))), rows[name]) if entries else (rows[name],)
-        source = x[: exits[name].places, rows[name]] if name in exits else joined[rows[name]]
-        result[where] = (result[where] + layer.change(name, source)).to(result.dtype)
+        target = (slice(0, entries.get(name, len(result))), rows[name]) if entries else (rows[name],)
+        source = x[: exits[name].places, rows[name]] if name in exits else base_input[rows[name]]
+        result[target] = (result[target] + layer.change(name, source)).to(result.dtype)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The kinds of layers that carry adapters, one for each geometry.
+"""The types of layers that carry adapters, one for each geometry.
 
 The names matter: where a model carries adapters already, PEFT takes a layer for a linear one, as "all-linear"
 asks for, if the name of its class says so.
@@ -32,10 +32,10 @@ class RankfoldLinear(RankfoldLayer):
         asked of all adapters.
         """
         adapters = self.rankfold_adapters
-        asked = [adapters[adapter_name]] if adapter_name in adapters else adapters.values()
-        return all(adapter.router is None for adapter in asked)
+        candidates = [adapters[adapter_name]] if adapter_name in adapters else adapters.values()
+        return all(adapter.router is None for adapter in candidates)
 
-    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+    def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
         """Take the fast way for one adapter without dropout on a plain layer.
 
         Not under autocast, and not in a transform of `torch.func`.
@@ -52,7 +52,7 @@ class RankfoldLinear(RankfoldLayer):
         return adapter.with_base(x, base.weight, base.bias)
 
     def change(self, name: str, x: Tensor) -> Tensor:
-        """Return what an adapter adds to the output for x [*batch, in_features]."""
+        """Return the change of the output by an adapter, for x [*batch, in_features]."""
         adapter = self.rankfold_adapters[name]
         return adapter(self._cast_input_dtype(x, adapter.dtype))
 
@@ -61,12 +61,12 @@ class RankfoldLinear(RankfoldLayer):
 class RankfoldConv2d(RankfoldLayer):
     """A convolution with its adapters."""
 
-    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+    def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
         """Take the plain way always."""
         return None
 
     def change(self, name: str, x: Tensor) -> Tensor:
-        """Return what an adapter adds to the output for x [batch, channels, height, width]."""
+        """Return the change of the output by an adapter, for x [batch, channels, height, width]."""
         adapter = self.rankfold_adapters[name]
         return adapter(self._cast_input_dtype(x, adapter.dtype))
 
@@ -75,12 +75,12 @@ class RankfoldConv2d(RankfoldLayer):
 class RankfoldEmbedding(RankfoldLayer):
     """An embedding with its adapters."""
 
-    def fused(self, active: Sequence[str], x: Tensor) -> Tensor | None:
+    def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
         """Take the plain way always."""
         return None
 
     def change(self, name: str, x: Tensor) -> Tensor:
-        """Return what an adapter adds to the output for tokens x [*batch]."""
+        """Return the change of the output by an adapter, for tokens x [*batch]."""
         change = self.rankfold_adapters[name](x)
         # Some embeddings multiply what they look up, and so must the adapter, or merging would change the
         # output.
@@ -88,7 +88,7 @@ class RankfoldEmbedding(RankfoldLayer):
         return change if scale is None else change * scale.to(change.dtype)
 
 
-_KINDS: dict[type[Geometry], type[RankfoldLayer]] = {
+_LAYER_TYPES: dict[type[Geometry], type[RankfoldLayer]] = {
     Linear: RankfoldLinear,
     Conv2d: RankfoldConv2d,
     Embedding: RankfoldEmbedding,
@@ -96,8 +96,8 @@ _KINDS: dict[type[Geometry], type[RankfoldLayer]] = {
 
 
 def wrap(base_layer: nn.Module, geometry: Geometry, backend: QuantizationBackend | None) -> RankfoldLayer:
-    """Return the layer of the right kind around a base layer, still without adapters."""
-    return _KINDS[type(geometry)](base_layer, backend)
+    """Return the layer of the right type around a base layer, still without adapters."""
+    return _LAYER_TYPES[type(geometry)](base_layer, backend)
 
 
 def _autocasts(device: str) -> bool:
@@ -120,10 +120,10 @@ def _is_plain(base: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def geometry_of(name: str, layer: nn.Module, backend: QuantizationBackend | None) -> Geometry:
-    """Return the kind and the sizes of a base layer.
+    """Return the type and the sizes of a base layer.
 
     Raises:
-        SpecError: If it is of a kind that cannot be adapted.
+        SpecError: If it is of a type that cannot be adapted.
     """
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         raise SpecError(

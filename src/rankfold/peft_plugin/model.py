@@ -66,8 +66,8 @@ class RankfoldModel(BaseTuner):
         config.layers, config.base_fingerprint = layout_of_targets(targets), fingerprint(targets)
         if str(config.target_modules).lower() in (INCLUDE_LINEAR_LAYERS_SHORTHAND, MLP_TARGETS):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
-            config.target_modules = {each.name for each in targets}
-        self._builder = Builder({each.path: each.site for each in targets}, name=adapter_name)
+            config.target_modules = {target.name for target in targets}
+        self._builder = Builder({target.path: target.site for target in targets}, name=adapter_name)
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
             self._batch_relays(model, adapter_name)
@@ -83,16 +83,18 @@ class RankfoldModel(BaseTuner):
         parent: nn.Module,
         current_key: str,
     ) -> None:
-        planned = self._targets[target]
+        planned_target = self._targets[target]
         if isinstance(target, RankfoldLayer):
             layer = target
         else:
-            layer = wrap(target, planned.geometry, planned.quantization_backend)
+            layer = wrap(target, planned_target.geometry, planned_target.quantization_backend)
         # On a model without weights the adapter needs none either, and drawing them would only take time.
-        has_weights = not is_meta(planned.base_layer)
+        has_weights = not is_meta(planned_target.base_layer)
         with nullcontext() if has_weights else torch.device("meta"):
-            built = self._builder.build(planned.path, layer.original_weight if has_weights else None)
-        layer.update_layer(adapter_name, built, inference_mode=peft_config.inference_mode)
+            built_adapter = self._builder.build(
+                planned_target.path, layer.original_weight if has_weights else None
+            )
+        layer.update_layer(adapter_name, built_adapter, inference_mode=peft_config.inference_mode)
         if layer is not target:
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(requires_grad=False)
@@ -154,11 +156,11 @@ class RankfoldModel(BaseTuner):
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Refuse a file that lacks some of the adapter: PEFT would go on with random numbers in its place."""
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        wanted = check_tensors(model, adapter_name, remapped)
+        tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        own_keys = check_tensors(model, adapter_name, tensors)
         # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and
         # its products may differ in the last bit.
-        return {key: tensor.clone() if key in wanted else tensor for key, tensor in remapped.items()}
+        return {key: tensor.clone() if key in own_keys else tensor for key, tensor in tensors.items()}
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Generator[None]:
@@ -176,14 +178,15 @@ class RankfoldModel(BaseTuner):
         self._check_adapter_names(adapter_names)
         beams = kwargs.get("num_beams")
         # Beam search repeats every row; the encoder of an encoder-decoder model has run before that.
-        repeated = [name for name in adapter_names for _ in range(beams or 1)]
+        names_of_beams = [name for name in adapter_names for _ in range(beams or 1)]
         find_encoder = getattr(self.model, "get_encoder", None)
         encoder = find_encoder() if find_encoder is not None and (beams or 1) > 1 else None
         in_encoder = set() if encoder is None or encoder is self.model else set(encoder.modules())
         handles = [
             module.register_forward_pre_hook(
                 partial(
-                    _pass_adapter_names, adapter_names=adapter_names if module in in_encoder else repeated
+                    _pass_adapter_names,
+                    adapter_names=adapter_names if module in in_encoder else names_of_beams,
                 ),
                 with_kwargs=True,
             )
@@ -205,12 +208,12 @@ class RankfoldModel(BaseTuner):
                 layer.check_can_merge(adapter_names, safe_merge=safe_merge)
 
     def _check_adapter_names(self, adapter_names: list[str]) -> None:
-        known = {name for layer in _layers(self) for name in layer.rankfold_adapters}
-        unknown = sorted(set(adapter_names) - known - {BASE})
+        loaded_names = {name for layer in _layers(self) for name in layer.rankfold_adapters}
+        unknown = sorted(set(adapter_names) - loaded_names - {BASE})
         if unknown:
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; "
-                f"loaded are {', '.join(sorted(known))}, and '{BASE}' stands for none."
+                f"loaded are {', '.join(sorted(loaded_names))}, and '{BASE}' stands for none."
             )
 
 
@@ -232,13 +235,14 @@ def _named_layers(model: nn.Module) -> dict[str, RankfoldLayer]:
 
 
 def _warn_of_drift(drifts: Mapping[str, float | None]) -> None:
-    """Say what merging lost on a base that is quantised or of less than 32 bits."""
-    lost = {name: drift for name, drift in drifts.items() if drift is not None}
-    if lost:
-        worst = max(lost, key=lost.__getitem__)
+    """Warn of the loss of merging into a base that is quantised or of less than 32 bits."""
+    losses = {name: drift for name, drift in drifts.items() if drift is not None}
+    if losses:
+        worst = max(losses, key=losses.__getitem__)
         message = (
-            f"merging into a base of low precision rounded away {lost[worst]:.2%} of the change of "
-            f"'{worst}', the most of {len(lost)} layers; merge into it in float32, or keep the adapter apart."
+            f"merging into a base of low precision rounded away {losses[worst]:.2%} of the change of "
+            f"'{worst}', the most of {len(losses)} layers; merge into it in float32, or keep the adapter "
+            "apart."
         )
         warnings.warn(message, RankfoldWarning, stacklevel=3)
 

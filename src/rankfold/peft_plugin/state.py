@@ -12,35 +12,36 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rankfold.adapter.layout import Layout, common_depth, layers_in, layout_of, sizes_of
+from rankfold.adapter.layout import Layout, common_depth, describe_layer, layers_in, layout_of
 from rankfold.errors import AdapterFileError
 from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
-from rankfold.peft_plugin.targets import COMPILED, Target
+from rankfold.peft_plugin.targets import COMPILED_PREFIX, Target
 
 _LAYERS, _WEIGHTS = 16, 4
 _LARGEST = torch.finfo(torch.float16).max
-_FLOAT, _QUANTISED = "float", "quantised"
+_FLOAT_BASE, _QUANTISED_BASE = "float", "quantised"
 
 # Rounding a weight to bfloat16 moves it by at most 2**-9 of itself, to 4 bits by about a tenth of a typical
 # one.
-_TOLERANCE = {_FLOAT: 0.02, _QUANTISED: 0.3}
+_TOLERANCE = {_FLOAT_BASE: 0.02, _QUANTISED_BASE: 0.3}
 
 
 def fingerprint(targets: Sequence[Target]) -> str | None:
     """Return the sketch of the base weights under some targets, or None if the weights are not at hand."""
     if not targets:
         return None
-    chosen = [targets[index] for index in _spread(len(targets), _LAYERS)]
-    samples = [_sample(target) for target in chosen]
+    samples_of = [targets[index] for index in _spread(len(targets), _LAYERS)]
+    samples = [_sample(target) for target in samples_of]
     if any(sample is None for sample in samples):
         return None
-    kind = _QUANTISED if any(target.quantization_backend is not None for target in targets) else _FLOAT
+    is_quantised = any(target.quantization_backend is not None for target in targets)
+    kind = _QUANTISED_BASE if is_quantised else _FLOAT_BASE
     values = torch.cat([sample for sample in samples if sample is not None])
     values = values.clamp(-_LARGEST, _LARGEST).to(torch.float16)
     return f"{kind}:{values.numpy().tobytes().hex()}"
 
 
-def check_fingerprint(expected: str, targets: Sequence[Target]) -> None:
+def check_fingerprint(saved_value: str, targets: Sequence[Target]) -> None:
     """Compare the base weights under some targets with a sketch.
 
     Raises:
@@ -49,7 +50,7 @@ def check_fingerprint(expected: str, targets: Sequence[Target]) -> None:
     actual = fingerprint(targets)
     if actual is None:
         return
-    (kind, values), (actual_kind, actual_values) = _read(expected), _read(actual)
+    (kind, values), (actual_kind, actual_values) = _read(saved_value), _read(actual)
     tolerance = max(_TOLERANCE[kind], _TOLERANCE[actual_kind])
     if values.shape == actual_values.shape and (values - actual_values).norm() <= tolerance * values.norm():
         return
@@ -80,7 +81,7 @@ def _sample(target: Target) -> Tensor | None:
 
 
 def _original_weight(target: Target) -> Tensor:
-    """Return the base weight, dequantised, without what other adapters have merged into it."""
+    """Return the base weight, dequantised, without merged adapters."""
     if isinstance(target.module, RankfoldLayer):
         return target.module.original_weight()
     if target.quantization_backend is not None:
@@ -107,33 +108,36 @@ def _read(sketch: str) -> tuple[str, Tensor]:
 
 def layout_of_targets(targets: Sequence[Target]) -> Layout:
     """Return the layout of the layers that an adapter gets."""
-    return layout_of({each.name.removeprefix(COMPILED): each.geometry for each in targets})
+    return layout_of({target.name.removeprefix(COMPILED_PREFIX): target.geometry for target in targets})
 
 
-def check_layers(expected: Layout, targets: Sequence[Target]) -> None:
+def check_layers(saved_value: Layout, targets: Sequence[Target]) -> None:
     """Compare the layers that an adapter gets with those it was saved from, wherever the model hangs.
 
     Raises:
         AdapterFileError: If one is missing, added or of another size, or the list is damaged.
     """
-    saved = {name: sizes_of(geometry) for name, geometry in layers_in(expected).items()}
-    found = {each.name.removeprefix(COMPILED): sizes_of(each.geometry) for each in targets}
-    if not saved.keys() & found.keys():  # the model hangs somewhere else than when the adapter was saved
-        saved, found = _below_common(saved), _below_common(found)
-    if saved == found:
+    saved_layers = {name: describe_layer(geometry) for name, geometry in layers_in(saved_value).items()}
+    layers = {
+        target.name.removeprefix(COMPILED_PREFIX): describe_layer(target.geometry) for target in targets
+    }
+    # The model may be in another module now than it was when the adapter was saved.
+    if not saved_layers.keys() & layers.keys():
+        saved_layers, layers = _below_common(saved_layers), _below_common(layers)
+    if saved_layers == layers:
         return
-    first = next(name for name in (*found, *saved) if saved.get(name) != found.get(name))
-    here, there = found.get(first, "not adapted"), saved.get(first, "not adapted")
+    first = next(name for name in (*layers, *saved_layers) if saved_layers.get(name) != layers.get(name))
+    present, saved_as = layers.get(first, "not adapted"), saved_layers.get(first, "not adapted")
     raise AdapterFileError(
-        f"the adapter was saved from other layers: '{first}' is {here} in this model, but was {there}; load "
-        "the base model it was trained on, with its adapter_config.json as it was saved."
+        f"the adapter was saved from other layers: '{first}' is {present} in this model, but was {saved_as}; "
+        "load the base model it was trained on, with its adapter_config.json as it was saved."
     )
 
 
 def _below_common(sizes: Mapping[str, str]) -> dict[str, str]:
-    """Return the sizes by path, without what all layers are in."""
+    """Return the sizes by path below the deepest module that holds all layers."""
     depth = common_depth(sizes)
-    return {".".join(name.split(".")[depth:]): each for name, each in sizes.items()}
+    return {".".join(name.split(".")[depth:]): size for name, size in sizes.items()}
 
 
 def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Tensor]) -> set[str]:
@@ -150,7 +154,7 @@ def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Ten
     Raises:
         AdapterFileError: If a tensor is missing, or has no place in the model.
     """
-    wanted = {
+    own_keys = {
         f"{path}.{attribute}.{adapter_name}.{key}"
         for path, layer in model.named_modules()
         if isinstance(layer, RankfoldLayer)
@@ -158,16 +162,16 @@ def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Ten
         if adapter_name in getattr(layer, attribute)
         for key in getattr(layer, attribute)[adapter_name].state_dict()
     }
-    missing = sorted(wanted - tensors.keys())
+    missing = sorted(own_keys - tensors.keys())
     if missing:
         raise AdapterFileError(
-            f"the adapter's file lacks {len(missing)} of its {len(wanted)} tensors, such as "
+            f"the adapter's file lacks {len(missing)} of its {len(own_keys)} tensors, such as "
             f"'{missing[0]}'; it is damaged or belongs to another base model."
         )
-    surplus = sorted(key for key in tensors if f".{PREFIX}" in key and key not in wanted)
+    surplus = sorted(key for key in tensors if f".{PREFIX}" in key and key not in own_keys)
     if surplus:
         raise AdapterFileError(
             f"the adapter's file holds {len(surplus)} tensors that have no place in the model, such as "
             f"'{surplus[0]}'; it belongs to another base model or configuration."
         )
-    return wanted
+    return own_keys

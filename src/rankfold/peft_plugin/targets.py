@@ -1,4 +1,4 @@
-"""Which layers an adapter goes to: found, measured and checked before anything in the model is changed."""
+"""Target layers of an adapter: found, measured and checked before anything in the model is changed."""
 
 import copy
 import re
@@ -38,7 +38,7 @@ USUAL_TARGETS = cast("Mapping[str, list[str] | str]", TRANSFORMERS_MODELS_TO_LOR
 """By model type, the layers that are adapted where a configuration names none: those of PEFT's LoRA."""
 
 # Where torch.compile puts the model that it wraps.
-COMPILED = "_orig_mod."
+COMPILED_PREFIX = "_orig_mod."
 
 # What PEFT adds to `modules_to_save` by the type of task, whether the model has it or not.
 _HEADS = ("classifier", "score", "qa_outputs")
@@ -55,7 +55,7 @@ class Target:
             depend on what the model is wrapped in, so frozen factors may be derived from it.
         module: What the model has there: the layer, or what adapters made of it.
         base_layer: The layer itself, without adapters around it.
-        site: Its kind and sizes, and what it gets.
+        site: Its type, sizes and spec.
         quantization_backend: How to read and write its weight, where it is quantised.
     """
 
@@ -68,7 +68,7 @@ class Target:
 
     @property
     def geometry(self) -> Geometry:
-        """The layer's kind and sizes."""
+        """The layer's type and sizes."""
         return self.site.geometry
 
 
@@ -80,24 +80,26 @@ def find_targets(
     They are found by the module itself: the names that PEFT has for it differ where the model is compiled.
 
     Raises:
-        SpecError: If a name, pattern or index matches no layer, or a layer is of a kind that cannot be
+        SpecError: If a name, pattern or index matches no layer, or a layer is of a type that cannot be
             adapted.
     """
     modules = _modules_outside_of_adapters(model)
     if state_dict is None:
-        names, excluded = _split_by_targeting(model, config, modules)
-        _check_target_modules(config, names, excluded, modules)
+        names, excluded_names = _split_by_targeting(model, config, modules)
+        _check_target_modules(config, names, excluded_names, modules)
         _check_patterns(config, names)
         _check_modules_to_save(config, modules)
     else:
         marker = f".{PREFIX}"
-        keyed = {key.rsplit(marker, 1)[0].removeprefix(COMPILED) for key in state_dict}
-        names = [name for name in modules if name.removeprefix(COMPILED) in keyed]
+        saved_layers = {key.rsplit(marker, 1)[0].removeprefix(COMPILED_PREFIX) for key in state_dict}
+        names = [name for name in modules if name.removeprefix(COMPILED_PREFIX) in saved_layers]
     _check_are_called(names, model)
     places = mlp_places(modules)
     _check_mlps(config, names, places)
-    plan = _Plan(config, places, common_depth(names), _stacks(modules), get_quantization_kwargs(model))
-    return {modules[name]: plan.target(name, modules[name]) for name in names}
+    finder = _TargetFinder(
+        config, places, common_depth(names), _stacks(modules), get_quantization_kwargs(model)
+    )
+    return {modules[name]: finder.target(name, modules[name]) for name in names}
 
 
 def plan_adapters(model: nn.Module, config: RankfoldConfig) -> Builder:
@@ -111,13 +113,13 @@ def plan_adapters(model: nn.Module, config: RankfoldConfig) -> Builder:
         SpecError: If a target matches nothing or cannot be adapted, or a rank is larger than a layer.
     """
     targets = find_targets(model, config)
-    return Builder({each.path: each.site for each in targets.values()}, name="default")
+    return Builder({target.path: target.site for target in targets.values()}, name="default")
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the targets of one adapter have in common."""
+class _TargetFinder:
+    """Context that the targets of one adapter share."""
 
     config: RankfoldConfig
     places: Mapping[str, MlpPlace]
@@ -140,7 +142,7 @@ class _Plan:
         return Target(name, self._path(name), module, base_layer, site, backend)
 
     def _path(self, name: str) -> str:
-        """Return a name without what all targets are in."""
+        """Return a name below the deepest module that holds all targets."""
         return ".".join(name.split(".")[self.depth :])
 
 
@@ -162,14 +164,14 @@ def _check_are_called(names: Iterable[str], model: nn.Module) -> None:
 
 
 def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every module by name, adapted layers included, but not what is inside them."""
+    """Return every module by name, adapted layers included, but not the modules inside them."""
     modules: dict[str, nn.Module] = {}
-    adapted: tuple[str, ...] = ()
+    adapted_prefixes: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if name and not name.startswith(adapted):
+        if name and not name.startswith(adapted_prefixes):
             modules[name] = module
         if isinstance(module, BaseTunerLayer):
-            adapted += (f"{name}.",)
+            adapted_prefixes += (f"{name}.",)
     return modules
 
 
@@ -178,15 +180,15 @@ def _split_by_targeting(
 ) -> tuple[list[str], list[str]]:
     """Return the names of the modules that are targeted, and of those that would be but are excluded."""
     # PEFT completes the configuration in place when it injects; here it must stay as it is.
-    completed: Any = copy.deepcopy(config)
-    if completed.target_modules is None:
-        completed.target_modules = _usual_targets(model)
-    completed = _maybe_include_all_linear_layers(completed, model)
-    if completed.target_modules == MLP_TARGETS:
-        completed.target_modules = set(mlp_places(modules))
-    found: dict[str, Any] = {name: check_target_module_exists(completed, name) for name in modules}
-    excluded = [name for name, answer in found.items() if isinstance(answer, _ExcludedModule)]
-    return [name for name, answer in found.items() if answer], excluded
+    own_config: Any = copy.deepcopy(config)
+    if own_config.target_modules is None:
+        own_config.target_modules = _usual_targets(model)
+    own_config = _maybe_include_all_linear_layers(own_config, model)
+    if own_config.target_modules == MLP_TARGETS:
+        own_config.target_modules = set(mlp_places(modules))
+    matches: dict[str, Any] = {name: check_target_module_exists(own_config, name) for name in modules}
+    excluded_names = [name for name, answer in matches.items() if isinstance(answer, _ExcludedModule)]
+    return [name for name, answer in matches.items() if answer], excluded_names
 
 
 def _usual_targets(model: nn.Module) -> set[str] | str:
@@ -208,29 +210,31 @@ def _usual_targets(model: nn.Module) -> set[str] | str:
 def _check_target_modules(
     config: RankfoldConfig,
     names: Sequence[str],
-    excluded: Iterable[str],
+    excluded_names: Iterable[str],
     modules: Mapping[str, nn.Module],
 ) -> None:
     """Check that every name matches a layer, which may be excluded, and that some layer is left."""
     targets, leaves_out = config.target_modules, config.exclude_modules
-    for unwanted in sorted(leaves_out) if isinstance(leaves_out, set) else ():
-        if not _is_among(unwanted, modules):
-            raise unknown_name("module to exclude", unwanted, _leaves(modules))
-    for wanted in sorted(targets) if isinstance(targets, set) else ():
-        if _is_among(wanted, names) or _is_among(wanted, excluded):
+    for exclusion in sorted(leaves_out) if isinstance(leaves_out, set) else ():
+        if not _is_among(exclusion, modules):
+            raise unknown_name("module to exclude", exclusion, _leaves(modules))
+    for target_name in sorted(targets) if isinstance(targets, set) else ():
+        if _is_among(target_name, names) or _is_among(target_name, excluded_names):
             continue
-        if _is_among(wanted, modules):
-            raise SpecError(f"target module '{wanted}' is in no block of layers_to_transform; leave it out.")
+        if _is_among(target_name, modules):
+            raise SpecError(
+                f"target module '{target_name}' is in no block of layers_to_transform; leave it out."
+            )
         raise unknown_name(
-            "target module", wanted, _leaves(name for name in modules if _is_layer(modules[name]))
+            "target module", target_name, _leaves(name for name in modules if _is_layer(modules[name]))
         )
     if targets and not names and targets != DUMMY_TARGET_MODULES:
-        given = f"'{targets}'" if isinstance(targets, str) else sorted(targets)
-        raise SpecError(f"target_modules={given} leaves no layer to adapt; correct it or exclude_modules.")
+        choice = f"'{targets}'" if isinstance(targets, str) else sorted(targets)
+        raise SpecError(f"target_modules={choice} leaves no layer to adapt; correct it or exclude_modules.")
 
 
-def _is_among(wanted: str, names: Iterable[str]) -> bool:
-    return any(name == wanted or name.endswith(f".{wanted}") for name in names)
+def _is_among(target_name: str, names: Iterable[str]) -> bool:
+    return any(name == target_name or name.endswith(f".{target_name}") for name in names)
 
 
 def _leaves(names: Iterable[str]) -> set[str]:
@@ -244,9 +248,9 @@ def _is_layer(module: nn.Module) -> bool:
 
 def _check_modules_to_save(config: RankfoldConfig, modules: Iterable[str]) -> None:
     """Check that every module to save is there; PEFT passes over those that are not."""
-    for wanted in config.modules_to_save or ():
-        if wanted not in _HEADS and not any(name.endswith(wanted) for name in modules):
-            raise unknown_name("module to save", wanted, _leaves(modules))
+    for target_name in config.modules_to_save or ():
+        if target_name not in _HEADS and not any(name.endswith(target_name) for name in modules):
+            raise unknown_name("module to save", target_name, _leaves(modules))
 
 
 def _check_patterns(config: RankfoldConfig, names: Iterable[str]) -> None:
@@ -257,11 +261,13 @@ def _check_patterns(config: RankfoldConfig, names: Iterable[str]) -> None:
                 raise SpecError(
                     f"{option} names '{pattern}', which matches no adapted layer; correct it or leave it out."
                 )
-        won = {next((each for each in patterns if _matches(each, name)), None) for name in names}
-        if lost := next((pattern for pattern in patterns if pattern not in won), None):
+        first_matches = {
+            next((pattern for pattern in patterns if _matches(pattern, name)), None) for name in names
+        }
+        if hidden_pattern := next((pattern for pattern in patterns if pattern not in first_matches), None):
             raise SpecError(
-                f"{option} names '{lost}' after a pattern that matches the same layers, and the first one "
-                "holds; put it first."
+                f"{option} names '{hidden_pattern}' after a pattern that matches the same layers, and the "
+                "first one holds; put it first."
             )
     for index in _indices(config.layers_to_transform):
         if not any(str(index) in name.split(".") for name in names):
@@ -313,7 +319,7 @@ MLP_TARGETS = "mlp"
 @final
 @dataclass(frozen=True, slots=True)
 class MlpNames:
-    """What an architecture calls the linear layers of an MLP, below its root.
+    """Names of the linear layers of an MLP in an architecture, below the MLP's root.
 
     Args:
         entries: The layers that read the MLP's input.
@@ -342,16 +348,16 @@ def mlp_places(modules: Mapping[str, nn.Module]) -> dict[str, MlpPlace]:
     """Return the place of every linear layer of every known MLP, by the layer's name."""
     places: dict[str, MlpPlace] = {}
     for name, module in modules.items():
-        for known in KNOWN_MLPS:
-            if not f".{name}".endswith(f".{known.entries[0]}"):
+        for mlp in KNOWN_MLPS:
+            if not f".{name}".endswith(f".{mlp.entries[0]}"):
                 continue
-            root = name[: -len(known.entries[0])]
-            layers = [*known.entries, known.exit]
+            root = name[: -len(mlp.entries[0])]
+            layers = [*mlp.entries, mlp.exit]
             width, _ = layer_sizes(module)
             if width is not None and all(f"{root}{layer}" in modules for layer in layers):
                 places |= {
                     f"{root}{layer}": MlpPlace(
-                        root.removesuffix("."), "exit" if layer == known.exit else "entry", width
+                        root.removesuffix("."), "exit" if layer == mlp.exit else "entry", width
                     )
                     for layer in layers
                 }

@@ -1,4 +1,4 @@
-"""What a preset is: a published method as a value."""
+"""Preset: a published method as a value, with typed options."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ def balance(kind: BalanceKind, coefficient: float, delta: float | None = None) -
     return None
 
 
-# What a value is called where another was given.
+# The names of types in messages.
 _WORDS: Mapping[type, str] = {
     int: "a whole number",
     float: "a number",
@@ -70,7 +70,7 @@ class Option:
         """The main type of a value."""
         return self.types[0]
 
-    def checked(self, value: Any, preset: str) -> Any:
+    def convert(self, value: Any, preset: str) -> Any:
         """Return a value in the option's type.
 
         Raises:
@@ -89,8 +89,8 @@ class Option:
         if float in self.types and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, self.types) or (isinstance(value, bool) and bool not in self.types):
-            wanted = " or ".join(_WORDS.get(kind, kind.__name__) for kind in self.types)
-            raise SpecError(f"{self.name}={value!r} of method '{preset}' cannot be read; give {wanted}.")
+            type_names = " or ".join(_WORDS.get(part, part.__name__) for part in self.types)
+            raise SpecError(f"{self.name}={value!r} of method '{preset}' cannot be read; give {type_names}.")
         return value
 
 
@@ -125,7 +125,10 @@ class Preset:
         """The options, by name."""
         hints = get_type_hints(self.build, include_extras=True)
         parameters = inspect.signature(self.build).parameters.values()
-        return {each.name: _option(each.name, hints[each.name], each.default) for each in parameters}
+        return {
+            parameter.name: _option(parameter.name, hints[parameter.name], parameter.default)
+            for parameter in parameters
+        }
 
     def spec(self, **options: Any) -> AdapterSpec:
         """Return the adapter's spec.
@@ -133,16 +136,18 @@ class Preset:
         Raises:
             SpecError: If an option is unknown, or its value is not possible.
         """
-        known = self.options
+        own_options = self.options
         for name in options:
-            if name not in known:
-                raise unknown_name(f"option of method '{self.name}'", name, known)
-        return self.build(**{name: known[name].checked(value, self.name) for name, value in options.items()})
+            if name not in own_options:
+                raise unknown_name(f"option of method '{self.name}'", name, own_options)
+        return self.build(
+            **{name: own_options[name].convert(value, self.name) for name, value in options.items()}
+        )
 
 
 def _option(name: str, hint: Any, default: Any) -> Option:
-    kind, description = get_args(hint)
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    choices = tuple(choice for each in kinds if get_origin(each) is Literal for choice in get_args(each))
-    types = tuple(str if get_origin(each) is Literal else get_origin(each) or each for each in kinds)
+    value_type, description = get_args(hint)
+    members = get_args(value_type) if get_origin(value_type) in (Union, UnionType) else (value_type,)
+    choices = tuple(choice for part in members if get_origin(part) is Literal for choice in get_args(part))
+    types = tuple(str if get_origin(part) is Literal else get_origin(part) or part for part in members)
     return Option(name, types, default, choices or None, description)

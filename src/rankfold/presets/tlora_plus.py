@@ -7,14 +7,16 @@ from rankfold.errors import SpecError
 from rankfold.factors import DenseSpec, FactorSpec, SeededSpec
 from rankfold.presets._preset import Dropout, Preset, Rank, Reading, Seed
 
-Trained = Literal["all", "core", "core_and_down", "core_and_up"]
+TrainedFactors = Literal["all", "core", "core_and_down", "core_and_up"]
 
 
 def _spec(
     *,
     r: Rank = 8,
     rank_up: Annotated[int | None, "columns of the up factor; none: r"] = None,
-    train: Annotated[Trained, "which factors are trained; the others are frozen and kept as a seed"] = "all",
+    train: Annotated[
+        TrainedFactors, "which factors are trained; the others are frozen and kept as a seed"
+    ] = "all",
     dropout: Dropout = 0.0,
     alpha: Annotated[float | None, "scale by alpha / r; none: no scaling, as the paper states none"] = None,
     reading: Annotated[
@@ -23,7 +25,7 @@ def _spec(
     ] = "recommended",
     seed: Seed = 0,
 ) -> AdapterSpec:
-    def side(trained_by: tuple[Trained, ...]) -> FactorSpec:
+    def side(trained_by: tuple[TrainedFactors, ...]) -> FactorSpec:
         return DenseSpec("lecun") if train in trained_by else SeededSpec("lecun")
 
     if alpha is not None and alpha == 0:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rankfold.adapter.balance import (
     BalanceSpec,
-    Routed,
+    RouterDecisions,
     llava_mole_loss,
     localized_loss,
     mixtral_loss,
@@ -122,7 +122,7 @@ def _loss(
             return localized_loss(groups, task_type=_check_task_type(task_type, groups), delta=balance.delta)
 
 
-def _check_task_type(task_type: Tensor | None, groups: Sequence[Routed]) -> Tensor:
+def _check_task_type(task_type: Tensor | None, groups: Sequence[RouterDecisions]) -> Tensor:
     if task_type is None:
         raise SpecError(
             "the localized balance loss needs task_type, 0 or 1 for each sample; give it to "
@@ -142,7 +142,7 @@ def _check_task_type(task_type: Tensor | None, groups: Sequence[Routed]) -> Tens
 
 def _stack_groups(
     decisions: Sequence[_RouterDecision], mask: Tensor | None, *, by_block: bool = False
-) -> list[Routed]:
+) -> list[RouterDecisions]:
     """Stack the decisions of equal shape, over the whole model or block by block."""
     groups: dict[tuple[tuple[str, ...], torch.Size], list[Decision]] = defaultdict(list)
     for item in decisions:
@@ -166,12 +166,12 @@ def _shape(decision: Decision, mask: Tensor | None) -> torch.Size:
     return torch.Size((len(mask), tokens // len(mask), heads))
 
 
-def _stack(decisions: Sequence[Decision], shape: torch.Size, mask: Tensor | None) -> Routed:
+def _stack(decisions: Sequence[Decision], shape: torch.Size, mask: Tensor | None) -> RouterDecisions:
     probabilities = torch.stack([decision.probabilities.reshape(shape) for decision in decisions])
     selection = torch.stack([decision.chosen.reshape(shape) for decision in decisions])
     if mask is None or mask.shape != shape[:2]:
-        return Routed(probabilities, selection, probabilities.new_ones(shape[:2]))
-    return Routed(probabilities, selection, mask.to(probabilities.device, probabilities.dtype))
+        return RouterDecisions(probabilities, selection, probabilities.new_ones(shape[:2]))
+    return RouterDecisions(probabilities, selection, mask.to(probabilities.device, probabilities.dtype))
 
 
 def _device(model: nn.Module) -> torch.device:

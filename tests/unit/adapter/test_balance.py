@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rankfold.adapter.balance import (
     BALANCE_KINDS,
     BalanceSpec,
-    Routed,
+    RouterDecisions,
     llava_mole_loss,
     localized_loss,
     mixtral_loss,
@@ -35,7 +35,9 @@ def routed(draw, *, heads=None, batch=None):
         counts[row] = (torch.arange(length) < kept).double()
         if draw(st.booleans()):
             counts[row] = counts[row].flip(0)
-    return Routed(probabilities.requires_grad_(), choices(probabilities, draw(st.integers(1, heads))), counts)
+    return RouterDecisions(
+        probabilities.requires_grad_(), choices(probabilities, draw(st.integers(1, heads))), counts
+    )
 
 
 def choices(probabilities, top_k):
@@ -95,7 +97,7 @@ def test_padding_counts_for_nothing(kind, group, seed):
     is_real = group.counts[None, :, :, None] > 0
     changed = torch.where(is_real, group.probabilities.detach(), other).requires_grad_()
     chosen = torch.where(is_real, group.chosen, choices(other, int(group.chosen[0, 0, 0].sum())))
-    after = LOSSES[kind]([Routed(changed, chosen, group.counts)])
+    after = LOSSES[kind]([RouterDecisions(changed, chosen, group.counts)])
     after.backward()
     assert_close(after.detach(), before.detach())
     assert torch.equal(changed.grad, group.probabilities.grad)
@@ -105,7 +107,7 @@ def test_padding_counts_for_nothing(kind, group, seed):
 @EVERY_KIND
 @given(group=routed())
 def test_padding_may_be_cut_off(kind, group):
-    longer = Routed(
+    longer = RouterDecisions(
         torch.cat((group.probabilities, group.probabilities.flip(2)), dim=2),
         torch.cat((group.chosen, group.chosen), dim=2),
         torch.cat((group.counts, torch.zeros_like(group.counts)), dim=1),
@@ -119,12 +121,12 @@ def test_uniform_routing_is_the_minimum_of_switch(heads, data):
     even = torch.full((1, 1, heads, heads), 1 / heads, dtype=torch.float64)
     in_turn = torch.eye(heads, dtype=torch.float64)[None, None]
     ones = torch.ones(1, heads, dtype=torch.float64)
-    assert switch_loss([Routed(even, in_turn, ones)]).item() == pytest.approx(1.0)
+    assert switch_loss([RouterDecisions(even, in_turn, ones)]).item() == pytest.approx(1.0)
 
     scores = torch.tensor(data.draw(st.lists(st.floats(-3, 3), min_size=heads, max_size=heads)))
     agreed = torch.softmax(scores.double(), dim=-1).expand(1, 1, heads, heads)
     top_k = data.draw(st.integers(1, heads))
-    loss = switch_loss([Routed(agreed, choices(agreed, top_k), ones)]).item()
+    loss = switch_loss([RouterDecisions(agreed, choices(agreed, top_k), ones)]).item()
     assert loss >= 1 - 1e-9
     if top_k < heads and scores.max() - scores.min() > 0.1:
         assert loss > 1
@@ -134,7 +136,7 @@ def test_uniform_routing_is_the_minimum_of_switch(heads, data):
 def test_a_step_against_the_gradient_takes_from_the_favourite(kind):
     scores = torch.tensor([1.0, 0.0, 0.0, -1.0], dtype=torch.float64).repeat(1, 2, 3, 1).requires_grad_()
     probabilities = torch.softmax(scores, dim=-1)
-    group = Routed(probabilities, choices(probabilities, 2), torch.ones(2, 3, dtype=torch.float64))
+    group = RouterDecisions(probabilities, choices(probabilities, 2), torch.ones(2, 3, dtype=torch.float64))
     LOSSES[kind]([group]).backward()
     assert (scores.grad[..., 0] > 0).all()
     assert (scores.grad[..., 3] < 0).all()
@@ -143,7 +145,7 @@ def test_a_step_against_the_gradient_takes_from_the_favourite(kind):
 def test_localized_loss_wants_the_first_half_for_type_one():
     def loss(first_half):
         share = torch.tensor([[first_half] * 2 + [1 - first_half] * 2], dtype=torch.float64) / 2
-        group = Routed(share[None, None], torch.ones(1, 1, 1, 4).double(), torch.ones(1, 1).double())
+        group = RouterDecisions(share[None, None], torch.ones(1, 1, 1, 4).double(), torch.ones(1, 1).double())
         return localized_loss([group], task_type=torch.tensor([1]), delta=0.1).item()
 
     # q is even where the first half gets 0.9 of what the second gets, since it counts 1.1 and not 0.9 times.

@@ -57,9 +57,9 @@ def test_builder_draws_down_core_and_up_independently(spec):
 
 def test_builder_lets_one_layer_own_each_shared_factor():
     built, _ = build_all(AdapterSpec(rank=2, share_down="module_type"))
-    assert ["down" in built[path].owned for path in PATHS] == [True, True, False]
-    assert built[PATHS[2]].adapter.down is built[PATHS[0]].owned["down"]
-    assert all("up" in each.owned for each in built.values())
+    assert ["down" in built[path].owned_parts for path in PATHS] == [True, True, False]
+    assert built[PATHS[2]].adapter.down is built[PATHS[0]].owned_parts["down"]
+    assert all("up" in each.owned_parts for each in built.values())
 
 
 def test_builder_batches_relayed_factors_only():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.adapter.geometry import Conv2d, Embedding, Linear
-from rankfold.adapter.layout import MOST_LAYERS, layers_in, layout_of, sizes_of
+from rankfold.adapter.layout import MOST_LAYERS, describe_layer, layers_in, layout_of
 from rankfold.errors import AdapterFileError
 
 PARTS = st.sampled_from(("layer", "attention", "query", "0", "1", "2", "7", "007", "0-2"))
@@ -76,6 +76,6 @@ def test_damaged_layout_is_refused(layout):
 
 
 def test_sizes_read_as_a_sentence():
-    assert sizes_of(Linear(384, 1536)) == "linear 384 -> 1536"
-    assert sizes_of(Linear(384, 1536, transposed=True)) == "conv1d 384 -> 1536"
-    assert sizes_of(Embedding(30522, 384)) == "embedding 30522 -> 384"
+    assert describe_layer(Linear(384, 1536)) == "linear 384 -> 1536"
+    assert describe_layer(Linear(384, 1536, transposed=True)) == "conv1d 384 -> 1536"
+    assert describe_layer(Embedding(30522, 384)) == "embedding 30522 -> 384"

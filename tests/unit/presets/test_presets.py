@@ -45,7 +45,7 @@ def test_option_explains_itself_and_its_default_is_one_of_its_values(preset, opt
     )
     assert all(isinstance(kind, type) for kind in option.types)
     assert option.type is option.types[0]
-    assert option.checked(option.default, preset.name) == option.default
+    assert option.convert(option.default, preset.name) == option.default
     assert isinstance(preset.spec(**{option.name: option.default}), AdapterSpec)
 
 
@@ -57,12 +57,12 @@ def test_option_given_at_its_default_changes_nothing(preset, option):
 @EVERY_OPTION
 def test_option_accepts_each_choice_and_none_only_where_it_may_be_none(preset, option):
     for choice in option.choices or ():
-        assert option.checked(choice, preset.name) == choice
+        assert option.convert(choice, preset.name) == choice
     if type(None) in option.types:
-        assert option.checked(None, preset.name) is None
+        assert option.convert(None, preset.name) is None
     else:
         with pytest.raises(SpecError, match=option.name):
-            option.checked(None, preset.name)
+            option.convert(None, preset.name)
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def test_option_refuses_a_truth_value_for_a_number(preset, option):
 @EVERY_OPTION
 def test_option_reads_an_integer_as_a_float_and_not_the_reverse(preset, option):
     if float in option.types:
-        value = option.checked(1, preset.name)
+        value = option.convert(1, preset.name)
         assert (value, type(value)) == (1.0, float)
     elif int in option.types:
         with pytest.raises(SpecError, match=rf"{option.name}=1.0 of method '{preset.name}'.* whole number"):
-            option.checked(1.0, preset.name)
+            option.convert(1.0, preset.name)
 
 
 @EVERY_PRESET

@@ -10,7 +10,7 @@ from rankfold import RankfoldConfig
 from rankfold.adapter.balance import (
     BALANCE_KINDS,
     BalanceSpec,
-    Routed,
+    RouterDecisions,
     llava_mole_loss,
     localized_loss,
     mixtral_loss,
@@ -78,7 +78,7 @@ def decisions(model):
 def group(found, counts):
     """Decisions side by side, as samples and tokens."""
     shape = (*counts.shape, -1)
-    return Routed(
+    return RouterDecisions(
         torch.stack([each.probabilities.reshape(shape) for each in found]),
         torch.stack([each.chosen.reshape(shape) for each in found]),
         counts.double(),
