@@ -13,7 +13,7 @@ import click
 from benchmarks.predicted import compared
 from docs.diagram import DIAGRAM, diagram
 from docs.picture import PICTURE, picture
-from rankfold.bench.suites.saved_suite import judge_suite, kept_suite
+from rankfold.bench.suites.saved_suite import judge_suite, load_suite
 from rankfold.cli.main import cli
 from rankfold.presets import Option, discover
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells
@@ -152,7 +152,7 @@ def verdict_table() -> str:
     rows = [
         f"| {' | '.join([*claim_cells(judgement), f'`{suite.name}`'])} |"
         for file in sorted(_RECORDS.glob(f"*/{ARCHIVED}"))
-        if (suite := kept_suite(file.parent))
+        if (suite := load_suite(file.parent))
         for judgement in judge_suite(suite, read_archive(file).values())
     ]
     return "\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.suites.saved_suite import keep_suite
+from rankfold.bench.suites.saved_suite import save_suite
 from rankfold.report.study import make_report
 from rankfold.report.write import write_as_named
 from rankfold.runs.record import ReducerPart, ReducerPoint
@@ -47,7 +47,7 @@ def browser():
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     suite = a_suite()
-    keep_suite(suite, folder)
+    save_suite(suite, folder)
     lost = fail(make_record("lora_fa", task="mrpc", examples=120))
     records = [*records_of(suite), lost, _reduced(make_record("effilora", task="mrpc", examples=120))]
     write_as_named(make_report(records, folder), folder / "report.html", version="1.2.3")

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from rankfold.bench.statistics.claims import Claim
-from rankfold.bench.suites.saved_suite import keep_suite
+from rankfold.bench.suites.saved_suite import save_suite
 from rankfold.bench.suites.search import Tuning
-from rankfold.bench.suites.suite import Suite, SuiteMethod
+from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.runs.record import TuningPart
 from tests.support.records import make_record
 
@@ -27,12 +27,12 @@ CLAIMS = (
 
 def a_suite(tasks=("mrpc", "sst2"), seeds=(0, 1, 2, 3), claims=CLAIMS):
     """Return a suite of seven methods, the last of which never ran."""
-    sweep = [SuiteMethod("relayed_lora", {"r": 64, "k": k}, entry=1) for k in _KS]
+    sweep = [Variant("relayed_lora", {"r": 64, "k": k}, entry=1) for k in _KS]
     methods = (
-        SuiteMethod("lora", {"r": 8}, entry=0),
+        Variant("lora", {"r": 8}, entry=0),
         *sweep,
-        SuiteMethod("tlora", {"r": 32}, entry=2),
-        SuiteMethod("effilora", {"r": 8}, entry=3),
+        Variant("tlora", {"r": 32}, entry=2),
+        Variant("effilora", {"r": 8}, entry=3),
     )
     tuning = Tuning({"learning_rate": list(RATES)})
     places = {task: {} for task in tasks}
@@ -44,13 +44,13 @@ def a_suite(tasks=("mrpc", "sst2"), seeds=(0, 1, 2, 3), claims=CLAIMS):
 def records_of(suite):
     """Return the runs of the suite, trials first; what tuning chose differs from method to method."""
     records = []
-    for place in suite.places():
-        rows = suite.rows(place)[:-1]
-        tuned = list(dict.fromkeys(row.tuned_as for row in rows))
+    for place in suite.conditions():
+        rows = suite.variants_at(place)[:-1]
+        tuned = list(dict.fromkeys(row.search_label for row in rows))
         for row in rows:
             if row.label in tuned:
                 records += [_trial(suite, place, row, number) for number in range(len(RATES))]
-            rate = RATES[(tuned.index(row.tuned_as) + len(place.task)) % 2]
+            rate = RATES[(tuned.index(row.search_label) + len(place.task)) % 2]
             part = TuningPart(len(RATES), None, {"learning_rate": rate}, 0.9)
             for seed in suite.seeds:
                 name = suite.run_name(place, row.label, f"seed{seed}")
@@ -61,7 +61,7 @@ def records_of(suite):
 def write_suite(folder, **arguments):
     """Write a suite with its records into a folder, as `rankfold compare` leaves it."""
     suite = a_suite(**arguments)
-    keep_suite(suite, folder)
+    save_suite(suite, folder)
     for record in records_of(suite):
         (folder / record.name).mkdir()
         record.write(folder / record.name)

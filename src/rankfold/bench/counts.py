@@ -12,7 +12,7 @@ from rankfold.tasks.kinds import kind_base
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class MethodCount:
     """The numbers of one adapter on one model.
 
     Args:
@@ -38,7 +38,7 @@ class Counted:
 
 def count_on_meta(
     model: str, method: str, options: Mapping[str, JsonValue], *, kind: str | None, num_labels: int
-) -> Counted:
+) -> MethodCount:
     """Count what a method would train on a model whose weights are never made.
 
     Args:
@@ -63,7 +63,7 @@ def count_on_meta(
         for parts in (count.by_factor, count.by_module)
     )
     numbers = asdict(parameters_of_run(adapted))
-    return Counted(base, **numbers, by_factor=by_factor, by_module=by_module, lora=reference)
+    return MethodCount(base, **numbers, by_factor=by_factor, by_module=by_module, lora=reference)
 
 
 def _plain_lora(config: PeftConfig) -> LoraConfig | None:

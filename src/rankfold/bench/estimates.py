@@ -282,7 +282,7 @@ _DECISIVE = ("task", "data", "kind", "epochs", "steps", "max_length", "precision
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedRuns:
+class RunsEstimate:
     """Runs that would take the same, such as those of several seeds.
 
     Args:
@@ -303,9 +303,9 @@ class PlannedRuns:
         return None if self.estimate is None else self.runs * self.estimate.hours
 
 
-def plan_runs(
+def estimate_runs(
     requests: Iterable[RunRequest], *, device: Device | None = None, progress: Progress | None = None
-) -> list[PlannedRuns]:
+) -> list[RunsEstimate]:
     """Return what runs would take, in the order in which each kind of run comes first.
 
     Data that is of no named task is read, for the number of its rows.
@@ -321,7 +321,7 @@ def plan_runs(
     if progress:
         progress.start(len(alike), "estimates")
     estimator, count_own = Estimator(device), cache(_own_rows)
-    planned: list[PlannedRuns] = []
+    planned: list[RunsEstimate] = []
     for done, group in enumerate(alike.values(), start=1):
         planned.append(_planned(group[0], len(group), estimator, count_own))
         if progress:
@@ -333,12 +333,12 @@ def plan_runs(
 
 def _planned(
     request: RunRequest, runs: int, estimator: Estimator, count_own: Callable[[TaskRequest, str], int]
-) -> PlannedRuns:
+) -> RunsEstimate:
     try:
         rows = None if _is_counted(request) else count_own(request.task_request, request.model)
-        return PlannedRuns(request, runs, estimator.estimate(request, rows=rows))
+        return RunsEstimate(request, runs, estimator.estimate(request, rows=rows))
     except (SpecError, DataError) as error:
-        return PlannedRuns(request, runs, None, str(error))
+        return RunsEstimate(request, runs, None, str(error))
 
 
 def _is_counted(request: RunRequest) -> bool:

@@ -69,7 +69,7 @@ def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
     The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
     """
     from rankfold.bench.step_times import read_step_times, write_step_times
-    from rankfold.bench.suites.saved_suite import keep_suite, kept_suite
+    from rankfold.bench.suites.saved_suite import load_suite, save_suite
     from rankfold.runs.archive import check_nothing_lost, write_archive
     from rankfold.runs.records import find_places
 
@@ -78,8 +78,8 @@ def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
     if not overwrite:
         check_nothing_lost(records, target)
     file = write_archive(records, target)
-    if (suite := kept_suite(folder)) is not None:
-        keep_suite(suite, target)
+    if (suite := load_suite(folder)) is not None:
+        save_suite(suite, target)
     if times := read_step_times(folder):
         write_step_times(times, target)
     note(f"{len(records)} records written and read back in '{file}', {file.stat().st_size:,} bytes.")

@@ -12,7 +12,7 @@ from rankfold.cli.console import note, print_json, progress_screen
 from rankfold.cli.data import check_mixture, column_options, mixture_option, scoring_option, source_options
 from rankfold.cli.notes import kept_when_interrupted, shown_notes
 from rankfold.cli.options import json_option, parse_settings
-from rankfold.cli.planned import show_planned
+from rankfold.cli.planned import show_estimates
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
@@ -134,7 +134,7 @@ def command(
     if dry_run:
         from rankfold.bench.suites.protocol import all_requests
 
-        is_complete = show_planned(all_requests(plan, folder), as_json=as_json)
+        is_complete = show_estimates(all_requests(plan, folder), as_json=as_json)
         click.get_current_context().exit(0 if is_complete else 1)
     place = _executor(executor, jobs, plan.base.get("threads"))
     with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:
@@ -177,26 +177,31 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
-    from rankfold.bench.suites.outcomes import check_all_began, check_all_here, never_began, raise_shared
+    from rankfold.bench.suites.outcomes import (
+        check_conditions_started,
+        check_none_elsewhere,
+        raise_common_error,
+        unstarted_reasons,
+    )
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.study import make_report
     from rankfold.report.write import write_report
     from rankfold.runs.records import find_records
 
-    kept = sum(outcome.is_kept for outcome in outcomes)
+    kept = sum(outcome.is_reused for outcome in outcomes)
     if kept:
         note(f"{kept} of {len(outcomes)} runs were done before and are kept; --overwrite does them again.")
     if all(outcome.error for outcome in outcomes):
-        check_all_here(outcomes)
-        raise_shared(outcomes)
+        check_none_elsewhere(outcomes)
+        raise_common_error(outcomes)
     # What failed before its folder was made is known from its outcome alone.
     told = {outcome.record.name: outcome.record for outcome in outcomes if outcome.record}
     earlier = [record for record in find_records(folder) if record.name not in told]
-    report = make_report([*earlier, *told.values()], folder, reasons=never_began(outcomes))
+    report = make_report([*earlier, *told.values()], folder, reasons=unstarted_reasons(outcomes))
     if as_json:
         print_json(report_as_json(report))
     else:
         print_report(report)
     note(f"report: {write_report(report, folder, version=__version__)}")
-    check_all_here(outcomes)
-    check_all_began(outcomes)
+    check_none_elsewhere(outcomes)
+    check_conditions_started(outcomes)

@@ -16,7 +16,7 @@ from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
     from rankfold.bench.fit.candidates import Fit
-    from rankfold.bench.fit.search import Fitted
+    from rankfold.bench.fit.search import FitChoice
 
 _what = section("What to fit")
 _DATA = "Data, with --run"
@@ -176,7 +176,7 @@ def _note_left_out(asked: "Fit") -> None:
         note(f"{method} is left out: {reason}.")
 
 
-def _report(fitted: "Fitted", folder: Path, *, as_json: bool) -> None:
+def _report(fitted: "FitChoice", folder: Path, *, as_json: bool) -> None:
     from shlex import join
 
     from rankfold.cli.results import print_report, report_as_json

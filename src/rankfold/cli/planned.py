@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 from rankfold.cli.console import note, print_json, print_table, progress_screen
 
 if TYPE_CHECKING:
-    from rankfold.bench.estimates import PlannedRuns
+    from rankfold.bench.estimates import RunsEstimate
     from rankfold.runs.request import RunRequest
 
 
-def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
+def show_estimates(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
     """Print what runs would take, each kind once, and all of them; return whether it can be said of all."""
-    from rankfold.bench.estimates import plan_runs
+    from rankfold.bench.estimates import estimate_runs
     from rankfold.report.format import seconds_text
 
     with progress_screen() as new_bar:
-        planned = plan_runs(requests, progress=new_bar())
+        planned = estimate_runs(requests, progress=new_bar())
     is_complete = all(each.estimate for each in planned)
     if as_json:
         print_json([_as_json(each) for each in planned])
@@ -43,7 +43,7 @@ def show_planned(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
     return is_complete
 
 
-def _cells(planned: "PlannedRuns") -> list[str]:
+def _cells(planned: "RunsEstimate") -> list[str]:
     from rankfold.report.format import bytes_text, seconds_text
 
     request, found = planned.request, planned.estimate
@@ -60,7 +60,7 @@ def _cells(planned: "PlannedRuns") -> list[str]:
     ]
 
 
-def _named(planned: "PlannedRuns") -> str:
+def _named(planned: "RunsEstimate") -> str:
     from rankfold.runs.records import label_with_all, reducer_settings
 
     request = planned.request
@@ -69,7 +69,7 @@ def _named(planned: "PlannedRuns") -> str:
     return f"{name} (trials)" if request.hold_out else name
 
 
-def _as_json(planned: "PlannedRuns") -> dict[str, object]:
+def _as_json(planned: "RunsEstimate") -> dict[str, object]:
     return {
         "command": planned.request.command(),
         "runs": planned.runs,

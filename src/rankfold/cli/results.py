@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from rankfold.bench.statistics.claims import Judgement
+from rankfold.bench.statistics.claims import JudgedClaim
 from rankfold.cli.console import note, print_table
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells, claims_sentence
 from rankfold.report.findings import budgets_text, headline
@@ -46,10 +46,10 @@ def report_as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _judgement_as_json(judgement: Judgement) -> dict[str, Any]:
+def _judgement_as_json(judgement: JudgedClaim) -> dict[str, Any]:
     return {
         **asdict(judgement.claim),
-        "verdict": judgement.answer,
+        "verdict": judgement.verdict,
         "findings": [asdict(finding) for finding in judgement.findings],
     }
 

@@ -3,22 +3,27 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rankfold.bench.statistics.claims import Answer, Claim, Finding, Judgement
+from rankfold.bench.statistics.claims import Claim, ClaimVerdict, Finding, JudgedClaim
 from rankfold.report.format import difference_text, listed, metric_name, signed
 
 # A verdict is a word with a shape, so that it can be told without colour.
-SHAPES: dict[Answer, str] = {"supported": "✓", "contradicted": "✗", "not separated": "≈", "not run": "○"}
+SHAPES: dict[ClaimVerdict, str] = {
+    "supported": "✓",
+    "contradicted": "✗",
+    "not separated": "≈",
+    "not run": "○",
+}
 
 CLAIM_COLUMNS = ("claim", "verdict", "what it says", "source", "comparisons", "measured on")
 FINDING_COLUMNS = ("task", "comparison", "values", "difference (95 %)", "has to be", "seeds", "verdict")
 
 
-def claim_cells(judgement: Judgement) -> list[str]:
+def claim_cells(judgement: JudgedClaim) -> list[str]:
     """Return one result of the table of claims."""
     claim = judgement.claim
     return [
         claim.id,
-        answer_text(judgement.answer),
+        answer_text(judgement.verdict),
         claim.text,
         claim.source,
         _count(judgement),
@@ -26,7 +31,7 @@ def claim_cells(judgement: Judgement) -> list[str]:
     ]
 
 
-def finding_cells(judgement: Judgement) -> list[list[str]]:
+def finding_cells(judgement: JudgedClaim) -> list[list[str]]:
     """Return the numbers behind a verdict, one result for each comparison, task and model."""
     has_models = len({finding.model for finding in judgement.findings}) > 1
     return [
@@ -37,31 +42,31 @@ def finding_cells(judgement: Judgement) -> list[list[str]]:
             _difference(finding),
             f"above {signed(judgement.claim.bound)}",
             str(finding.seeds) if finding.seeds else "–",
-            answer_text(finding.answer) + (f": {finding.note}" if finding.note else ""),
+            answer_text(finding.verdict) + (f": {finding.note}" if finding.note else ""),
         ]
         for finding in judgement.findings
     ]
 
 
-def answer_text(answer: Answer) -> str:
+def answer_text(verdict: ClaimVerdict) -> str:
     """Return a verdict with its shape, "✓ supported"."""
-    return f"{SHAPES[answer]} {answer}"
+    return f"{SHAPES[verdict]} {verdict}"
 
 
-def claims_sentence(judgements: Sequence[Judgement]) -> str:
+def claims_sentence(judgements: Sequence[JudgedClaim]) -> str:
     """Return how many claims have which verdict: "Claims: 2 supported and 3 not run."."""
-    answers = [judgement.answer for judgement in judgements]
+    answers = [judgement.verdict for judgement in judgements]
     counted = [f"{answers.count(answer)} {answer}" for answer in SHAPES if answer in answers]
     return f"Claims: {listed(counted)}."
 
 
-def _count(judgement: Judgement) -> str:
+def _count(judgement: JudgedClaim) -> str:
     findings = judgement.findings
-    agreeing = sum(finding.answer == "supported" for finding in findings)
+    agreeing = sum(finding.verdict == "supported" for finding in findings)
     return f"{agreeing} of {len(findings)} supported" if findings else "–"
 
 
-def _measured_on(judgement: Judgement) -> str:
+def _measured_on(judgement: JudgedClaim) -> str:
     """Return models, tasks and seeds of what was measured: "minilm on mrpc and sst2 (accuracy), 3 seeds"."""
     measured = [finding for finding in judgement.findings if finding.difference]
     if not measured:
@@ -91,7 +96,7 @@ def _comparison(claim: Claim, finding: Finding) -> str:
     return " → ".join([first, *(label.removeprefix(method) if is_one else label for label in others)])
 
 
-def claims_section(judgements: Sequence[Judgement]) -> dict[str, Any]:
+def claims_section(judgements: Sequence[JudgedClaim]) -> dict[str, Any]:
     """Return the claims as the template wants them."""
     return {
         "sentence": claims_sentence(judgements),
@@ -101,14 +106,14 @@ def claims_section(judgements: Sequence[Judgement]) -> dict[str, Any]:
     }
 
 
-def _claim(judgement: Judgement) -> dict[str, Any]:
+def _claim(judgement: JudgedClaim) -> dict[str, Any]:
     claim = judgement.claim
     number, answer, text, source, count, measured = claim_cells(judgement)
     low, high = _extent(judgement)
     return {
         "id": number,
         "answer": answer,
-        "kind": judgement.answer.replace(" ", "-"),
+        "kind": judgement.verdict.replace(" ", "-"),
         "text": text,
         "source": source,
         "count": count,
@@ -116,7 +121,7 @@ def _claim(judgement: Judgement) -> dict[str, Any]:
         "findings": [
             {
                 "cells": cells,
-                "kind": finding.answer.replace(" ", "-"),
+                "kind": finding.verdict.replace(" ", "-"),
                 "plot": _plot(finding, claim.bound, low, high),
             }
             for finding, cells in zip(judgement.findings, finding_cells(judgement), strict=True)
@@ -124,7 +129,7 @@ def _claim(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _extent(judgement: Judgement) -> tuple[float, float]:
+def _extent(judgement: JudgedClaim) -> tuple[float, float]:
     """Return the ends of the scale that all intervals of a claim are drawn on; the bound is on it."""
     intervals = [each.difference.interval for each in judgement.findings if each.difference]
     ends = [0.0, judgement.claim.bound]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rankfold.bench.statistics.claims import Judgement
+from rankfold.bench.statistics.claims import JudgedClaim
 from rankfold.report.claims import (
     CLAIM_COLUMNS,
     FINDING_COLUMNS,
@@ -45,7 +45,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join(filter(None, pieces)) + "\n"
 
 
-def _claims(judgements: Sequence[Judgement]) -> list[str]:
+def _claims(judgements: Sequence[JudgedClaim]) -> list[str]:
     rows = [[judgement.claim.id, *cells] for judgement in judgements for cells in finding_cells(judgement)]
     return [
         "# Claims",

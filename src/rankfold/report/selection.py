@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from rankfold.bench.statistics.comparison import (
     held_out_loss,
-    like_guessing,
     mean_score,
-    ranked,
+    not_above_baseline,
+    rank_records,
     shared_examples,
 )
 from rankfold.report.format import metric_name, range_text, score_text
@@ -73,7 +73,7 @@ def without_earlier_rungs(records: Sequence[RunRecord]) -> list[RunRecord]:
         for part, record in parts
         if part is not None and part.role == "candidate" and part.rung == len(part.steps)
     ]
-    return [*references, *ranked(last), *others] if last else [*references, *others]
+    return [*references, *rank_records(last), *others] if last else [*references, *others]
 
 
 def _contenders(records: Sequence[RunRecord]) -> tuple[Contender, ...]:
@@ -85,7 +85,7 @@ def _contenders(records: Sequence[RunRecord]) -> tuple[Contender, ...]:
     found: dict[str, Contender] = {}
     for number in sorted(rungs, reverse=True):
         part = rungs[number][0][0]
-        order = ranked([record for _, record in rungs[number]])
+        order = rank_records([record for _, record in rungs[number]])
         for place, record in enumerate(order):
             label = label_with_all(record.method.name, record.method.options)
             if label not in found:
@@ -138,7 +138,7 @@ def _rungs(choice: Choice) -> list[list[RunRecord]]:
 
 def _rung_text(runs: Sequence[RunRecord]) -> str:
     """Return what has to be said of a rung that was too short; nothing if it was not."""
-    guessing = like_guessing(runs)
+    guessing = not_above_baseline(runs)
     if not 2 * len(guessing) > len(runs):
         return ""
     return (

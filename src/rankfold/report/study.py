@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
-from rankfold.bench.statistics.claims import Judgement
+from rankfold.bench.statistics.claims import JudgedClaim
 from rankfold.bench.statistics.comparison import (
     Difference,
     baselines_of,
@@ -16,8 +16,8 @@ from rankfold.bench.statistics.comparison import (
     verdicts,
 )
 from rankfold.bench.step_times import StepTime, read_step_times
-from rankfold.bench.suites.saved_suite import judge_suite, kept_suite
-from rankfold.bench.suites.suite import Place, Suite, model_of, named_runs, task_of
+from rankfold.bench.suites.saved_suite import judge_suite, load_suite
+from rankfold.bench.suites.suite import Condition, Suite, model_of, runs_by_name, task_of
 from rankfold.errors import DataError, unknown_name
 from rankfold.report.results import Result, make_results
 from rankfold.report.selection import Choice, Tuned, is_trial, make_choices, make_tuned, without_earlier_rungs
@@ -188,7 +188,7 @@ class Report:
     """
 
     studies: tuple[Study, ...]
-    judgements: tuple[Judgement, ...] = ()
+    judgements: tuple[JudgedClaim, ...] = ()
     name: str = ""
     description: str = ""
     missing: tuple[str, ...] = ()
@@ -207,18 +207,18 @@ def make_report(
         records: The runs. Rows have the order of the suite, or else that of their first runs.
         folder: Where they are; the suite that is kept there says what was asked.
         reference: Label of the result that the others are held against; the first result if not given.
-        reasons: Why no run of a model and a task began (`rankfold.bench.suites.outcomes.never_began`).
+        reasons: Why no run of a model and a task began (`rankfold.bench.suites.outcomes.unstarted_reasons`).
 
     Raises:
         DataError: If there are no runs, or the suite cannot be read.
         SpecError: If no study has a result with the reference's label.
     """
-    suite = kept_suite(folder) if folder else None
+    suite = load_suite(folder) if folder else None
     if suite is None or folder is None:
         return Report(tuple(make_studies(records, reference=reference)))
-    names = {name: label for name, (_, label) in named_runs(suite).items()}
-    place = {name: number for number, name in enumerate(names)}
-    ordered = sorted(records, key=lambda record: place.get(record.name, len(place)))
+    names = {name: label for name, (_, label) in runs_by_name(suite).items()}
+    position = {name: number for number, name in enumerate(names)}
+    ordered = sorted(records, key=lambda record: position.get(record.name, len(position)))
     studies = make_studies(ordered, reference=reference, names=names)
     speeds = read_step_times(folder)
     timed = (replace(study, step_times=_step_times(study, speeds)) for study in studies)
@@ -230,11 +230,11 @@ def make_report(
 def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each model and task of a suite of which runs are not there, not even failed."""
     present = {record.name for record in records}
-    begun: dict[Place, list[bool]] = {}
-    for name, (place, _) in named_runs(suite).items():
-        begun.setdefault(place, []).append(name in present)
-    for place, there in begun.items():
-        name = f"{model_of(suite, place)} on {task_of(suite, place)}"
+    begun: dict[Condition, list[bool]] = {}
+    for name, (condition, _) in runs_by_name(suite).items():
+        begun.setdefault(condition, []).append(name in present)
+    for condition, there in begun.items():
+        name = f"{model_of(suite, condition)} on {task_of(suite, condition)}"
         if not any(there):
             yield f"There is no run of {name}: {reasons.get(name, 'none that was asked for began')}."
         elif not all(there):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.step_times import StepTime, write_step_times
-from rankfold.bench.suites.saved_suite import keep_suite
-from rankfold.bench.suites.suite import SuiteMethod
+from rankfold.bench.suites.saved_suite import save_suite
+from rankfold.bench.suites.suite import Variant
 from rankfold.cli.results import report_as_json
 from rankfold.errors import DataError
 from rankfold.report.claims import SHAPES, claim_cells, claims_sentence, finding_cells
@@ -32,7 +32,7 @@ def suite():
 @pytest.fixture(scope="module")
 def report(suite, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    keep_suite(suite, folder)
+    save_suite(suite, folder)
     # Several runs at once end in any order.
     return make_report(records_of(suite)[::-1], folder)
 
@@ -171,10 +171,10 @@ def test_a_row_has_the_same_label_in_every_study():
 
 
 def test_methods_that_the_suite_tells_apart_are_rows_even_if_their_records_do_not(tmp_path):
-    methods = (SuiteMethod("lora", {"r": 8}), SuiteMethod("lora", {"r": 8}, {"freeze_head": False}))
+    methods = (Variant("lora", {"r": 8}), Variant("lora", {"r": 8}, {"freeze_head": False}))
     suite = replace(a_suite(tasks=("mrpc",), claims=()), methods=methods, tuning=None)
-    keep_suite(suite, tmp_path)
-    (place,) = suite.places()
+    save_suite(suite, tmp_path)
+    (place,) = suite.conditions()
     record = make_record(examples=60)
     records = [
         replace(record, command=(*record.command, "--out", suite.run_name(place, label, "seed0")))
@@ -192,7 +192,7 @@ def test_report_of_a_folder_with_a_suite_is_read_back_from_it(tmp_path):
 def test_runs_of_a_suite_that_are_not_there_are_told(tmp_path):
     suite = a_suite(seeds=(0, 1), claims=())
     records = records_of(suite)
-    keep_suite(replace(suite, methods=suite.methods[:-1]), tmp_path)
+    save_suite(replace(suite, methods=suite.methods[:-1]), tmp_path)
     assert make_report(records, tmp_path).missing == ()
     runs = [record for record in records if record.tuning is None or record.tuning.trial is None]
     count = sum(record.task.name == "sst2" for record in runs)

@@ -8,7 +8,7 @@ import pytest
 
 from rankfold.bench.executors.base import Inline
 from rankfold.bench.suites.runner import run_all
-from rankfold.bench.suites.suite import Suite, SuiteMethod
+from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.errors import DataError
 from rankfold.runs.archive import NAME, archived_run, read_archive, write_archive
 from rankfold.runs.identity import question_of
@@ -17,7 +17,7 @@ from rankfold.runs.request import RunRequest
 from tests.support.records import Trainer, make_record
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
-SUITE = Suite("some", BASE, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 1))
+SUITE = Suite("some", BASE, (Variant("lora"), Variant("tlora")), (0, 1))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_suite_goes_on_from_its_archive(archived):
     larger = replace(SUITE, seeds=(0, 1, 2))
     outcomes = run_all(larger.requests(archived), executor=Inline(trainer))
     assert trainer.asked == ["lora-seed2", "tlora-seed2"]
-    assert [outcome.is_kept for outcome in outcomes] == [True] * 4 + [False] * 2
+    assert [outcome.is_reused for outcome in outcomes] == [True] * 4 + [False] * 2
     assert len(find_records(archived)) == 6
 
 
@@ -78,7 +78,7 @@ def test_run_that_the_archive_has_with_other_settings_is_done_anew(archived):
     before = (archived / "records.jsonl.gz").read_bytes()
     longer = replace(SUITE, base={**SUITE.base, "steps": 6})
     outcomes = run_all(longer.requests(archived), executor=Inline(Trainer()))
-    assert not any(outcome.is_kept for outcome in outcomes)
+    assert not any(outcome.is_reused for outcome in outcomes)
     assert (archived / "records.jsonl.gz").read_bytes() == before
     assert all((outcome.request.out / "run.json").is_file() for outcome in outcomes)
 

@@ -17,7 +17,7 @@ Run = Callable[..., RunRecord]
 
 @final
 @dataclass(frozen=True, slots=True)
-class Ended:
+class FinishedRun:
     """A run that came to an end.
 
     Args:
@@ -39,7 +39,9 @@ class Executor(Protocol):
         """How many runs are under way at once."""
         ...
 
-    def each(self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]) -> Iterator[Ended]:
+    def execute(
+        self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
+    ) -> Iterator[FinishedRun]:
         """Do runs, and yield each when it has ended, whatever became of it.
 
         Args:
@@ -65,19 +67,21 @@ class Inline:
         """One."""
         return 1
 
-    def each(self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]) -> Iterator[Ended]:
+    def execute(
+        self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
+    ) -> Iterator[FinishedRun]:
         """Do runs one by one."""
         for request in requests:
             progress = new_progress()
             try:
-                yield Ended(request, self.run_one(request, progress=progress))
+                yield FinishedRun(request, self.run_one(request, progress=progress))
             except Exception as error:  # a failed run is a row of the comparison, whatever the reason
-                yield Ended(request, None, error)
+                yield FinishedRun(request, None, error)
             finally:
                 progress.finish()
 
 
-def portable(error: Exception) -> Exception:
+def picklable_error(error: Exception) -> Exception:
     """Return the error, or its words as a `TrainingError` where it cannot be sent as it is."""
     with contextlib.suppress(Exception):
         if str(pickle.loads(pickle.dumps(error))) == str(error):  # noqa: S301 (our own object)

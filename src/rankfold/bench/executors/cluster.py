@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from rankfold.bench.executors.base import Ended, Run, portable
+from rankfold.bench.executors.base import FinishedRun, Run, picklable_error
 from rankfold.errors import SpecError, TrainingError
 from rankfold.progress import Progress
 from rankfold.runs.record import RunRecord
@@ -46,7 +46,9 @@ class Cluster:
                 raise SpecError(f"the Ray cluster cannot be reached ({error}); check RAY_ADDRESS.") from error
         self.jobs: int = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1)) // threads)
 
-    def each(self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]) -> Iterator[Ended]:
+    def execute(
+        self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
+    ) -> Iterator[FinishedRun]:
         """Do runs; those under way are stopped with the caller, and can be resumed."""
         # A process for each run: what one leaves behind reaches no other.
         task = self._ray.remote(num_cpus=self._threads, max_calls=1, max_retries=0)(_work)
@@ -66,16 +68,16 @@ class Cluster:
             for there in under_way:
                 self._ray.cancel(there, force=True)
 
-    def _ended(self, there: Any, request: RunRequest) -> Ended:
+    def _ended(self, there: Any, request: RunRequest) -> FinishedRun:
         try:
-            return Ended(request, *self._ray.get(there))
+            return FinishedRun(request, *self._ray.get(there))
         except self._ray.exceptions.RayError as error:
             # Ray's first sentence says what happened, and the next ones what to look at.
             words = (
                 (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
             )
             message = f"the run's process on the cluster was lost ({words}); run the suite again to go on."
-            return Ended(request, None, TrainingError(message))
+            return FinishedRun(request, None, TrainingError(message))
 
 
 def _work(
@@ -90,7 +92,7 @@ def _work(
         os.chdir(folder)
         return run_one(request), None
     except Exception as error:  # told to the caller, who makes a row of it
-        return None, portable(error)
+        return None, picklable_error(error)
 
 
 def _check_shared(folder: Path) -> None:

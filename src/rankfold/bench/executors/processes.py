@@ -14,7 +14,7 @@ from typing import Any, cast, final
 
 import torch
 
-from rankfold.bench.executors.base import Ended, Run, portable
+from rankfold.bench.executors.base import FinishedRun, Run, picklable_error
 from rankfold.errors import RankfoldWarning, TrainingError
 from rankfold.progress import Progress
 from rankfold.runs.record import RunRecord
@@ -39,7 +39,7 @@ class _Job:
     process: Any
     news: Connection
     progress: Progress
-    ended: Ended | None = field(default=None)
+    ended: FinishedRun | None = field(default=None)
 
 
 @final
@@ -55,7 +55,9 @@ class Processes:
     jobs: int = 1
     run_one: Run = run
 
-    def each(self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]) -> Iterator[Ended]:
+    def execute(
+        self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
+    ) -> Iterator[FinishedRun]:
         """Do runs; when the caller stops early, those under way are stopped and can be resumed."""
         waiting = list(reversed(requests))
         under_way: list[_Job] = []
@@ -130,11 +132,11 @@ def _hear(job: _Job, warned: _Warned) -> None:
         what, *content = job.news.recv()
     except (EOFError, OSError):  # the second in the middle of a message
         job.process.join()
-        job.ended = Ended(job.request, None, TrainingError(_death(job.process.exitcode)))
+        job.ended = FinishedRun(job.request, None, TrainingError(_death(job.process.exitcode)))
         return
     if what == "ended":
         job.process.join()
-        job.ended = Ended(job.request, *content)
+        job.ended = FinishedRun(job.request, *content)
     elif what == "warned":
         warnings.warn_explicit(*content, registry=warned)
     else:
@@ -203,7 +205,7 @@ def _work(
     try:
         record = run_one(request, progress=teller)
     except Exception as reason:  # told to the other process, which makes a row of it
-        error = portable(reason)
+        error = picklable_error(reason)
     except KeyboardInterrupt:
         return
     teller.tell("ended", record, error)

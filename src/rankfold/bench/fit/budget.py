@@ -52,7 +52,7 @@ class Size:
 
 
 @final
-class Ruler:
+class SizeEstimator:
     """Measures adapters on one model, of which only the structure is made.
 
     The reference of step times is LoRA of rank 8 on `usual`.

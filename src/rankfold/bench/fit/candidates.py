@@ -9,7 +9,7 @@ from typing import Any, cast, final
 from pydantic import JsonValue
 
 from rankfold import presets
-from rankfold.bench.fit.budget import ALL_LINEAR, Budget, Ruler, Size
+from rankfold.bench.fit.budget import ALL_LINEAR, Budget, Size, SizeEstimator
 from rankfold.errors import SpecError, unknown_name
 from rankfold.models.base import resolve_model
 from rankfold.models.meta import MetaBase, meta_base
@@ -59,7 +59,7 @@ class Candidate:
 
 
 def find_candidates(
-    ruler: Ruler, methods: Sequence[str] = (), *, progress: Progress | None = None
+    ruler: SizeEstimator, methods: Sequence[str] = (), *, progress: Progress | None = None
 ) -> list[Candidate]:
     """Return every composition that is considered, with its size or why it has none.
 
@@ -133,7 +133,7 @@ def _use(candidate: Candidate, budget: Budget) -> float:
     return budget.use(candidate.size) if candidate.size else 0.0
 
 
-def _of_method(ruler: Ruler, preset: Preset) -> Iterator[Candidate]:
+def _of_method(ruler: SizeEstimator, preset: Preset) -> Iterator[Candidate]:
     own, *others = _target_sets(ruler, preset)
     variants = _variants(ruler, preset)
     for targets in (own, *others):
@@ -143,7 +143,7 @@ def _of_method(ruler: Ruler, preset: Preset) -> Iterator[Candidate]:
                 yield replace(candidate, distance=doublings + bool(variant) + (targets != own))
 
 
-def _target_sets(ruler: Ruler, preset: Preset) -> list[JsonValue]:
+def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
     """Return the layers that the method is made for, those that PEFT adapts, and every linear one."""
     sets: list[JsonValue] = []
     for targets in (preset.targets or ruler.usual, ruler.usual, ALL_LINEAR):
@@ -152,7 +152,7 @@ def _target_sets(ruler: Ruler, preset: Preset) -> list[JsonValue]:
     return sets
 
 
-def _variants(ruler: Ruler, preset: Preset) -> list[_Options]:
+def _variants(ruler: SizeEstimator, preset: Preset) -> list[_Options]:
     """Return no option, and each value of one option that changes how many numbers are trained."""
     targets: _Options = {"target_modules": _target_sets(ruler, preset)[0]}
     usual = _measured(ruler, preset.name, targets).size
@@ -196,14 +196,14 @@ def _ranked(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, float
         yield {"r": rank, **alpha, **variant}, abs(log2(rank / spec.rank))
 
 
-def _measured(ruler: Ruler, method: str, options: _Options) -> Candidate:
+def _measured(ruler: SizeEstimator, method: str, options: _Options) -> Candidate:
     try:
         return Candidate(method, options, ruler.size(method, options))
     except (SpecError, ValueError) as error:
         return Candidate(method, options, None, " ".join(str(error).split()))
 
 
-def lora_within(ruler: Ruler, budget: Budget) -> Candidate | None:
+def largest_lora(ruler: SizeEstimator, budget: Budget) -> Candidate | None:
     """Return PEFT's LoRA that uses most of a budget, or None if none fits."""
     found: list[Candidate] = []
     for targets in (ruler.usual, ALL_LINEAR):
@@ -235,7 +235,7 @@ class Fit:
 
     base: Mapping[str, Any]
     budget: Budget
-    ruler: Ruler
+    ruler: SizeEstimator
     candidates: tuple[Candidate, ...]
 
     @property
@@ -326,7 +326,7 @@ def ask(
     request = RunRequest(**base, hold_out=True, method=_ANY_METHOD, out=Path())
     described = _described(request, reads_data=reads_data)
     length = request.max_length or described.head.max_length
-    ruler = Ruler(described, tokens=request.batch_size * length)
+    ruler = SizeEstimator(described, tokens=request.batch_size * length)
     return Fit(dict(base), budget, ruler, tuple(find_candidates(ruler, methods, progress=progress)))
 
 

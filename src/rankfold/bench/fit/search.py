@@ -18,9 +18,9 @@ from pydantic import JsonValue
 
 from rankfold.bench.executors.base import Executor
 from rankfold.bench.fit.budget import Budget
-from rankfold.bench.fit.candidates import Candidate, Fit, lora_within
-from rankfold.bench.statistics.comparison import like_guessing, ranked
-from rankfold.bench.suites.outcomes import Outcome, check_all_here, marked, raise_shared
+from rankfold.bench.fit.candidates import Candidate, Fit, largest_lora
+from rankfold.bench.statistics.comparison import not_above_baseline, rank_records
+from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_common_error, record_purpose
 from rankfold.bench.suites.runner import run_all
 from rankfold.errors import OutputExistsError, SpecError
 from rankfold.files import write_into
@@ -140,14 +140,14 @@ def plan_search(fit: Fit, out: Path, *, steps: int, eta: int) -> FitPlan:
         base=fit.base,
         budget=fit.budget,
         candidates=tuple(fit.shortlist),
-        reference=lora_within(fit.ruler, fit.budget),
+        reference=largest_lora(fit.ruler, fit.budget),
         steps=steps,
         eta=eta,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FitChoice:
     """What was chosen.
 
     Args:
@@ -167,7 +167,7 @@ def fit(
     make_progress: Callable[[], Progress] = Silent,
     executor: Executor | None = None,
     overwrite: bool = False,
-) -> Fitted:
+) -> FitChoice:
     """Choose a candidate by successive halving; what an earlier call has trained is kept.
 
     Args:
@@ -191,28 +191,28 @@ def fit(
         logger.info("rung %d of %d: %d candidates, %d steps each.", number, len(keeps), len(left), steps)
         requests = [plan.request(each, f"rung-{number}/{each.method}", steps=steps) for each in left]
         outcomes = run_all(requests, make_progress=make_progress, executor=executor, earlier=done)
-        check_all_here(outcomes)
+        check_none_elsewhere(outcomes)
         done += outcomes
         if all(outcome.error for outcome in outcomes):
-            raise_shared(outcomes)
+            raise_common_error(outcomes)
         part = FitPart(plan.budget.text(), tuple(plan.rungs), number, kept)
         here = [_placed(outcome, part) for outcome in outcomes]
         of_record = {id(record): candidate for record, candidate in zip(here, left, strict=True)}
-        left = [of_record[id(record)] for record in ranked(here)[:kept] if record.status == "done"]
+        left = [of_record[id(record)] for record in rank_records(here)[:kept] if record.status == "done"]
         records += here
         _tell_of_guessing(here)
         _tell_what_is_left(here, plan, number)
     if plan.reference is not None:
         request = plan.request(plan.reference, "reference", steps=plan.steps)
         (outcome,) = run_all([request], make_progress=make_progress, executor=executor, earlier=done)
-        check_all_here([outcome])
+        check_none_elsewhere([outcome])
         if outcome.record is None:  # it never got as far as the others did with the same model and data
-            raise_shared([outcome])
+            raise_common_error([outcome])
         part = FitPart(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
         records.append(_placed(outcome, part))
     full = plan.request(left[0], "winner", steps=None)
     full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
-    return Fitted(left[0], tuple(records), full.command())
+    return FitChoice(left[0], tuple(records), full.command())
 
 
 def _claim(plan: FitPlan, *, overwrite: bool) -> None:
@@ -239,14 +239,14 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
 
 def _placed(outcome: Outcome, part: FitPart) -> RunRecord:
     """Return a run's record with its place in the choice, on disk too."""
-    record = marked(outcome, part).record
+    record = record_purpose(outcome, part).record
     assert record is not None, "a run without a record has siblings that know its model and data"
     return record
 
 
 def _tell_of_guessing(records: Sequence[RunRecord]) -> None:
     """Say so if a rung was too short to tell its candidates apart."""
-    guessing = like_guessing(records)
+    guessing = not_above_baseline(records)
     if 2 * len(guessing) > len(records):
         logger.info(
             "%d of %d candidates are not separated from guessing: the rung says little; give more --steps.",

@@ -13,10 +13,10 @@ from rankfold.bench.statistics.comparison import (
     Difference,
     Scores,
     baselines_of,
+    holm_rejections,
     mean_metric,
     metric_interval,
     paired_contrast,
-    rejected_together,
     scores_of,
     shared_examples,
 )
@@ -25,10 +25,10 @@ from rankfold.runs.record import RunRecord, measured_on
 from rankfold.tasks.metrics import METRICS
 
 Expect = Literal["greater", "within", "rising"]
-Answer = Literal["supported", "contradicted", "not separated", "not run"]
+ClaimVerdict = Literal["supported", "contradicted", "not separated", "not run"]
 
 # Of several answers the first of these is that of the claim.
-_STRONGEST: tuple[Answer, ...] = ("contradicted", "not run", "not separated", "supported")
+_STRONGEST: tuple[ClaimVerdict, ...] = ("contradicted", "not run", "not separated", "supported")
 
 
 @final
@@ -76,7 +76,7 @@ class Finding:
         seeds: How many seeds they share.
         difference: The first less the second; for `rising`, what a straight line through the rows gains from
             the first to the last. None if it cannot be said.
-        answer: What it says, corrected for all comparisons of the suite.
+        verdict: What it says, corrected for all comparisons of the suite.
         note: Why the runs cannot speak to the claim although they ended well; empty if they can.
     """
 
@@ -87,23 +87,23 @@ class Finding:
     means: tuple[float, ...]
     seeds: int
     difference: Difference | None
-    answer: Answer = "not run"
+    verdict: ClaimVerdict = "not run"
     note: str = ""
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class JudgedClaim:
     """A claim with everything found about it.
 
     Attributes:
         claim: What was said.
-        answer: What became of it.
+        verdict: What became of it.
         findings: One for each comparison, model and task.
     """
 
     claim: Claim
-    answer: Answer
+    verdict: ClaimVerdict
     findings: tuple[Finding, ...]
 
 
@@ -111,7 +111,7 @@ Rows = Mapping[str, Sequence[RunRecord]]
 """Records that ended well by the label of their row, for one model and task."""
 
 
-def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> list[Judgement]:
+def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> list[JudgedClaim]:
     """Return what the records say to each claim.
 
     Args:
@@ -125,9 +125,9 @@ def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> l
         for model, task in studies
         if (not claim.tasks or task in claim.tasks) and set(rows) <= studies[model, task].keys()
     ]
-    sure = iter(rejected_together([each.difference for _, each in found if each.difference]))
+    sure = iter(holm_rejections([each.difference for _, each in found if each.difference]))
     answered = [
-        (claim, replace(each, answer=_answer(claim, each, sure=next(sure))))
+        (claim, replace(each, verdict=_answer(claim, each, sure=next(sure))))
         if each.difference
         else (claim, each)
         for claim, each in found
@@ -177,13 +177,13 @@ def _weights(claim: Claim, count: int) -> tuple[float, ...]:
     return tuple((place - middle) / squares * (count - 1) for place in range(count))
 
 
-def _answer(claim: Claim, finding: Finding, *, sure: bool) -> Answer:
+def _answer(claim: Claim, finding: Finding, *, sure: bool) -> ClaimVerdict:
     assert finding.difference is not None, "what was not compared has no answer"
     if not sure or finding.note:
         return "not separated"
     return "supported" if finding.difference.interval.value > claim.bound else "contradicted"
 
 
-def _together(claim: Claim, findings: Sequence[Finding]) -> Judgement:
-    answers: list[Answer] = sorted((each.answer for each in findings), key=_STRONGEST.index)
-    return Judgement(claim, answers[0] if answers else "not run", tuple(findings))
+def _together(claim: Claim, findings: Sequence[Finding]) -> JudgedClaim:
+    answers: list[ClaimVerdict] = sorted((each.verdict for each in findings), key=_STRONGEST.index)
+    return JudgedClaim(claim, answers[0] if answers else "not run", tuple(findings))

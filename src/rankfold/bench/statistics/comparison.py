@@ -14,7 +14,7 @@ import statsmodels.stats.multitest
 import statsmodels.stats.proportion
 from numpy.typing import NDArray
 
-from rankfold.bench.statistics.confidence import Doubt, Pick, Statistic, doubt_of
+from rankfold.bench.statistics.confidence import MeanEstimate, Pick, Statistic, estimate_mean
 from rankfold.errors import DataError
 from rankfold.runs.record import RunRecord
 from rankfold.tasks.metrics import METRICS, find_metric, is_smaller_better
@@ -113,7 +113,7 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
     return Interval(found.value, min(low, wilson.low), max(high, wilson.high))
 
 
-def _wilson(found: Doubt, level: float) -> Interval:
+def _wilson(found: MeanEstimate, level: float) -> Interval:
     """Return Wilson's interval of an accuracy, which does not shrink to nothing where all is right.
 
     Several seeds on the same examples are as sure as a number of examples between that of one seed and that
@@ -197,7 +197,7 @@ def paired_contrast(
     return Difference(_interval(found, level), found.p_value(bound))
 
 
-def rejected_together(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
+def holm_rejections(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
     """Return which differences are not their bound, corrected together by Holm's method.
 
     Args:
@@ -220,15 +220,15 @@ def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list
     """
     return [
         "not separated" if not sure else "better" if difference.interval.value > 0 else "worse"
-        for difference, sure in zip(differences, rejected_together(differences, level=level), strict=True)
+        for difference, sure in zip(differences, holm_rejections(differences, level=level), strict=True)
     ]
 
 
-def _doubt(statistic: Statistic, scores: Scores, seed: int) -> Doubt:
-    return doubt_of(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=seed)
+def _doubt(statistic: Statistic, scores: Scores, seed: int) -> MeanEstimate:
+    return estimate_mean(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=seed)
 
 
-def _interval(found: Doubt, level: float) -> Interval:
+def _interval(found: MeanEstimate, level: float) -> Interval:
     half = found.half_width(level)
     return Interval(found.value, found.value - half, found.value + half)
 
@@ -276,7 +276,7 @@ def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int
     return Interval(value, value, value)
 
 
-def ranked(records: Sequence[RunRecord]) -> list[RunRecord]:
+def rank_records(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Return runs of one rung, the best first, failed ones last.
 
     Equal scores are told apart by the loss on the same rows, then by how many numbers are trained; then the
@@ -289,7 +289,7 @@ def _rank(record: RunRecord) -> tuple[float, float, int]:
     return -goodness(record), held_out_loss(record), record.parameters.trainable
 
 
-def like_guessing(records: Sequence[RunRecord]) -> list[RunRecord]:
+def not_above_baseline(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the runs that have not been seen to be better than guessing, such as the most frequent class."""
     return [record for record in records if record.status == "done" and _is_like_guessing(record)]
 

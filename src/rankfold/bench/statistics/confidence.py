@@ -34,7 +34,7 @@ Statistic = Callable[[Pick], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class MeanEstimate:
     """A mean over seeds, and by how much it may be off.
 
     Attributes:
@@ -87,7 +87,7 @@ class Doubt:
         return max(math.hypot(of_seeds * self.spread, of_examples * self.shared), of_examples * self.least)
 
 
-def doubt_of(statistic: Statistic, *, seeds: int, examples: int, seed: int) -> Doubt:
+def estimate_mean(statistic: Statistic, *, seeds: int, examples: int, seed: int) -> MeanEstimate:
     """Return the mean of a statistic over the seeds with what leaves it open.
 
     Args:
@@ -99,14 +99,16 @@ def doubt_of(statistic: Statistic, *, seeds: int, examples: int, seed: int) -> D
     measured = statistic(lambda values: values[..., None, :])[:, 0]
     value = float(np.mean(measured))
     if examples == 1:  # one example cannot be resampled
-        return Doubt(value, seeds, examples, 0.0, 0.0, 0.0)
+        return MeanEstimate(value, seeds, examples, 0.0, 0.0, 0.0)
     together = np.atleast_2d(np.cov(_resampled(statistic, seeds, examples, seed)))
     least = float(np.mean(together))
     if seeds == 1:
-        return Doubt(value, seeds, examples, 0.0, math.sqrt(least), math.sqrt(least))
+        return MeanEstimate(value, seeds, examples, 0.0, math.sqrt(least), math.sqrt(least))
     shared = float(together.sum() - together.trace()) / (seeds * (seeds - 1))
     spread = float(np.std(measured, ddof=1)) / math.sqrt(seeds)
-    return Doubt(value, seeds, examples, spread, math.sqrt(max(0.0, shared)), math.sqrt(max(0.0, least)))
+    return MeanEstimate(
+        value, seeds, examples, spread, math.sqrt(max(0.0, shared)), math.sqrt(max(0.0, least))
+    )
 
 
 def _resampled(statistic: Statistic, seeds: int, examples: int, seed: int) -> NDArray[np.float64]:

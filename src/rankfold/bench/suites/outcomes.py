@@ -35,13 +35,13 @@ class Outcome:
         record: What is in its folder; None if it failed before anything was known of it, or if another
             process is making it.
         error: Why it failed; None if it did not.
-        is_kept: Whether it had been done before.
+        is_reused: Whether it had been done before.
     """
 
     request: RunRequest
     record: RunRecord | None
     error: Exception | None = None
-    is_kept: bool = False
+    is_reused: bool = False
 
     @property
     def is_elsewhere(self) -> bool:
@@ -49,7 +49,7 @@ class Outcome:
         return isinstance(self.error, BusyError)
 
 
-def check_all_here(outcomes: Sequence[Outcome]) -> None:
+def check_none_elsewhere(outcomes: Sequence[Outcome]) -> None:
     """Check that no other process is making some of the runs, for what takes the results of all.
 
     Raises:
@@ -65,18 +65,18 @@ def check_all_here(outcomes: Sequence[Outcome]) -> None:
         ) from elsewhere[0].error
 
 
-def check_all_began(outcomes: Sequence[Outcome]) -> None:
+def check_conditions_started(outcomes: Sequence[Outcome]) -> None:
     """Check that some run of each model and task began: where none did there is no record to report.
 
     Raises:
         TrainingError: If none of one did.
     """
-    if reasons := never_began(outcomes):
+    if reasons := unstarted_reasons(outcomes):
         listed = "; ".join(f"no run of {name} began ({reason})" for name, reason in reasons.items())
         raise TrainingError(f"{listed}; mend the cause and run it again.")
 
 
-def never_began(outcomes: Sequence[Outcome]) -> dict[str, str]:
+def unstarted_reasons(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return why, for each model and task of which no run began: "minilm on mrpc"."""
     known = {_name(each.request) for each in outcomes if each.record or each.is_elsewhere}
     reasons: dict[str, str] = {}
@@ -90,7 +90,7 @@ def _name(request: RunRequest) -> str:
     return f"{request.model} on {request.task or request.data}"
 
 
-def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
+def raise_common_error(outcomes: Sequence[Outcome]) -> NoReturn:
     """Raise why all runs failed; a reason that all of them share is raised as itself.
 
     Raises:
@@ -108,7 +108,7 @@ def raise_shared(outcomes: Sequence[Outcome]) -> NoReturn:
 logger = logging.getLogger("rankfold.bench")
 
 
-def marked(outcome: Outcome, part: TuningPart | FitPart) -> Outcome:
+def record_purpose(outcome: Outcome, part: TuningPart | FitPart) -> Outcome:
     """Return an outcome whose record says what the run was made for, on disk too if it is there."""
     record = outcome.record
     if record is None or part in (record.tuning, record.fit):
@@ -120,7 +120,7 @@ def marked(outcome: Outcome, part: TuningPart | FitPart) -> Outcome:
     return replace(outcome, record=record)
 
 
-def with_unstarted(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def record_unstarted(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Write records for runs that failed before they knew their model and data; their siblings know them."""
     siblings = {_place(outcome.request): outcome.record for outcome in outcomes if outcome.record}
     return [_as_failed(outcome, siblings.get(_place(outcome.request))) for outcome in outcomes]

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rankfold.bench.executors.base import Executor
-from rankfold.bench.suites.outcomes import Outcome, marked
+from rankfold.bench.suites.outcomes import Outcome, record_purpose
 from rankfold.bench.suites.runner import run_all
-from rankfold.bench.suites.saved_suite import joined_with_kept, keep_suite
+from rankfold.bench.suites.saved_suite import join_saved_suite, save_suite
 from rankfold.bench.suites.suite import Suite
-from rankfold.bench.suites.tuning import Key, searches_of, trial_request, trial_requests, tune
+from rankfold.bench.suites.tuning import Key, new_searches, trial_request, trial_requests, tune
 from rankfold.progress import Progress, Silent
 from rankfold.runs.methods import find_method
 from rankfold.runs.output import finished
@@ -44,7 +44,7 @@ def run_suite(
         BusyError: If another process is at a trial.
     """
     check_suite(suite, out)
-    keep_suite(suite if overwrite else _checked_with_kept(suite, out), out)
+    save_suite(suite if overwrite else _checked_with_kept(suite, out), out)
 
     def run_batch(
         requests: Sequence[RunRequest], described: str, earlier: Sequence[Outcome] = ()
@@ -96,12 +96,12 @@ def _checked_with_kept(suite: Suite, out: Path) -> Suite:
     Raises:
         OutputExistsError: If the folder holds the runs of another.
     """
-    joined = joined_with_kept(suite, out)
+    joined = join_saved_suite(suite, out)
     # A run has what tuning chooses, which is not known yet; the trials that are asked for first are.
     first = [
         trial_request(joined, out, key, each, values, number)
-        for key, each in searches_of(joined).items()
-        for number, values in enumerate(each.search.ask(), start=1)
+        for key, each in new_searches(joined).items()
+        for number, values in enumerate(each.search.suggest(), start=1)
     ]
     for request in first or joined.requests(out):
         finished(request)
@@ -113,9 +113,12 @@ def _with_choice(
 ) -> list[Outcome]:
     """Return the outcomes with what tuning chose in their records, in the order of `Suite.requests`."""
     keys = [
-        (place, row.tuned_as) for _ in suite.seeds for place in suite.places() for row in suite.rows(place)
+        (condition, row.search_label)
+        for _ in suite.seeds
+        for condition in suite.conditions()
+        for row in suite.variants_at(condition)
     ]
     return [
-        marked(outcome, chosen[key]) if key in chosen else outcome
+        record_purpose(outcome, chosen[key]) if key in chosen else outcome
         for key, outcome in zip(keys, outcomes, strict=True)
     ]

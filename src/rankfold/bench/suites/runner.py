@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-from rankfold.bench.executors.base import Ended, Executor, Inline
-from rankfold.bench.suites.outcomes import Outcome, with_unstarted
+from rankfold.bench.executors.base import Executor, FinishedRun, Inline
+from rankfold.bench.suites.outcomes import Outcome, record_unstarted
 from rankfold.errors import DataError, RankfoldError
 from rankfold.models.base import resolve_model
 from rankfold.progress import SECONDS_LEFT, Progress, Silent
@@ -57,7 +57,7 @@ def run_all(
     )
     left = [_as_begun(request, overwrite=overwrite) for request in requests if kept[request.out] is None]
     outcomes = {
-        request.out: Outcome(request, record, is_kept=True)
+        request.out: Outcome(request, record, is_reused=True)
         for request in requests
         if (record := kept[request.out]) is not None
     }
@@ -67,12 +67,12 @@ def run_all(
     whole.start(len(requests), described)
     whole.advance(len(outcomes))
     try:
-        for ended in executor.each(left, make_progress):
+        for ended in executor.execute(left, make_progress):
             outcomes[ended.request.out] = _outcome(ended)
             whole.advance(len(outcomes), **_news(requests, outcomes, executor.jobs))
     finally:
         whole.finish()
-    return with_unstarted([outcomes[request.out] for request in requests])
+    return record_unstarted([outcomes[request.out] for request in requests])
 
 
 def _as_begun(request: RunRequest, *, overwrite: bool) -> RunRequest:
@@ -100,7 +100,7 @@ def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs
     }
 
 
-def _outcome(ended: Ended) -> Outcome:
+def _outcome(ended: FinishedRun) -> Outcome:
     """Return what became of a run; a failure may have left a record."""
     request = ended.request
     if ended.error is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from rankfold.bench.statistics.claims import Judgement, judge
-from rankfold.bench.suites.suite import Suite, model_of, named_runs, named_trials, task_of
+from rankfold.bench.statistics.claims import JudgedClaim, judge
+from rankfold.bench.suites.suite import Suite, first_trial_names, model_of, runs_by_name, task_of
 from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import write_into
 from rankfold.runs.archive import NAME as ARCHIVE_NAME
@@ -21,7 +21,7 @@ from rankfold.runs.record import RunRecord
 NAME = "suite.json"
 
 
-def keep_suite(suite: Suite, folder: Path) -> None:
+def save_suite(suite: Suite, folder: Path) -> None:
     """Write a suite into the folder of its runs; where it was run is no part of it.
 
     Raises:
@@ -31,7 +31,7 @@ def keep_suite(suite: Suite, folder: Path) -> None:
     write_into(folder, NAME, _adapter().dump_json(replace(suite, base=base), indent=1) + b"\n")
 
 
-def kept_suite(folder: Path) -> Suite | None:
+def load_suite(folder: Path) -> Suite | None:
     """Return the suite whose runs a folder holds, or None if they are of no suite.
 
     Raises:
@@ -46,7 +46,7 @@ def kept_suite(folder: Path) -> Suite | None:
         raise DataError(f"cannot read '{file}'; run the suite again, which writes it anew.") from error
 
 
-def joined_with_kept(suite: Suite, folder: Path) -> Suite:
+def join_saved_suite(suite: Suite, folder: Path) -> Suite:
     """Return a suite with what is in its folder already: more seeds, tasks and models.
 
     Their runs stay there, so they go on to be rows of the suite and to be asked its claims.
@@ -56,7 +56,7 @@ def joined_with_kept(suite: Suite, folder: Path) -> Suite:
             their names and claims would be lost.
     """
     try:
-        kept = kept_suite(folder)
+        kept = load_suite(folder)
     except DataError:  # to run the suite again is how a damaged file is mended
         return suite
     if kept is None or not _has_runs(kept, folder):
@@ -74,7 +74,7 @@ def joined_with_kept(suite: Suite, folder: Path) -> Suite:
     )
 
 
-def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[Judgement]:
+def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[JudgedClaim]:
     """Return what records of a suite say to its claims.
 
     Args:
@@ -82,18 +82,23 @@ def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[Judgement]:
         records: Its runs; what is none of them, or did not end well, is left out.
     """
     by_name = {record.name: record for record in records if record.status == "done"}
-    rows = {place: {row.label: list[RunRecord]() for row in suite.rows(place)} for place in suite.places()}
-    for name, (place, label) in named_runs(suite).items():
+    rows = {
+        condition: {row.label: list[RunRecord]() for row in suite.variants_at(condition)}
+        for condition in suite.conditions()
+    }
+    for name, (condition, label) in runs_by_name(suite).items():
         if name in by_name:
-            rows[place][label].append(by_name[name])
-    studies = {(model_of(suite, place), task_of(suite, place)): found for place, found in rows.items()}
+            rows[condition][label].append(by_name[name])
+    studies = {
+        (model_of(suite, condition), task_of(suite, condition)): found for condition, found in rows.items()
+    }
     return judge(suite.claims, studies)
 
 
 def _has_runs(suite: Suite, folder: Path) -> bool:
     """Return whether a run or trial is in a folder; one that failed at once has left nothing to lose."""
     archived = read_archive(folder / ARCHIVE_NAME)
-    names = [*named_trials(suite), *named_runs(suite)]
+    names = [*first_trial_names(suite), *runs_by_name(suite)]
     return any(name in archived or (folder / name / RECORD_NAME).is_file() for name in names)
 
 

@@ -82,11 +82,11 @@ class Tuning:
 class Search(Protocol):
     """Asks for trials and is told how they went."""
 
-    def ask(self) -> list[Values]:
+    def suggest(self) -> list[Values]:
         """Return the values to try next; none when the search is over."""
         ...
 
-    def tell(self, scores: Sequence[float]) -> None:
+    def report(self, scores: Sequence[float]) -> None:
         """State the metric of each of the values last asked for; -inf for a trial that failed."""
         ...
 
@@ -98,12 +98,12 @@ class Grid:
     def __init__(self, space: Space) -> None:
         self._left = [dict(zip(space, values, strict=True)) for values in product(*space.values())]
 
-    def ask(self) -> list[Values]:
+    def suggest(self) -> list[Values]:
         """Return all combinations, once."""
         asked, self._left = self._left, []
         return asked
 
-    def tell(self, scores: Sequence[float]) -> None:
+    def report(self, scores: Sequence[float]) -> None:
         """Learn nothing."""
 
 
@@ -121,7 +121,7 @@ class Tpe:
         self._space, self._left = space, trials
         self._trial: Any = None
 
-    def ask(self) -> list[Values]:
+    def suggest(self) -> list[Values]:
         """Return one trial."""
         if not self._left:
             return []
@@ -129,7 +129,7 @@ class Tpe:
         self._trial = self._study.ask()
         return [{name: _suggested(self._trial, name, values) for name, values in self._space.items()}]
 
-    def tell(self, scores: Sequence[float]) -> None:
+    def report(self, scores: Sequence[float]) -> None:
         """State the score of the trial."""
         import optuna
 

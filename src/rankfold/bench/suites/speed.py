@@ -72,7 +72,7 @@ def measure_speed(
 @final
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A row and the reference of its place, by their labels and as what they are."""
+    """A row and the reference of its condition, by their labels and as what they are."""
 
     label: str
     reference: str
@@ -87,11 +87,11 @@ class _Pair:
 
 
 def _pairs(suite: Suite) -> Iterator[_Pair]:
-    for place in suite.places():
-        first, *others = suite.rows(place)
+    for condition in suite.conditions():
+        first, *others = suite.variants_at(condition)
         for row in others:
             ours, theirs = (
-                suite.request(place, each.method, suite.seeds[0], Path("unused")) for each in (row, first)
+                suite.request(condition, each.method, suite.seeds[0], Path("unused")) for each in (row, first)
             )
             yield _Pair(row.label, first.label, ours, theirs)
 

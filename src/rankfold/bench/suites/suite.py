@@ -38,7 +38,7 @@ _NESTED = ("lr_groups", "reducer")
 
 @final
 @dataclass(frozen=True, slots=True)
-class SuiteMethod:
+class Variant:
     """A method of a suite; everything that is not said here is the same for all.
 
     Args:
@@ -58,7 +58,7 @@ class SuiteMethod:
     space: Space | None = None
     tasks: tuple[str, ...] = ()
 
-    def with_values(self, values: Settings) -> "SuiteMethod":
+    def with_values(self, values: Settings) -> "Variant":
         """Return the method with other values: a key of `METHOD_KEYS` is a setting, any other an option.
 
         A key with a dot, such as `reducer.active_fraction`, is an option of a setting.
@@ -90,7 +90,7 @@ class SuiteMethod:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Place:
+class Condition:
     """Where runs are compared: one model and one task; empty names stand for those of the suite's base."""
 
     model: str = ""
@@ -99,18 +99,18 @@ class Place:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Row:
+class LabelledVariant:
     """A method of a suite by its name there.
 
     Args:
         method: The method.
         label: What tells it from the others.
-        tuned_as: The label of the method in whose place it is tuned: the first of its entry.
+        search_label: The label of the variant whose search it shares: the first of its entry.
     """
 
-    method: SuiteMethod
+    method: Variant
     label: str
-    tuned_as: str
+    search_label: str
 
 
 # What a suite says by its methods and seeds, or is said where it is run.
@@ -142,7 +142,7 @@ class Suite:
 
     name: str
     base: Settings
-    methods: tuple[SuiteMethod, ...]
+    methods: tuple[Variant, ...]
     seeds: tuple[int, ...] = (0,)
     description: str = ""
     tasks: Mapping[str, Settings] = field(default_factory=dict[str, Settings])
@@ -154,7 +154,7 @@ class Suite:
         """Return the suite with settings that hold for all of its tasks, methods and trials.
 
         Args:
-            given: Fields of `RunRequest`; a model or a task takes the place of all that there are.
+            given: Fields of `RunRequest`; a model or a task replaces all that there are.
 
         Raises:
             SpecError: If they are what is tuned, or data of one task where there are several.
@@ -185,34 +185,34 @@ class Suite:
         """Return a name for each method; methods that differ only in settings name these."""
         return labels_of([(method.name, method.told()) for method in self.methods])
 
-    def places(self) -> list[Place]:
+    def conditions(self) -> list[Condition]:
         """Return every model with every task."""
-        return [Place(*names) for names in product(self.models or ("",), self.tasks or ("",))]
+        return [Condition(*names) for names in product(self.models or ("",), self.tasks or ("",))]
 
-    def rows(self, place: Place) -> list[Row]:
-        """Return the methods that are run in a place."""
+    def variants_at(self, condition: Condition) -> list[LabelledVariant]:
+        """Return the variants that are run in a condition."""
         labels = self.labels()
         first: dict[int | None, str] = {}
         for method, label in zip(self.methods, labels, strict=True):
             first.setdefault(method.entry, label)
         return [
-            Row(method, label, label if method.entry is None else first[method.entry])
+            LabelledVariant(method, label, label if method.entry is None else first[method.entry])
             for method, label in zip(self.methods, labels, strict=True)
-            if not method.tasks or place.task in method.tasks
+            if not method.tasks or condition.task in method.tasks
         ]
 
-    def run_name(self, place: Place, label: str, end: str) -> str:
+    def run_name(self, condition: Condition, label: str, end: str) -> str:
         """Return the name of a run's folder; `end` tells the runs of one method apart."""
-        return folder_name((Path(place.model).name, place.task, label), end)
+        return folder_name((Path(condition.model).name, condition.task, label), end)
 
     def requests(
-        self, out: Path, tuned: Mapping[tuple[Place, str], Settings] | None = None
+        self, out: Path, tuned: Mapping[tuple[Condition, str], Settings] | None = None
     ) -> list[RunRequest]:
         """Return the runs, seed by seed, so that a suite that is stopped early has compared what it ran.
 
         Args:
             out: The folder that gets a folder for each run.
-            tuned: What tuning chose, by place and label of the method in whose place it was done.
+            tuned: The values that tuning chose, by condition and label of the variant that was searched.
 
         Raises:
             SpecError: If a setting is unknown or impossible, a method is there twice, or there is none.
@@ -220,23 +220,23 @@ class Suite:
         self._check()
         return [
             self.request(
-                place,
-                row.method.with_values((tuned or {}).get((place, row.tuned_as), {})),
+                condition,
+                row.method.with_values((tuned or {}).get((condition, row.search_label), {})),
                 seed,
-                out / self.run_name(place, row.label, f"seed{seed}"),
+                out / self.run_name(condition, row.label, f"seed{seed}"),
             )
             for seed in self.seeds
-            for place in self.places()
-            for row in self.rows(place)
+            for condition in self.conditions()
+            for row in self.variants_at(condition)
         ]
 
     def request(
-        self, place: Place, method: SuiteMethod, seed: int, out: Path, changes: Settings | None = None
+        self, condition: Condition, method: Variant, seed: int, out: Path, changes: Settings | None = None
     ) -> RunRequest:
         """Return one run of a method.
 
         Args:
-            place: With which model, on which task.
+            condition: With which model, on which task.
             method: The method.
             seed: Of head, adapter, order and dropout.
             out: Where it goes.
@@ -245,9 +245,9 @@ class Suite:
         Raises:
             SpecError: If a setting is unknown or impossible.
         """
-        settings = overlaid(self.base, self.tasks.get(place.task, {}))
-        settings |= {"model": place.model} if place.model else {}
-        settings |= {"task": place.task} if place.task else {}
+        settings = overlaid(self.base, self.tasks.get(condition.task, {}))
+        settings |= {"model": condition.model} if condition.model else {}
+        settings |= {"task": condition.task} if condition.task else {}
         settings = overlaid(settings | dict(method.settings), changes or {})
         faults = [fault for key, value in settings.items() if (fault := self._fault(key, value))]
         if "model" not in settings:
@@ -264,21 +264,21 @@ class Suite:
                 raise SpecError(
                     f"the {kind} '{twice}' is in the suite '{self.name}' twice; keep one of them."
                 )
-        for place in self.places():
-            if not self.rows(place):
+        for condition in self.conditions():
+            if not self.variants_at(condition):
                 raise SpecError(
-                    f"no method of the suite '{self.name}' is run on '{place.task}'; choose another task."
+                    f"no method of the suite '{self.name}' is run on '{condition.task}'; choose another task."
                 )
         self._check_folders()
 
     def _check_folders(self) -> None:
         """Check that no two rows have one folder, of whose runs only the first would be made."""
         found: dict[str, str] = {}
-        for place in self.places():
-            for row in self.rows(place):
+        for condition in self.conditions():
+            for row in self.variants_at(condition):
                 # Not every file system tells "a" from "A".
-                name = self.run_name(place, row.label, "seed").casefold()
-                told = " ".join(part for part in (place.model, place.task, row.label) if part)
+                name = self.run_name(condition, row.label, "seed").casefold()
+                told = " ".join(part for part in (condition.model, condition.task, row.label) if part)
                 if name in found:
                     raise SpecError(
                         f"'{found[name]}' and '{told}' of the suite '{self.name}' would share folders; "
@@ -333,36 +333,36 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.=,+-]+", "_", text)
 
 
-def named_runs(suite: Suite) -> dict[str, tuple[Place, str]]:
-    """Return the place and the label of every run by its name, in the order of the suite."""
+def runs_by_name(suite: Suite) -> dict[str, tuple[Condition, str]]:
+    """Return the condition and the label of every run by its name, in the order of the suite."""
     return {
-        suite.run_name(place, row.label, f"seed{seed}"): (place, row.label)
-        for place in suite.places()
-        for row in suite.rows(place)
+        suite.run_name(condition, row.label, f"seed{seed}"): (condition, row.label)
+        for condition in suite.conditions()
+        for row in suite.variants_at(condition)
         for seed in suite.seeds
     }
 
 
-def named_trials(suite: Suite) -> list[str]:
+def first_trial_names(suite: Suite) -> list[str]:
     """Return the names of the first trials of a suite; a search without its first has no others."""
     return [
-        trial_name(suite, place, row.label, 1)
-        for place in suite.places()
-        for row in suite.rows(place)
-        if row.label == row.tuned_as
+        trial_name(suite, condition, row.label, 1)
+        for condition in suite.conditions()
+        for row in suite.variants_at(condition)
+        if row.label == row.search_label
     ]
 
 
-def trial_name(suite: Suite, place: Place, label: str, number: int) -> str:
+def trial_name(suite: Suite, condition: Condition, label: str, number: int) -> str:
     """Return the name of a trial of a row."""
-    return suite.run_name(place, label, f"trial{number}")
+    return suite.run_name(condition, label, f"trial{number}")
 
 
-def model_of(suite: Suite, place: Place) -> str:
-    """Return the model of a place, which is the suite's where the place has none of its own."""
-    return place.model or str(suite.base.get("model", ""))
+def model_of(suite: Suite, condition: Condition) -> str:
+    """Return the model of a condition; by default the suite's."""
+    return condition.model or str(suite.base.get("model", ""))
 
 
-def task_of(suite: Suite, place: Place) -> str:
-    """Return the task or the data of a place, which is the suite's where the place has none of its own."""
-    return place.task or str(suite.base.get("task") or suite.base.get("data") or "")
+def task_of(suite: Suite, condition: Condition) -> str:
+    """Return the task or the data of a condition; by default the suite's."""
+    return condition.task or str(suite.base.get("task") or suite.base.get("data") or "")

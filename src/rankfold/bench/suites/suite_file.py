@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.statistics.claims import Claim, Expect
 from rankfold.bench.suites.search import Space, Tuning
-from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, SuiteMethod, overlaid
+from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, Variant, overlaid
 from rankfold.errors import SpecError, nearest, unknown_name
 from rankfold.runs.methods import find_method
 
@@ -129,7 +129,7 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         raise SpecError(f"the suite '{name}' is not valid ({_faults(error)}); correct it.") from error
     read = _of_profile(read, profile)
     methods = tuple(
-        method for place, entry in enumerate(read.methods) for method in _swept(entry, place, read.options)
+        method for index, entry in enumerate(read.methods) for method in _swept(entry, index, read.options)
     )
     suite = Suite(
         read.name,
@@ -155,7 +155,7 @@ def _check_tasks(owner: str, named: Iterable[str], suite: Suite) -> None:
             raise unknown_name(f"task of {owner}", task, suite.tasks)
 
 
-def parse_method(words: str, parse: ReadSettings) -> SuiteMethod:
+def parse_method(words: str, parse: ReadSettings) -> Variant:
     """Read a method as it is written on the command line, such as "lora r=16 learning_rate=1e-4".
 
     Args:
@@ -174,7 +174,7 @@ def parse_method(words: str, parse: ReadSettings) -> SuiteMethod:
         raise SpecError(f"learning_rate={rate} of method '{name}' is not a number; write it as 5e-4.")
     if "learning_rate" in values:
         values["learning_rate"] = float(rate)
-    return SuiteMethod(name).with_values(values)
+    return Variant(name).with_values(values)
 
 
 def _text(name: str) -> str:
@@ -239,7 +239,7 @@ def _check_entries(read: _File) -> None:
             )
 
 
-def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> Iterator[SuiteMethod]:
+def _swept(entry: _MethodEntry, index: int, shared: Mapping[str, JsonValue]) -> Iterator[Variant]:
     """Yield the methods of one entry: one, or all combinations of what it sweeps over."""
     space: Space | None = {} if entry.tune is False else entry.tune
     settings = entry.model_extra or {}
@@ -247,7 +247,7 @@ def _swept(entry: _MethodEntry, place: int, shared: Mapping[str, JsonValue]) -> 
         if key not in METHOD_KEYS:
             raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
     options = {**(shared if find_method(entry.name).trains_adapter else {}), **entry.options}
-    method = SuiteMethod(entry.name, options, settings, place, space, tuple(entry.tasks))
+    method = Variant(entry.name, options, settings, index, space, tuple(entry.tasks))
     for key, values in entry.sweep.items():
         if not values:
             raise SpecError(f"the sweep of '{key}' of method '{entry.name}' is empty; give it values.")
@@ -267,9 +267,9 @@ def _faults(error: ValidationError) -> str:
     )
 
 
-def _unknown(place: tuple[str | int, ...]) -> str:
+def _unknown(location: tuple[str | int, ...]) -> str:
     """Return what is wrong with an entry that its table does not have, with the nearest that it has."""
-    *tables, name = place
+    *tables, name = location
     table = next((_TABLES[each] for each in reversed(tables) if each in _TABLES), _File)
     near = nearest(str(name), table.model_fields)
     return f"unknown, did you mean '{near}'?" if near else "unknown"
@@ -295,7 +295,7 @@ def _claim(suite: Suite, entry: _ClaimEntry) -> Claim:
                 f"each of the claim '{entry.id}' has '{name}', but no row has {{{name}}}; "
                 "write that into a row, or leave the values out."
             )
-    # A comparison without such a place is the same for each value, and counts once.
+    # A comparison without such a field is the same for each value, and counts once.
     comparisons = dict.fromkeys(
         tuple(_label(suite, entry.id, row) for row in rows)
         for template in entry.compare
@@ -364,5 +364,5 @@ def _label(suite: Suite, claim: str, words: str) -> str:
     return found[0]
 
 
-def _texts(method: SuiteMethod) -> dict[str, str]:
+def _texts(method: Variant) -> dict[str, str]:
     return {key: str(value) for key, value in method.told().items()}

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import cast
 
 from rankfold.bench.statistics.comparison import goodness
-from rankfold.bench.suites.outcomes import Outcome, check_all_here, marked, raise_shared
+from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_common_error, record_purpose
 from rankfold.bench.suites.search import Search, Space, Values
-from rankfold.bench.suites.suite import Place, Suite, SuiteMethod, overlaid, trial_name
+from rankfold.bench.suites.suite import Condition, Suite, Variant, overlaid, trial_name
 from rankfold.errors import SpecError
 from rankfold.runs.record import TuningPart
 from rankfold.runs.request import RunRequest
 
 logger = logging.getLogger("rankfold.bench")
 
-Key = tuple[Place, str]
+Key = tuple[Condition, str]
 """Model and task, and the label of the method that is tuned."""
 
 RunBatch = Callable[[Sequence[RunRequest], str], list[Outcome]]
@@ -38,7 +38,7 @@ class Tuned:
         best_goodness: How good that was; more is better.
     """
 
-    method: SuiteMethod
+    method: Variant
     space: Space
     search: Search
     trials: int
@@ -60,9 +60,9 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
         TrainingError: If every trial failed.
         BusyError: If another process is at a trial, without whose score nothing can be chosen.
     """
-    searches = searches_of(suite)
+    searches = new_searches(suite)
     outcomes: list[Outcome] = []
-    while asked := [(key, values) for key, each in searches.items() for values in each.search.ask()]:
+    while asked := [(key, values) for key, each in searches.items() for values in each.search.suggest()]:
         requests: list[RunRequest] = []
         parts: list[TuningPart] = []
         for key, values in asked:
@@ -71,20 +71,20 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
             requests.append(trial_request(suite, out, key, each, values, each.done))
             parts.append(TuningPart(each.trials, each.done, values))
         batch = run_batch(requests, "trials")
-        check_all_here(batch)
-        batch = [marked(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
+        check_none_elsewhere(batch)
+        batch = [record_purpose(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
         outcomes += batch
         for key in dict.fromkeys(key for key, _ in asked):
             mine = [index for index, (other, _) in enumerate(asked) if other == key]
             _tell(searches[key], [batch[index] for index in mine], [parts[index] for index in mine])
     if outcomes and all(outcome.error for outcome in outcomes):
-        raise_shared(outcomes)
+        raise_common_error(outcomes)
     _tell_of_edges(searches)
     return outcomes, {key: each.best for key, each in searches.items() if each.best}
 
 
-def searches_of(suite: Suite) -> dict[Key, Tuned]:
-    """Return a new search for each place and entry of a suite that has something to tune.
+def new_searches(suite: Suite) -> dict[Key, Tuned]:
+    """Return a new search for each condition and entry of a suite that has something to tune.
 
     Raises:
         SpecError: If the methods would not get equally many trials.
@@ -92,12 +92,12 @@ def searches_of(suite: Suite) -> dict[Key, Tuned]:
     if suite.tuning is None:
         return {}
     found: dict[Key, Tuned] = {}
-    for place in suite.places():
-        for row in suite.rows(place):
+    for condition in suite.conditions():
+        for row in suite.variants_at(condition):
             space = suite.tuning.space if row.method.space is None else row.method.space
-            if space and row.label == row.tuned_as:
+            if space and row.label == row.search_label:
                 trials = suite.tuning.trials_of(space)
-                found[place, row.label] = Tuned(row.method, space, suite.tuning.search(space), trials)
+                found[condition, row.label] = Tuned(row.method, space, suite.tuning.search(space), trials)
     numbers = {label: each.trials for (_, label), each in found.items()}
     if len(set(numbers.values())) > 1:
         listed = ", ".join(f"{label} has {count}" for label, count in numbers.items())
@@ -111,8 +111,8 @@ def searches_of(suite: Suite) -> dict[Key, Tuned]:
 def trial_requests(suite: Suite, out: Path) -> list[RunRequest]:
     """Return all trials; those that depend on the outcome of others have the values of the first."""
     requests: list[RunRequest] = []
-    for key, each in searches_of(suite).items():
-        asked = each.search.ask()
+    for key, each in new_searches(suite).items():
+        asked = each.search.suggest()
         values = asked + asked[-1:] * (each.trials - len(asked))
         requests += [
             trial_request(suite, out, key, each, one, number) for number, one in enumerate(values, start=1)
@@ -123,13 +123,13 @@ def trial_requests(suite: Suite, out: Path) -> list[RunRequest]:
 def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Values, number: int) -> RunRequest:
     """Return one trial: a run that is measured on rows cut from the training split."""
     assert suite.tuning is not None, "only a suite with tuning has trials"
-    place, label = key
-    settings = overlaid(suite.tuning.base, suite.tuning.tasks.get(place.task, {}))
+    condition, label = key
+    settings = overlaid(suite.tuning.base, suite.tuning.tasks.get(condition.task, {}))
     return suite.request(
-        place,
+        condition,
         tuned.method.with_values(values),
         suite.tuning.seed,
-        out / trial_name(suite, place, label, number),
+        out / trial_name(suite, condition, label, number),
         {**settings, "hold_out": True},
     )
 
@@ -137,7 +137,7 @@ def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Value
 def _tell(tuned: Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningPart]) -> None:
     """Tell a search its scores, and keep the best; the first of equals stays."""
     scores = [goodness(outcome.record) if outcome.record else -math.inf for outcome in outcomes]
-    tuned.search.tell(scores)
+    tuned.search.report(scores)
     for outcome, score, part in zip(outcomes, scores, parts, strict=True):
         if tuned.best is None or score > tuned.best_goodness:
             metric = outcome.record and outcome.record.metrics.get(outcome.record.task.metric)
@@ -146,7 +146,7 @@ def _tell(tuned: Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningPart]
 
 def _tell_of_edges(searches: Mapping[Key, Tuned]) -> None:
     """Say where the best value is the first or the last of a grid: there may be a better one beyond it."""
-    for (place, label), each in searches.items():
+    for (condition, label), each in searches.items():
         if each.best is None:
             continue
         for name, value in each.best.values.items():
@@ -155,7 +155,7 @@ def _tell_of_edges(searches: Mapping[Key, Tuned]) -> None:
                     "the best %s of %s%s is %s, at the edge of its grid; a wider one may have a better.",
                     name,
                     label,
-                    f" on {place.task}" if place.task else "",
+                    f" on {condition.task}" if condition.task else "",
                     value,
                 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.estimates import Device, estimate, plan_runs
+from rankfold.bench.estimates import Device, estimate, estimate_runs
 from rankfold.runs.request import RunRequest
 from rankfold.runs.workload import measure_workload
 from rankfold.tasks import TaskRequest, load_task
@@ -44,7 +44,7 @@ def test_runs_that_take_the_same_are_estimated_once_and_multiplied(request_):
         for options in (request_.options, rank)
     ]
     heard = Heard()
-    planned = plan_runs(requests, progress=heard)
+    planned = estimate_runs(requests, progress=heard)
     assert [each.runs for each in planned] == [6, 6]
     assert [each.estimate for each in planned] == [
         estimate(request_),
@@ -68,12 +68,12 @@ def test_runs_that_take_the_same_are_estimated_once_and_multiplied(request_):
     ids=lambda change: next(iter(change)),
 )
 def test_runs_that_take_something_else_are_told_apart(request_, change):
-    first, second = plan_runs([request_, replace(request_, **change)])
+    first, second = estimate_runs([request_, replace(request_, **change)])
     assert first.estimate != second.estimate
 
 
 def test_run_that_cannot_be_estimated_is_a_row_with_a_reason(request_):
-    first, second = plan_runs([replace(request_, method="peft:unilora"), request_])
+    first, second = estimate_runs([replace(request_, method="peft:unilora"), request_])
     assert (first.estimate, first.hours) == (None, None)
     assert "without weights" in first.reason
     assert second.estimate is not None
@@ -81,7 +81,7 @@ def test_run_that_cannot_be_estimated_is_a_row_with_a_reason(request_):
 
 def test_device_is_passed_on(request_):
     device = Device("a toy", 1e6, "measured")
-    (planned,) = plan_runs([request_], device=device)
+    (planned,) = estimate_runs([request_], device=device)
     assert planned.estimate.device == device
 
 
@@ -94,7 +94,7 @@ def test_step_that_tasks_have_in_common_is_followed_once(request_, monkeypatch):
 
     monkeypatch.setattr("rankfold.bench.estimates.measure_workload", follow)
     requests = [replace(request_, task=task, steps=None) for task in ("mrpc", "rte", "stsb", "mnli")]
-    planned = plan_runs(requests)
+    planned = estimate_runs(requests)
     assert len(followed) == 3, "two classes, one number, three classes"
     assert [each.estimate for each in planned] == [estimate(each) for each in requests]
 
@@ -103,7 +103,7 @@ def test_own_instructions_are_counted_as_the_model_reads_them(request_, tiny_lla
     own = replace(
         request_, model=str(tiny_llama), options={"target_modules": ["q_proj"]}, data=str(questions)
     )
-    (planned,) = plan_runs([replace(own, steps=None, epochs=2.0)])
+    (planned,) = estimate_runs([replace(own, steps=None, epochs=2.0)])
     rows = load_task(TaskRequest(None, str(questions)), is_causal=True).examples.counts["train"]
     assert planned.estimate is not None, planned.reason
     assert (planned.estimate.rows, planned.estimate.kind) == (rows, "instruction")
@@ -112,10 +112,10 @@ def test_own_instructions_are_counted_as_the_model_reads_them(request_, tiny_lla
 def test_own_data_is_read_for_its_rows(request_, reviews):
     rows = load_task(TaskRequest(data=str(reviews)), is_causal=False).examples.splits["train"]
     own = replace(request_, data=str(reviews), steps=None, epochs=2.0, batch_size=2)
-    (planned,) = plan_runs([own])
+    (planned,) = estimate_runs([own])
     assert planned.estimate == estimate(own, rows=len(rows))
     assert planned.estimate.steps == 2 * math.ceil(len(rows) / 2)
-    (absent,) = plan_runs([replace(own, data="absent.csv")])
+    (absent,) = estimate_runs([replace(own, data="absent.csv")])
     assert "absent.csv" in absent.reason
 
 
@@ -126,8 +126,8 @@ def test_rows_of_a_task_that_is_a_folder_are_counted(request_, tmp_path):
             rows = [{"text": f"row {number}", "label": "ab"[number % 2]} for number in range(count)]
             (tmp_path / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = replace(request_, data_root=str(tmp_path), steps=None, epochs=1.0, batch_size=2)
-    planned = plan_runs([replace(own, task=task) for task in ("mine", "mine+other")])
+    planned = estimate_runs([replace(own, task=task) for task in ("mine", "mine+other")])
     assert [each.reason for each in planned] == [None, None]
     assert [each.estimate.rows for each in planned] == [6, 12], "a mixture has as many rows of each task"
-    (unknown,) = plan_runs([replace(own, task="mrcp")])
+    (unknown,) = estimate_runs([replace(own, task="mrcp")])
     assert "unknown task 'mrcp'" in unknown.reason

@@ -163,7 +163,7 @@ def test_processes_end_when_the_caller_stops(tmp_path):
 
     asked = ending(tmp_path, "endless", "endless")
     with pytest.raises(StopError):
-        list(Processes(2, work).each(asked, new_progress))
+        list(Processes(2, work).execute(asked, new_progress))
     assert multiprocessing.active_children() == []
 
 
@@ -224,7 +224,7 @@ def test_interrupt_ends_all_processes_without_a_word_of_theirs(tmp_path, is_earl
 
 
 def begin_endless(folder):
-    list(Processes(1, work).each(ending(folder, "endless"), Quiet))
+    list(Processes(1, work).execute(ending(folder, "endless"), Quiet))
 
 
 class Quiet:
@@ -279,7 +279,7 @@ def test_progress_of_a_run_in_another_process_is_heard(tmp_path):
         def advance(self, done, **fields):
             heard.append((done, fields))
 
-    list(Processes(1, work).each(requests(tmp_path, "lora"), Listener))
+    list(Processes(1, work).execute(requests(tmp_path, "lora"), Listener))
     assert heard == [(1, {"loss": 0.5})]
 
 

@@ -7,9 +7,8 @@ import pytest
 from transformers import BertConfig, LlamaConfig
 
 import rankfold
-from rankfold.bench.fit.budget import Budget, Ruler, Size
-from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, shortlist
-from rankfold.bench.fit.search import lora_within
+from rankfold.bench.fit.budget import Budget, Size, SizeEstimator
+from rankfold.bench.fit.candidates import Candidate, find_candidates, fitting, largest_lora, shortlist
 from rankfold.errors import SpecError
 from rankfold.presets import discover
 from rankfold.runs.methods import find_method
@@ -24,7 +23,7 @@ MODELS = {
 
 def ruler_of(name, folder):
     MODELS[name].save_pretrained(folder)
-    return Ruler(kind_base(str(folder), kind=None, num_labels=2), tokens=512)
+    return SizeEstimator(kind_base(str(folder), kind=None, num_labels=2), tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_model_that_is_smaller_than_the_reference_is_measured_all_the_same(tmp_p
         architectures=["LlamaForCausalLM"],
     )
     config.save_pretrained(tmp_path)
-    ruler = Ruler(kind_base(str(tmp_path), kind=None, num_labels=2), tokens=512)
+    ruler = SizeEstimator(kind_base(str(tmp_path), kind=None, num_labels=2), tokens=512)
     assert ruler.size("lora", {"r": 2, "target_modules": ruler.usual}).step < 1
 
 
@@ -178,10 +177,10 @@ def test_unknown_method_is_refused_by_name(ruler):
 
 
 def test_lora_within_a_budget_is_peft_lora_of_that_size(ruler):
-    found = lora_within(ruler, Budget(params=3000))
+    found = largest_lora(ruler, Budget(params=3000))
     config = find_method(found.method).config(found.options, ruler.base.head.task_type, seed=0)
     assert isinstance(config, peft.LoraConfig)
     _, model = ruler.base.adapted(config)
     counted = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and ".lora_" in name)
     assert found.size.numbers == counted <= 3000
-    assert lora_within(ruler, Budget(params=1)) is None
+    assert largest_lora(ruler, Budget(params=1)) is None

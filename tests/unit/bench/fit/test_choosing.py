@@ -11,7 +11,7 @@ from rankfold.bench.executors.base import Inline
 from rankfold.bench.fit.budget import Budget, Size
 from rankfold.bench.fit.candidates import Candidate
 from rankfold.bench.fit.search import FitPlan, fit, rung_sizes, rung_steps
-from rankfold.bench.statistics.comparison import ranked
+from rankfold.bench.statistics.comparison import rank_records
 from rankfold.cli.main import cli
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
@@ -229,14 +229,14 @@ def test_ties_are_broken_by_loss_then_by_size_then_by_order():
     smaller = make_record("lora", size=40)
     failed = fail(first)
     better = replace(first, metrics={"accuracy": 1.0})
-    assert ranked([failed, first, smaller, lower_loss, better]) == [
+    assert rank_records([failed, first, smaller, lower_loss, better]) == [
         better,
         lower_loss,
         smaller,
         first,
         failed,
     ]
-    assert ranked([first, other := replace(first, created="later")]) == [first, other]
+    assert rank_records([first, other := replace(first, created="later")]) == [first, other]
 
 
 def test_loss_of_answers_is_better_the_smaller_it_is():
@@ -245,4 +245,4 @@ def test_loss_of_answers_is_better_the_smaller_it_is():
         replace(base, task=replace(base.task, metric=ANSWER_LOSS), metrics={ANSWER_LOSS: value})
         for value in (0.1, 0.9)
     )
-    assert ranked([high, low]) == [low, high]
+    assert rank_records([high, low]) == [low, high]

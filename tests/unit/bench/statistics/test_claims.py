@@ -20,7 +20,7 @@ def rows(**qualities):
 
 def answer(claim, **qualities):
     (judgement,) = judge([claim], {("minilm", "bbc_news"): rows(**qualities)})
-    return judgement.answer
+    return judgement.verdict
 
 
 def claim(expect, *comparison, margin=0.0):
@@ -88,13 +88,13 @@ def test_rows_that_only_guess_support_nothing():
 def test_the_same_predictions_support_a_margin_only_on_enough_examples(examples, expected):
     record = make_record(examples=examples)
     same = {("minilm", "bbc_news"): {"a": [record], "b": [record]}}
-    assert judge([claim("within", "a", "b", margin=0.02)], same)[0].answer == expected
+    assert judge([claim("within", "a", "b", margin=0.02)], same)[0].verdict == expected
 
 
 def test_claim_without_runs_is_not_run():
     missing = {("minilm", "bbc_news"): {**rows(a=0.9), "b": []}}
     (judgement,) = judge([claim("greater", "a", "b")], missing)
-    assert (judgement.answer, judgement.findings[0].means) == ("not run", ())
+    assert (judgement.verdict, judgement.findings[0].means) == ("not run", ())
 
 
 def test_many_comparisons_make_each_harder_to_believe():
@@ -105,7 +105,7 @@ def test_many_comparisons_make_each_harder_to_believe():
     alone = judge([one], {("minilm", "bbc_news"): rows(**close)})[0].findings[0]
     among = next(each for each in judge([one], many)[0].findings if each.task == "bbc_news")
     assert alone.difference == among.difference
-    assert (alone.answer, among.answer) == ("supported", "not separated")
+    assert (alone.verdict, among.verdict) == ("supported", "not separated")
 
 
 def with_data(record, sha256):
@@ -116,7 +116,7 @@ def test_runs_of_different_data_say_nothing_to_a_claim():
     found = rows(a=0.9, b=0.7)
     other = {**found, "b": [with_data(run, "another") for run in found["b"]]}
     (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): other})
-    assert judgement.answer == "not run"
+    assert judgement.verdict == "not run"
     assert judgement.findings[0].note == "measured on different data"
 
 
@@ -127,7 +127,7 @@ def test_runs_without_an_example_in_common_say_nothing_to_a_claim():
         for run in found["b"]
     ]
     (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): {**found, "b": moved}})
-    assert judgement.answer == "not run"
+    assert judgement.verdict == "not run"
     assert judgement.findings[0].note == "measured on no example in common"
 
 
@@ -150,4 +150,4 @@ def test_seeds_that_do_not_belong_together_support_nothing(change, note):
     found = rows(a=0.9, b=0.7)
     found["a"][2] = change(found["a"][2])
     (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): found})
-    assert (judgement.answer, note in judgement.findings[0].note) == ("not run", True)
+    assert (judgement.verdict, note in judgement.findings[0].note) == ("not run", True)

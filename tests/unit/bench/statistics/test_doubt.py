@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from rankfold.bench.statistics.comparison import (
     Scores,
+    holm_rejections,
     metric_interval,
     paired_difference,
-    rejected_together,
     verdicts,
 )
-from rankfold.bench.statistics.confidence import Doubt
+from rankfold.bench.statistics.confidence import MeanEstimate
 
 DRAWS = 1500
 EXAMPLES = 1000
@@ -24,7 +24,13 @@ NOISES = [(0, 1, 0.3), (0, 0.3, 1), (1, 1, 0.3), (1, 0.3, 1), (5, 1, 1), (1, 0, 
 
 positive = st.floats(1e-6, 1e3)
 doubts = st.builds(
-    Doubt, st.floats(-1e3, 1e3), st.integers(1, 10), st.integers(2, 10_000), positive, positive, positive
+    MeanEstimate,
+    st.floats(-1e3, 1e3),
+    st.integers(1, 10),
+    st.integers(2, 10_000),
+    positive,
+    positive,
+    positive,
 )
 
 
@@ -35,7 +41,9 @@ def null_doubts(seeds, noise, key):
     for _ in range(DRAWS):
         each = generator.normal(0, math.hypot(of_seeds, apart), seeds) + generator.normal(0, shared)
         spread = np.std(each, ddof=1) / math.sqrt(seeds)
-        yield Doubt(each.mean(), seeds, EXAMPLES, spread, shared, math.hypot(shared, apart / seeds**0.5))
+        yield MeanEstimate(
+            each.mean(), seeds, EXAMPLES, spread, shared, math.hypot(shared, apart / seeds**0.5)
+        )
 
 
 def equal_methods(seeds, spread, key, *, methods=2, examples=120):
@@ -101,7 +109,7 @@ def test_what_is_sure_is_separated_among_thousands_of_comparisons():
     labels = np.ones(2000, dtype=int)
     ours, reference = (Scores(labels, np.full((5, 2000), guess), tuple(range(5))) for guess in (1, 0))
     sure = paired_difference(ours, reference, "accuracy")
-    assert all(rejected_together([sure] * 2000))
+    assert all(holm_rejections([sure] * 2000))
 
 
 def test_few_examples_are_no_surer_than_tosses_of_a_coin():
@@ -130,6 +138,6 @@ def test_bootstrap_finds_what_theory_says_of_the_examples():
 
 @pytest.mark.parametrize("bound", [-0.05, 0.05])
 def test_examples_without_a_difference_are_as_sure_of_none_as_their_number_lets_them(bound):
-    same = [Doubt(0.0, 3, examples, 0.0, 0.0, 0.0) for examples in (24, 240)]
+    same = [MeanEstimate(0.0, 3, examples, 0.0, 0.0, 0.0) for examples in (24, 240)]
     assert [each.p_value(bound) for each in same] == pytest.approx([0.95**24, 0.95**240])
-    assert Doubt(0.5, 3, 24, 0.0, 0.0, 0.0).p_value(0.05) == 2.0**-23
+    assert MeanEstimate(0.5, 3, 24, 0.0, 0.0, 0.0).p_value(0.05) == 2.0**-23

@@ -10,7 +10,7 @@ import pytest
 from rankfold.bench.executors.base import Inline
 from rankfold.bench.suites.protocol import check_suite
 from rankfold.bench.suites.runner import run_all
-from rankfold.bench.suites.suite import Suite, SuiteMethod
+from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.report.results import make_results
 from rankfold.runs.methods import find_method
@@ -19,7 +19,7 @@ from rankfold.runs.record import ReducerPart, RunRecord
 from tests.support.records import Trainer
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
-SUITE = Suite("some", BASE, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 1))
+SUITE = Suite("some", BASE, (Variant("lora"), Variant("tlora")), (0, 1))
 
 
 class Listener:
@@ -43,7 +43,7 @@ def test_every_run_is_done_once_and_kept_when_called_again(tmp_path):
     first = run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
     again = run_all(SUITE.requests(tmp_path), executor=Inline(trainer))
     assert len(trainer.asked) == 4
-    assert [outcome.is_kept for outcome in (*first, *again)] == [False] * 4 + [True] * 4
+    assert [outcome.is_reused for outcome in (*first, *again)] == [False] * 4 + [True] * 4
     assert [outcome.record for outcome in again] == [outcome.record for outcome in first]
 
 
@@ -139,9 +139,7 @@ def test_seed_that_never_began_belongs_to_the_row_of_its_seeds(tmp_path, asked):
             record.write(request.out)
             return record
 
-    suite = replace(
-        SUITE, methods=(SuiteMethod("lora", settings=asked), SuiteMethod("lora")), seeds=(0, 1, 2)
-    )
+    suite = replace(SUITE, methods=(Variant("lora", settings=asked), Variant("lora")), seeds=(0, 1, 2))
     lost = suite.requests(tmp_path)[4]
     assert lost.seed == 2
     outcomes = run_all(suite.requests(tmp_path), executor=Inline(Exact([lost.out.name])))
@@ -150,7 +148,7 @@ def test_seed_that_never_began_belongs_to_the_row_of_its_seeds(tmp_path, asked):
 
 
 def test_run_that_never_began_has_the_budget_it_was_asked_for(tmp_path):
-    methods = (SuiteMethod("lora"), SuiteMethod("tlora", settings={"steps": 200}))
+    methods = (Variant("lora"), Variant("tlora", settings={"steps": 200}))
     outcomes = run_all(
         replace(SUITE, methods=methods, seeds=(0,)).requests(tmp_path),
         executor=Inline(Trainer(["tlora-seed0"])),
@@ -240,12 +238,12 @@ def test_progress_ends_at_the_total_and_is_finished_also_after_a_stop(tmp_path):
 
 @pytest.mark.parametrize(
     "method",
-    [SuiteMethod("lroa"), SuiteMethod("lora", {"rank": 8}), SuiteMethod("peft:lora", {"rank": 8})],
+    [Variant("lroa"), Variant("lora", {"rank": 8}), Variant("peft:lora", {"rank": 8})],
     ids=str,
 )
 def test_methods_with_a_typo_are_refused_before_the_first_run(method):
     with pytest.raises(SpecError, match="unknown"):
-        check_suite(replace(SUITE, methods=(SuiteMethod("lora"), method)), Path("out"))
+        check_suite(replace(SUITE, methods=(Variant("lora"), method)), Path("out"))
 
 
 def test_task_with_a_typo_is_refused_before_the_first_run_unless_a_folder_has_its_name(tmp_path):

@@ -9,7 +9,7 @@ from rankfold.bench.statistics.diff import compare_records
 from rankfold.bench.suites.protocol import run_suite
 from rankfold.bench.suites.runner import run_all
 from rankfold.bench.suites.search import Tuning
-from rankfold.bench.suites.suite import Suite, SuiteMethod
+from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.errors import DataError
 from rankfold.report.study import make_studies
 from rankfold.runs.record import note_different_data
@@ -17,7 +17,7 @@ from rankfold.tasks import TaskRequest, load_task
 from tests.support.records import Trainer, make_record, reading
 from tests.support.tiny_models import review_rows, write_splits
 
-METHODS = (SuiteMethod("lora"), SuiteMethod("tlora"))
+METHODS = (Variant("lora"), Variant("tlora"))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def _change(tmp_path):
 
 def test_a_comparison_goes_on_where_its_data_is_the_same(requests):
     run_all(requests[:2], executor=Inline(reading(Trainer())))
-    assert [outcome.is_kept for outcome in run_all(requests, executor=Inline(reading(Trainer())))] == [
+    assert [outcome.is_reused for outcome in run_all(requests, executor=Inline(reading(Trainer())))] == [
         True,
         True,
         False,

@@ -7,7 +7,7 @@ import pytest
 
 from rankfold.bench.step_times import NAME, read_step_times
 from rankfold.bench.suites.speed import measure_speed
-from rankfold.bench.suites.suite import Suite, SuiteMethod
+from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.errors import DataError, SpecError
 from rankfold.progress import Silent
 
@@ -16,9 +16,9 @@ from rankfold.progress import Silent
 def suite(tiny_bert, reviews):
     base = {"model": str(tiny_bert), "data": str(reviews), "batch_size": 4, "max_length": 16}
     methods = (
-        SuiteMethod("peft:lora", {"r": 2}),
-        SuiteMethod("tlora", {"r": 2}),
-        SuiteMethod("effilora", {"r": 2, "heads": 2}, {"reducer": {"active_fraction": 0.5}}),
+        Variant("peft:lora", {"r": 2}),
+        Variant("tlora", {"r": 2}),
+        Variant("effilora", {"r": 2, "heads": 2}, {"reducer": {"active_fraction": 0.5}}),
     )
     return Suite("some", base, methods)
 
@@ -62,10 +62,10 @@ def test_another_reference_or_another_row_of_the_same_label_is_measured_again(su
     two = replace(suite, methods=suite.methods[:2])
     first = measure_speed(two, tmp_path, rounds=1)
     assert measure_speed(two, tmp_path, rounds=1) == first
-    wider = replace(two, methods=(two.methods[0], SuiteMethod("tlora", {"r": 3})))
+    wider = replace(two, methods=(two.methods[0], Variant("tlora", {"r": 3})))
     (again,) = measure_speed(wider, tmp_path, rounds=1)
     assert (again.label, again.asked == first[0].asked) == (first[0].label, False)
-    other = replace(two, methods=(SuiteMethod("mola", {"r": 2}), two.methods[1]))
+    other = replace(two, methods=(Variant("mola", {"r": 2}), two.methods[1]))
     assert [each.reference for each in measure_speed(other, tmp_path, rounds=1)] == ["mola"]
 
 

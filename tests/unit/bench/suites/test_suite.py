@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.bench.suites.suite import Suite, SuiteMethod
+from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.bench.suites.suite_file import packaged_suites, parse_method, read_suite
 from rankfold.cli.options import parse_settings
 from rankfold.errors import SpecError
@@ -14,7 +14,7 @@ from rankfold.runs.methods import HEAD_ONLY, peft_methods
 from rankfold.runs.records import labels_of
 from rankfold.runs.request import RunRequest
 
-SUITE = Suite("some", {"model": "minilm", "steps": 5}, (SuiteMethod("lora"), SuiteMethod("tlora")), (0, 3))
+SUITE = Suite("some", {"model": "minilm", "steps": 5}, (Variant("lora"), Variant("tlora")), (0, 3))
 
 
 def written(folder, text):
@@ -53,7 +53,7 @@ def test_runs_go_seed_by_seed_with_a_folder_each():
 
 
 def test_learning_rate_of_a_method_wins_over_that_of_the_suite():
-    methods = (SuiteMethod("lora"), SuiteMethod("tlora", settings={"learning_rate": 0.5}))
+    methods = (Variant("lora"), Variant("tlora", settings={"learning_rate": 0.5}))
     suite = replace(SUITE, base={**SUITE.base, "learning_rate": 0.1}, methods=methods, seeds=(0,))
     assert [request.learning_rate for request in suite.requests(Path("out"))] == [0.1, 0.5]
 
@@ -78,9 +78,7 @@ def test_reducer_of_a_method_wins_over_that_of_the_suite_and_names_the_run(tmp_p
 
 
 def test_folder_names_stay_inside_the_output_folder():
-    suite = replace(
-        SUITE, methods=(SuiteMethod("peft:lora", {"r": 8}), SuiteMethod("peft:lora", {"r": "../x"}))
-    )
+    suite = replace(SUITE, methods=(Variant("peft:lora", {"r": 8}), Variant("peft:lora", {"r": "../x"})))
     names = [str(request.out.relative_to("out")) for request in suite.requests(Path("out"))]
     assert len(set(names)) == 4
     assert not any(character in name for name in names for character in "/\\: ")
@@ -91,11 +89,7 @@ def test_folder_names_stay_inside_the_output_folder():
     [
         {"models": ("step1/model", "step2/model")},
         {"tasks": {"a b": {}, "a_b": {}}},
-        {
-            "methods": tuple(
-                SuiteMethod("lora", {"target_modules": words}) for words in (".*query", ".?query")
-            )
-        },
+        {"methods": tuple(Variant("lora", {"target_modules": words}) for words in (".*query", ".?query"))},
         {"models": ("folder/Bert", "folder/bert")},
         {"models": ("m-a", "m"), "tasks": {"b": {}, "a-b": {}}},
     ],
@@ -109,7 +103,7 @@ def test_different_runs_never_share_a_folder(change):
 def test_folder_name_that_is_too_long_is_shortened_and_still_its_own():
     modules = [f"encoder.layers.{number}.überlang.query" for number in range(12)]
     methods = tuple(
-        SuiteMethod("lora", {"target_modules": [*modules, last], "r": 8}) for last in ("key", "value")
+        Variant("lora", {"target_modules": [*modules, last], "r": 8}) for last in ("key", "value")
     )
     names = [request.out.name for request in replace(SUITE, methods=methods).requests(Path("out"))]
     assert len(set(names)) == 4
@@ -128,7 +122,7 @@ def test_folder_name_that_is_too_long_is_shortened_and_still_its_own():
         ({"methods": ()}, "no methods"),
         ({"seeds": ()}, "no seeds"),
         ({"seeds": (1, 1)}, "seed '1' .* twice"),
-        ({"methods": (SuiteMethod("lora"), SuiteMethod("lora"))}, "method 'lora' .* twice"),
+        ({"methods": (Variant("lora"), Variant("lora"))}, "method 'lora' .* twice"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -168,9 +162,7 @@ def test_suite_name_with_a_typo_is_refused_with_a_suggestion():
 
 def test_method_of_the_command_line_is_read_with_its_settings():
     method = parse_method("lora r=16 learning_rate=1e-4 target_modules=query,value", parse_settings)
-    assert method == SuiteMethod(
-        "lora", {"r": 16, "target_modules": ["query", "value"]}, {"learning_rate": 1e-4}
-    )
+    assert method == Variant("lora", {"r": 16, "target_modules": ["query", "value"]}, {"learning_rate": 1e-4})
     with pytest.raises(SpecError, match="not a number"):
         parse_method("lora learning_rate=fast", parse_settings)
     with pytest.raises(SpecError, match="has no name"):

@@ -9,7 +9,7 @@ import pytest
 from rankfold.bench.executors.base import Inline
 from rankfold.bench.suites.protocol import check_suite, run_suite
 from rankfold.bench.suites.search import Tuning
-from rankfold.bench.suites.suite import Suite, SuiteMethod
+from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.bench.suites.tuning import trial_requests
 from rankfold.errors import BusyError, OutputExistsError, SpecError, TrainingError
 from rankfold.runs.archive import write_archive
@@ -22,7 +22,7 @@ BEST = {"lora": 1e-3, "tlora": 1e-2}
 SUITE = Suite(
     "some",
     {"model": "minilm", "data": "rows.csv", "steps": 50},
-    (SuiteMethod("lora"), SuiteMethod("tlora")),
+    (Variant("lora"), Variant("tlora")),
     (0, 1),
     tuning=Tuning({"learning_rate": RATES}, base={"steps": 5}),
 )
@@ -84,7 +84,7 @@ def test_trials_of_a_task_may_be_of_another_length_unless_the_command_says_so(tm
 
 
 def test_methods_of_one_entry_are_tuned_once_as_the_first(tmp_path):
-    methods = tuple(SuiteMethod("lora", {"r": r}, entry=0) for r in (8, 4))
+    methods = tuple(Variant("lora", {"r": r}, entry=0) for r in (8, 4))
     trainer = Tuned()
     run(replace(SUITE, methods=methods), tmp_path, trainer)
     assert [request.options for request in trainer.requests[:3]] == [{"r": 8}] * 3
@@ -105,8 +105,8 @@ def test_archived_suite_goes_on_with_a_wider_grid(tmp_path):
 
 def test_method_that_says_so_is_not_tuned(tmp_path):
     trainer = Tuned()
-    fixed = SuiteMethod("lora", settings={"learning_rate": 0.5}, space={})
-    run(replace(SUITE, methods=(fixed, SuiteMethod("tlora"))), tmp_path, trainer)
+    fixed = Variant("lora", settings={"learning_rate": 0.5}, space={})
+    run(replace(SUITE, methods=(fixed, Variant("tlora"))), tmp_path, trainer)
     assert [request.learning_rate for request in trainer.requests if request.method == "lora"] == [0.5, 0.5]
     assert RunRecord.read(tmp_path / "lora-seed0").tuning is None
 
@@ -166,7 +166,7 @@ def test_trial_that_failed_is_not_chosen_and_counts(tmp_path):
 
 def test_search_goes_on_after_a_trial_that_failed_alone_in_its_round(tmp_path):
     space = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
-    suite = replace(SUITE, methods=(SuiteMethod("lora"),), seeds=(0,), tuning=Tuning(space, "tpe", 4))
+    suite = replace(SUITE, methods=(Variant("lora"),), seeds=(0,), tuning=Tuning(space, "tpe", 4))
     trainer = Tuned(["lora-trial2"], leaves_record=True)
     run(suite, tmp_path, trainer)
     assert trainer.asked == [*(f"lora-trial{number}" for number in (1, 2, 3, 4)), "lora-seed0"]
@@ -199,7 +199,7 @@ def test_suite_whose_trials_all_fail_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": (SuiteMethod("lora"), SuiteMethod("tlora", space={"r": [4]}))}, "equally many trials"),
+        ({"methods": (Variant("lora"), Variant("tlora", space={"r": [4]}))}, "equally many trials"),
         ({"tuning": Tuning({"learning_rate": 1e-3})}, "give a list of values"),
         ({"tuning": Tuning({"learning_rate": []})}, "give a list of values"),
         ({"tuning": Tuning({"learning_rate": {"low": 1, "hihg": 2}}, "tpe", 2)}, "has 'hihg'"),
