@@ -3,9 +3,12 @@
 import json
 import shutil
 
+import peft
 import pytest
 from click.testing import CliRunner
+from transformers import AutoModelForCausalLM
 
+import rankfold
 from rankfold.cli.main import cli
 from tests.support.tiny_models import question_rows, review_rows, write_bert, write_splits
 
@@ -162,3 +165,43 @@ def test_a_kind_that_was_not_learned_is_refused(trained):
     assert result.exit_code == 2
     assert "kind is 'regression', and what" in result.stderr
     assert "learned is classification; leave it out" in result.stderr
+
+
+def test_harness_prints_a_table_or_json_and_writes_its_full_result(tiny_llama, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in review_rows(8)))
+    (tmp_path / "review.yaml").write_text(
+        "task: review\ndataset_path: json\ntest_split: test\n"
+        f"dataset_kwargs: {{data_files: {{test: {rows}}}}}\n"
+        "output_type: multiple_choice\ndoc_to_text: '{{sentence}}'\ndoc_to_choice: ['false', 'true']\n"
+        "doc_to_target: label\nmetric_list: [{metric: acc}]\n"
+    )
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    config = rankfold.config("lora", r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    words = ("evaluate", tmp_path / "adapter", "--model", tiny_llama, "--harness", "review")
+    words = (*words, "--harness-include", tmp_path, "--limit", 6)
+    table = _call(*words, "--out", tmp_path / "full.json")
+    assert table.exit_code == 0, table.stderr
+    assert "standard error" in table.stdout
+    (metric,) = json.loads(_call(*words, "--json").stdout)["metrics"]
+    assert f"{metric['value']:.4f}" in table.stdout
+    assert f"{metric['stderr']:.4f}" in table.stdout
+    full = json.loads((tmp_path / "full.json").read_text("utf-8"))
+    assert full["results"]["review"]["acc,none"] == metric["value"]
+    assert full["n-samples"]["review"]["effective"] == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--harness", "review", "--split", "test"), "bring their own data; leave --split out"),
+        (("--harness", "review", "--task", "mrpc"), "bring their own data; leave --task out"),
+        (("--limit", 3), "--limit is of the harness; name a task with --harness, or leave it out"),
+        (("--harness", "review"), "is not a causal language model"),
+    ],
+)
+def test_options_that_do_not_fit_the_harness_are_refused(trained, words, message):
+    result = _call("evaluate", trained, *words)
+    assert result.exit_code != 0
+    assert message in result.stderr

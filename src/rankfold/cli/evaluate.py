@@ -1,10 +1,11 @@
-"""`rankfold evaluate`: measure a saved adapter on held-out data."""
+"""`rankfold evaluate`: evaluate a saved adapter on held-out data or by the lm-evaluation-harness."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rankfold.cli.console import note, print_json, print_table
 from rankfold.cli.data import column_options, scoring_option, source_options
@@ -12,15 +13,18 @@ from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
+from rankfold.files import check_writable
 
 if TYPE_CHECKING:
     from rankfold.runs.evaluate import EvaluateResult
+    from rankfold.runs.harness import HarnessMetric
     from rankfold.runs.record import RunRecord
 
 _what = section("What to evaluate")
 _DATA = "Data"
 _data = section(_DATA)
 _where = section("Where")
+_harness = section("Tasks of the lm-evaluation-harness")
 
 _DATA_OPTIONS = (
     "task",
@@ -34,6 +38,8 @@ _DATA_OPTIONS = (
     "scoring",
 )
 _RUN_OPTIONS = ("model", "batch_size")
+_HARNESS_OPTIONS = ("include", "limit", "num_fewshot", "chat_template", "out")
+_METRIC_COLUMNS = ("task", "version", "few-shot", "filter", "metric", "value", "standard error")
 
 
 @click.command(cls=SectionedCommand)
@@ -50,6 +56,24 @@ _RUN_OPTIONS = ("model", "batch_size")
 @column_options(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row; that of the run if left out.")
 @scoring_option(_DATA, "that of the run if left out")
+@_harness(
+    "--harness",
+    "tasks",
+    metavar="TASK",
+    multiple=True,
+    help="A task, group or tag of the harness, or a YAML file; may be repeated.",
+)
+@_harness(
+    "--harness-include",
+    "include",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="Folder with further task definitions; may be repeated.",
+)
+@_harness("--limit", type=int, help="Examples per task; all if left out.")
+@_harness("--num-fewshot", type=int, help="Solved examples in the prompt; the task's own number if left out.")
+@_harness("--chat-template", is_flag=True, help="Put prompts into the tokenizer's chat template.")
+@_harness("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the full result.")
 @_where("--batch-size", type=int, help="Rows at a time; that of the run if left out.")
 @_where("--precision", help="auto, fp32 or bf16; that of the run if left out.")
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
@@ -57,7 +81,10 @@ _RUN_OPTIONS = ("model", "batch_size")
 def command(
     adapter: Path, split: str, device: str, precision: str | None, *, as_json: bool, **given: Any
 ) -> None:
-    """Measure the adapter in the folder ADAPTER. What is not said is taken from the run.json beside it."""
+    """Evaluate the adapter in the folder ADAPTER; options left out are those of the run.json beside it.
+
+    With --harness the lm-evaluation-harness brings data and metrics (extra `harness`).
+    """
     from rankfold.errors import unknown_name
     from rankfold.runs.evaluate import EvaluateRequest, evaluate
     from rankfold.runs.records import find_record
@@ -67,9 +94,25 @@ def command(
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     record = find_record(adapter)
+    harness = {name: given.pop(name) for name in ("tasks", *_HARNESS_OPTIONS)}
+    _check_options(is_harness=bool(harness["tasks"]))
     options = _completed(given, record)
     if options["model"] is None:
         raise SpecError(f"'{adapter}' has no run.json that names its base model; name it with --model.")
+    batch_size = 16 if options["batch_size"] is None else options["batch_size"]
+    precision = precision or (record.training.precision if record else "auto")
+    if harness["tasks"]:
+        _evaluate_with_harness(
+            harness,
+            adapter=adapter,
+            model=options["model"],
+            batch_size=batch_size,
+            max_length=given["max_length"],
+            precision=precision,
+            device=device,
+            as_json=as_json,
+        )
+        return
     columns = Columns(*(options[f"{name}_column"] for name in ("text", "pair", "label", "group")))
     request = EvaluateRequest(
         adapter=adapter,
@@ -77,9 +120,9 @@ def command(
         data=TaskRequest(options["task"], options["data"], options["data_root"], options["kind"], columns),
         split=split,
         scoring=options["scoring"],
-        batch_size=16 if options["batch_size"] is None else options["batch_size"],
+        batch_size=batch_size,
         max_length=options["max_length"],
-        precision=precision or (record.training.precision if record else "auto"),
+        precision=precision,
         device=device,
     )
     with shown_notes():
@@ -91,6 +134,44 @@ def command(
         print_json(asdict(result))
     else:
         _print(result)
+
+
+def _check_options(*, is_harness: bool) -> None:
+    """Refuse options of the harness without it, and data options beside it."""
+    context = click.get_current_context()
+    names = ("split", *_DATA_OPTIONS) if is_harness else _HARNESS_OPTIONS
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            raise SpecError(
+                f"the tasks of --harness bring their own data; leave {parameter.opts[0]} out."
+                if is_harness
+                else f"{parameter.opts[0]} is of the harness; name a task with --harness, or leave it out."
+            )
+
+
+def _evaluate_with_harness(harness: dict[str, Any], *, as_json: bool, **options: Any) -> None:
+    from rankfold.runs.harness import HarnessRequest, evaluate_with_harness
+
+    file: Path | None = harness.pop("out")
+    if file is not None:
+        check_writable(file)
+    with shown_notes():
+        result = evaluate_with_harness(HarnessRequest(**harness, **options))
+    if file is not None:
+        result.write(file)
+    if as_json:
+        metrics = [asdict(metric) for metric in result.metrics]
+        print_json({"adapter": result.adapter, "model": result.model, "metrics": metrics})
+        return
+    rows = [_metric_cells(metric) for metric in result.metrics]
+    print_table(_METRIC_COLUMNS, rows, title=f"{result.adapter} with {result.model}", left=(0, 3, 4))
+
+
+def _metric_cells(metric: "HarnessMetric") -> tuple[str, ...]:
+    fewshot = "" if metric.num_fewshot is None else str(metric.num_fewshot)
+    stderr = "" if metric.stderr is None else f"{metric.stderr:.4f}"
+    return (metric.task, metric.version, fewshot, metric.filter, metric.metric, f"{metric.value:.4f}", stderr)
 
 
 def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, Any]:

@@ -89,7 +89,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     head = data.kind.head(data.examples.label_names)
     loaded = data.kind.load(base, data.examples.label_names)
-    model = _adapted(request.adapter, record, base, loaded)
+    model = load_adapted(request.adapter, record, base, loaded)
     learner = Learner(
         model.to(device),
         loaded.processor,
@@ -119,7 +119,12 @@ def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal:
     return load_task(known, is_causal=is_causal, splits=splits)
 
 
-def _adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: LoadedModel) -> PeftModel:
+def load_adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: LoadedModel) -> PeftModel:
+    """Put a saved adapter onto its loaded base model, in evaluation mode.
+
+    Raises:
+        AdapterFileError: If the adapter is damaged or lacks its task head, or was trained on another model.
+    """
     if record is not None and record.model.sha256 not in ("", base.sha256()):
         raise AdapterFileError(
             f"the adapter '{adapter}' was trained on '{record.model.name}', not on '{base.name}'; "
