@@ -1,4 +1,4 @@
-"""Two processes learn what one learns, and save an adapter that loads: by DDP, FSDP2 and FSDP1 over gloo."""
+"""Two processes train as one does, and save an adapter that loads: by DDP, FSDP2 and FSDP1 over gloo."""
 
 import json
 import os
@@ -33,7 +33,7 @@ ALL = pytest.mark.parametrize("method", METHODS)
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, root):
-    """A folder with what two processes came to, started by torchrun once for all tests."""
+    """A folder with the results of two processes, started by torchrun once for all tests."""
     folder = tmp_path_factory.mktemp("together")
     write_bert(folder / "bert")
     config = json.loads((folder / "bert" / "config.json").read_text())
@@ -64,7 +64,7 @@ def assert_learned_the_same(folder, alone):
 
 
 def assert_same_history(history, expected):
-    """Compare what two Reducers knew in the course of a training, which began with a probe."""
+    """Compare the states of two Reducers in the course of a training, which began with a probe."""
     assert any(history[0].importance)
     for point, other in zip(history, expected, strict=True):
         assert (point.step, point.trained) == (other.step, other.trained)

@@ -1,4 +1,4 @@
-"""What is saved is what was learned, and what is loaded is what was saved, bit for bit."""
+"""Saving and loading keep every trained parameter, bit for bit."""
 
 import json
 from functools import cache

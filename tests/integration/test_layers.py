@@ -14,7 +14,7 @@ CONFIG = "adapter_config.json"
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved_folder(tmp_path):
     adapted(config_of("relayed_lora", task_type=None)).save_pretrained(tmp_path)
     return tmp_path
 
@@ -24,8 +24,8 @@ def rewritten(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_saved_configuration_lists_the_layers(saved):
-    layers = json.loads((saved / CONFIG).read_text())["layers"]
+def test_saved_configuration_lists_the_layers(saved_folder):
+    layers = json.loads((saved_folder / CONFIG).read_text())["layers"]
     names = [f"bert.encoder.layer.{{0-1}}.attention.self.{leaf}" for leaf in ("query", "value")]
     assert layers == {"linear 32 -> 32": names}
 
@@ -42,23 +42,23 @@ def test_saved_configuration_lists_the_layers(saved):
     ],
     ids=str,
 )
-def test_adapter_of_other_layers_is_refused_by_the_first_that_differs(saved, options, words):
+def test_adapter_of_other_layers_is_refused_by_the_first_that_differs(saved_folder, options, words):
     with pytest.raises(AdapterFileError, match=words):
-        peft.PeftModel.from_pretrained(bert(**options), saved)
+        peft.PeftModel.from_pretrained(bert(**options), saved_folder)
 
 
-def test_adapter_with_other_targets_than_it_was_saved_with_is_refused(saved):
-    rewritten(saved, target_modules=["query"])
+def test_adapter_with_other_targets_than_it_was_saved_with_is_refused(saved_folder):
+    rewritten(saved_folder, target_modules=["query"])
     with pytest.raises(
         AdapterFileError, match=r"value' is not adapted in this model, but was linear 32 -> 32"
     ):
-        peft.PeftModel.from_pretrained(bert(), saved)
+        peft.PeftModel.from_pretrained(bert(), saved_folder)
 
 
-def test_damaged_list_of_layers_is_refused(saved):
-    rewritten(saved, layers={"linear": ["bert"]})
+def test_damaged_list_of_layers_is_refused(saved_folder):
+    rewritten(saved_folder, layers={"linear": ["bert"]})
     with pytest.raises(AdapterFileError, match="list of layers names 'linear'"):
-        peft.PeftModel.from_pretrained(bert(), saved)
+        peft.PeftModel.from_pretrained(bert(), saved_folder)
 
 
 @pytest.mark.parametrize("method", FOLDABLE)

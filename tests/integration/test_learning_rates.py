@@ -28,7 +28,7 @@ def tri(seed=0):
     return peft.get_peft_model(bert(), config)
 
 
-def trained(model, folder, **how):
+def trainable(model, folder, **how):
     """Train a model and return the rates of each step."""
     rows = [
         {"input_ids": row, "labels": label} for row, label in zip(ids(24), torch.arange(24) % 3, strict=True)
@@ -50,7 +50,7 @@ def trained(model, folder, **how):
     return watch.seen
 
 
-def made(model, **options):
+def make(model, **options):
     return {"optimizers": (rankfold.optimizer(model, torch.optim.AdamW, lr=LR, **options), None)}
 
 
@@ -64,10 +64,10 @@ def by_factory(_model, **options):
     return {"optimizer_cls_and_kwargs": (lambda: rankfold.optimizer, keywords)}
 
 
-@pytest.mark.parametrize("way", [made, by_class, by_factory])
+@pytest.mark.parametrize("way", [make, by_class, by_factory])
 def test_trainer_schedules_every_group_by_its_own_rate(way, tmp_path):
     model = tri()
-    seen = trained(model, tmp_path, **way(model, tlora_ratio=4))
+    seen = trainable(model, tmp_path, **way(model, tlora_ratio=4))
     assert len(seen) == STEPS
     for step, rates in enumerate(seen):
         base = LR * (STEPS - step) / STEPS
@@ -78,17 +78,17 @@ def test_trainer_schedules_every_group_by_its_own_rate(way, tmp_path):
 @pytest.mark.parametrize("way", [by_class, by_factory])
 def test_every_way_into_the_trainer_learns_the_same(way, tmp_path):
     one, two = tri(), tri()
-    trained(one, tmp_path, **made(one, loraplus_ratio=16))
-    trained(two, tmp_path, **way(two, loraplus_ratio=16))
+    trainable(one, tmp_path, **make(one, loraplus_ratio=16))
+    trainable(two, tmp_path, **way(two, loraplus_ratio=16))
     other = learned(two)
     assert all(torch.equal(value, other[name]) for name, value in learned(one).items())
 
 
 def test_a_ratio_changes_what_is_learned_and_a_ratio_of_one_does_not(tmp_path):
     plain, one, four = tri(), tri(), tri()
-    trained(plain, tmp_path)
-    trained(one, tmp_path, **by_factory(one, tlora_ratio=1, fused=True))  # as the Trainer's own
-    trained(four, tmp_path, **by_factory(four, tlora_ratio=4, fused=True))
+    trainable(plain, tmp_path)
+    trainable(one, tmp_path, **by_factory(one, tlora_ratio=1, fused=True))  # as the Trainer's own
+    trainable(four, tmp_path, **by_factory(four, tlora_ratio=4, fused=True))
     for name, value in learned(plain).items():
         assert torch.equal(learned(one)[name], value)
         assert not torch.equal(learned(four)[name], value)

@@ -206,11 +206,11 @@ def _weight_normed_as_of_old(layer):
         nn.utils.weight_norm(layer)
 
 
-def _pruned(layer):
+def _prune(layer):
     nn.utils.prune.l1_unstructured(layer, "weight", amount=0.5)
 
 
-@pytest.mark.parametrize("compute", [_weight_normed, _weight_normed_as_of_old, _pruned])
+@pytest.mark.parametrize("compute", [_weight_normed, _weight_normed_as_of_old, _prune])
 def test_weight_that_is_computed_at_every_pass_is_adapted_but_not_merged_into(compute):
     base = nn.Sequential(OrderedDict(one=nn.Linear(6, 5), other=nn.Linear(5, 4)))
     compute(base.one)
@@ -235,7 +235,7 @@ def test_strength_of_an_adapter_takes_part_in_merging():
 
 
 def test_embedding_that_multiplies_what_it_looks_up_is_merged_right():
-    class Scaled(nn.Embedding):
+    class ScaledEmbedding(nn.Embedding):
         """As Gemma's: the embedding times a factor."""
 
         def __init__(self) -> None:
@@ -246,7 +246,7 @@ def test_embedding_that_multiplies_what_it_looks_up_is_merged_right():
             return super().forward(tokens) * self.embed_scale
 
     base = picture()
-    base.tokens = Scaled()
+    base.tokens = ScaledEmbedding()
     model = adapted(config_of("lora", target_modules=["tokens"], task_type=None), base)
     expected = scores(model)
     model.merge_adapter()

@@ -1,4 +1,4 @@
-"""One batch for many adapters gives each row what a pass of its own would give it."""
+"""One batch for many adapters gives each row the output of a pass of its own."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ ALL = pytest.mark.parametrize("method", METHODS)
 ROWS = ["first", "__base__", "second", "second", "first", "__base__"]
 
 
-def mixed(method, base=None, **options):
+def mixed_scores(method, base=None, **options):
     """A model with two adapters: one of the method under test, one of LoRA on fewer layers."""
     model = adapted(config_of(method, **options), base, adapter_name="first")
     other = {**options, "target_modules": config_of(method, **options).target_modules}
@@ -46,18 +46,18 @@ def one_at_a_time(model, run):
 
 @ALL
 def test_mixed_batch_equals_separate_passes(method):
-    model = mixed(method)
+    model = mixed_scores(method)
     assert_close(scores(model, adapter_names=ROWS), one_at_a_time(model, lambda: scores(model)))
 
 
 @pytest.mark.parametrize("method", FOLDABLE)
 def test_mixed_batch_equals_separate_passes_when_layers_are_convolutions_and_embeddings(method):
-    model = mixed(method, picture(), target_modules=PICTURE_TARGETS, task_type=None)
+    model = mixed_scores(method, picture(), target_modules=PICTURE_TARGETS, task_type=None)
     assert_close(scores(model, adapter_names=ROWS), one_at_a_time(model, lambda: scores(model)))
 
 
 def test_mixed_batch_uses_the_head_of_each_adapter():
-    model = mixed("relayed_lora")
+    model = mixed_scores("relayed_lora")
     heads = model.base_model.model.classifier.modules_to_save
     with torch.no_grad():
         heads["first"].bias.add_(1.0)
@@ -82,14 +82,14 @@ def generate(model, **options):
     ids=["gpt2", "t5"],
 )
 def test_mixed_generation_equals_separate_passes(base, targets, task, beams):
-    model = mixed("relayed_lora", base(), target_modules=targets, task_type=task, alpha=64.0)
+    model = mixed_scores("relayed_lora", base(), target_modules=targets, task_type=task, alpha=64.0)
     together = generate(model, num_beams=beams, adapter_names=ROWS)
     assert torch.equal(together, one_at_a_time(model, lambda: generate(model, num_beams=beams)))
     assert together.max() < VOCABULARY
 
 
 def test_mixed_batch_leaves_no_hooks():
-    model = mixed("relayed_lora")
+    model = mixed_scores("relayed_lora")
     before = {name: len(module._forward_pre_hooks) for name, module in model.named_modules()}
     scores(model, adapter_names=ROWS)
     with pytest.raises(ValueError, match="adapter_names"):
@@ -99,23 +99,23 @@ def test_mixed_batch_leaves_no_hooks():
 
 def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"third.*loaded are first, second"):
-        scores(mixed("lora"), adapter_names=[*ROWS[:5], "third"])
+        scores(mixed_scores("lora"), adapter_names=[*ROWS[:5], "third"])
 
 
 def test_mixed_batch_is_refused_when_training():
     with pytest.raises(ValueError, match="training mode"):
-        scores(mixed("lora").train(), adapter_names=ROWS)
+        scores(mixed_scores("lora").train(), adapter_names=ROWS)
 
 
 def test_mixed_batch_is_refused_when_merged():
-    model = mixed("lora")
+    model = mixed_scores("lora")
     model.merge_adapter()
     with pytest.raises(ValueError, match="merged adapters"):
         scores(model, adapter_names=ROWS)
 
 
 def test_mixed_batch_of_the_base_alone_equals_the_base():
-    model = mixed("tlora")
+    model = mixed_scores("tlora")
     with model.disable_adapter():
         base = scores(model)
     assert torch.equal(scores(model, adapter_names=["__base__"] * 6), base)

@@ -1,4 +1,4 @@
-"""A Reducer in a plain loop: what rests is left alone bit for bit, the rest trains, and a run can go on."""
+"""A Reducer in a plain loop: resting layers stay bit for bit, the others train, and a run can go on."""
 
 import copy
 import json

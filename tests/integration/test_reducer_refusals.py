@@ -1,4 +1,4 @@
-"""What a Reducer cannot do is refused, with the remedy."""
+"""Impossible uses of a Reducer are refused, with the remedy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What rest saves: no gradient, no memory; and how it is done when gradients are shared between processes."""
+"""Savings of rest: no gradient, no memory; and rest where processes share gradients."""
 
 from contextlib import contextmanager
 
@@ -123,7 +123,7 @@ def one_process():
         distributed.destroy_process_group()
 
 
-def trained(*, is_distributed):
+def trainable(*, is_distributed):
     """Return a trained model, and the norms of the gradient that clipping saw."""
     model = reduced_bert("effilora")
     ours = reducer().attach(model)
@@ -140,8 +140,8 @@ def trained(*, is_distributed):
 
 def test_masked_gradients_train_as_frozen_ones_do_bit_for_bit():
     with one_process():
-        masked, masked_norms = trained(is_distributed=True)
-    frozen, frozen_norms = trained(is_distributed=False)
+        masked, masked_norms = trainable(is_distributed=True)
+    frozen, frozen_norms = trainable(is_distributed=False)
     assert masked_norms == frozen_norms
     for left, right in zip(masked.parameters(), frozen.parameters(), strict=True):
         assert torch.equal(left, right)

@@ -1,4 +1,4 @@
-"""What cannot work is refused with the remedy, and the model is left as it was."""
+"""Impossible configurations are refused with the remedy, and the model is left as it was."""
 
 import json
 from collections import OrderedDict
@@ -151,7 +151,7 @@ def test_impossible_configuration_is_refused_before_a_model_is_there(case):
 
 
 @pytest.fixture
-def saved(method, tmp_path):
+def saved_folder(method, tmp_path):
     """The folder of a trained adapter."""
     model = adapted(config_of(method))
     train(model)
@@ -167,63 +167,63 @@ ONE_OF_EACH = pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora"
 
 
 @ONE_OF_EACH
-def test_cut_file_is_refused(method, saved):
-    data = (saved / WEIGHTS).read_bytes()
+def test_cut_file_is_refused(method, saved_folder):
+    data = (saved_folder / WEIGHTS).read_bytes()
     for length in (0, 4, len(data) // 2, len(data) - 1):
-        (saved / WEIGHTS).write_bytes(data[:length])
+        (saved_folder / WEIGHTS).write_bytes(data[:length])
         with pytest.raises(Exception, match=r"(?i)safetensor|header|deserializ"):
-            load(saved)
+            load(saved_folder)
 
 
 @ONE_OF_EACH
-def test_missing_and_surplus_tensors_are_refused(method, saved):
-    tensors = load_file(saved / WEIGHTS)
+def test_missing_and_surplus_tensors_are_refused(method, saved_folder):
+    tensors = load_file(saved_folder / WEIGHTS)
     names = sorted(name for name in tensors if ".rankfold_" in name)
-    save_file({name: tensor for name, tensor in tensors.items() if name != names[0]}, saved / WEIGHTS)
+    save_file({name: tensor for name, tensor in tensors.items() if name != names[0]}, saved_folder / WEIGHTS)
     with pytest.raises(AdapterFileError, match=f"lacks 1 of its {len(names)} tensors"):
-        load(saved)
+        load(saved_folder)
     surplus = names[0].replace("layer.0", "layer.7")
-    save_file({**tensors, surplus: torch.zeros(3)}, saved / WEIGHTS)
+    save_file({**tensors, surplus: torch.zeros(3)}, saved_folder / WEIGHTS)
     with pytest.raises(AdapterFileError, match="holds 1 tensors that have no place"):
-        load(saved)
+        load(saved_folder)
 
 
 @ONE_OF_EACH
-def test_other_base_of_the_same_shape_is_refused(method, saved):
+def test_other_base_of_the_same_shape_is_refused(method, saved_folder):
     base = bert(seed=5)
     before = state_of(base)
     with pytest.raises(AdapterFileError, match="trained on another base model"):
-        load(saved, base)
+        load(saved_folder, base)
     assert state_of(base) == before
 
 
 @ONE_OF_EACH
-def test_other_base_of_another_shape_is_refused(method, saved):
+def test_other_base_of_another_shape_is_refused(method, saved_folder):
     for options in ({"hidden_size": 40}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}):
         with pytest.raises((AdapterFileError, SpecError, RuntimeError)):
-            load(saved, bert(**options))
+            load(saved_folder, bert(**options))
 
 
 @ONE_OF_EACH
-def test_rounded_version_of_the_same_base_is_accepted(method, saved):
+def test_rounded_version_of_the_same_base_is_accepted(method, saved_folder):
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        load(saved, bert().to(dtype))
+        load(saved_folder, bert().to(dtype))
 
 
 @ONE_OF_EACH
-def test_fingerprint_may_be_removed_on_purpose(method, saved):
-    config = json.loads((saved / CONFIG).read_text())
+def test_fingerprint_may_be_removed_on_purpose(method, saved_folder):
+    config = json.loads((saved_folder / CONFIG).read_text())
     assert config.pop("base_fingerprint")
-    (saved / CONFIG).write_text(json.dumps(config))
-    load(saved, bert(seed=5))
+    (saved_folder / CONFIG).write_text(json.dumps(config))
+    load(saved_folder, bert(seed=5))
 
 
 @pytest.mark.filterwarnings("ignore:Adapter cannot be set when the model is merged:UserWarning")
 @ONE_OF_EACH
-def test_adapter_is_loaded_while_another_one_is_merged(method, saved):
+def test_adapter_is_loaded_while_another_one_is_merged(method, saved_folder):
     model = adapted(config_of("lora", alpha=64), adapter_name="first")
     model.merge_adapter()
-    model.load_adapter(saved, "second")
+    model.load_adapter(saved_folder, "second")
 
 
 @pytest.mark.filterwarnings("ignore:Adapter cannot be set when the model is merged:UserWarning")

@@ -20,7 +20,7 @@ OLDEST_PEFT = "0.21.0"
 
 
 def run(*arguments: str, path: str = "", **environment: str) -> str:
-    """Run Python on its own and return what it prints."""
+    """Run Python on its own and return its output."""
     folders = os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", ""), str(ROOT)]))
     finished = subprocess.run(
         [sys.executable, *arguments],
@@ -60,7 +60,7 @@ def test_method_is_known_whoever_is_imported_first(imports):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved_dir(tmp_path_factory):
     """A folder with a base model and a folder with its adapter."""
     folder = tmp_path_factory.mktemp("saved")
     base = bert()
@@ -84,11 +84,11 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_adapter_is_loaded_by_programs_that_never_mention_us(saved, loader):
+def test_adapter_is_loaded_by_programs_that_never_mention_us(saved_dir, loader):
     if not any(entry.name == "rankfold" for entry in entry_points(group="torch.backends")):
         pytest.skip("needs the package to be installed, for its entry point")
     program = (
-        f"adapter, base = {str(saved / 'adapter')!r}, {str(saved / 'base')!r}; {LOADERS[loader]};"
+        f"adapter, base = {str(saved_dir / 'adapter')!r}, {str(saved_dir / 'base')!r}; {LOADERS[loader]};"
         "print(type(model.peft_config['default']).__name__)"
     )
     assert run("-W", "ignore", "-c", program).strip().endswith(RankfoldConfig.__name__)

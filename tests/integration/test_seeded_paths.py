@@ -12,7 +12,7 @@ FROZEN = pytest.mark.parametrize("method", ["lora_fa", "tlora", "seeded_down_rel
 LAYER = "encoder.layer.1.attention.self.value"
 
 
-class Wrapped(nn.Module):
+class Wrapper(nn.Module):
     """Any model inside any other."""
 
     def __init__(self, inner: nn.Module) -> None:
@@ -33,7 +33,7 @@ def test_frozen_factors_do_not_depend_on_what_the_model_is_wrapped_in(method):
     expected = frozen(adapted(config))
     assert torch.equal(frozen(adapted(config, bert().bert)), expected)
     assert torch.equal(frozen(adapted(config, BertModel(bert().config))), expected)
-    assert torch.equal(frozen(adapted(config, Wrapped(Wrapped(bert())))), expected)
+    assert torch.equal(frozen(adapted(config, Wrapper(Wrapper(bert())))), expected)
     assert torch.equal(frozen(peft.inject_adapter_in_model(config, bert())), expected)
 
 

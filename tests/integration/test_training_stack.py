@@ -11,10 +11,12 @@ from tests.support.tolerance import assert_close
 
 ALL = pytest.mark.parametrize("method", METHODS)
 LABELS = torch.arange(6) % 3
+# One method for each structure of the forward pass: plain, relayed, with core and scale, routed, experts.
+STRUCTURES = pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora", "graph_moe", "mix_lora"])
 
 
 class RoutedTrainer(AuxiliaryLossMixin, Trainer):
-    """What users of routers have."""
+    """The Trainer of users of routers."""
 
 
 def gradients(model, *, balanced=False):
@@ -63,7 +65,7 @@ def test_autocast_computes_in_bfloat16_and_trains_in_float32(method):
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-@ALL
+@STRUCTURES
 def test_compiled_model_is_one_graph_with_the_same_scores(method):
     model = adapted(config_of(method))
     expected = scores(model)

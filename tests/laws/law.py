@@ -1,4 +1,4 @@
-"""What makes a law: it runs over all presets and over drawn compositions."""
+"""A law: a check that runs over all presets and over drawn compositions."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Laws about what an adapter computes."""
+"""Laws of the arithmetic of an adapter."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +20,11 @@ from tests.support.toys import adapted, ids, toy
 
 def _base_with_deltas(model: nn.Module) -> nn.Module:
     """Return the toy with every adapter's delta weight added to its own weights, and no adapter."""
-    changed = toy()
+    merged_base = toy()
     for path, host in hosts_in(model):
-        layer = changed.get_submodule(path.removeprefix("base_model.model."))
+        layer = merged_base.get_submodule(path.removeprefix("base_model.model."))
         layer.weight.data += host.get_delta_weight("default")
-    return changed
+    return merged_base
 
 
 def _forward_agrees_with_the_materialised_weight(config: rankfold.RankfoldConfig) -> None:
@@ -107,36 +107,36 @@ def _a_mixed_batch_equals_one_adapter_at_a_time(config: rankfold.RankfoldConfig)
         expected[name] = model(rows)
     with model.disable_adapter():
         expected["__base__"] = model(rows)
-    mixed = model.eval()(rows, adapter_names=names)
+    mixed_output = model.eval()(rows, adapter_names=names)
     for row, name in enumerate(names):
-        assert_close(mixed[row], expected[name][row])
+        assert_close(mixed_output[row], expected[name][row])
 
 
 def _a_pass_of_another_thread_changes_nothing(config: rankfold.RankfoldConfig) -> None:
     """Two threads on one model each get their own output, wherever in the pass of one the other runs."""
     model = adapted(config)
-    mine, others = ids(seed=1), ids(seed=2)
-    expected, of_others = model(mine), model(others)
+    mine, their_ids = ids(seed=1), ids(seed=2)
+    expected, theirs = model(mine), model(their_ids)
     apart = ThreadPoolExecutor(max_workers=1)
-    is_nested, met = False, list[bool]()
+    is_nested, agreements = False, list[bool]()
 
     def run_the_other(*_: object) -> None:
         nonlocal is_nested
         if not is_nested:
             is_nested = True
-            met.append(torch.equal(apart.submit(model, others).result(), of_others))
+            agreements.append(torch.equal(apart.submit(model, their_ids).result(), theirs))
             is_nested = False
 
     with apart:
         for _, host in hosts_in(model):
             host.register_forward_hook(run_the_other)
         assert torch.equal(model(mine), expected)
-    assert met
-    assert all(met)
+    assert agreements
+    assert all(agreements)
 
 
 def _a_dry_run_leaves_nothing_behind(config: rankfold.RankfoldConfig) -> None:
-    """After a pass without values the model, and every other one, gives what it gave before."""
+    """After a pass without values the model, and every other one, gives the same output as before."""
     model = adapted(config)
     expected = model(ids())
     # A copy has no frozen matrix yet, and without positions everything that can be kept is made in the pass.
@@ -161,7 +161,7 @@ def _the_plain_way(config: rankfold.RankfoldConfig) -> nn.Module:
     return model
 
 
-def _learned(model: nn.Module) -> dict[str, Tensor]:
+def _trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
 
@@ -169,10 +169,10 @@ def _gradients_of_gradients_are_those_of_the_plain_way(config: rankfold.Rankfold
     """Gradients can be differentiated again, by whatever way they came about."""
 
     def gradients(model: nn.Module) -> tuple[Tensor, ...]:
-        learned = list(_learned(model).values())
-        first = torch.autograd.grad(model(ids()).square().sum(), learned, create_graph=True)
+        trainable = list(_trainable(model).values())
+        first = torch.autograd.grad(model(ids()).square().sum(), trainable, create_graph=True)
         slope = sum(each.square().sum() for each in first)
-        return *first, *torch.autograd.grad(slope, learned)
+        return *first, *torch.autograd.grad(slope, trainable)
 
     for actual, expected in zip(gradients(adapted(config)), gradients(_the_plain_way(config)), strict=True):
         assert_close(actual.detach(), expected.detach())
@@ -181,9 +181,9 @@ def _gradients_of_gradients_are_those_of_the_plain_way(config: rankfold.Rankfold
 def _transforms_of_functions_give_the_same_gradients(config: rankfold.RankfoldConfig) -> None:
     """`torch.func` differentiates a model backwards and forwards, with the gradients that autograd has."""
     model = adapted(config)
-    learned = _learned(model)
-    gradients = torch.autograd.grad(model(ids()).square().sum(), list(learned.values()))
-    values = {name: each.detach() for name, each in learned.items()}
+    trainable = _trainable(model)
+    gradients = torch.autograd.grad(model(ids()).square().sum(), list(trainable.values()))
+    values = {name: each.detach() for name, each in trainable.items()}
 
     def loss(values: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(model, values, (ids(),)).square().sum()

@@ -1,4 +1,4 @@
-"""Folding is exact or refused: what plain PEFT makes of an exported adapter says the same."""
+"""Folding is exact or refused: an exported adapter in plain PEFT has the same output."""
 
 import copy
 import tempfile
@@ -72,7 +72,7 @@ def plain(folder: str, dtype: torch.dtype) -> nn.Module:
 
 
 def base_weight(model: nn.Module) -> Any:
-    """Return what gives the weight of a layer by name."""
+    """Return a function from the name of a layer to its weight."""
     return lambda name: model.get_submodule(name).weight.detach()
 
 

@@ -19,8 +19,8 @@ from tests.support.toys import adapted, ids
 RATE = 0.01
 
 
-def _trained(model: nn.Module) -> dict[nn.Parameter, str]:
-    """Return what is trained, with its role, which is in its name: `<layer>.rankfold_<role>.<adapter>`."""
+def _trainable_roles(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Return the role of each trained parameter, by its name `<layer>.rankfold_<role>.<adapter>`."""
     return {
         parameter: name.partition(".rankfold_")[2].partition(".")[0]
         for name, parameter in model.named_parameters()
@@ -30,7 +30,7 @@ def _trained(model: nn.Module) -> dict[nn.Parameter, str]:
 
 def _multiples(model: nn.Module) -> dict[str, float]:
     """Return a multiple of its own for each role that is trained."""
-    trained = set(_trained(model).values())
+    trained = set(_trainable_roles(model).values())
     return {role: 2.0 + index for index, role in enumerate(ROLES) if role in trained}
 
 
@@ -39,11 +39,11 @@ def _rates(groups: list[dict[str, Any]]) -> dict[nn.Parameter, float]:
 
 
 def _every_trained_parameter_is_in_exactly_one_group(config: rankfold.RankfoldConfig) -> None:
-    """The groups hold what is trained and nothing else, once, under the role that the count gives it."""
+    """The groups hold every trained parameter once and nothing else, under the role of the count."""
     model = adapted(config)
     groups = rankfold.parameter_groups(model, lr=RATE, groups=_multiples(model), weight_decay=0.1)
-    grouped = Counter(parameter for group in groups for parameter in group["params"])
-    assert grouped == Counter([*_trained(model)])
+    members = Counter(parameter for group in groups for parameter in group["params"])
+    assert members == Counter([*_trainable_roles(model)])
     numbers = Counter[str]()
     for group in rankfold.RateTable.of(groups).groups:
         numbers[group.role] += group.numbers
@@ -63,21 +63,21 @@ def _a_multiple_multiplies_the_step(config: rankfold.RankfoldConfig) -> None:
     model = adapted(config)
     multiples = _multiples(model)
     model(ids(16)).square().sum().backward()
-    moved: list[dict[nn.Parameter, torch.Tensor]] = []
+    steps: list[dict[nn.Parameter, torch.Tensor]] = []
     for groups in ({}, multiples):
         with torch.no_grad():
-            for parameter in _trained(model):
+            for parameter in _trainable_roles(model):
                 parameter.zero_()  # so that rounding hides nothing of a small step
         rankfold.optimizer(model, torch.optim.SGD, lr=RATE, groups=groups).step()
-        moved.append({parameter: parameter.detach().clone() for parameter in _trained(model)})
-    for parameter, role in _trained(model).items():
-        assert_close(moved[1][parameter], multiples[role] * moved[0][parameter], what=role)
+        steps.append({parameter: parameter.detach().clone() for parameter in _trainable_roles(model)})
+    for parameter, role in _trainable_roles(model).items():
+        assert_close(steps[1][parameter], multiples[role] * steps[0][parameter], what=role)
 
 
 def _tlora_ratio_reaches_its_roles_or_is_refused(config: rankfold.RankfoldConfig) -> None:
     """Core and up have ratio^1.5 and ratio^0.5 of the rate; it is an error if one of them is not trained."""
     model = adapted(config)
-    roles = _trained(model)
+    roles = _trainable_roles(model)
     if not {"core", "up"} <= set(roles.values()):
         assert_refused(model, "the learning rate for '(core|up)' applies to no parameter", tlora_ratio=4)
         return
@@ -89,7 +89,7 @@ def _tlora_ratio_reaches_its_roles_or_is_refused(config: rankfold.RankfoldConfig
 def _loraplus_ratio_follows_its_rule_or_is_refused(config: rankfold.RankfoldConfig) -> None:
     """Rates are those of LoRA+'s rule; it is an error if no up factor learns, or one would have two rates."""
     model = adapted(config)
-    roles = _trained(model)
+    roles = _trainable_roles(model)
     of_embedding, of_others = set[nn.Parameter](), set[nn.Parameter]()
     for path, _, adapter in adapters_in(model):
         (of_embedding if path.endswith("tokens") else of_others).update(adapter.parameters())
@@ -118,7 +118,7 @@ def _rates_by_sizes_are_the_formulas_or_are_refused(config: rankfold.RankfoldCon
         for letter, factor in (("A", adapter.down), ("B", adapter.core), ("C", adapter.up)):
             for parameter in () if factor is None else factor.parameters():
                 expected.setdefault(parameter, set()).add(f"{RATE * eta[letter]:.6g}")
-    roles = _trained(model)
+    roles = _trainable_roles(model)
     if any(len(rates) > 1 for rates in expected.values()):
         assert_refused(model, "is shared with layers for which it would have another rate", **options)
     elif not {"down", "core", "up"} <= set(roles.values()):

@@ -1,4 +1,4 @@
-"""Laws about what an adapter keeps: numbers, files, dtypes."""
+"""Laws of the state of an adapter: parameters, files, dtypes."""
 
 import copy
 import json
@@ -21,28 +21,28 @@ from tests.laws.law import law
 from tests.support.toys import adapted, ids, preset_configs, toy
 
 
-def _saved(model: nn.Module, folder: str) -> dict[str, torch.Tensor]:
+def _save(model: nn.Module, folder: str) -> dict[str, torch.Tensor]:
     model.save_pretrained(folder)
     with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _cost_predicts_the_built_module(config: rankfold.RankfoldConfig) -> None:
-    """What the plan says is trained is what is built, what is counted, and what is in the file."""
-    planned: list[int] = []
+    """The parameters planned, built, counted and saved are as many."""
+    plans: list[int] = []
     create = RankfoldModel._batch_relays
 
     def spy(self: RankfoldModel, *args: Any) -> None:
-        planned.append(self._builder.parameter_count())
+        plans.append(self._builder.parameter_count())
         create(self, *args)
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(RankfoldModel, "_batch_relays", spy)
         model = adapted(config)
         count = rankfold.count_parameters(model)
-        kept = sum(tensor.numel() for tensor in _saved(model, folder).values())
+        file_size = sum(tensor.numel() for tensor in _save(model, folder).values())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert planned == [count.stored] == [count.trainable] == [count.active] == [kept] == [trainable]
+    assert plans == [count.stored] == [count.trainable] == [count.active] == [file_size] == [trainable]
     assert sum(each.stored for each in count.by_factor.values()) == count.stored
     assert sum(each.stored for each in count.by_module.values()) == count.stored
 
@@ -51,14 +51,14 @@ def _spec_and_state_survive_a_round_trip(config: rankfold.RankfoldConfig) -> Non
     """A saved adapter, loaded under another name, has the same spec and output, bit for bit."""
     model = adapted(config)
     with tempfile.TemporaryDirectory() as folder:
-        _saved(model, folder)
+        _save(model, folder)
         for options in ({}, {"low_cpu_mem_usage": True}):
             loaded = peft.PeftModel.from_pretrained(toy(), folder, adapter_name="renamed", **options).eval()
             assert torch.equal(loaded(ids()), model(ids()))
-        stored = json.loads((Path(folder) / "adapter_config.json").read_text())
+        saved_config = json.loads((Path(folder) / "adapter_config.json").read_text())
     read = loaded.peft_config["renamed"]
     assert read.spec_for("query") == config.spec_for("query")
-    assert stored["peft_type"] == "RANKFOLD"
+    assert saved_config["peft_type"] == "RANKFOLD"
 
 
 def _copies_are_equal_and_separate(config: rankfold.RankfoldConfig) -> None:
@@ -76,17 +76,17 @@ def _copies_are_equal_and_separate(config: rankfold.RankfoldConfig) -> None:
 
 
 def _a_seeded_factor_is_equal_everywhere(config: rankfold.RankfoldConfig) -> None:
-    """Frozen factors depend neither on the adapter's name, the dtype, nor what the model is wrapped in."""
+    """Frozen factors depend neither on the adapter's name, the dtype, nor the modules around the model."""
     wrapper = nn.ModuleDict({"somewhere": nn.ModuleDict({"deep": toy()})})
     other = adapted(copy.deepcopy(config), base=wrapper, adapter_name="other", dtype=torch.bfloat16)
-    one = [factor for _, _, adapter in adapters_in(adapted(config)) for factor in _factors(adapter)]
-    two = [
+    own_factors = [factor for _, _, adapter in adapters_in(adapted(config)) for factor in _factors(adapter)]
+    other_factors = [
         factor
         for _, _, adapter in adapters_in(other.to(torch.bfloat16).to(torch.float64))
         for factor in _factors(adapter)
     ]
-    assert [factor.is_frozen for factor in one] == [factor.is_frozen for factor in two]
-    for mine, theirs in zip(one, two, strict=True):
+    assert [factor.is_frozen for factor in own_factors] == [factor.is_frozen for factor in other_factors]
+    for mine, theirs in zip(own_factors, other_factors, strict=True):
         if isinstance(mine, Seeded):
             assert torch.equal(mine(), theirs())
             assert mine().dtype == torch.float32

@@ -12,7 +12,7 @@ Group = tuple[Tensor, Tensor, Tensor]
 
 
 def counted(values: Tensor, real: Tensor, samples: Sequence[int] | None = None) -> list[Tensor]:
-    """What each router says of each token that counts, of these samples or of all."""
+    """Each router's values for the tokens that count, of these samples or of all."""
     batch, places = real.shape
     return [
         values[i, b, t]

@@ -1,4 +1,4 @@
-"""The base layers, term by term, with the weight W + dW: what an adapter has to amount to.
+"""The base layers, term by term, with the weight W + dW: the result that an adapter must have.
 
 A change dW is always a matrix of outputs x inputs; each function here says how its layer's weight is written
 as one.

@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 
 
 class Mlp(NamedTuple):
-    """Layers that read the input, what is between, and the layer that writes the output."""
+    """Layers that read the input, the activation between, and the layer that writes the output."""
 
     entries: Sequence[Layer]
     hidden: Hidden

@@ -1,4 +1,4 @@
-"""What the mixtures have in common: gates of one token, and a formula for one token over all of them."""
+"""Common parts of the mixtures: gates of one token, and a formula for one token over all of them."""
 
 from collections.abc import Callable, Sequence
 

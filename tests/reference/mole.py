@@ -26,7 +26,7 @@ def mlp(x: Tensor, mlp: Mlp, W_g: Tensor, b_g: Tensor, *, mode: str, weights: st
 
 
 def gates(g: Tensor, mode: str, weights: str) -> dict[int, Tensor | float]:
-    """All probabilities (`dense`), or what the best expert counts (`top1`).
+    """All probabilities (`dense`), or the weight of the best expert (`top1`).
 
     That is 1, or its probability, or a 1 with the probability's gradient.
     """

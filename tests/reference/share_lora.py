@@ -15,7 +15,7 @@ def delta(B: Tensor, A: Tensor, alpha: float) -> Tensor:
 
 
 def parameters(layers: list[tuple[str, int, int]], r: int, shared: str) -> int:
-    """Layers are (type, n inputs, m outputs); what is shared counts once a type."""
+    """Layers are (type, n inputs, m outputs); a shared factor counts once a type."""
     total, seen = 0, set()
     for kind, n, m in layers:
         if shared == "up" or kind not in seen:

@@ -55,7 +55,7 @@ class LlamaBlock(nn.Module):
         self.mlp = LlamaMlp()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what attention's layer and the MLP write."""
+        """Return the outputs of attention's layer and of the MLP."""
         return [self.self_attn["q_proj"](x), self.mlp(x)]
 
 
@@ -70,7 +70,7 @@ class BertBlock(nn.Module):
         self.output = nn.ModuleDict({"dense": nn.Linear(INNER, OUTPUTS)})
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what attention's layer and the MLP write."""
+        """Return the outputs of attention's layer and of the MLP."""
         hidden = bert_hidden(self.intermediate["dense"](x))
         return [self.attention["output"]["dense"](x), self.output["dense"](hidden)]
 
@@ -84,17 +84,17 @@ class Blocks(nn.Module):
         self.blocks = nn.ModuleList({"llama": LlamaBlock, "bert": BertBlock}[style]() for _ in range(BLOCKS))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what attention and MLP write, block by block."""
+        """Return the outputs of attention and MLP, block by block."""
         return [output for block in self.blocks for output in block(x)]
 
 
 def llama_hidden(gate: Tensor, up: Tensor) -> Tensor:
-    """What is between the layers of a gated MLP."""
+    """Activation between the layers of a gated MLP."""
     return functional.silu(gate) * up
 
 
 def bert_hidden(intermediate: Tensor) -> Tensor:
-    """What is between the two layers of an MLP."""
+    """Activation between the two layers of an MLP."""
     return functional.gelu(intermediate)
 
 
@@ -130,7 +130,7 @@ def counted_sizes(style: str) -> dict[str, list[Any]]:
 
 
 def attention_output(model: peft.PeftModel, block: int, x: Tensor, parts_of: Any, alpha: float) -> Tensor:
-    """Return what the layer in attention writes with plain LoRA."""
+    """Return the output of the layer in attention with plain LoRA."""
     base, adapter = _layer(model, block, ATTENTION_LAYER[model.get_base_model().style])
     parts = parts_of(adapter)
     delta = lora.delta(parts.trained("up.weight"), parts.trained("down.weight"), alpha)

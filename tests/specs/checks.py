@@ -1,4 +1,4 @@
-"""What every preset's spec test asks, with the preset's own formula as the measure."""
+"""Checks of the spec tests of all presets, against each preset's own formula."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from tests.support.tolerance import assert_close
 
 @dataclass(frozen=True)
 class Parts:
-    """What one adapter consists of, for a reference: trained tensors as leaves, frozen ones as they are."""
+    """The tensors of one adapter, for a reference: trained ones as leaves, frozen ones as they are."""
 
     adapter: Adapter
     leaves: dict[int, Tensor]
@@ -80,7 +80,7 @@ def assert_equals_reference(
 def assert_layers_equal_reference(
     method: str, kind: str, forward_of: Callable[[Tensor, Tensor, Tensor, Parts], Tensor], **options: Any
 ) -> None:
-    """Check the same against a formula for what a layer W, b writes for x."""
+    """Check the same against a formula for the output of a layer W, b for x."""
     model = adapted(method, kind, init_weights=False, **options)
     assert_same(
         model,
@@ -188,7 +188,7 @@ def every_value(method: str, **values: Sequence[Any]) -> list[Any]:
 
 
 def assert_runs(method: str, option: str, value: Any, **beside: Any) -> None:
-    """Check that an adapter with this value, beside what it takes, can be built, called and trained."""
+    """Check that an adapter with this value and other options can be built, called and trained."""
     assert_can_train(
         adapted(method, init_weights=False, **{"r": 2, **beside, option: value}), example_input()
     )

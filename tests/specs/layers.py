@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.query, self.value, self.narrow = (base_layer(kind, target) for target in TARGETS)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what each layer writes."""
+        """Return the output of each layer."""
         return [self.query(x), self.value(x), self.narrow(narrowed(self.kind, x))]
 
 
@@ -54,7 +54,7 @@ class Layers(nn.Module):
         self.blocks = nn.ModuleList(Block(kind) for _ in range(2))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what each layer writes, block by block."""
+        """Return the output of each layer, block by block."""
         return [output for block in self.blocks for output in block(x)]
 
 
@@ -73,7 +73,7 @@ def base_layer(kind: str, target: str) -> nn.Module:
 
 
 def narrowed(kind: str, x: Tensor) -> Tensor:
-    """Return what the layer `narrow` reads."""
+    """Return the input of the layer `narrow`."""
     inputs = SIZES["narrow"][0]
     match kind:
         case "embedding":
@@ -119,7 +119,7 @@ def adapters(model: nn.Module) -> dict[str, Adapter]:
 def layer_outputs(
     model: peft.PeftModel, x: Tensor, forward_of: Callable[[Tensor, Tensor, Tensor, Adapter], Tensor]
 ) -> list[Tensor]:
-    """Return what the six linear layers would write: `forward_of` what each reads, its W, b and adapter."""
+    """Return the outputs of the six linear layers: `forward_of` their inputs, W, b and adapters."""
     is_transposed = model.get_base_model().kind == "conv1d"
     outputs = []
     for path, adapter in adapters(model).items():
@@ -131,7 +131,7 @@ def layer_outputs(
 
 
 def reference_output(model: peft.PeftModel, x: Tensor, delta_of: Callable[[Adapter], Tensor]) -> list[Tensor]:
-    """Return what the six layers would write if `delta_of` their adapter were in their weights."""
+    """Return the outputs of the six layers if `delta_of` their adapter were in their weights."""
     kind = model.get_base_model().kind
     outputs = []
     for path, adapter in adapters(model).items():

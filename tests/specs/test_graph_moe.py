@@ -75,7 +75,7 @@ def test_graph_moe_runs_with_every_value_of_every_option(option, value):
 
 
 def test_graph_moe_further_rounds_change_what_is_chosen():
-    """With one round the code decides alone; what the memory adds must be able to change the gates."""
+    """With one round the code decides alone; the memory must be able to change the gates."""
     model = adapted("graph_moe", r=3, dropout=0.0, init_weights=False)
     checks.randomise(model)
     before = model(example_input())

@@ -79,7 +79,7 @@ def test_hydra_lora_routers_of_different_layers_start_differently():
 
 
 def test_hydra_lora_routes_what_dropout_has_not_touched():
-    """The gates of a token are the same whatever dropout does to what the down factor reads."""
+    """The gates of a token are the same whatever dropout does to the input of the down factor."""
     torch.manual_seed(0)
     adapter = wide_adapter("hydra_lora", 16, 8, r=2, dropout=0.5, init_weights=False).train()
     heard = []

@@ -27,7 +27,7 @@ def test_mix_lora_equals_the_papers_formula(style, heads, top_k):
         "mix_lora", style, r=2, heads=heads, top_k=top_k, alpha=5.0, dropout=0.0, init_weights=False
     )
 
-    def expected(x, parts_of):
+    def reference_outputs(x, parts_of):
         outputs = []
         for block in range(BLOCKS):
             mlp, parts = mlp_of(model, block, parts_of)
@@ -37,7 +37,7 @@ def test_mix_lora_equals_the_papers_formula(style, heads, top_k):
             ]
         return outputs
 
-    checks.assert_same(model, example_input(), expected)
+    checks.assert_same(model, example_input(), reference_outputs)
 
 
 def test_mix_lora_is_not_a_mixture_of_each_layers_outputs():
@@ -59,8 +59,8 @@ def test_mix_lora_is_not_a_mixture_of_each_layers_outputs():
 @STYLE
 @pytest.mark.parametrize(("r", "heads"), [(1, 2), (3, 4)])
 def test_mix_lora_has_the_papers_number_of_parameters(style, r, heads):
-    expected = mix_lora.parameters(**counted_sizes(style), r=r, N=heads)
-    checks.assert_counts(adapted_blocks("mix_lora", style, r=r, heads=heads), expected)
+    reference_outputs = mix_lora.parameters(**counted_sizes(style), r=r, N=heads)
+    checks.assert_counts(adapted_blocks("mix_lora", style, r=r, heads=heads), reference_outputs)
 
 
 @STYLE

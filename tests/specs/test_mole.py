@@ -25,7 +25,7 @@ OPTIONS = {"r": 2, "alpha": 5.0, "dropout": 0.0}
 
 
 def reference(model, mode, weights, alpha=5.0):
-    def expected(x, parts_of):
+    def expected_outputs(x, parts_of):
         outputs = []
         for block in range(BLOCKS):
             mlp, parts = mlp_of(model, block, parts_of)
@@ -36,7 +36,7 @@ def reference(model, mode, weights, alpha=5.0):
             ]
         return outputs
 
-    return expected
+    return expected_outputs
 
 
 @STYLE
@@ -56,8 +56,10 @@ def test_mole_top_1_adds_the_best_expert_with_weight_one(style):
     leaves = {id(tensor): tensor for tensor in checks.trained(model).values()}
     x = example_input()
     outputs = model(x)
-    expected = reference(model, "top1", "renormalized")(x, lambda adapter: checks.Parts(adapter, leaves))
-    for actual, wanted in zip(outputs, expected, strict=True):
+    expected_outputs = reference(model, "top1", "renormalized")(
+        x, lambda adapter: checks.Parts(adapter, leaves)
+    )
+    for actual, wanted in zip(outputs, expected_outputs, strict=True):
         checks.assert_close(actual, wanted)
 
 
@@ -78,8 +80,8 @@ def test_mole_top_1_trains_its_router_by_the_balance_loss_alone(style):
 @STYLE
 @pytest.mark.parametrize(("r", "heads"), [(1, 2), (3, 3)])
 def test_mole_has_the_papers_number_of_parameters(style, r, heads):
-    expected = mole.parameters(**counted_sizes(style), r=r, N=heads)
-    checks.assert_counts(adapted_blocks("mole", style, r=r, heads=heads), expected)
+    expected_outputs = mole.parameters(**counted_sizes(style), r=r, N=heads)
+    checks.assert_counts(adapted_blocks("mole", style, r=r, heads=heads), expected_outputs)
 
 
 @STYLE

@@ -112,7 +112,7 @@ def test_nora_takes_the_unmerged_weight_when_another_adapter_is_merged():
 
 
 def test_nora_outer_factors_do_not_follow_the_base_when_it_changes_later():
-    """They are frozen: what was taken stays, also when the adapter itself is merged into the weight."""
+    """They are frozen: they stay, also when the adapter itself is merged into the weight."""
     model = adapted("nora", r=2, init_weights=False)
     before = {path: adapter.up() for path, adapter in adapters(model).items()}
     model.merge_adapter()

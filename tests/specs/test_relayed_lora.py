@@ -106,7 +106,7 @@ def test_relayed_lora_runs_with_every_value_of_every_option(option, value):
 @pytest.mark.parametrize("k", [4, 16])
 @pytest.mark.parametrize("order", ["row_major", "strided", "permuted"])
 def test_relayed_lora_starts_with_the_spread_of_loras_random_start(k, order):
-    """LoRA draws entries of variance 1/(3 f), f being what the factor reads: r for up, n for down."""
+    """LoRA draws entries of variance 1/(3 f), f being the inputs of the factor: r for up, n for down."""
     adapter = wide_adapter("relayed_lora", r=64, k=k, map=order, init_weights=False)
     assert checks.spread(adapter.down()) == pytest.approx((3 * INPUTS) ** -0.5, rel=0.1)
     assert checks.spread(adapter.up()) == pytest.approx((3 * 64) ** -0.5, rel=0.1)

@@ -61,7 +61,7 @@ def test_tlora_multiplier_starts_at_one_and_belongs_to_its_layer():
 
 
 def test_tlora_paper_drops_half_of_the_output_in_training_only():
-    """Dropping what leaves zeroes single features; dropping what enters would not zero any."""
+    """Dropout of the output zeroes single features; dropout of the input would not zero any."""
     model = adapted("tlora", r=3, reading="paper", init_weights=False)
     checks.randomise(model)
     [adapter, *_] = adapters(model).values()

@@ -9,7 +9,7 @@ from rankfold.runs.methods import peft_methods
 METHODS = sorted({*discover(), *peft_methods()})
 
 
-def swapped(name, index):
+def swap_letters(name, index):
     """The name with two neighbouring letters in the wrong order."""
     return name[:index] + name[index + 1] + name[index] + name[index + 2 :]
 
@@ -18,7 +18,7 @@ def swapped(name, index):
 def test_unknown_name_suggests_the_name_whose_letters_were_swapped(method):
     start = method.find(":") + 1
     for index in range(start, len(method) - 1):
-        wrong = swapped(method, index)
+        wrong = swap_letters(method, index)
         if wrong not in METHODS:
             assert f"Did you mean '{method}'?" in str(unknown_name("method", wrong, METHODS))
 

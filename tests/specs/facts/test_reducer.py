@@ -48,7 +48,7 @@ def ist_rule(importance, important, generator):
 
 
 def literal_rule(importance, important, generator):
-    """Suppress the least important half, and add what it cost: EffiLoRA's text, word for word."""
+    """Suppress the least important half, and add its cost: EffiLoRA's text, word for word."""
     layers = least_important(importance, LAYERS // 2)
     loss = loss_without(layers, important, generator)
     return importance_by_loss_delta(importance, [layers], [loss], 0.5, 10.0)

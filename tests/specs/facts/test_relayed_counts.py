@@ -9,26 +9,26 @@ ROBERTA = ["query", "value"]
 DEBERTA_V3 = ["query_proj", "key_proj", "value_proj"]
 
 
-def both(name, targets):
+def counts_of_both(name, targets):
     lora = count(name, "lora", targets=targets, r=8)
     relayed = count(name, "relayed_lora", targets=targets, r=8, k=8)
     return lora.trainable, relayed.trainable
 
 
 def test_roberta_base_trains_294912_with_lora_and_60672_relayed():
-    lora, relayed = both("roberta-base", ROBERTA)
+    lora, relayed = counts_of_both("roberta-base", ROBERTA)
     assert (lora, relayed) == (294_912, 60_672)
     assert percent(lora - relayed, lora) == 79.43, "the paper prints 79.5"
 
 
 def test_roberta_large_trains_786432_with_lora_and_139776_relayed():
-    lora, relayed = both("roberta-large", ROBERTA)
+    lora, relayed = counts_of_both("roberta-large", ROBERTA)
     assert (lora, relayed) == (786_432, 139_776)
     assert percent(lora - relayed, lora) == 82.23
 
 
 def test_deberta_trains_442368_with_lora_and_91008_relayed_with_query_key_and_value():
-    lora, relayed = both("deberta-v3-base", DEBERTA_V3)
+    lora, relayed = counts_of_both("deberta-v3-base", DEBERTA_V3)
     assert (lora, relayed) == (442_368, 91_008)
     assert percent(lora - relayed, lora) == 79.43, "the paper prints 79.4"
 
@@ -42,7 +42,7 @@ def test_deberta_trains_442368_with_lora_and_91008_relayed_with_query_key_and_va
     ],
 )
 def test_deberta_counts_differ_with_every_other_reading_of_the_targets(name, targets, counts):
-    assert both(name, targets) == counts
+    assert counts_of_both(name, targets) == counts
 
 
 def test_lora_of_rank_64_trains_6291456_on_roberta_large_and_not_on_base():
@@ -52,14 +52,14 @@ def test_lora_of_rank_64_trains_6291456_on_roberta_large_and_not_on_base():
 
 @pytest.mark.parametrize(("k", "share"), [(4, 3.12), (8, 6.25), (16, 12.5), (32, 25.0)])
 def test_relayed_share_of_rank_64_on_roberta_large_is_the_papers(k, share):
-    trained = count("roberta-large", "relayed_lora", targets=ROBERTA, r=64, k=k).trainable
-    assert trained == k * 1_572_864 // 32
-    assert percent(trained, 6_291_456) == share
+    trainable_count = count("roberta-large", "relayed_lora", targets=ROBERTA, r=64, k=k).trainable
+    assert trainable_count == k * 1_572_864 // 32
+    assert percent(trainable_count, 6_291_456) == share
 
 
 def test_relayed_share_of_rank_64_on_roberta_base_is_larger():
-    trained = count("roberta-base", "relayed_lora", targets=ROBERTA, r=64, k=32).trainable
-    assert (trained, percent(trained, 2_359_296)) == (681_984, 28.91)
+    trainable_count = count("roberta-base", "relayed_lora", targets=ROBERTA, r=64, k=32).trainable
+    assert (trainable_count, percent(trainable_count, 2_359_296)) == (681_984, 28.91)
 
 
 def test_square_is_the_smallest_split_only_up_to_rounding():

@@ -1,4 +1,4 @@
-"""One adapter's arithmetic: what it adds is its delta weight, in every kind of layer and composition."""
+"""One adapter's arithmetic: its change is its delta weight, in every type of layer and composition."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ CORES = st.sampled_from([None, DenseSpec(), DiagonalSpec("ones")])
 SIZE = st.integers(1, 9)
 
 
-def built(spec, geometry, path="layer"):
+def make_adapter(spec, geometry, path="layer"):
     return Builder({path: Site(geometry, spec)}, name="default").build(path).adapter.double()
 
 
@@ -43,7 +43,7 @@ def test_adapter_adds_its_factors_product_in_any_composition(inputs, outputs, ra
     rank_up = data.draw(st.integers(1, min(inputs, outputs))) if isinstance(core, DenseSpec) else rank
     scaling = data.draw(st.sampled_from(["alpha_over_r", "none", "learned"]))
     spec = AdapterSpec(rank=rank, rank_up=rank_up, alpha=3.0, down=down, core=core, up=up, scaling=scaling)
-    adapter = built(spec, Linear(inputs, outputs))
+    adapter = make_adapter(spec, Linear(inputs, outputs))
     if adapter.scale is not None:
         adapter.scale.value.data.fill_(1.7)
 
@@ -76,7 +76,7 @@ def test_convolution_adds_its_delta_weight(channels, outputs, groups, kernel, st
         channels * groups, outputs * groups, kernel, stride, padding, dilation, groups, "zeros", padded
     )
     spec = AdapterSpec(rank=1, rank_up=2, alpha=3.0, core=DenseSpec(), up=DenseSpec())
-    adapter = built(spec, geometry)
+    adapter = make_adapter(spec, geometry)
     x = torch.randn(2, channels * groups, 6, 7, dtype=torch.float64)
     weight = adapter.delta_weight()
     assert weight.shape == (outputs * groups, channels, *kernel)
@@ -90,7 +90,7 @@ def test_convolution_pads_as_its_base_layer(mode, padding):
     base = torch.nn.Conv2d(2, 3, (3, 5), padding=padding, padding_mode=mode, bias=False).double()
     widths = tuple(base._reversed_padding_repeated_twice)
     geometry = Conv2d(2, 3, (3, 5), (1, 1), padding, (1, 1), 1, mode, widths)
-    adapter = built(AdapterSpec(rank=2, up=DenseSpec()), geometry)
+    adapter = make_adapter(AdapterSpec(rank=2, up=DenseSpec()), geometry)
     x = torch.randn(2, 2, 8, 9, dtype=torch.float64)
     with torch.no_grad():
         base.weight.copy_(adapter.delta_weight())
@@ -100,7 +100,7 @@ def test_convolution_pads_as_its_base_layer(mode, padding):
 @given(tokens=SIZE, features=SIZE, core=CORES)
 def test_embedding_adds_its_delta_weights_rows(tokens, features, core):
     spec = AdapterSpec(rank=1, core=core, up=DenseSpec(), alpha=3.0)
-    adapter = built(spec, Embedding(tokens, features))
+    adapter = make_adapter(spec, Embedding(tokens, features))
     x = torch.arange(tokens).repeat(2, 1)
     weight = adapter.delta_weight().detach()
     assert weight.shape == (tokens, features)
@@ -109,7 +109,7 @@ def test_embedding_adds_its_delta_weights_rows(tokens, features, core):
 
 def test_embeddings_dropout_drops_whole_tokens():
     torch.manual_seed(0)
-    adapter = built(AdapterSpec(rank=2, up=DenseSpec(), dropout=0.5), Embedding(7, 5))
+    adapter = make_adapter(AdapterSpec(rank=2, up=DenseSpec(), dropout=0.5), Embedding(7, 5))
     x = torch.zeros(2000, dtype=torch.int64)
     adapter.train()
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_embeddings_dropout_drops_whole_tokens():
 
 def test_input_dropout_drops_inputs_and_keeps_the_mean():
     torch.manual_seed(0)
-    adapter = built(AdapterSpec(rank=2, up=DenseSpec(), dropout=0.25), Linear(5, 4)).train()
+    adapter = make_adapter(AdapterSpec(rank=2, up=DenseSpec(), dropout=0.25), Linear(5, 4)).train()
     x = torch.ones(20000, 5, dtype=torch.float64)
     with torch.no_grad():
         assert_close(adapter(x).mean(dim=0), adapter.eval()(x[:1])[0], dtype=torch.bfloat16)
@@ -132,7 +132,7 @@ def test_input_dropout_drops_inputs_and_keeps_the_mean():
 
 
 def test_strength_multiplies_output_and_weight():
-    adapter = built(AdapterSpec(rank=2, up=DenseSpec()), Linear(5, 4))
+    adapter = make_adapter(AdapterSpec(rank=2, up=DenseSpec()), Linear(5, 4))
     x = torch.randn(3, 5, dtype=torch.float64)
     with torch.no_grad():
         output, weight = adapter(x), adapter.delta_weight()
@@ -143,7 +143,7 @@ def test_strength_multiplies_output_and_weight():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_delta_weight_of_a_low_precision_adapter_is_multiplied_in_float32(dtype):
-    adapter = built(AdapterSpec(rank=4, up=DenseSpec()), Linear(40, 30)).to(dtype)
+    adapter = make_adapter(AdapterSpec(rank=4, up=DenseSpec()), Linear(40, 30)).to(dtype)
     exact = 4.0 * product(adapter.up.weight.detach().double(), adapter.down.weight.detach().double())
     weight = adapter.delta_weight().detach()
     assert weight.dtype == torch.float32
@@ -151,12 +151,12 @@ def test_delta_weight_of_a_low_precision_adapter_is_multiplied_in_float32(dtype)
 
 
 def test_frozen_factors_follow_the_dtype_of_the_trained_ones():
-    adapter = built(AdapterSpec(rank=2, down=SeededSpec(), up=DenseSpec()), Linear(5, 4)).bfloat16()
+    adapter = make_adapter(AdapterSpec(rank=2, down=SeededSpec(), up=DenseSpec()), Linear(5, 4)).bfloat16()
     assert adapter(torch.ones(2, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert adapter.down().dtype == torch.float32
 
 
 def test_conv1d_writes_its_delta_weight_transposed():
     spec = AdapterSpec(rank=2, up=DenseSpec())
-    plain, transposed = (built(spec, Linear(5, 4, transposed=each)) for each in (False, True))
+    plain, transposed = (make_adapter(spec, Linear(5, 4, transposed=each)) for each in (False, True))
     assert_close(transposed.delta_weight().detach(), plain.delta_weight().T.detach())

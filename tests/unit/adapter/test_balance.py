@@ -22,7 +22,7 @@ from tests.support.type_checks import unchecked_types
 
 
 @st.composite
-def routed(draw, *, heads=None, batch=None):
+def decisions(draw, *, heads=None, batch=None):
     """Decisions of a few routers about samples of different lengths, padding at either end."""
     heads = heads or draw(st.integers(2, 5))
     batch, length = batch or draw(st.integers(1, 3)), draw(st.integers(1, 4))
@@ -69,7 +69,7 @@ def test_every_kind_is_tested():
 
 
 @EVERY_KIND
-@given(group=routed())
+@given(group=decisions())
 def test_loss_equals_the_papers_formula_in_value_and_gradient(kind, group):
     leaf = group.probabilities.detach().clone().requires_grad_()
     loss, expected = LOSSES[kind]([group]), NAIVE[kind](leaf, group.chosen, group.counts)
@@ -80,14 +80,14 @@ def test_loss_equals_the_papers_formula_in_value_and_gradient(kind, group):
 
 
 @EVERY_KIND
-@given(one=routed(batch=2), other=routed(batch=2))
+@given(one=decisions(batch=2), other=decisions(batch=2))
 def test_losses_of_groups_add_up(kind, one, other):
     both = LOSSES[kind]([one, other])
     assert_close(both.detach(), (LOSSES[kind]([one]) + LOSSES[kind]([other])).detach())
 
 
 @EVERY_KIND
-@given(group=routed(), seed=st.integers(0, 99))
+@given(group=decisions(), seed=st.integers(0, 99))
 def test_padding_counts_for_nothing(kind, group, seed):
     """Whatever a router says of padding, value and gradients stay, and padding itself gets no gradient."""
     before = LOSSES[kind]([group])
@@ -105,7 +105,7 @@ def test_padding_counts_for_nothing(kind, group, seed):
 
 
 @EVERY_KIND
-@given(group=routed())
+@given(group=decisions())
 def test_padding_may_be_cut_off(kind, group):
     longer = RouterDecisions(
         torch.cat((group.probabilities, group.probabilities.flip(2)), dim=2),

@@ -1,4 +1,4 @@
-"""The cost of a step: its arithmetic is what torch counts, and it grows with what is asked for."""
+"""The cost of a step: its arithmetic is torch's own count, and it grows with the adapter."""
 
 import peft
 import pytest
@@ -39,7 +39,7 @@ class Stack(nn.Module):
         return x
 
 
-def counted(model) -> int:
+def count_flops(model) -> int:
     """Return the operations of a training step as torch counts them."""
     x = torch.randn(ROWS, POSITIONS, WIDTH, requires_grad=True)
     # The counter does not know the product that is added in place.
@@ -65,15 +65,15 @@ def test_operations_are_those_that_torch_counts(name):
     base = Stack().requires_grad_(requires_grad=False)
     with toy_sizes_allowed():
         predicted = adapter_work(plan_adapters(base, config), TOKENS).flops
-        before = counted(base)
-        after = counted(peft.get_peft_model(base, config).train())
+        before = count_flops(base)
+        after = count_flops(peft.get_peft_model(base, config).train())
     assert predicted == after - before
 
 
 def test_operations_of_a_frozen_base_are_those_that_torch_counts():
     layers = [Linear(WIDTH, WIDTH), Linear(WIDTH, WIDTH), Linear(WIDTH, 9), Linear(9, WIDTH)] * 2
     base = Stack().requires_grad_(requires_grad=False)
-    assert base_work(layers, TOKENS).flops == counted(base)
+    assert base_work(layers, TOKENS).flops == count_flops(base)
 
 
 @pytest.mark.parametrize("name", discover())

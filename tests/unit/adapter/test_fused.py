@@ -104,7 +104,7 @@ def outcome(method, prepare=lambda model: None, dtype=torch.float64):
     return [output.detach(), x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
 
 
-def hooked(model):
+def with_hook(model):
     """Put a hook on every base layer, so that it has to be called."""
     for layer in (model.base_model.model.first, model.base_model.model.second):
         layer.base_layer.register_forward_hook(lambda *_: None)
@@ -113,7 +113,7 @@ def hooked(model):
 @pytest.mark.parametrize("method", METHODS)
 def test_layer_with_a_hook_is_called_and_gives_the_same(method):
     assert method in discover()
-    for fast, plain in zip(outcome(method), outcome(method, hooked), strict=True):
+    for fast, plain in zip(outcome(method), outcome(method, with_hook), strict=True):
         assert_close(fast, plain)
 
 

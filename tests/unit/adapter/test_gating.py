@@ -1,4 +1,4 @@
-"""What the layers of an MLP share in a pass: one answer of one router, from the first entry to the exit."""
+"""The layers of an MLP share one decision of one router, from the first entry to the exit of a pass."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""A layout is short, and says again exactly what it was made from; a damaged one is refused."""
+"""A layout is short, and gives back exactly the layers it was made from; a damaged one is refused."""
 
 import pytest
 from hypothesis import given

@@ -26,7 +26,7 @@ EVERY_KIND = pytest.mark.parametrize(
 BALANCE = BalanceSpec(kind="switch", coefficient=0.5)
 
 
-def built(heads=HEADS, features=FEATURES, *, dtype=torch.float64, **fields):
+def make_router(heads=HEADS, features=FEATURES, *, dtype=torch.float64, **fields):
     """A router whose scores are far enough apart to tell heads."""
     router = (RecurrentRouterSpec if "rounds" in fields else RouterSpec)(**fields).build(heads, features)
     router.reset(seed=0, name="layer.router")
@@ -46,14 +46,14 @@ def tokens(*batch, dtype=torch.float64, features=FEATURES):
 @pytest.mark.parametrize("fields", SUMMED, ids=str)
 @given(batch=st.lists(st.integers(1, 3), max_size=3))
 def test_weights_are_shares(fields, batch):
-    weights = built(**fields)(tokens(*batch))
+    weights = make_router(**fields)(tokens(*batch))
     assert weights.shape == (*batch, HEADS)
     assert (weights >= 0).all()
     assert_close(weights.sum(dim=-1), torch.ones(batch, dtype=torch.float64))
 
 
 def test_router_is_a_softmax_of_a_linear_map():
-    router, x = built(bias=True), tokens(2, 3)
+    router, x = make_router(bias=True), tokens(2, 3)
     expected = torch.softmax(functional.linear(x, router.weight, router.bias), dim=-1)
     assert_close(router(x).detach(), expected.detach())
 
@@ -62,8 +62,8 @@ def test_router_is_a_softmax_of_a_linear_map():
 @pytest.mark.parametrize("weights", ["renormalized", "probability", "straight_through"])
 def test_top_k_keeps_the_heads_of_the_largest_probabilities(top_k, weights):
     x = tokens(4, 3)
-    probabilities = built()(x)
-    found = built(top_k=top_k, weights=weights)(x)
+    probabilities = make_router()(x)
+    found = make_router(top_k=top_k, weights=weights)(x)
     chosen = probabilities >= probabilities.sort(dim=-1, descending=True).values[..., top_k - 1 : top_k]
     assert torch.equal(found > 0, chosen)
     kept = torch.where(chosen, probabilities, 0.0)
@@ -80,7 +80,8 @@ def test_top_k_keeps_the_heads_of_the_largest_probabilities(top_k, weights):
 def test_straight_through_is_one_with_the_probabilitys_gradient(top_k, dtype):
     x, factors = tokens(4, 3, dtype=dtype), tokens(4, 3, dtype=dtype, features=HEADS)
     ones, probability = (
-        built(top_k=top_k, weights=weights, dtype=dtype) for weights in ("straight_through", "probability")
+        make_router(top_k=top_k, weights=weights, dtype=dtype)
+        for weights in ("straight_through", "probability")
     )
     weights = ones(x)
     assert set(weights.unique().tolist()) <= {0.0, 1.0}
@@ -92,18 +93,18 @@ def test_straight_through_is_one_with_the_probabilitys_gradient(top_k, dtype):
 
 @given(temperature=st.floats(0.1, 10.0))
 def test_temperature_divides_the_scores(temperature):
-    router, x = built(temperature=temperature), tokens(3)
+    router, x = make_router(temperature=temperature), tokens(3)
     assert_close(router(x).detach(), torch.softmax(x @ router.weight.T / temperature, dim=-1).detach())
 
 
 def test_low_temperature_sharpens():
-    largest = [built(temperature=t)(tokens(20)).amax(dim=-1).mean() for t in (0.1, 1.0, 10.0)]
+    largest = [make_router(temperature=t)(tokens(20)).amax(dim=-1).mean() for t in (0.1, 1.0, 10.0)]
     assert all(sharp > flat for sharp, flat in pairwise(largest))
 
 
 def test_jitter_acts_in_training_only_and_within_its_bounds():
     torch.manual_seed(0)
-    router, plain, x = built(jitter=0.2), built(), torch.eye(FEATURES, dtype=torch.float64)
+    router, plain, x = make_router(jitter=0.2), make_router(), torch.eye(FEATURES, dtype=torch.float64)
     assert torch.equal(router.eval()(x), plain(x))
     router.train()
     seen = [(router(x), router(x)) for _ in range(20)]
@@ -119,7 +120,7 @@ def test_jitter_acts_in_training_only_and_within_its_bounds():
 
 def test_further_rounds_think_again():
     x = tokens(6, 3)
-    one, three = built(top_k=2), built(top_k=2, rounds=3)
+    one, three = make_router(top_k=2), make_router(top_k=2, rounds=3)
     assert not torch.allclose(one(x), three(x))
     assert sum(p.numel() for p in three.parameters()) == three.spec.parameter_count(HEADS, FEATURES)
     assert (
@@ -130,14 +131,14 @@ def test_further_rounds_think_again():
 
 
 def test_rounds_read_a_single_token_as_they_read_a_batch():
-    router, x = built(rounds=2), tokens(3)
+    router, x = make_router(rounds=2), tokens(3)
     assert_close(router(x[0]).detach(), router(x)[0].detach())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fields", [{}, {"top_k": 2, "rounds": 2}], ids=str)
 def test_softmax_of_a_low_precision_router_is_float32(dtype, fields):
-    router = built(dtype=dtype, balance=BALANCE, **fields).train()
+    router = make_router(dtype=dtype, balance=BALANCE, **fields).train()
     weights = router(tokens(4, 3, dtype=dtype))
     decision = router.take_decision()
     assert weights.dtype == dtype
@@ -148,7 +149,7 @@ def test_softmax_of_a_low_precision_router_is_float32(dtype, fields):
 
 @pytest.mark.parametrize("fields", [{}, {"top_k": 2, "rounds": 2}], ids=str)
 def test_softmax_under_autocast_is_float32(fields):
-    router = built(dtype=torch.float32, balance=BALANCE, **fields).train()
+    router = make_router(dtype=torch.float32, balance=BALANCE, **fields).train()
     with torch.autocast("cpu", torch.bfloat16):
         code = functional.linear(tokens(4, 3, dtype=torch.float32), torch.eye(FEATURES))
         weights = router(code)
@@ -157,7 +158,7 @@ def test_softmax_under_autocast_is_float32(fields):
 
 
 def test_softmax_of_float64_stays_float64():
-    router = built(balance=BALANCE).train()
+    router = make_router(balance=BALANCE).train()
     assert router(tokens(2)).dtype == torch.float64
     assert router.take_decision().probabilities.dtype == torch.float64
 
@@ -165,7 +166,7 @@ def test_softmax_of_float64_stays_float64():
 @EVERY_KIND
 @pytest.mark.parametrize("training", [True, False])
 def test_no_gate_depends_on_another_sample_of_the_batch(fields, training):
-    router = built(balance=BALANCE, **fields).train(training)
+    router = make_router(balance=BALANCE, **fields).train(training)
     x = tokens(4, 3).requires_grad_()
     weights = router(x)
     for sample in range(4):
@@ -178,7 +179,7 @@ def test_no_gate_depends_on_another_sample_of_the_batch(fields, training):
 
 @EVERY_KIND
 def test_a_token_gets_the_same_gates_in_any_company(fields):
-    router, x = built(**fields).eval(), tokens(4, 3)
+    router, x = make_router(**fields).eval(), tokens(4, 3)
     together = router(x)
     other = x.clone()
     other[1:] = x[1:].flip(0) * 3
@@ -188,7 +189,7 @@ def test_a_token_gets_the_same_gates_in_any_company(fields):
 
 def test_decision_is_kept_for_a_balance_loss_in_training_only_and_once():
     x = tokens(2, 3)
-    silent, router = built(top_k=2).train(), built(top_k=2, balance=BALANCE).train()
+    silent, router = make_router(top_k=2).train(), make_router(top_k=2, balance=BALANCE).train()
     silent(x)
     assert silent.take_decision() is None
     with torch.no_grad():
@@ -206,7 +207,7 @@ def test_decision_is_kept_for_a_balance_loss_in_training_only_and_once():
 
 @pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda router: pickle.loads(pickle.dumps(router))])
 def test_router_survives_a_copy_between_forward_pass_and_loss(twin_of):
-    router = built(top_k=2, rounds=2, bias=True, balance=BALANCE).train()
+    router = make_router(top_k=2, rounds=2, bias=True, balance=BALANCE).train()
     x = tokens(2, 3)
     weights = router(x)
     twin = twin_of(router)
@@ -264,4 +265,4 @@ def test_router_refuses_to_choose_more_heads_than_there_are():
 
 
 def test_router_reports_its_size():
-    assert repr(built()).startswith("Router(5 heads, 7 features")
+    assert repr(make_router()).startswith("Router(5 heads, 7 features")

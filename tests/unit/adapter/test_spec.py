@@ -1,4 +1,4 @@
-"""A spec refuses what could not be built or could not learn, and says what to do."""
+"""A spec that could not be built or could not learn is refused, with the remedy."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every kind of factor keeps: its size, its start, its gradient, its copies."""
+"""Laws of every type of factor: its size, its start, its gradient, its copies."""
 
 import copy
 import pickle
@@ -25,7 +25,7 @@ EVERY_SPEC = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 SIZE = st.integers(1, 9)
 
 
-def built(spec, rows=4, cols=6, *, seed=0, name="layer.down"):
+def make_factor(spec, rows=4, cols=6, *, seed=0, name="layer.down"):
     factor = spec.build(rows, cols)
     factor.reset(seed=seed, name=name)
     return factor
@@ -34,7 +34,7 @@ def built(spec, rows=4, cols=6, *, seed=0, name="layer.down"):
 @EVERY_SPEC
 @given(rows=SIZE, cols=SIZE, dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
 def test_factor_has_its_size_and_counts_its_numbers(spec, rows, cols, dtype):
-    factor = built(spec, rows, cols).to(dtype)
+    factor = make_factor(spec, rows, cols).to(dtype)
     matrix = factor()
     assert matrix.shape == (rows, cols)
     assert matrix.dtype == (torch.float32 if factor.is_frozen else dtype)
@@ -44,14 +44,14 @@ def test_factor_has_its_size_and_counts_its_numbers(spec, rows, cols, dtype):
 
 @EVERY_SPEC
 def test_factor_starts_at_zero_exactly_if_its_spec_says_so(spec):
-    assert bool(built(spec)().any()) != spec.starts_at_zero
+    assert bool(make_factor(spec)().any()) != spec.starts_at_zero
 
 
 @EVERY_SPEC
 def test_factor_depends_on_seed_and_name_and_on_nothing_else(spec):
-    one = built(spec)
+    one = make_factor(spec)
     torch.manual_seed(1)
-    again, of_seed, of_name = built(spec), built(spec, seed=1), built(spec, name="layer.up")
+    again, of_seed, of_name = make_factor(spec), make_factor(spec, seed=1), make_factor(spec, name="layer.up")
     assert torch.equal(one(), again())
     if not spec.starts_at_zero:
         assert not torch.equal(one(), of_seed())
@@ -60,7 +60,7 @@ def test_factor_depends_on_seed_and_name_and_on_nothing_else(spec):
 
 @EVERY_SPEC
 def test_factor_survives_deepcopy_and_pickle(spec):
-    factor = built(spec)
+    factor = make_factor(spec)
     matrix = factor()
     for twin in (copy.deepcopy(factor), pickle.loads(pickle.dumps(factor))):
         assert torch.equal(twin(), matrix)
@@ -70,13 +70,13 @@ def test_factor_survives_deepcopy_and_pickle(spec):
 @EVERY_SPEC
 def test_factor_on_the_meta_device_costs_nothing_and_keeps_its_size(spec):
     with torch.device("meta"):
-        factor = built(spec, 10**5, 10**5) if not isinstance(spec, SeededSpec) else built(spec)
+        factor = make_factor(spec, 10**5, 10**5) if not isinstance(spec, SeededSpec) else make_factor(spec)
     assert all(parameter.is_meta for parameter in factor.parameters())
 
 
 @EVERY_SPEC
 def test_every_trained_tensor_gets_a_gradient(spec):
-    factor = built(spec)
+    factor = make_factor(spec)
     if factor.is_frozen:
         assert not factor().requires_grad
         return

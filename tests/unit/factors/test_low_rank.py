@@ -15,7 +15,7 @@ from tests.support.type_checks import unchecked_types
 SIZE = st.integers(1, 9)
 
 
-def built(spec, rows=6, cols=5, *, seed=0, name="layer.core"):
+def make_factor(spec, rows=6, cols=5, *, seed=0, name="layer.core"):
     factor = spec.build(rows, cols)
     factor.reset(seed=seed, name=name)
     return factor
@@ -26,7 +26,7 @@ def built(spec, rows=6, cols=5, *, seed=0, name="layer.core"):
 )
 def test_low_rank_is_the_product_of_what_it_trains(rows, cols, inner, dtype):
     spec = LowRankSpec(inner, "kaiming")
-    factor = built(spec, rows, cols).to(dtype)
+    factor = make_factor(spec, rows, cols).to(dtype)
     assert factor().shape == (rows, cols)
     assert factor().dtype == dtype
     # Sums of rounded products cancel, so the bound is relative to the sizes of what is summed.
@@ -40,14 +40,14 @@ def test_low_rank_is_the_product_of_what_it_trains(rows, cols, inner, dtype):
 @pytest.mark.parametrize("initial", INITIALS)
 def test_low_rank_starts_at_zero_exactly_if_its_spec_says_so(initial):
     spec = LowRankSpec(3, initial)
-    factor = built(spec, 64, 48)
+    factor = make_factor(spec, 64, 48)
     assert bool(factor().any()) != spec.starts_at_zero
     assert factor.left.std().item() == pytest.approx(standard_deviation(initial, 64, 3), rel=0.15)
     assert factor.right.std().item() == pytest.approx(standard_deviation("kaiming", 3, 48), rel=0.15)
 
 
 def test_low_rank_that_starts_at_zero_has_a_way_out():
-    factor = built(LowRankSpec(3))
+    factor = make_factor(LowRankSpec(3))
     factor().sum().backward()
     assert factor.left.grad.any()
     assert not factor.right.grad.any()
@@ -55,20 +55,20 @@ def test_low_rank_that_starts_at_zero_has_a_way_out():
 
 def test_low_rank_starts_by_seed_and_name_and_draws_its_matrices_apart():
     spec = LowRankSpec(4, "kaiming")
-    one = built(spec, 4, 4)
-    assert torch.equal(one(), built(spec, 4, 4)())
-    assert not torch.equal(one(), built(spec, 4, 4, seed=1)())
-    assert not torch.equal(one(), built(spec, 4, 4, name="other.core")())
+    one = make_factor(spec, 4, 4)
+    assert torch.equal(one(), make_factor(spec, 4, 4)())
+    assert not torch.equal(one(), make_factor(spec, 4, 4, seed=1)())
+    assert not torch.equal(one(), make_factor(spec, 4, 4, name="other.core")())
     assert not torch.equal(one.left, one.right)
 
 
 def test_low_rank_survives_a_copy_and_costs_nothing_on_the_meta_device():
-    factor = built(LowRankSpec(2, "kaiming"))
+    factor = make_factor(LowRankSpec(2, "kaiming"))
     twin = copy.deepcopy(factor)
     assert torch.equal(twin(), factor())
     assert twin.left is not factor.left
     with torch.device("meta"):
-        assert all(each.is_meta for each in built(LowRankSpec(2), 10**5, 10**5).parameters())
+        assert all(each.is_meta for each in make_factor(LowRankSpec(2), 10**5, 10**5).parameters())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ LAYERS = [
 ]
 
 
-def taken(share, layers=LAYERS):
+def take_factor(share, layers=LAYERS):
     pool = Pool(share)
     for _, rows, cols in layers:
         pool.reserve(rows, cols)
@@ -42,7 +42,7 @@ def taken(share, layers=LAYERS):
     ],
 )
 def test_pool_gives_one_factor_to_each_group_and_one_owner(share, groups):
-    views, created = taken(share)
+    views, created = take_factor(share)
     sources = [view.source if isinstance(view, Window) else view for view, _ in views]
     numbers = list(dict.fromkeys(map(id, sources)))
     assert [numbers.index(id(source)) for source in sources] == groups
@@ -54,12 +54,12 @@ def test_pool_gives_one_factor_to_each_group_and_one_owner(share, groups):
 
 @pytest.mark.parametrize("share", ["none", "module_type", "in_features", "slice"])
 def test_pool_gives_every_layer_its_own_size(share):
-    views, _ = taken(share)
+    views, _ = take_factor(share)
     assert [tuple(view().shape) for view, _ in views] == [(rows, cols) for _, rows, cols in LAYERS]
 
 
 def test_slice_is_the_corner_of_a_factor_as_large_as_the_largest():
-    views, _ = taken("slice")
+    views, _ = take_factor("slice")
     whole = views[0][1]
     assert (whole.rows, whole.cols) == (3, 7)
     for view, _ in views:
@@ -83,6 +83,6 @@ def test_resetting_a_window_leaves_its_source_alone():
 
 
 def test_names_of_groups_do_not_depend_on_the_order_of_layers():
-    _, forwards = taken("module_type")
-    _, backwards = taken("module_type", LAYERS[::-1])
+    _, forwards = take_factor("module_type")
+    _, backwards = take_factor("module_type", LAYERS[::-1])
     assert sorted(forwards) == sorted(backwards)

@@ -1,4 +1,4 @@
-"""The relayed factor: which entries it reads, and what rank that leaves."""
+"""The relayed factor: the entries that it reads, and the rank that they leave."""
 
 import itertools
 import math

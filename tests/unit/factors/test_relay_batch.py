@@ -27,11 +27,11 @@ def products(monkeypatch):
     sizes = []
     original = torch.bmm
 
-    def counted(lefts, rights):
+    def count_calls(lefts, rights):
         sizes.append(len(lefts))
         return original(lefts, rights)
 
-    monkeypatch.setattr(module_under_test.torch, "bmm", counted)
+    monkeypatch.setattr(module_under_test.torch, "bmm", count_calls)
     return sizes
 
 

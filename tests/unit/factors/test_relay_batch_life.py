@@ -21,14 +21,14 @@ def test_batch_equals_one_by_one_under_checkpointing(reentrant):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_batch_equals_one_by_one_when_only_some_regions_are_checkpointed(reentrant):
-    class Mixed(Chain):
+    class MixedLayers(Chain):
         def region(self, relay, x):
             self.reentrant = (
                 reentrant if relay is not self.relays[0] and relay is not self.relays[3] else None
             )
             return super().region(relay, x)
 
-    model = Mixed(relays())
+    model = MixedLayers(relays())
     hook_up(model)
     assert_same_step(model, chain(batched=False))
 
@@ -79,11 +79,11 @@ def test_batch_of_bfloat16_factors_multiplies_in_float32(monkeypatch):
     dtypes = set()
     original = torch.bmm
 
-    def recorded(lefts, rights):
+    def record_calls(lefts, rights):
         dtypes.update((lefts.dtype, rights.dtype))
         return original(lefts, rights)
 
-    monkeypatch.setattr(module_under_test.torch, "bmm", recorded)
+    monkeypatch.setattr(module_under_test.torch, "bmm", record_calls)
     batched = relays([(24, 24, 16, "strided")], torch.bfloat16)
     RelayBatches(batched)
     exact = (batched[0].left.float() @ batched[0].right.float()).detach().flatten()

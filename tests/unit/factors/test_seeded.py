@@ -7,14 +7,14 @@ import torch
 from rankfold.factors import Seeded
 
 
-def seeded():
+def make_seeded():
     factor = Seeded(3, 5)
     factor.reset(seed=4, name="layer.down")
     return factor
 
 
 def test_seeded_has_no_parameters_and_an_empty_state():
-    factor = seeded()
+    factor = make_seeded()
     factor()
     assert list(factor.parameters()) == []
     assert factor.state_dict() == {}
@@ -22,29 +22,29 @@ def test_seeded_has_no_parameters_and_an_empty_state():
 
 
 def test_seeded_stays_float32_whatever_the_model_is_cast_to():
-    expected = seeded()()
+    expected = make_seeded()()
     for cast in (torch.bfloat16, torch.float16, torch.float64):
-        factor = seeded().to(cast).float()
+        factor = make_seeded().to(cast).float()
         assert torch.equal(factor(), expected)
-        assert seeded().to(cast)().dtype == torch.float32
+        assert make_seeded().to(cast)().dtype == torch.float32
 
 
 def test_seeded_comes_back_from_the_meta_device():
-    expected = seeded()()
-    assert torch.equal(seeded().to("meta").to_empty(device="cpu")(), expected)
+    expected = make_seeded()()
+    assert torch.equal(make_seeded().to("meta").to_empty(device="cpu")(), expected)
     with torch.device("meta"):
-        born_there = seeded()
+        born_there = make_seeded()
     assert torch.equal(born_there.to_empty(device="cpu")(), expected)
 
 
 def test_seeded_on_the_meta_device_yields_a_meta_matrix():
-    matrix = seeded().to("meta")()
+    matrix = make_seeded().to("meta")()
     assert matrix.is_meta
     assert matrix.shape == (3, 5)
 
 
 def test_seeded_is_drawn_once_until_it_is_reset():
-    factor = seeded()
+    factor = make_seeded()
     first = factor()
     assert factor() is first
     factor.reset(seed=5, name="layer.down")
@@ -52,13 +52,13 @@ def test_seeded_is_drawn_once_until_it_is_reset():
 
 
 def test_seeded_does_not_carry_its_matrix_into_copies():
-    factor = seeded()
+    factor = make_seeded()
     factor()
     assert copy.deepcopy(factor)._matrix is None
 
 
 def test_seeded_can_be_trained_through_after_a_first_call_in_inference_mode():
-    factor = seeded()
+    factor = make_seeded()
     with torch.inference_mode():
         factor()
     x = torch.ones(5, requires_grad=True)

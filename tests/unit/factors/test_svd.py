@@ -28,7 +28,7 @@ def weight_of(rows, cols, *, decay=0.5, seed=0, dtype=torch.float64):
     return ((left * values) @ right.T).to(dtype)
 
 
-def taken(weight, rank, split="up"):
+def take_from(weight, rank, split="up"):
     """Both factors of a weight."""
     decomposition = Decomposition(weight, rank)
     factors = SvdSpec(split).build(weight.shape[0], rank), SvdSpec(split).build(rank, weight.shape[1])
@@ -65,7 +65,7 @@ def test_decomposition_is_orthonormal_sorted_and_the_best_of_its_rank(rows, cols
 
 
 def test_decomposition_of_a_large_weight_keeps_as_much_as_the_exact_one(monkeypatch):
-    """Beyond the exact sizes single vectors may differ, what is left out of the weight may not."""
+    """Beyond the exact sizes single vectors may differ, the remainder of the weight may not."""
     monkeypatch.setattr(svd, "EXACT_UP_TO", 0)
     for shape, decay in (((160, 120), 0.2), ((120, 160), 0.5), ((120, 120), 1.0)):
         weight = weight_of(*shape, decay=decay)
@@ -82,10 +82,10 @@ def test_decomposition_is_the_same_every_time(exact, dtype, monkeypatch):
     if not exact:
         monkeypatch.setattr(svd, "EXACT_UP_TO", 0)
     weight = weight_of(96, 64, dtype=dtype)
-    one = taken(weight, 8)
+    one = take_from(weight, 8)
     torch.manual_seed(1)
     torch.randn(3)
-    for again in (taken(weight, 8), taken(weight.clone().requires_grad_(), 8)):
+    for again in (take_from(weight, 8), take_from(weight.clone().requires_grad_(), 8)):
         assert all(torch.equal(a(), b()) for a, b in zip(one, again, strict=True))
 
 
@@ -101,7 +101,7 @@ def test_largest_entry_of_each_right_vector_is_positive(rows, cols):
 @pytest.mark.parametrize("split", SPLITS)
 def test_sides_multiply_to_the_leading_part_whichever_has_the_values(split):
     weight = weight_of(12, 9)
-    up, down = taken(weight, 4, split)
+    up, down = take_from(weight, 4, split)
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
     assert_close((up() @ down()).double(), (left[:, :4] * values[:4]) @ right[:4], dtype=torch.float32)
     norms = {"up": (values[:4], torch.ones(4)), "even": (values[:4].sqrt(), values[:4].sqrt())}[split]
@@ -110,13 +110,13 @@ def test_sides_multiply_to_the_leading_part_whichever_has_the_values(split):
 
 
 def test_weight_without_rank_gives_zeros_and_not_an_error():
-    up, down = taken(torch.zeros(5, 4), 2)
+    up, down = take_from(torch.zeros(5, 4), 2)
     assert not up().any()
     assert_close(down() @ down().T, torch.eye(2))
 
 
 def test_svd_factor_trains_and_stores_nothing():
-    factor, _ = taken(weight_of(6, 5), 3)
+    factor, _ = take_from(weight_of(6, 5), 3)
     assert factor.is_frozen
     assert not factor.state_dict()
     assert SvdSpec().parameter_count(6, 3) == 0
@@ -127,7 +127,7 @@ def test_svd_factor_trains_and_stores_nothing():
 
 
 def test_svd_factor_stays_float32_in_every_dtype_and_survives_copies():
-    factor, _ = taken(weight_of(6, 5), 3)
+    factor, _ = take_from(weight_of(6, 5), 3)
     before = factor().clone()
     assert before.dtype == torch.float32
     for twin in (
@@ -141,7 +141,7 @@ def test_svd_factor_stays_float32_in_every_dtype_and_survives_copies():
 
 
 def test_svd_factor_moves_with_its_module():
-    factor, _ = taken(weight_of(6, 5), 3)
+    factor, _ = take_from(weight_of(6, 5), 3)
     assert torch.nn.Sequential(factor).to("meta")[0]().is_meta
 
 

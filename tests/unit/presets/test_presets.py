@@ -1,4 +1,4 @@
-"""Presets as values: options that explain themselves, and refuse what they do not know."""
+"""Presets as values: options that explain themselves, and refuse unknown values."""
 
 import math
 from typing import get_args
@@ -175,7 +175,7 @@ def test_what_would_change_nothing_is_refused(method, options, message):
 
 
 class Entry:
-    """What another package says of its preset."""
+    """The entry point of another package."""
 
     name, value = "theirs", "their.package:PRESET"
 
