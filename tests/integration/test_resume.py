@@ -48,7 +48,7 @@ def request_(tiny_bert, reviews, tmp_path):
 
 def content(folder):
     record = json.loads((folder / "run.json").read_text("utf-8"))
-    for name in ("created", "command", "seconds", "peak_memory_bytes"):
+    for name in ("created", "request", "seconds", "peak_memory_bytes"):
         del record[name]
     return [(folder / name).read_bytes() for name in FILES], record
 

@@ -1,6 +1,7 @@
 """Run records that could have come from runs: all fields, curves and predictions, drawn from a seed."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from rankfold.runs.record import (
     TaskPart,
     TrainingPart,
 )
+from rankfold.runs.request import RunRequest
 from rankfold.tasks import load_task
 
 
@@ -56,9 +58,7 @@ def make_record(
         status="done",
         error=None,
         created=f"2026-03-0{1 + seed}T10:20:30+00:00",
-        command=tuple(
-            f"rankfold train --model {model} --method {method} --task {task} --seed {seed} --out run".split()
-        ),
+        request=RunRequest(model=model, method=method, task=task, seed=seed, out=Path("run")),
         method=MethodPart(
             method, options or {"r": 8}, {"peft_type": "RANKFOLD", "r": 8, "target_modules": ["query"]}
         ),
@@ -95,6 +95,11 @@ def make_record(
         ),
         curve=_curve(generator, metric, value, steps),
     )
+
+
+def with_request(record, **changes):
+    """Return the record of a run that was asked for with other values."""
+    return replace(record, request=replace(record.request, **changes))
 
 
 def fail(record, error="the loss is not a number at step 12; lower the learning rate."):
@@ -149,7 +154,7 @@ class Trainer:
 
     def __call__(self, request, *, progress=None):
         self.asked.append(request.out.name)
-        record = replace(make_record(request.method, seed=request.seed), command=request.command())
+        record = replace(make_record(request.method, seed=request.seed), request=request)
         if request.out.name in self.elsewhere:
             raise BusyError("another process is at work.")
         if request.out.name in self.failing:

@@ -1,13 +1,14 @@
 """Records of a suite with tasks, a sweep, tuning and claims, as a suite that has run would leave them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suites.saved_suite import save_suite
 from rankfold.bench.suites.search import Tuning
 from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.runs.record import TuningPart
-from tests.support.records import make_record
+from tests.support.records import make_record, with_request
 
 RATES = (1e-3, 3e-3)
 _KS = (4, 8, 16, 32)
@@ -87,4 +88,4 @@ def _run(method, place, seed, name, part, rate):
         quality=_QUALITY[method.name] - (0.3 / k if k > 1 else 0),
         size=4 * _NUMBERS[method.name] * k,
     )
-    return replace(record, tuning=part, command=(*record.command, "--out", f"runs/{name}"))
+    return replace(with_request(record, out=Path("runs") / name), tuning=part)

@@ -176,11 +176,9 @@ def _metric_cells(metric: "HarnessMetric") -> tuple[str, ...]:
 
 def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, Any]:
     """Return the options as given, and for those left out what the run was given."""
-    from rankfold.runs.request import RunRequest
-
     if record is None:
         return given
-    run = RunRequest.of_command(record.command)
+    run = record.request
     # Other data has other columns: then nothing about the run's data holds.
     is_same_data = given["task"] is None and given["data"] is None
     taken = (*_RUN_OPTIONS, *_DATA_OPTIONS) if is_same_data else _RUN_OPTIONS

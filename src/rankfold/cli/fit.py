@@ -186,10 +186,10 @@ def _report(fitted: "FitChoice", folder: Path, *, as_json: bool) -> None:
     report = make_report(fitted.records)
     page = write_report(report, folder, version=__version__)
     if as_json:
-        command = list(fitted.command)
+        command = list(fitted.request.command())
         print_json({"chosen": fitted.winner.label, "command": command, **report_as_json(report)})
     else:
         print_report(report)
     note(f"chosen: {fitted.winner.label}; train it at full length with")
-    note(f"  {join(fitted.command)}")
+    note(f"  {join(fitted.request.command())}")
     note(f"report: {page}")

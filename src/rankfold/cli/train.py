@@ -27,7 +27,7 @@ _how = section("How to train")
 _where = section("Where")
 
 # With these alone a run goes on as it began.
-_ALONE = {"resume", "out", "as_json", "dry_run"}
+_ALONE = {"resume", "out", "as_json", "is_dry_run"}
 
 _EPILOG = """\b
 Examples:
@@ -110,20 +110,22 @@ Examples:
 )
 @_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @_where("--threads", type=int, help="CPU threads.")
-@click.option("--dry-run", is_flag=True, help="Build and count everything, train and write nothing.")
+@click.option(
+    "--dry-run", "is_dry_run", is_flag=True, help="Build and count everything, train and write nothing."
+)
 @json_option
 def command(
     *,
     settings: Sequence[str],
     has_reducer: bool,
     reducer_settings: Sequence[str],
-    dry_run: bool,
+    is_dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
     from rankfold.runs.resume import is_unfinished
-    from rankfold.runs.run import rehearse, run
+    from rankfold.runs.run import dry_run, run
 
     reducer = parse_settings(reducer_settings) if has_reducer or reducer_settings else None
     request = _request(settings, {**options, "reducer": reducer})
@@ -131,8 +133,8 @@ def command(
         run(request)
         return
     with shown_notes():
-        if dry_run:
-            record = rehearse(request)
+        if is_dry_run:
+            record = dry_run(request)
         else:
             if request.resume and not is_unfinished(request.out) and not request.out.exists():
                 note(f"nothing to resume for '{request.out}'; starting at the beginning.")
@@ -140,9 +142,9 @@ def command(
                 record = run(request, progress=new_bar())
     if as_json:
         # A record is "failed" until its run is done, which nobody wants of this one.
-        print_json({**record.to_dict(), "status": "dry run"} if dry_run else record.to_dict())
+        print_json({**record.to_dict(), "status": "dry run"} if is_dry_run else record.to_dict())
         return
-    if dry_run:
+    if is_dry_run:
         is_taken = request.out.exists() and not request.overwrite and not request.resume
         _print_plan(record, f"{request.out}, which exists: add --overwrite" if is_taken else str(request.out))
     else:

@@ -9,7 +9,6 @@ import numpy as np
 from rankfold.bench.statistics.comparison import Difference, Interval, Verdict
 from rankfold.runs.record import RunRecord, TuningPart
 from rankfold.runs.records import differing, label_of, reducer_settings
-from rankfold.runs.request import command_values
 
 Settings = Mapping[str, object]
 
@@ -23,7 +22,7 @@ _ASKED = (
     "precision",
     "head",
 )
-# What a run reads of its data, which stands nowhere but in its command.
+# What a run reads of its data, which stands nowhere but in its request.
 _READ = ("text_column", "pair_column", "label_column", "group_column", "mixture")
 
 
@@ -166,8 +165,8 @@ def _rank(record: RunRecord) -> tuple[bool, str]:
 def _settings(record: RunRecord) -> dict[str, object]:
     """Return what makes two runs the same method; the seed and what a run reports of itself are left out."""
     training = {name: getattr(record.training, name) for name in _ASKED}
-    said = command_values(record.command)
-    read = {name: said[name] for name in _READ if name in said}
+    changed = record.request.changed_values()
+    read = {name: changed[name] for name in _READ if name in changed}
     return {**method_settings(record), **training, **read}
 
 

@@ -233,7 +233,7 @@ def run_facts(label: str, record: RunRecord, metric: str) -> dict[str, Any]:
         "failed": is_failed,
         "result": result,
         "error": record.error,
-        "command": shlex.join(record.command),
+        "command": shlex.join(record.request.command()),
         "groups": [{"name": name, "facts": facts} for name, facts in groups.items() if facts],
         "config": json.dumps(record.method.config, indent=1, ensure_ascii=False)
         if record.method.config

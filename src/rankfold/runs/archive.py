@@ -64,15 +64,11 @@ def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
 
 def _without_places(record: RunRecord, place: str) -> RunRecord:
     """Return a record whose run lay in `place`, and whose data in the folder of its task."""
-    words = list(record.command)
-    if "--out" in words:
-        words[words.index("--out") + 1] = place
-    source = record.data.source
-    if "--data-root" in words:
-        at = words.index("--data-root")
-        source = source.replace(f"{words[at + 1]}/", "")
-        del words[at : at + 2]
-    return replace(record, command=tuple(words), data=replace(record.data, source=source))
+    request, source = record.request, record.data.source
+    if request.data_root is not None:
+        source = source.replace(f"{request.data_root}/", "")
+    request = replace(request, out=Path(place), data_root=None)
+    return replace(record, request=request, data=replace(record.data, source=source))
 
 
 def read_archive(file: Path) -> Mapping[str, RunRecord]:

@@ -50,7 +50,7 @@ def started_record(prepared: Prepared) -> RunRecord:
         status="failed",
         error="it did not start",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=request.command(),
+        request=replace(request, resume=False),
         method=MethodPart(request.method, dict(request.options), _plain(_config(prepared))),
         model=ModelPart(base.name, base.source, base.sha256()),
         task=_task(prepared),

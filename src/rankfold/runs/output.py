@@ -8,7 +8,7 @@ from pathlib import Path
 from rankfold.errors import DataError, OutputExistsError, SpecError
 from rankfold.files import check_replaceable, check_writable, put_in_place
 from rankfold.runs.archive import archived_run
-from rankfold.runs.identity import differences, listed, question_of
+from rankfold.runs.fields import differences, quote_differences
 from rankfold.runs.record import NAME as RECORD_NAME
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
@@ -54,7 +54,7 @@ def finished(request: RunRequest) -> RunRecord | None:
             ) from error
         if changed:
             raise OutputExistsError(
-                f"'{request.out}' holds another run: {listed(changed)}; "
+                f"'{request.out}' holds another run: {quote_differences(changed)}; "
                 "move it away, choose another folder, or add --overwrite to replace whatever is there."
             )
     else:
@@ -66,9 +66,8 @@ def finished(request: RunRequest) -> RunRecord | None:
 
 
 def _changes(record: RunRecord, request: RunRequest) -> list[str]:
-    """Return in what a request differs from the run that is there."""
-    then = question_of(RunRequest.of_command(record.command))
-    return list(differences(then, question_of(request)))
+    """Return the differences of a request from the run that is there."""
+    return list(differences(record.request.identity(), request.identity()))
 
 
 def read_failure(folder: Path) -> RunRecord | None:

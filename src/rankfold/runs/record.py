@@ -16,9 +16,11 @@ from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, Validat
 
 from rankfold.errors import DataError
 from rankfold.files import write_whole
+from rankfold.runs.migrate import upgrade_record
+from rankfold.runs.request import RunRequest
 from rankfold.train.schedule import RateGroup
 
-FORMAT = 1
+FORMAT = 2
 NAME = "run.json"
 
 
@@ -222,7 +224,7 @@ class RunRecord:
     status: Literal["done", "failed"]
     error: str | None
     created: Annotated[str, AfterValidator(_with_zone)]
-    command: tuple[str, ...]
+    request: RunRequest
     method: MethodPart
     model: ModelPart
     task: TaskPart
@@ -242,18 +244,18 @@ class RunRecord:
     fit: FitPart | None = None
     tuning: TuningPart | None = None
     flops: float | None = None
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
 
     @property
     def name(self) -> str:
-        """What its folder was called, which tells the runs of a suite apart; "" if it is not known."""
-        words = self.command[::-1]  # of an option given twice the last counts
-        return Path(words[words.index("--out") - 1]).name if "--out" in words else ""
+        """The name of its folder, which tells the runs of a suite apart."""
+        return self.request.out.name
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return the record as JSON values, the format first."""
-        values = cast("dict[str, JsonValue]", json.loads(json.dumps(asdict(self), allow_nan=False)))
-        return {"format": values.pop("format"), **values}
+        values = {**asdict(self), "request": self.request.to_dict()}
+        plain = cast("dict[str, JsonValue]", json.loads(json.dumps(values, allow_nan=False)))
+        return {"format": plain.pop("format"), **plain}
 
     def write(self, folder: Path) -> Path:
         """Write `run.json` into a folder in one step, and return its path."""
@@ -289,15 +291,24 @@ def parse_record(content: bytes, place: str) -> RunRecord:
         place: Where it is from, as an error should name it.
 
     Raises:
-        DataError: If it is damaged, or of another format; all faults are named at once.
+        DataError: If it is damaged, or of an unknown format; all faults are named at once.
     """
     try:
-        return _adapter().validate_json(content)
+        return _adapter().validate_json(_upgraded(content))
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
         )
         raise DataError(f"{place} is no run record of format {FORMAT} ({faults}); run it again.") from error
+
+
+def _upgraded(content: bytes) -> bytes:
+    """Return a record's JSON in the present format; anything else as it is, for the validation to explain."""
+    try:
+        values = json.loads(content)
+    except ValueError:
+        return content
+    return json.dumps(upgrade_record(values)).encode() if isinstance(values, dict) else content
 
 
 @cache

@@ -1,266 +1,274 @@
-"""What a run is asked to do, as one value."""
+"""The requests of one run and of one evaluation: every field with its range, default and help text."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cache
-from math import isfinite
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import Field, JsonValue
 
-from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.errors import SpecError
+from rankfold.runs.fields import (
+    Option,
+    Request,
+    Values,
+    fields_of,
+    flag_of,
+    option_of,
+    request_class,
+)
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.scoring import check_scoring
-from rankfold.tasks.task import MIXTURES, TaskRequest
+from rankfold.tasks.task import Mixture, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
-from rankfold.train.schedule import SCHEDULERS, Rates
+from rankfold.train.schedule import Rates, Scheduler
 
 DEFAULT_EPOCHS = 3.0
-VALIDATIONS = ("epochs", "end")
 
-_REPEATED = {"options": "--set", "lr_groups": "--lr-group", "reducer": "--reducer-set"}
-_OF_FLAG = {flag: name for name, flag in _REPEATED.items()}
-_POSITIVE = (
-    "epochs",
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "max_length",
-    "threads",
-    "train_rows",
-    "eval_rows",
-)
+Precision = Literal["auto", "fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+_WHAT = Option("What to train")
+_DATA = Option("Data")
+_HOW = Option("How to train")
+_HOW_METHOD = Option("How to train", is_per_method=True)
+_RATES = Option("Learning rates by role", is_per_method=True)
+_PATHS = Option("What to train", is_identity=False)
+_WHERE = Option("Where", is_identity=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
+@request_class
+class DataRequest(Request):
+    """The fields that say which data is read, and how; each is an option of `rankfold train` of this name."""
+
+    data_root: Annotated[
+        str | None, Option("Data", metavar="DIR", envvar="RANKFOLD_DATA", is_identity=False)
+    ] = Field(None, description="Folder with a folder a task.")
+    data: Annotated[str | None, Option("Data", metavar="PATH|HUB_ID")] = Field(
+        None, description="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
+    )
+    task: Annotated[str | None, _DATA] = Field(
+        None,
+        description="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as "
+        "mrpc+sst2.",
+    )
+    kind: Annotated[str | None, _DATA] = Field(
+        None, description="classification, regression or instruction; inferred from the data if left out."
+    )
+    text_column: Annotated[str | None, _DATA] = Field(None, description="Column of the text.")
+    pair_column: Annotated[str | None, _DATA] = Field(None, description="Column of the second text.")
+    label_column: Annotated[str | None, _DATA] = Field(None, description="Column of the label.")
+    group_column: Annotated[str | None, _DATA] = Field(
+        None,
+        description="Column of the speaker, person or document, of which none is on both sides of a split.",
+    )
+    scoring: Annotated[Literal["likelihood", "total_likelihood", "generated"] | None, _DATA] = Field(
+        None,
+        description="How a model that writes text chooses: likelihood (a token's, on average), "
+        "total_likelihood, or generated (what it answers is read); likelihood if left out.",
+    )
+    max_length: Annotated[int | None, _DATA] = Field(
+        None, gt=0, le=10**7, description="Most tokens of a row.  [default: 128; 256 for instructions]"
+    )
+
+    @property
+    def task_request(self) -> TaskRequest:
+        """The data to read, as a value of `rankfold.tasks`."""
+        columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
+        return TaskRequest(self.task, self.data, self.data_root, self.kind, columns)
+
+
+@request_class
+class RunRequest(DataRequest):
     """One run: a model learns a task with a method.
 
-    Args:
-        model: `minilm`, `smollm2`, a folder, a GGUF file or a hub id.
-        method: A preset's name, or `peft:` and one of PEFT's methods, as in `peft:lora`.
-        out: The folder to write; it must not exist unless `overwrite`.
-        task: A task's name; see `rankfold.tasks`.
-        data: A folder, a file or a hub id, if the data is not found by the task's name.
-        data_root: The folder that has a folder for each task.
-        kind: The name of a kind of task, such as `regression`, where it should not be inferred.
-        text_column: The column of the text.
-        pair_column: The column of the second text.
-        label_column: The column of the label.
-        group_column: The column that says whose row it is: nobody is on both sides of a split.
-        options: The method's options and PEFT's targeting options.
-        seed: Of the head, the adapter, the data order and dropout.
-        epochs: Passes over the training split; 3 if neither this nor `steps` is given.
-        steps: Updates, instead of epochs.
-        batch_size: Rows of an update.
-        learning_rate: The highest; the method's own recommendation if None.
-        scheduler: Shape of the rate after the warm-up, one of `rankfold.train.schedule.SCHEDULERS`.
-        warmup: Share of the steps in which the learning rate rises.
-        weight_decay: AdamW's.
-        tlora_ratio: TLoRA+'s ratio of learning rates.
-        loraplus_ratio: LoRA+'s.
-        lr_groups: Free multiples of the learning rate by role.
-        lr_per_module: TLoRA+'s rates by the sizes of each layer.
-        lr_base_role: Which factor has `learning_rate` itself in TLoRA+.
-        max_length: The most tokens of a row; 128, or 256 for instructions, if None.
-        precision: `auto`, `fp32` or `bf16`.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: CPU threads; torch's choice if None.
-        train_rows: Train on this many rows, drawn with a fixed seed; on all if None.
-        eval_rows: Evaluate on this many rows, drawn with a fixed seed; on all if None.
-        hold_out: Evaluate on a tenth of the training split, which is not trained on, instead of on the
-            validation split.
-        mixture: How many training rows each task of a mixture has: as many as the smallest ("equal"), or all
-            that it has ("all").
-        scoring: How answers with choices are found, one of `rankfold.tasks.scoring.Scoring`; by
-            likelihood if None.
-        freeze_head: Leave a new head as the seed drew it.
-        validate: When held-out rows are measured: "epochs" (before the first update, after every epoch and at
-            the end) or "end". It changes nothing of what is learned.
-        overwrite: Replace `out` if it holds an earlier run, or a run that is not finished.
-        reducer: The options of a Reducer, which trains only some layers in each step; none if None.
-        resume: Go on with a run that is not finished, if there is one.
-        checkpoint_every: Updates from one checkpoint to the next; 0 makes none.
+    Each field is an option of `rankfold train` of the same name; `options`, `lr_groups` and `reducer` are
+    given there as `--set`, `--lr-group` and `--reducer-set`.
 
     Raises:
-        SpecError: If a number is out of its range, scheduler or scoring unknown, both epochs and steps given,
-            or the options of learning rates or of the Reducer are not possible.
+        SpecError: If a field is unknown or missing, a number is out of its range, a name is not one of its
+            choices, both epochs and steps are given, or the options of learning rates or of the Reducer are
+            not possible.
     """
 
-    model: str
-    method: str
-    out: Path
-    task: str | None = None
-    data: str | None = None
-    data_root: str | None = None
-    kind: str | None = None
-    text_column: str | None = None
-    pair_column: str | None = None
-    label_column: str | None = None
-    group_column: str | None = None
-    options: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-    seed: int = 0
-    epochs: float | None = None
-    steps: int | None = None
-    batch_size: int = 16
-    learning_rate: float | None = None
-    scheduler: str = "linear"
-    warmup: float = 0.06
-    weight_decay: float = 0.0
-    tlora_ratio: float | None = None
-    loraplus_ratio: float | None = None
-    lr_groups: Mapping[str, float] = field(default_factory=dict[str, float])
-    lr_per_module: bool = False
-    lr_base_role: str = "down"
-    max_length: int | None = None
-    precision: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    train_rows: int | None = None
-    eval_rows: int | None = None
-    hold_out: bool = False
-    mixture: str = MIXTURES[0]
-    scoring: str | None = None
-    freeze_head: bool = False
-    validate: str = VALIDATIONS[0]
-    reducer: Mapping[str, JsonValue] | None = None
-    overwrite: bool = False
-    resume: bool = False
-    checkpoint_every: int = 200
+    title: ClassVar[str] = "a run"
+
+    model: Annotated[str, _WHAT] = Field(
+        description="minilm, smollm2, a model folder, a GGUF file or a hub id."
+    )
+    method: Annotated[str, _WHAT] = Field(
+        description="A method of `rankfold methods`, or one of PEFT's, such as peft:lora."
+    )
+    options: Annotated[
+        Mapping[str, JsonValue], Option("What to train", flag="--set", metavar="KEY=VALUE")
+    ] = Field(default_factory=dict, description="An option of the method; may be repeated.")
+    out: Annotated[Path, _PATHS] = Field(strict=False, description="Folder to write; it must not exist.")
+    overwrite: Annotated[bool, _PATHS] = Field(
+        default=False, description="Replace the run in --out, once this one has succeeded."
+    )
+    resume: Annotated[bool, _PATHS] = Field(
+        default=False,
+        description="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
+    )
+    freeze_head: Annotated[bool, Option("What to train", is_per_method=True)] = Field(
+        default=False, description="Leave a new classification head as the seed drew it."
+    )
+    train_rows: Annotated[int | None, _DATA] = Field(
+        None, gt=0, description="Train on this many rows, drawn with a fixed seed."
+    )
+    eval_rows: Annotated[int | None, _DATA] = Field(
+        None, gt=0, description="Evaluate on this many rows, drawn with a fixed seed."
+    )
+    hold_out: Annotated[bool, _DATA] = Field(
+        default=False,
+        description="Evaluate on a tenth of the training split, not trained on, instead of on the validation "
+        "split.",
+    )
+    mixture: Annotated[Mixture, _DATA] = Field(
+        "equal",
+        description="Training rows of each task of a mixture: equal, as many as the smallest has, or all.",
+    )
+    epochs: Annotated[float | None, _HOW] = Field(
+        None, gt=0, le=10**6, description="Passes over the training split.  [default: 3]"
+    )
+    steps: Annotated[int | None, _HOW] = Field(
+        None, gt=0, le=10**12, description="Updates, instead of epochs."
+    )
+    batch_size: Annotated[int, _HOW] = Field(16, gt=0, le=10**6, description="Rows of an update.")
+    learning_rate: Annotated[float | None, _HOW_METHOD] = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Highest learning rate; the method's own if left out.",
+    )
+    scheduler: Annotated[Scheduler, _HOW_METHOD] = Field(
+        "linear", description="Learning rate after the warm-up: linear, cosine, constant, ..."
+    )
+    warmup: Annotated[float, _HOW_METHOD] = Field(
+        0.06, ge=0, lt=1, description="Share of the steps in which the rate rises."
+    )
+    weight_decay: Annotated[float, _HOW_METHOD] = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Weight decay of AdamW."
+    )
+    seed: Annotated[int, _HOW] = Field(
+        0, ge=0, le=2**32 - 1, description="Seed of head, adapter, data order and dropout."
+    )
+    precision: Annotated[Precision, _HOW] = Field("auto", description="auto, fp32 or bf16.")
+    validate: Annotated[Literal["epochs", "end"], Option("How to train", is_identity=False)] = Field(
+        "epochs",
+        description="When held-out rows are measured: epochs (before, after every epoch and at the end) or "
+        "end.",
+    )
+    reducer: Annotated[
+        Mapping[str, JsonValue] | None,
+        Option("How to train", flag="--reducer-set", metavar="KEY=VALUE", is_per_method=True),
+    ] = Field(
+        None,
+        description="An option of the Reducer, such as active_fraction=0.5, which turns it on; may be "
+        "repeated.",
+    )
+    tlora_ratio: Annotated[
+        float | None, Option("Learning rates by role", metavar="R", is_per_method=True)
+    ] = Field(None, description="TLoRA+: down : core : up = 1 : R^1.5 : R^0.5.")
+    loraplus_ratio: Annotated[
+        float | None, Option("Learning rates by role", metavar="R", is_per_method=True)
+    ] = Field(None, description="LoRA+: the up factor learns R times as fast.")
+    lr_groups: Annotated[
+        Mapping[str, JsonValue],
+        Option("Learning rates by role", flag="--lr-group", metavar="ROLE=FACTOR", is_per_method=True),
+    ] = Field(
+        default_factory=dict,
+        description="Multiple of the rate of down, core, up, scale, router or head; may be repeated.",
+    )
+    lr_per_module: Annotated[bool, _RATES] = Field(
+        default=False, description="TLoRA+ with the sizes of each layer in place of a ratio."
+    )
+    lr_base_role: Annotated[str, _RATES] = Field(
+        "down", description="TLoRA+: which of down, core and up has the learning rate itself."
+    )
+    checkpoint_every: Annotated[int, Option("Where", metavar="STEPS", is_identity=False)] = Field(
+        200, ge=0, description="Save what --resume needs, so often; 0 never."
+    )
+    device: Annotated[Device, _WHERE] = Field("auto", description="auto, cpu, cuda or mps.")
+    threads: Annotated[int | None, _WHERE] = Field(None, gt=0, le=4096, description="CPU threads.")
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a model."""
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and isfinite(value)):
-                raise SpecError(f"{name} is {value}; give a {'finite ' if value > 0 else ''}number above 0.")
+        """Check the fields that depend on each other, which their values do by being made."""
         if self.epochs is not None and self.steps is not None:
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
-        if self.scheduler not in SCHEDULERS:
-            raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
-        if self.mixture not in MIXTURES:
-            raise unknown_name("mixture", self.mixture, MIXTURES)
-        if self.validate not in VALIDATIONS:
-            raise unknown_name("validate", self.validate, VALIDATIONS)
-        check_scoring(self.scoring)
-        # Both check their options by being made.
         _ = self.rates
         if self.reducer is not None:
             ReducerSpec.of(self.reducer)
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
-        if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
-            raise SpecError(f"weight_decay is {self.weight_decay}; give 0 or a number above it.")
-        if not 0 <= self.warmup < 1:
-            raise SpecError(f"warmup is {self.warmup}; give the share of steps, from 0 to below 1.")
-        if self.checkpoint_every < 0:
-            raise SpecError(
-                f"checkpoint_every is {self.checkpoint_every}; give a number of steps, or 0 for none."
-            )
-        if not 0 <= self.seed < 2**32:
-            raise SpecError(f"seed is {self.seed}; give a whole number from 0 to 4294967295.")
 
     @property
     def task_request(self) -> TaskRequest:
-        """The part that says which data to read."""
-        columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
-        return TaskRequest(
-            self.task,
-            self.data,
-            self.data_root,
-            self.kind,
-            columns,
-            holds_out=self.hold_out,
-            mixture=self.mixture,
-        )
+        """The data to read, as a value of `rankfold.tasks`."""
+        return replace(super().task_request, holds_out=self.hold_out, mixture=self.mixture)
 
     @property
     def rates(self) -> Rates:
-        """How the learning rates of the adapter's parts differ."""
+        """The learning rates of the adapter's parts."""
         return Rates(
             tlora_ratio=self.tlora_ratio,
             per_module=self.lr_per_module,
             base_role=self.lr_base_role,
             loraplus_ratio=self.loraplus_ratio,
-            groups=self.lr_groups,
+            groups=cast("Mapping[str, float]", self.lr_groups),
         )
+
+    def identity(self) -> Values:
+        """Return the JSON values that decide the run's result: equal for the same run, wherever it is."""
+        values = self.to_dict()
+        if self.epochs is None and self.steps is None:
+            values["epochs"] = DEFAULT_EPOCHS
+        return {name: value for name, value in values.items() if name in IDENTITY_FIELDS}
+
+    def identity_of_seeds(self) -> str:
+        """Return the identity without the seed, as a text: the same for all seeds of a variant."""
+        return json.dumps({**self.identity(), "seed": None}, sort_keys=True)
 
     def command(self) -> tuple[str, ...]:
         """Return the command line that repeats this run, from its beginning."""
         words = ["rankfold", "train"]
-        for each in fields(self):
-            if each.name == "resume":
-                continue
-            value = getattr(self, each.name)
-            flag = f"--{each.name.replace('_', '-')}"
-            if each.name == "reducer" and self.reducer is not None:
-                words.append("--reducer")
-            if each.name in _REPEATED:
-                for key, option in cast("dict[str, JsonValue]", value or {}).items():
-                    words += [_REPEATED[each.name], f"{key}={json.dumps(option)}"]
-            elif value is True:
-                words.append(flag)
-            elif value is not None and value is not False and value != each.default:
-                words += [flag, _number_text(value) if isinstance(value, float) else str(value)]
+        for name, value in self.changed_values().items():
+            if name != "resume":
+                words += _option_words(flag_of(name, fields_of(RunRequest)[name]), name, value)
         return tuple(words)
 
-    @classmethod
-    def of_command(cls, words: Sequence[str]) -> Self:
-        """Return the request that a command line repeats, as `command` wrote it.
 
-        Raises:
-            DataError: If it has an option that there is not, or a value that is not possible.
-        """
-        values = command_values(words)
-        try:
-            return cast("Self", _adapter().validate_python(values))
-        except ValueError as error:
-            raise _unreadable(words, str(error)) from error
-
-
-def command_values(words: Sequence[str]) -> dict[str, Any]:
-    """Return what a command line says, by the names of `RunRequest`; plain options as the texts they are.
-
-    Raises:
-        DataError: If it has an option that there is not.
-    """
-    known = {each.name: each for each in fields(RunRequest)}
-    values: dict[str, Any] = {}
-    rest = iter(words[2:])
-    for flag in rest:
-        name = _OF_FLAG.get(flag, flag.removeprefix("--").replace("-", "_"))
-        if name not in known:
-            raise _unreadable(words, f"there is no option {flag}")
-        if flag == "--reducer":
-            values.setdefault(name, {})
-        elif flag in _OF_FLAG:
-            key, _, option = next(rest, "").partition("=")
-            try:
-                values.setdefault(name, {})[key] = json.loads(option)
-            except ValueError as error:
-                raise _unreadable(words, f"{flag} {key}={option} is no JSON") from error
-        else:
-            values[name] = known[name].default is False or next(rest, "")
-    return values
-
-
-def _unreadable(words: Sequence[str], reason: str) -> DataError:
-    command, reason = " ".join(words), " ".join(reason.split())
-    return DataError(
-        f"cannot read the command '{command}' ({reason}); the version of rankfold that wrote it can."
-    )
-
-
-@cache
-def _adapter() -> TypeAdapter[RunRequest]:
-    return TypeAdapter(RunRequest)
+def _option_words(flag: str, name: str, value: JsonValue) -> list[str]:
+    """Return one field of a request as words of a command line."""
+    if isinstance(value, dict):
+        switch = ["--reducer"] if name == "reducer" else []
+        return [
+            *switch,
+            *(word for key, item in value.items() for word in (flag, f"{key}={json.dumps(item)}")),
+        ]
+    if isinstance(value, bool):
+        return [flag]
+    return [flag, _number_text(value) if isinstance(value, float) else str(value)]
 
 
 def _number_text(value: float) -> str:
     """Return the shortest text that is read as the same number."""
     return short if float(short := f"{value:g}") == value else repr(value)
+
+
+IDENTITY_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if option_of(field).is_identity)
+"""The fields that decide a run's result; not where it is, what it runs on, or how it is watched and kept."""
+
+METHOD_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if option_of(field).is_per_method)
+"""The fields that belong to how a method is trained, and may differ from method to method in a comparison."""
+
+
+def overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with some of them changed; epochs and steps exclude and so replace each other."""
+    return {**without_changed(settings, changes), **changes}
+
+
+def without_changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that stay as they are where others are changed."""
+    left_out = {*changes, *(("epochs", "steps") if changes.keys() & {"epochs", "steps"} else ())}
+    return {key: value for key, value in settings.items() if key not in left_out}

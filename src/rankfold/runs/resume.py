@@ -5,17 +5,15 @@ only as what it was. Another process at the same run is noticed by a lock, which
 the process that holds it.
 """
 
+import json
 import logging
 import shutil
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from rankfold.errors import (
     BusyError,
@@ -26,9 +24,10 @@ from rankfold.errors import (
     SpecError,
 )
 from rankfold.files import write_whole
-from rankfold.runs.identity import differences, listed, question_of
+from rankfold.runs.fields import differences, quote_differences
+from rankfold.runs.migrate import upgrade_start
 from rankfold.runs.output import restore_replaced
-from rankfold.runs.record import RunRecord
+from rankfold.runs.record import RunRecord, parse_record
 from rankfold.runs.request import RunRequest
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, wait_for_all
@@ -38,20 +37,6 @@ logger = logging.getLogger("rankfold.bench")
 _START, _LOCK = "start.json", "lock"
 _SAME = ("method", "model", "task", "data", "training", "parameters")
 _ALIKE = ("versions", "hardware")
-
-
-@with_config(ConfigDict(extra="forbid", strict=True))
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How a run began.
-
-    Args:
-        request: What was asked for.
-        record: What came of it, before the first update.
-    """
-
-    request: RunRequest
-    record: RunRecord
 
 
 def folder_beside(out: Path) -> Path:
@@ -65,20 +50,21 @@ def is_unfinished(out: Path) -> bool:
     return (folder / _START).is_file() and Checkpoints(folder, every=0).newest() is not None
 
 
-def read_start(out: Path) -> Start:
-    """Read how an unfinished run began.
+def read_start(out: Path) -> RunRecord:
+    """Read the record of an unfinished run from before its first update.
 
     Raises:
         DataError: If there is none, or it is damaged.
     """
     file = folder_beside(out) / _START
     try:
-        return _adapter().validate_json(file.read_bytes())
+        values = upgrade_start(json.loads(file.read_bytes()))
+        return parse_record(json.dumps(values).encode(), f"'{file}'")
     except FileNotFoundError as error:
         raise DataError(
             f"there is no unfinished run of '{out}'; give the whole command, with --model and --method."
         ) from error
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"cannot read '{file}'; start again with --overwrite.") from error
 
 
@@ -93,8 +79,8 @@ def check_unfinished(request: RunRequest) -> None:
     if not is_unfinished(request.out):
         return
     if request.resume:
-        then, now = question_of(read_start(request.out).request), question_of(request)
-        _refuse(request.out, list(differences(then, now)))
+        before = read_start(request.out).request
+        _refuse(request.out, list(differences(before.identity(), request.identity())))
     elif not request.overwrite:
         raise OutputExistsError(
             f"a run of '{request.out}' is not finished; "
@@ -126,11 +112,11 @@ def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpo
         restore_replaced(request.out, folder)
         newest = checkpoints.newest() if request.resume and is_unfinished(request.out) else None
         if newest is not None:
-            _check_same(request.out, read_start(request.out).record, started)
+            _check_same(request.out, read_start(request.out), started)
             logger.info("resuming '%s' from its %s.", request.out, newest.name)
         else:
             _clear(folder)
-            write_whole(folder / _START, _adapter().dump_json(Start(request, started), indent=1))
+            write_whole(folder / _START, json.dumps(started.to_dict(), indent=1).encode())
         wait_for_all()
         try:
             yield checkpoints
@@ -177,18 +163,17 @@ def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
     _refuse(out, [each for part in _SAME for each in differences(before[part], after[part], part)])
     changed = [each for part in _ALIKE for each in differences(before[part], after[part], part)]
     if changed:
-        message = f"'{out}' began elsewhere: {listed(changed)}; it goes on, but not bit for bit the same."
-        warnings.warn(message, RankfoldWarning, stacklevel=2)
+        warnings.warn(
+            f"'{out}' began elsewhere: {quote_differences(changed)}; "
+            "it goes on, but not bit for bit the same.",
+            RankfoldWarning,
+            stacklevel=2,
+        )
 
 
 def _refuse(out: Path, changed: Sequence[str]) -> None:
     if changed:
         raise SpecError(
-            f"cannot resume '{out}', which began differently: {listed(changed)}; "
+            f"cannot resume '{out}', which began differently: {quote_differences(changed)}; "
             "ask for the same again, or give --overwrite in place of --resume to start again."
         )
-
-
-@cache
-def _adapter() -> TypeAdapter[Start]:
-    return TypeAdapter(Start)

@@ -107,7 +107,7 @@ def _done_before(request: RunRequest) -> RunRecord | None:
     return record
 
 
-def rehearse(request: RunRequest) -> RunRecord:
+def dry_run(request: RunRequest) -> RunRecord:
     """Do everything of a run but train and write: the record says what would be done, and has no results.
 
     Args:

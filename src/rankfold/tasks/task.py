@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rankfold.errors import TrainingError
 from rankfold.tasks.data.columns import Columns
@@ -84,7 +84,8 @@ class TaskData:
         return evaluation
 
 
-MIXTURES = ("equal", "all")
+Mixture = Literal["equal", "all"]
+MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
 """As many training rows of each task as the smallest has, or all of them."""
 
 
@@ -111,7 +112,7 @@ class TaskRequest:
     columns: Columns = Columns()
     learned: tuple[str, ...] | None = None
     holds_out: bool = False
-    mixture: str = MIXTURES[0]
+    mixture: Mixture = "equal"
 
     @property
     def name(self) -> str:

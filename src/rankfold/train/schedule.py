@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, final
+from typing import Any, Literal, final
 
 from rankfold.adapter import ROLES
 from rankfold.errors import SpecError, unknown_name
 
-SCHEDULERS = (
+Scheduler = Literal[
     "linear",
     "cosine",
     "cosine_with_restarts",
@@ -15,7 +15,7 @@ SCHEDULERS = (
     "constant",
     "constant_with_warmup",
     "inverse_sqrt",
-)
+]
 """Schedulers of transformers whose only parameters are those of a `Schedule`."""
 
 
@@ -27,7 +27,7 @@ class Schedule:
         steps: Number of updates.
         batch_size: Rows per update.
         learning_rate: The peak.
-        scheduler: Shape of the learning rate after the warm-up, one of `SCHEDULERS`.
+        scheduler: Shape of the learning rate after the warm-up.
         warmup: Share of the steps in which the rate rises from zero.
         weight_decay: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm.
@@ -38,7 +38,7 @@ class Schedule:
     steps: int
     batch_size: int
     learning_rate: float
-    scheduler: str = "linear"
+    scheduler: Scheduler = "linear"
     warmup: float = 0.06
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0

@@ -125,7 +125,7 @@ def figures_of(record):
 
 def test_page_holds_every_run_with_its_command_and_hash(page):
     assert page.count("<summary><span>") == 6 + 1 + 3
-    assert "rankfold train --model minilm --method relayed_lora --task bbc_news --seed 1" in page
+    assert "rankfold train --model minilm --method relayed_lora --out run --task bbc_news --seed 1" in page
     assert "cdcdcdcdcdcdcdcd" in page
 
 

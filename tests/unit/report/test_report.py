@@ -3,6 +3,7 @@
 import csv
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from rankfold.report.study import Report, make_report, make_studies
 from rankfold.report.tables import cells, columns, overview_cells, overview_columns
 from rankfold.report.write import comma_separated, html_page
 from rankfold.runs.record import TuningPart
-from tests.support.records import make_record
+from tests.support.records import make_record, with_request
 from tests.support.suites import RATES, a_suite, records_of, write_suite
 
 LABELS = ["lora", *(f"relayed_lora k={k}" for k in (4, 8, 16, 32)), "tlora"]
@@ -177,8 +178,7 @@ def test_methods_that_the_suite_tells_apart_are_rows_even_if_their_records_do_no
     (place,) = suite.conditions()
     record = make_record(examples=60)
     records = [
-        replace(record, command=(*record.command, "--out", suite.run_name(place, label, "seed0")))
-        for label in suite.labels()
+        with_request(record, out=Path(suite.run_name(place, label, "seed0"))) for label in suite.labels()
     ]
     (study,) = make_report(records, tmp_path).studies
     assert labels(study) == suite.labels()

@@ -11,7 +11,7 @@ from rankfold.report.study import Report, make_studies
 from rankfold.report.tables import cells
 from rankfold.report.write import html_page
 from rankfold.runs.record import ReducerPart
-from tests.support.records import fail, make_record
+from tests.support.records import fail, make_record, with_request
 
 
 def labels(study):
@@ -41,7 +41,7 @@ def test_settings_that_differ_make_rows_of_their_own(change, label):
 
 def test_runs_that_read_other_columns_are_rows_of_their_own():
     record = make_record(examples=60)
-    other = replace(record, command=(*record.command, "--text-column", "body"))
+    other = with_request(record, text_column="body")
     (study,) = make_studies([record, other])
     assert [row.label for row in study.results] == ["lora", "lora text_column=body"]
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,8 @@ from rankfold.bench.suites.runner import run_all
 from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.errors import DataError
 from rankfold.runs.archive import NAME, archived_run, read_archive, write_archive
-from rankfold.runs.identity import question_of
 from rankfold.runs.records import find_places, find_records
-from rankfold.runs.request import RunRequest
-from tests.support.records import Trainer, make_record
+from tests.support.records import Trainer, make_record, with_request
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
 SUITE = Suite("some", BASE, (Variant("lora"), Variant("tlora")), (0, 1))
@@ -30,31 +29,17 @@ def archived(tmp_path):
 
 def test_archive_has_every_record_as_it_was_but_for_where(tmp_path, archived):
     found, there = find_records(archived), find_records(tmp_path / "runs")
-    assert [replace(each, command=()) for each in found] == [replace(each, command=()) for each in there]
+    assert [replace(each, request=None) for each in found] == [replace(each, request=None) for each in there]
     for one, other in zip(found, there, strict=True):
-        assert question_of(RunRequest.of_command(one.command)) == question_of(
-            RunRequest.of_command(other.command)
-        )
+        assert one.request.identity() == other.request.identity()
 
 
 def test_archive_names_no_folder_of_the_machine(tmp_path):
-    record = make_record()
-    command = (
-        "rankfold",
-        "train",
-        "--out",
-        "/some/folder/runs/a",
-        "--data-root",
-        "/some/folder/data",
-        "--steps",
-        "5",
-    )
+    record = with_request(make_record(), out=Path("/some/folder/runs/a"), data_root="/some/folder/data")
     source = "/some/folder/data/mrpc+/some/folder/data/sst2"
-    write_archive(
-        {"deep/a": replace(record, command=command, data=replace(record.data, source=source))}, tmp_path
-    )
+    write_archive({"deep/a": replace(record, data=replace(record.data, source=source))}, tmp_path)
     (kept,) = read_archive(tmp_path / NAME).values()
-    assert kept.command == ("rankfold", "train", "--out", "deep/a", "--steps", "5")
+    assert kept.request == replace(record.request, out=Path("deep/a"), data_root=None)
     assert kept.data.source == "mrpc+sst2"
     write_archive({"deep/a": kept}, tmp_path / "again")
     assert (tmp_path / "again" / NAME).read_bytes() == (tmp_path / NAME).read_bytes()
@@ -87,7 +72,7 @@ def test_runs_whose_folders_have_one_name_are_all_kept(tmp_path):
     for rung in range(3):
         folder = tmp_path / "runs" / f"rung-{rung}" / "lora"
         folder.mkdir(parents=True)
-        replace(make_record(seed=rung), command=("rankfold", "train", "--out", str(folder))).write(folder)
+        with_request(make_record(seed=rung), out=folder).write(folder)
     places = find_places(tmp_path / "runs")
     write_archive(places, tmp_path / "archive")
     assert list(places) == ["rung-0/lora", "rung-1/lora", "rung-2/lora"]
@@ -105,7 +90,7 @@ def test_archive_of_an_archive_is_the_same(tmp_path, archived):
 
 
 def test_archive_without_folders_is_read_by_the_names_of_its_runs(tmp_path):
-    records = [replace(make_record(seed=seed), command=("--out", "runs/lora-seed0")) for seed in range(2)]
+    records = [with_request(make_record(seed=seed), out=Path("runs/lora-seed0")) for seed in range(2)]
     lines = "".join(f"{json.dumps(record.to_dict())}\n" for record in records)
     (tmp_path / NAME).write_bytes(gzip.compress(lines.encode()))
     assert read_archive(tmp_path / NAME)["lora-seed0"] == records[0]

@@ -6,7 +6,7 @@ import pytest
 
 from rankfold.errors import DataError, SpecError
 from rankfold.runs.record import RunRecord
-from rankfold.runs.run import rehearse, run
+from rankfold.runs.run import dry_run, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -19,7 +19,7 @@ def asked(request_):
 
 def test_a_run_with_a_reducer_records_which_layers_mattered(asked):
     options = {"active_fraction": 0.5, "interval": 2, "start_step": 2}
-    plain = rehearse(asked)
+    plain = dry_run(asked)
     record = run(replace(asked, reducer=options, steps=8))
     assert record.reducer.options == options
     assert record.reducer.layers == ("layer.0", "layer.1")
@@ -41,7 +41,7 @@ def test_a_run_with_a_reducer_repeats_bit_for_bit(asked, tmp_path):
 
 
 def test_choosing_layers_without_probes_holds_no_rows_out(asked):
-    record = rehearse(replace(asked, reducer={"select": "last", "active_layers": 1}))
+    record = dry_run(replace(asked, reducer={"select": "last", "active_layers": 1}))
     assert record.data.rows["train"] == 48
     assert "probe" not in record.data.rows
 
@@ -64,5 +64,5 @@ def test_a_reducer_on_instructions_probes_answers(asked, tiny_llama, questions):
 )
 def test_a_reducer_that_cannot_work_is_refused_before_training(asked, change, message):
     with pytest.raises((SpecError, DataError), match=message):
-        rehearse(replace(asked, **{"reducer": {}, **change}))
+        dry_run(replace(asked, **{"reducer": {}, **change}))
     assert not asked.out.exists()

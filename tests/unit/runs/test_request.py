@@ -1,5 +1,6 @@
-"""What a run is asked to do: numbers that make sense, and the words that repeat it."""
+"""Requests: values that make sense, and the command, JSON and YAML that repeat them."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.errors import DataError, SpecError
-from rankfold.runs.identity import differences, question_of
+from rankfold.runs.fields import differences, read_yaml
+from rankfold.runs.migrate import request_of_command
 from rankfold.runs.request import RunRequest
 
 REQUEST = RunRequest(
@@ -38,12 +40,39 @@ REQUEST = RunRequest(
         {"epochs": math.inf, "steps": None},
         {"warmup": 1.0},
         {"seed": -1},
+        {"threads": 100_000},
+        {"epochs": 1e308, "steps": None},
+        {"learning_rate": math.nan},
+        {"steps": True},
+        {"batch_size": "8"},
+        {"freeze_head": "yes"},
+        {"options": {"r": {1, 2}}},
     ],
     ids=str,
 )
 def test_numbers_that_make_no_sense_are_refused(change):
     with pytest.raises(SpecError):
         replace(REQUEST, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0; give a whole number above 0, up to 1000000000000."),
+        ({"warmup": 1.0}, "warmup is 1.0; give a number from 0, below 1."),
+        ({"learning_rate": math.inf}, "learning_rate is inf; give a finite number above 0."),
+        ({"precision": "fp23"}, "unknown precision 'fp23'. Did you mean 'fp32'?"),
+        ({"epochs": 2.0}, "epochs (2) and steps (4) are both given; give one of them."),
+        ({"modle": "minilm"}, "unknown option 'modle' of a run. Did you mean 'model'?"),
+        ({"model": None}, "model is None; give a text."),
+        ({"reducer": {"selct": "last"}}, "unknown option 'selct' of the Reducer. Did you mean 'select'?"),
+    ],
+    ids=str,
+)
+def test_refusal_names_the_value_and_the_remedy(change, message):
+    with pytest.raises(SpecError) as refusal:
+        RunRequest(**{**REQUEST.to_dict(), **change})
+    assert str(refusal.value).startswith(message)
 
 
 def test_an_unknown_scheduler_is_refused_with_the_nearest():
@@ -79,8 +108,8 @@ def test_same_run_is_the_same_in_any_order_and_place():
         overwrite=True,
     )
     assert first.command() != second.command()
-    assert question_of(first) == question_of(second)
-    assert question_of(replace(first, steps=None)) == question_of(replace(first, steps=None, epochs=3.0))
+    assert first.identity() == second.identity()
+    assert replace(first, steps=None).identity() == replace(first, steps=None, epochs=3.0).identity()
 
 
 @pytest.mark.parametrize(
@@ -94,8 +123,8 @@ def test_same_run_is_the_same_in_any_order_and_place():
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
 def test_difference_of_two_runs_is_named(change, words):
-    then, now = question_of(REQUEST), question_of(replace(REQUEST, **change))
-    assert list(differences(then, now)) == [words]
+    before, after = REQUEST.identity(), replace(REQUEST, **change).identity()
+    assert list(differences(before, after)) == [words]
 
 
 _VALUES = st.recursive(
@@ -107,28 +136,58 @@ _NAMES = st.text("abcdefgh_.", min_size=1)
 _POSITIVE = st.floats(1e-9, 1e9)
 
 
-@given(
-    st.fixed_dictionaries(
-        {"model": st.text(), "method": st.text(), "out": st.just(Path("some/run"))},
-        optional={
-            "task": st.text(),
-            "label_column": st.text(),
-            "options": st.dictionaries(_NAMES, _VALUES, max_size=4),
-            "seed": st.integers(0, 2**32 - 1),
-            "steps": st.integers(1, 10**9),
-            "learning_rate": _POSITIVE,
-            "weight_decay": _POSITIVE,
-            "lr_groups": st.dictionaries(st.sampled_from(["up", "core"]), _POSITIVE, max_size=1),
-            "threads": st.none() | st.integers(1, 64),
-            "hold_out": st.booleans(),
-            "resume": st.just(value=False),
-            "reducer": st.none() | st.sampled_from([{}, {"select": "random"}, {"active_fraction": 0.25}]),
-        },
-    )
-)
-def test_command_is_read_as_the_request_that_wrote_it(values):
-    request = RunRequest(**values)
-    assert RunRequest.of_command(request.command()) == request
+_CHOSEN = {
+    "scheduler": st.sampled_from(["linear", "cosine", "inverse_sqrt"]),
+    "scoring": st.none() | st.sampled_from(["likelihood", "generated"]),
+    "precision": st.sampled_from(["auto", "bf16"]),
+    "lr_base_role": st.just("down"),
+}
+
+
+@st.composite
+def requests(draw):
+    """Any request: all its fields, of which some have their defaults."""
+    values = {"model": draw(st.text()), "method": draw(st.text()), "out": Path("some/run")}
+    optional = {
+        "task": st.text(),
+        "label_column": st.text(),
+        "options": st.dictionaries(_NAMES, _VALUES, max_size=4),
+        "seed": st.integers(0, 2**32 - 1),
+        "learning_rate": _POSITIVE,
+        "weight_decay": _POSITIVE,
+        "warmup": st.floats(0, 1, exclude_max=True),
+        "threads": st.none() | st.integers(1, 64),
+        "hold_out": st.booleans(),
+        "reducer": st.none() | st.sampled_from([{}, {"select": "random"}, {"active_fraction": 0.25}]),
+        **_CHOSEN,
+    }
+    values |= draw(st.fixed_dictionaries({}, optional=optional))
+    lengths = {"steps": st.integers(1, 10**9), "epochs": st.floats(1e-6, 1e6)}
+    values |= draw(st.one_of(st.just({}), *(st.fixed_dictionaries({k: v}) for k, v in lengths.items())))
+    rates = {
+        "tlora_ratio": _POSITIVE,
+        "loraplus_ratio": _POSITIVE,
+        "lr_groups": st.dictionaries(st.sampled_from(["up", "core"]), _POSITIVE, min_size=1, max_size=1),
+    }
+    values |= draw(st.one_of(st.just({}), *(st.fixed_dictionaries({k: v}) for k, v in rates.items())))
+    return RunRequest(**values)
+
+
+@given(requests())
+def test_command_of_an_older_version_is_read_as_the_request_that_wrote_it(request):
+    assert request_of_command(request.command()) == request
+
+
+@given(requests())
+def test_request_is_the_same_from_its_json(request):
+    assert RunRequest(**json.loads(json.dumps(request.to_dict()))) == request
+
+
+@given(requests())
+def test_request_is_the_same_from_its_yaml(tmp_path_factory, request):
+    file = tmp_path_factory.getbasetemp() / "request.yaml"
+    file.write_text(request.to_yaml(), "utf-8")
+    assert RunRequest(**read_yaml(RunRequest, file)) == request
 
 
 @pytest.mark.parametrize(
@@ -136,4 +195,4 @@ def test_command_is_read_as_the_request_that_wrote_it(values):
 )
 def test_command_of_another_version_is_refused(words):
     with pytest.raises(DataError, match="cannot read the command 'rankfold train"):
-        RunRequest.of_command(("rankfold", "train", *words.split()))
+        request_of_command(("rankfold", "train", *words.split()))

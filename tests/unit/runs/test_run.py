@@ -14,7 +14,7 @@ from rankfold.presets import discover
 from rankfold.runs.evaluate import EvaluateRequest, evaluate
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
-from rankfold.runs.run import rehearse, run
+from rankfold.runs.run import dry_run, run
 from rankfold.tasks import TaskRequest
 from tests.support.tiny_models import question_rows, write_splits
 
@@ -35,7 +35,7 @@ def _method(request_, method):
 
 def _without_times(record):
     return replace(
-        record, created="", command=(), seconds=None, peak_memory_bytes=0, hardware=None, bytes=None
+        record, created="", request=None, seconds=None, peak_memory_bytes=0, hardware=None, bytes=None
     )
 
 
@@ -176,7 +176,7 @@ def test_a_frozen_head_stays_as_the_seed_drew_it_and_is_saved(request_, tmp_path
 
 
 def test_a_rehearsal_counts_what_the_run_has_and_writes_nothing(request_):
-    plan = rehearse(request_)
+    plan = dry_run(request_)
     assert not request_.out.exists()
     record = run(request_)
     assert (plan.parameters, plan.training, plan.data) == (record.parameters, record.training, record.data)
@@ -193,13 +193,13 @@ def test_limits_choose_the_same_rows_for_every_seed(request_, tmp_path):
 
 def test_the_preset_s_learning_rate_is_used_when_none_is_given(request_):
     for method in ("tlora", "peft:lora"):
-        rate = rehearse(replace(_method(request_, method), learning_rate=None)).training.learning_rate
+        rate = dry_run(replace(_method(request_, method), learning_rate=None)).training.learning_rate
         assert rate == discover()[method.removeprefix("peft:")].learning_rate
 
 
 def test_epochs_become_steps(request_):
-    assert rehearse(replace(request_, steps=None, epochs=2)).training.steps == 2 * 48 // 8
-    assert rehearse(replace(request_, steps=None)).training.epochs == 3
+    assert dry_run(replace(request_, steps=None, epochs=2)).training.steps == 2 * 48 // 8
+    assert dry_run(replace(request_, steps=None)).training.epochs == 3
 
 
 def test_an_existing_folder_is_refused_before_anything_is_read(request_):

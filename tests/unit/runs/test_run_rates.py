@@ -6,7 +6,7 @@ import pytest
 
 from rankfold.errors import SpecError
 from rankfold.runs.record import RunRecord
-from rankfold.runs.run import rehearse, run
+from rankfold.runs.run import dry_run, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -36,12 +36,12 @@ def test_the_record_has_the_ratio_and_the_groups_that_were_trained(request_):
 
 
 def test_a_frozen_head_is_in_no_group(request_):
-    plan = rehearse(replace(request_, freeze_head=True, lr_groups={"up": 2}))
+    plan = dry_run(replace(request_, freeze_head=True, lr_groups={"up": 2}))
     assert [group.name for group in plan.training.groups] == ["down", "up x2"]
 
 
 def test_a_run_without_ratios_records_no_groups(request_):
-    training = rehearse(request_).training
+    training = dry_run(request_).training
     assert (training.rates, training.groups) == ({}, ())
 
 

@@ -69,7 +69,7 @@ def names(folder):
 def content(folder):
     """What a run's folder says, but for times and memory."""
     record = json.loads((folder / "run.json").read_text("utf-8"))
-    for name in ("created", "command", "seconds", "peak_memory_bytes"):
+    for name in ("created", "request", "seconds", "peak_memory_bytes"):
         del record[name]
     files = ("adapter_model.safetensors", "adapter_config.json", "curve.csv")
     return record, [(folder / name).read_bytes() for name in files]
@@ -95,7 +95,7 @@ def test_resumed_run_is_the_run_that_was_not_stopped(request_, tmp_path, change)
     record = run(replace(request_, resume=True))
     assert content(tmp_path / "run") == content(tmp_path / "whole")
     assert names(tmp_path) == ["run", "whole"]
-    assert record.command == request_.command()
+    assert record.request == request_
     assert record.seconds.total > record.seconds.train > 0
 
 

@@ -127,7 +127,7 @@ def test_a_run_and_its_evaluation_hold_out_the_same_people(tmp_path, tiny_bert):
         max_length=16,
     )
     record = run(request)
-    assert "--group-column speaker" in " ".join(record.command)
+    assert record.request.group_column == "speaker"
     asked = EvaluateRequest(
         adapter=request.out, model=request.model, data=request.task_request, max_length=16
     )

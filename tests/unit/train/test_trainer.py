@@ -3,6 +3,7 @@
 import math
 import warnings
 from functools import cached_property
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.kinds.classification import CLASSIFICATION
 from rankfold.tasks.kinds.labelled import Example
-from rankfold.train.schedule import SCHEDULERS, Schedule
+from rankfold.train.schedule import Schedule, Scheduler
 from rankfold.train.trainer import CURVE_POINTS, train_model
 from tests.support.tiny_models import review_rows
 
@@ -161,7 +162,7 @@ def test_training_prints_nothing(train, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
 def test_every_scheduler_trains(train, scheduler):
     _, curve = train(Schedule(steps=2, batch_size=8, learning_rate=1e-2, scheduler=scheduler))
     assert len(curve.train) == 2

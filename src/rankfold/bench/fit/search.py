@@ -153,12 +153,12 @@ class FitChoice:
     Args:
         winner: The chosen candidate.
         records: Every run, rung by rung, the reference's last.
-        command: How to train the winner at full length, measured on the validation split.
+        request: The winner trained at full length, measured on the validation split.
     """
 
     winner: Candidate
     records: tuple[RunRecord, ...]
-    command: tuple[str, ...]
+    request: RunRequest
 
 
 def fit(
@@ -212,7 +212,7 @@ def fit(
         records.append(_placed(outcome, part))
     full = plan.request(left[0], "winner", steps=None)
     full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
-    return FitChoice(left[0], tuple(records), full.command())
+    return FitChoice(left[0], tuple(records), full)
 
 
 def _claim(plan: FitPlan, *, overwrite: bool) -> None:

@@ -20,7 +20,6 @@ from rankfold.bench.statistics.comparison import (
     scores_of,
     shared_examples,
 )
-from rankfold.runs.identity import asked_with_any_seed
 from rankfold.runs.record import RunRecord, measured_on
 from rankfold.tasks.metrics import METRICS
 
@@ -147,7 +146,7 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
         return replace(finding, note="measured on different data")
     if len({run.model.sha256 for row in runs for run in row}) > 1:
         return replace(finding, note="trained on different base models")
-    if any(len({asked_with_any_seed(run) for run in row}) > 1 for row in runs):
+    if any(len({run.request.identity_of_seeds() for run in row}) > 1 for row in runs):
         return replace(finding, note="seeds of one row trained with different settings")
     examples = shared_examples([run for row in runs for run in row])
     if not examples:

@@ -15,7 +15,6 @@ from rankfold.bench.statistics.comparison import (
     verdicts,
 )
 from rankfold.errors import DataError
-from rankfold.runs.identity import asked_with_any_seed
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import label_with_all
 from rankfold.tasks.metrics import METRICS
@@ -116,7 +115,7 @@ def _by_question(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]
     """Return the latest record of each seed, by what was asked for."""
     found: dict[str, dict[int, RunRecord]] = {}
     for record in sorted(records, key=lambda each: each.created):
-        found.setdefault(asked_with_any_seed(record), {})[record.training.seed] = record
+        found.setdefault(record.request.identity_of_seeds(), {})[record.training.seed] = record
     return found
 
 

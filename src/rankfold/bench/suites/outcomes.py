@@ -146,7 +146,7 @@ def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
         status="failed",
         error=str(outcome.error),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=request.command(),
+        request=replace(request, resume=False),
         method=MethodPart(request.method, dict(request.options), {}),
         training=_training(request, sibling),
         parameters=ParametersPart(0, 0, 0, 0),

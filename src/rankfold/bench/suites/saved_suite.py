@@ -14,9 +14,9 @@ from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import write_into
 from rankfold.runs.archive import NAME as ARCHIVE_NAME
 from rankfold.runs.archive import read_archive
-from rankfold.runs.identity import FREE
 from rankfold.runs.record import NAME as RECORD_NAME
 from rankfold.runs.record import RunRecord
+from rankfold.runs.request import IDENTITY_FIELDS
 
 NAME = "suite.json"
 
@@ -27,7 +27,7 @@ def save_suite(suite: Suite, folder: Path) -> None:
     Raises:
         SpecError: If it cannot be written.
     """
-    base = {name: value for name, value in suite.base.items() if name not in FREE}
+    base = {name: value for name, value in suite.base.items() if name in IDENTITY_FIELDS}
     write_into(folder, NAME, _adapter().dump_json(replace(suite, base=base), indent=1) + b"\n")
 
 

@@ -24,7 +24,6 @@ from rankfold.errors import SpecError
 from rankfold.files import check_writable
 from rankfold.models.hardware import autocast, cpu_name, gpu_name
 from rankfold.progress import Progress, Silent
-from rankfold.runs.identity import question_of
 from rankfold.runs.prepare import Prepared, prepare
 from rankfold.runs.request import RunRequest
 from rankfold.train.auxiliary import auxiliary_loss
@@ -82,8 +81,8 @@ class _Pair:
     @property
     def asked(self) -> str:
         """A hash of what is measured, wherever it is."""
-        questions = [question_of(each) for each in (self.ours, self.theirs)]
-        return hashlib.sha256(json.dumps(questions, sort_keys=True).encode()).hexdigest()[:_HASH_LETTERS]
+        identities = [request.identity() for request in (self.ours, self.theirs)]
+        return hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:_HASH_LETTERS]
 
 
 def _pairs(suite: Suite) -> Iterator[_Pair]:

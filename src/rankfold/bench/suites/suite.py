@@ -6,32 +6,20 @@ from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import Any, cast, final, get_type_hints
+from typing import Any, cast, final
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
 from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suites.search import Space, Tuning
 from rankfold.errors import SpecError, unknown_name
 from rankfold.runs.records import labels_of, reducer_settings
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import METHOD_FIELDS, RunRequest, overlay, without_changed
 
 Settings = Mapping[str, Any]
 
 # What may differ from method to method, because it belongs to how a method is trained; the budget does not.
-METHOD_KEYS = (
-    "learning_rate",
-    "scheduler",
-    "warmup",
-    "weight_decay",
-    "tlora_ratio",
-    "loraplus_ratio",
-    "lr_groups",
-    "lr_per_module",
-    "lr_base_role",
-    "freeze_head",
-    "reducer",
-)
+METHOD_KEYS = METHOD_FIELDS
 # Those of them that have options of their own.
 _NESTED = ("lr_groups", "reducer")
 
@@ -120,8 +108,6 @@ BUDGET_KEYS = tuple(each.name for each in fields(RunRequest) if each.name not in
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 """Where nothing is said. Fewer than three say little of what another seed would have given."""
 
-_HINTS = get_type_hints(RunRequest)
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -167,17 +153,17 @@ class Suite:
             raise SpecError(f"the suite '{self.name}' has {len(names)} tasks; name the task of the data.")
         return replace(
             self,
-            base=overlaid(self.base, given),
+            base=overlay(self.base, given),
             methods=tuple(
-                replace(method, settings=_yielding(method.settings, given)) for method in self.methods
+                replace(method, settings=without_changed(method.settings, given)) for method in self.methods
             ),
-            tasks={name: _yielding(self.tasks.get(name, {}), given) for name in names},
+            tasks={name: without_changed(self.tasks.get(name, {}), given) for name in names},
             models=(given["model"],) if "model" in given and self.models else self.models,
             tuning=self.tuning
             and replace(
                 self.tuning,
-                base=_yielding(self.tuning.base, given),
-                tasks={name: _yielding(own, given) for name, own in self.tuning.tasks.items()},
+                base=without_changed(self.tuning.base, given),
+                tasks={name: without_changed(own, given) for name, own in self.tuning.tasks.items()},
             ),
         )
 
@@ -245,16 +231,19 @@ class Suite:
         Raises:
             SpecError: If a setting is unknown or impossible.
         """
-        settings = overlaid(self.base, self.tasks.get(condition.task, {}))
+        settings = overlay(self.base, self.tasks.get(condition.task, {}))
         settings |= {"model": condition.model} if condition.model else {}
         settings |= {"task": condition.task} if condition.task else {}
-        settings = overlaid(settings | dict(method.settings), changes or {})
-        faults = [fault for key, value in settings.items() if (fault := self._fault(key, value))]
-        if "model" not in settings:
-            faults.append("model is missing")
-        if faults:
-            raise SpecError(f"the suite '{self.name}' is not valid ({'; '.join(faults)}); correct it.")
-        return RunRequest(**settings, method=method.name, options=dict(method.options), seed=seed, out=out)
+        settings = overlay(settings | dict(method.settings), changes or {})
+        for key in settings:
+            if key not in BUDGET_KEYS:
+                raise unknown_name(f"setting of the suite '{self.name}'", key, BUDGET_KEYS)
+        try:
+            return RunRequest(
+                **settings, method=method.name, options=dict(method.options), seed=seed, out=out
+            )
+        except SpecError as error:
+            raise SpecError(f"the suite '{self.name}' cannot be run: {error}") from error
 
     def _check(self) -> None:
         if not self.methods or not self.seeds:
@@ -285,27 +274,6 @@ class Suite:
                         "run them as two suites, or name one of them otherwise."
                     )
                 found[name] = told
-
-    def _fault(self, key: str, value: object) -> str | None:
-        """Return what is wrong with one setting."""
-        if key not in BUDGET_KEYS:
-            raise unknown_name(f"setting of the suite '{self.name}'", key, BUDGET_KEYS)
-        try:
-            TypeAdapter(_HINTS[key]).validate_python(value, strict=True)
-        except ValidationError as error:
-            return f"{key}: {error.errors()[0]['msg']}"
-        return None
-
-
-def overlaid(settings: Settings, changes: Settings) -> dict[str, Any]:
-    """Return settings with some of them changed; epochs and steps exclude and so replace each other."""
-    return {**_yielding(settings, changes), **changes}
-
-
-def _yielding(settings: Settings, changes: Settings) -> dict[str, Any]:
-    """Return the settings that stay where others are changed."""
-    left_out = {*changes, *(("epochs", "steps") if changes.keys() & {"epochs", "steps"} else ())}
-    return {key: value for key, value in settings.items() if key not in left_out}
 
 
 # Bytes of a folder's name before seed or trial. File systems take 255, and `<out>.unfinished` needs some.

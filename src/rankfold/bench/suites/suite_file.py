@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.statistics.claims import Claim, Expect
 from rankfold.bench.suites.search import Space, Tuning
-from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, Variant, overlaid
+from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, Variant
 from rankfold.errors import SpecError, nearest, unknown_name
 from rankfold.runs.methods import find_method
+from rankfold.runs.request import overlay
 
 
 class ReadSettings(Protocol):
@@ -217,7 +218,7 @@ def _said_over(settings: Mapping[str, Any], read: _File, name: str) -> dict[str,
     return {
         **settings,
         **said,
-        "base": overlaid(settings["base"], chosen.base),
+        "base": overlay(settings["base"], chosen.base),
         "options": {**settings["options"], **chosen.options},
     }
 

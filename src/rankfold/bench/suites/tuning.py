@@ -10,10 +10,10 @@ from typing import cast
 from rankfold.bench.statistics.comparison import goodness
 from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_common_error, record_purpose
 from rankfold.bench.suites.search import Search, Space, Values
-from rankfold.bench.suites.suite import Condition, Suite, Variant, overlaid, trial_name
+from rankfold.bench.suites.suite import Condition, Suite, Variant, trial_name
 from rankfold.errors import SpecError
 from rankfold.runs.record import TuningPart
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import RunRequest, overlay
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -124,7 +124,7 @@ def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Value
     """Return one trial: a run that is measured on rows cut from the training split."""
     assert suite.tuning is not None, "only a suite with tuning has trials"
     condition, label = key
-    settings = overlaid(suite.tuning.base, suite.tuning.tasks.get(condition.task, {}))
+    settings = overlay(suite.tuning.base, suite.tuning.tasks.get(condition.task, {}))
     return suite.request(
         condition,
         tuned.method.with_values(values),

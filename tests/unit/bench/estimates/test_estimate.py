@@ -8,7 +8,7 @@ import pytest
 from rankfold.bench.estimates import A100, Device, estimate
 from rankfold.errors import SpecError
 from rankfold.runs.request import RunRequest
-from rankfold.runs.run import rehearse
+from rankfold.runs.run import dry_run
 from rankfold.tasks import NAMED
 
 QUERY_VALUE = {"target_modules": ["query", "value"]}
@@ -68,7 +68,7 @@ def test_rows_are_those_that_a_run_would_use(tiny_bert, changes, rows, used):
 @pytest.mark.parametrize("method", ["lora", "effilora", "peft:lora"])
 def test_estimate_is_the_record_of_a_run_whose_rows_are_all_that_long(tiny_bert, reviews, tmp_path, method):
     request = replace(TINY, model=str(tiny_bert), method=method, data=str(reviews), max_length=4, steps=None)
-    run = rehearse(replace(request, out=tmp_path / "run"))
+    run = dry_run(replace(request, out=tmp_path / "run"))
     found = estimate(request, rows=run.data.rows["train"])
     assert found.parameters == run.parameters
     assert (found.steps, found.length) == (run.training.steps, run.training.max_length)

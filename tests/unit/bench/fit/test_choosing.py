@@ -41,7 +41,7 @@ class Trainer:
             raise TrainingError("the loss is not a number.")
         made = make_record(request.method, steps=request.steps, options=dict(request.options))
         metrics = {"accuracy": self.scores.get(request.method, 0.5)}
-        record = replace(made, command=request.command(), metrics=metrics)
+        record = replace(made, request=request, metrics=metrics)
         request.out.mkdir(parents=True)
         record.write(request.out)
         return record
@@ -104,13 +104,13 @@ def test_every_run_says_its_place_in_the_choice(plan):
 
 def test_official_validation_split_is_left_alone_until_the_winner_is_trained(plan):
     fitted = fit(plan, executor=Inline(Trainer(SCORES)))
-    assert all("--hold-out" in record.command for record in fitted.records)
-    assert "--hold-out" not in fitted.command
-    assert "--steps" not in fitted.command
+    assert all(record.request.hold_out for record in fitted.records)
+    assert not fitted.request.hold_out
+    assert fitted.request.steps is None
 
 
 def test_command_of_the_winner_is_one_that_train_takes(plan):
-    _, word, *words = fit(plan, executor=Inline(Trainer(SCORES))).command
+    _, word, *words = fit(plan, executor=Inline(Trainer(SCORES))).request.command()
     command = cli.get_command(None, word)
     options = command.make_context("train", words).params
     assert (options["method"], options["settings"]) == (NAMES[-1], ("r=2",))

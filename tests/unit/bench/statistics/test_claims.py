@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.statistics.claims import Claim, judge
-from tests.support.records import make_record
+from tests.support.records import make_record, with_request
 
 SEEDS = (0, 1, 2)
 
@@ -143,7 +143,7 @@ def test_means_are_of_the_examples_that_are_compared():
     ("change", "note"),
     [
         (lambda run: replace(run, model=replace(run.model, sha256="ef" * 32)), "different base models"),
-        (lambda run: replace(run, command=(*run.command, "--steps", "7")), "different settings"),
+        (lambda run: with_request(run, steps=7), "different settings"),
     ],
 )
 def test_seeds_that_do_not_belong_together_support_nothing(change, note):

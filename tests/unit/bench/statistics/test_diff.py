@@ -1,12 +1,13 @@
 """Two sets of records: what has become worse is found, and nothing is left out in silence."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rankfold.bench.statistics.diff import compare_records
 from rankfold.errors import DataError
-from tests.support.records import fail, make_record
+from tests.support.records import fail, make_record, with_request
 
 METHODS = ("lora", "tlora", "relayed_lora")
 
@@ -66,14 +67,11 @@ def test_a_run_that_fails_now_is_a_regression_and_says_why():
 
 
 def test_place_and_speed_do_not_make_another_run_but_a_rate_does():
-    def asked(record, *words):
-        return replace(record, command=(*record.command, *words))
-
-    old = [asked(record, "--out", "a", "--threads", "1", "--overwrite") for record in _set()]
-    new = [asked(record, "--out", "b", "--device", "cpu") for record in _set()]
+    old = [with_request(record, out=Path("a"), threads=1, overwrite=True) for record in _set()]
+    new = [with_request(record, out=Path("b"), device="cpu") for record in _set()]
     assert set(_outcomes(old, new).values()) == {"the same"}
-    new[0] = asked(new[0], "--learning-rate", "1e-3")
-    new[1] = asked(new[1], "--learning-rate", "1e-3")
+    new[0] = with_request(new[0], learning_rate=1e-3)
+    new[1] = with_request(new[1], learning_rate=1e-3)
     found = compare_records(old, new)
     assert found.only_old == found.only_new == ("lora r=8",)
     assert len(found.changes) == 2

@@ -206,11 +206,11 @@ def _of_another_version(values):
     return json.dumps(values)
 
 
-def _of_another_command(values):
-    return json.dumps({**values, "command": [*values["command"], "--no-such-option", "1"]})
+def _of_another_request(values):
+    return json.dumps({**values, "request": {**values["request"], "no_such_option": 1}})
 
 
-@pytest.mark.parametrize("spoil", [_damage, _of_another_version, _of_another_command])
+@pytest.mark.parametrize("spoil", [_damage, _of_another_version, _of_another_request])
 def test_record_that_cannot_be_read_is_named_and_can_be_replaced(tmp_path, spoil):
     run_all(SUITE.requests(tmp_path), executor=Inline(Trainer()))
     folder = tmp_path / "tlora-seed1"

@@ -1,0 +1,270 @@
+"""A request: named values that are checked once, and can be given as options, JSON, YAML or keywords.
+
+A request's class declares each field once, with its type, range, default and help text. The options of a
+command, the settings of a suite, a YAML file and a call in Python all make the same object, so they accept
+the same values and are refused in the same words.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, wraps
+from math import isfinite
+from pathlib import Path
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
+
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from rankfold.errors import DataError, RankfoldError, SpecError, unknown_name
+
+Values = dict[str, JsonValue]
+"""A request as JSON values, by field; a field that is None is left out."""
+
+_CONFIG = ConfigDict(extra="forbid", strict=True)
+_LISTED_DIFFERENCES = 3
+_SCALARS = {
+    "null": "|~|null",
+    "bool": "true|false",
+    "int": r"-?(?:0|[1-9][0-9]*)",
+    "float": r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|-?\.inf|\.nan",
+}
+_BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Metadata of a field: how the command line offers it, and whether it is part of a run's identity.
+
+    Args:
+        section: The heading of the help page.
+        flag: The option; by default the name of the field, with dashes.
+        metavar: What stands for the value on the help page.
+        envvar: An environment variable that gives the default.
+        is_identity: Whether two requests with different values ask for different runs.
+        is_per_method: Whether it may differ from method to method in a comparison.
+    """
+
+    section: str
+    flag: str | None = None
+    metavar: str | None = None
+    envvar: str | None = None
+    is_identity: bool = True
+    is_per_method: bool = False
+
+
+class Request:
+    """Base class of requests, which `request_class` makes dataclasses of."""
+
+    title: ClassVar[str]
+    """The request in error messages."""
+
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def to_dict(self) -> Values:
+        """Return the request as JSON values, without the fields that are None."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.loads(json.dumps(values, default=str, allow_nan=False))
+
+    def changed_values(self) -> Values:
+        """Return the JSON values that differ from their defaults."""
+        defaults = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in fields_of(type(self)).items()
+        }
+        return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+
+    def to_yaml(self) -> str:
+        """Return the request as YAML, which `read_yaml` reads."""
+        import yaml  # only those who write YAML wait for it
+
+        _, dumper = _yaml_schema()
+        return yaml.dump(self.to_dict(), Dumper=dumper, sort_keys=False, allow_unicode=True)
+
+
+_Class = TypeVar("_Class", bound=type[Request])
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+def request_class(cls: _Class) -> _Class:
+    """Decorator: make a frozen dataclass that pydantic checks, and whose faults are `SpecError`s."""
+    made: Any = pydantic_dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+    check = made.__init__
+
+    @wraps(check)
+    def construct(self: Request, /, **values: Any) -> None:
+        try:
+            check(self, **values)
+        except ValidationError as error:
+            raise explain_fault(type(self), error) from error
+
+    made.__init__ = construct
+    return made
+
+
+def fields_of(cls: type[Request]) -> dict[str, FieldInfo]:
+    """Return the fields of a request by name, as pydantic knows them."""
+    return cast(Any, cls).__pydantic_fields__
+
+
+def explain_fault(cls: type[Request], error: ValidationError) -> RankfoldError:
+    """Return the first fault that validation found, as one sentence with a remedy."""
+    return _explained(cls, error.errors()[0])
+
+
+def read_yaml(cls: type[Request], path: Path) -> dict[str, Any]:
+    """Return the values that a YAML file gives to a request, by field.
+
+    Raises:
+        DataError: If it cannot be read, or is no mapping of names to values.
+        SpecError: If it names a field that does not exist, with the nearest one.
+    """
+    values = _load_yaml(path)
+    for name in values:
+        if name not in fields_of(cls):
+            raise unknown_name(f"setting of '{path}'", name, fields_of(cls))
+    return values
+
+
+def option_of(field: FieldInfo) -> Option:
+    """Return how the command line offers a field."""
+    return next(item for item in field.metadata if isinstance(item, Option))
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """Return the option of a field."""
+    return option_of(field).flag or f"--{name.replace('_', '-')}"
+
+
+def value_type(field: FieldInfo) -> type:
+    """Return the class of a field's values, without None: `dict` for options by name, `str` for choices."""
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(item for item in get_args(annotation) if item is not type(None))
+    if get_origin(annotation) is Literal:
+        return str
+    return dict if get_origin(annotation) is not None else cast(type, annotation)
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """Return the values that a field can have, if they are listed in its type."""
+    annotations = [field.annotation, *get_args(field.annotation)]
+    return next((get_args(item) for item in annotations if get_origin(item) is Literal), ())
+
+
+def differences(before: JsonValue, after: JsonValue, name: str = "") -> Iterator[str]:
+    """Yield the differences of two JSON values by their path: "options.r was 4 and is 8"."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            yield from differences(before.get(key), after.get(key), f"{name}.{key}" if name else key)
+    elif before != after:
+        yield f"{name} was {json.dumps(before)} and is {json.dumps(after)}"
+
+
+def quote_differences(changes: Sequence[str]) -> str:
+    """Return the first few differences as one text, and how many more there are."""
+    more = len(changes) - _LISTED_DIFFERENCES
+    return ", ".join(changes[:_LISTED_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
+
+
+# Messages
+
+
+def _explained(cls: type[Request], error: ErrorDetails) -> RankfoldError:
+    """Return an error of pydantic in our words: the value that is wrong, then the remedy."""
+    original = error.get("ctx", {}).get("error")
+    if isinstance(original, RankfoldError):
+        return original
+    name, value = ".".join(map(str, error["loc"])), error["input"]
+    field = fields_of(cls).get(str(next(iter(error["loc"]), "")))
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            return unknown_name(f"option of {cls.title}", name, fields_of(cls))
+        case "missing":
+            return SpecError(f"{name} is missing in {cls.title}; give one.")
+        case "literal_error" if field is not None and isinstance(value, str):
+            return unknown_name(name, value, choices_of(field))
+        case _ if field is not None:
+            return SpecError(f"{name} is {_shown(value)}; give {_allowed(field, value)}.")
+        case _:
+            return SpecError(f"{cls.title} is {_shown(value)}; give its fields by name.")
+
+
+def _shown(value: object) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def _allowed(field: FieldInfo, value: object) -> str:
+    """Return the values that a field can have, in words."""
+    kind = value_type(field)
+    if choices := choices_of(field):
+        return f"one of {', '.join(choices)}"
+    if kind in (int, float):
+        is_infinite = isinstance(value, float) and not isfinite(value)
+        number = "a whole number" if kind is int else "a finite number" if is_infinite else "a number"
+        return f"{number} {_range(field)}".rstrip()
+    return {bool: "true or false", dict: "values by name, as JSON has them"}.get(kind, "a text")
+
+
+def _range(field: FieldInfo) -> str:
+    return ", ".join(
+        f"{words} {getattr(item, bound)}"
+        for item in field.metadata
+        for bound, words in _BOUNDS.items()
+        if hasattr(item, bound)
+    )
+
+
+# YAML
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loader, _ = _yaml_schema()
+        values = yaml.load(path.read_text("utf-8"), Loader=loader)  # noqa: S506 (a safe loader)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no '{path}'; name a YAML file, as --print-config prints one.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"cannot read '{path}' ({reason}); correct it.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"'{path}' holds no names with values; write lines such as `method: lora`.")
+    return {str(name): value for name, value in cast("dict[object, Any]", values).items()}
+
+
+@cache
+def _yaml_schema() -> tuple[Any, Any]:
+    """Return a loader and a dumper of YAML that take JSON's numbers and words as such, and all else as text.
+
+    By the older YAML of PyYAML `1e-3` would be a text, `no` a truth value and `1:30` a number.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    class Dumper(yaml.SafeDumper):
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    for tag, pattern in _SCALARS.items():
+        for schema in (Loader, Dumper):
+            schema.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), None)
+    return Loader, Dumper
