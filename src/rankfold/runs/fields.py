@@ -74,13 +74,17 @@ class Request:
     title: ClassVar[str]
     """The request in error messages."""
 
+    sections: ClassVar[tuple[str, ...]]
+    """The headings of the help page, in their order."""
+
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def to_dict(self) -> Values:
         """Return the request as JSON values, without the fields that are None."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.loads(json.dumps(values, default=str, allow_nan=False))
+        values = asdict(self)
+        stated = {name: values[name] for name in fields_of(type(self)) if values[name] is not None}
+        return json.loads(json.dumps(stated, default=str, allow_nan=False))
 
     def changed_values(self) -> Values:
         """Return the JSON values that differ from their defaults."""
@@ -95,7 +99,10 @@ class Request:
         import yaml  # only those who write YAML wait for it
 
         _, dumper = _yaml_schema()
-        return yaml.dump(self.to_dict(), Dumper=dumper, sort_keys=False, allow_unicode=True)
+        values = self.to_dict()
+        # PyYAML writes this one letter unescaped, and reads it as a line break.
+        is_readable = "\x85" not in json.dumps(values, ensure_ascii=False)
+        return yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=is_readable)
 
 
 _Class = TypeVar("_Class", bound=type[Request])
@@ -119,8 +126,9 @@ def request_class(cls: _Class) -> _Class:
 
 
 def fields_of(cls: type[Request]) -> dict[str, FieldInfo]:
-    """Return the fields of a request by name, as pydantic knows them."""
-    return cast(Any, cls).__pydantic_fields__
+    """Return the fields of a request by name, section by section."""
+    fields: dict[str, FieldInfo] = cast(Any, cls).__pydantic_fields__
+    return dict(sorted(fields.items(), key=lambda item: cls.sections.index(option_of(item[1]).section)))
 
 
 def explain_fault(cls: type[Request], error: ValidationError) -> RankfoldError:
@@ -258,13 +266,11 @@ def _yaml_schema() -> tuple[Any, Any]:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    class Dumper(yaml.SafeDumper):
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    for tag, pattern in _SCALARS.items():
-        for schema in (Loader, Dumper):
+    schemas: list[Any] = []
+    for base in (yaml.SafeLoader, yaml.SafeDumper):
+        schema: Any = type(base.__name__, (base,), {"yaml_implicit_resolvers": {}})
+        for tag, pattern in _SCALARS.items():
             schema.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), None)
-    return Loader, Dumper
+        schemas.append(schema)
+    loader, dumper = schemas
+    return loader, dumper

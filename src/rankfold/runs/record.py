@@ -308,7 +308,9 @@ def _upgraded(content: bytes) -> bytes:
         values = json.loads(content)
     except ValueError:
         return content
-    return json.dumps(upgrade_record(values)).encode() if isinstance(values, dict) else content
+    if not isinstance(values, dict):
+        return content
+    return json.dumps(upgrade_record(cast("dict[str, JsonValue]", values))).encode()
 
 
 @cache

@@ -92,6 +92,13 @@ class RunRequest(DataRequest):
     """
 
     title: ClassVar[str] = "a run"
+    sections: ClassVar[tuple[str, ...]] = (
+        "What to train",
+        "Data",
+        "How to train",
+        "Learning rates by role",
+        "Where",
+    )
 
     model: Annotated[str, _WHAT] = Field(
         description="minilm, smollm2, a model folder, a GGUF file or a hub id."

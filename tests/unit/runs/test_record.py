@@ -52,7 +52,7 @@ def test_writing_replaces_in_one_step_and_leaves_nothing_else(tmp_path):
 
 def test_the_file_starts_with_its_format(tmp_path):
     values = json.loads(make_record(examples=3).write(tmp_path).read_text("utf-8"))
-    assert next(iter(values.items())) == ("format", 1)
+    assert next(iter(values.items())) == ("format", 2)
 
 
 def _spoilt(tmp_path, change):
@@ -70,7 +70,7 @@ def _spoilt(tmp_path, change):
         (lambda values: values["task"].pop("kind"), r"task\.kind"),
         (lambda values: values["training"].update(steps="100"), r"training\.steps"),
         (lambda values: values.update(status="perhaps"), "status"),
-        (lambda values: values.update(format=2), "format"),
+        (lambda values: values.update(format=3), "format"),
         (lambda values: values.update(created="yesterday"), "created: .*'yesterday'"),
         (lambda values: values.update(created="2026-03-01T10:20:30"), "created: .* has no time zone"),
         (lambda values: values["metrics"].clear(), "status is 'done', but metrics has no 'accuracy'"),
