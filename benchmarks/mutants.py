@@ -21,6 +21,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,8 +206,7 @@ def wait_for_one(children: Mapping[int, float]) -> tuple[int, str, float]:
 
 
 def _in_child(room: str, mutant: Mutant | None, cpu_seconds: float | None) -> int:
-    os.setsid()
-    log = os.open(os.devnull, os.O_WRONLY)
+    log = os.open(_log_of(os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if cpu_seconds is not None:
@@ -220,6 +220,18 @@ def _in_child(room: str, mutant: Mutant | None, cpu_seconds: float | None) -> in
     # Plugins were imported by the process that forked.
     options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
     return int(pytest.main([*options, *tests]) != 0)
+
+
+def _log_of(child: int) -> str:
+    return f"{tempfile.gettempdir()}/rankfold-mutant-{child}.log"
+
+
+def _first_failure(child: int) -> str:
+    """Return the test that failed first in a fork, and forget its output."""
+    log = Path(_log_of(child))
+    lines = log.read_text(errors="replace").splitlines()
+    log.unlink()
+    return next((line for line in lines if line.startswith(("FAILED", "ERROR"))), "")[:200]
 
 
 def _serve_source(path: str, source: str) -> None:
@@ -274,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for room in sorted({mutant.room for mutant in pending}):
         child = start_tests(room, None, None)
         _, status, seconds = wait_for_one({child: time.monotonic()})
-        assert status == "survived", f"the tests of {room} fail without any mutant"
+        failure = _first_failure(child)
+        assert status == "survived", f"the tests of {room} fail without any mutant: {failure}"
         limits[room] = max(CPU_LEAST, CPU_FACTOR * seconds)
         print(f"{room}: {seconds:.0f} s without mutants", flush=True)
     running: dict[int, tuple[Mutant, float]] = {}
@@ -284,7 +297,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             running[start_tests(mutant.room, mutant, limits[mutant.room])] = mutant, time.monotonic()
         child, status, seconds = wait_for_one({child: begin for child, (_, begin) in running.items()})
         mutant, _ = running.pop(child)
-        results[mutant.id] = {"status": status, "seconds": round(seconds, 1), "change": mutant.change}
+        results[mutant.id] = {
+            "status": status,
+            "seconds": round(seconds, 1),
+            "failure": _first_failure(child),
+            "change": mutant.change,
+        }
         options.out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         print(f"{status:9} {seconds:6.1f} s  {mutant.path}:{mutant.line}", flush=True)
     return report(chosen, results)

@@ -29,7 +29,13 @@ FIGURE_4 = {
     ],
 }
 FIGURE_4["opt-125m"] = FIGURE_4["roberta-base"]
-CELLS = [(name, r, *counts) for name, rows in FIGURE_4.items() for r, counts in zip(RANKS, rows, strict=True)]
+# All ranks on one model; on the others, whose counts are other multiples of the same powers of r, two.
+CELLS = [
+    (name, r, *counts)
+    for name, rows in FIGURE_4.items()
+    for r, counts in zip(RANKS, rows, strict=True)
+    if name == "roberta-base" or r in (8, 64)
+]
 
 
 @pytest.mark.parametrize("r", SIDES)
