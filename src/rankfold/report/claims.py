@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankfold.bench.statistics.claims import Claim, ClaimVerdict, Finding, JudgedClaim
-from rankfold.report.format import difference_text, listed, metric_name, signed
+from rankfold.report.format import difference_text, join_names, metric_name, signed_text
 
 # A verdict is a word with a shape, so that it can be told without colour.
 SHAPES: dict[ClaimVerdict, str] = {
@@ -40,7 +40,7 @@ def finding_cells(judgement: JudgedClaim) -> list[list[str]]:
             _comparison(judgement.claim, finding),
             ", ".join(f"{mean:.3f}" for mean in finding.means) or "–",
             _difference(finding),
-            f"above {signed(judgement.claim.bound)}",
+            f"above {signed_text(judgement.claim.bound)}",
             str(finding.seeds) if finding.seeds else "–",
             answer_text(finding.verdict) + (f": {finding.note}" if finding.note else ""),
         ]
@@ -57,7 +57,7 @@ def claims_sentence(judgements: Sequence[JudgedClaim]) -> str:
     """Return how many claims have which verdict: "Claims: 2 supported and 3 not run."."""
     answers = [judgement.verdict for judgement in judgements]
     counted = [f"{answers.count(answer)} {answer}" for answer in SHAPES if answer in answers]
-    return f"Claims: {listed(counted)}."
+    return f"Claims: {join_names(counted)}."
 
 
 def _count(judgement: JudgedClaim) -> str:
@@ -71,9 +71,9 @@ def _measured_on(judgement: JudgedClaim) -> str:
     measured = [finding for finding in judgement.findings if finding.difference]
     if not measured:
         return "–"
-    models = listed(list(dict.fromkeys(finding.model for finding in measured)))
-    tasks = listed(list(dict.fromkeys(finding.task for finding in measured)))
-    metrics = listed(list(dict.fromkeys(metric_name(finding.metric) for finding in measured)))
+    models = join_names(list(dict.fromkeys(finding.model for finding in measured)))
+    tasks = join_names(list(dict.fromkeys(finding.task for finding in measured)))
+    metrics = join_names(list(dict.fromkeys(metric_name(finding.metric) for finding in measured)))
     seeds = sorted({finding.seeds for finding in measured})
     counts = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
     return f"{models} on {tasks} ({metrics}), {counts} seed" + "s" * (seeds[-1] != 1)

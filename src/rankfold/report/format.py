@@ -1,4 +1,4 @@
-"""Numbers and findings in words, the same on the terminal, in Markdown and in HTML."""
+"""Numbers, intervals, sizes and durations as text, the same on the terminal, in Markdown and in HTML."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from rankfold.bench.statistics.comparison import Interval
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric as it is written in prose: "macro_f1" is "macro F1"."""
+    """Return the name of a metric in prose: "macro_f1" is "macro F1"."""
     return {"f1": "F1", "macro_f1": "macro F1", "matthews": "Matthews correlation"}.get(
         metric, metric.replace("_", " ")
     )
@@ -19,36 +19,36 @@ def capital(text: str) -> str:
 
 def score_text(interval: Interval | None) -> str:
     """Return a metric's value, "0.962"."""
-    return "–" if interval is None else _rounded(interval.value)
+    return "–" if interval is None else _decimals(interval.value)
 
 
 def range_text(interval: Interval | None) -> str:
     """Return the bounds of an interval, "[0.940, 0.976]"; nothing where there is no interval."""
     if interval is None or interval.low == interval.high:
         return ""
-    return f"[{_rounded(interval.low)}, {_rounded(interval.high)}]"
+    return f"[{_decimals(interval.low)}, {_decimals(interval.high)}]"
 
 
-def signed(value: float) -> str:
+def signed_text(value: float) -> str:
     """Return a difference with its sign, "+0.012" or "−0.012"; zero has none."""
-    text = _rounded(value)
+    text = _decimals(value)
     return text if text == "0.000" or value < 0 else f"+{text}"
 
 
 def difference_range(interval: Interval) -> str:
     """Return the bounds of a difference, "[−0.003, +0.021]"."""
-    return f"[{signed(interval.low)}, {signed(interval.high)}]"
+    return f"[{signed_text(interval.low)}, {signed_text(interval.high)}]"
 
 
 def difference_text(interval: Interval) -> str:
-    """Return a difference with its bounds: "+0.012 [+0.003, +0.021]"; without doubt of it, in words.
+    """Return a difference with its bounds: "+0.012 [+0.003, +0.021]", or that there is none.
 
-    Two methods that are right and wrong on the same examples leave nothing to resample, which says only that
-    the examples were too few or too easy to tell them apart.
+    Two methods that are right and wrong on the same examples leave nothing to resample: the examples were too
+    few or too easy to tell them apart.
     """
     if interval.value == interval.low == interval.high == 0:
         return "the same on every example"
-    return f"{signed(interval.value)} {difference_range(interval)}"
+    return f"{signed_text(interval.value)} {difference_range(interval)}"
 
 
 def bytes_text(count: float) -> str:
@@ -67,19 +67,19 @@ def seconds_text(seconds: float) -> str:
     if seconds < 9.95:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
+    minutes, remainder = divmod(whole, 60)
     if whole < 60:  # noqa: PLR2004
         return f"{whole} s"
     if whole < 3600:  # noqa: PLR2004
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {remainder:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Return names as a list in prose: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
 
 
-def _rounded(value: float) -> str:
+def _decimals(value: float) -> str:
     text = f"{abs(value):.3f}"
     return f"−{text}" if value < 0 and text != "0.000" else text

@@ -33,9 +33,9 @@ from rankfold.report.tables import (
 
 
 def markdown(report: Report) -> str:
-    """Return claims, findings, results and how they came about as Markdown."""
-    pieces = [f"# {_escaped(report.name)}", _escaped(report.description)] if report.name else []
-    pieces += map(_escaped, report.missing)
+    """Return the report as Markdown: claims, overview, and each study with its settings."""
+    pieces = [f"# {_escape(report.name)}", _escape(report.description)] if report.name else []
+    pieces += map(_escape, report.missing)
     pieces += _claims(report.judgements) if report.judgements else []
     if len(report.studies) > 1:
         pieces += ["# Overview", _table(overview_columns(report.studies), overview_cells(report.studies))]
@@ -49,7 +49,7 @@ def _claims(judgements: Sequence[JudgedClaim]) -> list[str]:
     rows = [[judgement.claim.id, *cells] for judgement in judgements for cells in finding_cells(judgement)]
     return [
         "# Claims",
-        _escaped(claims_sentence(judgements)),
+        _escape(claims_sentence(judgements)),
         _table(CLAIM_COLUMNS, [claim_cells(judgement) for judgement in judgements]),
         _table(["claim", *FINDING_COLUMNS], rows),
     ]
@@ -57,36 +57,36 @@ def _claims(judgements: Sequence[JudgedClaim]) -> list[str]:
 
 def _study(study: Study) -> list[str]:
     failures = [
-        f"- {_escaped(f'{row.label}, seed {run.training.seed}, failed: {reason(run)}')}"
-        for row in study.results
-        for run in row.failures
+        f"- {_escape(f'{result.label}, seed {run.training.seed}, failed: {reason(run)}')}"
+        for result in study.results
+        for run in result.failures
     ]
     pieces = [
-        f"# {_escaped(study.task)} with {_escaped(study.model)}",
-        " ".join(map(_escaped, headline(study))),
+        f"# {_escape(study.task)} with {_escape(study.model)}",
+        " ".join(map(_escape, headline(study))),
         _table(columns(study), cells(study)),
-        _escaped(budgets_text(study.results)),
+        _escape(budgets_text(study.results)),
         "\n".join(failures),
     ]
-    pieces += ["## Settings", _escaped(settings_text(study))]
+    pieces += ["## Settings", _escape(settings_text(study))]
     if rows := settings_cells(study):
         pieces.append(_table(SETTINGS_COLUMNS, rows))
     if study.tuned:
-        pieces += ["## How each was tuned", _escaped(tuning_text(study.tuned))]
-        pieces.append(_table(TUNING_COLUMNS, [tuning_cells(each) for each in study.tuned]))
+        pieces += ["## How the methods were tuned", _escape(tuning_text(study.tuned))]
+        pieces.append(_table(TUNING_COLUMNS, [tuning_cells(method) for method in study.tuned]))
     for choice in study.choices:
-        pieces += ["## How it was chosen", _escaped(choice_text(choice))]
+        pieces += ["## How the composition was chosen", _escape(choice_text(choice))]
         pieces.append(_table(choice_columns(choice), choice_cells(choice)))
     return pieces
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (heads, *rows)]
+    lines = ["| " + " | ".join(map(_escape, row)) + " |" for row in (heads, *rows)]
     lines.insert(1, "|" + " --- |" * len(heads))
     return "\n".join(lines)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     # Markdown lets HTML through, and a bar or a line break would end the cell.
     for plain, safe in (
         ("&", "&amp;"),

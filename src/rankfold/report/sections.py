@@ -1,4 +1,4 @@
-"""One study as the template wants it: its table, its charts, how its rows came about, and every run."""
+"""Template values of a study: its table, its charts, how settings were chosen, and every run."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ from typing import Any
 from rankfold.report.chart_style import Style, style_of
 from rankfold.report.charts import study_figures
 from rankfold.report.findings import budgets_text, headline
-from rankfold.report.format import bytes_text, capital, listed, metric_name, seconds_text
+from rankfold.report.format import bytes_text, capital, join_names, metric_name, seconds_text
 from rankfold.report.results import Result
 from rankfold.report.selection import (
     CHOSEN,
@@ -41,15 +41,14 @@ _WORDS = (0, 3)
 
 
 def study_section(name: str, study: Study) -> dict[str, Any]:
-    """Return a study as the template wants it.
+    """Return a study as values for the template.
 
     Args:
         name: The id of its element.
-        study: What to show.
+        study: The results.
     """
-    styles = {row.label: style_of(number) for number, row in enumerate(study.results)}
-    charts = study_figures(study, styles)
-    drawn = [row for row in study.results if row.records]
+    styles = {result.label: style_of(index) for index, result in enumerate(study.results)}
+    labels = [result.label for result in study.results if result.records]
     return {
         "id": name,
         "heading": heading(study),
@@ -59,22 +58,19 @@ def study_section(name: str, study: Study) -> dict[str, Any]:
         ],
         "rows": [
             *(
-                _row(study, row, text, styles[row.label])
-                for row, text in zip(study.results, cells(study), strict=False)
+                _row(study, result, text, styles[result.label])
+                for result, text in zip(study.results, cells(study), strict=False)
             ),
             *_baselines(study),
         ],
         "failures": [
-            {
-                "label": f"{row.label}, seed {run.training.seed}",
-                "error": reason(run),
-            }
-            for row in study.results
-            for run in row.failures
+            {"label": f"{result.label}, seed {run.training.seed}", "error": reason(run)}
+            for result in study.results
+            for run in result.failures
         ],
-        "fine": _fine(study),
-        "legend": [{"label": row.label, "style": styles[row.label]} for row in drawn],
-        "charts": charts if drawn else [],
+        "fine": _fine_print(study),
+        "legend": [{"label": label, "style": styles[label]} for label in labels],
+        "charts": study_figures(study, styles) if labels else [],
         "settings": {
             "explanation": settings_text(study),
             "columns": SETTINGS_COLUMNS,
@@ -92,14 +88,15 @@ def _tuning(study: Study) -> dict[str, Any]:
         "columns": TUNING_COLUMNS,
         "rows": [
             {
-                "label": each.label,
-                "count": len(each.trials),
+                "label": method.label,
+                "count": len(method.trials),
                 "trials": [
-                    {"text": trial_text(trial), "is_chosen": is_chosen(each, trial)} for trial in each.trials
+                    {"text": trial_text(trial), "is_chosen": is_chosen(method, trial)}
+                    for trial in method.trials
                 ],
-                "chosen": chosen_text(each),
+                "chosen": chosen_text(method),
             }
-            for each in study.tuned
+            for method in study.tuned
         ],
     }
 
@@ -112,36 +109,36 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "rows": [
             # A name and its options, a score and its range: the second of them is set smaller.
             {
-                "is_chosen": each.outcome == CHOSEN,
+                "is_chosen": contender.outcome == CHOSEN,
                 "cells": [*(cell.partition(" ") for cell in text[:-1])],
                 "outcome": text[-1],
             }
-            for each, text in zip(choice.contenders, choice_cells(choice), strict=True)
+            for contender, text in zip(choice.contenders, choice_cells(choice), strict=True)
         ],
     }
 
 
-def _row(study: Study, row: Result, text: Sequence[str], style: Style) -> dict[str, Any]:
-    verdict, value, difference = text[3], row.score and row.score.value, row.difference
-    step = study.step_times.get(row.label)
+def _row(study: Study, result: Result, text: Sequence[str], style: Style) -> dict[str, Any]:
+    verdict, value, difference = text[3], result.score and result.score.value, result.difference
+    step = study.step_times.get(result.label)
     sizes = [
-        row.mean(lambda run: run.parameters.trainable),
-        row.mean(lambda run: run.bytes.weights_file),
-        row.mean(lambda run: run.seconds.total),
-        *([step.ratio if step else 1.0 if row is study.results[0] else None] if study.step_times else []),
-        float(len(row.records)),
-        *([row.tuning and float(row.tuning.trials)] if study.is_tuned else []),
+        result.mean(lambda run: run.parameters.trainable),
+        result.mean(lambda run: run.bytes.weights_file),
+        result.mean(lambda run: run.seconds.total),
+        *([step.ratio if step else 1.0 if result is study.results[0] else None] if study.step_times else []),
+        float(len(result.records)),
+        *([result.tuning and float(result.tuning.trials)] if study.is_tuned else []),
     ]
     return {
-        "label": row.label,
+        "label": result.label,
         "note": "",
-        "kind": "" if row.records else "lost",
-        "style": style if row.records else None,
+        "kind": "" if result.records else "lost",
+        "style": style if result.records else None,
         "cells": [
             _cell(text[1], value),
             _cell(text[2], difference and difference.interval.value),
-            {**_cell(verdict, row.verdict, is_number=False), "kind": row.verdict.replace(" ", "-")},
-            *(_cell(shown, size) for shown, size in zip(text[4:], sizes, strict=True)),
+            {**_cell(verdict, result.verdict, is_number=False), "kind": result.verdict.replace(" ", "-")},
+            *(_cell(words, size) for words, size in zip(text[4:], sizes, strict=True)),
         ],
     }
 
@@ -160,7 +157,7 @@ def _baselines(study: Study) -> list[dict[str, Any]]:
 
 
 def _cell(text: str, sort: float | str | None, *, is_number: bool = True) -> dict[str, Any]:
-    """Return a cell; the interval of a number is set smaller."""
+    """Return a cell with its interval apart, which the page writes smaller."""
     value, bracket, interval = text.partition(" [")
     return {
         "text": value,
@@ -171,29 +168,29 @@ def _cell(text: str, sort: float | str | None, *, is_number: bool = True) -> dic
     }
 
 
-def _measured(study: Study) -> str:
-    if not study.examples and any(row.records for row in study.results):
-        return "No example was measured by all runs, so each is on examples of its own and none is compared."
-    scored = f", answers scored by {study.scoring}" if study.scoring else ""
-    measured = f"on the {study.examples:,} held-out examples of all runs"
-    return f"{capital(metric_name(study.metric))} {measured}{scored}."
+def _metric_sentence(study: Study) -> str:
+    if not study.examples and any(result.records for result in study.results):
+        return "The runs share no held-out example: each is measured on its own, and none is compared."
+    scoring = f", answers scored by {study.scoring}" if study.scoring else ""
+    examples = f"on the {study.examples:,} held-out examples that all runs share"
+    return f"{capital(metric_name(study.metric))} {examples}{scoring}."
 
 
-def _fine(study: Study) -> str:
-    """Return the small print of one table: what was measured on how much, the head, what was left out."""
-    heads = sorted({run.parameters.head for row in study.results for run in row.records})
+def _fine_print(study: Study) -> str:
+    """Return the notes under a table: metric and examples, reference, budgets, head, step times, repeats."""
+    heads = sorted({run.parameters.head for result in study.results for run in result.records})
     sentences = [
-        _measured(study),
+        _metric_sentence(study),
         f"The reference is {study.results[0].label}." if len(study.results) > 1 else "",
         budgets_text(study.results),
-        f"The task head has {listed([f'{head:,}' for head in heads])} numbers."
+        f"The task head has {join_names([f'{head:,}' for head in heads])} parameters."
         if heads and heads != [0]
         else "",
-        "Steps were timed in turns with the reference's, so their ratio holds; the times of whole runs also "
-        "say what else the machine did."
+        "Steps were timed in turns with those of the reference, so their ratio is reliable. Times of whole "
+        "runs also depend on the other work of the machine."
         if study.step_times
         else "",
-        f"{study.repeats} earlier runs of the same method and seed were left out." if study.repeats else "",
+        f"{study.repeats} earlier runs of the same method and seed are left out." if study.repeats else "",
     ]
     return " ".join(filter(None, sentences))
 
@@ -204,15 +201,15 @@ Facts = list[tuple[str, str]]
 
 
 def run_facts(label: str, record: RunRecord, metric: str) -> dict[str, Any]:
-    """Return a run as the template shows it.
+    """Return a run as values for the template: how to repeat it, its cost and its metrics.
 
     Args:
-        label: The row it belongs to.
+        label: The label of its result.
         record: The run.
         metric: The metric that is compared.
     """
     is_failed = record.status == "failed"
-    result = (
+    outcome = (
         "failed" if is_failed else f"{metric_name(metric)} {record.metrics.get(metric, float('nan')):.3f}"
     )
     groups: dict[str, Facts] = {
@@ -231,7 +228,7 @@ def run_facts(label: str, record: RunRecord, metric: str) -> dict[str, Any]:
     return {
         "title": f"{label}, seed {record.training.seed}",
         "failed": is_failed,
-        "result": result,
+        "result": outcome,
         "error": record.error,
         "command": shlex.join(record.request.command()),
         "groups": [{"name": name, "facts": facts} for name, facts in groups.items() if facts],
@@ -254,11 +251,11 @@ def _model(record: RunRecord) -> Facts:
 
 def _data(record: RunRecord) -> Facts:
     task = record.task
-    known = {"version": task.version, "scoring": task.scoring, "licence": task.licence}
-    stated = [(name, str(value)) for name, value in known.items() if value is not None]
+    optional = {"version": task.version, "scoring": task.scoring, "licence": task.licence}
+    details = [(name, str(value)) for name, value in optional.items() if value is not None]
     rows = [(f"{split} rows", f"{count:,}") for split, count in record.data.rows.items()]
     digest = ("sha256", record.data.sha256[:_HASH_DIGITS])
-    return [("task", task.name), ("source", record.data.source), *rows, *stated, digest]
+    return [("task", task.name), ("source", record.data.source), *rows, *details, digest]
 
 
 def _sizes(record: RunRecord) -> Facts:
@@ -272,10 +269,12 @@ def _sizes(record: RunRecord) -> Facts:
 def _times(record: RunRecord) -> Facts:
     if record.status == "failed":
         return []
-    spent = [(name.replace("_", " "), seconds_text(value)) for name, value in asdict(record.seconds).items()]
+    seconds = [
+        (name.replace("_", " "), seconds_text(value)) for name, value in asdict(record.seconds).items()
+    ]
     step = ("a step", f"{record.seconds.step_median * 1000:.0f} ms")
     work = [("operations, estimated", f"{record.flops:.3g}")] if record.flops is not None else []
-    return [*spent[:-1], step, ("peak memory", bytes_text(record.peak_memory_bytes)), *work]
+    return [*seconds[:-1], step, ("peak memory", bytes_text(record.peak_memory_bytes)), *work]
 
 
 def _plain(values: Mapping[str, Any]) -> Facts:

@@ -38,63 +38,60 @@ def columns(study: Study) -> list[str]:
 
 def cells(study: Study) -> list[list[str]]:
     """Return the results table: one row per method, then one per baseline."""
-    found = [_result_cells(study, row) for row in study.results]
+    rows = [_result_cells(study, result) for result in study.results]
     for name, value in study.baselines.items():
         baseline = [f"({baseline_name(name)})", f"{value:.3f}", "", "", "0"]
-        found.append([*baseline, *[""] * (len(columns(study)) - len(baseline))])
-    return found
+        rows.append([*baseline, *[""] * (len(columns(study)) - len(baseline))])
+    return rows
 
 
 def baseline_name(name: str) -> str:
-    """Return a baseline as it is written in a table: "majority" is "majority class"."""
+    """Return the name of a baseline in a table: "majority" is "majority class"."""
     return {"majority": "majority class", "mean": "mean of the labels"}.get(name, name.replace("_", " "))
 
 
-def seeds_text(row: Result) -> str:
-    """Return how many runs ended well, and how many did not: "3", "2 of 3", "0 of 1"."""
-    done, failed = len(row.records), len(row.failures)
-    return f"{done} of {done + failed}" if failed else str(done)
+def seeds_text(result: Result) -> str:
+    """Return how many runs ended well, and of how many if some failed: "3", "2 of 3", "0 of 1"."""
+    count, failures = len(result.records), len(result.failures)
+    return f"{count} of {count + failures}" if failures else str(count)
 
 
-def verdict_text(row: Result) -> str:
-    """Return what a row's difference says, with a shape: "▲ better"; "failed" if no run ended well."""
-    if not row.records:
+def verdict_text(result: Result) -> str:
+    """Return the verdict on a result with a shape, "▲ better"; "failed" if no run ended well."""
+    if not result.records:
         return "failed"
-    shape = {"better": "▲ ", "worse": "▼ ", "not separated": "≈ "}.get(row.verdict, "")
-    return f"{shape}{row.verdict}"
+    shape = {"better": "▲ ", "worse": "▼ ", "not separated": "≈ "}.get(result.verdict, "")
+    return f"{shape}{result.verdict}"
 
 
-def _result_cells(study: Study, row: Result) -> list[str]:
-    difference = ""
-    if row.difference:
-        difference = difference_text(row.difference.interval)
-    trainable = row.mean(lambda run: run.parameters.trainable)
-    size = row.mean(lambda run: run.bytes.weights_file)
-    seconds = row.mean(lambda run: run.seconds.total)
+def _result_cells(study: Study, result: Result) -> list[str]:
+    trainable = result.mean(lambda run: run.parameters.trainable)
+    size = result.mean(lambda run: run.bytes.weights_file)
+    seconds = result.mean(lambda run: run.seconds.total)
     return [
-        row.label,
-        f"{score_text(row.score)} {range_text(row.score)}".strip(),
-        difference,
-        verdict_text(row),
+        result.label,
+        f"{score_text(result.score)} {range_text(result.score)}".strip(),
+        difference_text(result.difference.interval) if result.difference else "",
+        verdict_text(result),
         "–" if trainable is None else f"{trainable:,.0f}",
         "–" if size is None else bytes_text(size),
         "–" if seconds is None else seconds_text(seconds),
-        *([_step(study, row)] if study.step_times else []),
-        seeds_text(row),
-        *([_trials(row)] if study.is_tuned else []),
+        *([_step(study, result)] if study.step_times else []),
+        seeds_text(result),
+        *([_trials(result)] if study.is_tuned else []),
     ]
 
 
-def _step(study: Study, row: Result) -> str:
+def _step(study: Study, result: Result) -> str:
     """Return the time of a step beside the reference's, "×1.25 [1.20, 1.31]"."""
-    if row is study.results[0]:
+    if result is study.results[0]:
         return "×1.00"
-    found = study.step_times.get(row.label)
-    return f"×{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else "–"
+    step = study.step_times.get(result.label)
+    return f"×{step.ratio:.2f} [{step.low:.2f}, {step.high:.2f}]" if step else "–"
 
 
-def _trials(row: Result) -> str:
-    return str(row.tuning.trials) if row.tuning else "–"
+def _trials(result: Result) -> str:
+    return str(result.tuning.trials) if result.tuning else "–"
 
 
 def reason(record: RunRecord) -> str:
@@ -113,25 +110,25 @@ def heading(study: Study) -> str:
 
 
 def overview_labels(studies: Sequence[Study]) -> list[str]:
-    """Return every method once, in the order of the studies."""
-    return list(dict.fromkeys(row.label for study in studies for row in study.results))
+    """Return the label of every method once, in the order of the studies."""
+    return list(dict.fromkeys(result.label for study in studies for result in study.results))
 
 
 def overview_rows(studies: Sequence[Study]) -> list[tuple[str, list[Result | None]]]:
-    """Return every method with its row in each study, or None where a study does not have it."""
-    found = [{row.label: row for row in study.results} for study in studies]
-    return [(label, [rows.get(label) for rows in found]) for label in overview_labels(studies)]
+    """Return every method with its result in each study, or None where a study does not have it."""
+    results = [{result.label: result for result in study.results} for study in studies]
+    return [(label, [labels.get(label) for labels in results]) for label in overview_labels(studies)]
 
 
 def overview_cells(studies: Sequence[Study]) -> list[list[str]]:
-    """Return the table: the mean and what it says against the reference of the study."""
-    return [[label, *map(_overview_text, rows)] for label, rows in overview_rows(studies)]
+    """Return the table: the mean and the verdict against the reference of the study."""
+    return [[label, *map(_overview_text, results)] for label, results in overview_rows(studies)]
 
 
-def _overview_text(row: Result | None) -> str:
-    if row is None:
+def _overview_text(result: Result | None) -> str:
+    if result is None:
         return ""
-    return f"{score_text(row.score)} {verdict_text(row)}" if row.records else "failed"
+    return f"{score_text(result.score)} {verdict_text(result)}" if result.records else "failed"
 
 
 def overview_section(studies: Mapping[str, Study]) -> dict[str, Any]:
@@ -152,51 +149,54 @@ def overview_section(studies: Mapping[str, Study]) -> dict[str, Any]:
             for name, study in studies.items()
         ],
         "rows": [
-            {"label": label, "cells": [_overview_cell(row) for row in rows]}
-            for label, rows in overview_rows(list(studies.values()))
+            {"label": label, "cells": [_overview_cell(result) for result in results]}
+            for label, results in overview_rows(list(studies.values()))
         ],
     }
 
 
-def _overview_cell(row: Result | None) -> dict[str, Any]:
-    if row is None:
+def _overview_cell(result: Result | None) -> dict[str, Any]:
+    if result is None:
         return {"text": "", "sort": "", "range": "", "verdict": "", "kind": ""}
     return {
-        "text": score_text(row.score),
-        "sort": row.score.value if row.score else "",
-        "range": range_text(row.score),
-        "verdict": verdict_text(row),
-        "kind": row.verdict.replace(" ", "-") if row.records else "failed",
+        "text": score_text(result.score),
+        "sort": result.score.value if result.score else "",
+        "range": range_text(result.score),
+        "verdict": verdict_text(result),
+        "kind": result.verdict.replace(" ", "-") if result.records else "failed",
     }
 
 
-SETTINGS_COLUMNS = ("method", "settings of its own")
+SETTINGS_COLUMNS = ("method", "own settings")
 
 
 def settings_text(study: Study) -> str:
-    """Return what all rows have alike: "All rows: steps=120, batch_size=8."; "" if that is nothing."""
-    shared = _settings_text(_shared(study))
-    whose = study.results[0].label if len(study.results) == 1 else "All rows"
-    return f"{whose}: {shared}." if shared else ""
+    """Return the settings that all methods share: "All methods: steps=120, batch_size=8."; "" if none."""
+    text = _settings_text(_shared_settings(study))
+    subject = study.results[0].label if len(study.results) == 1 else "All methods"
+    return f"{subject}: {text}." if text else ""
 
 
 def settings_cells(study: Study) -> list[list[str]]:
-    """Return the rows of the table: the method's name with its options and what else is its own."""
-    shared = _shared(study)
-    return [[row.label, _own(row, shared)] for row in study.results] if len(study.results) > 1 else []
+    """Return a row for each of several methods: its label and the settings that not all methods share."""
+    common = _shared_settings(study)
+    if len(study.results) == 1:
+        return []
+    return [[result.label, _own_settings(result, common)] for result in study.results]
 
 
-def _shared(study: Study) -> Settings:
-    first, *others = [row.settings for row in study.results]
+def _shared_settings(study: Study) -> Settings:
+    first, *rest = [result.settings for result in study.results]
     return {
         name: value
         for name, value in first.items()
-        if all(name in other and other[name] == value for other in others)
+        if all(name in settings and settings[name] == value for settings in rest)
     }
 
 
-def _own(row: Result, shared: Settings) -> str:
-    return _settings_text({name: value for name, value in row.settings.items() if name not in shared}) or "–"
+def _own_settings(result: Result, common: Settings) -> str:
+    own = {name: value for name, value in result.settings.items() if name not in common}
+    return _settings_text(own) or "–"
 
 
 def _settings_text(settings: Settings) -> str:

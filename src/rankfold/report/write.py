@@ -1,4 +1,4 @@
-"""A report as files: the page, its Markdown and its CSV."""
+"""The report as files: one HTML page that is complete, Markdown, and CSV of every run."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ HTML_NAME, MARKDOWN_NAME, CSV_NAME = "report.html", "report.md", "records.csv"
 
 
 def write_as_named(report: Report, path: Path, *, version: str) -> None:
-    """Write the page, Markdown or CSV, as the name ends in `.html`, `.md` or `.csv`.
+    """Write the page, Markdown or CSV, by the ending of the name: `.html`, `.md` or `.csv`.
 
     The file appears complete or not at all.
 
@@ -43,7 +43,7 @@ def write_as_named(report: Report, path: Path, *, version: str) -> None:
         case ".html":
             text = html_page(report, version=version)
         case _:
-            raise SpecError(f"'{path}' is no name of a report; end it in .html, .md or .csv.")
+            raise SpecError(f"'{path}' does not name a report; let it end in .html, .md or .csv.")
     write_into(path.parent, path.name, text.encode())
 
 
@@ -65,7 +65,7 @@ def html_page(report: Report, *, version: str) -> str:
     """Return the page as one HTML text that loads nothing.
 
     Args:
-        report: What to show.
+        report: The report.
         version: The version of rankfold that makes the page.
     """
     environment = Environment(
@@ -76,8 +76,8 @@ def html_page(report: Report, *, version: str) -> str:
         lstrip_blocks=True,
     )
     names = {f"study-{number}": study for number, study in enumerate(report.studies, start=1)}
-    shown = [study_section(name, study) for name, study in names.items()]
-    has_charts = any(study["charts"] for study in shown)
+    sections = [study_section(name, study) for name, study in names.items()]
+    has_charts = any(section["charts"] for section in sections)
     page = {
         "title": _title(report),
         "description": report.description,
@@ -86,7 +86,7 @@ def html_page(report: Report, *, version: str) -> str:
         "missing": report.missing,
         "claims": claims_section(report.judgements) if report.judgements else None,
         "overview": overview_section(names) if len(names) > 1 else None,
-        "studies": shown,
+        "studies": sections,
         "reading_title": READING_TITLE,
         "reading": READING,
         "has_charts": has_charts,
@@ -119,19 +119,19 @@ def _title(report: Report) -> str:
 
 def _facts(studies: Sequence[Study]) -> list[str]:
     records = [record for study in studies for record in study.records]
-    failed = sum(record.status == "failed" for record in records)
+    failures = sum(record.status == "failed" for record in records)
     last = max(datetime.fromisoformat(record.created) for record in records).astimezone(UTC)
     trials = sum(len(study.labelled_trials()) for study in studies)
-    runs = f"{len(records)} run" + "s" * (len(records) != 1) + (f", {failed} failed" if failed else "")
+    runs = f"{len(records)} run" + "s" * (len(records) != 1) + (f", {failures} failed" if failures else "")
     machines = sorted({record.hardware.gpu or record.hardware.cpu for record in records})
-    tuned = [f"{trials} trials of tuning"] if trials else []
-    return [runs, *tuned, f"{last:%d %B %Y, %H:%M} UTC".lstrip("0"), *machines]
+    tuning = [f"{trials} trials of tuning"] if trials else []
+    return [runs, *tuning, f"{last:%d %B %Y, %H:%M} UTC".lstrip("0"), *machines]
 
 
 def comma_separated(report: Report) -> str:
     """Return every run as CSV, failed ones and trials too; numbers are complete, not rounded."""
     rows = [
-        _flat(study, label, run)
+        _csv_row(study, label, run)
         for study in report.studies
         for label, run in [*study.labelled_runs(), *study.labelled_trials()]
     ]
@@ -142,7 +142,7 @@ def comma_separated(report: Report) -> str:
     return text.getvalue()
 
 
-def _flat(study: Study, label: str, run: RunRecord) -> dict[str, object]:
+def _csv_row(study: Study, label: str, run: RunRecord) -> dict[str, object]:
     parts = {"parameters": run.parameters, "bytes": run.bytes, "seconds": run.seconds}
     return {
         "model": study.model,

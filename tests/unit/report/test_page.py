@@ -255,7 +255,7 @@ def test_settings_of_a_row_and_those_of_all_rows_are_told_once_each():
         make_record("tlora", options={"r": 8, "target_modules": "all-linear"}, steps=50),
     ]
     (study,) = make_report(records).studies
-    assert settings_text(study).startswith("All rows: r=8, learning_rate=0.0005, batch_size=16")
+    assert settings_text(study).startswith("All methods: r=8, learning_rate=0.0005, batch_size=16")
     assert settings_cells(study) == [
         ["lora", "target_modules=query, steps=100"],
         ["tlora", "target_modules=all-linear, steps=50"],
@@ -268,7 +268,7 @@ def test_settings_of_a_row_and_those_of_all_rows_are_told_once_each():
 @pytest.mark.parametrize("written", [markdown, lambda report: html_page(report, version="1")])
 def test_report_says_settings_and_how_to_read_it(written):
     text = html.unescape(written(some_report()))
-    assert "All rows: " in text
+    assert "All methods: " in text
     assert all(part.split(";")[0] in text for part in READING)
 
 

@@ -124,7 +124,7 @@ def test_page_markdown_csv_and_json_tell_the_choice(study):
     report = Report((study,))
     page, text = html_page(report, version="0"), markdown(report)
     for shown in (page, text):
-        assert "How it was chosen" in shown
+        assert "How the composition was chosen" in shown
         assert "60,000 trained numbers" in shown
         assert all(label in shown for label in labels)
     # The script of the page sorts what it calls results, by their buttons, which this table has not.

@@ -79,7 +79,7 @@ def test_methods_that_predict_the_same_differ_by_words_and_not_by_an_interval_wi
         ),
         (
             lambda run: replace(run, training=replace(run.training, batch_size=4)),
-            "The budgets differ: rows in each 16 (lora), 4 (tlora).",
+            "The budgets differ: batch size 16 (lora), 4 (tlora).",
         ),
         (
             lambda run: replace(run, data=replace(run.data, rows={"train": 10})),
