@@ -115,7 +115,7 @@ def test_choice_is_made_on_rows_of_the_training_split_and_is_in_the_report(choos
     assert "chosen: " in result.stderr
     assert "rankfold train --model" in result.stderr
     page = (tmp_path / "fit" / "report.html").read_text("utf-8")
-    assert "How it was chosen" in page
+    assert "How the composition was chosen" in page
     again = CliRunner().invoke(cli, ["report", str(tmp_path / "fit")])
     assert again.stdout == result.stdout
 

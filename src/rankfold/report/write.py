@@ -43,7 +43,7 @@ def write_as_named(report: Report, path: Path, *, version: str) -> None:
         case ".html":
             text = html_page(report, version=version)
         case _:
-            raise SpecError(f"'{path}' does not name a report; let it end in .html, .md or .csv.")
+            raise SpecError(f"'{path}' does not name a report; end it in .html, .md or .csv.")
     write_into(path.parent, path.name, text.encode())
 
 

@@ -16,7 +16,7 @@ from rankfold.errors import DataError, RankfoldError
 from rankfold.report.chart_style import style_of
 from rankfold.report.charts import study_figures
 from rankfold.report.findings import READING, headline
-from rankfold.report.format import bytes_text, range_text, seconds_text, signed
+from rankfold.report.format import bytes_text, range_text, seconds_text, signed_text
 from rankfold.report.markdown import markdown
 from rankfold.report.study import make_report
 from rankfold.report.tables import cells, columns, settings_cells, settings_text
@@ -183,8 +183,8 @@ def test_marks_of_neighbours_differ_in_colour_shape_and_dash():
         (seconds_text(9.96), "10 s"),
         (seconds_text(59.7), "1 min 00 s"),
         (seconds_text(3600), "1 h 00 min"),
-        (signed(-0.0004), "0.000"),
-        (signed(-0.012), "−0.012"),
+        (signed_text(-0.0004), "0.000"),
+        (signed_text(-0.012), "−0.012"),
         (range_text(Interval(1, 1, 1)), ""),
         (range_text(Interval(0, -0.02, 0.028)), "[−0.020, 0.028]"),
     ],
