@@ -1,7 +1,7 @@
-"""Where the bytes of PEFT's adapters go, and what is left without copies and without what a seed says.
+"""Bytes of PEFT's adapters: learned, copied, frozen; and the size of the packed file, exact and rounded.
 
 MiniLM, query and value of every layer, no task head. Each method takes some steps of training on news and is
-saved by PEFT, explained, shrunk and expanded. Bytes are exact. The script stops if an adapter that was shrunk
+saved by PEFT, explained, packed and unpacked. Bytes are exact. The script stops if an adapter that was packed
 without rounding does not come back byte for byte.
 
     python benchmarks/size.py --out benchmarks/records/size.json
@@ -29,6 +29,7 @@ import rankfold
 from rankfold.models.base import LoadedModel, resolve_model
 from rankfold.models.hardware import cpu_name
 from rankfold.progress import quiet_libraries
+from rankfold.store.rounding import Dtype
 from rankfold.store.size import explain
 from rankfold.tasks.bbc_news import read_bbc_news
 from rankfold.tasks.kinds.classification import CLASSIFICATION
@@ -94,47 +95,39 @@ def batch(loaded: LoadedModel, step: int) -> dict[str, torch.Tensor]:
 
 
 def measure(name: str, scratch: Path) -> dict[str, object]:
-    """Return the bytes of one method's adapter by kind, and of the files it shrinks to."""
+    """Return the bytes of one method's adapter by type, and those of its packed files."""
     folder = scratch / "adapter"
     save(name, folder)
     explanation = explain(folder)
-    kinds = explanation.bytes_by_kind
-    assert sum(kinds.values()) == explanation.file_bytes == (folder / FILES[1]).stat().st_size
+    types = explanation.bytes_by_type
+    assert sum(types.values()) == explanation.file_bytes == (folder / FILES[1]).stat().st_size
     return {
         "peft_type": explanation.method,
         "weights_bytes": explanation.file_bytes,
         "config_bytes": (folder / FILES[0]).stat().st_size,
-        "bytes_by_kind": dict(kinds),
-        "hints": explanation.hints,
-        "shrunk": {
-            "exact": shrunk(folder, scratch / "exact"),
-            "exact, like processor": shrunk(folder, scratch / "regenerate", regenerate=True),
-            "bf16": shrunk(folder, scratch / "bf16", dtype="bf16"),
-            "int8": shrunk(folder, scratch / "int8", dtype="int8"),
-        },
+        "bytes_by_type": dict(types),
+        "packed": {dtype or "exact": pack(folder, scratch, dtype) for dtype in (None, "bf16", "int8")},
     }
 
 
-def shrunk(folder: Path, file: Path, **options: Any) -> dict[str, object]:
-    """Shrink, expand, compare, and return what was saved."""
-    shrinkage = rankfold.shrink_adapter(folder, file, **options)
-    again = file.with_suffix(".expanded")
-    exact = rankfold.expand_adapter(file, again)
-    same = all((again / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
-    assert same or not exact
+def pack(folder: Path, scratch: Path, dtype: Dtype | None) -> dict[str, float]:
+    """Pack, unpack, compare, and return size and error."""
+    file, again = scratch / f"{dtype}.rankfold", scratch / f"{dtype}"
+    packed = rankfold.pack_adapter(folder, file, dtype=dtype)
+    rankfold.unpack_adapter(file, again)
+    assert dtype or all((again / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
+    before = sum((folder / name).stat().st_size for name in FILES)
     return {
-        "bytes": shrinkage.bytes_after,
-        "ratio": shrinkage.bytes_after / shrinkage.bytes_before,
-        "byte_for_byte": exact,
-        "largest_relative_error": max(shrinkage.errors.values(), default=0.0),
+        "bytes": packed.file_bytes,
+        "ratio": packed.file_bytes / before,
+        "relative_error": packed.relative_error,
     }
 
 
-def circumstances() -> dict[str, object]:
-    """Return what the figures depend on, and what repeats them."""
-    libraries = {
-        each.__name__: each.__version__ for each in (rankfold, torch, peft, transformers, safetensors, np)
-    }
+def environment() -> dict[str, object]:
+    """Return versions, hardware and the command that repeats the figures."""
+    modules = (rankfold, torch, peft, transformers, safetensors, np)
+    libraries = {module.__name__: module.__version__ for module in modules}
     return {
         "command": ["python", *sys.argv],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,11 +149,11 @@ def main() -> None:
     for name in METHODS:
         with tempfile.TemporaryDirectory() as scratch:
             methods[name] = measure(name, Path(scratch))
-        files = methods[name]["shrunk"]
-        sizes = " ".join(f"{files[way]['bytes']:>10,}" for way in files)
+        files = methods[name]["packed"]
+        sizes = " ".join(f"{files[dtype]['bytes']:>10,}" for dtype in files)
         print(f"{name:34} {methods[name]['weights_bytes']:>10,} {sizes}", flush=True)
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps({**circumstances(), "methods": methods}, indent=2) + "\n")
+        arguments.out.write_text(json.dumps({**environment(), "methods": methods}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

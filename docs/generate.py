@@ -28,7 +28,7 @@ _PACKAGE = _ROOT / "src" / "rankfold"
 _RECORDS = _ROOT / "benchmarks" / "records"
 _SIZES = _RECORDS / "size.json"
 _TITLES = {"lora": "LoRA", "relayed_lora": "Relayed LoRA", "tlora": "TLoRA", "tlora_plus": "TLoRA+"}
-_KINDS = ("factor", "regenerable", "duplicate", "frozen")
+_TYPES = ("factor", "duplicate", "frozen")
 
 
 def package_map() -> str:
@@ -123,26 +123,14 @@ def cost_table() -> str:
 
 
 def size_table() -> str:
-    """Return what PEFT saves and what is left of it, as the record of `benchmarks/size.py` has it."""
-    titles = ["method", "weights file", "learned", "from a seed", "copies", "from the base", "shrunk", "%"]
+    """Return the table of adapter sizes and packed sizes, from the record of `benchmarks/size.py`."""
+    titles = ["method", "weights file", "learned", "copies", "frozen", "packed", "%", "bf16", "int8"]
     rows: list[list[str]] = []
     for name, method in _sizes().items():
-        kinds, shrunk = method["bytes_by_kind"], method["shrunk"]["exact"]
-        sizes = [method["weights_bytes"], *(kinds.get(kind, 0) for kind in _KINDS), shrunk["bytes"]]
-        rows.append([name, *(f"{size:,}" if size else "" for size in sizes), f"{100 * shrunk['ratio']:.3g}"])
-    return _table_of_numbers(titles, rows)
-
-
-def rounding_table() -> str:
-    """Return what rounding leaves, as the record of `benchmarks/size.py` has it."""
-    titles = ["method", "exact", "exact, like processor", "bf16", "largest error", "int8", "largest error"]
-    rows: list[list[str]] = []
-    for name, method in _sizes().items():
-        exact, like, *rounded = method["shrunk"].values()
-        row = [name, f"{exact['bytes']:,}", f"{like['bytes']:,}"]
-        for each in rounded:
-            row += [f"{each['bytes']:,}", f"{each['largest_relative_error']:.2g}"]
-        rows.append(row)
+        types, (exact, *rounded) = method["bytes_by_type"], method["packed"].values()
+        sizes = [method["weights_bytes"], *(types.get(type_, 0) for type_ in _TYPES), exact["bytes"]]
+        rows.append([name, *(f"{size:,}" if size else "" for size in sizes), f"{100 * exact['ratio']:.3g}"])
+        rows[-1] += [f"{file['bytes']:,} ({file['relative_error']:.2g})" for file in rounded]
     return _table_of_numbers(titles, rows)
 
 

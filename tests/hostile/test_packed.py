@@ -60,11 +60,12 @@ LIES = {
     "integer type": (SMALL, types("F32 - I64")),
     "type of a tensor that is not int8": (SMALL, types("F32 F32 F32")),
     "tensor without its type": (SMALL, types("F32 - -")),
-    "no scales": (SMALL, lambda _, tensors: tensors.pop(SCALES)),
-    "too few scales": (SMALL, tensor(SCALES, torch.ones(3))),
-    "too many scales": (SMALL, tensor(SCALES, torch.ones(5))),
-    "scales of another type": (SMALL, tensor(SCALES, torch.ones(4, dtype=torch.float64))),
-    "scales in a square": (SMALL, tensor(SCALES, torch.ones(2, 2))),
+    "no scales": (SMALL, lambda _, tensors: tensors.pop("a" + SCALES)),
+    "too few scales": (SMALL, tensor("a" + SCALES, torch.ones(1))),
+    "too many scales": (SMALL, tensor("a" + SCALES, torch.ones(3))),
+    "scales of another type": (SMALL, tensor("a" + SCALES, torch.ones(2, dtype=torch.float64))),
+    "scales of nothing": (SMALL, tensor("b" + SCALES, torch.ones(1))),
+    "scales in a square": (SMALL, tensor("a" + SCALES, torch.ones(1, 2))),
 }
 
 

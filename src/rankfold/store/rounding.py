@@ -1,8 +1,8 @@
 """Round an adapter to fewer bytes: to another floating-point type, or to int8 in blocks with a scale each.
 
-An adapter in int8 is again a `SavedAdapter`, which packed files, stores and exports hold like any other: each
-rounded tensor has one signed byte a number, one more tensor has the scales, and the metadata has the types to
-go back to. `restore` goes back; whoever opens an adapter gets it restored.
+An adapter in int8 is again a `SavedAdapter`, which packed files, stores and exports hold like any other: a
+rounded tensor has one signed byte a number and a second tensor with its scales, and the metadata has the
+original types. `restore` goes back; whoever opens an adapter gets it restored.
 """
 
 import math
@@ -27,8 +27,8 @@ FLOATS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float1
 BLOCK = 64
 """How many numbers share one scale in int8."""
 
-SCALES = "int8.scales"
-"""The tensor with the scales of all blocks, in the order of the rounded tensors."""
+SCALES = ".int8_scales"
+"""The end of the name of the tensor with the scales of a rounded one."""
 
 TYPES = "rankfold.int8"
 """The metadata with the original type of each tensor, or `-` where it was not rounded."""
@@ -55,18 +55,15 @@ def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
         tensors = {name: _to_float(name, tensor, dtype) for name, tensor in adapter.tensors.items()}
         return _with_tensors(adapter, tensors, adapter.layout.metadata)
     tensors: dict[str, Tensor] = {}
-    scales: list[Tensor] = []
     types: list[str] = []
     for entry in adapter.layout.entries:
-        tensor = adapter.tensors[entry.name]
-        if not _is_smaller_in_int8(entry):
-            tensors[entry.name] = tensor
+        name, tensor = entry.name, adapter.tensors[entry.name]
+        if _is_smaller_in_int8(entry):
+            tensors[name], tensors[name + SCALES] = _to_int8(name, tensor)
+            types.append(entry.dtype)
+        else:
+            tensors[name] = tensor
             types.append(_EXACT)
-            continue
-        tensors[entry.name], block_scales = _to_int8(entry.name, tensor)
-        scales.append(block_scales)
-        types.append(entry.dtype)
-    tensors[SCALES] = torch.cat([torch.empty(0), *scales])
     return _with_tensors(adapter, tensors, {**(adapter.layout.metadata or {}), TYPES: " ".join(types)})
 
 
@@ -80,19 +77,16 @@ def restore(adapter: SavedAdapter) -> SavedAdapter:
         return adapter
     metadata = dict(adapter.layout.metadata or {})
     types = metadata.pop(TYPES).split(" ")
-    names = [name for name in adapter.tensors if name != SCALES]
-    scales = adapter.tensors.get(SCALES)
-    if scales is None or scales.dtype != torch.float32 or scales.ndim != 1 or len(types) != len(names):
+    scales = {name: tensor for name, tensor in adapter.tensors.items() if name.endswith(SCALES)}
+    names = [name for name in adapter.tensors if name not in scales]
+    if len(types) != len(names):
         raise _contradiction()
     tensors: dict[str, Tensor] = {}
-    begin = 0
     for name, dtype in zip(names, types, strict=True):
-        tensor = adapter.tensors[name]
+        tensors[name] = adapter.tensors[name]
         if dtype != _EXACT:
-            end = begin + _blocks(tensor.numel())
-            tensor, begin = _from_int8(tensor, dtype, scales[begin:end]), end
-        tensors[name] = tensor
-    if begin != len(scales):
+            tensors[name] = _from_int8(tensors[name], dtype, scales.pop(name + SCALES, None))
+    if scales:
         raise _contradiction()
     return _with_tensors(adapter, tensors, metadata or None)
 
@@ -106,9 +100,9 @@ def check_exact(adapter: SavedAdapter) -> None:
     """Check that an adapter is not in int8.
 
     Raises:
-        AdapterFileError: If it is, or has a tensor of the name that is reserved for the scales.
+        AdapterFileError: If it is, or has a tensor with a name that is reserved for scales.
     """
-    if is_int8(adapter) or SCALES in adapter.tensors:
+    if is_int8(adapter) or any(name.endswith(SCALES) for name in adapter.tensors):
         raise AdapterFileError(f"{adapter.title} is in int8 already; unpack it with `rankfold unpack` first.")
 
 
@@ -152,10 +146,12 @@ def _to_int8(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
     return steps.view(-1)[: len(numbers)].reshape(tensor.shape), scales.view(-1)
 
 
-def _from_int8(steps: Tensor, dtype: str, scales: Tensor) -> Tensor:
+def _from_int8(steps: Tensor, dtype: str, scales: Tensor | None) -> Tensor:
     """Return the numbers of the steps; `scales` has one for each block."""
-    fits = steps.dtype == torch.int8 and len(scales) == _blocks(steps.numel())
-    if not fits or dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
+    is_float = dtype in DTYPES and DTYPES[dtype].is_floating_point
+    if scales is None or not is_float or (steps.dtype, scales.dtype) != (torch.int8, torch.float32):
+        raise _contradiction()
+    if scales.shape != (_blocks(steps.numel()),):
         raise _contradiction()
     numbers = steps.reshape(-1).float() * scales.repeat_interleave(BLOCK)[: steps.numel()]
     return numbers.to(DTYPES[dtype]).reshape(steps.shape)
