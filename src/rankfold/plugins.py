@@ -7,9 +7,11 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from rankfold.errors import RankfoldWarning, SpecError
+
+_Value = TypeVar("_Value")
 
 
 def discover_plugins(
@@ -41,6 +43,48 @@ def discover_plugins(
             raise SpecError(f"two {noun}s are named '{value.name}'; rename one of them.")
         named[value.name] = value
     return MappingProxyType(named)
+
+
+def find_plugin(
+    group: str, name: str, noun: str, value_type: type[_Value], *, is_ours: bool = False
+) -> _Value | None:
+    """Return another package's value of a name, without loading any other; None if no package has one.
+
+    Args:
+        group: The entry point group, such as `rankfold.tasks`.
+        name: The name of the entry point and of the value.
+        noun: The word for a value in messages, such as "task".
+        value_type: The type of the value, which has an attribute `name`.
+        is_ours: Whether rankfold has a value of this name.
+
+    Raises:
+        SpecError: If two packages have the name, or the value does not load or is not of the type.
+    """
+    entries = tuple(entry_points(group=group, name=name))
+    if not entries:
+        return None
+    packages = sorted([*(_package(entry) for entry in entries), *(["rankfold"] if is_ours else [])])
+    if len(packages) > 1:
+        owners = " and ".join(f"'{package}'" for package in packages)
+        raise SpecError(f"the packages {owners} both have a {noun} '{name}'; uninstall one of them.")
+    package, entry = packages[0], entries[0]
+    try:
+        value = entry.load()
+    except Exception as error:  # whatever another package may raise
+        raise SpecError(
+            f"the {noun} '{name}' of the package '{package}' does not load "
+            f"({type(error).__name__}: {error}); repair or uninstall the package."
+        ) from error
+    if not isinstance(value, value_type) or cast(Any, value).name != name:
+        raise SpecError(
+            f"'{entry.value}' of the package '{package}' is no {noun} with the name '{name}'; "
+            "repair or uninstall the package."
+        )
+    return value
+
+
+def _package(entry: EntryPoint) -> str:
+    return "unknown" if entry.dist is None else entry.dist.name
 
 
 def _load(entry: EntryPoint, noun: str, check: Callable[[Any], object]) -> list[Any]:

@@ -53,7 +53,7 @@ def test_every_method_is_listed_at_its_own_rate_and_in_full(lr, method):
     data = json.loads(lr("--json", method=method).stdout)
     plan = kind_base(data["model"], kind=None, num_labels=2)
     counted = rankfold.count_parameters(
-        plan.adapted(find_method(method).config({}, plan.head.task_type, seed=0))[1]
+        plan.with_adapter(find_method(method).config({}, plan.head.task_type, seed=0))[1]
     )
     assert {group["learning_rate"] for group in data["groups"]} == {discover()[method].learning_rate}
     assert sum(group["numbers"] for group in data["groups"]) == counted.trainable + counted.heads

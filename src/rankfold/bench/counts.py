@@ -53,10 +53,10 @@ def count_on_meta(
     """
     plan, found = kind_base(model, kind=kind, num_labels=num_labels), find_method(method)
     config = found.config(options, plan.head.task_type, seed=0)
-    base, adapted = plan.adapted(config)
+    base, adapted = plan.with_adapter(config)
     freeze_rest(adapted, found)
     lora = _plain_lora(config) if found.trains_adapter else None
-    reference = None if lora is None else count_parameters(plan.adapted(lora)[1]).active
+    reference = None if lora is None else count_parameters(plan.with_adapter(lora)[1]).active
     count = count_parameters(adapted)
     by_factor, by_module = (
         {name: part.active for name, part in parts.items() if part.active}

@@ -23,7 +23,7 @@ from rankfold.runs.methods import find_method
 from rankfold.runs.record import ParametersPart
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.runs.workload import Workload, measure_workload
-from rankfold.tasks import MIXTURES, NAMED, Task, TaskRequest, load_task
+from rankfold.tasks import MIXTURES, NAMED_TASKS, Task, TaskRequest, load_task
 from rankfold.tasks.data.splits import HOLD_OUT_FRACTION
 from rankfold.tasks.kinds import kind_base
 from rankfold.tasks.mixture import SEPARATOR
@@ -172,7 +172,7 @@ class Estimator:
         precision = "bf16" if is_free else choose_precision(request.precision, torch.device("cpu"))
         trainer = self._device or A100[precision]
         base = _base(request, tasks)
-        length = row_length(base.described, base.head.max_length, request.max_length)
+        length = row_length(base.config, base.head.max_length, request.max_length)
         work = self._workload(request, base, length)
         return Estimate(
             model=request.model,
@@ -196,7 +196,7 @@ class Estimator:
         )
 
     def _workload(self, request: RunRequest, base: MetaBase, length: int) -> Workload:
-        key = json.dumps([*decides_a_step(request), base.head.kind, base.described.num_labels, length])
+        key = json.dumps([*decides_a_step(request), base.head.kind, base.config.num_labels, length])
         if key not in self._measured:
             config = find_method(request.method).config(
                 request.options, base.head.task_type, seed=request.seed
@@ -222,10 +222,10 @@ def decides_a_step(request: RunRequest) -> list[JsonValue]:
 def _tasks(request: RunRequest, *, is_own: bool) -> list[Task]:
     """Return the known tasks that are learned, those of a mixture one by one; none for a user's own data."""
     names = request.task.split(SEPARATOR) if request.task else []
-    unknown = [name for name in names if name not in NAMED]
+    unknown = [name for name in names if name not in NAMED_TASKS]
     if unknown and not is_own:
-        raise unknown_name("task", unknown[0], NAMED)
-    return [] if unknown else [NAMED[name] for name in names]
+        raise unknown_name("task", unknown[0], NAMED_TASKS)
+    return [] if unknown else [NAMED_TASKS[name] for name in names]
 
 
 def _base(request: RunRequest, tasks: list[Task]) -> MetaBase:
@@ -344,7 +344,7 @@ def _planned(
 def _is_counted(request: RunRequest) -> bool:
     """Return whether the estimate knows the rows of what is learned, or there is nothing to count."""
     names = request.task.split(SEPARATOR) if request.task else []
-    return request.data is None and all(name in NAMED for name in names)
+    return request.data is None and all(name in NAMED_TASKS for name in names)
 
 
 def _own_rows(request: TaskRequest, model: str) -> int:

@@ -75,7 +75,7 @@ Examples:
 @_what("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]")
 @_what("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
 @source_options(_DATA)
-@_data("--kind", help="classification, regression or instruction; inferred from the data if left out.")
+@_data("--kind", help="The kind of task, such as regression; inferred from the data if left out.")
 @column_options(_DATA)
 @_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
 @_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")

@@ -32,7 +32,7 @@ Examples:
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated."
 )
 @_what("--task", help="A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.")
-@_what("--kind", help="classification, regression or instruction; the task's or the model's if left out.")
+@_what("--kind", help="The kind of task, such as regression; the task's or the model's if left out.")
 @_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
 @_how("--rows", type=click.IntRange(min=1), help="Rows of the training split; the task's if left out.")
 @_how("--epochs", type=float, help="Passes over the training split.  [default: 3]")

@@ -52,7 +52,7 @@ _METRIC_COLUMNS = ("task", "version", "few-shot", "filter", "metric", "value", "
     help="train, validation, test, or validation_mismatched (of mnli).",
 )
 @source_options(_DATA, task_help="A task whose metric is known; that of the run if left out.")
-@_data("--kind", help="classification, regression or instruction.")
+@_data("--kind", help="The kind of task, such as regression.")
 @column_options(_DATA)
 @_data("--max-length", type=int, help="Most tokens of a row; that of the run if left out.")
 @scoring_option(_DATA, "that of the run if left out")

@@ -48,7 +48,7 @@ Examples:
     help="Most predicted time of a training step, in steps of LoRA of rank 8 on PEFT's default layers.",
 )
 @_what("--methods", metavar="A,B", help="Only these methods of `rankfold methods`; all of them if left out.")
-@_what("--kind", help="classification, regression or instruction; inferred if left out.")
+@_what("--kind", help="The kind of task, such as regression; inferred if left out.")
 @_what("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
 @_what("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
 @_what("--all", "all_shown", is_flag=True, help="Show every composition, those that cannot be built too.")

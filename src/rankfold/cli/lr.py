@@ -48,7 +48,7 @@ def command(
     with shown_notes():
         plan = kind_base(model, kind=task_kind, num_labels=num_labels)
     found = find_method(method)
-    _, adapted = plan.adapted(found.config(parse_settings(settings), plan.head.task_type, seed=0))
+    _, adapted = plan.with_adapter(found.config(parse_settings(settings), plan.head.task_type, seed=0))
     freeze_rest(adapted, found)
     base = found.learning_rate if learning_rate is None else learning_rate
     table = RateTable.of(parameter_groups(adapted, lr=base, weight_decay=weight_decay, **asked))

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -19,7 +18,7 @@ from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.models.gguf import convert_gguf, read_gguf_config
 from rankfold.progress import quiet_libraries
 
-EMBEDDED = ("minilm", "smollm2")
+EMBEDDED_MODELS = ("minilm", "smollm2")
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -47,7 +46,7 @@ class BaseModel:
         return sha256_of_file(self.origin) if self.origin.is_file() else sha256_of_weights(self.origin)
 
     def loadable(self) -> str:
-        """Return what `from_pretrained` is given; a GGUF file is converted for it, once.
+        """Return the name or folder to give to `from_pretrained`; a GGUF file is converted, once.
 
         Raises:
             DataError: If a GGUF file cannot be read.
@@ -141,8 +140,8 @@ def _from_hub(name: str) -> BaseModel:
     # The hub takes half a minute to say no where there is no network.
     if not _HUB_ID.fullmatch(name) or name.startswith(".") or name.endswith(".gguf"):
         raise SpecError(f"there is no model at '{name}'; {remedy}")
-    if "/" not in name and nearest(name, EMBEDDED):
-        raise unknown_name("model", name, EMBEDDED)
+    if "/" not in name and nearest(name, EMBEDDED_MODELS):
+        raise unknown_name("model", name, EMBEDDED_MODELS)
     try:
         config: str | None = cast(Any, hub).cached_file(name, "config.json")
     except OSError as error:
@@ -225,42 +224,24 @@ def _from_pretrained(location: str, head: TaskHead) -> tuple[PreTrainedModel, tu
     model, info = head.auto_class.from_pretrained(
         location, dtype=torch.float32, output_loading_info=True, **head.options
     )
-    mismatched = (entry[0] for entry in info["mismatched_keys"])
-    fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *mismatched)}
+    resized_keys = (entry[0] for entry in info["mismatched_keys"])
+    fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *resized_keys)}
     return model, tuple(sorted(fresh))
 
 
-def row_length(config: PreTrainedConfig, usual: int, wanted: int | None) -> int:
+def row_length(config: PreTrainedConfig, usual: int, max_length: int | None) -> int:
     """Return the most tokens of a row.
 
     Args:
         config: The model's.
         usual: The kind of task's default.
-        wanted: The number that was asked for; None for the default.
+        max_length: The number that was asked for; None for the default.
 
     Raises:
         SpecError: If that is more than the model takes.
     """
-    length = usual if wanted is None else wanted
+    length = usual if max_length is None else max_length
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and length > most:
         raise SpecError(f"max_length is {length}, but the model takes {most} tokens; give at most that.")
     return length
-
-
-def start_at_mean(loaded: LoadedModel, labels: Sequence[float]) -> None:
-    """Let the predictions of a new regression head lie about the mean of the labels.
-
-    A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias by
-    no more than the learning rate at a time. The heads of models that generate text have no bias; they are
-    left as they were drawn, since other programs would not find a place for one that was added.
-
-    Args:
-        loaded: A model with one output; a head that its files hold is left as it is.
-        labels: Those of the training split.
-    """
-    for name in loaded.fresh_modules:
-        module = loaded.model.get_submodule(name)
-        bias = cast("torch.Tensor | None", getattr(module, "bias", None))
-        if isinstance(module, nn.Linear) and module.out_features == 1 and bias is not None:
-            nn.init.constant_(bias, sum(labels) / len(labels))

@@ -87,8 +87,8 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 def cache_dir() -> Path:
     """Return the folder named by `RANKFOLD_CACHE`, or the platform's own place for caches."""
-    named = os.environ.get("RANKFOLD_CACHE")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("rankfold")
+    folder = os.environ.get("RANKFOLD_CACHE")
+    return Path(folder).expanduser() if folder else platformdirs.user_cache_path("rankfold")
 
 
 @contextmanager

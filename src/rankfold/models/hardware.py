@@ -1,4 +1,4 @@
-"""What a run ran on, how exact its numbers are, and how much memory it took."""
+"""Hardware: the device, its precision, its name, and the peak memory of the process."""
 
 import os
 import platform

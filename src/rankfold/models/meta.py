@@ -27,12 +27,12 @@ class MetaBase:
     """A base model of which only the structure is known.
 
     Attributes:
-        described: Its configuration, with the labels of the head.
+        config: Its configuration, with the labels of the head.
         head: The class of the model, and its task head.
         source: Where the structure is from.
     """
 
-    described: PreTrainedConfig
+    config: PreTrainedConfig
     head: TaskHead
     source: str
 
@@ -44,13 +44,13 @@ class MetaBase:
         """
         try:
             with quiet_libraries(), torch.device("meta"):
-                return self.head.auto_class.from_config(self.described)
+                return self.head.auto_class.from_config(self.config)
         except (ValueError, KeyError, AttributeError) as error:
             raise SpecError(
                 f"the model cannot be built ({_words(error)}); check its configuration."
             ) from error
 
-    def adapted(self, config: PeftConfig) -> tuple[int, PeftModel]:
+    def with_adapter(self, config: PeftConfig) -> tuple[int, PeftModel]:
         """Return the parameters of the base model, and the model with its adapter, all on the meta device.
 
         Raises:
@@ -60,7 +60,7 @@ class MetaBase:
         base = sum(parameter.numel() for parameter in model.parameters())
         try:
             with quiet_libraries(), torch.device("meta"):
-                adapted = cast(PeftModel, peft.get_peft_model(model, config))
+                peft_model = cast(PeftModel, peft.get_peft_model(model, config))
         except RankfoldError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -72,7 +72,7 @@ class MetaBase:
                 f"the adapter cannot be built without weights ({_words(error).partition('. ')[0]}); "
                 "count it where the weights are, with `rankfold train --dry-run`."
             ) from error
-        return base, adapted
+        return base, peft_model
 
 
 def meta_base(model: str, head_for: Callable[[bool], TaskHead]) -> MetaBase:
@@ -88,10 +88,10 @@ def meta_base(model: str, head_for: Callable[[bool], TaskHead]) -> MetaBase:
     Raises:
         SpecError: If there is no such model, or its configuration cannot be read.
     """
-    described, generates, source = _described(model)
+    config, generates, source = _read_structure(model)
     head = head_for(generates)
-    described.num_labels = head.num_labels or 1
-    return MetaBase(described, head, source)
+    config.num_labels = head.num_labels or 1
+    return MetaBase(config, head, source)
 
 
 def generates_text(model: str) -> bool:
@@ -103,26 +103,26 @@ def generates_text(model: str) -> bool:
     Raises:
         SpecError: If there is no such model, or its configuration cannot be read.
     """
-    return _described(model)[1]
+    return _read_structure(model)[1]
 
 
-def _described(model: str) -> tuple[PreTrainedConfig, bool, str]:
+def _read_structure(model: str) -> tuple[PreTrainedConfig, bool, str]:
     """Return the configuration of a model, whether it continues text, and where it is from."""
     path = Path(model)
     if path.suffix == ".json" and path.is_file():
-        described = read_config(model)
-        return described, is_causal(described), model
+        config = read_config(model)
+        return config, is_causal(config), model
     if model in architecture_names() and not path.exists() and not _is_cached(model):
         logger.info("the structure of '%s' is the one that comes with rankfold.", model)
-        described = read_architecture(model)
-        return described, is_causal(described), "rankfold"
+        config = read_architecture(model)
+        return config, is_causal(config), "rankfold"
     try:
         base = resolve_model(model)
     except SpecError as error:
         if path.exists():
             raise
-        known = ", ".join(architecture_names())
-        raise SpecError(f"{error} The structures of these are known without it: {known}.") from error
+        names = ", ".join(architecture_names())
+        raise SpecError(f"{error} The structures of these are known without it: {names}.") from error
     return base.config(), base.is_causal, base.source
 
 

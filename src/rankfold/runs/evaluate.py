@@ -113,7 +113,7 @@ def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal:
         raise SpecError(
             f"kind is '{request.data.kind}', and what '{request.adapter}' learned is {learned}; leave it out."
         )
-    known = replace(request.data, learned=record.task.label_names, kind=learned)
+    known = replace(request.data, learned_names=record.task.label_names, kind=learned)
     # What was cut off for validation was not trained on.
     splits = TRAINING_SPLITS if request.split == "train" else (request.split,)
     return load_task(known, is_causal=is_causal, splits=splits)

@@ -17,7 +17,7 @@ from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import ParametersPart
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
-from rankfold.tasks import TaskData, limited, load_task
+from rankfold.tasks import TaskData, limit_rows, load_task
 from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
@@ -86,7 +86,7 @@ def prepare(request: RunRequest) -> Prepared:
     base = resolve_model(request.model)
     data = load_task(request.task_request, is_causal=base.is_causal)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
-    data = limited(data, {"train": request.train_rows, "validation": request.eval_rows})
+    data = limit_rows(data, {"train": request.train_rows, "validation": request.eval_rows})
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     head = data.kind.head(data.examples.label_names)

@@ -202,11 +202,18 @@ class ReducerPart:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One held-out example: the right label (id, number, candidate) and the answer; -1 names no candidate."""
+    """The prediction of one held-out example.
+
+    Args:
+        id: The row's.
+        label: The right prediction: a class id, a number, the index of a candidate; other kinds of tasks may
+            have texts and lists.
+        prediction: The model's; -1 where its text names no candidate.
+    """
 
     id: int | str
-    label: int | float
-    prediction: int | float
+    label: JsonValue
+    prediction: JsonValue
 
 
 def _with_zone(moment: str) -> str:

@@ -150,7 +150,7 @@ def measure_workload(
         SpecError: If the adapter cannot be built on this model, the model cannot work without weights, or the
             Reducer has nothing to choose.
     """
-    numbers, model = base.adapted(config)
+    numbers, model = base.with_adapter(config)
     freeze_rest(model, find_method(request.method), freeze_head=request.freeze_head)
     parameters = parameters_of_run(model)
     trained = parameters.trainable + (0 if request.freeze_head else parameters.head)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankfold.tasks.load import SPLITS as SPLITS
-    from rankfold.tasks.load import limited as limited
+    from rankfold.tasks.load import limit_rows as limit_rows
     from rankfold.tasks.load import load_task as load_task
-    from rankfold.tasks.registry import NAMED as NAMED
+    from rankfold.tasks.registry import NAMED_TASKS as NAMED_TASKS
     from rankfold.tasks.task import MIXTURES as MIXTURES
     from rankfold.tasks.task import Task as Task
     from rankfold.tasks.task import TaskData as TaskData
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "MIXTURES": "rankfold.tasks.task",
-    "NAMED": "rankfold.tasks.registry",
+    "NAMED_TASKS": "rankfold.tasks.registry",
     "SPLITS": "rankfold.tasks.load",
     "Task": "rankfold.tasks.task",
     "TaskData": "rankfold.tasks.task",
     "TaskRequest": "rankfold.tasks.task",
-    "limited": "rankfold.tasks.load",
+    "limit_rows": "rankfold.tasks.load",
     "load_task": "rankfold.tasks.load",
 }
 
 __all__ = [
     "MIXTURES",
-    "NAMED",
+    "NAMED_TASKS",
     "SPLITS",
     "Task",
     "TaskData",
     "TaskRequest",
-    "limited",
+    "limit_rows",
     "load_task",
 ]
 

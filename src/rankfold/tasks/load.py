@@ -12,7 +12,7 @@ from rankfold.tasks.data.columns import Columns, check_columns, find_columns
 from rankfold.tasks.data.read import Rows, Source, Table, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
 from rankfold.tasks.kinds import LabelHints, find_kind, infer_kind
-from rankfold.tasks.mixture import SEPARATOR, as_part, label_names_of, mixed, rows_by_part, sample
+from rankfold.tasks.mixture import SEPARATOR, as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.published import as_choices
 from rankfold.tasks.registry import find_task
 from rankfold.tasks.task import MIXTURES, Task, TaskData, TaskRequest
@@ -46,37 +46,42 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
             f"the mixture '{request.task}' cannot be read from the one place '{request.data}'; "
             "name the folder that has a folder for each task with --data-root."
         )
-    parts = [replace(request, task=name, learned=label_names_of(name, request.learned)) for name in names]
-    loaded = [_load_one(part, is_causal=is_causal, splits=splits) for part in parts]
-    return mixed(loaded, is_even=request.mixture == MIXTURES[0])
+    parts = [
+        replace(request, task=name, learned_names=label_names_of(name, request.learned_names))
+        for name in names
+    ]
+    tasks = [_load_one(part, is_causal=is_causal, splits=splits) for part in parts]
+    return mix(tasks, is_even=request.mixture == MIXTURES[0])
 
 
 def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:
     task, source = find_task(request)
     name = request.kind or task.kind
-    named = None if name is None else find_kind(name)
-    reader = _Reader(task, source, request, find_columns if named is None else named.columns)
+    kind = None if name is None else find_kind(name)
+    reader = _Reader(task, source, request, find_columns if kind is None else kind.columns)
     tables = reader.tables(splits)
-    wanted = {split: tables[split] for split in splits}
-    rows = next(iter(wanted.values())).rows
+    own_tables = {split: tables[split] for split in splits}
+    rows = next(iter(own_tables.values())).rows
     columns = reader.find_columns(rows, request.columns)
-    kind = named or infer_kind(rows, columns, is_causal=is_causal)
+    kind = kind or infer_kind(rows, columns, is_causal=is_causal)
     if columns.group is not None or kind.reads_training:
         tables = reader.with_training(tables)
     _see_to_groups(tables, columns)
     if request.task is None:
-        logger.info("columns read: %s.", columns.described(rows[0]))
+        logger.info("columns read: %s.", columns.summary(rows[0]))
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     # A part of the mixture that was learned has its classes among those of the others.
-    part = label_names_of(task.name, request.learned)
-    hints = LabelHints(task.label_names, part or request.learned, task.choice_word or "answer")
-    read = {"train": tables["train"], **wanted} if kind.reads_training and "train" in tables else wanted
+    part = label_names_of(task.name, request.learned_names)
+    hints = LabelHints(task.label_names, part or request.learned_names, task.choice_word or "answer")
+    read = (
+        {"train": tables["train"], **own_tables} if kind.reads_training and "train" in tables else own_tables
+    )
     examples = kind.examples(read, columns, hints).part(splits)
-    if part and request.learned:
-        examples = as_part(task.name, kind, examples, request.learned)
+    if part and request.learned_names:
+        examples = as_part(task.name, kind, examples, request.learned_names)
     metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
     task = replace(task, kind=kind.name, metrics=metrics, label_names=examples.label_names)
-    sha256 = sha256_of_rows({split: table.rows for split, table in wanted.items()})
+    sha256 = sha256_of_rows({split: table.rows for split, table in own_tables.items()})
     return TaskData(task, kind, SOURCE if source is None else source.name, sha256, examples)
 
 
@@ -103,9 +108,9 @@ class _Reader:
         Raises:
             DataError: If a split is missing or cannot be read.
         """
-        wanted = ("train",) if self.request.holds_out else splits
-        tables = read_bbc_news() if self.source is None else self._read(self.source, wanted)
-        for split in wanted:
+        needed_splits = ("train",) if self.request.holds_out else splits
+        tables = read_bbc_news() if self.source is None else self._read(self.source, needed_splits)
+        for split in needed_splits:
             if split not in tables:
                 name = self.task.name if self.source is None else self.source.name
                 raise DataError(f"'{name}' has no split '{split}'; add it, or use a split that it has.")
@@ -157,7 +162,7 @@ def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> None:
     check_groups(tables, columns.group)
 
 
-def limited(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:
+def limit_rows(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:
     """Return a task with at most so many rows, drawn with a fixed seed.
 
     Args:
@@ -168,12 +173,13 @@ def limited(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:
         SpecError: If a mixture has more tasks than rows are left.
     """
     splits = {
-        split: _limited(data.task, rows, limits.get(split)) for split, rows in data.examples.splits.items()
+        split: _limit_split(data.task, rows, limits.get(split))
+        for split, rows in data.examples.splits.items()
     }
     return replace(data, examples=replace(data.examples, splits=splits))
 
 
-def _limited(task: Task, rows: Sequence[Any], limit: int | None) -> Sequence[Any]:
+def _limit_split(task: Task, rows: Sequence[Any], limit: int | None) -> Sequence[Any]:
     if limit is None or limit >= len(rows):
         return rows
     parts = rows_by_part(task, [row.id for row in rows])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from rankfold.errors import unknown_name
@@ -119,6 +118,8 @@ def _pearson(labels: Values, predictions: Values) -> NDArray[np.float64]:
 
 
 def _spearman(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    import scipy.stats  # of an extra, and slow to import
+
     rank = cast("Any", scipy.stats).rankdata
     return _pearson(rank(labels, axis=-1), rank(predictions, axis=-1))
 

@@ -22,7 +22,7 @@ _MARK = ":"
 _Value = TypeVar("_Value")
 
 
-def mixed(parts: Sequence[TaskData], *, is_even: bool = True) -> TaskData:
+def mix(parts: Sequence[TaskData], *, is_even: bool = True) -> TaskData:
     """Return several tasks as one.
 
     Args:
@@ -76,24 +76,24 @@ def rows_by_part(task: Task, ids: Sequence[int | str]) -> dict[str, list[int]]:
 def label_names_of(task: str, names: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return the class names of one task, from those of a mixture; None if they are not known."""
     prefix = f"{task}{_MARK}"
-    own = tuple(name.removeprefix(prefix) for name in names or () if name.startswith(prefix))
-    return own or None
+    short = tuple(name.removeprefix(prefix) for name in names or () if name.startswith(prefix))
+    return short or None
 
 
-def as_part(task: str, kind: TaskKind, examples: Examples, learned: Sequence[str]) -> Examples:
+def as_part(task: str, kind: TaskKind, examples: Examples, learned_names: Sequence[str]) -> Examples:
     """Return the examples of one task with the classes of the mixture that it was learned in.
 
     Args:
         task: Its name.
         kind: Its kind.
         examples: With the classes of the task alone, in the order of the mixture.
-        learned: The classes of the mixture.
+        learned_names: The classes of the mixture.
     """
-    first = next(index for index, name in enumerate(learned) if name.startswith(f"{task}{_MARK}"))
+    first = next(index for index, name in enumerate(learned_names) if name.startswith(f"{task}{_MARK}"))
     splits = {
         split: [kind.shift_label(item, first) for item in items] for split, items in examples.splits.items()
     }
-    return Examples(tuple(learned), splits)
+    return Examples(tuple(learned_names), splits)
 
 
 def with_parts(task: Task, evaluation: Evaluation) -> dict[str, float]:
@@ -145,9 +145,9 @@ def _mixture_kind(parts: Sequence[TaskData]) -> TaskKind:
             raise SpecError(f"the task '{name}' of the mixture '{whole}' has a '{_MARK}'; rename its folder.")
     kinds = [part.kind for part in parts]
     if (kind := kinds[0].mixture_kind(kinds)) is None:
-        listed = ", ".join(f"'{part.task.name}' is of kind {part.kind.name}" for part in parts)
+        kinds_text = ", ".join(f"'{part.task.name}' is of kind {part.kind.name}" for part in parts)
         raise SpecError(
-            f"the tasks of the mixture '{whole}' cannot be learned together: {listed}; "
+            f"the tasks of the mixture '{whole}' cannot be learned together: {kinds_text}; "
             "take classifications only, or instructions only (--kind may make them the same)."
         )
     return kind

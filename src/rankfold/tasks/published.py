@@ -25,7 +25,7 @@ def as_choices(table: Table) -> Table:
     if read is None:
         return table
     rows: list[Row] = []
-    for place, row in table.numbered():
+    for place, row in table.enumerate_rows():
         try:
             question, choices, answer = read(cast("dict[str, Any]", row))
         except DataError as error:
@@ -34,8 +34,8 @@ def as_choices(table: Table) -> Table:
             raise DataError(
                 f"row {place + 1} has no answer: they are kept back in this split; use one that has them."
             )
-        known = {name: row[name] for name in ("id", "context") if name in row}
-        rows.append({**known, "question": question, "choices": list(choices), "answer": answer})
+        extra = {name: row[name] for name in ("id", "context") if name in row}
+        rows.append({**extra, "question": question, "choices": list(choices), "answer": answer})
     return replace(table, rows=rows)
 
 
@@ -45,7 +45,7 @@ def _true_or_false(row: Mapping[str, Any]) -> _Question:
     return row["question"], ("false", "true"), int(row["answer"])
 
 
-def _keyed(row: Mapping[str, Any]) -> _Question:
+def _answer_key(row: Mapping[str, Any]) -> _Question:
     question = row["question_stem"] if "question_stem" in row else row["question"]
     match row["choices"]:
         case {"text": [*texts], "label": [*names]}:
@@ -59,7 +59,7 @@ def _solutions(row: Mapping[str, Any]) -> _Question:
     return row["goal"], (row["sol1"], row["sol2"]), _number(row, "label")
 
 
-def _lettered(row: Mapping[str, Any]) -> _Question:
+def _answer_letters(row: Mapping[str, Any]) -> _Question:
     return row["question"], (row["answerA"], row["answerB"], row["answerC"]), _number(row, "label") - 1
 
 
@@ -85,17 +85,17 @@ def _number(row: Mapping[str, Any], column: str) -> int:
     return int(whole[1])
 
 
-def _unlike(row: Mapping[str, Any], column: str, expected: str) -> DataError:
+def _unlike(row: Mapping[str, Any], column: str, requirement: str) -> DataError:
     return DataError(
-        f"the column '{column}' holds '{row[column]}' where {expected} is needed; mend or remove the row."
+        f"the column '{column}' holds '{row[column]}' where {requirement} is needed; mend or remove the row."
     )
 
 
 _LAYOUTS: Mapping[tuple[str, ...], Callable[[Mapping[str, Any]], _Question]] = {
-    ("question", "choices", "answerKey"): _keyed,  # arc_easy, arc_challenge
-    ("question_stem", "choices", "answerKey"): _keyed,  # openbookqa
+    ("question", "choices", "answerKey"): _answer_key,  # arc_easy, arc_challenge
+    ("question_stem", "choices", "answerKey"): _answer_key,  # openbookqa
     ("goal", "sol1", "sol2", "label"): _solutions,  # piqa
-    ("question", "answerA", "answerB", "answerC", "label"): _lettered,  # social_i_qa
+    ("question", "answerA", "answerB", "answerC", "label"): _answer_letters,  # social_i_qa
     ("sentence", "option1", "option2", "answer"): _options,  # winogrande
     ("activity_label", "ctx", "endings", "label"): _endings,  # hellaswag
 }

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.plugins import find_plugin
 from rankfold.tasks.data.read import Source, find_source
 from rankfold.tasks.mixture import SEPARATOR
 from rankfold.tasks.task import Task, TaskRequest
 
 logger = logging.getLogger("rankfold.bench")
 
-EMBEDDED = "bbc_news"
+EMBEDDED_TASK = "bbc_news"
 DATA_ROOT = "RANKFOLD_DATA"
 GROUP = "rankfold.tasks"
 
@@ -34,16 +35,16 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     """
     name = request.task
     if request.data is not None:
-        own = Task(request.name, None, ()) if name is None else _named(name)
-        return own, find_source(request.data)
+        task = Task(request.name, None, ()) if name is None else _require_task(name)
+        return task, find_source(request.data)
     if name is None:
         raise nothing_named()
-    if name == EMBEDDED:
-        return NAMED[name], None
+    if name == EMBEDDED_TASK:
+        return NAMED_TASKS[name], None
     folder = _folder(request, name)
     if folder is not None and folder.is_dir():
-        return _known(name) or Task(name, None, ()), find_source(str(folder))
-    task = _named(name)
+        return _lookup_task(name) or Task(name, None, ()), find_source(str(folder))
+    task = _require_task(name)
     if folder is not None and _holds_splits(folder.parent):
         raise DataError(
             f"'{folder.parent}' holds splits itself; name the folder above it, or give it with --data."
@@ -62,7 +63,7 @@ def check_named(request: TaskRequest) -> None:
     for name in filter(None, (request.task or "").split(SEPARATOR)):
         folder = _folder(request, name)
         if folder is None or not folder.is_dir():
-            _named(name)
+            _require_task(name)
 
 
 def _folder(request: TaskRequest, name: str) -> Path | None:
@@ -90,25 +91,15 @@ def _on_hub(task: Task, nowhere_else: str) -> tuple[Task, Source]:
     return task, replace(find_source(task.hub), instead=remedy)
 
 
-def _named(name: str) -> Task:
-    if (task := _known(name)) is None:
-        raise unknown_name("task", name, {*NAMED, *entry_points(group=GROUP).names})
+def _require_task(name: str) -> Task:
+    if (task := _lookup_task(name)) is None:
+        raise unknown_name("task", name, {*NAMED_TASKS, *entry_points(group=GROUP).names})
     return task
 
 
-def _known(name: str) -> Task | None:
+def _lookup_task(name: str) -> Task | None:
     """Return the task of a name: one of ours, or of another package, of which only this one is loaded."""
-    if name in NAMED:
-        return NAMED[name]
-    found = tuple(entry_points(group=GROUP, name=name))
-    if len(found) > 1:
-        raise SpecError(f"two packages have a task '{name}'; uninstall one of them.")
-    if not found:
-        return None
-    task = found[0].load()
-    if not isinstance(task, Task) or task.name != name:
-        raise SpecError(f"'{found[0].value}' is no task with the name '{name}'; mend the package it is from.")
-    return task
+    return find_plugin(GROUP, name, "task", Task, is_ours=name in NAMED_TASKS) or NAMED_TASKS.get(name)
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -199,5 +190,5 @@ _TASKS = (
     _commonsense("hellaswag", "Rowan/hellaswag", "MIT", 39_905, 10_042, word="ending"),
 )
 
-NAMED: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
+NAMED_TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
 """The known tasks by name."""

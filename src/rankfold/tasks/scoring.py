@@ -53,17 +53,17 @@ def named_choice(text: str, candidates: Sequence[str]) -> int:
     fold: Callable[[str], str] = str.casefold
     if len({fold(name) for name in names}) < len(names):  # they differ in nothing else
         fold = str
-    folded = [fold(name) for name in names]
+    folded_names = [fold(name) for name in names]
     # Where two begin at the same position the longer one is meant.
-    pattern = "|".join(re.escape(name) for name in sorted(folded, key=len, reverse=True) if name)
+    pattern = "|".join(re.escape(name) for name in sorted(folded_names, key=len, reverse=True) if name)
     match = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", fold(text))
-    return folded.index(match[0]) if match else NO_CHOICE
+    return folded_names.index(match[0]) if match else NO_CHOICE
 
 
 def _own_words(candidates: Sequence[str]) -> list[str]:
     """Return each candidate without the words that all of them begin with."""
     words = [candidate.split(" ") for candidate in candidates]
     # The last word is a candidate's own in any case.
-    beginnings = zip(*(own[:-1] for own in words), strict=False)
-    shared = len(list(takewhile(lambda together: len(set(together)) == 1, beginnings)))
-    return [" ".join(own[shared:]) for own in words]
+    beginnings = zip(*(item[:-1] for item in words), strict=False)
+    shared_count = len(list(takewhile(lambda together: len(set(together)) == 1, beginnings)))
+    return [" ".join(item[shared_count:]) for item in words]

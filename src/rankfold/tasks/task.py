@@ -1,4 +1,4 @@
-"""What a task is: data with a known meaning and a metric."""
+"""Tasks: data with a known meaning and a metric, and the request for one."""
 
 import math
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ class TaskRequest:
         data_root: The folder that has a folder for each task; that of `RANKFOLD_DATA` if None.
         kind: The name of the kind of task, where it should not be inferred.
         columns: Columns whose names cannot be guessed, and the one that says whose a row is.
-        learned: Class names in the order in which a model has learned them, if one has.
+        learned_names: Class names in the order in which a model has learned them, if one has.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
         mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
     """
@@ -110,12 +110,12 @@ class TaskRequest:
     data_root: str | None = None
     kind: str | None = None
     columns: Columns = Columns()
-    learned: tuple[str, ...] | None = None
+    learned_names: tuple[str, ...] | None = None
     holds_out: bool = False
     mixture: Mixture = "equal"
 
     @property
     def name(self) -> str:
-        """What the task is called: by its name, or as its data is called without folder and ending."""
+        """The task's name, or that of its data without folder and ending."""
         data = self.data or ""
         return self.task or Path(data).name.partition(".")[0] or data

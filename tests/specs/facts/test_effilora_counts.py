@@ -91,7 +91,7 @@ def test_operations_of_a_step_hardly_grow_with_the_rank():
     """The paper's table 2 has 15.11 times the operations for r = 64."""
     base = kind_base(HUB_IDS["llama3-8b"], kind=None, num_labels=1)
     small, large = (
-        trace_step(base.adapted(rankfold.config("lora", r=r, target_modules=TARGETS))[1], 1, 16).flops
+        trace_step(base.with_adapter(rankfold.config("lora", r=r, target_modules=TARGETS))[1], 1, 16).flops
         for r in (16, 64)
     )
     assert round(large / small, 3) == 1.017

@@ -26,7 +26,7 @@ def _base(folder, *, seed=0):
 
 @pytest.fixture
 def adapter(tiny_bert, tmp_path):
-    """An adapter whose every weight has been moved, and what it says."""
+    """An adapter whose every weight has been moved, and its logits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model = get_peft_model(

@@ -53,7 +53,7 @@ def test_the_configuration_of_smollm2_is_read_without_converting_its_weights(tmp
 
 
 def test_a_regression_head_starts_at_the_mean_where_it_has_a_bias(tiny_bert, tiny_llama):
-    bert, llama = (REGRESSION.load(resolve_model(str(each))) for each in (tiny_bert, tiny_llama))
+    bert, llama = (REGRESSION.load(resolve_model(str(item))) for item in (tiny_bert, tiny_llama))
     before = llama.model.score.weight.clone()
     for loaded in (bert, llama):
         REGRESSION.start_head(loaded, [Example(0, "", None, 1.0), Example(1, "", None, 4.0)])
@@ -179,8 +179,8 @@ def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
 @pytest.mark.parametrize(("capability", "is_told"), [("AVX2", True), ("AVX512", False)])
 def test_bf16_on_a_processor_without_instructions_for_it_is_told(monkeypatch, capability, is_told):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as warnings_list:
         warnings.simplefilter("always")
         assert choose_precision("bf16", torch.device("cpu")) == "bf16"
         assert choose_precision("auto", torch.device("cpu")) == choose_precision("fp32", torch.device("cpu"))
-    assert ["no instructions for bf16" in str(each.message) for each in found] == [True] * is_told
+    assert ["no instructions for bf16" in str(item.message) for item in warnings_list] == [True] * is_told

@@ -1,4 +1,4 @@
-"""Reading: every format gives the same rows, and what cannot be read says why."""
+"""Reading: every format gives the same rows, and a file that cannot be read is an error with the reason."""
 
 import csv
 import gzip
@@ -139,8 +139,8 @@ def _other_files(folder):
 
 
 @pytest.fixture
-def logged(caplog):
-    """What the library that reads the files says beside raising, which its loggers keep to themselves."""
+def library_log(caplog):
+    """Records of the loggers of the library that reads the files."""
     logger = logging.getLogger("datasets")
     logger.addHandler(caplog.handler)
     yield caplog
@@ -161,11 +161,11 @@ def logged(caplog):
         (_other_files, "has no split to read"),
     ],
 )
-def test_data_that_cannot_be_read_is_a_clear_error_and_nothing_else(tmp_path, spoil, words, logged):
+def test_data_that_cannot_be_read_is_a_clear_error_and_nothing_else(tmp_path, spoil, words, library_log):
     spoil(tmp_path)
     with pytest.raises(DataError, match=words):
         read_split(find_source(str(tmp_path)), "train")
-    assert not logged.records
+    assert not library_log.records
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "/nowhere/at/all", "nowhere.jsonl", "nowhere.csv.gz"])
@@ -187,12 +187,12 @@ def test_a_file_of_another_kind_says_which_are_read(tmp_path):
 
 def test_a_hold_out_splits_the_rows_and_keeps_the_share_of_each_label():
     rows = [{"id": index, "label": "rare" if index % 5 == 0 else "common"} for index in range(200)]
-    kept, held = hold_out(Table(rows), "label")
-    numbered = [*kept.numbered(), *held.numbered()]
-    assert sorted(row["id"] for _, row in numbered) == list(range(200))
-    assert all(row["id"] == place for place, row in numbered)
-    assert len(held.rows) == HOLD_OUT_FRACTION * 200
-    assert sum(row["label"] == "rare" for row in held.rows) == len(held.rows) / 5
+    train_part, held_part = hold_out(Table(rows), "label")
+    numbered_rows = [*train_part.enumerate_rows(), *held_part.enumerate_rows()]
+    assert sorted(row["id"] for _, row in numbered_rows) == list(range(200))
+    assert all(row["id"] == place for place, row in numbered_rows)
+    assert len(held_part.rows) == HOLD_OUT_FRACTION * 200
+    assert sum(row["label"] == "rare" for row in held_part.rows) == len(held_part.rows) / 5
 
 
 def test_a_hold_out_is_the_same_every_time_and_no_prefix():
@@ -204,23 +204,27 @@ def test_a_hold_out_is_the_same_every_time_and_no_prefix():
 
 def test_a_hold_out_of_measurements_ignores_them():
     rows = [{"label": index / 7} for index in range(50)]
-    kept, held = hold_out(Table(rows), "label")
-    assert (len(kept.rows), len(held.rows)) == (45, 5)
+    train_part, held_part = hold_out(Table(rows), "label")
+    assert (len(train_part.rows), len(held_part.rows)) == (45, 5)
 
 
 @pytest.mark.parametrize("write", ["c{}".format, str, int], ids=["texts", "texts of numbers", "ids"])
 @given(rows=st.integers(20, 80), alone=st.integers(1, 20))
 def test_a_label_with_one_row_stays_in_training_however_many_labels_there_are(write, rows, alone):
     labels = [write(row % 5) for row in range(rows)] + [write(5 + number) for number in range(alone)]
-    kept, held = hold_out(Table([{"label": label} for label in labels]), "label")
-    assert {row["label"] for row in held.rows} == set(labels[:5]) <= {row["label"] for row in kept.rows}
+    train_part, held_part = hold_out(Table([{"label": label} for label in labels]), "label")
+    assert (
+        {row["label"] for row in held_part.rows}
+        == set(labels[:5])
+        <= {row["label"] for row in train_part.rows}
+    )
 
 
 @pytest.mark.parametrize("write", [int, float, str])
 def test_a_hold_out_of_whole_measurements_with_gaps_ignores_them(write):
     labels = [write(3 * row) for row in range(50)]
-    kept, held = hold_out(Table([{"label": label} for label in labels]), "label")
-    assert (len(kept.rows), len(held.rows)) == (45, 5)
+    train_part, held_part = hold_out(Table([{"label": label} for label in labels]), "label")
+    assert (len(train_part.rows), len(held_part.rows)) == (45, 5)
 
 
 def test_a_hold_out_of_measurements_of_which_one_is_missing_ignores_them():
@@ -229,8 +233,8 @@ def test_a_hold_out_of_measurements_of_which_one_is_missing_ignores_them():
 
 
 def test_a_hold_out_of_places_in_a_row_takes_a_tenth_of_them():
-    kept, held = hold_out(Table([{"label": place} for place in range(50)]), "label")
-    assert (len(kept.rows), len(held.rows)) == (45, 5)
+    train_part, held_part = hold_out(Table([{"label": place} for place in range(50)]), "label")
+    assert (len(train_part.rows), len(held_part.rows)) == (45, 5)
 
 
 def test_a_hold_out_of_one_row_is_refused():
@@ -239,5 +243,7 @@ def test_a_hold_out_of_one_row_is_refused():
 
 
 def test_rows_whose_labels_are_lists_can_be_cut_so_that_reading_them_says_what_is_wrong():
-    kept, held = hold_out(Table([{"text": "a", "label": [number]} for number in range(20)]), "label")
-    assert (len(kept.rows), len(held.rows)) == (18, 2)
+    train_part, held_part = hold_out(
+        Table([{"text": "a", "label": [number]} for number in range(20)]), "label"
+    )
+    assert (len(train_part.rows), len(held_part.rows)) == (18, 2)

@@ -5,7 +5,7 @@ import pytest
 from rankfold.errors import DataError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Learner
-from rankfold.tasks.kinds.answers import IGNORED, Instruction, encode_answer
+from rankfold.tasks.kinds.answers import IGNORED_LABEL, Instruction, encode_answer
 from rankfold.tasks.kinds.instruction import INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.tasks.kinds.regression import REGRESSION
@@ -39,31 +39,31 @@ def tokenizer(request, llama_tokenizer, chat_tokenizer):
     return {"plain": llama_tokenizer, "chat": chat_tokenizer}[request.param]
 
 
-def _encoded(tokenizer, examples, max_length):
+def _encode(tokenizer, examples, max_length):
     return REGRESSION.encode(Learner(None, tokenizer, max_length), examples, training=True)
 
 
 def test_a_pair_is_two_segments(bert_tokenizer):
-    row = _encoded(bert_tokenizer, [Example(0, "good film", "bad film", 1)], 32)[0]
+    row = _encode(bert_tokenizer, [Example(0, "good film", "bad film", 1)], 32)[0]
     assert set(row["token_type_ids"]) == {0, 1}
     assert row["labels"] == 1
 
 
 @pytest.mark.parametrize("pair", [None, LONG])
 def test_a_text_is_cut_to_the_most_tokens(bert_tokenizer, pair):
-    assert len(_encoded(bert_tokenizer, [Example(0, LONG, pair, 1)], 12)[0]["input_ids"]) == 12
+    assert len(_encode(bert_tokenizer, [Example(0, LONG, pair, 1)], 12)[0]["input_ids"]) == 12
 
 
 @pytest.mark.parametrize(("text", "is_told"), [(LONG, True), ("film", False)])
 def test_texts_that_may_have_been_cut_are_told(bert_tokenizer, text, is_told, caplog):
     with caplog.at_level("INFO", logger="rankfold"):
-        _encoded(bert_tokenizer, [Example(0, text, None, 0), Example(1, "film", None, 0)], 9)
+        _encode(bert_tokenizer, [Example(0, text, None, 0), Example(1, "film", None, 0)], 9)
     assert ("1 of 2 texts reach 9 tokens and may have been cut; --max-length" in caplog.text) is is_told
 
 
 def test_only_the_answer_has_labels_and_it_ends(tokenizer):
     row = encode_answer(tokenizer, Instruction(0, "the film ?", "true"), "true", 32)
-    labelled = [token for token in row["labels"] if token != IGNORED]
+    labelled = [token for token in row["labels"] if token != IGNORED_LABEL]
     assert labelled == [VOCABULARY["true"], VOCABULARY["[SEP]"]]
     assert row["input_ids"][-2:] == labelled
     assert len(row["labels"]) == len(row["input_ids"]) == len(row["attention_mask"])
@@ -78,7 +78,7 @@ def test_a_chat_template_frames_the_prompt(chat_tokenizer):
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(tokenizer):
     row = encode_answer(tokenizer, Instruction(0, LONG, "is true"), "is true", 10)
     assert len(row["input_ids"]) == 10
-    assert [token for token in row["labels"] if token != IGNORED] == row["input_ids"][-3:]
+    assert [token for token in row["labels"] if token != IGNORED_LABEL] == row["input_ids"][-3:]
 
 
 def test_an_answer_without_room_for_a_prompt_is_refused(tokenizer):
@@ -91,5 +91,5 @@ def test_padding_of_a_batch_does_not_count(llama_tokenizer):
     learner = Learner(None, llama_tokenizer, 32)
     batch = INSTRUCTION.collate(learner)(INSTRUCTION.encode(learner, items, training=True))
     assert batch["input_ids"].shape == batch["labels"].shape
-    assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
-    assert (batch["labels"] != IGNORED).sum(1).tolist() == [2, 2]
+    assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED_LABEL).all()
+    assert (batch["labels"] != IGNORED_LABEL).sum(1).tolist() == [2, 2]

@@ -114,7 +114,7 @@ def test_label_ids_follow_the_sorted_labels(labels, names):
 def test_label_ids_stay_the_same_when_the_names_are_given_back(labels):
     first = _examples(train=_rows(*labels))
     again = _examples(names=first.label_names, test=_rows(*labels[:2]))
-    assert [each.label for each in again.splits["test"]] == [each.label for each in first.splits["train"][:2]]
+    assert [item.label for item in again.splits["test"]] == [item.label for item in first.splits["train"][:2]]
 
 
 def test_a_split_with_a_label_of_its_own_is_refused_with_its_name():
@@ -152,7 +152,7 @@ def test_a_single_label_is_no_classification():
 
 def test_a_regression_reads_numbers_that_are_written_as_texts():
     examples = _examples(kind=REGRESSION, train=_rows("3.5", "-2", "1e-1"))
-    assert [each.label for each in examples.splits["train"]] == [3.5, -2.0, 0.1]
+    assert [item.label for item in examples.splits["train"]] == [3.5, -2.0, 0.1]
 
 
 @pytest.mark.parametrize("label", [None, math.nan, math.inf, "n/a", "", True, [3.0]])
@@ -227,35 +227,37 @@ def test_choices_that_differ_need_a_model_that_generates():
 def test_labels_are_the_classes_that_were_learned_whatever_order_the_data_has(is_text, known, learned):
     rows = _rows(*(known if is_text else range(3)))
     table = Table(rows, {"label": tuple(known)})
-    made = CLASSIFICATION.examples(
-        {"test": table}, Columns("text", None, "label"), LabelHints(learned=learned)
+    examples = CLASSIFICATION.examples(
+        {"test": table}, Columns("text", None, "label"), LabelHints(learned_names=learned)
     )
-    assert made.label_names == tuple(learned)
-    assert [learned[each.label] for each in made.splits["test"]] == known
+    assert examples.label_names == tuple(learned)
+    assert [learned[item.label] for item in examples.splits["test"]] == known
 
 
 def test_labels_without_names_are_those_of_the_same_number_and_names_mean_nothing_to_bare_numbers():
     columns = Columns("text", None, "label")
-    made = [
-        CLASSIFICATION.examples({"test": table}, columns, LabelHints(learned=("3", "5")))
+    examples = [
+        CLASSIFICATION.examples({"test": table}, columns, LabelHints(learned_names=("3", "5")))
         for table in (Table(_rows(5, 3)), Table(_rows(5, 3), {"label": tuple("abcdef")}))
     ]
-    assert [[each.label for each in examples.splits["test"]] for examples in made] == [[1, 0]] * 2
+    assert [[item.label for item in split.splits["test"]] for split in examples] == [[1, 0]] * 2
 
 
 def test_label_that_was_not_learned_is_named():
     table = Table(_rows(0, 1), {"label": ("yes", "maybe")})
-    words = "'test' has the labels 'maybe', but what was learned is 'no', 'yes'"
+    words = "'test' has the labels 'maybe', but the learned classes are 'no', 'yes'"
     with pytest.raises(DataError, match=words):
         CLASSIFICATION.examples(
-            {"test": table}, Columns("text", None, "label"), LabelHints(learned=("no", "yes"))
+            {"test": table}, Columns("text", None, "label"), LabelHints(learned_names=("no", "yes"))
         )
 
 
 def test_choices_are_the_classes_that_were_learned():
     rows = [{"question": "q", "choices": ["true", "false"], "answer": answer} for answer in (0, 1, 0)]
     for learned, expected in ((None, [0, 1, 0]), (("false", "true"), [1, 0, 1])):
-        made = CLASSIFICATION.examples({"test": Table(rows)}, Columns(), LabelHints(learned=learned))
-        assert [each.label for each in made.splits["test"]] == expected
-    with pytest.raises(DataError, match="'true', but what was learned is 'no', 'yes'"):
-        CLASSIFICATION.examples({"test": Table(rows)}, Columns(), LabelHints(learned=("no", "yes")))
+        examples = CLASSIFICATION.examples(
+            {"test": Table(rows)}, Columns(), LabelHints(learned_names=learned)
+        )
+        assert [item.label for item in examples.splits["test"]] == expected
+    with pytest.raises(DataError, match="'true', but the learned classes are 'no', 'yes'"):
+        CLASSIFICATION.examples({"test": Table(rows)}, Columns(), LabelHints(learned_names=("no", "yes")))

@@ -1,4 +1,4 @@
-"""Tasks whose rows belong to people: what is read, cut and refused when a column of groups is named."""
+"""Tasks whose rows belong to people: reading, splits and errors with a column of groups."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from rankfold.tasks.data.columns import Columns
 from tests.support.tiny_models import review_rows, write_splits
 
 
-def _said(speakers, *, seed=0):
+def _talk_rows(speakers, *, seed=0):
     """Return four texts of each speaker, who are healthy or not as a whole."""
     rows = review_rows(4 * len(speakers), seed=seed)
     return [
@@ -28,8 +28,8 @@ def _names(first, last):
     return [f"s{number:02}" for number in range(first, last)]
 
 
-def _load(folder, *, splits=("train", "validation"), column="speaker", **more):
-    request = TaskRequest(data=str(folder), columns=Columns(group=column), **more)
+def _load(folder, *, splits=("train", "validation"), column="speaker", **fields):
+    request = TaskRequest(data=str(folder), columns=Columns(group=column), **fields)
     return load_task(request, is_causal=False, splits=splits)
 
 
@@ -38,25 +38,25 @@ def _places(data, split):
 
 
 def test_a_validation_split_is_cut_by_group_and_the_group_is_no_text(tmp_path):
-    rows = _said(_names(0, 20))
+    rows = _talk_rows(_names(0, 20))
     data = _load(write_splits(tmp_path / "d", train=rows))
-    kept, held = (
+    train_part, held_part = (
         {rows[place]["speaker"] for place in _places(data, split)} for split in ("train", "validation")
     )
-    assert kept | held == set(_names(0, 20))
-    assert not kept & held
+    assert train_part | held_part == set(_names(0, 20))
+    assert not train_part & held_part
     assert data.examples.splits["train"][0].text in {row["words"] for row in rows}
 
 
 def test_a_cut_by_group_is_the_same_alone(tmp_path):
-    folder = write_splits(tmp_path / "d", train=_said(_names(0, 20)))
+    folder = write_splits(tmp_path / "d", train=_talk_rows(_names(0, 20)))
     assert _places(_load(folder), "validation") == _places(
         _load(folder, splits=("validation",)), "validation"
     )
 
 
 def test_holding_out_ignores_who_is_in_the_other_splits(tmp_path):
-    rows = _said(_names(0, 20))
+    rows = _talk_rows(_names(0, 20))
     folder = write_splits(tmp_path / "d", train=rows, validation=rows[:8])
     with pytest.raises(
         DataError, match="'s00', 's01' of 'speaker' are in the split 'train' and in 'validation'"
@@ -67,7 +67,10 @@ def test_holding_out_ignores_who_is_in_the_other_splits(tmp_path):
 
 def test_a_split_that_is_measured_alone_is_held_against_the_training_split(tmp_path):
     folder = write_splits(
-        tmp_path / "d", train=_said(_names(0, 9)), validation=_said(_names(9, 12)), test=_said(_names(8, 12))
+        tmp_path / "d",
+        train=_talk_rows(_names(0, 9)),
+        validation=_talk_rows(_names(9, 12)),
+        test=_talk_rows(_names(8, 12)),
     )
     assert len(_load(folder).examples.splits["validation"]) == 12
     with pytest.raises(DataError, match="'s08' of 'speaker' are in the split 'train' and in 'test'"):
@@ -83,11 +86,11 @@ def test_a_split_that_is_measured_alone_is_held_against_the_training_split(tmp_p
 )
 def test_a_column_that_cannot_be_the_group_is_refused(tmp_path, column, words):
     with pytest.raises(DataError, match=words):
-        _load(write_splits(tmp_path / "d", train=_said(_names(0, 9))), column=column)
+        _load(write_splits(tmp_path / "d", train=_talk_rows(_names(0, 9))), column=column)
 
 
 def test_the_text_cannot_be_the_group(tmp_path):
-    folder = write_splits(tmp_path / "d", train=_said(_names(0, 9)))
+    folder = write_splits(tmp_path / "d", train=_talk_rows(_names(0, 9)))
     request = TaskRequest(data=str(folder), columns=Columns(text="words", group="words"))
     with pytest.raises(DataError, match="'words' is read as text or label"):
         load_task(request, is_causal=False)
@@ -104,13 +107,13 @@ def test_an_answer_cannot_be_the_group(tmp_path):
 
 def test_a_split_without_the_column_is_refused_with_its_name(tmp_path):
     other = [{"words": "good", "label": 0}]
-    folder = write_splits(tmp_path / "d", train=_said(_names(0, 9)), validation=other)
+    folder = write_splits(tmp_path / "d", train=_talk_rows(_names(0, 9)), validation=other)
     with pytest.raises(DataError, match="the split 'validation' has no column 'speaker'"):
         _load(folder)
 
 
 def test_a_speaker_on_both_sides_is_noticed_without_being_asked(tmp_path, caplog):
-    folder = write_splits(tmp_path / "d", train=_said(_names(0, 9)))
+    folder = write_splits(tmp_path / "d", train=_talk_rows(_names(0, 9)))
     with caplog.at_level("INFO", logger="rankfold"):
         load_task(TaskRequest(data=str(folder), columns=Columns(text="words")), is_causal=False)
     assert "--group-column speaker keeps them apart" in caplog.text
@@ -120,7 +123,7 @@ def test_a_run_and_its_evaluation_hold_out_the_same_people(tmp_path, tiny_bert):
     request = RunRequest(
         model=str(tiny_bert),
         method="lora",
-        data=str(write_splits(tmp_path / "d", train=_said(_names(0, 20)))),
+        data=str(write_splits(tmp_path / "d", train=_talk_rows(_names(0, 20)))),
         group_column="speaker",
         out=tmp_path / "run",
         steps=2,
@@ -134,7 +137,7 @@ def test_a_run_and_its_evaluation_hold_out_the_same_people(tmp_path, tiny_bert):
     again = evaluate(asked)
     assert again.predictions == record.predictions
     trained = replace(asked, split="train")
-    assert evaluate(trained).rows == record.data.rows["train"] < 20 * len(_said(_names(0, 1)))
+    assert evaluate(trained).rows == record.data.rows["train"] < 20 * len(_talk_rows(_names(0, 1)))
 
 
 def test_a_suite_names_the_group_for_all_its_runs(tmp_path):

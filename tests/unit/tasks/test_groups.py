@@ -30,37 +30,39 @@ def _of(table, column):
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=40))
 def test_no_group_is_on_both_sides_and_no_row_is_lost(counts):
     table = _speakers(counts)
-    kept, held = hold_out(table, "label", "speaker")
-    assert not _of(kept, "speaker") & _of(held, "speaker")
-    assert sorted(row["id"] for part in (kept, held) for row in part.rows) == [r["id"] for r in table.rows]
-    assert _of(kept, "label") == _of(held, "label") == {0, 1}
+    train_part, held_part = hold_out(table, "label", "speaker")
+    assert not _of(train_part, "speaker") & _of(held_part, "speaker")
+    assert sorted(row["id"] for part in (train_part, held_part) for row in part.rows) == [
+        r["id"] for r in table.rows
+    ]
+    assert _of(train_part, "label") == _of(held_part, "label") == {0, 1}
 
 
 def test_labels_keep_their_shares_as_well_as_groups_allow():
     table = _speakers([6] * 100, label=lambda speaker: int(speaker % 5 == 0))
-    _, held = hold_out(table, "label", "speaker")
-    assert Counter(row["label"] for row in held.rows) == {0: 48, 1: 12}
+    _, held_part = hold_out(table, "label", "speaker")
+    assert Counter(row["label"] for row in held_part.rows) == {0: 48, 1: 12}
 
 
 def test_few_groups_are_held_out_whole_and_with_both_labels():
-    _, held = hold_out(_speakers([4] * 6), "label", "speaker")
-    assert (len(_of(held, "speaker")), _of(held, "label")) == (2, {0, 1})
+    _, held_part = hold_out(_speakers([4] * 6), "label", "speaker")
+    assert (len(_of(held_part, "speaker")), _of(held_part, "label")) == (2, {0, 1})
 
 
 def test_a_label_with_one_group_stays_in_the_training_part():
     table = _speakers([4] * 30, label=lambda speaker: "rare" if speaker == 7 else speaker % 2)
-    kept, held = hold_out(
+    train_part, held_part = hold_out(
         Table([{**row, "label": str(row["label"])} for row in table.rows]), "label", "speaker"
     )
-    assert _of(kept, "label") == {"0", "1", "rare"}
-    assert _of(held, "label") == {"0", "1"}
+    assert _of(train_part, "label") == {"0", "1", "rare"}
+    assert _of(held_part, "label") == {"0", "1"}
 
 
 def test_measurements_are_held_out_by_group_too():
     table = _speakers([3] * 20, label=lambda speaker: speaker / 7)
-    kept, held = hold_out(table, "label", "speaker")
-    assert not _of(kept, "speaker") & _of(held, "speaker")
-    assert len(held.rows) == len(table.rows) / 10
+    train_part, held_part = hold_out(table, "label", "speaker")
+    assert not _of(train_part, "speaker") & _of(held_part, "speaker")
+    assert len(held_part.rows) == len(table.rows) / 10
 
 
 def test_a_cut_by_group_is_the_same_every_time():

@@ -1,10 +1,10 @@
-"""Named tasks from the hub: what its library gives is read in the layout that the authors published."""
+"""Named tasks from the hub: rows are read in the layout that the authors published."""
 
 import datasets
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.tasks import NAMED, TaskRequest, load_task
+from rankfold.tasks import NAMED_TASKS, TaskRequest, load_task
 from rankfold.tasks.data.read import Table
 from rankfold.tasks.kinds.classification import CLASSIFICATION
 from rankfold.tasks.published import as_choices
@@ -60,7 +60,7 @@ COMMONSENSE["arc_challenge"] = COMMONSENSE["arc_easy"]
 
 
 class Hub:
-    """A stand-in for the hub: it has what is put into `splits`, and remembers what it was asked for."""
+    """A stand-in for the hub: it serves `splits`, and records the requests."""
 
     def __init__(self):
         self.splits, self.asked, self.read_file = {}, [], datasets.load_dataset
@@ -90,7 +90,7 @@ def hub(monkeypatch):
 def _glue(task, labels, count=8):
     """Return rows as GLUE has them on the hub."""
     pair = {"cola": 1, "sst2": 1}.get(task, 2)
-    names = NAMED[task].label_names
+    names = NAMED_TASKS[task].label_names
     features = {
         f"sentence{number + 1}" if pair > 1 else "sentence": datasets.Value("string")
         for number in range(pair)
@@ -115,7 +115,7 @@ def test_a_task_without_folder_is_asked_of_the_hub(hub, task):
     data = _load(task)
     assert hub.asked == [("nyu-mll/glue", task, "train"), ("nyu-mll/glue", task, matched)]
     assert (data.kind, data.source) == (CLASSIFICATION, f"nyu-mll/glue:{task}")
-    assert data.examples.label_names == NAMED[task].label_names
+    assert data.examples.label_names == NAMED_TASKS[task].label_names
     assert [row.id for row in data.examples.splits["validation"]] == [0, 1, 2, 3]
 
 
@@ -132,7 +132,7 @@ def test_the_second_validation_split_of_mnli_is_its_own(hub):
 @pytest.mark.parametrize(("task", "labels"), [("mrpc", [0, 1]), ("stsb", [0.5, 3.0, 4.8])])
 def test_labels_that_are_kept_back_are_an_error_and_no_class(hub, task, labels):
     hub.has(train=_glue(task, labels), test=_glue(task, [-1]))
-    with pytest.raises(DataError, match="the labels of the split 'test' are kept back: all are -1"):
+    with pytest.raises(DataError, match="the labels of the split 'test' are train_part back: all are -1"):
         _load(task, splits=("train", "test"))
 
 
@@ -145,7 +145,7 @@ def test_published_questions_become_questions_with_choices(hub, task):
     assert len(item.candidates) == len(choices)
     if task != "boolq":
         assert all(choice in item.prompt for choice in choices)
-        assert item.answer == f"the correct answer is {NAMED[task].choice_word}{answer + 1}"
+        assert item.answer == f"the correct answer is {NAMED_TASKS[task].choice_word}{answer + 1}"
     assert str(row.get("context", "")) in item.prompt
 
 
@@ -158,7 +158,7 @@ def test_answers_that_are_kept_back_are_an_error(hub, task, hidden):
     hub.has(
         train=datasets.Dataset.from_list([row]), test=datasets.Dataset.from_list([row, {**row, **hidden}])
     )
-    with pytest.raises(DataError, match="row 2 has no answer: they are kept back in this split"):
+    with pytest.raises(DataError, match="row 2 has no answer: they are train_part back in this split"):
         _load(task, is_causal=True, splits=("train", "test"))
 
 
@@ -190,11 +190,11 @@ def test_number_of_a_choice_is_read_however_it_is_written(label):
     assert as_choices(Table([{**row, "label": label}])).rows[0]["answer"] == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMED) - {"bbc_news"}))
+@pytest.mark.parametrize("name", sorted(set(NAMED_TASKS) - {"bbc_news"}))
 def test_without_folder_and_network_the_remedy_is_both(name, monkeypatch):
     monkeypatch.delenv("RANKFOLD_DATA", raising=False)
     with pytest.raises(
-        DataError, match=rf"'{NAMED[name].hub}' and the hub did not give it .*'{name}' with --data-root"
+        DataError, match=rf"'{NAMED_TASKS[name].hub}' and the hub did not give it .*'{name}' with --data-root"
     ):
         _load(name)
 

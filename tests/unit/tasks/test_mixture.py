@@ -11,9 +11,9 @@ from rankfold.errors import DataError, SpecError
 from rankfold.runs.evaluate import EvaluateRequest, evaluate
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
-from rankfold.tasks import TaskRequest, limited, load_task
+from rankfold.tasks import TaskRequest, limit_rows, load_task
 from rankfold.tasks.kinds.instruction import INSTRUCTION
-from rankfold.tasks.mixture import mixed
+from rankfold.tasks.mixture import mix
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 
 SIZES = {"few": 40, "many": 100, "most": 161}
@@ -76,14 +76,14 @@ def test_classes_are_named_after_their_task_and_keep_their_rows(root):
 
 
 def test_a_limit_is_shared_by_the_tasks(root):
-    data = limited(_load(root, MIXTURE), {"train": 20, "validation": None})
+    data = limit_rows(_load(root, MIXTURE), {"train": 20, "validation": None})
     assert _tasks(data.examples.splits["train"]) == dict.fromkeys(SIZES, 6)
     assert len(data.examples.splits["validation"]) == 33
 
 
 def test_a_limit_below_the_number_of_tasks_is_refused(root):
     with pytest.raises(SpecError, match="2 rows are too few for the 3 tasks"):
-        limited(_load(root, MIXTURE), {"train": 2})
+        limit_rows(_load(root, MIXTURE), {"train": 2})
 
 
 def test_the_hash_depends_on_every_task(root, tmp_path):
@@ -99,7 +99,7 @@ def test_the_hash_depends_on_every_task(root, tmp_path):
 def test_a_mixture_has_a_new_version_when_one_of_its_tasks_has(root):
     few, many = (_load(root, name) for name in ("few", "many"))
     raised = replace(many, task=replace(many.task, version=2))
-    assert [mixed(parts).task.version for parts in ([few, many], [few, raised], [raised, few])] == [1, 2, 2]
+    assert [mix(parts).task.version for parts in ([few, many], [few, raised], [raised, few])] == [1, 2, 2]
 
 
 def test_instructions_are_mixed_as_they_are(root):

@@ -23,7 +23,7 @@ TEXTS = [
     for i, row in enumerate(review_rows(7))
 ]
 CHOICES = ("is true", "is false", "correct answer is true")
-ASKED = [Instruction(i, "the film was good ?" + " film" * i, CHOICES[i % 3], CHOICES) for i in range(5)]
+QUESTIONS = [Instruction(i, "the film was good ?" + " film" * i, CHOICES[i % 3], CHOICES) for i in range(5)]
 OPEN = [Instruction("open", "a story", "the film was good")]
 
 
@@ -63,7 +63,7 @@ def test_predictions_keep_the_order_of_the_examples(bert):
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_the_batch_size_changes_nothing(bert, llama, batch_size):
     assert _labelled(bert, batch_size=batch_size).loss == pytest.approx(_labelled(bert).loss, rel=1e-5)
-    one, other = (_answers(llama, ASKED, batch_size=size) for size in (3, batch_size))
+    one, other = (_answers(llama, QUESTIONS, batch_size=size) for size in (3, batch_size))
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
     assert one.predictions == other.predictions
 
@@ -79,20 +79,20 @@ def test_the_loss_of_a_regression_is_the_mean_squared_error(tiny_bert):
 
 def test_the_loss_of_answers_is_a_token_s_mean_over_all_answers(llama):
     total, tokens = 0.0, 0
-    for item in ASKED:
+    for item in QUESTIONS:
         ids = llama.processor(f"[CLS] {item.prompt} {item.answer} [SEP]", return_tensors="pt")["input_ids"]
         length = len(item.answer.split()) + 1
         logits = llama.model(ids).logits[0, -length - 1 : -1]
         total += functional.cross_entropy(logits, ids[0, -length:], reduction="sum").item()
         tokens += length
-    result = _answers(llama, ASKED)
+    result = _answers(llama, QUESTIONS)
     assert result.loss == pytest.approx(total / tokens, rel=1e-5)
     assert result.metrics["answer_loss"] == result.loss
 
 
 def test_the_chosen_candidate_has_the_lowest_mean_loss(llama):
-    result = _answers(llama, ASKED)
-    for item, prediction in zip(ASKED, result.predictions, strict=True):
+    result = _answers(llama, QUESTIONS)
+    for item, prediction in zip(QUESTIONS, result.predictions, strict=True):
         losses = [_answers(llama, [Instruction(0, item.prompt, choice)]).loss for choice in CHOICES]
         assert prediction == losses.index(min(losses))
     hits = [label == prediction for label, prediction in zip(result.labels, result.predictions, strict=True)]
@@ -100,15 +100,15 @@ def test_the_chosen_candidate_has_the_lowest_mean_loss(llama):
 
 
 def test_open_answers_have_a_loss_and_no_prediction(llama):
-    result = _answers(llama, [*ASKED, *OPEN])
-    assert result.ids == [item.id for item in ASKED]
+    result = _answers(llama, [*QUESTIONS, *OPEN])
+    assert result.ids == [item.id for item in QUESTIONS]
     alone = _answers(llama, OPEN)
     assert (alone.ids, list(alone.metrics)) == ([], ["answer_loss"])
 
 
 def test_a_measurement_on_the_way_leaves_out_the_choice(llama):
-    result = _answers(llama, ASKED, is_final=False)
-    assert result.loss == _answers(llama, ASKED).loss
+    result = _answers(llama, QUESTIONS, is_final=False)
+    assert result.loss == _answers(llama, QUESTIONS).loss
     assert result.predictions == []
 
 
@@ -133,9 +133,9 @@ def test_a_prediction_does_not_look_at_the_label(bert, llama):
     unlabelled = [replace(text, label=None) for text in TEXTS]
     learner = Learner(bert.model, bert.processor, 48)
     assert CLASSIFICATION.predict(learner, unlabelled) == _labelled(bert).predictions
-    unanswered = [replace(item, answer="") for item in ASKED]
+    unanswered = [replace(item, answer="") for item in QUESTIONS]
     learner = Learner(llama.model, llama.processor, 48)
-    assert INSTRUCTION.predict(learner, unanswered) == _answers(llama, ASKED).predictions
+    assert INSTRUCTION.predict(learner, unanswered) == _answers(llama, QUESTIONS).predictions
 
 
 def test_rows_without_labels_are_inputs(bert, llama):

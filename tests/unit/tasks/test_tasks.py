@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from rankfold.errors import DataError, SpecError
-from rankfold.tasks import NAMED, TaskRequest, load_task
+from rankfold.tasks import NAMED_TASKS, TaskRequest, load_task
 from rankfold.tasks.bbc_news import read_bbc_news
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.kinds.classification import CLASSIFICATION
@@ -40,14 +40,14 @@ def test_split_that_the_embedded_data_has_not_is_named():
 def test_bbc_news_is_the_same_every_time_and_free_of_entities():
     data = load_task(TaskRequest(task="bbc_news"), is_causal=False)
     assert data.sha256 == load_task(TaskRequest(task="bbc_news"), is_causal=True).sha256
-    assert not any("&amp;" in each.text or "&#" in each.text for each in data.examples.splits["train"])
+    assert not any("&amp;" in item.text or "&#" in item.text for item in data.examples.splits["train"])
     assert (len(data.examples.splits["train"]), len(data.examples.splits["validation"])) == (1274, 425)
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(NAMED_TASKS))
 def test_a_named_task_has_metrics_that_exist(name):
-    assert NAMED[name].metrics
-    assert set(NAMED[name].metrics) <= set(METRICS)
+    assert NAMED_TASKS[name].metrics
+    assert set(NAMED_TASKS[name].metrics) <= set(METRICS)
 
 
 def test_official_rows_are_those_that_the_data_states(shared_data):
@@ -55,7 +55,7 @@ def test_official_rows_are_those_that_the_data_states(shared_data):
     stated = {name: entry["official_count"] for name, entry in files.items()}
     checked = [
         (name, split, count)
-        for name, task in NAMED.items()
+        for name, task in NAMED_TASKS.items()
         for split, count in task.rows.items()
         # The package's articles are cut by us; a file that is no official split states no number.
         if name != "bbc_news" and isinstance(stated.get(f"{name}/{split}.jsonl.gz"), int)
@@ -65,13 +65,15 @@ def test_official_rows_are_those_that_the_data_states(shared_data):
 
 
 def test_the_embedded_task_has_the_rows_it_states():
-    assert {split: len(table.rows) for split, table in read_bbc_news().items()} == NAMED["bbc_news"].rows
+    assert {split: len(table.rows) for split, table in read_bbc_news().items()} == NAMED_TASKS[
+        "bbc_news"
+    ].rows
 
 
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(NAMED_TASKS))
 def test_a_named_task_has_a_version_and_the_rows_of_a_training_split(name):
-    assert NAMED[name].version >= 1
-    assert NAMED[name].rows["train"] > 0
+    assert NAMED_TASKS[name].version >= 1
+    assert NAMED_TASKS[name].rows["train"] > 0
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_real_questions_are_read_with_their_choices_by_a_model_that_generates(sh
 @pytest.mark.parametrize("task", ["mrpc", "stsb"])
 def test_pairs_of_real_data_are_pairs(shared_data, task):
     data = load_task(TaskRequest(task=task, data_root=str(shared_data)), is_causal=False)
-    assert all(each.pair for each in data.examples.splits["validation"])
+    assert all(item.pair for item in data.examples.splits["validation"])
 
 
 def test_a_task_of_rows_with_float_labels_is_a_regression(tmp_path):
@@ -159,8 +161,8 @@ def test_a_held_out_split_is_the_same_alone(tmp_path):
 def test_data_with_a_task_s_name_has_that_task_s_metrics(tmp_path):
     folder = write_splits(tmp_path / "own", train=review_rows(40), validation=review_rows(10, seed=1))
     data = load_task(TaskRequest(task="cola", data=str(folder)), is_causal=False)
-    assert data.task.metrics == NAMED["cola"].metrics
-    assert data.task.label_names == NAMED["cola"].label_names
+    assert data.task.metrics == NAMED_TASKS["cola"].metrics
+    assert data.task.label_names == NAMED_TASKS["cola"].label_names
 
 
 def test_open_answers_are_measured_by_their_loss(tmp_path):
@@ -216,7 +218,7 @@ def test_a_split_that_is_asked_for_and_absent_is_named(tmp_path):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Return what installs a package with a task, as far as Python can tell."""
+    """Return a function that installs a package with a task, as far as Python can tell."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def install(package, entry, code):
@@ -252,7 +254,7 @@ def test_an_entry_point_that_is_no_task_of_its_name_is_refused(install, code):
 def test_two_packages_with_a_task_of_one_name_are_refused(install):
     for package in ("tasks_one", "tasks_two"):
         install(package, "pets", 'Task("pets", None, ())')
-    with pytest.raises(SpecError, match="two packages have a task 'pets'"):
+    with pytest.raises(SpecError, match="the packages 'tasks_one' and 'tasks_two' both have a task 'pets'"):
         load_task(TaskRequest(task="pets"), is_causal=False)
 
 
@@ -264,18 +266,20 @@ def test_held_out_rows_are_of_the_training_split_whatever_else_there_is(tmp_path
     train, validation = review_rows(60), review_rows(9, seed=5)
     folder = write_splits(tmp_path / "reviews", train=train, validation=validation)
     data = load_task(TaskRequest(data=str(folder), holds_out=True), is_causal=False)
-    kept, held = ([each.text for each in data.examples.splits[split]] for split in ("train", "validation"))
-    assert Counter(kept + held) == Counter(row["sentence"] for row in train)
-    assert (len(kept), len(held)) == (54, 6)
+    train_part, held_part = (
+        [item.text for item in data.examples.splits[split]] for split in ("train", "validation")
+    )
+    assert Counter(train_part + held_part) == Counter(row["sentence"] for row in train)
+    assert (len(train_part), len(held_part)) == (54, 6)
     usual = load_task(TaskRequest(data=str(folder)), is_causal=False)
     assert usual.sha256 != data.sha256
     assert len(usual.examples.splits["validation"]) == 9
 
 
 def test_held_out_rows_of_the_embedded_task_are_not_its_validation_split():
-    held, usual = (
+    held_part, usual = (
         {example.text for example in load_task(request, is_causal=False).examples.splits["validation"]}
         for request in (TaskRequest(task="bbc_news", holds_out=True), TaskRequest(task="bbc_news"))
     )
-    assert held
-    assert not held & usual
+    assert held_part
+    assert not held_part & usual

@@ -69,7 +69,7 @@ class SizeEstimator:
         self.base = base
         self.tokens = tokens
         self._model = base.model()
-        self.usual = usual_targets(str(base.described.model_type))
+        self.usual = usual_targets(str(base.config.model_type))
         self._base_work = base_work(_linear_layers(self._model), tokens)
         # On a very small model this rank is more than makes sense, but it is what times are measured in.
         reference = self._plan(self._config(_REFERENCE_RANK, self.usual), on_warning="ignore")
@@ -77,7 +77,7 @@ class SizeEstimator:
 
     def head(self) -> int:
         """Return the numbers that are trained beside any adapter: those of a new task head."""
-        _, adapted = self.base.adapted(self._config(1, self.usual))
+        _, adapted = self.base.with_adapter(self._config(1, self.usual))
         return sum(parameter.numel() for parameter in head_parameters(adapted))
 
     def lora(self, rank: int, targets: list[str] | str) -> Size:

@@ -242,11 +242,14 @@ def goodness(record: RunRecord) -> float:
 
 
 def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
-    """Return the ids of the examples that every run was measured on, in the order of the first."""
+    """Return the ids of the examples that every run was measured on, in the order of the first.
+
+    Examples whose label is a list are left out: only the kind of task that they are of can score them.
+    """
     if not records:
         return []
     others = [{item.id for item in record.predictions} for record in records[1:]]
-    first = dict.fromkeys(item.id for item in records[0].predictions)
+    first = dict.fromkeys(item.id for item in records[0].predictions if not isinstance(item.label, list))
     return [name for name in first if all(name in other for other in others)]
 
 

@@ -19,8 +19,8 @@ _ENDING = ".json"
 def architecture_names() -> tuple[str, ...]:
     """Return the hub ids of the models whose structure is here."""
     owners = [owner for owner in files(__name__).iterdir() if owner.is_dir()]
-    found = (f"{owner.name}/{entry.name}" for owner in owners for entry in owner.iterdir())
-    return tuple(sorted(name.removesuffix(_ENDING) for name in found if name.endswith(_ENDING)))
+    paths = (f"{owner.name}/{entry.name}" for owner in owners for entry in owner.iterdir())
+    return tuple(sorted(name.removesuffix(_ENDING) for name in paths if name.endswith(_ENDING)))
 
 
 def read_architecture(name: str) -> PreTrainedConfig:

@@ -16,8 +16,8 @@ _PAIRS = (
 _SINGLES = ("sentence", "text", "content", "question")
 _NOT_TEXT = ("id", "idx")
 
-INSTRUCTED = ("instruction", "output")
-CHOSEN = ("question", "choices", "answer")
+INSTRUCTION_COLUMNS = ("instruction", "output")
+CHOICE_COLUMNS = ("question", "choices", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,59 +36,66 @@ class Columns:
     label: str | None = None
     group: str | None = None
 
-    def described(self, row: Row) -> str:
-        """Return what is read from where, such as "text from 'text', label from 'class'"."""
+    def summary(self, row: Row) -> str:
+        """Return the columns that are read in words, such as "text from 'text', label from 'class'"."""
         if self.label is None:
-            return _listed(INSTRUCTED if has_columns(row, INSTRUCTED) else CHOSEN)
+            return _quote_list(
+                INSTRUCTION_COLUMNS if has_columns(row, INSTRUCTION_COLUMNS) else CHOICE_COLUMNS
+            )
         read = {"text": self.text, "second text": self.pair, "label": self.label}
-        return ", ".join(f"{what} from '{name}'" for what, name in read.items() if name is not None)
+        return ", ".join(f"{role} from '{name}'" for role, name in read.items() if name is not None)
 
 
-def find_columns(rows: Rows, given: Columns) -> Columns:
-    """Return the columns to read: those that were given, the rest by their usual names.
+def find_columns(rows: Rows, overrides: Columns) -> Columns:
+    """Return the columns to read: those in `overrides`, the rest by their usual names.
 
     Rows with `instruction` and `output`, or with `question`, `choices` and `answer`, need none.
 
     Args:
         rows: At least one row.
-        given: Columns the user or a named task has named; they win.
+        overrides: Columns the user or a named task has named; they win.
 
     Raises:
         DataError: If a named column does not exist, none of the usual names does, or a column would be two
             things at once.
     """
     present = tuple(rows[0])
-    for name in (given.text, given.pair, given.label, given.group):
+    for name in (overrides.text, overrides.pair, overrides.label, overrides.group):
         if name is not None and name not in present:
-            raise DataError(f"there is no column '{name}'; name one that the data has: {_listed(present)}.")
-    if given == Columns(group=given.group) and (
-        has_columns(rows[0], INSTRUCTED) or has_columns(rows[0], CHOSEN)
+            raise DataError(
+                f"there is no column '{name}'; name one that the data has: {_quote_list(present)}."
+            )
+    if overrides == Columns(group=overrides.group) and (
+        has_columns(rows[0], INSTRUCTION_COLUMNS) or has_columns(rows[0], CHOICE_COLUMNS)
     ):
-        _check_group(given.group, (*INSTRUCTED, *CHOSEN))
-        return given
-    label = given.label or next((name for name in _LABELS if name in present), None)
+        _check_group(overrides.group, (*INSTRUCTION_COLUMNS, *CHOICE_COLUMNS))
+        return overrides
+    label = overrides.label or next((name for name in _LABELS if name in present), None)
     if label is None:
         raise DataError(
             f"there is no label column; name it with --label-column or, for a model that writes text, call "
-            f"the columns {_listed(INSTRUCTED)}, or {_listed(CHOSEN)}; the data has {_listed(present)}."
+            f"the columns {_quote_list(INSTRUCTION_COLUMNS)}, or {_quote_list(CHOICE_COLUMNS)}; "
+            f"the data has {_quote_list(present)}."
         )
-    _check_group(given.group, (given.text, given.pair, label))
-    if given.text is not None:
-        return _checked_apart(replace(given, label=label))
-    text, pair = _texts({name: value for name, value in rows[0].items() if name not in (label, given.group)})
-    return _checked_apart(replace(given, text=text, pair=given.pair or pair, label=label))
+    _check_group(overrides.group, (overrides.text, overrides.pair, label))
+    if overrides.text is not None:
+        return _check_distinct(replace(overrides, label=label))
+    text, pair = _texts(
+        {name: value for name, value in rows[0].items() if name not in (label, overrides.group)}
+    )
+    return _check_distinct(replace(overrides, text=text, pair=overrides.pair or pair, label=label))
 
 
-def _checked_apart(found: Columns) -> Columns:
-    read = {"text": found.text, "second text": found.pair, "label": found.label}
+def _check_distinct(columns: Columns) -> Columns:
+    read = {"text": columns.text, "second text": columns.pair, "label": columns.label}
     for name in filter(None, read.values()):
-        roles = [role for role, other in read.items() if other == name]
+        roles = [role for role, column in read.items() if column == name]
         if len(roles) > 1:
             raise DataError(
                 f"the column '{name}' would be {' and '.join(roles)} at once; "
                 "name another with --text-column, --pair-column or --label-column."
             )
-    return found
+    return columns
 
 
 def _check_group(group: str | None, read: Sequence[str | None]) -> None:
@@ -112,7 +119,7 @@ def _texts(row: Row) -> tuple[str, str | None]:
     if len(strings) == 1:
         return strings[0], None
     raise DataError(
-        f"cannot tell which column is the text; name it with --text-column, the data has {_listed(row)}."
+        f"cannot tell which column is the text; name it with --text-column, the data has {_quote_list(row)}."
     )
 
 
@@ -130,7 +137,7 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
         for name in (columns.text, columns.pair, columns.label, columns.group):
             if name is not None and name not in rows[0]:
                 raise DataError(
-                    f"the split '{split}' has no column '{name}', but {_listed(rows[0])}; "
+                    f"the split '{split}' has no column '{name}', but {_quote_list(rows[0])}; "
                     "give every split the same columns."
                 )
 
@@ -140,5 +147,5 @@ def has_columns(row: Row, names: Sequence[str]) -> bool:
     return all(name in row for name in names)
 
 
-def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
+def _quote_list(names: Sequence[str] | Mapping[str, object]) -> str:
     return ", ".join(f"'{name}'" for name in names)

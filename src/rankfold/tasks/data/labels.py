@@ -1,4 +1,4 @@
-"""Labels as the data has them become class ids or numbers; what cannot is an error that names the value."""
+"""Labels: values of the data as class ids or numbers; any other value is an error that names it."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,53 +24,53 @@ class Labels:
 def find_labels(
     column: str,
     splits: Mapping[str, Iterable[int | str]],
-    known: Sequence[str] | None,
-    learned: Sequence[str] | None = None,
+    names: Sequence[str] | None,
+    learned_names: Sequence[str] | None = None,
 ) -> Labels:
     """Return the classes of a column, sorted, and check that every split stays within those of the first.
 
     Args:
         column: Where the labels are.
         splits: Labels by split name; the first split, the training split, defines which there are.
-        known: The class names in the order that the data has them, if they are known; then labels are places
+        names: The class names in the order that the data has them, if they are known; then labels are places
             in it or names.
-        learned: The class names in the order in which a model has learned them, if one has; then these are
-            the classes, whatever order the data has.
+        learned_names: The class names in the order in which a model has learned them, if one has; then these
+            are the classes, whatever order the data has.
 
     Raises:
         DataError: If a split has labels of its own, or that were not learned, or types are mixed.
     """
     values = {split: set(labels) for split, labels in splits.items()}
-    kinds = sorted({type(value).__name__ for found in values.values() for value in found})
+    kinds = sorted({type(value).__name__ for labels in values.values() for value in labels})
     if len(kinds) > 1:
         raise DataError(f"the labels in '{column}' mix {' and '.join(kinds)}; use one type in every split.")
     first = next(iter(values))
     by_name = "str" in kinds
-    if learned is not None:
-        ids = None if known is None else _known_ids(known, by_name=by_name)
-        labels = Labels(tuple(learned), _learned_ids(ids, known or (), learned, by_name=by_name))
-    elif known is not None:
-        labels = Labels(tuple(known), _known_ids(known, by_name=by_name))
+    if learned_names is not None:
+        ids = None if names is None else _known_ids(names, by_name=by_name)
+        labels = Labels(tuple(learned_names), _learned_ids(ids, names or (), learned_names, by_name=by_name))
+    elif names is not None:
+        labels = Labels(tuple(names), _known_ids(names, by_name=by_name))
     else:
-        ordered = sorted(values[first], key=_sort_key)
+        classes = sorted(values[first], key=_sort_key)
         labels = Labels(
-            tuple(_name(value) for value in ordered), {value: i for i, value in enumerate(ordered)}
+            tuple(_name(value) for value in classes), {value: i for i, value in enumerate(classes)}
         )
-    for split, found in values.items():
-        check_published(split, found, labels.ids)
-        unknown = sorted(found - set(labels.ids), key=_sort_key)
-        if unknown and learned is not None:
-            named = [_name_in(known or (), value) for value in unknown]
-            raise DataError(f"the split '{split}' has the labels {not_learned(named, learned)}")
+    for split, own_labels in values.items():
+        check_published(split, own_labels, labels.ids)
+        unknown = sorted(own_labels - set(labels.ids), key=_sort_key)
+        if unknown and learned_names is not None:
+            own_names = [_name_in(names or (), value) for value in unknown]
+            raise DataError(f"the split '{split}' has the labels {not_learned(own_names, learned_names)}")
         if unknown:
             raise DataError(
-                f"the split '{split}' has the labels {_listed(unknown)}, but the {len(labels.ids)} labels of "
-                f"'{column}' are {_listed(labels.ids)}; give every split the same labels"
-                f"{_or_regression(labels.ids)}."
+                f"the split '{split}' has the labels {_quote_list(unknown)}, but the "
+                f"{len(labels.ids)} labels of '{column}' are {_quote_list(labels.ids)}; "
+                f"give every split the same labels{_or_regression(labels.ids)}."
             )
     if len(labels.names) < 2:  # noqa: PLR2004
         raise DataError(
-            f"all labels in '{column}' are {_listed(labels.ids)}; a classification needs two or more."
+            f"all labels in '{column}' are {_quote_list(labels.ids)}; a classification needs two or more."
         )
     return labels
 
@@ -84,45 +84,48 @@ def _known_ids(names: Sequence[str], *, by_name: bool) -> dict[object, int]:
 
 
 def _learned_ids(
-    ids: Mapping[object, int] | None, known: Sequence[str], learned: Sequence[str], *, by_name: bool
+    ids: Mapping[object, int] | None, names: Sequence[str], learned_names: Sequence[str], *, by_name: bool
 ) -> dict[object, int]:
     """Return the learned class of each value that means one: by its name, or by its number.
 
     Args:
         ids: The place in `known` of each value; None if the data does not name its classes.
-        known: The names the data has for them.
-        learned: The names in the order of the classes.
+        names: The names the data has for them.
+        learned_names: The names in the order of the classes.
         by_name: Whether values are names.
     """
-    numbered = _known_ids(learned, by_name=by_name)
+    number_ids = _known_ids(learned_names, by_name=by_name)
     if ids is None:
-        return numbered
-    places = {name: place for place, name in enumerate(learned)}
+        return number_ids
+    places = {name: place for place, name in enumerate(learned_names)}
     # A model that has learned bare numbers knows no names.
-    has_names = not all(name.lstrip("-").isdecimal() for name in learned)
-    found = {value: places.get(known[place]) for value, place in ids.items()}
+    has_names = not all(name.lstrip("-").isdecimal() for name in learned_names)
+    ids_by_value = {value: places.get(names[place]) for value, place in ids.items()}
     if not has_names:
-        found = {value: numbered.get(value) if place is None else place for value, place in found.items()}
-    return {value: place for value, place in found.items() if place is not None}
+        ids_by_value = {
+            value: number_ids.get(value) if place is None else place for value, place in ids_by_value.items()
+        }
+    return {value: place for value, place in ids_by_value.items() if place is not None}
 
 
-def not_learned(labels: Sequence[object], learned: Sequence[str]) -> str:
-    """Return what is wrong with labels that are none of the classes a model has learned."""
-    return f"{_listed(labels)}, but what was learned is {_listed(learned)}; take data with the same classes."
+def not_learned(labels: Sequence[object], learned_names: Sequence[str]) -> str:
+    """Return the end of an error about labels that a model has not learned."""
+    classes = _quote_list(learned_names)
+    return f"{_quote_list(labels)}, but the learned classes are {classes}; use data with the same classes."
 
 
-def check_published(split: str, values: Iterable[float | str], known: Iterable[object] = ()) -> None:
+def check_published(split: str, values: Iterable[float | str], classes: Iterable[object] = ()) -> None:
     """Check that the labels of a split are not kept back, as those of a test split often are: all are -1.
 
     Args:
         split: Its name.
         values: Its labels.
-        known: The labels there are, where they are known.
+        classes: The labels there are, where they are known.
 
     Raises:
         DataError: If they are.
     """
-    if set(values) == {-1} and -1 not in known:
+    if set(values) == {-1} and -1 not in classes:
         raise DataError(
             f"the labels of the split '{split}' are kept back: all are -1; use a split that has them."
         )
@@ -172,7 +175,7 @@ def _number(value: object) -> float | None:
 
 
 def _or_regression(labels: Iterable[object]) -> str:
-    """Return what else may be meant where most labels are numbers, whichever way they are written."""
+    """Return a hint at regression where most labels are numbers, however they are written."""
     numbers = [_number(label) is not None for label in labels]
     return ", or --kind regression if they are measurements" if 2 * sum(numbers) > len(numbers) else ""
 
@@ -185,11 +188,11 @@ def _name(value: object) -> str:
     return str(value)
 
 
-def _name_in(known: Sequence[str], value: int | str) -> int | str:
-    """Return what the data calls a label; itself if it has no name."""
-    return known[value] if isinstance(value, int) and 0 <= value < len(known) else value
+def _name_in(names: Sequence[str], value: int | str) -> int | str:
+    """Return the name of a label in the data; the label itself if it has none."""
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
-def _listed(values: Sequence[object] | Mapping[object, object]) -> str:
-    shown = [f"'{value}'" for value in list(values)[:10]]
-    return ", ".join(shown) + (", …" if len(values) > len(shown) else "")
+def _quote_list(values: Sequence[object] | Mapping[object, object]) -> str:
+    quoted_values = [f"'{value}'" for value in list(values)[:10]]
+    return ", ".join(quoted_values) + (", …" if len(values) > len(quoted_values) else "")

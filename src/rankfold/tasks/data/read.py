@@ -48,21 +48,21 @@ class Table:
     Args:
         rows: One mapping a row, with the same columns in each.
         class_names: For columns of class ids, the names the ids stand for.
-        places: Where each row stands in the source, from 0; None if these are all its rows, in order.
+        indices: The index of each row in the source, from 0; None if these are all its rows, in order.
     """
 
     rows: Rows
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    places: Sequence[int] | None = None
+    indices: Sequence[int] | None = None
 
-    def numbered(self) -> Iterator[tuple[int, Row]]:
-        """Yield each row with its place in the source."""
-        return zip(range(len(self.rows)) if self.places is None else self.places, self.rows, strict=True)
+    def enumerate_rows(self) -> Iterator[tuple[int, Row]]:
+        """Yield each row with its index in the source."""
+        return zip(range(len(self.rows)) if self.indices is None else self.indices, self.rows, strict=True)
 
-    def part(self, places: Iterable[int]) -> Self:
+    def part(self, indices: Iterable[int]) -> Self:
         """Return some of all the rows of a source."""
-        chosen = tuple(places)
-        return replace(self, rows=[self.rows[place] for place in chosen], places=chosen)
+        positions = tuple(indices)
+        return replace(self, rows=[self.rows[index] for index in positions], indices=positions)
 
 
 def find_source(name: str) -> Source:
@@ -87,18 +87,18 @@ def find_source(name: str) -> Source:
 def _files_of(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for split, names in _SPLIT_NAMES.items():
-        found = sorted(
+        matches = sorted(
             path
             for path in folder.iterdir()
             if path.name.partition(".")[0] in names and _suffix(path) in _BUILDERS
         )
-        if len(found) > 1:
-            listed = ", ".join(f"'{path.name}'" for path in found)
+        if len(matches) > 1:
+            file_names = ", ".join(f"'{path.name}'" for path in matches)
             raise DataError(
-                f"'{folder}' has several files for the split '{split}' ({listed}); keep one of them."
+                f"'{folder}' has several files for the split '{split}' ({file_names}); keep one of them."
             )
-        if found:
-            files[split] = found[0]
+        if matches:
+            files[split] = matches[0]
     if not files:
         raise DataError(
             f"'{folder}' has no split to read; it needs train.jsonl, train.csv or train.parquet "
@@ -140,7 +140,7 @@ def read_split(source: Source, split: str) -> Table | None:
     # The library wants a folder to unpack into; nothing of it is needed once the rows are in memory.
     with tempfile.TemporaryDirectory(prefix="rankfold-") as scratch, quiet_libraries():
         try:
-            loaded = library.load_dataset(
+            dataset = library.load_dataset(
                 _builder_of(path), cache_dir=scratch, keep_in_memory=True, **options
             )
         except (
@@ -156,8 +156,8 @@ def read_split(source: Source, split: str) -> Table | None:
             raise DataError(
                 f"cannot read '{path}' ({_reason(error)}); check that the file is whole."
             ) from error
-        table = _table(loaded, f"'{path}'")
-    dates = [name for name, feature in loaded.features.items() if "timestamp" in str(feature)]
+        table = _table(dataset, f"'{path}'")
+    dates = [name for name, feature in dataset.features.items() if "timestamp" in str(feature)]
     return _as_written(table, path, dates) if dates and _builder_of(path) == "json" else table
 
 
@@ -166,10 +166,12 @@ def _as_written(table: Table, path: Path, columns: Sequence[str]) -> Table:
     text = (gzip.decompress if path.suffix == ".gz" else bytes)(path.read_bytes()).decode("utf-8-sig")
     lines = (line for line in text.split("\n") if line.strip())
     try:
-        written: list[Row] = json.loads(text) if text.lstrip().startswith("[") else [*map(json.loads, lines)]
+        json_rows: list[Row] = (
+            json.loads(text) if text.lstrip().startswith("[") else [*map(json.loads, lines)]
+        )
         rows = [
-            {**row, **{name: own.get(name) for name in columns}}
-            for row, own in zip(table.rows, written, strict=True)
+            {**row, **{name: texts.get(name) for name in columns}}
+            for row, texts in zip(table.rows, json_rows, strict=True)
         ]
     except (ValueError, AttributeError) as error:
         raise DataError(f"cannot read '{path}' ({_reason(error)}); give it one object a line.") from error
@@ -182,16 +184,16 @@ def _read_hub(source: Source, split: str) -> Table | None:
     with quiet_libraries():
         try:
             available: list[str] = library.get_dataset_split_names(repository, config or None)
-            found = next((own for own in _SPLIT_NAMES[split] if own in available), None)
-            if found is None:
+            hub_split = next((name for name in _SPLIT_NAMES[split] if name in available), None)
+            if hub_split is None:
                 return None
-            loaded = library.load_dataset(repository, config or None, split=found)
+            dataset = library.load_dataset(repository, config or None, split=hub_split)
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"there is no folder or file '{source.name}' and the hub did not give it "
                 f"({_reason(error)}); check the name and the network, or {source.instead}."
             ) from error
-        return _table(loaded, f"'{source.name}'")
+        return _table(dataset, f"'{source.name}'")
 
 
 def _datasets() -> Any:
@@ -204,21 +206,21 @@ def _datasets() -> Any:
     return datasets
 
 
-def _table(loaded: Any, shown: str) -> Table:
-    rows = cast("list[dict[str, object]]", loaded.to_list())
+def _table(dataset: Any, name: str) -> Table:
+    rows = cast("list[dict[str, object]]", dataset.to_list())
     if not rows:
-        raise _empty(shown)
+        raise _empty(name)
     class_ids = _datasets().ClassLabel
     names = {
         column: tuple(feature.names)
-        for column, feature in loaded.features.items()
+        for column, feature in dataset.features.items()
         if isinstance(feature, class_ids)
     }
     return Table(rows, names)
 
 
-def _empty(shown: str) -> DataError:
-    return DataError(f"{shown} is empty; give it at least one row.")
+def _empty(name: str) -> DataError:
+    return DataError(f"{name} is empty; give it at least one row.")
 
 
 def _is_empty(error: BaseException) -> bool:

@@ -40,11 +40,11 @@ def hold_out(table: Table, label_column: str | None, group_column: str | None = 
     """
     labels = _labels(table.rows, label_column)
     if group_column is None:
-        held = _held_rows(labels)
+        held_rows = _held_rows(labels)
     else:
-        held = _held_groups(labels, groups_of(table, group_column), group_column)
+        held_rows = _held_groups(labels, groups_of(table, group_column), group_column)
     rows = range(len(labels))
-    return table.part(row for row in rows if row not in held), table.part(sorted(held))
+    return table.part(row for row in rows if row not in held_rows), table.part(sorted(held_rows))
 
 
 def _labels(rows: Rows, column: str | None) -> list[object]:
@@ -76,17 +76,17 @@ def _held_rows(labels: Sequence[object]) -> set[int]:
     for row, label in enumerate(labels):
         by_label[label].append(row)
     generator = random.Random(_SEED)  # noqa: S311 (a split is no secret)
-    held: set[int] = set()
+    held_rows: set[int] = set()
     for rows in by_label.values():
         generator.shuffle(rows)
         count = max(1, round(HOLD_OUT_FRACTION * len(rows)))
-        held.update(rows[: min(count, len(rows) - 1)])
-    if not held:
+        held_rows.update(rows[: min(count, len(rows) - 1)])
+    if not held_rows:
         raise DataError(
             f"{len(labels)} rows with {len(by_label)} different labels are too few to cut a validation split "
             "from; add a validation split."
         )
-    return held
+    return held_rows
 
 
 def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -> set[int]:
@@ -97,12 +97,12 @@ def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -
     """
     totals = Counter(labels)
     owners = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
-    wanted = {label for label, count in owners.items() if count > 1}
+    needed_labels = {label for label, count in owners.items() if count > 1}
 
     def unlikeness(part: Sequence[int]) -> tuple[int, float]:
         counts = Counter(labels[row] for row in part)
-        missing = len(wanted - counts.keys())
-        return missing, sum(abs(counts[each] - HOLD_OUT_FRACTION * total) for each, total in totals.items())
+        missing = len(needed_labels - counts.keys())
+        return missing, sum(abs(counts[label] - HOLD_OUT_FRACTION * total) for label, total in totals.items())
 
     best: list[int] = []
     for count in _PARTS:
@@ -120,8 +120,8 @@ def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -
 
 def _leaves_some(part: Sequence[int], labels: Sequence[object]) -> bool:
     """Whether every label has a row outside the part."""
-    held = set(part)
-    return {labels[row] for row in range(len(labels)) if row not in held} == set(labels)
+    held_rows = set(part)
+    return {labels[row] for row in range(len(labels)) if row not in held_rows} == set(labels)
 
 
 def _dealt(labels: Sequence[object], groups: Sequence[str], count: int) -> list[list[int]]:
@@ -147,7 +147,7 @@ _USUAL = frozenset(
 )
 """What columns of groups are called, without "_id"."""
 
-_SHOWN = 3
+_QUOTED_GROUPS = 3
 
 
 def groups_of(table: Table, column: str) -> list[str]:
@@ -156,7 +156,7 @@ def groups_of(table: Table, column: str) -> list[str]:
     Raises:
         DataError: If a row has none.
     """
-    return [_group_of(row, column, place) for place, row in table.numbered()]
+    return [_group_of(row, column, place) for place, row in table.enumerate_rows()]
 
 
 def _group_of(row: Row, column: str, place: int) -> str:
@@ -181,11 +181,11 @@ def check_groups(splits: Mapping[str, Table], column: str) -> None:
         DataError: If one is, or a row has none.
     """
     groups = {split: dict.fromkeys(groups_of(table, column)) for split, table in splits.items()}
-    for one, other in combinations(groups, 2):
-        shared = [group for group in groups[one] if group in groups[other]]
-        if shared:
+    for first, second in combinations(groups, 2):
+        common_groups = [group for group in groups[first] if group in groups[second]]
+        if common_groups:
             raise DataError(
-                f"{_listed(shared)} of '{column}' are in the split '{one}' and in '{other}'; "
+                f"{_quote_groups(common_groups)} of '{column}' are in the split '{first}' and in '{second}'; "
                 "keep each group in one split, or let --hold-out cut the training split by group."
             )
 
@@ -200,14 +200,14 @@ def recommend_groups(splits: Mapping[str, Table], columns: Columns) -> None:
     for column in next(iter(splits.values())).rows[0]:
         if column in (columns.text, columns.pair, columns.label) or not _is_usual(column):
             continue
-        for one, other in combinations(splits, 2):
-            values = _values(splits[other].rows, column)
-            shared = [value for value in _values(splits[one].rows, column) if value in values]
-            if shared:
+        for first, second in combinations(splits, 2):
+            values = _values(splits[second].rows, column)
+            common_groups = [value for value in _values(splits[first].rows, column) if value in values]
+            if common_groups:
                 logger.info(
                     "%s of '%s' are in the split '%s' and in '%s'; if their rows are alike, the score is "
                     "too good, and --group-column %s keeps them apart.",
-                    *(_listed(shared), column, one, other, column),
+                    *(_quote_groups(common_groups), column, first, second, column),
                 )
                 break
 
@@ -221,7 +221,7 @@ def _is_usual(column: str) -> bool:
     return letters in _USUAL or letters.removesuffix("id") in _USUAL
 
 
-def _listed(groups: Iterable[str]) -> str:
+def _quote_groups(groups: Iterable[str]) -> str:
     names = [f"'{group}'" for group in groups]
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    rest_count = len(names) - _QUOTED_GROUPS
+    return ", ".join(names[:_QUOTED_GROUPS]) + (f" and {rest_count} more" if rest_count > 0 else "")

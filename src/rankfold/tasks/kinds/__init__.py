@@ -5,11 +5,12 @@ A kind is one file with a subclass of `TaskKind`. Another package adds its own t
 """
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from types import MappingProxyType
 
-from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.errors import DataError, unknown_name
 from rankfold.models.meta import MetaBase, meta_base
+from rankfold.plugins import find_plugin
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Rows
 from rankfold.tasks.kinds.classification import CLASSIFICATION
@@ -53,36 +54,10 @@ def find_kind(name: str) -> TaskKind:
     Raises:
         SpecError: If there is none, with the nearest name, or two packages have it, or its package is broken.
     """
-    foreign = tuple(entry_points(group=GROUP, name=name))
-    if not foreign:
-        if name not in KINDS:
-            raise unknown_name("kind", name, kind_names())
-        return KINDS[name]
-    owners = [*(["rankfold"] if name in KINDS else []), *(_package(entry) for entry in foreign)]
-    if len(owners) > 1:
-        listed = " and ".join(f"'{owner}'" for owner in sorted(owners))
-        raise SpecError(f"the packages {listed} both have a task kind '{name}'; uninstall one of them.")
-    return _load(foreign[0])
-
-
-def _load(entry: EntryPoint) -> TaskKind:
-    try:
-        kind = entry.load()
-    except Exception as error:  # whatever a module raises when it is imported
-        raise SpecError(
-            f"the task kind '{entry.name}' of the package '{_package(entry)}' does not load "
-            f"({type(error).__name__}: {error}); repair or uninstall the package."
-        ) from error
-    if not isinstance(kind, TaskKind) or kind.name != entry.name:
-        raise SpecError(
-            f"'{entry.value}' of the package '{_package(entry)}' is no TaskKind with the name "
-            f"'{entry.name}'; repair or uninstall the package."
-        )
+    kind = find_plugin(GROUP, name, "task kind", TaskKind, is_ours=name in KINDS) or KINDS.get(name)
+    if kind is None:
+        raise unknown_name("kind", name, kind_names())
     return kind
-
-
-def _package(entry: EntryPoint) -> str:
-    return "unknown" if entry.dist is None else entry.dist.name
 
 
 def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> TaskKind:
@@ -118,6 +93,6 @@ def kind_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
     Raises:
         SpecError: If there is no such model or kind, or the model's configuration cannot be read.
     """
-    named = None if kind is None else find_kind(kind)
+    task_kind = None if kind is None else find_kind(kind)
     labels = [f"LABEL_{index}" for index in range(num_labels)]
-    return meta_base(model, lambda is_causal: (named or default_kind(is_causal=is_causal)).head(labels))
+    return meta_base(model, lambda is_causal: (task_kind or default_kind(is_causal=is_causal)).head(labels))

@@ -14,7 +14,7 @@ from rankfold.tasks.kinds.labelled import note_cut
 from rankfold.tasks.kinds.learner import NEW_TOKENS, Features, Learner
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
 
-IGNORED = -100
+IGNORED_LABEL = -100
 """The label of a token that does not count in the loss; torch's own convention."""
 
 
@@ -57,7 +57,7 @@ def encode_answer(
     return {
         "input_ids": input_ids,
         "attention_mask": [1] * len(input_ids),
-        "labels": [IGNORED] * len(prompt_ids) + answer_ids,
+        "labels": [IGNORED_LABEL] * len(prompt_ids) + answer_ids,
     }
 
 
@@ -96,7 +96,7 @@ def _prompt_token_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 def answer_collator(tokenizer: Any) -> Collate:
     """Return the function that pads rows, and the labels of their tokens, to the longest of their batch."""
-    collator: Any = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+    collator: Any = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED_LABEL)
     return collator
 
 
@@ -106,7 +106,7 @@ def log_likelihoods(learner: Learner, rows: Sequence[Features]) -> list[tuple[fl
     for indices, batch in learner.batches(rows, answer_collator(learner.processor)):
         targets = batch.pop("labels")[:, 1:]
         logits = learner.logits(batch)[:, :-1]
-        is_labelled = targets != IGNORED
+        is_labelled = targets != IGNORED_LABEL
         losses = functional.cross_entropy(logits[is_labelled], targets[is_labelled].cpu(), reduction="none")
         likelihoods = torch.zeros(targets.shape)
         likelihoods[is_labelled.cpu()] = -losses

@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional
 
 from rankfold.errors import DataError
-from rankfold.tasks.data.columns import CHOSEN, Columns, has_columns
+from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns
 from rankfold.tasks.data.labels import find_labels, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import Example, Labelled, labelled_examples, read_rows
+from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Learner
 from rankfold.tasks.kinds.prompts import answer_index, choices_of
 
 
-class Classification(Labelled):
+class Classification(LabelledText):
     """Texts in classes, scored by accuracy."""
 
     name: ClassVar[str] = "classification"
@@ -26,26 +26,26 @@ class Classification(Labelled):
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether labels are words or whole numbers, or choices that only a head can tell apart."""
         if columns.label is None:
-            return not is_causal and has_columns(rows[0], CHOSEN)
+            return not is_causal and has_columns(rows[0], CHOICE_COLUMNS)
         return not any(isinstance(row[columns.label], float) for row in rows)
 
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return texts with class ids; rows with the same few choices everywhere have these as classes."""
         column = columns.label
         if column is None:
-            return _choice_examples(tables, hints.learned)
+            return _choice_examples(tables, hints.learned_names)
         values = read_rows(tables, lambda row, _id: label_of(row, column))
         names = next(iter(tables.values())).class_names.get(column) or hints.names
-        labels = find_labels(column, values, names, hints.learned)
+        labels = find_labels(column, values, names, hints.learned_names)
         return Examples(
             labels.names,
             labelled_examples(tables, columns, lambda row: labels.ids[label_of(row, column)]),
         )
 
-    def metrics(self, examples: Examples, named: Sequence[str] = ()) -> tuple[str, ...]:
+    def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the accuracy, and with three or more classes the mean F1 of the classes."""
-        many = len(examples.label_names or ()) > 2  # noqa: PLR2004
-        return tuple(named) or (("accuracy", "macro_f1") if many else ("accuracy",))
+        has_several = len(examples.label_names or ()) > 2  # noqa: PLR2004
+        return tuple(task_metrics) or (("accuracy", "macro_f1") if has_several else ("accuracy",))
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[int]:
         """Return the class id of each example."""
@@ -78,10 +78,10 @@ class Classification(Labelled):
         return replace(example, label=int(example.label) + first)
 
 
-def _choice_examples(tables: Mapping[str, Table], learned: Sequence[str] | None) -> Examples:
+def _choice_examples(tables: Mapping[str, Table], learned_names: Sequence[str] | None) -> Examples:
     """Return questions that all have the same choices, with these as classes."""
     names = _common_choices(tables)
-    classes = names if learned is None else tuple(learned)
+    classes = names if learned_names is None else tuple(learned_names)
     ids = {index: classes.index(name) for index, name in enumerate(names) if name in classes}
 
     def label(row: Row) -> int:

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from rankfold.errors import DataError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, TaskHead
-from rankfold.tasks.data.columns import CHOSEN, INSTRUCTED, Columns, has_columns
+from rankfold.tasks.data.columns import CHOICE_COLUMNS, INSTRUCTION_COLUMNS, Columns, has_columns
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.answers import (
     Instruction,
@@ -48,10 +48,11 @@ class InstructionKind(TaskKind):
         """
         if columns.label is not None:
             return False
-        if not is_causal and not has_columns(rows[0], CHOSEN):
+        columns_text = ", ".join(map(repr, INSTRUCTION_COLUMNS))
+        if not is_causal and not has_columns(rows[0], CHOICE_COLUMNS):
             raise DataError(
-                f"the rows are instructions ({', '.join(map(repr, INSTRUCTED))}), which this model cannot "
-                "answer; use one that generates text, such as 'smollm2', or name the columns to classify by "
+                f"the rows are instructions ({columns_text}), which this model cannot answer; "
+                "use one that generates text, such as 'smollm2', or name the columns to classify by "
                 "with --text-column and --label-column."
             )
         return is_causal
@@ -65,20 +66,20 @@ class InstructionKind(TaskKind):
             return Instruction(name, prompt, answer, candidate_answers(row, answer))
 
         splits = read_rows(tables, instruction)
-        closed = closed_answers([item.answer for item in next(iter(splits.values()))])
+        answers = closed_answers([item.answer for item in next(iter(splits.values()))])
         splits = {
-            split: [_with_candidates(item, closed) for item in items] for split, items in splits.items()
+            split: [_with_candidates(item, answers) for item in items] for split, items in splits.items()
         }
         for split, items in splits.items():
             open_ones = sum(not item.candidates for item in items)
-            if closed and open_ones:
+            if answers and open_ones:
                 logger.info(
                     "%d of %d answers of the split '%s' are none of the %d that training has; "
                     "these rows are left out of the accuracy.",
                     open_ones,
                     len(items),
                     split,
-                    len(closed),
+                    len(answers),
                 )
         return Examples(None, splits)
 
@@ -88,11 +89,11 @@ class InstructionKind(TaskKind):
         prompts = [prompt_of(row) for row in rows]
         return [Instruction(index, prompt, "", choices) for index, (prompt, choices) in enumerate(prompts)]
 
-    def metrics(self, examples: Examples, named: Sequence[str] = ()) -> tuple[str, ...]:
+    def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the loss of answers, behind the accuracy where there are candidates."""
-        _ = named
-        evaluated = list(examples.splits.values())[-1]
-        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in evaluated) else (ANSWER_LOSS,)
+        _ = task_metrics
+        last_split = list(examples.splits.values())[-1]
+        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
 
     def label(self, example: Instruction) -> int | None:
         """Return the index of the right candidate; None if the answer is open."""
@@ -204,10 +205,10 @@ class InstructionKind(TaskKind):
         return max(metrics, key=len)
 
 
-def _with_candidates(item: Instruction, closed: tuple[str, ...]) -> Instruction:
-    if item.candidates or item.answer not in closed:
+def _with_candidates(item: Instruction, answers: tuple[str, ...]) -> Instruction:
+    if item.candidates or item.answer not in answers:
         return item
-    return replace(item, candidates=closed)
+    return replace(item, candidates=answers)
 
 
 INSTRUCTION = InstructionKind()

@@ -46,12 +46,13 @@ class LabelHints:
 
     Args:
         names: Class names in the order that the data has them; None if they are not known.
-        learned: Class names in the order in which a model has learned them, if one has; they decide the ids.
+        learned_names: Class names in the order in which a model has learned them, if one has; they decide the
+            ids.
         choice_word: The word for a choice in a prompt that is written from `question` and `choices`.
     """
 
     names: Sequence[str] | None = None
-    learned: Sequence[str] | None = None
+    learned_names: Sequence[str] | None = None
     choice_word: str = "answer"
 
 
@@ -113,17 +114,17 @@ class TaskKind(ABC):
         _ = rows, columns, is_causal
         return False
 
-    def columns(self, rows: Rows, named: Columns) -> Columns:
+    def columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the columns to read; by default a text, perhaps a second one, and a label.
 
         Args:
             rows: At least one row.
-            named: Columns that the user has named.
+            overrides: Columns that the user has named.
 
         Raises:
             DataError: If a column is missing, or cannot be told from others.
         """
-        return find_columns(rows, named)
+        return find_columns(rows, overrides)
 
     @abstractmethod
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
@@ -149,12 +150,12 @@ class TaskKind(ABC):
         raise SpecError(f"the task kind '{self.name}' reads no rows without labels; evaluate it on a split.")
 
     @abstractmethod
-    def metrics(self, examples: Examples, named: Sequence[str] = ()) -> tuple[str, ...]:
+    def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the names of the metrics, the primary one first.
 
         Args:
             examples: With every split that will be used.
-            named: Those of the task, if it is a named one; most kinds return these.
+            task_metrics: Those of the task, if it is a named one; most kinds return these.
         """
 
     def label(self, example: Any) -> Any:
@@ -180,9 +181,9 @@ class TaskKind(ABC):
         """
         return load_model(base, self.head(label_names))
 
-    def start_head(self, loaded: LoadedModel, train: Sequence[Any]) -> None:
+    def start_head(self, base: LoadedModel, train: Sequence[Any]) -> None:
         """Set a new head up for the training examples; by default it stays as it was drawn."""
-        _ = loaded, train
+        _ = base, train
 
     # Training.
 

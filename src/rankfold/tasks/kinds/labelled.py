@@ -31,7 +31,7 @@ class Example:
     label: Any = None
 
 
-class Labelled(TaskKind):
+class LabelledText(TaskKind):
     """Tasks with one label for each text: the model's outputs are read off a head on the whole text."""
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
@@ -55,9 +55,9 @@ class Labelled(TaskKind):
             return []
         texts = [example.text for example in examples]
         pairs = [example.pair or "" for example in examples] if examples[0].pair is not None else None
-        encoded = learner.processor(texts, pairs, truncation=True, max_length=learner.max_length)
-        note_cut("texts", encoded["input_ids"], learner.max_length)
-        columns: dict[str, list[Any]] = dict(encoded)
+        tokens = learner.processor(texts, pairs, truncation=True, max_length=learner.max_length)
+        note_cut("texts", tokens["input_ids"], learner.max_length)
+        columns: dict[str, list[Any]] = dict(tokens)
         if training:
             columns["labels"] = [example.label for example in examples]
         return [{name: values[index] for name, values in columns.items()} for index in range(len(examples))]
@@ -130,7 +130,7 @@ def read_rows(
     values: dict[str, list[_Value]] = {}
     for split, table in tables.items():
         values[split] = []
-        for (index, row), name in zip(table.numbered(), _ids(table), strict=True):
+        for (index, row), name in zip(table.enumerate_rows(), _ids(table), strict=True):
             try:
                 values[split].append(read(row, name))
             except DataError as error:
@@ -143,7 +143,7 @@ def _ids(table: Table) -> list[int | str]:
     column = [row.get("id", row.get("idx")) for row in table.rows]
     ids = [value for value in column if isinstance(value, int | str)]
     # An id may be that of a person who wrote many rows.
-    return ids if len(set(ids)) == len(column) else [index for index, _ in table.numbered()]
+    return ids if len(set(ids)) == len(column) else [index for index, _ in table.enumerate_rows()]
 
 
 def text_of(row: Row, column: str) -> str:

@@ -45,8 +45,8 @@ def prompt_and_answer(row: Row, choice_word: str = "answer") -> tuple[str, str]:
         return _instruction(row), text_of(row, "output")
     if not all(name in row for name in _CHOICE):
         raise DataError(
-            f"an instruction needs 'instruction' and 'output', or {_listed(_CHOICE)}, but there are "
-            f"{_listed(row)}; rename the columns, or name another kind with --kind."
+            f"an instruction needs 'instruction' and 'output', or {_quote_list(_CHOICE)}, but there are "
+            f"{_quote_list(row)}; rename the columns, or name another kind with --kind."
         )
     prompt, answers = _question(row, choice_word)
     return prompt, answers[answer_index(row)]
@@ -66,8 +66,8 @@ def prompt_of(row: Row, choice_word: str = "answer") -> tuple[str, tuple[str, ..
 
 
 def _instruction(row: Row) -> str:
-    instruction, more = text_of(row, "instruction"), row.get("input")
-    return f"{instruction}\n\n{more}" if isinstance(more, str) and more else instruction
+    instruction, details = text_of(row, "instruction"), row.get("input")
+    return f"{instruction}\n\n{details}" if isinstance(details, str) and details else instruction
 
 
 def _question(row: Row, choice_word: str) -> tuple[str, tuple[str, ...]]:
@@ -84,17 +84,17 @@ def _question(row: Row, choice_word: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _true_or_false(question: str) -> str:
-    asked = (
+    question_text = (
         f"Please answer the following question with true or false, question: {question.removesuffix('?')}?"
     )
-    return f"{asked}\n\nAnswer format: true/false"
+    return f"{question_text}\n\nAnswer format: true/false"
 
 
 def _choose(question: str, choices: Sequence[str], names: Sequence[str], choice_word: str) -> str:
-    listed = [f"{name.capitalize()}: {choice}" for name, choice in zip(names, choices, strict=True)]
+    choice_list = [f"{name.capitalize()}: {choice}" for name, choice in zip(names, choices, strict=True)]
     parts = (
         f"Please choose the {_OPENINGS[choice_word]}: {question}",
-        ("\n\n" if choice_word == "solution" else " ").join(listed),
+        ("\n\n" if choice_word == "solution" else " ").join(choice_list),
         f"Answer format: {'/'.join(names)}",
     )
     return "\n\n".join(parts)
@@ -108,11 +108,11 @@ def candidate_answers(row: Row, answer: str) -> tuple[str, ...]:
     if "choices" not in row or "answer" not in row:
         return ()
     choices, right = choices_of(row), answer_index(row)
-    numbered = re.fullmatch(r"(.*[^\W\d_])(\d+)", answer, flags=re.DOTALL)
+    match = re.fullmatch(r"(.*[^\W\d_])(\d+)", answer, flags=re.DOTALL)
     # The number is asked for first: where a choice is "4" itself, "answer4" still means the fourth. It has to
     # be written as those it is compared with, which "answer04" is not.
-    if numbered and numbered[2] == str(right + 1):
-        return tuple(f"{numbered[1]}{number}" for number in range(1, len(choices) + 1))
+    if match and match[2] == str(right + 1):
+        return tuple(f"{match[1]}{number}" for number in range(1, len(choices) + 1))
     if answer.endswith(choices[right]):
         stem = answer.removesuffix(choices[right])
         return tuple(stem + choice for choice in choices)
@@ -150,5 +150,5 @@ def answer_index(row: Row) -> int:
     return answer
 
 
-def _listed(names: Iterable[str]) -> str:
+def _quote_list(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)

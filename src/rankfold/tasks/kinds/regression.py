@@ -15,11 +15,11 @@ from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.labels import check_published, number_of
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
-from rankfold.tasks.kinds.labelled import Example, Labelled, labelled_examples
+from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples
 from rankfold.tasks.kinds.learner import Learner
 
 
-class Regression(Labelled):
+class Regression(LabelledText):
     """Numbers to predict, scored by correlation."""
 
     name: ClassVar[str] = "regression"
@@ -51,17 +51,17 @@ class Regression(Labelled):
             check_published(split, [row.label for row in rows])
         return Examples(None, splits)
 
-    def metrics(self, examples: Examples, named: Sequence[str] = ()) -> tuple[str, ...]:
+    def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return Pearson's and Spearman's correlation."""
         _ = examples
-        return tuple(named) or ("pearson", "spearman")
+        return tuple(task_metrics) or ("pearson", "spearman")
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a sequence classification model with one output."""
         _ = label_names
         return super().head(None)
 
-    def start_head(self, loaded: LoadedModel, train: Sequence[Example]) -> None:
+    def start_head(self, base: LoadedModel, train: Sequence[Example]) -> None:
         """Let the predictions of a new head lie about the mean of the training labels.
 
         A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias
@@ -70,11 +70,11 @@ class Regression(Labelled):
         the model's files hold.
 
         Args:
-            loaded: A model with one output.
+            base: A model with one output.
             train: The examples of the training split.
         """
-        for name in loaded.fresh_modules:
-            module = loaded.model.get_submodule(name)
+        for name in base.fresh_modules:
+            module = base.model.get_submodule(name)
             bias = cast("torch.Tensor | None", getattr(module, "bias", None))
             if isinstance(module, nn.Linear) and module.out_features == 1 and bias is not None:
                 nn.init.constant_(bias, sum(float(item.label) for item in train) / len(train))
@@ -91,10 +91,10 @@ class Regression(Labelled):
         values = self.outputs(learner, examples).squeeze(-1)
         labels = torch.tensor([example.label for example in examples])
         loss = functional.mse_loss(values, labels.float()).item()
-        known, predictions = cast(Any, labels).tolist(), cast(Any, values).tolist()
+        truth, predictions = cast(Any, labels).tolist(), cast(Any, values).tolist()
         # A diverged model has no metric; its loss says so.
-        scores = self.score(metrics, known, predictions) if math.isfinite(loss) else {}
-        return Evaluation(loss, scores, [example.id for example in examples], known, predictions)
+        scores = self.score(metrics, truth, predictions) if math.isfinite(loss) else {}
+        return Evaluation(loss, scores, [example.id for example in examples], truth, predictions)
 
 
 REGRESSION = Regression()

@@ -41,7 +41,7 @@ def test_parts_are_the_whole(tiny_bert, method):
 @pytest.mark.parametrize("method", discover())
 def test_numbers_of_a_preset_are_those_that_the_library_counts(tiny_bert, method):
     plan = kind_base(str(tiny_bert), kind=None, num_labels=2)
-    _, model = plan.adapted(find_method(method).config(METHODS[method], plan.head.task_type, seed=0))
+    _, model = plan.with_adapter(find_method(method).config(METHODS[method], plan.head.task_type, seed=0))
     whole, found = rankfold.count_parameters(model), counted(tiny_bert, method)
     assert (found.stored, found.trainable, found.active) == (whole.stored, whole.trainable, whole.active)
     assert found.head == whole.heads

@@ -9,7 +9,7 @@ from rankfold.bench.estimates import A100, Device, estimate
 from rankfold.errors import SpecError
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import dry_run
-from rankfold.tasks import NAMED
+from rankfold.tasks import NAMED_TASKS
 
 QUERY_VALUE = {"target_modules": ["query", "value"]}
 ROBERTA = RunRequest(
@@ -36,7 +36,7 @@ def test_numbers_are_the_papers(relayed):
 
 
 def test_steps_are_those_of_the_official_rows(relayed):
-    assert relayed.rows == NAMED["mrpc"].rows["train"] == 3_668
+    assert relayed.rows == NAMED_TASKS["mrpc"].rows["train"] == 3_668
     assert relayed.steps == 30 * -(-3_668 // 16)
 
 

@@ -20,14 +20,14 @@ def test_structure_that_comes_along_needs_no_hub_and_is_said_to_be_ours(name, ca
     assert f"'{name}'" in caplog.text
     continues_text = name.startswith(("facebook/", "meta-llama/"))
     assert base.head.kind == ("instruction" if continues_text else "classification")
-    assert base.described.num_labels == (1 if continues_text else 5)
+    assert base.config.num_labels == (1 if continues_text else 5)
 
 
 def test_folder_of_the_same_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     BertConfig(hidden_size=8, num_attention_heads=2).save_pretrained(ROBERTA)
     base = kind_base(ROBERTA, kind=None, num_labels=2)
-    assert (base.source, base.described.hidden_size) == (ROBERTA, 8)
+    assert (base.source, base.config.hidden_size) == (ROBERTA, 8)
 
 
 def test_damaged_folder_is_not_replaced_by_what_comes_along(tmp_path, monkeypatch):

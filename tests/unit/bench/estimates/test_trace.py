@@ -54,7 +54,7 @@ def workload(base, config, method="lora"):
 
 
 def traced(name, method):
-    return trace_step(BASES[name].adapted(config_of(name, method))[1], ROWS, LENGTH)
+    return trace_step(BASES[name].with_adapter(config_of(name, method))[1], ROWS, LENGTH)
 
 
 class RealStep:
@@ -64,7 +64,7 @@ class RealStep:
         base = BASES[name]
         is_causal = base.head.kind == INSTRUCTION.name
         auto = AutoModelForCausalLM if is_causal else AutoModelForSequenceClassification
-        self.model = peft.get_peft_model(auto.from_config(base.described), config_of(name, method)).train()
+        self.model = peft.get_peft_model(auto.from_config(base.config), config_of(name, method)).train()
         tokens = torch.randint(1, WORDS, (ROWS, LENGTH))
         labels = tokens if is_causal else torch.zeros(ROWS, dtype=torch.long)
         self.batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
@@ -150,6 +150,6 @@ def test_model_that_cannot_be_followed_is_refused_with_the_reason():
 
 
 def test_trace_leaves_no_gradient_behind():
-    _, model = BASES["bert"].adapted(config_of("bert", "lora"))
+    _, model = BASES["bert"].with_adapter(config_of("bert", "lora"))
     trace_step(model, ROWS, LENGTH)
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -52,7 +52,7 @@ def check_counts(ruler, candidates):
     sized = [each for each in candidates if each.size]
     for candidate in {len(each.options): each for each in reversed(sized)}.values():
         config = find_method(candidate.method).config(candidate.options, ruler.base.head.task_type, seed=0)
-        _, model = ruler.base.adapted(config)
+        _, model = ruler.base.with_adapter(config)
         trained = [
             parameter
             for name, parameter in model.named_parameters()
@@ -180,7 +180,7 @@ def test_lora_within_a_budget_is_peft_lora_of_that_size(ruler):
     found = largest_lora(ruler, Budget(params=3000))
     config = find_method(found.method).config(found.options, ruler.base.head.task_type, seed=0)
     assert isinstance(config, peft.LoraConfig)
-    _, model = ruler.base.adapted(config)
+    _, model = ruler.base.with_adapter(config)
     counted = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and ".lora_" in name)
     assert found.size.numbers == counted <= 3000
     assert largest_lora(ruler, Budget(params=1)) is None
