@@ -98,11 +98,11 @@ def _option_text(option: Option) -> str:
 
 def task_table() -> str:
     """Return the named tasks as a table."""
-    from rankfold.tasks import NAMED  # the other pages can do without these seconds
+    from rankfold.tasks import NAMED_TASKS  # the other pages can do without these seconds
 
     heads = ["task", "kind", "metrics", "version", "train", "validation", "licence", "on the hub"]
     lines = [f"| {' | '.join(heads)} |", "| --- | --- | --- | --- | ---: | ---: | --- | --- |"]
-    for task in NAMED.values():
+    for task in NAMED_TASKS.values():
         counts = [f"{task.rows[split]:,}" if split in task.rows else "" for split in ("train", "validation")]
         metrics = ", ".join(task.metrics)
         kind = task.kind or "question with choices"
