@@ -10,7 +10,7 @@ import pytest
 from rankfold.bench.suites.saved_suite import save_suite
 from rankfold.report.study import make_report
 from rankfold.report.write import write_as_named
-from rankfold.runs.record import ReducerPart, ReducerPoint
+from rankfold.runs.record import ReducerInfo, ReducerPoint
 from tests.support.records import fail, make_record
 from tests.support.suites import a_suite, records_of
 
@@ -56,7 +56,7 @@ def file(tmp_path_factory):
 
 def _reduced(record):
     points = tuple(ReducerPoint(step, (0.5, -0.5), (step, step // 2)) for step in (10, 20, 30))
-    return replace(record, reducer=ReducerPart({"active_fraction": 0.5}, ("layer.0", "layer.1"), points))
+    return replace(record, reducer=ReducerInfo({"active_fraction": 0.5}, ("layer.0", "layer.1"), points))
 
 
 class Opened:

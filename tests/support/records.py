@@ -7,18 +7,18 @@ import numpy as np
 
 from rankfold.errors import BusyError, TrainingError
 from rankfold.runs.record import (
-    BytesPart,
-    CurvePart,
-    DataPart,
-    HardwarePart,
-    MethodPart,
-    ModelPart,
-    ParametersPart,
+    BytesInfo,
+    CurveInfo,
+    DataInfo,
+    HardwareInfo,
+    MethodInfo,
+    ModelInfo,
+    ParametersInfo,
     Prediction,
     RunRecord,
-    SecondsPart,
-    TaskPart,
-    TrainingPart,
+    SecondsInfo,
+    TaskInfo,
+    TrainingInfo,
 )
 from rankfold.runs.request import RunRequest
 from rankfold.tasks import load_task
@@ -59,13 +59,13 @@ def make_record(
         error=None,
         created=f"2026-03-0{1 + seed}T10:20:30+00:00",
         request=RunRequest(model=model, method=method, task=task, seed=seed, out=Path("run")),
-        method=MethodPart(
+        method=MethodInfo(
             method, options or {"r": 8}, {"peft_type": "RANKFOLD", "r": 8, "target_modules": ["query"]}
         ),
-        model=ModelPart(model, f"package {model}", "ab" * 32),
-        task=TaskPart(task, kind, metric, names, "CC0"),
-        data=DataPart(f"package {task}", "cd" * 32, {"train": 1600, "validation": examples}),
-        training=TrainingPart(
+        model=ModelInfo(model, f"package {model}", "ab" * 32),
+        task=TaskInfo(task, kind, metric, names, "CC0"),
+        data=DataInfo(f"package {task}", "cd" * 32, {"train": 1600, "validation": examples}),
+        training=TrainingInfo(
             epochs=1.0,
             steps=steps,
             batch_size=16,
@@ -80,10 +80,10 @@ def make_record(
             head="trained",
         ),
         versions={"rankfold": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "peft": "0.21.2"},
-        hardware=HardwarePart("a processor with two cores", 1, None),
-        parameters=ParametersPart(size // 4, size // 4, size // 4, 150_149),
-        bytes=BytesPart(size + 4_000, size + 10_000, size),
-        seconds=SecondsPart(80.0 + seed, 6.0, 88.0 + seed, 0.7),
+        hardware=HardwareInfo("a processor with two cores", 1, None),
+        parameters=ParametersInfo(size // 4, size // 4, size // 4, 150_149),
+        bytes=BytesInfo(size + 4_000, size + 10_000, size),
+        seconds=SecondsInfo(80.0 + seed, 6.0, 88.0 + seed, 0.7),
         peak_memory_bytes=900_000_000,
         metrics={metric: value},
         baselines=baselines,
@@ -108,7 +108,7 @@ def fail(record, error="the loss is not a number at step 12; lower the learning 
         "metrics": {},
         "baselines": {},
         "predictions": (),
-        "curve": CurvePart(),
+        "curve": CurveInfo(),
         "peak_memory_bytes": 0,
     }
     return replace(
@@ -116,9 +116,9 @@ def fail(record, error="the loss is not a number at step 12; lower the learning 
         status="failed",
         error=error,
         training=replace(record.training, steps=12),
-        parameters=ParametersPart(0, 0, 0, 0),
-        bytes=BytesPart(0, 0, 0),
-        seconds=SecondsPart(0.0, 0.0, 0.0, 0.0),
+        parameters=ParametersInfo(0, 0, 0, 0),
+        bytes=BytesInfo(0, 0, 0),
+        seconds=SecondsInfo(0.0, 0.0, 0.0, 0.0),
         **nothing,
     )
 
@@ -140,7 +140,7 @@ def _curve(generator, metric, value, steps):
         }
         for step in range(steps // 5, steps + 1, steps // 5)
     )
-    return CurvePart(train, validation)
+    return CurveInfo(train, validation)
 
 
 class Trainer:

@@ -7,7 +7,7 @@ from rankfold.bench.statistics.claims import Claim
 from rankfold.bench.suites.saved_suite import save_suite
 from rankfold.bench.suites.search import Tuning
 from rankfold.bench.suites.suite import Suite, Variant
-from rankfold.runs.record import TuningPart
+from rankfold.runs.record import TuningInfo
 from tests.support.records import make_record, with_request
 
 RATES = (1e-3, 3e-3)
@@ -52,7 +52,7 @@ def records_of(suite):
             if row.label in tuned:
                 records += [_trial(suite, place, row, number) for number in range(len(RATES))]
             rate = RATES[(tuned.index(row.search_label) + len(place.task)) % 2]
-            part = TuningPart(len(RATES), None, {"learning_rate": rate}, 0.9)
+            part = TuningInfo(len(RATES), None, {"learning_rate": rate}, 0.9)
             for seed in suite.seeds:
                 name = suite.run_name(place, row.label, f"seed{seed}")
                 records.append(_run(row.method, place, seed, name, part, rate))
@@ -71,7 +71,7 @@ def write_suite(folder, **arguments):
 
 def _trial(suite, place, row, number):
     name = suite.run_name(place, row.label, f"trial{number + 1}")
-    part = TuningPart(len(RATES), number + 1, {"learning_rate": RATES[number]})
+    part = TuningInfo(len(RATES), number + 1, {"learning_rate": RATES[number]})
     record = _run(row.method, place, 0, name, part, RATES[number])
     return replace(record, data=replace(record.data, sha256="ef" * 32))
 

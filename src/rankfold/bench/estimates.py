@@ -20,7 +20,7 @@ from rankfold.models.hardware import choose_precision
 from rankfold.models.meta import MetaBase, generates_text
 from rankfold.progress import Progress
 from rankfold.runs.methods import find_method
-from rankfold.runs.record import ParametersPart
+from rankfold.runs.record import ParametersInfo
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.runs.workload import Workload, measure_workload
 from rankfold.tasks import MIXTURES, NAMED_TASKS, Task, TaskRequest, load_task
@@ -114,7 +114,7 @@ class Estimate:
     method: str
     kind: str
     base: int
-    parameters: ParametersPart
+    parameters: ParametersInfo
     stored_bytes: int
     rows: int | None
     steps: int

@@ -12,7 +12,7 @@ TASK_HELP = "A task whose metric is known: bbc_news (embedded), mrpc, stsb, bool
 
 
 def source_options(heading: str, *, task_help: str = TASK_HELP) -> Callable[[Decorated], Decorated]:
-    """Return what adds the options that name data.
+    """Decorator: add the options that name data.
 
     Args:
         heading: The section of the help page that they stand under.
@@ -43,7 +43,7 @@ def source_options(heading: str, *, task_help: str = TASK_HELP) -> Callable[[Dec
 
 
 def column_options(heading: str) -> Callable[[Decorated], Decorated]:
-    """Return what adds the options that name columns.
+    """Decorator: add the options that name columns.
 
     Args:
         heading: The section of the help page that they stand under.
@@ -67,7 +67,7 @@ def column_options(heading: str) -> Callable[[Decorated], Decorated]:
 
 
 def scoring_option(heading: str, default: str = "likelihood if left out") -> Callable[[Decorated], Decorated]:
-    """Return what adds the option that says how answers are scored.
+    """Decorator: add --scoring.
 
     Args:
         heading: The section of the help page that it stands under.
@@ -81,7 +81,7 @@ def scoring_option(heading: str, default: str = "likelihood if left out") -> Cal
 
 
 def check_mixture(mixture: str, tasks: Iterable[str | None]) -> None:
-    """Check that what says how a mixture is dealt out has one to say it of.
+    """Refuse --mixture where no task is a mixture.
 
     Raises:
         SpecError: If none of the tasks is a mixture.
@@ -96,7 +96,7 @@ def check_mixture(mixture: str, tasks: Iterable[str | None]) -> None:
 
 
 def mixture_option(heading: str, *, default: str | None) -> Callable[[Decorated], Decorated]:
-    """Return what adds the option that says how a mixture is dealt out.
+    """Decorator: add --mixture.
 
     Args:
         heading: The section of the help page that it stands under.

@@ -111,7 +111,7 @@ class Program(click.Group):
 
 
 def _explain(error: Exception, *, debug: bool) -> int:
-    """Say on stderr what went wrong and return the exit code."""
+    """Print an error on stderr and return the exit code."""
     if debug and not isinstance(error, click.ClickException | click.Abort):
         traceback.print_exception(error)
     match error:

@@ -1,4 +1,4 @@
-"""What is said on stderr while the library works: what it logs, and what becomes of it when it is stopped."""
+"""Messages on stderr while the library works: its log, and a hint when it is interrupted."""
 
 import logging
 from collections.abc import Generator
@@ -10,7 +10,7 @@ from rankfold.cli.console import note
 
 @final
 class _Notes(logging.Handler):
-    """Shows every message once: what is read anew for each measurement is found anew each time."""
+    """Filter that shows every message once, however often its data is read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def shown_notes() -> Generator[None]:
-    """Show what rankfold logs, from INFO on, while the block runs."""
+    """Show the log of rankfold, from INFO on, while the block runs."""
     logger = logging.getLogger("rankfold")
     handler, level = _Notes(), logger.level
     logger.addHandler(handler)

@@ -51,7 +51,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 
 def rate_options(option: Callable[..., Callable[[_Function], _Function]]) -> Callable[[_Function], _Function]:
-    """Return what adds the options to a command; `option` makes each of them, as `click.option` does."""
+    """Decorator: add the options of learning rates by role; `option` makes them, as `click.option` does."""
 
     def add(command: _Function) -> _Function:
         for flags, settings in reversed(_OPTIONS):

@@ -14,7 +14,7 @@ from rankfold.report.study import Study
 from rankfold.report.sweeps import sweep_figures
 from rankfold.report.tables import baseline_name
 from rankfold.report.trade_off import trade_off_figures
-from rankfold.runs.record import ReducerPart, RunRecord
+from rankfold.runs.record import ReducerInfo, RunRecord
 
 # Limits that keep a page of many methods small: points of a chart, and of each of its curves.
 _MOST_IN_CHART, _MOST_POINTS, _FEWEST_POINTS = 3000, 200, 24
@@ -155,13 +155,13 @@ def layer_figures(study: Study) -> list[Figure]:
     return [_layer_figure(number, result, parts) for number, result, parts in recorded if parts]
 
 
-def _reducers(result: Result) -> list[ReducerPart]:
+def _reducers(result: Result) -> list[ReducerInfo]:
     """Return the histories of the Reducers of all seeds; none unless every seed has one."""
     parts = [run.reducer for run in result.records if run.reducer is not None and run.reducer.history]
     return parts if len(parts) == len(result.records) else []
 
 
-def _layer_figure(number: int, result: Result, parts: Sequence[ReducerPart]) -> Figure:
+def _layer_figure(number: int, result: Result, parts: Sequence[ReducerInfo]) -> Figure:
     cells = layer_cells(result.label, parts)
     has_probes = any(cell["importance"] for cell in cells)
     if has_probes:
@@ -175,7 +175,7 @@ def _layer_figure(number: int, result: Result, parts: Sequence[ReducerPart]) -> 
     return Figure(f"layers-{number}", title, f"{result.label}: {meaning}{mean}", spec, "wide")
 
 
-def layer_cells(label: str, parts: Sequence[ReducerPart]) -> list[dict[str, Any]]:
+def layer_cells(label: str, parts: Sequence[ReducerInfo]) -> list[dict[str, Any]]:
     """Return one cell for each layer and span of steps, the mean over seeds.
 
     Args:

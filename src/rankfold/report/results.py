@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rankfold.bench.statistics.comparison import Difference, Interval, Verdict
-from rankfold.runs.record import RunRecord, TuningPart
+from rankfold.runs.record import RunRecord, TuningInfo
 from rankfold.runs.records import differing, label_of, reducer_settings
 
 Settings = Mapping[str, object]
@@ -59,7 +59,7 @@ class Result:
         return self.runs[0].method.name
 
     @property
-    def tuning(self) -> TuningPart | None:
+    def tuning(self) -> TuningInfo | None:
         """How it was tuned, or None if it was not."""
         return next((run.tuning for run in self.runs if run.tuning), None)
 

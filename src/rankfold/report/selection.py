@@ -13,7 +13,7 @@ from rankfold.bench.statistics.comparison import (
 )
 from rankfold.report.format import metric_name, range_text, score_text
 from rankfold.report.results import Result, Settings, method_settings
-from rankfold.runs.record import FitPart, RunRecord, TuningPart
+from rankfold.runs.record import FitInfo, RunRecord, TuningInfo
 from rankfold.runs.records import label_with_all, value_text
 
 CHOSEN = "chosen"
@@ -78,7 +78,7 @@ def without_earlier_rungs(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 def _contenders(records: Sequence[RunRecord]) -> tuple[Contender, ...]:
     """Return what became of each composition, the rungs from the last to the first."""
-    rungs: dict[int, list[tuple[FitPart, RunRecord]]] = {}
+    rungs: dict[int, list[tuple[FitInfo, RunRecord]]] = {}
     for record in records:
         if record.fit is not None:
             rungs.setdefault(record.fit.rung, []).append((record.fit, record))
@@ -99,7 +99,7 @@ def _is_same(one: RunRecord, other: RunRecord) -> bool:
     return (one.method.name, one.method.options) == (other.method.name, other.method.options)
 
 
-def _outcome(part: FitPart, place: int, order: Sequence[RunRecord]) -> str:
+def _outcome(part: FitInfo, place: int, order: Sequence[RunRecord]) -> str:
     """Return what became of the run at one place of its rung."""
     record, last_kept = order[place], order[min(part.kept, len(order)) - 1]
     if record.status == "failed":
@@ -184,7 +184,7 @@ class Tuned:
 
     label: str
     trials: tuple[RunRecord, ...]
-    chosen: TuningPart | None
+    chosen: TuningInfo | None
 
 
 def is_trial(record: RunRecord) -> bool:

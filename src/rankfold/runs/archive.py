@@ -1,4 +1,4 @@
-"""The records of many runs in one small file, without adapters: what one commits and sends.
+"""The records of many runs in one small file, without adapters, to commit and to send.
 
 `records.jsonl.gz` in a suite's folder holds a record a line, with the folder of its run below that folder. A
 run that is in it counts as done, so a suite goes on from its archive as it does from its folders.
@@ -37,7 +37,7 @@ def check_nothing_lost(records: Mapping[str, RunRecord], folder: Path) -> None:
 
 
 def write_archive(records: Mapping[str, RunRecord], folder: Path) -> Path:
-    """Write records into a folder's archive, in place of what it held, and return its path.
+    """Replace a folder's archive by one of these records, and return its path.
 
     The same records give the same bytes. What was written is read again before anyone relies on it. Where the
     runs and their data lay on this machine is left out: that is nobody else's business, and no part of a run.
@@ -107,7 +107,7 @@ def _read(file: Path, _version: tuple[int, int]) -> Mapping[str, RunRecord]:
 
 
 def _parsed(line: bytes, described: str) -> tuple[str, RunRecord]:
-    """Return what a line holds; before archives knew folders, runs went by their names."""
+    """Return the folder and record of a line; the oldest archives have no folders but the names of runs."""
     if not line.startswith(_PLACE):
         record = parse_record(line, described)
         return record.name, record

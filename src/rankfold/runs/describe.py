@@ -1,4 +1,4 @@
-"""What is known about a run before it starts: the record without results."""
+"""The record of a run before it starts, without results."""
 
 import copy
 import json
@@ -24,16 +24,16 @@ from rankfold.models.meta import MetaBase
 from rankfold.runs.methods import head_parameters
 from rankfold.runs.prepare import Prepared
 from rankfold.runs.record import (
-    BytesPart,
-    DataPart,
-    HardwarePart,
-    MethodPart,
-    ModelPart,
-    ReducerPart,
+    BytesInfo,
+    DataInfo,
+    HardwareInfo,
+    MethodInfo,
+    ModelInfo,
+    ReducerInfo,
     RunRecord,
-    SecondsPart,
-    TaskPart,
-    TrainingPart,
+    SecondsInfo,
+    TaskInfo,
+    TrainingInfo,
 )
 from rankfold.runs.workload import measure_workload
 from rankfold.train.schedule import RateTable, Schedule
@@ -51,16 +51,16 @@ def started_record(prepared: Prepared) -> RunRecord:
         error="it did not start",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         request=replace(request, resume=False),
-        method=MethodPart(request.method, dict(request.options), _plain(_config(prepared))),
-        model=ModelPart(base.name, base.source, base.sha256()),
+        method=MethodInfo(request.method, dict(request.options), _plain(_config(prepared))),
+        model=ModelInfo(base.name, base.source, base.sha256()),
         task=_task(prepared),
-        data=DataPart(data.source, data.sha256, _rows(prepared)),
+        data=DataInfo(data.source, data.sha256, _rows(prepared)),
         training=_training(prepared),
         versions=_versions(),
-        hardware=HardwarePart(cpu_name(), torch.get_num_threads(), gpu_name(prepared.device)),
+        hardware=HardwareInfo(cpu_name(), torch.get_num_threads(), gpu_name(prepared.device)),
         parameters=prepared.parameters(),
-        bytes=BytesPart(0, 0, 0),
-        seconds=SecondsPart(0.0, 0.0, 0.0, 0.0),
+        bytes=BytesInfo(0, 0, 0),
+        seconds=SecondsInfo(0.0, 0.0, 0.0, 0.0),
         peak_memory_bytes=0,
         metrics={},
         baselines={},
@@ -69,9 +69,9 @@ def started_record(prepared: Prepared) -> RunRecord:
     )
 
 
-def _task(prepared: Prepared) -> TaskPart:
+def _task(prepared: Prepared) -> TaskInfo:
     data, task, scoring = prepared.data, prepared.data.task, prepared.learner.scoring
-    return TaskPart(
+    return TaskInfo(
         task.name,
         data.kind.name,
         task.metrics[0],
@@ -98,10 +98,10 @@ def _rows(prepared: Prepared) -> dict[str, int]:
     return {**counts, "train": len(prepared.rows), "probe": len(prepared.probe_rows)}
 
 
-def _reducer(prepared: Prepared) -> ReducerPart | None:
+def _reducer(prepared: Prepared) -> ReducerInfo | None:
     if prepared.request.reducer is None or prepared.reducer is None:
         return None
-    return ReducerPart(dict(prepared.request.reducer), prepared.reducer.scores.layers)
+    return ReducerInfo(dict(prepared.request.reducer), prepared.reducer.scores.layers)
 
 
 def _flops(prepared: Prepared) -> float | None:
@@ -137,7 +137,7 @@ def _padded_length(prepared: Prepared) -> int:
     return round(fmean(max(lengths[first : first + size]) for first in range(0, len(lengths), size)))
 
 
-def _training(prepared: Prepared) -> TrainingPart:
+def _training(prepared: Prepared) -> TrainingInfo:
     part = training_part(prepared.schedule, len(prepared.rows), prepared.learner.max_length, _head(prepared))
     groups = RateTable.of(prepared.groups or ()).groups
     return replace(part, rates=prepared.request.rates.non_default(), groups=groups)
@@ -145,7 +145,7 @@ def _training(prepared: Prepared) -> TrainingPart:
 
 def training_part(
     schedule: Schedule, rows: int, max_length: int, head: Literal["trained", "frozen", "none"]
-) -> TrainingPart:
+) -> TrainingInfo:
     """Return how a run is trained, at one rate for all of the adapter.
 
     Args:
@@ -154,7 +154,7 @@ def training_part(
         max_length: The most tokens of a row.
         head: What becomes of a new head.
     """
-    return TrainingPart(
+    return TrainingInfo(
         epochs=schedule.steps / math.ceil(rows / schedule.batch_size),
         steps=schedule.steps,
         batch_size=schedule.batch_size,

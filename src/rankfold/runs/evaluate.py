@@ -21,7 +21,7 @@ from rankfold.tasks.scoring import check_scoring
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateRequest:
-    """What to measure.
+    """One evaluation: a saved adapter on a split of a task.
 
     Args:
         adapter: A folder that `rankfold train` or `save_pretrained` wrote.
@@ -49,7 +49,7 @@ class EvaluateRequest:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a model."""
+        """Check the values that need no model to be checked."""
         for name in ("batch_size", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -59,7 +59,7 @@ class EvaluateRequest:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateResult:
-    """What was measured; the names are those of a run's record."""
+    """Metrics and predictions of an evaluation, under the names of a run's record."""
 
     adapter: str
     model: str

@@ -17,7 +17,7 @@ from rankfold.factors import DenseSpec, SeededSpec
 from rankfold.peft_plugin.config import RankfoldConfig, config
 from rankfold.peft_plugin.count import count_parameters
 from rankfold.peft_plugin.targets import MLP_TARGETS
-from rankfold.runs.record import ParametersPart
+from rankfold.runs.record import ParametersInfo
 
 _PEFT_PREFIX = "peft:"
 _RATE_OF_OTHERS = "lora"
@@ -33,7 +33,7 @@ _TYPES_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS")
 @final
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What can be trained on a model, by a name.
+    """A method of fine-tuning, by its name.
 
     Args:
         name: The name in suites, records and on the command line.
@@ -117,7 +117,7 @@ def peft_methods() -> dict[str, Method]:
 
 
 def peft_options(name: str) -> dict[str, tuple[object, str]]:
-    """Return what a method of PEFT has of its own, each option with its default and what PEFT says of it.
+    """Return the own options of a method of PEFT, each with its default and help text.
 
     Args:
         name: Such as "peft:lora".
@@ -209,7 +209,7 @@ def freeze_rest(model: PeftModel, method: Method, *, freeze_head: bool = False) 
         parameter.requires_grad = not freeze_head
 
 
-def parameters_of_run(model: PeftModel) -> ParametersPart:
+def parameters_of_run(model: PeftModel) -> ParametersInfo:
     """Return the parameter counts of adapter and head; a head that is frozen is stored all the same."""
     count = count_parameters(model)
-    return ParametersPart(count.stored, count.active, count.active, count.heads)
+    return ParametersInfo(count.stored, count.active, count.active, count.heads)

@@ -34,7 +34,7 @@ def check_output(folder: Path, *, overwrite: bool) -> None:
     check_replaceable(folder, overwrite=overwrite, marks=[RECORD_NAME, CONFIG_NAME], kind="run or adapter")
 
 
-def finished(request: RunRequest) -> RunRecord | None:
+def find_finished(request: RunRequest) -> RunRecord | None:
     """Return the record of a request that has been done well, or None if it is still to do.
 
     What an archive has of another run of that name does not matter: nothing is written over it.

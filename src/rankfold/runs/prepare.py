@@ -15,7 +15,7 @@ from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_leng
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
-from rankfold.runs.record import ParametersPart
+from rankfold.runs.record import ParametersInfo
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.tasks import TaskData, limit_rows, load_task
 from rankfold.tasks.kinds import Features, Learner, TaskKind
@@ -63,7 +63,7 @@ class Prepared:
         """Where the run takes place."""
         return self.learner.device
 
-    def parameters(self) -> ParametersPart:
+    def parameters(self) -> ParametersInfo:
         """Count the numbers of adapter and head, as they are active in the first step."""
         counted = parameters_of_run(self.model)
         if self.reducer is None:

@@ -25,7 +25,7 @@ NAME = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
-class FitPart:
+class FitInfo:
     """The place of a run in a choice by `rankfold fit`.
 
     Args:
@@ -44,8 +44,8 @@ class FitPart:
 
 
 @dataclass(frozen=True, slots=True)
-class TuningPart:
-    """How a run came by its settings, or what it tries for others.
+class TuningInfo:
+    """The tuning of a run: the search that chose its settings, or the trial that it is.
 
     Args:
         trials: How many were made for the method on this task and model.
@@ -61,7 +61,7 @@ class TuningPart:
 
 
 @dataclass(frozen=True, slots=True)
-class MethodPart:
+class MethodInfo:
     """Which method ran.
 
     Args:
@@ -76,7 +76,7 @@ class MethodPart:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPart:
+class ModelInfo:
     """Which base model was adapted: its name, where it is from, the fingerprint of its weights."""
 
     name: str
@@ -85,8 +85,8 @@ class ModelPart:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskPart:
-    """What was learned and how success is measured: the task's version and the scoring of answers, if any."""
+class TaskInfo:
+    """The task with its kind, metric, version and scoring of answers."""
 
     name: str
     kind: str
@@ -98,7 +98,7 @@ class TaskPart:
 
 
 @dataclass(frozen=True, slots=True)
-class DataPart:
+class DataInfo:
     """Which data: where it is from, the hash of its content before any limit, the rows that were used."""
 
     source: str
@@ -107,8 +107,8 @@ class DataPart:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPart:
-    """How it was trained. `steps` is what was done; `epochs` may be a fraction.
+class TrainingInfo:
+    """The training. `steps` counts the updates that were made; `epochs` may be a fraction.
 
     `rates` is what was asked about learning rates by role, and `groups` what came of it; both are empty where
     everything learned at `learning_rate`.
@@ -131,8 +131,8 @@ class TrainingPart:
 
 
 @dataclass(frozen=True, slots=True)
-class HardwarePart:
-    """What it ran on."""
+class HardwareInfo:
+    """Processor, threads and GPU of the run."""
 
     cpu: str
     threads: int
@@ -140,7 +140,7 @@ class HardwarePart:
 
 
 @dataclass(frozen=True, slots=True)
-class ParametersPart:
+class ParametersInfo:
     """Numbers of the adapter (stored, trainable, active at once) and of the trained head beside it."""
 
     stored: int
@@ -150,7 +150,7 @@ class ParametersPart:
 
 
 @dataclass(frozen=True, slots=True)
-class BytesPart:
+class BytesInfo:
     """Sizes on disk: the weights file, the adapter's files together, and the values of the tensors alone."""
 
     weights_file: int
@@ -159,7 +159,7 @@ class BytesPart:
 
 
 @dataclass(frozen=True, slots=True)
-class SecondsPart:
+class SecondsInfo:
     """Where the time went, in seconds; `step_median` is one update without evaluation."""
 
     train: float
@@ -169,7 +169,7 @@ class SecondsPart:
 
 
 @dataclass(frozen=True, slots=True)
-class CurvePart:
+class CurveInfo:
     """Points of step, loss and learning rate; and of step, loss and metrics on held-out data."""
 
     train: tuple[Mapping[str, int | float], ...] = ()
@@ -178,7 +178,7 @@ class CurvePart:
 
 @dataclass(frozen=True, slots=True)
 class ReducerPoint:
-    """What a Reducer knew after `step` updates: the importance of each layer, and how often it trained."""
+    """The state of a Reducer after `step` updates: importance and number of trainings of each layer."""
 
     step: int
     importance: tuple[float, ...]
@@ -186,7 +186,7 @@ class ReducerPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class ReducerPart:
+class ReducerInfo:
     """Which layers trained.
 
     Args:
@@ -232,24 +232,24 @@ class RunRecord:
     error: str | None
     created: Annotated[str, AfterValidator(_with_zone)]
     request: RunRequest
-    method: MethodPart
-    model: ModelPart
-    task: TaskPart
-    data: DataPart
-    training: TrainingPart
+    method: MethodInfo
+    model: ModelInfo
+    task: TaskInfo
+    data: DataInfo
+    training: TrainingInfo
     versions: Mapping[str, str]
-    hardware: HardwarePart
-    parameters: ParametersPart
-    bytes: BytesPart
-    seconds: SecondsPart
+    hardware: HardwareInfo
+    parameters: ParametersInfo
+    bytes: BytesInfo
+    seconds: SecondsInfo
     peak_memory_bytes: int
     metrics: Mapping[str, float]
     baselines: Mapping[str, float]
     predictions: tuple[Prediction, ...] = ()
-    curve: CurvePart = CurvePart()
-    reducer: ReducerPart | None = None
-    fit: FitPart | None = None
-    tuning: TuningPart | None = None
+    curve: CurveInfo = CurveInfo()
+    reducer: ReducerInfo | None = None
+    fit: FitInfo | None = None
+    tuning: TuningInfo | None = None
     flops: float | None = None
     format: Literal[2] = FORMAT
 
@@ -326,7 +326,7 @@ def _adapter() -> TypeAdapter[RunRecord]:
 
 
 def _with_result(record: RunRecord) -> RunRecord:
-    """Return a record as it is if what it says of its end is there."""
+    """Return a record unchanged if a finished run has its metric, or raise ValueError."""
     if record.status == "done" and record.task.metric not in record.metrics:
         raise ValueError(f"status is 'done', but metrics has no '{record.task.metric}'")
     return record
@@ -339,7 +339,7 @@ Measured = tuple[str, int]
 
 
 def measured_on(record: RunRecord) -> Measured:
-    """Return what a run was measured on."""
+    """Return the data of a run's metrics: the hash of its rows and the version of its task."""
     return record.data.sha256, record.task.version or 1
 
 

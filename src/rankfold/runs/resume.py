@@ -1,4 +1,4 @@
-"""What lies beside a run's folder until the run is done: `<out>.unfinished`, from which it can go on.
+"""Resume: `<out>.unfinished`, the state kept next to a run until it completes.
 
 It holds how the run began, its checkpoints, and the new folder while that is being written. A run goes on
 only as what it was. Another process at the same run is noticed by a lock, which the system takes away with
@@ -69,7 +69,7 @@ def read_start(out: Path) -> RunRecord:
 
 
 def check_unfinished(request: RunRequest) -> None:
-    """Check what an earlier run left, before any work is done.
+    """Check the state that an earlier run left, before any work is done.
 
     Raises:
         OutputExistsError: If it could go on, and the request neither resumes nor replaces it.

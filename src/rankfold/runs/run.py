@@ -14,16 +14,16 @@ from rankfold.files import check_writable
 from rankfold.models.hardware import choose_device, peak_memory_bytes
 from rankfold.progress import Progress
 from rankfold.runs.describe import started_record
-from rankfold.runs.output import check_output, clear_failure, finished, output_folder
+from rankfold.runs.output import check_output, clear_failure, find_finished, output_folder
 from rankfold.runs.prepare import Prepared, prepare
 from rankfold.runs.record import (
-    BytesPart,
-    CurvePart,
+    BytesInfo,
+    CurveInfo,
     Prediction,
-    ReducerPart,
+    ReducerInfo,
     ReducerPoint,
     RunRecord,
-    SecondsPart,
+    SecondsInfo,
 )
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unfinished, unfinished_run
@@ -96,7 +96,7 @@ def _done_before(request: RunRequest) -> RunRecord | None:
     if not request.resume or request.overwrite:
         check_output(request.out, overwrite=request.overwrite)
         return None
-    record = finished(request)
+    record = find_finished(request)
     wait_for_all()
     if record is None:
         if is_main_process():
@@ -108,7 +108,7 @@ def _done_before(request: RunRequest) -> RunRecord | None:
 
 
 def dry_run(request: RunRequest) -> RunRecord:
-    """Do everything of a run but train and write: the record says what would be done, and has no results.
+    """Prepare a run without training or writing, and return its record, which has no results.
 
     Args:
         request: What would be done.
@@ -177,12 +177,12 @@ def _write(
     request = prepared.request
     with output_folder(request.out, scratch=scratch, overwrite=request.overwrite) as work:
         _save(prepared, work)
-        record = _finished(started, prepared, result, work, total_seconds)
+        record = _finish_record(started, prepared, result, work, total_seconds)
         _write_curve(result.curve, work / CURVE_NAME)
         record.write(work)
 
 
-def _finished(
+def _finish_record(
     started: RunRecord, prepared: Prepared, result: _Result, folder: Path, total_seconds: float
 ) -> RunRecord:
     evaluation = result.evaluation
@@ -193,17 +193,17 @@ def _finished(
         status="done",
         error=None,
         bytes=adapter_bytes(folder),
-        seconds=SecondsPart(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
+        seconds=SecondsInfo(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
         peak_memory_bytes=peak_memory_bytes(prepared.device),
         metrics=with_parts(prepared.data.task, evaluation),
         baselines=baselines(prepared.data, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
-        curve=CurvePart(tuple(result.curve.train), tuple(result.curve.validation)),
+        curve=CurveInfo(tuple(result.curve.train), tuple(result.curve.validation)),
         reducer=_with_history(started.reducer, prepared),
     )
 
 
-def _with_history(part: ReducerPart | None, prepared: Prepared) -> ReducerPart | None:
+def _with_history(part: ReducerInfo | None, prepared: Prepared) -> ReducerInfo | None:
     if part is None or prepared.reducer is None:
         return None
     history = prepared.reducer.scores.history
@@ -212,10 +212,10 @@ def _with_history(part: ReducerPart | None, prepared: Prepared) -> ReducerPart |
     )
 
 
-def adapter_bytes(folder: Path) -> BytesPart:
+def adapter_bytes(folder: Path) -> BytesInfo:
     """Measure a saved adapter: its weights file, all its files, and the values of its tensors alone."""
     weights = (folder / WEIGHTS_NAME).stat().st_size
-    return BytesPart(
+    return BytesInfo(
         weights_file=weights,
         directory=weights + (folder / CONFIG_NAME).stat().st_size,
         learned=open_adapter(folder).learned_bytes,

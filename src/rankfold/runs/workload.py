@@ -1,4 +1,4 @@
-"""What training a method on a model takes, from structure alone: its numbers and the work of a step."""
+"""Cost of training a method on a model, from structure alone: parameters, operations and memory of a step."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.targets import plan_adapters
 from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
-from rankfold.runs.record import ParametersPart
+from rankfold.runs.record import ParametersInfo
 from rankfold.runs.request import RunRequest
 from rankfold.train.reducer.reducer import Reducer
 from rankfold.train.reducer.spec import ReducerSpec
@@ -28,7 +28,7 @@ from rankfold.train.reducer.spec import ReducerSpec
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one step takes, in float32.
+    """Operations and memory of one training step, in float32.
 
     Args:
         forward_flops: Multiplications and additions of the matrix products of the forward pass.
@@ -46,7 +46,7 @@ class Trace:
 
 
 def trace_step(model: nn.Module, rows: int, length: int) -> Trace:
-    """Return what a training step takes.
+    """Return the operations and memory of a training step.
 
     Args:
         model: Of transformers or PEFT, on the meta device; it is in training mode afterwards.
@@ -96,7 +96,7 @@ def _loss(model: nn.Module, rows: int, length: int) -> Tensor:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Return what tells the memory of a tensor from any other's; on the meta device none has an address."""
+    """Return an identifier of a tensor's memory; on the meta device none has an address."""
     return cast(Any, tensor.untyped_storage())._cdata
 
 
@@ -111,7 +111,7 @@ _UNTRACEABLE = (RuntimeError, ValueError, TypeError, AttributeError)
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What training takes.
+    """Cost of a training.
 
     Args:
         base: Numbers of the base model, its task head included.
@@ -123,7 +123,7 @@ class Workload:
     """
 
     base: int
-    parameters: ParametersPart
+    parameters: ParametersInfo
     trained: int
     step: Trace
     probe_flops: float = 0.0
@@ -137,7 +137,7 @@ class Workload:
 def measure_workload(
     base: MetaBase, config: PeftConfig, request: RunRequest, *, rows: int, length: int
 ) -> Workload:
-    """Return what training takes; no weight is made.
+    """Return the cost of a training, without making a weight.
 
     Args:
         base: The model.
@@ -166,7 +166,7 @@ def measure_workload(
 def _step(
     base: MetaBase, model: PeftModel, config: PeftConfig, rows: int, length: int
 ) -> tuple[Trace, str | None]:
-    """Return what a step takes, and what that lacks because the adapter cannot work without weights."""
+    """Return the cost of a step, and the part of it that cannot be traced without weights."""
     try:
         return trace_step(model, rows, length), None
     except _UNTRACEABLE:

@@ -7,7 +7,7 @@ import pytest
 
 from rankfold.report.charts import layer_cells, layer_figures
 from rankfold.report.study import make_studies
-from rankfold.runs.record import ReducerPart, ReducerPoint
+from rankfold.runs.record import ReducerInfo, ReducerPoint
 from tests.support.records import make_record
 
 LAYERS = ("layer.0", "layer.1")
@@ -19,7 +19,7 @@ def part(steps, *, importance=0.5, active=(1, 0)):
         ReducerPoint(step, (importance, -importance), tuple(step * share for share in active))
         for step in steps
     )
-    return ReducerPart({"active_fraction": 0.5}, LAYERS, tuple(points))
+    return ReducerInfo({"active_fraction": 0.5}, LAYERS, tuple(points))
 
 
 def reduced(seed=0, **options):

@@ -21,7 +21,7 @@ from rankfold.report.markdown import markdown
 from rankfold.report.study import make_report
 from rankfold.report.tables import cells, columns, settings_cells, settings_text
 from rankfold.report.write import comma_separated, html_page, write_report
-from rankfold.runs.record import ParametersPart
+from rankfold.runs.record import ParametersInfo
 from rankfold.runs.records import find_records
 from tests.support.records import fail, make_record
 
@@ -274,7 +274,7 @@ def test_report_says_settings_and_how_to_read_it(written):
 
 def test_a_head_alone_has_no_smallest_file():
     lora, tlora = make_record(size=90_000), make_record("tlora", size=9_000)
-    head = replace(make_record("head_only", size=900), parameters=ParametersPart(0, 0, 0, 9))
+    head = replace(make_record("head_only", size=900), parameters=ParametersInfo(0, 0, 0, 9))
     (study,) = make_report([lora, tlora, head]).studies
     (sentence,) = [line for line in headline(study) if "smallest" in line]
     assert sentence.startswith("tlora has the smallest file")

@@ -18,7 +18,7 @@ from rankfold.report.selection import tuning_cells
 from rankfold.report.study import Report, make_report, make_studies
 from rankfold.report.tables import cells, columns, overview_cells, overview_columns
 from rankfold.report.write import comma_separated, html_page
-from rankfold.runs.record import TuningPart
+from rankfold.runs.record import TuningInfo
 from tests.support.records import make_record, with_request
 from tests.support.suites import RATES, a_suite, records_of, write_suite
 
@@ -44,7 +44,7 @@ def labels(study):
 
 def tuned_record(method, rate, *, task="mrpc", **more):
     record = make_record(method, learning_rate=rate, task=task, examples=60, **more)
-    return replace(record, tuning=TuningPart(2, None, {"learning_rate": rate}, 0.9))
+    return replace(record, tuning=TuningInfo(2, None, {"learning_rate": rate}, 0.9))
 
 
 def test_rows_are_those_of_the_suite_in_its_order_whenever_they_ran(report):
@@ -126,10 +126,10 @@ def test_trials_are_no_rows_and_are_told_with_their_scores(report, suite):
 def test_trials_of_a_method_belong_together_whatever_the_order_of_its_options():
     def trial(number, options):
         run = make_record("lora", options=options, learning_rate=10.0**-number, examples=60)
-        return replace(run, tuning=TuningPart(2, number, {"learning_rate": 10.0**-number}))
+        return replace(run, tuning=TuningInfo(2, number, {"learning_rate": 10.0**-number}))
 
     row = make_record("lora", options={"r": 4, "alpha": 8.0}, examples=60)
-    row = replace(row, tuning=TuningPart(2, None, {"learning_rate": 0.1}, 0.9))
+    row = replace(row, tuning=TuningInfo(2, None, {"learning_rate": 0.1}, 0.9))
     trials = [trial(1, {"alpha": 8.0, "r": 4}), trial(2, {"r": 4, "alpha": 8.0})]
     (study,) = make_studies([row, *trials])
     assert [(each.label, len(each.trials)) for each in study.tuned] == [("lora", 2)]
@@ -148,7 +148,7 @@ def test_csv_has_the_trials_too(report, suite):
 
 
 def test_only_trials_are_no_report_yet():
-    trial = replace(make_record(), tuning=TuningPart(2, 1, {"learning_rate": 1e-3}))
+    trial = replace(make_record(), tuning=TuningInfo(2, 1, {"learning_rate": 1e-3}))
     with pytest.raises(DataError, match="run the suite to its end"):
         make_report([trial])
 

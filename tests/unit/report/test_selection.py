@@ -12,7 +12,7 @@ from rankfold.report.markdown import markdown
 from rankfold.report.selection import CHOSEN, choice_cells, choice_columns, choice_text, make_choices
 from rankfold.report.study import Report, make_studies
 from rankfold.report.write import comma_separated, html_page
-from rankfold.runs.record import FitPart
+from rankfold.runs.record import FitInfo
 from tests.support.records import fail, make_record
 
 STEPS = (10, 30)
@@ -21,7 +21,7 @@ QUALITY = {"lora": 0.95, "tlora": 0.9, "lora_fa": 0.6, "share_lora": 0.55, "effi
 
 def run_of(method, rung, kept, *, role="candidate", quality=None, **more):
     record = make_record(method, steps=STEPS[rung - 1], quality=quality or QUALITY[method], **more)
-    return replace(record, fit=FitPart("60,000 trained numbers", STEPS, rung, kept, role=role))
+    return replace(record, fit=FitInfo("60,000 trained numbers", STEPS, rung, kept, role=role))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from rankfold.report.markdown import markdown
 from rankfold.report.study import Report, make_studies
 from rankfold.report.tables import cells
 from rankfold.report.write import html_page
-from rankfold.runs.record import ReducerPart
+from rankfold.runs.record import ReducerInfo
 from tests.support.records import fail, make_record, with_request
 
 
@@ -86,7 +86,7 @@ def test_methods_that_predict_the_same_differ_by_words_and_not_by_an_interval_wi
             "The budgets differ: training rows 1,600 (lora), 10 (tlora).",
         ),
         (
-            lambda run: replace(run, reducer=ReducerPart({}, layers=())),
+            lambda run: replace(run, reducer=ReducerInfo({}, layers=())),
             "The budgets differ: a Reducer lets layers rest in tlora.",
         ),
         (lambda run: fail(run), ""),

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.runs.record import NAME, FitPart, RunRecord
+from rankfold.runs.record import NAME, FitInfo, RunRecord
 from tests.support.records import fail, make_record
 
-FITTED = replace(make_record(examples=5), fit=FitPart("60,000 trained numbers", (27, 80, 240), 2, 2))
+FITTED = replace(make_record(examples=5), fit=FitInfo("60,000 trained numbers", (27, 80, 240), 2, 2))
 
 
 @pytest.mark.parametrize(

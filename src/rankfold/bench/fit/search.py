@@ -26,7 +26,7 @@ from rankfold.errors import OutputExistsError, SpecError
 from rankfold.files import write_into
 from rankfold.progress import Progress, Silent
 from rankfold.runs.output import check_output
-from rankfold.runs.record import FitPart, RunRecord
+from rankfold.runs.record import FitInfo, RunRecord
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import folder_beside
 
@@ -195,7 +195,7 @@ def fit(
         done += outcomes
         if all(outcome.error for outcome in outcomes):
             raise_common_error(outcomes)
-        part = FitPart(plan.budget.text(), tuple(plan.rungs), number, kept)
+        part = FitInfo(plan.budget.text(), tuple(plan.rungs), number, kept)
         here = [_placed(outcome, part) for outcome in outcomes]
         of_record = {id(record): candidate for record, candidate in zip(here, left, strict=True)}
         left = [of_record[id(record)] for record in rank_records(here)[:kept] if record.status == "done"]
@@ -208,7 +208,7 @@ def fit(
         check_none_elsewhere([outcome])
         if outcome.record is None:  # it never got as far as the others did with the same model and data
             raise_common_error([outcome])
-        part = FitPart(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
+        part = FitInfo(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
         records.append(_placed(outcome, part))
     full = plan.request(left[0], "winner", steps=None)
     full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
@@ -237,7 +237,7 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
     write_into(plan.out, PLAN_NAME, content)
 
 
-def _placed(outcome: Outcome, part: FitPart) -> RunRecord:
+def _placed(outcome: Outcome, part: FitInfo) -> RunRecord:
     """Return a run's record with its place in the choice, on disk too."""
     record = record_purpose(outcome, part).record
     assert record is not None, "a run without a record has siblings that know its model and data"

@@ -12,15 +12,15 @@ from rankfold.runs.describe import training_part
 from rankfold.runs.output import read_failure
 from rankfold.runs.prepare import schedule_of
 from rankfold.runs.record import (
-    BytesPart,
-    CurvePart,
-    FitPart,
-    MethodPart,
-    ParametersPart,
-    ReducerPart,
+    BytesInfo,
+    CurveInfo,
+    FitInfo,
+    MethodInfo,
+    ParametersInfo,
+    ReducerInfo,
     RunRecord,
-    TrainingPart,
-    TuningPart,
+    TrainingInfo,
+    TuningInfo,
 )
 from rankfold.runs.request import RunRequest
 from rankfold.tasks import TaskRequest
@@ -108,12 +108,12 @@ def raise_common_error(outcomes: Sequence[Outcome]) -> NoReturn:
 logger = logging.getLogger("rankfold.bench")
 
 
-def record_purpose(outcome: Outcome, part: TuningPart | FitPart) -> Outcome:
+def record_purpose(outcome: Outcome, part: TuningInfo | FitInfo) -> Outcome:
     """Return an outcome whose record says what the run was made for, on disk too if it is there."""
     record = outcome.record
     if record is None or part in (record.tuning, record.fit):
         return outcome
-    record = replace(record, fit=part) if isinstance(part, FitPart) else replace(record, tuning=part)
+    record = replace(record, fit=part) if isinstance(part, FitInfo) else replace(record, tuning=part)
     # A failure under --overwrite leaves the earlier run where it is.
     if record.status == "done" or read_failure(outcome.request.out) is not None:
         _keep(record, outcome.request.out)
@@ -147,24 +147,24 @@ def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
         error=str(outcome.error),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         request=replace(request, resume=False),
-        method=MethodPart(request.method, dict(request.options), {}),
+        method=MethodInfo(request.method, dict(request.options), {}),
         training=_training(request, sibling),
-        parameters=ParametersPart(0, 0, 0, 0),
-        bytes=BytesPart(0, 0, 0),
+        parameters=ParametersInfo(0, 0, 0, 0),
+        bytes=BytesInfo(0, 0, 0),
         seconds=replace(sibling.seconds, train=0.0, evaluate=0.0, total=0.0, step_median=0.0),
         peak_memory_bytes=0,
         metrics={},
         baselines={},
         predictions=(),
-        curve=CurvePart(),
-        reducer=None if request.reducer is None else ReducerPart(dict(request.reducer), layers=()),
+        curve=CurveInfo(),
+        reducer=None if request.reducer is None else ReducerInfo(dict(request.reducer), layers=()),
         tuning=None,
         fit=None,
         flops=None,
     )
 
 
-def _training(request: RunRequest, sibling: RunRecord) -> TrainingPart:
+def _training(request: RunRequest, sibling: RunRecord) -> TrainingInfo:
     """Return how a run would have been trained; what its request leaves open is as its sibling found it."""
     known = sibling.training
     rows = max(1, sibling.data.rows.get("train", 1))

@@ -12,8 +12,8 @@ from rankfold.bench.suites.suite import Suite
 from rankfold.bench.suites.tuning import Key, new_searches, trial_request, trial_requests, tune
 from rankfold.progress import Progress, Silent
 from rankfold.runs.methods import find_method
-from rankfold.runs.output import finished
-from rankfold.runs.record import TuningPart
+from rankfold.runs.output import find_finished
+from rankfold.runs.record import TuningInfo
 from rankfold.runs.request import RunRequest
 from rankfold.tasks.kinds import default_kind, find_kind
 from rankfold.tasks.registry import check_named
@@ -104,12 +104,12 @@ def _checked_with_kept(suite: Suite, out: Path) -> Suite:
         for number, values in enumerate(each.search.suggest(), start=1)
     ]
     for request in first or joined.requests(out):
-        finished(request)
+        find_finished(request)
     return joined
 
 
 def _with_choice(
-    suite: Suite, chosen: Mapping[Key, TuningPart], outcomes: Sequence[Outcome]
+    suite: Suite, chosen: Mapping[Key, TuningInfo], outcomes: Sequence[Outcome]
 ) -> list[Outcome]:
     """Return the outcomes with what tuning chose in their records, in the order of `Suite.requests`."""
     keys = [

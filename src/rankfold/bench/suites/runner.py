@@ -11,7 +11,7 @@ from rankfold.bench.suites.outcomes import Outcome, record_unstarted
 from rankfold.errors import DataError, RankfoldError
 from rankfold.models.base import resolve_model
 from rankfold.progress import SECONDS_LEFT, Progress, Silent
-from rankfold.runs.output import clear_failure, finished, read_failure
+from rankfold.runs.output import clear_failure, find_finished, read_failure
 from rankfold.runs.record import Measured, RunRecord, measured_on
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unfinished
@@ -48,7 +48,7 @@ def run_all(
         DataError: If the data has changed since a run was done that is kept, or a record cannot be read.
     """
     executor = executor or Inline()
-    kept = {request.out: None if overwrite else finished(request) for request in requests}
+    kept = {request.out: None if overwrite else find_finished(request) for request in requests}
     check_same_data(
         [
             *((each.request, each.record) for each in earlier if each.error is None),

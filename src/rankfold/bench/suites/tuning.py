@@ -12,7 +12,7 @@ from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_
 from rankfold.bench.suites.search import Search, Space, Values
 from rankfold.bench.suites.suite import Condition, Suite, Variant, trial_name
 from rankfold.errors import SpecError
-from rankfold.runs.record import TuningPart
+from rankfold.runs.record import TuningInfo
 from rankfold.runs.request import RunRequest, overlay
 
 logger = logging.getLogger("rankfold.bench")
@@ -43,11 +43,11 @@ class Tuned:
     search: Search
     trials: int
     done: int = 0
-    best: TuningPart | None = None
+    best: TuningInfo | None = None
     best_goodness: float = -math.inf
 
 
-def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], dict[Key, TuningPart]]:
+def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], dict[Key, TuningInfo]]:
     """Run the trials in rounds, what all searches ask for at once in one batch, and return what was chosen.
 
     Args:
@@ -64,12 +64,12 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
     outcomes: list[Outcome] = []
     while asked := [(key, values) for key, each in searches.items() for values in each.search.suggest()]:
         requests: list[RunRequest] = []
-        parts: list[TuningPart] = []
+        parts: list[TuningInfo] = []
         for key, values in asked:
             each = searches[key]
             each.done += 1
             requests.append(trial_request(suite, out, key, each, values, each.done))
-            parts.append(TuningPart(each.trials, each.done, values))
+            parts.append(TuningInfo(each.trials, each.done, values))
         batch = run_batch(requests, "trials")
         check_none_elsewhere(batch)
         batch = [record_purpose(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
@@ -134,7 +134,7 @@ def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Value
     )
 
 
-def _tell(tuned: Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningPart]) -> None:
+def _tell(tuned: Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningInfo]) -> None:
     """Tell a search its scores, and keep the best; the first of equals stays."""
     scores = [goodness(outcome.record) if outcome.record else -math.inf for outcome in outcomes]
     tuned.search.report(scores)

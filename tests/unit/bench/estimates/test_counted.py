@@ -11,7 +11,7 @@ from rankfold.errors import SpecError
 from rankfold.presets import discover
 from rankfold.runs.methods import HEAD_ONLY, find_method
 from rankfold.runs.prepare import prepare
-from rankfold.runs.record import ParametersPart
+from rankfold.runs.record import ParametersInfo
 from rankfold.tasks.kinds import kind_base
 
 NAMES = (*discover(), "peft:lora", "peft:vera", "peft:lokr")
@@ -28,7 +28,7 @@ def test_numbers_are_the_same_without_weights_in_an_estimate_and_in_a_run(reques
     asked = replace(request_, method=method, options=METHODS[method])
     found = counted(asked.model, method)
     run = prepare(asked).parameters()
-    assert ParametersPart(found.stored, found.trainable, found.active, found.head) == run
+    assert ParametersInfo(found.stored, found.trainable, found.active, found.head) == run
     assert estimate(asked).parameters == run
 
 

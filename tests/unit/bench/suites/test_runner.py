@@ -15,7 +15,7 @@ from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingErr
 from rankfold.report.results import make_results
 from rankfold.runs.methods import find_method
 from rankfold.runs.output import check_output
-from rankfold.runs.record import ReducerPart, RunRecord
+from rankfold.runs.record import ReducerInfo, RunRecord
 from tests.support.records import Trainer
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
@@ -129,7 +129,7 @@ def test_seed_that_never_began_belongs_to_the_row_of_its_seeds(tmp_path, asked):
                 rates=request.rates.non_default(),
                 learning_rate=find_method(request.method).learning_rate,
             )
-            reducer = request.reducer and ReducerPart(dict(request.reducer), ("one",))
+            reducer = request.reducer and ReducerInfo(dict(request.reducer), ("one",))
             record = replace(
                 record,
                 method=replace(record.method, options=dict(request.options)),
