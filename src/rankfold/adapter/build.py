@@ -35,7 +35,7 @@ from rankfold.factors import (
 )
 
 PartSpec = FactorSpec | CoreSpec | RouterSpec
-"""What describes one part of an adapter that may hold trained numbers."""
+"""Description of one part of an adapter that may have parameters."""
 
 
 @final
@@ -122,7 +122,7 @@ class Builder:
         return BuiltAdapter(adapter, owned_parts)
 
     def parameter_count(self) -> int:
-        """Return how many numbers the adapters of all sites train, without building them."""
+        """Return how many parameters the adapters of all sites train, without building them."""
         return self._scales() + sum(
             spec.parameter_count(rows, cols) for spec, rows, cols in self.parts().values()
         )
@@ -187,7 +187,7 @@ def _tensors(spec: PartSpec, rows: int, cols: int) -> int:
 
 
 def _gating(mlp: MlpPass, spec: RouterSpec, site: Site) -> Gating:
-    """Return the gating that a router's scope and a layer's place ask for."""
+    """Return the gating for a router's scope and a layer's role in its MLP."""
     match spec.scope, site.mlp and site.mlp.role:
         case "layer", _:
             return CodeGating(mlp.router) if spec.reads == "code" else InputGating(mlp.router)

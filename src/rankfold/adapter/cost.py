@@ -159,7 +159,7 @@ def _site_flops(site: Site, tokens: int) -> float:
 
 
 def _site_traffic(site: Site) -> float:
-    """Return how many numbers are moved for a token."""
+    """Return how many values are read and written for a token."""
     spec, geometry = site.spec, site.geometry
     entering, leaving = _vectors(site)
     inputs = 0 if isinstance(geometry, Embedding) else geometry.in_features * entering

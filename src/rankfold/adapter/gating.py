@@ -4,7 +4,7 @@ The heads lie side by side in one up factor, so weighing them is a product with 
 heads together are one matrix product, and none is run for itself.
 
 The layers of an MLP that read its input are its entries (gate and up projection), the one that writes its
-output is its exit (down projection). With one router for all of them an entry asks the router, and the exit
+output is its exit (down projection). With one router for all of them an entry calls the router, and the exit
 reuses the weights of the entries; nothing is kept from one pass to the next, nor seen by another thread.
 """
 
@@ -99,7 +99,7 @@ class MlpPass:
     def enter(self, entry: Gating, x: Tensor) -> Float[Tensor, "*batch heads"]:
         """Return the weights for x; further entries of the MLP, which read the same x, get them again.
 
-        An entry that comes a second time begins a new pass. That it is the same x is not asked of the tensor:
+        An entry that comes a second time begins a new pass. That it is the same x is not checked:
         each entry has its own copy where the adapter's dtype is not the base's.
 
         Args:
@@ -144,12 +144,12 @@ class ExpertGating(MlpGating):
 
     Args:
         mlp: What the layers of the MLP share.
-        places: How many experts are chosen for a token.
+        experts: How many experts are chosen for a token.
     """
 
-    def __init__(self, mlp: MlpPass, places: int) -> None:
+    def __init__(self, mlp: MlpPass, experts: int) -> None:
         super().__init__(mlp)
-        self.places = places
+        self.experts = experts
 
 
 @final
@@ -172,18 +172,18 @@ class MlpExitGating(MlpGating):
         return code
 
 
-def _places(weights: Tensor, places: int) -> tuple[Tensor, Tensor]:
-    """Return the weight of each place, and its head as zeros and a one.
+def _chosen_experts(weights: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """Return the weight of each chosen expert, and its head as zeros and a one.
 
     Args:
         weights: Zero for heads that are not chosen, [*batch, heads].
-        places: How many are chosen.
+        experts: How many are chosen.
 
     Returns:
-        [places, *batch] and [places, *batch, heads].
+        [experts, *batch] and [experts, *batch, heads].
     """
-    best = weights.topk(places, dim=-1)
-    heads = torch.zeros_like(weights).expand(places, *weights.shape).contiguous()
+    best = weights.topk(experts, dim=-1)
+    heads = torch.zeros_like(weights).expand(experts, *weights.shape).contiguous()
     heads.scatter_(-1, best.indices.movedim(-1, 0).unsqueeze(-1), 1.0)
     return best.values.movedim(-1, 0), heads
 
@@ -200,8 +200,8 @@ class ExpertEntryGating(ExpertGating):
     """
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
-        """Return a code for each place, [places, *batch, heads * rank]."""
-        _, heads = _places(self._mlp.enter(self, x), self.places)
+        """Return a code for each chosen expert, [experts, *batch, heads * rank]."""
+        _, heads = _chosen_experts(self._mlp.enter(self, x), self.experts)
         return weigh(codes, heads)
 
 
@@ -213,15 +213,15 @@ class ExpertExitGating(ExpertGating):
     it, and the base layer runs once, not once for each expert.
     """
 
-    def join(self, x: Float[Tensor, "places *batch in_features"]) -> Float[Tensor, "*batch in_features"]:
+    def join(self, x: Float[Tensor, "experts *batch in_features"]) -> Float[Tensor, "*batch in_features"]:
         """Return the weighted sum of the experts' hidden states, the input of the layer."""
-        weights, _ = _places(self._mlp.weights(), self.places)
+        weights, _ = _chosen_experts(self._mlp.weights(), self.experts)
         # As the first expert and how the others differ: where none does, it is the first one, bit for bit.
         differences = (x[1:] - x[0]) * weights[1:].unsqueeze(-1).to(x.dtype)
         return x[0] + differences.sum(dim=0)
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
-        """Return the experts' codes, weighed and summed over places, [*batch, heads * rank]."""
-        weights, heads = _places(self._mlp.weights(), self.places)
+        """Return the experts' codes, weighted and summed, [*batch, heads * rank]."""
+        weights, heads = _chosen_experts(self._mlp.weights(), self.experts)
         self._mlp.leave()
         return weigh(codes, heads * weights.unsqueeze(-1)).sum(dim=0)

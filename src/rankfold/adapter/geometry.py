@@ -1,4 +1,4 @@
-"""How the two sides of an adapter meet the input and the output of the base layer's kind.
+"""How the two sides of an adapter meet the input and the output of the base layer.
 
 An adapter is three matrices. What differs between a linear layer, an embedding and a convolution is only how
 the down factor reads the input (`project`), how the core acts on the code in between (`mix`), and how the up
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class Geometry(ABC):
-    """The kind and the sizes of a base layer.
+    """The type and the sizes of a base layer.
 
     `in_features` and `out_features` are the sizes of the matrix that the adapter adds to, out_features x
     in_features.

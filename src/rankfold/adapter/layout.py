@@ -1,4 +1,4 @@
-"""The layers an adapter is on, in a few lines of text: kinds and sizes, and names with ranges of blocks.
+"""The layers an adapter is on, in a few lines of text: types and sizes, and names with ranges of blocks.
 
 A file that carries its layout can be folded without its base model.
 """
@@ -11,7 +11,7 @@ from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
 from rankfold.errors import AdapterFileError
 
 Layout = dict[str, list[str]]
-"""By kind and sizes, such as "linear 384 -> 1536", the names, such as "layer.{0-5}.dense"."""
+"""By type and sizes, such as "linear 384 -> 1536", the names, such as "layer.{0-5}.dense"."""
 
 MOST_LAYERS = 100_000
 """More layers than this are refused when a layout is read: a few bytes could name billions."""
@@ -29,10 +29,10 @@ _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 def layout_of(layers: Mapping[str, Geometry]) -> Layout:
     """Return the layout of layers by name."""
-    kinds: dict[str, list[str]] = {}
+    names_by_layer: dict[str, list[str]] = {}
     for name, geometry in layers.items():
-        kinds.setdefault(describe_layer(geometry), []).append(name)
-    return {kind: _patterns(names) for kind, names in kinds.items()}
+        names_by_layer.setdefault(describe_layer(geometry), []).append(name)
+    return {layer: _patterns(names) for layer, names in names_by_layer.items()}
 
 
 def layers_in(layout: Mapping[str, Iterable[str]]) -> dict[str, Geometry]:
@@ -54,29 +54,29 @@ def layers_in(layout: Mapping[str, Iterable[str]]) -> dict[str, Geometry]:
 
 
 def describe_layer(geometry: Geometry) -> str:
-    """Return a layer's kind and sizes, as a layout has them."""
+    """Return a layer's type and sizes, as a layout has them."""
     match geometry:
         case Linear(transposed=transposed):
-            kind = "conv1d" if transposed else "linear"
-            return f"{kind} {geometry.in_features} -> {geometry.out_features}"
+            layer_type = "conv1d" if transposed else "linear"
+            return f"{layer_type} {geometry.in_features} -> {geometry.out_features}"
         case Conv2d():
             height, width = geometry.kernel_size
-            words = [f"conv2d {geometry.in_channels} -> {geometry.out_features} kernel {height}x{width}"]
-            words += [f"groups {geometry.groups}"] if geometry.groups > 1 else []
+            terms = [f"conv2d {geometry.in_channels} -> {geometry.out_features} kernel {height}x{width}"]
+            terms += [f"groups {geometry.groups}"] if geometry.groups > 1 else []
             down, across = geometry.dilation
-            words += [f"dilation {down}x{across}"] if (down, across) != (1, 1) else []
-            words += [f"padding {geometry.padding_mode}"] if geometry.padding_mode != "zeros" else []
-            return " ".join(words)
+            terms += [f"dilation {down}x{across}"] if (down, across) != (1, 1) else []
+            terms += [f"padding {geometry.padding_mode}"] if geometry.padding_mode != "zeros" else []
+            return " ".join(terms)
         case _:
             return f"embedding {geometry.in_features} -> {geometry.out_features}"
 
 
 def _geometry(sizes: str) -> Geometry:
     if plain := _PLAIN.fullmatch(sizes):
-        kind, inputs, outputs = plain[1], int(plain[2]), int(plain[3])
-        if kind == "embedding":
+        layer_type, inputs, outputs = plain[1], int(plain[2]), int(plain[3])
+        if layer_type == "embedding":
             return Embedding(inputs, outputs)
-        return Linear(inputs, outputs, transposed=kind == "conv1d")
+        return Linear(inputs, outputs, transposed=layer_type == "conv1d")
     if convolution := _CONVOLUTION.fullmatch(sizes):
         return _convolution(sizes, convolution)
     raise _damage_error(f"'{sizes}'")
@@ -107,14 +107,14 @@ def _patterns(names: Iterable[str]) -> list[str]:
     patterns: list[tuple[str, str] | str] = []
     for name in names:
         parts = name.split(".")
-        place = next((index for index, part in enumerate(parts) if _is_number(part)), None)
-        if place is None:
+        position = next((index for index, part in enumerate(parts) if _is_number(part)), None)
+        if position is None:
             patterns.append(name)
             continue
-        ends = ".".join(parts[:place]), ".".join(parts[place + 1 :])
+        ends = ".".join(parts[:position]), ".".join(parts[position + 1 :])
         if ends not in blocks:
             patterns.append(ends)
-        blocks.setdefault(ends, []).append(int(parts[place]))
+        blocks.setdefault(ends, []).append(int(parts[position]))
     return [
         pattern
         if isinstance(pattern, str)

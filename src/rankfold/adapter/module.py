@@ -77,7 +77,7 @@ class Adapter(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the trained numbers, which frozen factors follow."""
+        """The dtype of the parameters, which frozen factors follow."""
         for factor in (self.down, self.up, self.core):
             # Asked in every pass, so without walking through all modules.
             for parameter in () if factor is None else factor.parameters(recurse=False):

@@ -3,7 +3,7 @@
 A router is a linear map to one score a head, then a softmax in float32 at least. Its weights for a token
 depend on that token alone, never on another of the batch: rows served together cannot change each other.
 
-A method with a router of another kind derives from `RouterSpec` and `Router` in its preset's module
+A method with a router of another type derives from `RouterSpec` and `Router` in its preset's module
 (`presets/graph_moe.py`) and names its spec in the preset.
 """
 
@@ -162,7 +162,7 @@ class Router(nn.Module):
     def forward(self, features: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch heads"]:
         """Return the weights of the heads, zero for those that are not chosen, in the dtype of `features`.
 
-        In training, the decision is kept until `take_decision` if a balance loss is asked for.
+        In training, the decision is kept until `take_decision` if the spec has a balance loss.
         """
         if self.training and self.spec.jitter:
             noise = torch.empty_like(features).uniform_(1 - self.spec.jitter, 1 + self.spec.jitter)
@@ -186,7 +186,7 @@ class Router(nn.Module):
         return decision
 
     def _keep(self, decision: Decision) -> None:
-        # One may be lost in each step where gradient checkpointing runs a layer twice; more, and nobody asks.
+        # Gradient checkpointing may lose one a step, as it runs a layer twice; more means that nobody takes them.
         self._lost += self.decision is not None
         if self._lost == _MOST_LOST:
             message = (

@@ -1,4 +1,4 @@
-"""One layer that is to be adapted: its sizes, its spec and its place in the model, checked together."""
+"""One layer that is to be adapted: its sizes, its spec and its position in an MLP, checked together."""
 
 import math
 import warnings
@@ -15,8 +15,8 @@ from rankfold.factors import FactorSpec, RelaySpec, Side, SvdSpec, rank_cap
 
 @final
 @dataclass(frozen=True, slots=True)
-class MlpPlace:
-    """A layer's place in an MLP.
+class MlpPosition:
+    """A layer's position in an MLP.
 
     Args:
         root: Path of the MLP, the same for all its layers.
@@ -37,12 +37,12 @@ class Site:
     Args:
         geometry: Kind and sizes of the base layer.
         spec: What it gets, with the rank, the alpha and the number of heads that hold for this layer.
-        mlp: Its place in an MLP, if it is in one.
+        mlp: Its position in an MLP, if it is in one.
     """
 
     geometry: Geometry
     spec: AdapterSpec
-    mlp: MlpPlace | None = None
+    mlp: MlpPosition | None = None
 
     @property
     def sides(self) -> dict[Side, tuple[FactorSpec, int, int]]:
@@ -54,7 +54,7 @@ class Site:
         }
 
     def router_group(self, path: str) -> str:
-        """Return the name of the layers that ask one router with the layer at `path`."""
+        """Return the name of the layers that share one router with the layer at `path`."""
         spec = self.spec.router
         root = self.mlp.root if spec is not None and spec.scope != "layer" and self.mlp is not None else path
         return f"{root}.router"
@@ -70,7 +70,7 @@ class Site:
 
 
 def check_site(path: str, site: Site) -> Site:
-    """Return the site with the spec that suits its kind, after checking the rank."""
+    """Return the site with the spec that suits its type, after checking the rank."""
     sizes = site.geometry.in_features, site.geometry.out_features
     if site.spec.router is not None:
         _check_routed(path, site, site.spec.router)
@@ -108,8 +108,8 @@ def warn_of_relays(sites: set[Site]) -> None:
             continue
         size = f"the {role} factor ({rows} x {cols})"
         if 2 * spec.k >= math.sqrt(rows * cols):
-            numbers = spec.parameter_count(rows, cols)
-            message = f"k={spec.k} saves nothing on {size}: it trains {numbers} numbers for {rows * cols}."
+            count = spec.parameter_count(rows, cols)
+            message = f"k={spec.k} saves nothing on {size}: it trains {count} parameters for {rows * cols}."
             warnings.warn(message, RankfoldWarning, stacklevel=3)
         if (cap := rank_cap(spec, rows, cols)) < min(rows, cols):
             message = (

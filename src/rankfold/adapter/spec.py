@@ -39,7 +39,7 @@ class AdapterSpec:
     Args:
         rank: Rows of the down factor V.
         rank_up: Columns of the up factor U, if they differ from `rank`; this takes a core.
-        alpha: The user's number in the scaling.
+        alpha: Numerator of the scaling.
         scaling: How the multiplier s comes from `alpha` and `rank`.
         dropout: Probability of dropout.
         dropout_position: What is dropped.
@@ -111,7 +111,7 @@ class AdapterSpec:
         return self.most_heads if self.down_per_head else 1
 
     def at(self, *, block: int | None, blocks: int, is_in_mlp: bool) -> Self:
-        """Return the spec that holds at one place of a model, with one number of heads.
+        """Return the spec of one layer of a model, with one number of heads.
 
         Args:
             block: Index of the layer's block; None outside of blocks, where the first number of heads holds.
@@ -139,7 +139,7 @@ class AdapterSpec:
         for role in _zero_factors(self):
             if role not in changes:
                 changes[role] = replace(getattr(self, role), initial="kaiming")
-        return replace(self, **changes)  # pyright: ignore[reportArgumentType] (each role keeps its kind)
+        return replace(self, **changes)  # pyright: ignore[reportArgumentType] (each role keeps its type)
 
     @property
     def shares(self) -> bool:
@@ -151,7 +151,7 @@ class AdapterSpec:
 
         There a token reads one column of V; a random V would start with entries of size 1/sqrt(vocabulary),
         too small for U to learn from. Adapters that start otherwise, whose down factor is frozen, or that
-        share a factor with layers of other kinds are returned as they are.
+        share a factor with layers of other types are returned as they are.
         """
         if _zero_factors(self) != ["up"] or isinstance(self.down, FROZEN) or self.shares:
             return self

@@ -1,4 +1,4 @@
-"""The plain factor: every entry is a trained number."""
+"""The dense factor: every entry is a parameter."""
 
 from dataclasses import dataclass
 from typing import Literal, final

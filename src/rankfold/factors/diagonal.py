@@ -1,4 +1,4 @@
-"""A square factor with trained numbers on its diagonal only."""
+"""The diagonal factor: a square core with parameters on its diagonal only."""
 
 from dataclasses import dataclass
 from typing import Literal, final
@@ -51,7 +51,7 @@ class DiagonalSpec:
 class Diagonal(Factor):
     """diag(d) with d trained: the middle factor of AdaLoRA (Zhang et al., 2023, eq. 3).
 
-    Cost: one number a rank, trained and stored.
+    Cost: one parameter a rank, trained and stored.
 
     Args:
         rank: Rows and columns.

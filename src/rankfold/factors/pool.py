@@ -1,7 +1,7 @@
 """Sharing: one owner for each factor that several layers use.
 
-A pool serves one side (down or up) of one adapter on one model. The first layer that asks for a factor is
-told to own it, which means to register it; the others use the same module without registering it. So
+A pool serves one side (down or up) of one adapter on one model. The first layer that takes a factor
+owns it, which means that it registers it; the others use the same module without registering it. So
 parameter counts, optimisers and files see a shared factor once, and moving or replacing its parameters can
 never separate the layers that use it.
 """
@@ -61,7 +61,7 @@ class Pool:
         self._factors: dict[str, Factor] = {}
 
     def reserve(self, rows: int, cols: int) -> None:
-        """Announce that a layer will ask for a factor of this size."""
+        """Announce that a layer will take a factor of this size."""
         self._largest = max(self._largest[0], rows), max(self._largest[1], cols)
 
     def take(

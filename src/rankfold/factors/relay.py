@@ -126,7 +126,7 @@ class Relay(Factor):
 
     @torch.no_grad()
     def reset(self, *, seed: int, name: str) -> None:
-        """Draw both small matrices so that the product has the variance asked; `zeros` zeroes the left."""
+        """Draw both matrices so that their product has the variance of `initial`; `zeros` zeroes the left."""
         if self.left.is_meta:
             return
         variance_like: Initial = "kaiming" if self.initial == "zeros" else self.initial

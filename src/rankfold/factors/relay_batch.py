@@ -1,7 +1,7 @@
 """All relayed squares of one shape in one batched product, once for each forward pass of the model.
 
-A pass lasts from the model's forward pre-hook to its forward hook. Inside it the first relayed factor asked
-for builds all factors of its shape and the others take theirs from the result. Outside it (a layer called
+A pass lasts from the model's forward pre-hook to its forward hook. Inside it the first relayed factor that is
+called builds all factors of its shape and the others take theirs from the result. Outside it (a layer called
 alone, a layer recomputed by gradient checkpointing during the backward pass) each factor builds itself.
 Nothing outlives a pass, so an optimiser step, however it writes its parameters, can never be missed; and a
 pass is that of one thread, so requests that are served side by side do not meet.
@@ -26,7 +26,7 @@ def materialise(relays: Sequence[Relay]) -> tuple[Tensor, ...]:
     """Return the matrices of relayed factors of one side and k, each of shape [rows, cols]."""
     parameters = [parameter for relay in relays for parameter in (relay.left, relay.right)]
     matrices = cast(tuple[Tensor, ...], cast(Any, _SquareProducts).apply(tuple(relays), *parameters))
-    # A frozen factor in a batch with trained ones must not ask its layer for a gradient.
+    # A frozen factor in a batch with trained ones must not require a gradient.
     return tuple(
         matrix if relay.left.requires_grad or relay.right.requires_grad else matrix.detach()
         for relay, matrix in zip(relays, matrices, strict=True)

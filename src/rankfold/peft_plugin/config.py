@@ -1,4 +1,4 @@
-"""The configuration: a `peft.PeftConfig` that carries an adapter's spec and says which layers get it."""
+"""The configuration: a `peft.PeftConfig` that carries an adapter's spec and chooses its layers."""
 
 import enum
 import json
@@ -56,7 +56,7 @@ class RankfoldConfig(PeftConfig):
     Args:
         r: Rank.
         rank_up: Columns of the up factor, if they differ from `r`; takes a core.
-        alpha: The number in the scaling.
+        alpha: Numerator of the scaling.
         scaling: `alpha_over_r`, `alpha_over_sqrt_r`, `none` or `learned`.
         dropout: Probability of dropout.
         dropout_position: `input` or `output`.
@@ -86,7 +86,7 @@ class RankfoldConfig(PeftConfig):
         base_fingerprint: A sketch of the base weights, written when an adapter is added to a model; loading
             compares it.
         layers: The layers that got it, with their types and sizes, written at the same time; loading compares
-            them, and without the base model they say what the adapter's tensors are.
+            them, and without the base model they describe the adapter's tensors.
 
     Raises:
         SpecError: If a value is not possible.
@@ -299,7 +299,7 @@ def _read_spec(name: str, value: Any, reader: TypeAdapter[Any], noun: str, examp
 def _read_router(name: str, value: Any) -> Any:
     """Return a router's spec from a spec or from the fields that a file has of it.
 
-    Files of 0.1.0 say no kind, but of every router in how many rounds it decides.
+    Files of 0.1.0 have no kind, but every router in them has its rounds.
     """
     kind = "softmax"
     if isinstance(value, dict):

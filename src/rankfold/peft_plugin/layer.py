@@ -142,7 +142,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         """Add adapters to the base weight, keeping the weight as it was for `unmerge`.
 
         The merged weight is this layer's own: another module that reads the same weight keeps the base's.
-        Where the base is quantised or of less than 32 bits, `merge_drift` says how much of a change was lost.
+        Where the base is quantised or of less than 32 bits, `merge_drift` is the relative error.
 
         Args:
             safe_merge: Refuse a merged weight that is not finite, leaving the base as it is.
@@ -332,7 +332,7 @@ def forward_mixed(
     names = [name for name in dict.fromkeys(adapter_names) if name in layer.rankfold_adapters]
     gatings = {name: layer.rankfold_adapters[name].gating for name in names}
     entries = {
-        name: gating.places for name, gating in gatings.items() if isinstance(gating, ExpertEntryGating)
+        name: gating.experts for name, gating in gatings.items() if isinstance(gating, ExpertEntryGating)
     }
     exits = {name: gating for name, gating in gatings.items() if isinstance(gating, ExpertExitGating)}
     base_input = x[0].clone() if exits else x
@@ -343,12 +343,12 @@ def forward_mixed(
         )
     rows = {name: _rows(adapter_names, name, x.device) for name in names}
     for name, gating in exits.items():
-        base_input[rows[name]] = gating.join(x[: gating.places, rows[name]])
+        base_input[rows[name]] = gating.join(x[: gating.experts, rows[name]])
     result = layer.base_layer(base_input, *args, **kwargs)
     result = result.expand(max(entries.values()), *result.shape).clone() if entries else result.clone()
     for name in names:
         target = (slice(0, entries.get(name, len(result))), rows[name]) if entries else (rows[name],)
-        source = x[: exits[name].places, rows[name]] if name in exits else base_input[rows[name]]
+        source = x[: exits[name].experts, rows[name]] if name in exits else base_input[rows[name]]
         result[target] = (result[target] + layer.change(name, source)).to(result.dtype)
     return result
 

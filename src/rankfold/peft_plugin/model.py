@@ -155,7 +155,7 @@ class RankfoldModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Refuse a file that lacks some of the adapter: PEFT would go on with random numbers in its place."""
+        """Refuse a file that lacks some of the adapter: PEFT would go on with random values in its place."""
         tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own_keys = check_tensors(model, adapter_name, tensors)
         # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Geometry
 from rankfold.adapter.layout import block_of, common_depth
-from rankfold.adapter.site import MlpPlace, Site
+from rankfold.adapter.site import MlpPosition, Site
 from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, layer_sizes
@@ -94,10 +94,10 @@ def find_targets(
         saved_layers = {key.rsplit(marker, 1)[0].removeprefix(COMPILED_PREFIX) for key in state_dict}
         names = [name for name in modules if name.removeprefix(COMPILED_PREFIX) in saved_layers]
     _check_are_called(names, model)
-    places = mlp_places(modules)
-    _check_mlps(config, names, places)
+    positions = mlp_positions(modules)
+    _check_mlps(config, names, positions)
     finder = _TargetFinder(
-        config, places, common_depth(names), _stacks(modules), get_quantization_kwargs(model)
+        config, positions, common_depth(names), _stacks(modules), get_quantization_kwargs(model)
     )
     return {modules[name]: finder.target(name, modules[name]) for name in names}
 
@@ -122,7 +122,7 @@ class _TargetFinder:
     """Context that the targets of one adapter share."""
 
     config: RankfoldConfig
-    places: Mapping[str, MlpPlace]
+    positions: Mapping[str, MlpPosition]
     depth: int
     stacks: Mapping[tuple[str, ...], int]
     quantization: dict[str, Any]
@@ -130,14 +130,14 @@ class _TargetFinder:
     def target(self, name: str, module: nn.Module) -> Target:
         base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         backend = resolve_quantization_backend(base_layer, **self.quantization)
-        place = self.places.get(name)
+        position = self.positions.get(name)
         *stack, index = block_of(name) or (None,)
         spec = self.config.spec_for(name).at(
             block=None if index is None else int(index),
             blocks=self.stacks.get(tuple(stack), 1),
-            is_in_mlp=place is not None,
+            is_in_mlp=position is not None,
         )
-        mlp = None if place is None else replace(place, root=self._path(place.root))
+        mlp = None if position is None else replace(position, root=self._path(position.root))
         site = Site(geometry_of(name, base_layer, backend), spec, mlp)
         return Target(name, self._path(name), module, base_layer, site, backend)
 
@@ -149,7 +149,7 @@ class _TargetFinder:
 def _check_are_called(names: Iterable[str], model: nn.Module) -> None:
     """Check that a forward pass calls the layers: Mamba's fused kernels read some weights by themselves.
 
-    PEFT knows which, and looks only where LoRA's own configuration asks.
+    PEFT checks this for LoRA's own configuration only.
     """
     from peft import LoraConfig  # PEFT may be in the middle of its own import when this file is imported
 
@@ -185,7 +185,7 @@ def _split_by_targeting(
         own_config.target_modules = _usual_targets(model)
     own_config = _maybe_include_all_linear_layers(own_config, model)
     if own_config.target_modules == MLP_TARGETS:
-        own_config.target_modules = set(mlp_places(modules))
+        own_config.target_modules = set(mlp_positions(modules))
     matches: dict[str, Any] = {name: check_target_module_exists(own_config, name) for name in modules}
     excluded_names = [name for name, answer in matches.items() if isinstance(answer, _ExcludedModule)]
     return [name for name, answer in matches.items() if answer], excluded_names
@@ -286,9 +286,9 @@ def _indices(layers: Iterable[int] | int | None) -> Iterable[int]:
     return (layers,) if isinstance(layers, int) else layers
 
 
-def _check_mlps(config: RankfoldConfig, names: Sequence[str], places: Mapping[str, MlpPlace]) -> None:
+def _check_mlps(config: RankfoldConfig, names: Sequence[str], positions: Mapping[str, MlpPosition]) -> None:
     """Check that heads for MLPs find one, and all of its layers if one router decides for them together."""
-    roots = {places[name].root for name in names if name in places}
+    roots = {positions[name].root for name in names if name in positions}
     if config.heads_in == "mlp" and not roots:
         raise SpecError(
             "heads_in='mlp' found no MLP whose layers are among target_modules; name all linear layers of "
@@ -296,7 +296,9 @@ def _check_mlps(config: RankfoldConfig, names: Sequence[str], places: Mapping[st
         )
     if config.router is None or config.router.scope == "layer":
         return
-    missing = sorted(name for name, place in places.items() if place.root in roots and name not in names)
+    missing = sorted(
+        name for name, position in positions.items() if position.root in roots and name not in names
+    )
     if missing:
         raise SpecError(
             f"a router of scope '{config.router.scope}' decides for whole MLPs, but '{missing[0]}' is not "
@@ -344,9 +346,9 @@ KNOWN_MLPS = (
 )
 
 
-def mlp_places(modules: Mapping[str, nn.Module]) -> dict[str, MlpPlace]:
-    """Return the place of every linear layer of every known MLP, by the layer's name."""
-    places: dict[str, MlpPlace] = {}
+def mlp_positions(modules: Mapping[str, nn.Module]) -> dict[str, MlpPosition]:
+    """Return the position of every linear layer of every known MLP, by the layer's name."""
+    positions: dict[str, MlpPosition] = {}
     for name, module in modules.items():
         for mlp in KNOWN_MLPS:
             if not f".{name}".endswith(f".{mlp.entries[0]}"):
@@ -355,10 +357,10 @@ def mlp_places(modules: Mapping[str, nn.Module]) -> dict[str, MlpPlace]:
             layers = [*mlp.entries, mlp.exit]
             width, _ = layer_sizes(module)
             if width is not None and all(f"{root}{layer}" in modules for layer in layers):
-                places |= {
-                    f"{root}{layer}": MlpPlace(
+                positions |= {
+                    f"{root}{layer}": MlpPosition(
                         root.removesuffix("."), "exit" if layer == mlp.exit else "entry", width
                     )
                     for layer in layers
                 }
-    return places
+    return positions

@@ -13,9 +13,9 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
 
-# Options that several methods have, with the words that explain them.
+# Options that several methods have, with their help.
 Rank = Annotated[int, "rank of the adapter"]
-Alpha = Annotated[float, "the number in the scaling"]
+Alpha = Annotated[float, "numerator of the scaling"]
 Dropout = Annotated[float, "probability of dropout"]
 Heads = Annotated[int, "number of heads"]
 Seed = Annotated[int, "seed of frozen factors and of initial values"]

@@ -17,7 +17,7 @@ def _spec(
     *,
     setting: Annotated[Setting, "which published r, alpha and heads to take"] = "script",
     r: Annotated[int | None, "rank of the adapter; none: the setting's"] = None,
-    alpha: Annotated[float | None, "the number in the scaling; none: the setting's"] = None,
+    alpha: Annotated[float | None, "numerator of the scaling; none: the setting's"] = None,
     dropout: Dropout = 0.05,
     heads: Annotated[int | None, "number of experts; none: the setting's"] = None,
     balance_loss: Annotated[float, "coefficient of the localized balance loss; the paper: 0.1"] = 0.0,

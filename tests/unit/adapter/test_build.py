@@ -84,7 +84,7 @@ def test_rank_up_to_the_smaller_size_is_fine():
 
 @pytest.mark.parametrize(("k", "warns"), [(15, False), (16, True)])
 def test_relay_warns_from_the_k_that_saves_nothing(k, warns):
-    """2 k d numbers for rows x cols = d d entries: half of d is where they are as many."""
+    """2 k d parameters for rows x cols = d d entries: half of d is where they are as many."""
     spec = AdapterSpec(rank=8, up=RelaySpec(k), down=DenseSpec("zeros"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -92,7 +92,7 @@ def test_relay_warns_from_the_k_that_saves_nothing(k, warns):
     messages = {str(warning.message) for warning in caught}
     assert len(messages) == warns
     assert all(
-        "k=16 saves nothing on the up factor (128 x 8): it trains 1024 numbers for 1024" in each
+        "k=16 saves nothing on the up factor (128 x 8): it trains 1024 parameters for 1024" in each
         for each in messages
     )
 
