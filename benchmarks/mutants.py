@@ -129,7 +129,10 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901 (a table of 
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Yield every mutant of a file; annotations, decorators and texts stay as they are."""
+    """Yield every mutant of a file.
+
+    Annotations, decorators and texts stay as they are, and `strict` of `zip`, which is a check by itself.
+    """
     source = path.read_text()
     name = str(path.relative_to(ROOT))
     for node in _runtime_nodes(ast.parse(source)):
@@ -146,7 +149,9 @@ def _runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
             continue
         for child in value if isinstance(value, list) else [value]:
             is_typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-            if isinstance(child, ast.AST) and not is_typing and not isinstance(child, ast.JoinedStr):
+            is_check = isinstance(child, ast.keyword) and child.arg == "strict"
+            is_text = isinstance(child, ast.JoinedStr)
+            if isinstance(child, ast.AST) and not (is_typing or is_check or is_text):
                 if hasattr(child, "lineno"):
                     yield child
                 yield from _runtime_nodes(child)
@@ -215,11 +220,18 @@ def _in_child(room: str, mutant: Mutant | None, cpu_seconds: float | None) -> in
         _serve_source(str(ROOT / mutant.path), mutant.source)
     import pytest
 
-    tests = [name for name in ROOMS[room] if (ROOT / name).exists()]
     options = ["-x", "-q", "-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider"]
     # Plugins were imported by the process that forked.
     options += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
-    return int(pytest.main([*options, *tests]) != 0)
+    tests = [name for name in ROOMS[room] if (ROOT / name).exists()]
+    # The tests of the changed file alone kill most mutants, and need no others to be collected.
+    own = [] if mutant is None else _tests_of(mutant)
+    return int((own and pytest.main([*options, *own]) != 0) or pytest.main([*options, *tests]) != 0)
+
+
+def _tests_of(mutant: Mutant) -> list[str]:
+    stem = Path(mutant.path).stem
+    return [str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "unit").rglob(f"test_{stem}.py")]
 
 
 def _log_of(child: int) -> str:
@@ -278,18 +290,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "mutants.json")
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    record = json.loads(options.out.read_text()) if options.out.exists() else {"rooms": {}, "mutants": {}}
+    results, seconds_of = record["mutants"], record["rooms"]
     chosen = [mutant for mutant in sample(options.seed, options.count) if mutant.room in options.rooms]
     pending = [mutant for mutant in chosen if mutant.id not in results]
     preload()
-    limits: dict[str, float] = {}
-    for room in sorted({mutant.room for mutant in pending}):
+    for room in sorted({mutant.room for mutant in pending} - seconds_of.keys()):
         child = start_tests(room, None, None)
-        _, status, seconds = wait_for_one({child: time.monotonic()})
+        _, status, seconds_of[room] = wait_for_one({child: time.monotonic()})
         failure = _first_failure(child)
         assert status == "survived", f"the tests of {room} fail without any mutant: {failure}"
-        limits[room] = max(CPU_LEAST, CPU_FACTOR * seconds)
-        print(f"{room}: {seconds:.0f} s without mutants", flush=True)
+        print(f"{room}: {seconds_of[room]:.0f} s without mutants", flush=True)
+    limits = {room: max(CPU_LEAST, CPU_FACTOR * seconds) for room, seconds in seconds_of.items()}
     running: dict[int, tuple[Mutant, float]] = {}
     while pending or running:
         while pending and len(running) < options.jobs:
@@ -303,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "failure": _first_failure(child),
             "change": mutant.change,
         }
-        options.out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        options.out.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         print(f"{status:9} {seconds:6.1f} s  {mutant.path}:{mutant.line}", flush=True)
     return report(chosen, results)
 
