@@ -186,7 +186,7 @@ class Router(nn.Module):
         return decision
 
     def _keep(self, decision: Decision) -> None:
-        # Gradient checkpointing may lose one a step, as it runs a layer twice; if more are, nobody takes them.
+        # Gradient checkpointing, which runs a layer twice, may lose one a step. More are never taken.
         self._lost += self.decision is not None
         if self._lost == _MOST_LOST:
             message = (
