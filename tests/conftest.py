@@ -3,6 +3,7 @@
 The environment is set before anything imports a Hugging Face library, because they read it on import.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -66,6 +67,12 @@ def use_shared_cache(shared_cache: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANKFOLD_CACHE", str(shared_cache))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def freeze_imported_objects():
+    """Spare the garbage collector, which every training calls, the objects of all imported libraries."""
+    gc.freeze()
 
 
 @pytest.fixture
