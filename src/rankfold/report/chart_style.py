@@ -103,7 +103,7 @@ class Figure:
         return self.spec["data"]["values"]
 
 
-def styled(styles: Mapping[str, Style], *channels: str, field: str = "method") -> dict[str, Any]:
+def style_encodings(styles: Mapping[str, Style], *channels: str, field: str = "method") -> dict[str, Any]:
     """Return encodings ("color", "shape", "strokeDash") that give each value of a field its style."""
     encodings: dict[str, Any] = {}
     for name in channels:
@@ -124,7 +124,7 @@ def interval_layer(
 ) -> alt.Chart:
     """Return the whiskers: vertical rules from `low` to `high` of each row."""
     rules = alt.Chart().mark_rule(strokeWidth=1.5, opacity=0.7, **mark)
-    return rules.encode(x=x, y=y.y("low"), y2="high", **styled(styles, "color", field=field))
+    return rules.encode(x=x, y=y.y("low"), y2="high", **style_encodings(styles, "color", field=field))
 
 
 def level_layers(value: float, name: str) -> list[alt.Chart]:

@@ -7,7 +7,17 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from rankfold.report.chart_style import SOFT, Axis, Figure, Rows, Spec, Style, level_layers, page_spec, styled
+from rankfold.report.chart_style import (
+    SOFT,
+    Axis,
+    Figure,
+    Rows,
+    Spec,
+    Style,
+    level_layers,
+    page_spec,
+    style_encodings,
+)
 from rankfold.report.format import capital, metric_name
 from rankfold.report.results import Result
 from rankfold.report.study import Study
@@ -39,11 +49,11 @@ def study_figures(study: Study, styles: Mapping[str, Style]) -> list[Figure]:
         study: The results.
         styles: The style of every result, by its label.
     """
-    finished = {result.label: styles[result.label] for result in study.results if result.records}
+    result_styles = {result.label: styles[result.label] for result in study.results if result.records}
     figures = [
-        *trade_off_figures(study, finished),
+        *trade_off_figures(study, result_styles),
         *sweep_figures(study),
-        *_side_by_side(_training_figures(study, finished)),
+        *_side_by_side(_training_figures(study, result_styles)),
         *layer_figures(study),
     ]
     return [figure for figure in figures if figure.rows]
@@ -79,9 +89,9 @@ def _training_figures(study: Study, styles: Mapping[str, Style]) -> Iterator[Fig
 
 def _side_by_side(figures: Iterator[Figure]) -> list[Figure]:
     """Return the charts that have data, with widths that fill one line of the page."""
-    drawn = [figure for figure in figures if figure.rows]
+    nonempty = [figure for figure in figures if figure.rows]
     widths = {1: "wide", 2: "half"}
-    return [replace(figure, width=widths.get(len(drawn), "third")) for figure in drawn]
+    return [replace(figure, width=widths.get(len(nonempty), "third")) for figure in nonempty]
 
 
 def _curve_rows(study: Study, read: Callable[[RunRecord], Curve], field: str) -> list[dict[str, Any]]:
@@ -97,8 +107,8 @@ def _curve_rows(study: Study, read: Callable[[RunRecord], Curve], field: str) ->
         for step in _evenly(steps, most) if len(steps) > 1 else ():
             values = [seed[step] for seed in seeds]
             statistics = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
-            shortened = {name: _significant(value) for name, value in statistics.items()}
-            rows.append({"method": result.label, "step": step, **shortened})
+            rounded_values = {name: _significant(value) for name, value in statistics.items()}
+            rows.append({"method": result.label, "step": step, **rounded_values})
     return rows
 
 
@@ -128,7 +138,7 @@ def curve_chart(
         y: Vertical quantity.
         baseline: A horizontal line for comparison and its name.
     """
-    colour = styled(styles, "color")
+    colour = style_encodings(styles, "color")
     base = alt.Chart().encode(x=_STEP.x(), y=y.y(), **colour)
     tooltip = [
         alt.Tooltip("method", type="nominal"),
@@ -136,7 +146,7 @@ def curve_chart(
         alt.Tooltip(y.field, type="quantitative", title=y.title, format=".4f"),
     ]
     layers = [
-        base.mark_line(strokeWidth=1.8).encode(**styled(styles, "strokeDash")),
+        base.mark_line(strokeWidth=1.8).encode(**style_encodings(styles, "strokeDash")),
         # Large and invisible: something to point at for the exact values.
         base.mark_point(size=160, opacity=0).encode(tooltip=tooltip),
     ]
@@ -145,14 +155,14 @@ def curve_chart(
         layers.insert(0, band.encode(x=_STEP.x(), y=y.y("low"), y2="high", **colour))
     if len(rows) <= _FEW_POINTS * max(len(styles), 1):
         points = base.mark_point(filled=True, size=50, opacity=1)
-        layers.append(points.encode(tooltip=tooltip, **styled(styles, "shape")))
+        layers.append(points.encode(tooltip=tooltip, **style_encodings(styles, "shape")))
     return page_spec([*layers, *(level_layers(*baseline) if baseline else ())], rows, height=280)
 
 
 def layer_figures(study: Study) -> list[Figure]:
     """Return a heat map of steps by layers for each result whose runs had a Reducer."""
-    recorded = ((number, result, _reducers(result)) for number, result in enumerate(study.results, start=1))
-    return [_layer_figure(number, result, parts) for number, result, parts in recorded if parts]
+    histories = ((number, result, _reducers(result)) for number, result in enumerate(study.results, start=1))
+    return [_layer_figure(number, result, parts) for number, result, parts in histories if parts]
 
 
 def _reducers(result: Result) -> list[ReducerInfo]:

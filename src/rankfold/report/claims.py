@@ -1,4 +1,4 @@
-"""The claims of a suite as plain rows and words: for the terminal, for Markdown and for the page."""
+"""Claims of a suite with their verdicts and findings: table cells, and values for the page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ SHAPES: dict[ClaimVerdict, str] = {
     "not run": "○",
 }
 
-CLAIM_COLUMNS = ("claim", "verdict", "what it says", "source", "comparisons", "measured on")
+CLAIM_COLUMNS = ("claim", "verdict", "statement", "source", "comparisons", "measured on")
 FINDING_COLUMNS = ("task", "comparison", "values", "difference (95 %)", "has to be", "seeds", "verdict")
 
 
 def claim_cells(judgement: JudgedClaim) -> list[str]:
-    """Return one result of the table of claims."""
+    """Return one row of the table of claims."""
     claim = judgement.claim
     return [
         claim.id,
@@ -32,7 +32,7 @@ def claim_cells(judgement: JudgedClaim) -> list[str]:
 
 
 def finding_cells(judgement: JudgedClaim) -> list[list[str]]:
-    """Return the numbers behind a verdict, one result for each comparison, task and model."""
+    """Return the numbers behind a verdict, one row for each comparison, task and model."""
     has_models = len({finding.model for finding in judgement.findings}) > 1
     return [
         [
@@ -55,9 +55,9 @@ def answer_text(verdict: ClaimVerdict) -> str:
 
 def claims_sentence(judgements: Sequence[JudgedClaim]) -> str:
     """Return how many claims have which verdict: "Claims: 2 supported and 3 not run."."""
-    answers = [judgement.verdict for judgement in judgements]
-    counted = [f"{answers.count(answer)} {answer}" for answer in SHAPES if answer in answers]
-    return f"Claims: {join_names(counted)}."
+    verdicts = [judgement.verdict for judgement in judgements]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in SHAPES if verdict in verdicts]
+    return f"Claims: {join_names(counts)}."
 
 
 def _count(judgement: JudgedClaim) -> str:
@@ -67,14 +67,14 @@ def _count(judgement: JudgedClaim) -> str:
 
 
 def _measured_on(judgement: JudgedClaim) -> str:
-    """Return models, tasks and seeds of what was measured: "minilm on mrpc and sst2 (accuracy), 3 seeds"."""
-    measured = [finding for finding in judgement.findings if finding.difference]
-    if not measured:
+    """Return models, tasks and seeds of the findings: "minilm on mrpc and sst2 (accuracy), 3 seeds"."""
+    measurements = [finding for finding in judgement.findings if finding.difference]
+    if not measurements:
         return "–"
-    models = join_names(list(dict.fromkeys(finding.model for finding in measured)))
-    tasks = join_names(list(dict.fromkeys(finding.task for finding in measured)))
-    metrics = join_names(list(dict.fromkeys(metric_name(finding.metric) for finding in measured)))
-    seeds = sorted({finding.seeds for finding in measured})
+    models = join_names(list(dict.fromkeys(finding.model for finding in measurements)))
+    tasks = join_names(list(dict.fromkeys(finding.task for finding in measurements)))
+    metrics = join_names(list(dict.fromkeys(metric_name(finding.metric) for finding in measurements)))
+    seeds = sorted({finding.seeds for finding in measurements})
     counts = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
     return f"{models} on {tasks} ({metrics}), {counts} seed" + "s" * (seeds[-1] != 1)
 
@@ -87,17 +87,17 @@ def _difference(finding: Finding) -> str:
 
 
 def _comparison(claim: Claim, finding: Finding) -> str:
-    """Return which rows are compared: "tlora − lora", or "lora r=8 → r=16 → r=32" for a rise."""
+    """Return which variants are compared: "tlora − lora", or "lora r=8 → r=16 → r=32" for a rise."""
     if claim.expect != "rising":
         return " − ".join(finding.rows)
-    first, *others = finding.rows
+    first, *rest = finding.rows
     method = first.partition(" ")[0] + " "
-    is_one = all(label.startswith(method) for label in others)
-    return " → ".join([first, *(label.removeprefix(method) if is_one else label for label in others)])
+    is_one = all(label.startswith(method) for label in rest)
+    return " → ".join([first, *(label.removeprefix(method) if is_one else label for label in rest)])
 
 
 def claims_section(judgements: Sequence[JudgedClaim]) -> dict[str, Any]:
-    """Return the claims as the template wants them."""
+    """Return the claims as values for the template."""
     return {
         "sentence": claims_sentence(judgements),
         "columns": CLAIM_COLUMNS[:-1],
@@ -108,16 +108,16 @@ def claims_section(judgements: Sequence[JudgedClaim]) -> dict[str, Any]:
 
 def _claim(judgement: JudgedClaim) -> dict[str, Any]:
     claim = judgement.claim
-    number, answer, text, source, count, measured = claim_cells(judgement)
+    identifier, verdict, text, source, count, measured_on = claim_cells(judgement)
     low, high = _extent(judgement)
     return {
-        "id": number,
-        "answer": answer,
+        "id": identifier,
+        "answer": verdict,
         "kind": judgement.verdict.replace(" ", "-"),
         "text": text,
         "source": source,
         "count": count,
-        "measured": measured,
+        "measured": measured_on,
         "findings": [
             {
                 "cells": cells,
@@ -131,7 +131,7 @@ def _claim(judgement: JudgedClaim) -> dict[str, Any]:
 
 def _extent(judgement: JudgedClaim) -> tuple[float, float]:
     """Return the ends of the scale that all intervals of a claim are drawn on; the bound is on it."""
-    intervals = [each.difference.interval for each in judgement.findings if each.difference]
+    intervals = [finding.difference.interval for finding in judgement.findings if finding.difference]
     ends = [0.0, judgement.claim.bound]
     ends += [end for interval in intervals for end in (interval.low, interval.high)]
     return min(ends), max(ends)

@@ -1,4 +1,4 @@
-"""Which runs are one result: the seeds of one method with the same settings, under a telling name."""
+"""Results: the runs of one method with the same settings, over seeds, under a label."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from rankfold.runs.records import differing, label_of, reducer_settings
 
 Settings = Mapping[str, object]
 
-_ASKED = (
+_TRAINING_SETTINGS = (
     "learning_rate",
     "batch_size",
     "scheduler",
@@ -23,21 +23,21 @@ _ASKED = (
     "head",
 )
 # What a run reads of its data, which stands nowhere but in its request.
-_READ = ("text_column", "pair_column", "label_column", "group_column", "mixture")
+_DATA_SETTINGS = ("text_column", "pair_column", "label_column", "group_column", "mixture")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One method: all its seeds together.
+    """The runs of one method over seeds, with score, difference and verdict.
 
     Attributes:
-        label: The method, with the settings that tell it from other rows of the same method.
-        records: Its runs that ended well, by seed.
-        failures: Its runs that did not.
-        settings: What was asked for: options, training and budget, without what tuning chose.
-        score: The metric with its interval; None if no run ended well.
-        difference: Paired difference to the reference; None for the reference and where none can be made.
-        verdict: What the difference says after correction for the number of comparisons.
+        label: The method, with the settings that tell it from other results of the same method.
+        records: Its finished runs, by seed.
+        failures: Its failed runs.
+        settings: Options, training settings and budget of its request, without values that tuning chose.
+        score: The metric with its interval; None if no run finished.
+        difference: Paired difference to the reference; None for the reference, and where none can be made.
+        verdict: The verdict on the difference, corrected for the number of comparisons.
     """
 
     label: str
@@ -60,18 +60,18 @@ class Result:
 
     @property
     def tuning(self) -> TuningInfo | None:
-        """How it was tuned, or None if it was not."""
+        """Trials and chosen values of its tuning, or None if it was not tuned."""
         return next((run.tuning for run in self.runs if run.tuning), None)
 
     def mean(self, read: Callable[[RunRecord], float]) -> float | None:
-        """Return the mean of what `read` gives for each run that ended well, or None if there is none."""
+        """Return the mean over the finished runs of a value that `read` takes from one; None without runs."""
         return float(np.mean([read(record) for record in self.records])) if self.records else None
 
 
 def make_results(
     groups: Sequence[Sequence[RunRecord]], names: Mapping[str, str] | None = None
 ) -> list[list[Result]]:
-    """Return the results of several studies, without scores; of equal runs the latest that ended well.
+    """Return the results of several studies, without scores; of equal runs the latest finished one.
 
     A result has the same label in every study: a setting that tells two results of a method apart in one
     study is named in all of them. Values that tuning chose differ by nature and are named only if nothing
@@ -79,44 +79,54 @@ def make_results(
 
     Args:
         groups: The runs of each study.
-        names: Labels by the names of runs, which replace what would be made of their settings.
+        names: Labels by the names of runs; they replace labels made of settings.
     """
-    found = [_gathered(records, names or {}) for records in groups]
-    labels = _labels([[(runs[0].method.name, _asked(each)) for each, runs in rows] for rows in found])
+    studies = [_group_runs(records, names or {}) for records in groups]
+    labels = _make_labels([[(group.method, group.own_settings) for group in study] for study in studies])
     return [
         [
             Result(
                 label,
-                tuple(run for run in runs if run.status == "done"),
-                tuple(run for run in runs if run.status == "failed"),
-                _asked(each),
+                tuple(run for run in group.runs if run.status == "done"),
+                tuple(run for run in group.runs if run.status == "failed"),
+                group.own_settings,
             )
-            for label, (each, runs) in zip(_named(rows, texts, names or {}), rows, strict=True)
+            for label, group in zip(_unique_labels(study, texts, names or {}), study, strict=True)
         ]
-        for rows, texts in zip(found, labels, strict=True)
+        for study, texts in zip(studies, labels, strict=True)
     ]
 
 
 def method_settings(record: RunRecord) -> dict[str, object]:
-    """Return the options of a method, its Reducer and its rates by role: what a sweep or a trial changes."""
+    """Return the options of a method, its Reducer and its rates by role: all that a sweep can change."""
     reducer = reducer_settings(record.reducer.options if record.reducer else None)
     return {**record.method.options, **reducer, **record.training.rates}
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """Settings of a result, and which of them tuning chose."""
+class _Group:
+    """The runs of one result, one per seed, in order; with their settings and the names of tuned ones."""
 
     settings: Settings
-    tuned: frozenset[str]
+    tuned_names: frozenset[str]
+    seeds: dict[int, RunRecord] = field(default_factory=dict[int, RunRecord])
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        return [self.seeds[seed] for seed in sorted(self.seeds)]
+
+    @property
+    def method(self) -> str:
+        return self.runs[0].method.name
+
+    @property
+    def own_settings(self) -> Settings:
+        """The settings that tuning did not choose."""
+        return {name: value for name, value in self.settings.items() if name not in self.tuned_names}
 
 
-def _asked(each: _Asked) -> Settings:
-    return {key: value for key, value in each.settings.items() if key not in each.tuned}
-
-
-def _gathered(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[tuple[_Asked, list[RunRecord]]]:
-    """Return the runs of each result, one per seed, with what was asked for."""
+def _group_runs(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[_Group]:
+    """Return the groups of runs that are one result each."""
 
     def key_of(record: RunRecord) -> str:
         settings = [names.get(record.name), record.method.name, _settings(record)]
@@ -124,38 +134,35 @@ def _gathered(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[tu
 
     budgets = {key_of(record): _budget(record) for record in reversed(records) if record.status == "done"}
     usual = next(iter(budgets.values()), dict[str, object]())
-    groups: dict[str, dict[int, RunRecord]] = {}
-    asked: dict[str, _Asked] = {}
+    groups: dict[str, _Group] = {}
     for record in records:
         # A failed run did not use up its budget; it belongs to the first result that is otherwise equal.
         budget = _budget(record) if record.status == "done" else budgets.get(key_of(record), usual)
         key = json.dumps([key_of(record), budget])
-        tuned = frozenset(record.tuning.values if record.tuning else ())
-        asked.setdefault(key, _Asked({**_settings(record), **budget}, tuned))
-        seeds = groups.setdefault(key, {})
-        if record.training.seed not in seeds or _rank(seeds[record.training.seed]) <= _rank(record):
-            seeds[record.training.seed] = record
-    return [(asked[key], [seeds[seed] for seed in sorted(seeds)]) for key, seeds in groups.items()]
+        tuned_names = frozenset(record.tuning.values if record.tuning else ())
+        group = groups.setdefault(key, _Group({**_settings(record), **budget}, tuned_names))
+        earlier = group.seeds.get(record.training.seed)
+        if earlier is None or _rank(earlier) <= _rank(record):
+            group.seeds[record.training.seed] = record
+    return list(groups.values())
 
 
-def _labels(studies: Sequence[Sequence[tuple[str, Settings]]]) -> list[list[str]]:
+def _make_labels(studies: Sequence[Sequence[tuple[str, Settings]]]) -> list[list[str]]:
     """Return a label for each result of each study, the same keys being named in all of them."""
     keys: dict[str, set[str]] = {}
-    for rows in studies:
-        for method in {name for name, _ in rows}:
-            siblings = [settings for name, settings in rows if name == method]
+    for study in studies:
+        for method in {name for name, _ in study}:
+            siblings = [settings for name, settings in study if name == method]
             keys.setdefault(method, set()).update(differing(siblings))
-    return [[label_of(name, settings, keys[name]) for name, settings in rows] for rows in studies]
+    return [[label_of(name, settings, keys[name]) for name, settings in study] for study in studies]
 
 
-def _named(
-    rows: Sequence[tuple[_Asked, list[RunRecord]]], labels: Sequence[str], names: Mapping[str, str]
-) -> list[str]:
-    """Return the labels, by the names of runs where these have one; no two rows have the same."""
-    named = [names.get(runs[0].name, label) for (_, runs), label in zip(rows, labels, strict=True)]
-    if len(set(named)) == len(named):
-        return named
-    return _labels([[(runs[0].method.name, each.settings) for each, runs in rows]])[0]
+def _unique_labels(groups: Sequence[_Group], labels: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Return a label for each group, by the name of its run where that has one; no two are equal."""
+    labels = [names.get(group.runs[0].name, label) for group, label in zip(groups, labels, strict=True)]
+    if len(set(labels)) == len(labels):
+        return list(labels)
+    return _make_labels([[(group.method, group.settings) for group in groups]])[0]
 
 
 def _rank(record: RunRecord) -> tuple[bool, str]:
@@ -163,11 +170,11 @@ def _rank(record: RunRecord) -> tuple[bool, str]:
 
 
 def _settings(record: RunRecord) -> dict[str, object]:
-    """Return what makes two runs the same method; the seed and what a run reports of itself are left out."""
-    training = {name: getattr(record.training, name) for name in _ASKED}
-    changed = record.request.changed_values()
-    read = {name: changed[name] for name in _READ if name in changed}
-    return {**method_settings(record), **training, **read}
+    """Return the settings that two runs of one result share; the seed and measurements are left out."""
+    training = {name: getattr(record.training, name) for name in _TRAINING_SETTINGS}
+    values = record.request.changed_values()
+    data = {name: values[name] for name in _DATA_SETTINGS if name in values}
+    return {**method_settings(record), **training, **data}
 
 
 def _budget(record: RunRecord) -> dict[str, object]:

@@ -17,8 +17,8 @@ from rankfold.report.chart_style import (
     level_layers,
     page_spec,
     score_fields,
+    style_encodings,
     style_of,
-    styled,
 )
 from rankfold.report.format import capital, metric_name
 from rankfold.report.results import Result, Settings
@@ -131,16 +131,18 @@ def _chart(
     lines: Sequence[Line], styles: Mapping[str, Style], reference: Result | None, *, x: Axis, y: Axis
 ) -> Spec:
     """Return one line per method with intervals, and the reference as a band behind them."""
-    base = alt.Chart().encode(x=x.x(), y=y.y(), **styled(styles, "color", field="line"))
+    base = alt.Chart().encode(x=x.x(), y=y.y(), **style_encodings(styles, "color", field="line"))
     tooltip = [
         alt.Tooltip("method", type="nominal"),
         alt.Tooltip("score", type="nominal", title=y.title),
     ]
     layers = [
-        base.mark_line(strokeWidth=1.8, **_BESIDE).encode(**styled(styles, "strokeDash", field="line")),
+        base.mark_line(strokeWidth=1.8, **_BESIDE).encode(
+            **style_encodings(styles, "strokeDash", field="line")
+        ),
         interval_layer(x.x(), y, styles, field="line", **_BESIDE),
         base.mark_point(filled=True, size=90, opacity=1, **_BESIDE).encode(
-            tooltip=tooltip, **styled(styles, "shape", field="line")
+            tooltip=tooltip, **style_encodings(styles, "shape", field="line")
         ),
     ]
     if reference and (score := reference.score):

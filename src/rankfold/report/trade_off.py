@@ -17,7 +17,7 @@ from rankfold.report.chart_style import (
     interval_layer,
     page_spec,
     score_fields,
-    styled,
+    style_encodings,
 )
 from rankfold.report.format import bytes_text, capital, metric_name
 from rankfold.report.study import Study
@@ -118,7 +118,7 @@ def _scatter(points: Sequence[Point], styles: Mapping[str, Style], *, cost: Axis
         front.transform_filter("datum.front"),
         interval_layer(x, value, styles),
         base.mark_point(filled=True, size=110, opacity=1).encode(
-            tooltip=tooltip, **styled(styles, "shape", "color")
+            tooltip=tooltip, **style_encodings(styles, "shape", "color")
         ),
         names.encode(text=alt.Text("name", type="nominal")),
     ]
@@ -188,8 +188,8 @@ def place_names(
         ends: Lower and upper end of the chart, in the unit of `y`.
         width: Of the chart, in pixels.
     """
-    across = [_scaled(value, min(x), max(x), _MARGIN, width - _MARGIN) for value in x]
-    down = [_scaled(value, ends[1], ends[0], 0, HEIGHT) for value in y]
+    across = [_rescale(value, min(x), max(x), _MARGIN, width - _MARGIN) for value in x]
+    down = [_rescale(value, ends[1], ends[0], 0, HEIGHT) for value in y]
     occupied = [_Box(left - 5, left + 5, top - 5, top + 5) for left, top in zip(across, down, strict=True)]
     positions: list[NamePosition | None] = []
     for name, left, top in zip(names, across, down, strict=True):
@@ -210,7 +210,7 @@ def _box(position: NamePosition, left: float, top: float, length: float) -> _Box
     return _Box(begin, begin + length, middle - _TEXT_LINE / 2, middle + _TEXT_LINE / 2)
 
 
-def _scaled(value: float, begin: float, end: float, low: float, high: float) -> float:
+def _rescale(value: float, begin: float, end: float, low: float, high: float) -> float:
     return low + (high - low) * ((value - begin) / (end - begin) if begin != end else 0.5)
 
 
@@ -233,8 +233,8 @@ def short_names(labels: Sequence[str], longest: int) -> list[str]:
 
 
 def _without_shared(words: Sequence[str], family: Sequence[Sequence[str]]) -> list[str]:
-    shared = set(words[1:]).intersection(*family) if len(family) > 1 else set[str]()
-    return [word for word in words if word not in shared]
+    common = set(words[1:]).intersection(*family) if len(family) > 1 else set[str]()
+    return [word for word in words if word not in common]
 
 
 def _fitting(words: Sequence[str], longest: int) -> str:

@@ -199,10 +199,11 @@ def test_runs_of_a_suite_that_are_not_there_are_told(tmp_path):
     last = next(record for record in reversed(runs) if record.task.name == "sst2")
     (sentence,) = make_report([record for record in records if record is not last], tmp_path).missing
     assert (
-        sentence == f"Of minilm on sst2 there are {count - 1} of {count} runs; run the suite again to go on."
+        sentence
+        == f"{count - 1} of {count} runs of minilm on sst2 are there; run the suite again for the others."
     )
     (sentence,) = make_report([each for each in records if each.task.name == "mrpc"], tmp_path).missing
-    assert sentence == "There is no run of minilm on sst2: none that was asked for began."
+    assert sentence == "There is no run of minilm on sst2: none was started."
 
 
 def test_step_times_are_beside_the_rows_they_were_measured_for(tmp_path):
