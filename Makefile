@@ -14,7 +14,7 @@ OLDEST_PEFT_FOLDER := $(CURDIR)/.cache/peft-$(OLDEST_PEFT)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs bench-step bench-store clean
+.PHONY: help demo test lint types docs mutants bench-step bench-store clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -40,6 +40,9 @@ docs: $(VENV)/.dev  ## Bring the generated pages up to date and build the site i
 	@$(BIN)/python -m docs.generate
 	@$(BIN)/mkdocs build --strict
 	@echo "The site is site/index.html"
+
+mutants: $(VENV)/.dev  ## Change the library in 100 places, one at a time, and see that the tests notice; takes an hour.
+	@PYTHONPATH=. $(BIN)/python benchmarks/mutants.py --out benchmarks/records/mutants.json
 
 bench-step: $(VENV)/.demo  ## Measure a training step against PEFT's own LoRA.
 	@$(BIN)/python benchmarks/training_step.py

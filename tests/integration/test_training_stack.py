@@ -130,7 +130,7 @@ def trainer(model, folder):
     return RoutedTrainer(model=model, args=arguments, train_dataset=rows)
 
 
-@ALL
+@STRUCTURES
 def test_trainer_that_is_stopped_in_an_epoch_and_resumed_learns_the_same(method, tmp_path):
     whole = adapted(config_of(method, dropout=0.2))
     trainer(whole, tmp_path).train()
