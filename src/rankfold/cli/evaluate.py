@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
@@ -85,14 +85,11 @@ def command(
 
     With --harness the lm-evaluation-harness brings data and metrics (extra `harness`).
     """
-    from rankfold.errors import unknown_name
     from rankfold.runs.evaluate import EvaluateRequest, evaluate
     from rankfold.runs.records import find_record
-    from rankfold.tasks import SPLITS, TaskRequest
+    from rankfold.tasks import TaskRequest
     from rankfold.tasks.data.columns import Columns
 
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
     record = find_record(adapter)
     harness = {name: given.pop(name) for name in ("tasks", *_HARNESS_OPTIONS)}
     _check_options(is_harness=bool(harness["tasks"]))
@@ -118,12 +115,12 @@ def command(
         adapter=adapter,
         model=options["model"],
         data=TaskRequest(options["task"], options["data"], options["data_root"], options["kind"], columns),
-        split=split,
+        split=cast(Any, split),
         scoring=options["scoring"],
         batch_size=batch_size,
         max_length=options["max_length"],
-        precision=precision,
-        device=device,
+        precision=cast(Any, precision),
+        device=cast(Any, device),
     )
     with shown_notes():
         result = evaluate(request)

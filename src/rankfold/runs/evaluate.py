@@ -2,59 +2,57 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 from peft import PeftModel
+from pydantic import Field
 
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
+from rankfold.runs.fields import Option, Request, request_class
 from rankfold.runs.record import Prediction, RunRecord
 from rankfold.runs.records import find_record
+from rankfold.runs.request import Device, Precision, ScoringName
 from rankfold.store.loading import load_adapter
 from rankfold.store.saved import open_adapter
 from rankfold.tasks import TaskData, TaskRequest, load_task
 from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.load import TRAINING_SPLITS
 from rankfold.tasks.mixture import with_parts
-from rankfold.tasks.scoring import check_scoring
+
+_ADAPTER, _DATA, _WHERE = Option("What to evaluate"), Option("Data"), Option("Where")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateRequest:
+@request_class
+class EvaluateRequest(Request):
     """One evaluation: a saved adapter on a split of a task.
 
-    Args:
-        adapter: A folder that `rankfold train` or `save_pretrained` wrote.
-        model: The base model, as for `rankfold train`.
-        data: The task.
-        split: One of `rankfold.tasks.load.SPLITS`.
-        batch_size: Rows at a time.
-        max_length: The most tokens of a row; the usual one for the kind of task if None.
-        scoring: How answers with choices are found; by likelihood if None.
-        precision: `auto`, `fp32` or `bf16`.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-
     Raises:
-        SpecError: If a number is not positive, or the scoring unknown.
+        SpecError: If a field is unknown or missing, a number is out of its range, or a name not one of its
+            choices.
     """
 
-    adapter: Path
-    model: str
-    data: TaskRequest
-    split: str = "validation"
-    batch_size: int = 16
-    max_length: int | None = None
-    scoring: str | None = None
-    precision: str = "auto"
-    device: str = "auto"
+    title: ClassVar[str] = "an evaluation"
+    sections: ClassVar[tuple[str, ...]] = ("What to evaluate", "Data", "Where")
 
-    def __post_init__(self) -> None:
-        """Check the values that need no model to be checked."""
-        for name in ("batch_size", "max_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name} is {value}; give a number above 0.")
-        check_scoring(self.scoring)
+    adapter: Annotated[Path, _ADAPTER] = Field(
+        strict=False, description="A folder that `rankfold train` or `save_pretrained` wrote."
+    )
+    model: Annotated[str, _ADAPTER] = Field(description="The base model, as for `rankfold train`.")
+    split: Annotated[Literal["train", "validation", "test", "validation_mismatched"], _ADAPTER] = Field(
+        "validation", description="The split that is measured."
+    )
+    data: Annotated[TaskRequest, _DATA] = Field(description="The task.")
+    max_length: Annotated[int | None, _DATA] = Field(
+        None, gt=0, le=10**7, description="Most tokens of a row; the usual ones for the kind of task if None."
+    )
+    scoring: Annotated[ScoringName | None, _DATA] = Field(
+        None, description="How answers with choices are found; by likelihood if None."
+    )
+    batch_size: Annotated[int, _WHERE] = Field(16, gt=0, le=10**6, description="Rows at a time.")
+    precision: Annotated[Precision, _WHERE] = Field("auto", description="auto, fp32 or bf16.")
+    device: Annotated[Device, _WHERE] = Field("auto", description="auto, cpu, cuda or mps.")
 
 
 @dataclass(frozen=True, slots=True)

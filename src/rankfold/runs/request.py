@@ -27,6 +27,7 @@ DEFAULT_EPOCHS = 3.0
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+ScoringName = Literal["likelihood", "total_likelihood", "generated"]
 
 _WHAT = Option("What to train")
 _DATA = Option("Data")
@@ -62,7 +63,7 @@ class DataRequest(Request):
         None,
         description="Column of the speaker, person or document, of which none is on both sides of a split.",
     )
-    scoring: Annotated[Literal["likelihood", "total_likelihood", "generated"] | None, _DATA] = Field(
+    scoring: Annotated[ScoringName | None, _DATA] = Field(
         None,
         description="How a model that writes text chooses: likelihood (a token's, on average), "
         "total_likelihood, or generated (what it answers is read); likelihood if left out.",

@@ -4,15 +4,19 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.errors import DataError, SpecError
+from rankfold.runs.evaluate import EvaluateRequest
 from rankfold.runs.fields import differences, read_yaml
 from rankfold.runs.migrate import request_of_command
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import RunRequest, ScoringName
+from rankfold.tasks import TaskRequest
+from rankfold.tasks.scoring import Scoring
 
 REQUEST = RunRequest(
     model="minilm",
@@ -196,3 +200,23 @@ def test_request_is_the_same_from_its_yaml(tmp_path_factory, request):
 def test_command_of_another_version_is_refused(words):
     with pytest.raises(DataError, match="cannot read the command 'rankfold train"):
         request_of_command(("rankfold", "train", *words.split()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": -8}, "batch_size is -8; give a whole number above 0"),
+        ({"split": "vaildation"}, "unknown split 'vaildation'. Did you mean 'validation'?"),
+        ({"scoring": "generate"}, "unknown scoring 'generate'. Did you mean 'generated'?"),
+        ({"model": None}, "model is None; give a text."),
+    ],
+    ids=str,
+)
+def test_evaluation_is_refused_in_the_same_words(change, message):
+    with pytest.raises(SpecError) as refusal:
+        EvaluateRequest(**{"adapter": Path("runs/one"), "model": "minilm", "data": TaskRequest(), **change})
+    assert str(refusal.value).startswith(message)
+
+
+def test_scorings_of_a_request_are_those_of_tasks():
+    assert set(get_args(ScoringName)) == set(Scoring)
