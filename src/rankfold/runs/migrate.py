@@ -5,7 +5,7 @@ Nothing else reads command lines: what this module returns is as if the present 
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,13 +32,29 @@ def upgrade_record(values: dict[str, Any]) -> dict[str, Any]:
 def upgrade_start(values: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a run that began; 0.1.0 wrote its request beside it.
 
+    Its configuration is brought to the present form too: a run that resumes is compared with it.
+
     Raises:
         DataError: If its command cannot be read.
     """
     if values.keys() != {"request", "record"}:
         return values
     request = {name: value for name, value in values["request"].items() if value is not None}
-    return {**upgrade_record(values["record"]), "request": request}
+    record = upgrade_record(values["record"])
+    method = {**record["method"], "config": _upgrade_config(record["method"]["config"])}
+    return {**record, "method": method, "request": request}
+
+
+def _upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return an adapter's configuration whose router has a kind in place of a number of rounds."""
+    router = config.get("router")
+    if not isinstance(router, dict) or "kind" in router:
+        return config
+    values = cast("dict[str, Any]", router)
+    if values.get("rounds", 1) == 1:
+        values = {name: value for name, value in values.items() if name != "rounds"}
+        return {**config, "router": {**values, "kind": "softmax"}}
+    return {**config, "router": {**values, "kind": "recurrent"}}
 
 
 def request_of_command(words: Sequence[str]) -> RunRequest:
