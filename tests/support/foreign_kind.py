@@ -52,9 +52,10 @@ class Tags(TaskKind):
         pad = DataCollatorWithPadding(learner.processor)
 
         def collate(rows):
-            labels = [row.pop("labels", None) for row in rows]
-            batch = dict(pad(rows))
-            return batch if labels[0] is None else {**batch, "labels": torch.tensor(labels)}
+            batch = dict(pad([{name: row[name] for name in row if name != "labels"} for row in rows]))
+            if "labels" in rows[0]:
+                batch["labels"] = torch.tensor([row["labels"] for row in rows])
+            return batch
 
         return collate
 

@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,6 +30,7 @@ from rankfold.runs.migrate import upgrade_start
 from rankfold.runs.output import restore_replaced
 from rankfold.runs.record import RunRecord, parse_record
 from rankfold.runs.request import RunRequest
+from rankfold.tasks.kinds import find_kind
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, wait_for_all
 
@@ -159,6 +161,8 @@ def _clear(folder: Path) -> None:
 
 def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
     """Check that a run can be resumed, and say if it will not be the same to the bit."""
+    if then.task.kind in find_kind(now.task.kind).former_names:
+        then = replace(then, task=replace(then.task, kind=now.task.kind))
     before, after = then.to_dict(), now.to_dict()
     _refuse(out, [each for part in _SAME for each in differences(before[part], after[part], part)])
     changed = [each for part in _ALIKE for each in differences(before[part], after[part], part)]

@@ -13,7 +13,7 @@ from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.scoring import Scoring
-from tests.support.tiny_models import write_splits
+from tests.support.tiny_models import review_rows, write_splits
 
 
 @pytest.fixture
@@ -98,3 +98,49 @@ def test_bare_choices_of_a_named_task_are_asked_in_its_words(tmp_path):
 
 def _scoring(name, data):
     return data.kind.scoring(name, data.task.metrics, data.task.name)
+
+
+class StopAt:
+    """A progress that stops a run after so many updates."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def start(self, total, description):
+        pass
+
+    def advance(self, done, **fields):
+        if done >= self.step:
+            raise KeyboardInterrupt
+
+    def finish(self):
+        pass
+
+
+def _as_instruction(file):
+    """Let a record say what 0.1.0 called a question with choices."""
+    values = json.loads(file.read_text("utf-8"))
+    assert values["task"]["kind"] == "multiple_choice"
+    values["task"]["kind"] = "instruction"
+    file.write_text(json.dumps(values), "utf-8")
+
+
+def test_questions_that_0_1_0_recorded_as_instructions_resume_and_are_evaluated(asked, tmp_path):
+    rows = [
+        {"question": row["sentence"], "choices": ["bad", "good"], "answer": row["label"]}
+        for row in review_rows(16)
+    ]
+    folder = write_splits(tmp_path / "choices", train=rows, validation=rows[:6])
+    request = replace(asked, data=str(folder), steps=4, checkpoint_every=1, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(request, progress=StopAt(2))
+    _as_instruction(request.out.with_name("run.unfinished") / "start.json")
+    record = run(request)
+    assert record.task.kind == "multiple_choice"
+    whole = run(replace(request, out=tmp_path / "whole"))
+    assert (record.metrics, record.predictions) == (whole.metrics, whole.predictions)
+    _as_instruction(request.out / "run.json")
+    again = evaluate(
+        EvaluateRequest(adapter=request.out, model=request.model, data=request.task_request, max_length=60)
+    )
+    assert (again.predictions, again.metrics) == (record.predictions, record.metrics)

@@ -84,6 +84,8 @@ class TaskKind(ABC):
 
     Attributes:
         name: The name on the command line and in records.
+        former_names: Names under which earlier versions recorded the same tasks, so that their stopped runs
+            resume.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
         reads_training: Whether the examples of any split depend on the training split.
         baselines: Constant predictions by name, each computed from the training labels: the scores of a model
@@ -91,6 +93,7 @@ class TaskKind(ABC):
     """
 
     name: ClassVar[str]
+    former_names: ClassVar[tuple[str, ...]] = ()
     loss_per_token: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
@@ -199,7 +202,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def collate(self, learner: Learner) -> Collate:
-        """Return the function that pads and stacks features into a batch."""
+        """Return the function that pads and stacks features into a batch, and does not change them."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss of a batch with labels; by default the model's own.

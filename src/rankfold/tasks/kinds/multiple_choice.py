@@ -14,10 +14,11 @@ class MultipleChoice(InstructionKind):
     """Instructions whose rows bring their choices, scored by accuracy.
 
     Rankfold 0.1.0 recorded such tasks as instructions. The two train on the same rows in the same order and
-    are scored alike, so an instruction record of then is still evaluated as one.
+    are scored alike, so its records are still evaluated as instructions, and its stopped runs resume.
     """
 
     name: ClassVar[str] = "multiple_choice"
+    former_names: ClassVar[tuple[str, ...]] = ("instruction",)
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether rows have choices and no label column, for a model that generates text."""
