@@ -63,7 +63,7 @@ def test_report_that_cannot_be_written_there_is_wrong_use(runs, tmp_path):
     (tmp_path / "file").touch()
     result = CliRunner().invoke(cli, ["report", str(runs), "--out", str(tmp_path / "file" / "page.html")])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "choose another place" in result.stderr
+    assert "choose another folder" in result.stderr
     assert "Traceback" not in result.stderr
 
 
