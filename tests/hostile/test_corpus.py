@@ -35,12 +35,14 @@ def open_file(path, folder):
         case ".stream":
             list(read_stream(str(path)))
         case ".safetensors":
-            split(path.read_bytes())
+            (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+            shutil.copy(path, folder / "adapter_model.safetensors")
+            open_adapter(folder)
         case ".db":
             copy = shutil.copy(path, folder / path.name)
             with AdapterStore(copy, "read") as store:
                 list(store.list())
-                store.get("a")
+            open_adapter(f"{copy}#a")
 
 
 def test_corpus_is_there():

@@ -6,9 +6,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import rankfold
-from rankfold import AdapterFileError, AdapterStore, SpecError
+from rankfold import AdapterFileError, AdapterStore, SpecError, StoreError
 from rankfold.presets import discover
-from rankfold.store.tensors import TensorEntry
+from rankfold.store.loading import load_adapter
+from rankfold.store.tensors import TensorEntry, bytes_of
 from rankfold.store.weights import Layout
 
 SIZES = {"vocab_size": 30, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -63,6 +64,29 @@ def test_adapter_on_its_base_model_gives_the_logits_of_its_directory(store, tmp_
     assert torch.equal(loaded(input_ids=WORDS).logits, expected(input_ids=WORDS).logits)
     assert not torch.equal(loaded(input_ids=WORDS).logits, base()(input_ids=WORDS).logits)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("form", ["folder", "folder/adapter_model.safetensors", "packed", "store.db#a"])
+def test_every_form_of_an_adapter_loads_alike(store, tmp_path, form):
+    folder = adapter(tmp_path / "folder", config_of("relayed_lora"), seed=1)
+    rankfold.pack_adapter(folder, tmp_path / "packed")
+    store.put("a", folder)
+    opened = rankfold.open_adapter(tmp_path / form)
+    assert (opened.sha256(), opened.source) == (rankfold.open_adapter(folder).sha256(), str(tmp_path / form))
+    assert {name: len(bytes_of(tensor)) for name, tensor in opened.tensors.items()} == opened.sizes
+    expected = peft.PeftModel.from_pretrained(base(), folder).eval()
+    loaded = load_adapter(base(), tmp_path / form)
+    assert torch.equal(loaded(input_ids=WORDS).logits, expected(input_ids=WORDS).logits)
+
+
+def test_location_without_an_adapter_is_refused(store, tmp_path):
+    store.put("a", adapter(tmp_path / "a", config_of("tlora"), 1))
+    with pytest.raises(AdapterFileError, match=r"there is no folder or file .*absent#a'; name"):
+        rankfold.open_adapter(tmp_path / "absent#a")
+    with pytest.raises(SpecError, match="there is no adapter 'b'; names near it are a"):
+        rankfold.open_adapter(f"{tmp_path / 'store.db'}#b")
+    with pytest.raises(StoreError, match="is no store"):
+        rankfold.open_adapter(f"{tmp_path / 'a' / 'adapter_config.json'}#a")
 
 
 def test_adapters_come_beside_those_of_a_model(store, tmp_path):

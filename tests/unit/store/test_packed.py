@@ -1,6 +1,7 @@
 """A packed adapter is small, and gives back the directory it was made from, byte for byte."""
 
 import json
+from math import prod
 
 import numpy as np
 import peft
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
@@ -53,14 +55,19 @@ def there_and_back(folder, **options):
 
 @TARGET_SETS
 @pytest.mark.parametrize("method", discover())
-def test_file_is_as_large_as_what_was_learned_and_comes_back(minilm, method, targets, tmp_path):
+def test_files_are_as_large_as_what_was_learned_and_come_back(minilm, method, targets, tmp_path):
     model = peft.get_peft_model(minilm, rankfold.config(method, target_modules=targets_for(method, targets)))
     try:
         model.save_pretrained(tmp_path / "adapter")
-        learned = 4 * rankfold.count_parameters(model).stored
+        count = rankfold.count_parameters(model)
     finally:
         model.unload()
     (tmp_path / "adapter" / "README.md").unlink(missing_ok=True)
+    learned = 4 * count.stored
+    with safe_open(tmp_path / "adapter" / WEIGHTS, "pt") as stored:
+        sizes = [stored.get_slice(key).get_shape() for key in stored.keys()]  # noqa: SIM118 (no dictionary)
+    assert sum(map(prod, sizes)) == count.stored == count.trainable
+    assert (tmp_path / "adapter" / WEIGHTS).stat().st_size <= 1.01 * learned + 200 * len(sizes)
     packed, again = there_and_back(tmp_path / "adapter")
     assert packed.learned_bytes == learned
     assert packed.file_bytes <= 1.01 * learned + 1024
