@@ -41,6 +41,7 @@ ROOMS = {
         "tests/specs/facts/test_reducer.py",
         "tests/integration/test_reducer_refusals.py",
         "tests/integration/test_reducer_rest.py",
+        "tests/integration/test_reducer_trainer.py",
         "tests/integration/test_reducer.py",
     ),
 }

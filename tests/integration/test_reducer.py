@@ -81,6 +81,15 @@ def test_all_of_a_resting_layer_rests_when_everything_is_frozen():
             )
 
 
+def test_a_layer_rests_where_it_is_the_only_one():
+    model = reduced_bert()
+    ours = reducer(select="random", active_fraction=0.75).attach(model)
+    ours.before_step()
+    learning = [layer for layer, values in parts(model, "up").items() if values[0].requires_grad]
+    assert tuple(learning) == ours.scores.active
+    assert len(learning) == LAYERS - 1
+
+
 def test_a_shared_factor_trains_on_through_resting_layers_when_everything_is_frozen():
     model = reduced_bert("effilora")
     ours = reducer(freeze="all").attach(model)
