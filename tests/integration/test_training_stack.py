@@ -75,10 +75,10 @@ def test_compiled_model_is_one_graph_with_the_same_scores(method):
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
-@pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora"])
+@pytest.mark.parametrize("method", ["lora", "tlora"])
 def test_compiled_model_learns_the_same(method):
     torch.compiler.reset()
-    plain, compiled = adapted(config_of(method)), adapted(config_of(method))
+    plain, compiled = (adapted(config_of(method), bert(num_hidden_layers=1)) for _ in range(2))
     losses = train(plain, steps=3)
     assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(
         losses, rel=1e-4
@@ -93,7 +93,7 @@ def test_compiled_relays_of_several_sizes_learn_the_same(order):
     config = config_of(
         "relayed_lora", map=order, target_modules=["query", "intermediate.dense", "output.dense"]
     )
-    plain, compiled = adapted(config), adapted(config)
+    plain, compiled = (adapted(config, bert(num_hidden_layers=1)) for _ in range(2))
     losses = train(plain, steps=3)
     assert train(torch.compile(compiled, fullgraph=True, backend="aot_eager"), steps=3) == pytest.approx(
         losses, rel=1e-4
