@@ -129,9 +129,9 @@ def test_methods_are_compared_and_reported(site, tiny_bert, data, tmp_path):
         *("compare", "--model", tiny_bert, "--data", data, "--kind", "tags", "--out", out, "--seeds", 0),
         *("--method", "lora r=2", "--method", "tlora r=2", "--steps", 4, "--batch-size", 8),
     )
-    assert "exact_match" in result.stdout
-    assert "exact_match" in (out / "report.md").read_text("utf-8")
-    assert "exact_match" in _call("report", out).stdout
+    assert "exact match" in result.stdout
+    assert "exact match" in (out / "report.md").read_text("utf-8")
+    assert "exact match" in _call("report", out).stdout
 
 
 def test_estimates_know_the_kind(site, tiny_bert):
