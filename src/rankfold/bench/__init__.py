@@ -1,1 +1,1 @@
-"""Comparisons: what is asked of a run (`request`), and all that runs, keeps, counts and compares."""
+"""Many runs: suites, executors, statistics, claims, estimates, and the choice of a method within a budget."""

@@ -1,4 +1,4 @@
-"""How many numbers a method would train on a model, and where, counted without any weight."""
+"""Parameter counts of a method on a model, without its weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,17 +13,17 @@ from rankfold.tasks.kinds import kind_base
 
 @dataclass(frozen=True, slots=True)
 class MethodCount:
-    """The numbers of one adapter on one model.
+    """Parameter counts of one adapter on one model.
 
     Args:
         base: Parameters of the base model, its task head included.
         stored: What the adapter's file keeps.
         trainable: What the method trains.
         active: What would be updated in a step now.
-        head: Trained numbers beside the adapter.
-        by_factor: Trainable numbers by the factor's role.
-        by_module: Trainable numbers by the layer's path; a shared factor counts at the layer that owns it.
-        lora: Trainable numbers of plain LoRA of the same rank on the same layers; None without a rank.
+        head: Parameters of the task head beside the adapter.
+        by_factor: Trainable parameters by the factor's role.
+        by_module: Trainable parameters by the layer's path; a shared factor counts at the layer that owns it.
+        lora: Trainable parameters of plain LoRA of the same rank on the same layers; None without a rank.
     """
 
     base: int
@@ -39,7 +39,7 @@ class MethodCount:
 def count_on_meta(
     model: str, method: str, options: Mapping[str, JsonValue], *, kind: str | None, num_labels: int
 ) -> MethodCount:
-    """Count what a method would train on a model whose weights are never made.
+    """Count the parameters of a method on a model whose weights are never created.
 
     Args:
         model: As for `rankfold train`, or the path of a `config.json`.
@@ -51,19 +51,19 @@ def count_on_meta(
     Raises:
         SpecError: If model, method or options cannot be built as asked, or nothing would be trained.
     """
-    plan, found = kind_base(model, kind=kind, num_labels=num_labels), find_method(method)
-    config = found.config(options, plan.head.task_type, seed=0)
-    base, adapted = plan.with_adapter(config)
-    freeze_rest(adapted, found)
-    lora = _plain_lora(config) if found.trains_adapter else None
-    reference = None if lora is None else count_parameters(plan.with_adapter(lora)[1]).active
-    count = count_parameters(adapted)
+    head_base, adapter_method = kind_base(model, kind=kind, num_labels=num_labels), find_method(method)
+    config = adapter_method.config(options, head_base.head.task_type, seed=0)
+    base, peft_model = head_base.with_adapter(config)
+    freeze_rest(peft_model, adapter_method)
+    lora = _plain_lora(config) if adapter_method.trains_adapter else None
+    reference = None if lora is None else count_parameters(head_base.with_adapter(lora)[1]).active
+    count = count_parameters(peft_model)
     by_factor, by_module = (
         {name: part.active for name, part in parts.items() if part.active}
         for parts in (count.by_factor, count.by_module)
     )
-    numbers = asdict(parameters_of_run(adapted))
-    return MethodCount(base, **numbers, by_factor=by_factor, by_module=by_module, lora=reference)
+    counts = asdict(parameters_of_run(peft_model))
+    return MethodCount(base, **counts, by_factor=by_factor, by_module=by_module, lora=reference)
 
 
 def _plain_lora(config: PeftConfig) -> LoraConfig | None:

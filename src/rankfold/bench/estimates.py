@@ -1,7 +1,7 @@
-"""What a run would take, without data and without weights: numbers, operations, memory and hours.
+"""Estimates of runs, without data and without weights: parameters, operations, memory and hours.
 
-Numbers and operations are counted on the meta device. Memory and time are made of them with the assumptions
-that stand at `Memory` and `Device`.
+Parameters and operations are counted on the meta device. Memory and time follow from them under the
+assumptions stated at `Memory` and `Device`.
 """
 
 import json
@@ -39,7 +39,7 @@ _GRADIENTS_AT_ONCE = 2
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What trains.
+    """The hardware that would train.
 
     Args:
         name: What it is called.
@@ -63,30 +63,30 @@ A100 = {
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes at the peak of a step, without what the libraries themselves take.
+    """Bytes at the peak of a step, without the memory of the libraries themselves.
 
     Args:
         weights: The base model's, in float32, as they are loaded in any precision.
-        trained: Trained numbers, their gradients and AdamW's two moments.
-        kept: What the forward pass keeps for the backward pass. Attention's weights are among it, which a GPU
-            may do without.
-        passing: The gradients that the backward pass has at once: twice the largest tensor.
+        trained: Trained parameters, their gradients and AdamW's two moments.
+        activations: Tensors kept by the forward pass for the backward pass, with the attention weights that
+            fused kernels on a GPU do not keep.
+        gradients: The gradients that the backward pass has at once: twice the largest tensor.
     """
 
     weights: int
     trained: int
-    kept: int
-    passing: int
+    activations: int
+    gradients: int
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.trained + self.kept + self.passing
+        return self.weights + self.trained + self.activations + self.gradients
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would take.
+    """The estimate of one run.
 
     Args:
         model: Which base model.
@@ -143,7 +143,7 @@ class Estimate:
 
 @final
 class Estimator:
-    """Says what runs would take; a step that several of them have in common is followed once.
+    """Estimates runs; a step that several runs share is traced once.
 
     Args:
         device: What would train; an A100 if None.
@@ -154,7 +154,7 @@ class Estimator:
         self._measured: dict[str, Workload] = {}
 
     def estimate(self, request: RunRequest, *, rows: int | None = None) -> Estimate:
-        """Return what a run would take; neither data nor weights are read.
+        """Estimate a run; neither data nor weights are read.
 
         Args:
             request: The run. Its task says the classes, and the rows of its official training split; a task
@@ -196,7 +196,7 @@ class Estimator:
         )
 
     def _workload(self, request: RunRequest, base: MetaBase, length: int) -> Workload:
-        key = json.dumps([*decides_a_step(request), base.head.kind, base.config.num_labels, length])
+        key = json.dumps([*step_settings(request), base.head.kind, base.config.num_labels, length])
         if key not in self._measured:
             config = find_method(request.method).config(
                 request.options, base.head.task_type, seed=request.seed
@@ -208,12 +208,12 @@ class Estimator:
 
 
 def estimate(request: RunRequest, *, rows: int | None = None, device: Device | None = None) -> Estimate:
-    """Return what one run would take; as `Estimator.estimate`."""
+    """Estimate one run, as `Estimator.estimate` does."""
     return Estimator(device).estimate(request, rows=rows)
 
 
-def decides_a_step(request: RunRequest) -> list[JsonValue]:
-    """Return what decides how much a step takes, but for the task and the length of its rows."""
+def step_settings(request: RunRequest) -> list[JsonValue]:
+    """Return the settings that decide the cost of a step, except the task and the length of its rows."""
     options = {name: value for name, value in request.options.items() if name != "seed"}
     reducer = None if request.reducer is None else dict(request.reducer)
     return [request.model, request.method, options, reducer, request.batch_size, request.freeze_head]
@@ -235,13 +235,13 @@ def _base(request: RunRequest, tasks: list[Task]) -> MetaBase:
     return kind_base(request.model, kind=kind, num_labels=labels or 2)
 
 
-def _used_rows(request: RunRequest, tasks: list[Task], given: int | None) -> int | None:
+def _used_rows(request: RunRequest, tasks: list[Task], own_rows: int | None) -> int | None:
     """Return the rows that are trained on, of all tasks of a mixture together."""
     official = [task.rows.get("train") for task in tasks]
-    known = [rows for rows in official if rows is not None]
-    rows = given
-    if rows is None and known and len(known) == len(official):
-        rows = min(known) * len(known) if request.mixture == MIXTURES[0] else sum(known)
+    known_rows = [rows for rows in official if rows is not None]
+    rows = own_rows
+    if rows is None and known_rows and len(known_rows) == len(official):
+        rows = min(known_rows) * len(known_rows) if request.mixture == MIXTURES[0] else sum(known_rows)
     if rows is None:
         return None
     if request.hold_out:
@@ -266,14 +266,14 @@ def memory_of(work: Workload, precision: str) -> Memory:
         work: What the training takes.
         precision: `fp32` or `bf16`.
     """
-    step, kept = work.step, float(work.step.kept_bytes)
+    step, activations = work.step, float(work.step.kept_bytes)
     if precision == "bf16":
-        kept = _AUTOCAST_KEPT * kept + _AUTOCAST_COPY * step.kept_weight_bytes
+        activations = _AUTOCAST_KEPT * activations + _AUTOCAST_COPY * step.kept_weight_bytes
     return Memory(
         weights=_NUMBER_BYTES * work.base,
         trained=_TRAINED_BYTES * work.trained,
-        kept=round(kept),
-        passing=_GRADIENTS_AT_ONCE * step.largest_bytes,
+        activations=round(activations),
+        gradients=_GRADIENTS_AT_ONCE * step.largest_bytes,
     )
 
 
@@ -283,7 +283,7 @@ _DECISIVE = ("task", "data", "kind", "epochs", "steps", "max_length", "precision
 
 @dataclass(frozen=True, slots=True)
 class RunsEstimate:
-    """Runs that would take the same, such as those of several seeds.
+    """The estimate shared by runs of equal cost, such as those of several seeds.
 
     Args:
         request: The first of them.
@@ -306,14 +306,14 @@ class RunsEstimate:
 def estimate_runs(
     requests: Iterable[RunRequest], *, device: Device | None = None, progress: Progress | None = None
 ) -> list[RunsEstimate]:
-    """Return what runs would take, in the order in which each kind of run comes first.
+    """Estimate runs, grouped by equal cost, in the order of their first occurrence.
 
     Data that is of no named task is read, for the number of its rows.
 
     Args:
         requests: The runs.
         device: What would train; an A100 if None.
-        progress: Is told about every kind of run.
+        progress: Receives the progress, one unit a group.
     """
     alike: dict[str, list[RunRequest]] = {}
     for request in requests:
@@ -321,17 +321,17 @@ def estimate_runs(
     if progress:
         progress.start(len(alike), "estimates")
     estimator, count_own = Estimator(device), cache(_own_rows)
-    planned: list[RunsEstimate] = []
-    for done, group in enumerate(alike.values(), start=1):
-        planned.append(_planned(group[0], len(group), estimator, count_own))
+    estimates: list[RunsEstimate] = []
+    for number, group in enumerate(alike.values(), start=1):
+        estimates.append(_estimate_group(group[0], len(group), estimator, count_own))
         if progress:
-            progress.advance(done)
+            progress.advance(number)
     if progress:
         progress.finish()
-    return planned
+    return estimates
 
 
-def _planned(
+def _estimate_group(
     request: RunRequest, runs: int, estimator: Estimator, count_own: Callable[[TaskRequest, str], int]
 ) -> RunsEstimate:
     try:
@@ -342,16 +342,16 @@ def _planned(
 
 
 def _is_counted(request: RunRequest) -> bool:
-    """Return whether the estimate knows the rows of what is learned, or there is nothing to count."""
+    """Return whether the rows of the training split are known without reading data."""
     names = request.task.split(SEPARATOR) if request.task else []
     return request.data is None and all(name in NAMED_TASKS for name in names)
 
 
 def _own_rows(request: TaskRequest, model: str) -> int:
-    """Return the rows of the training split, of which the estimate takes what is held out away by itself."""
+    """Return the rows of the whole training split; the estimate subtracts held-out rows itself."""
     data = load_task(replace(request, holds_out=False), is_causal=generates_text(model))
     return data.examples.counts["train"]
 
 
 def _key(request: RunRequest) -> str:
-    return json.dumps([*decides_a_step(request), *(getattr(request, name) for name in _DECISIVE)])
+    return json.dumps([*step_settings(request), *(getattr(request, name) for name in _DECISIVE)])

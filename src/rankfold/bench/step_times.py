@@ -1,4 +1,4 @@
-"""What a training step took beside the reference's, kept beside the records."""
+"""Step times of variants relative to the reference's, stored in `speed.json` beside the records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class StepTime:
 
 
 def read_step_times(folder: Path) -> list[StepTime]:
-    """Return what was measured for the suite of a folder; nothing if nothing was.
+    """Return the step times in a folder; none if there is no file.
 
     Raises:
         DataError: If the file is damaged.
@@ -62,7 +62,7 @@ def read_step_times(folder: Path) -> list[StepTime]:
 
 
 def write_step_times(times: Sequence[StepTime], folder: Path) -> None:
-    """Write what was measured into the folder of a suite's runs."""
+    """Write step times into the folder of a suite's runs."""
     write_into(folder, NAME, _adapter().dump_json(list(times), indent=1) + b"\n")
 
 

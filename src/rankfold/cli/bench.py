@@ -1,4 +1,4 @@
-"""`rankfold bench`: what one does before and after many runs."""
+"""`rankfold bench`: estimates before runs, step times, archives, and differences between records."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ _folder = click.Path(path_type=Path)
 
 @click.group()
 def command() -> None:
-    """Estimate runs before they are made, measure their steps, and compare the records of what was run."""
+    """Estimate runs before they are made, measure their steps, and compare records."""
 
 
 command.add_command(estimate)
@@ -31,7 +31,7 @@ command.add_command(estimate)
 @json_option
 @click.pass_context
 def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None:
-    """Say what has become worse from OLD to NEW, two folders of runs; exit code 1 if anything has.
+    """List the regressions from OLD to NEW, two folders of runs; exit code 1 if there are any.
 
     Runs that were asked for with the same words are compared on the same rows, seed by seed, with a paired
     interval; verdicts are corrected for their number. A run that finished in OLD and failed in NEW is worse.
@@ -39,23 +39,26 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
     from rankfold.bench.statistics.diff import compare_records  # --help can do without it
     from rankfold.runs.records import find_records
 
-    found = compare_records(find_records(old), find_records(new))
+    comparison = compare_records(find_records(old), find_records(new))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(comparison))
     else:
         print_table(
             ["method", "task", "seeds", "old", "new", "difference", "bytes", "step", "verdict"],
-            [_cells(change) for change in found.changes],
+            [_cells(change) for change in comparison.changes],
             left=(0, 1, 8),
         )
-    for change in found.changes:
+    for change in comparison.changes:
         if change.why:
             note(f"{change.label} on {change.task}, {change.outcome}: {change.why}")
-    for labels, where, other in ((found.only_old, "OLD", "NEW"), (found.only_new, "NEW", "OLD")):
+    for labels, folder, other_folder in (
+        (comparison.only_old, "OLD", "NEW"),
+        (comparison.only_new, "NEW", "OLD"),
+    ):
         if labels:
-            note(f"in {where} and not in {other}: {', '.join(labels)}")
-    worse = sum(change.is_regression for change in found.changes)
-    note(f"{worse} of {len(found.changes)} have become worse.")
+            note(f"in {folder} and not in {other_folder}: {', '.join(labels)}")
+    worse = sum(change.is_regression for change in comparison.changes)
+    note(f"{worse} of {len(comparison.changes)} have become worse.")
     context.exit(1 if worse else 0)
 
 
@@ -116,25 +119,25 @@ def speed(
     from rankfold.bench.suites.speed import measure_speed
     from rankfold.bench.suites.suite_file import read_suite
 
-    read = read_suite(suite, profile)
-    read = replace(read, base={**read.base, **({"data_root": data_root} if data_root else {})})
+    plan = read_suite(suite, profile)
+    plan = replace(plan, base={**plan.base, **({"data_root": data_root} if data_root else {})})
     if threads is not None:
         torch.set_num_threads(threads)
     with progress_screen() as new_bar:
-        found = measure_speed(read, out or DEFAULT_OUT / read.name, rounds=rounds, progress=new_bar())
+        times = measure_speed(plan, out or DEFAULT_OUT / plan.name, rounds=rounds, progress=new_bar())
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(time) for time in times])
         return
     print_table(
         ["row", "task", "step vs. reference", "reference"],
         [
             [
-                each.label,
-                each.task,
-                f"×{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]",
-                each.reference,
+                time.label,
+                time.task,
+                f"×{time.ratio:.2f} [{time.low:.2f}, {time.high:.2f}]",
+                time.reference,
             ]
-            for each in found
+            for time in times
         ],
         left=(0, 1, 3),
     )

@@ -124,21 +124,21 @@ def command(
     """
     from rankfold.bench.suites.protocol import run_suite  # --help can do without these seconds
 
-    given = {key: value for key, value in budget.items() if value is not None}
-    plan = _plan(suite, profile, methods, given)
+    settings = {key: value for key, value in budget.items() if value is not None}
+    compared = _plan(suite, profile, methods, settings)
     if seeds is not None:
-        plan = replace(plan, seeds=seeds)
-    folder = out or DEFAULT_OUT / plan.name
-    if "mixture" in given:
-        check_mixture(given["mixture"], [request.task for request in plan.requests(folder)])
+        compared = replace(compared, seeds=seeds)
+    folder = out or DEFAULT_OUT / compared.name
+    if "mixture" in settings:
+        check_mixture(settings["mixture"], [request.task for request in compared.requests(folder)])
     if dry_run:
         from rankfold.bench.suites.protocol import all_requests
 
-        is_complete = show_estimates(all_requests(plan, folder), as_json=as_json)
+        is_complete = show_estimates(all_requests(compared, folder), as_json=as_json)
         click.get_current_context().exit(0 if is_complete else 1)
-    place = _executor(executor, jobs, plan.base.get("threads"))
+    place = _executor(executor, jobs, compared.base.get("threads"))
     with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:
-        outcomes = run_suite(plan, folder, executor=place, make_progress=new_bar, overwrite=overwrite)
+        outcomes = run_suite(compared, folder, executor=place, make_progress=new_bar, overwrite=overwrite)
     _report(outcomes, folder, as_json=as_json)
 
 
@@ -153,27 +153,29 @@ def _executor(name: str, jobs: int | None, threads: int | None) -> "Executor":
     return Processes(jobs or 1)
 
 
-def _plan(suite: str | None, profile: str | None, methods: Sequence[str], given: dict[str, Any]) -> "Suite":
-    """Return the suite to run: a named one with what the command line changes, or one of given methods."""
+def _plan(
+    suite: str | None, profile: str | None, methods: Sequence[str], settings: dict[str, Any]
+) -> "Suite":
+    """Return the suite to run: a named one with changed settings, or one of the given methods."""
     from rankfold.bench.suites.suite import DEFAULT_SEEDS, Suite
     from rankfold.bench.suites.suite_file import parse_method, read_suite
 
     if suite and methods:
         raise SpecError(f"--suite {suite} and --method are both given; give one of them.")
     if suite:
-        return read_suite(suite, profile).with_settings(given)
+        return read_suite(suite, profile).with_settings(settings)
     if profile is not None:
         raise SpecError(f"--profile {profile} is given without a suite; add --suite, or leave it out.")
     if not methods:
         raise SpecError(
             "there is nothing to compare; give --suite quick, or --task with two or more --method."
         )
-    named = tuple(parse_method(words, parse_settings) for words in methods)
-    return Suite("compare", {"model": "minilm", **given}, named, DEFAULT_SEEDS)
+    variants = tuple(parse_method(words, parse_settings) for words in methods)
+    return Suite("compare", {"model": "minilm", **settings}, variants, DEFAULT_SEEDS)
 
 
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:
-    """Print and write what there is, seeds of earlier calls too.
+    """Print and write the results, those of earlier calls too.
 
     Fail if no run ended well, if another process is at some, or if none of a model and a task began.
     """
@@ -188,16 +190,18 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     from rankfold.report.write import write_report
     from rankfold.runs.records import find_records
 
-    kept = sum(outcome.is_reused for outcome in outcomes)
-    if kept:
-        note(f"{kept} of {len(outcomes)} runs were done before and are kept; --overwrite does them again.")
+    reused = sum(outcome.is_reused for outcome in outcomes)
+    if reused:
+        note(f"{reused} of {len(outcomes)} runs were done before and are kept; --overwrite does them again.")
     if all(outcome.error for outcome in outcomes):
         check_none_elsewhere(outcomes)
         raise_common_error(outcomes)
     # What failed before its folder was made is known from its outcome alone.
-    told = {outcome.record.name: outcome.record for outcome in outcomes if outcome.record}
-    earlier = [record for record in find_records(folder) if record.name not in told]
-    report = make_report([*earlier, *told.values()], folder, reasons=unstarted_reasons(outcomes))
+    new_records = {outcome.record.name: outcome.record for outcome in outcomes if outcome.record}
+    earlier_records = [record for record in find_records(folder) if record.name not in new_records]
+    report = make_report(
+        [*earlier_records, *new_records.values()], folder, reasons=unstarted_reasons(outcomes)
+    )
     if as_json:
         print_json(report_as_json(report))
     else:

@@ -1,4 +1,4 @@
-"""`rankfold bench estimate`: what a run would take, without data and without weights."""
+"""`rankfold bench estimate`: cost of a run, without data and without weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def estimate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Say what a run would take: numbers, operations, memory and hours, without data and without weights.
+    """Estimate a run: parameters, operations, memory and hours, without data and without weights.
 
     A step is followed through the model's structure alone, which for the papers' models comes with rankfold.
     """
@@ -74,28 +74,34 @@ def estimate(
     request = RunRequest(**options, options=parse_settings(settings), reducer=reducer, out=Path())
     device = None if flops is None else Device("the device", flops, f"{flops:.3g} FLOP/s")
     with shown_notes():
-        found = estimate(request, rows=rows, device=device)
+        run_estimate = estimate(request, rows=rows, device=device)
     if as_json:
-        print_json(found.to_dict())
+        print_json(run_estimate.to_dict())
         return
     task = f", {request.task}" if request.task else ""
-    print_table(["what", "estimate"], _cells(found), title=f"{found.method} on {found.model}{task}")
-    if found.left_out:
-        note(f"not counted, because it cannot be followed without weights: {found.left_out}.")
-    if found.fits is False:
-        note(f"{found.device.name} has too little memory for this; lower --batch-size or --max-length.")
+    print_table(
+        ["what", "estimate"],
+        _cells(run_estimate),
+        title=f"{run_estimate.method} on {run_estimate.model}{task}",
+    )
+    if run_estimate.left_out:
+        note(f"not counted, because it cannot be followed without weights: {run_estimate.left_out}.")
+    if run_estimate.fits is False:
+        note(
+            f"{run_estimate.device.name} has too little memory for this; lower --batch-size or --max-length."
+        )
     note(
-        f"every row has {found.length} tokens, evaluations are not counted, and {found.device.name} reaches "
-        f"{found.device.assumption}."
+        f"every row has {run_estimate.length} tokens, evaluations are not counted, and "
+        f"{run_estimate.device.name} reaches {run_estimate.device.assumption}."
     )
 
 
-def _cells(found: "Estimate") -> list[tuple[str, str]]:
+def _cells(run_estimate: "Estimate") -> list[tuple[str, str]]:
     from rankfold.report.format import bytes_text, seconds_text
 
-    parameters, memory = found.parameters, found.memory
+    parameters, memory = run_estimate.parameters, run_estimate.memory
     numbers = [
-        ("base model", found.base),
+        ("base model", run_estimate.base),
         ("stored", parameters.stored),
         ("trainable", parameters.trainable),
         ("active in a step", parameters.active),
@@ -103,17 +109,17 @@ def _cells(found: "Estimate") -> list[tuple[str, str]]:
     ]
     parts = [
         ("weights", memory.weights),
-        ("trained numbers", memory.trained),
-        ("kept for backward", memory.kept),
-        ("gradients passing", memory.passing),
+        ("trained parameters", memory.trained),
+        ("activations", memory.activations),
+        ("gradients of a layer", memory.gradients),
     ]
     return [
         *((name, f"{count:,}") for name, count in numbers),
-        ("learned bytes", bytes_text(found.stored_bytes)),
-        ("steps", f"{found.steps:,}"),
-        ("operations of a step", f"{found.step_flops:.3g}"),
-        ("operations", f"{found.flops:.3g}"),
-        (f"memory in {found.precision}", bytes_text(memory.total)),
+        ("learned bytes", bytes_text(run_estimate.stored_bytes)),
+        ("steps", f"{run_estimate.steps:,}"),
+        ("operations of a step", f"{run_estimate.step_flops:.3g}"),
+        ("operations", f"{run_estimate.flops:.3g}"),
+        (f"memory in {run_estimate.precision}", bytes_text(memory.total)),
         *((f"  {name}", bytes_text(count)) for name, count in parts),
-        (f"time on {found.device.name}", seconds_text(found.hours * 3600)),
+        (f"time on {run_estimate.device.name}", seconds_text(run_estimate.hours * 3600)),
     ]

@@ -15,7 +15,7 @@ from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
-    from rankfold.bench.fit.candidates import Fit
+    from rankfold.bench.fit.candidates import Proposal
     from rankfold.bench.fit.search import FitChoice
 
 _what = section("What to fit")
@@ -95,7 +95,7 @@ def command(
     command is given again.
     """
     from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
-    from rankfold.bench.fit.candidates import ask  # --help can do without these seconds
+    from rankfold.bench.fit.candidates import propose  # --help can do without these seconds
 
     budget = Budget(
         None if budget_params is None else parse_count(budget_params),
@@ -109,20 +109,20 @@ def command(
         raise SpecError("--all has no effect with --run, which trains the short list; leave one of them out.")
     settings = {name: value for name, value in base.items() if value is not None}
     with progress_screen() as new_bar:
-        asked = ask(settings, budget, names, reads_data=is_run, progress=new_bar())
+        proposal = propose(settings, budget, names, reads_data=is_run, progress=new_bar())
     if not is_run:
-        _print_list(asked, all_shown=all_shown, as_json=as_json)
+        _print_list(proposal, all_shown=all_shown, as_json=as_json)
         return
     from rankfold.bench.fit.search import fit, plan_search
 
-    plan = plan_search(asked, out or Path("runs/fit"), steps=steps, eta=eta)
+    plan = plan_search(proposal, out or Path("runs/fit"), steps=steps, eta=eta)
     note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
-    _note_left_out(asked)
+    _note_left_out(proposal)
     if plan.reference is None:
         note("no LoRA fits the budget, so the chosen one is held against none.")
     with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:
-        fitted = fit(plan, make_progress=new_bar, overwrite=overwrite)
-    _report(fitted, plan.out, as_json=as_json)
+        choice = fit(plan, make_progress=new_bar, overwrite=overwrite)
+    _report(choice, plan.out, as_json=as_json)
 
 
 def _refuse_unused() -> None:
@@ -135,61 +135,62 @@ def _refuse_unused() -> None:
             raise SpecError(f"{parameter.opts[0]} has no effect without --run; add --run, or leave it out.")
 
 
-def _print_list(asked: "Fit", *, all_shown: bool, as_json: bool) -> None:
+def _print_list(proposal: "Proposal", *, all_shown: bool, as_json: bool) -> None:
     if as_json:
-        print_json(asked.to_dict(all_shown=all_shown))
+        print_json(proposal.to_dict(all_shown=all_shown))
         return
-    budget, shown = asked.budget, asked.fitting if all_shown else asked.shortlist
+    budget, candidates = proposal.budget, proposal.fitting if all_shown else proposal.shortlist
     rows = [
         [
-            each.label,
-            f"{each.size.numbers:,}",
-            f"{each.size.bytes:,}",
-            f"{each.size.step:.3f}x",
-            f"{budget.use(each.size):.0%}",
+            candidate.label,
+            f"{candidate.size.numbers:,}",
+            f"{candidate.size.bytes:,}",
+            f"{candidate.size.step:.3f}x",
+            f"{budget.use(candidate.size):.0%}",
         ]
-        for each in shown
-        if each.size is not None
+        for candidate in candidates
+        if candidate.size is not None
     ]
     print_table(
         ["composition", "trainable", "bytes", "step", "of the budget"],
         rows,
         title=f"within {budget.text()}",
-        caption=asked.small_print(),
+        caption=proposal.small_print(),
     )
-    if all_shown and asked.unbuilt:
+    if all_shown and proposal.unbuilt:
         print_table(
             ["not built", "reason"],
-            [[each.label, each.reason or ""] for each in asked.unbuilt],
+            [[candidate.label, candidate.reason or ""] for candidate in proposal.unbuilt],
             left=(0, 1),
         )
     elif not all_shown:
         note(
-            f"{len(asked.fitting)} of {len(asked.candidates)} compositions fit, and {len(asked.unbuilt)} "
-            "cannot be built on this model; --all shows them, --run chooses by training."
+            f"{len(proposal.fitting)} of {len(proposal.candidates)} compositions fit, and "
+            f"{len(proposal.unbuilt)} cannot be built on this model; "
+            "--all shows them, --run chooses by training."
         )
-        _note_left_out(asked)
+        _note_left_out(proposal)
 
 
-def _note_left_out(asked: "Fit") -> None:
-    for method, reason in asked.left_out.items():
+def _note_left_out(proposal: "Proposal") -> None:
+    for method, reason in proposal.left_out.items():
         note(f"{method} is left out: {reason}.")
 
 
-def _report(fitted: "FitChoice", folder: Path, *, as_json: bool) -> None:
+def _report(choice: "FitChoice", folder: Path, *, as_json: bool) -> None:
     from shlex import join
 
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.study import make_report
     from rankfold.report.write import write_report
 
-    report = make_report(fitted.records)
+    report = make_report(choice.records)
     page = write_report(report, folder, version=__version__)
     if as_json:
-        command = list(fitted.request.command())
-        print_json({"chosen": fitted.winner.label, "command": command, **report_as_json(report)})
+        command = list(choice.request.command())
+        print_json({"chosen": choice.winner.label, "command": command, **report_as_json(report)})
     else:
         print_report(report)
-    note(f"chosen: {fitted.winner.label}; train it at full length with")
-    note(f"  {join(fitted.request.command())}")
+    note(f"chosen: {choice.winner.label}; train it at full length with")
+    note(f"  {join(choice.request.command())}")
     note(f"report: {page}")

@@ -38,20 +38,22 @@ def command(
     as_json: bool,
     **rates: Any,
 ) -> None:
-    """List what a method trains on a model, with the learning rate of each part, without loading weights."""
+    """List the trained parts of a method with their learning rates, without loading weights."""
     from rankfold.runs.methods import find_method, freeze_rest  # seconds of imports
     from rankfold.tasks.kinds import kind_base
     from rankfold.train.optimizer import parameter_groups
     from rankfold.train.schedule import COLUMNS, RateTable
 
-    asked = rates_asked(**rates)
+    rate_settings = rates_asked(**rates)
     with shown_notes():
-        plan = kind_base(model, kind=task_kind, num_labels=num_labels)
-    found = find_method(method)
-    _, adapted = plan.with_adapter(found.config(parse_settings(settings), plan.head.task_type, seed=0))
-    freeze_rest(adapted, found)
-    base = found.learning_rate if learning_rate is None else learning_rate
-    table = RateTable.of(parameter_groups(adapted, lr=base, weight_decay=weight_decay, **asked))
+        head_base = kind_base(model, kind=task_kind, num_labels=num_labels)
+    method_of_run = find_method(method)
+    _, peft_model = head_base.with_adapter(
+        method_of_run.config(parse_settings(settings), head_base.head.task_type, seed=0)
+    )
+    freeze_rest(peft_model, method_of_run)
+    base = method_of_run.learning_rate if learning_rate is None else learning_rate
+    table = RateTable.of(parameter_groups(peft_model, lr=base, weight_decay=weight_decay, **rate_settings))
     if as_json:
         groups = [{"name": group.name, **asdict(group)} for group in table.groups]
         print_json({"model": model, "method": method, "learning_rate": base, "groups": groups})

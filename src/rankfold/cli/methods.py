@@ -1,4 +1,4 @@
-"""`rankfold methods`: which methods there are, and what can be set on one."""
+"""`rankfold methods`: the methods, and the options of one."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ def command(name: str | None, *, as_json: bool) -> None:
 
 def _show_all(presets: "Mapping[str, Preset]", *, as_json: bool) -> None:
     if as_json:
-        print_json([_described(preset) for preset in presets.values()])
+        print_json([_preset_as_json(preset) for preset in presets.values()])
         return
     rows = [
         [preset.name, preset.title, preset.paper, _defaults_text(preset), preset.summary]
@@ -41,7 +41,7 @@ def _show_all(presets: "Mapping[str, Preset]", *, as_json: bool) -> None:
 
 def _show_one(preset: "Preset", *, as_json: bool) -> None:
     if as_json:
-        print_json(_described(preset))
+        print_json(_preset_as_json(preset))
         return
     rows = [
         [name, _value_text(option.default), _choices_text(option.choices), option.help]
@@ -64,14 +64,14 @@ def _show_one_of_peft(name: str, *, as_json: bool) -> None:
 
     options = peft_options(name)
     if as_json:
-        described = {key: {"default": default, "help": words} for key, (default, words) in options.items()}
-        print_json({"name": name, "options": described})
+        option_table = {key: {"default": default, "help": words} for key, (default, words) in options.items()}
+        print_json({"name": name, "options": option_table})
         return
     rows = [[key, _value_text(default), words] for key, (default, words) in options.items()]
     print_table(["option", "default", "meaning, as PEFT has it"], rows, left=range(3), title=name)
 
 
-def _described(preset: "Preset") -> dict[str, Any]:
+def _preset_as_json(preset: "Preset") -> dict[str, Any]:
     return {
         "name": preset.name,
         "title": preset.title,

@@ -1,4 +1,4 @@
-"""`rankfold params`: what a method would train on a model, counted without loading or drawing any weight."""
+"""`rankfold params`: parameter counts of a method on a model, without loading weights."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,31 +25,29 @@ def command(
     by_module: bool,
     as_json: bool,
 ) -> None:
-    """Count what a method would train on a model, without loading weights."""
+    """Count the parameters of a method on a model, without loading weights."""
     from rankfold.bench.counts import (
         count_on_meta,  # seconds of imports that --help can do without
     )
 
     with shown_notes():
-        counted = count_on_meta(
-            model, method, parse_settings(settings), kind=task_kind, num_labels=num_labels
-        )
+        counts = count_on_meta(model, method, parse_settings(settings), kind=task_kind, num_labels=num_labels)
     if as_json:
-        print_json({"model": model, "method": method, **asdict(counted)})
+        print_json({"model": model, "method": method, **asdict(counts)})
         return
     parts = [
-        ("stored", counted.stored),
-        ("trainable", counted.trainable),
-        ("active", counted.active),
-        *((f"  {name}", count) for name, count in counted.by_factor.items()),
-        ("task head", counted.head),
-        *([] if counted.lora is None else [("plain LoRA of the same rank", counted.lora)]),
-        ("base model", counted.base),
+        ("stored", counts.stored),
+        ("trainable", counts.trainable),
+        ("active", counts.active),
+        *((f"  {name}", count) for name, count in counts.by_factor.items()),
+        ("task head", counts.head),
+        *([] if counts.lora is None else [("plain LoRA of the same rank", counts.lora)]),
+        ("base model", counts.base),
     ]
-    rows = [[name, f"{count:,}", f"{count / counted.base:.4%}"] for name, count in parts]
+    rows = [[name, f"{count:,}", f"{count / counts.base:.4%}"] for name, count in parts]
     print_table(["numbers", "count", "of the base"], rows, title=f"{method} on {model}")
     if by_module:
-        layers = [[path, f"{count:,}"] for path, count in counted.by_module.items()]
+        layers = [[path, f"{count:,}"] for path, count in counts.by_module.items()]
         print_table(["layer", "trainable"], layers)
-    if counted.lora:
-        note(f"{method} trains {counted.trainable / counted.lora:.1%} of what plain LoRA trains.")
+    if counts.lora:
+        note(f"{method} trains {counts.trainable / counts.lora:.1%} of what plain LoRA trains.")

@@ -1,4 +1,4 @@
-"""What the runs of a suite would take, as `rankfold compare --dry-run` shows it."""
+"""Estimates of a suite's runs, for `rankfold compare --dry-run`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,30 +11,43 @@ if TYPE_CHECKING:
 
 
 def show_estimates(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
-    """Print what runs would take, each kind once, and all of them; return whether it can be said of all."""
+    """Print the estimate of each group of runs and of all; return whether all could be estimated."""
     from rankfold.bench.estimates import estimate_runs
     from rankfold.report.format import seconds_text
 
     with progress_screen() as new_bar:
-        planned = estimate_runs(requests, progress=new_bar())
-    is_complete = all(each.estimate for each in planned)
+        estimates = estimate_runs(requests, progress=new_bar())
+    is_complete = all(runs_estimate.estimate for runs_estimate in estimates)
     if as_json:
-        print_json([_as_json(each) for each in planned])
+        print_json([_as_json(runs_estimate) for runs_estimate in estimates])
         return is_complete
     print_table(
         ["method", "model", "task", "runs", "trainable", "learned bytes", "steps", "memory", "time"],
-        [_cells(each) for each in planned],
+        [_cells(runs_estimate) for runs_estimate in estimates],
         left=(0, 1, 2),
     )
-    for reason in dict.fromkeys(each.reason for each in planned if each.reason):
-        unknown = (f"{_named(each)} on {each.request.model}" for each in planned if each.reason == reason)
+    for reason in dict.fromkeys(runs_estimate.reason for runs_estimate in estimates if runs_estimate.reason):
+        unknown = (
+            f"{_label(runs_estimate)} on {runs_estimate.request.model}"
+            for runs_estimate in estimates
+            if runs_estimate.reason == reason
+        )
         note(f"{', '.join(dict.fromkeys(unknown))}: {reason}")
-    too_large = [each for each in planned if each.estimate and each.estimate.fits is False]
+    too_large = [
+        runs_estimate
+        for runs_estimate in estimates
+        if runs_estimate.estimate and runs_estimate.estimate.fits is False
+    ]
     if too_large:
-        names = ", ".join(dict.fromkeys(_named(each) for each in too_large))
+        names = ", ".join(dict.fromkeys(_label(runs_estimate) for runs_estimate in too_large))
         note(f"more memory than the device has: {names}.")
-    runs, hours = sum(each.runs for each in planned), sum(each.hours or 0.0 for each in planned)
-    device = next((each.estimate.device for each in planned if each.estimate), None)
+    runs, hours = (
+        sum(runs_estimate.runs for runs_estimate in estimates),
+        sum(runs_estimate.hours or 0.0 for runs_estimate in estimates),
+    )
+    device = next(
+        (runs_estimate.estimate.device for runs_estimate in estimates if runs_estimate.estimate), None
+    )
     if device is not None:
         note(
             f"{runs} runs, about {seconds_text(3600 * hours)} on {device.name} at {device.assumption}, "
@@ -43,37 +56,42 @@ def show_estimates(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
     return is_complete
 
 
-def _cells(planned: "RunsEstimate") -> list[str]:
+def _cells(runs_estimate: "RunsEstimate") -> list[str]:
     from rankfold.report.format import bytes_text, seconds_text
 
-    request, found = planned.request, planned.estimate
-    named = [_named(planned), request.model, request.task or request.data or "", str(planned.runs)]
-    if found is None:
-        return [*named, *["–"] * 5]
+    request, run_estimate = runs_estimate.request, runs_estimate.estimate
+    names = [
+        _label(runs_estimate),
+        request.model,
+        request.task or request.data or "",
+        str(runs_estimate.runs),
+    ]
+    if run_estimate is None:
+        return [*names, *["–"] * 5]
     return [
-        *named,
-        f"{found.parameters.trainable:,}",
-        bytes_text(found.stored_bytes),
-        f"{found.steps:,}",
-        bytes_text(found.memory.total),
-        seconds_text(3600 * (planned.hours or 0.0)),
+        *names,
+        f"{run_estimate.parameters.trainable:,}",
+        bytes_text(run_estimate.stored_bytes),
+        f"{run_estimate.steps:,}",
+        bytes_text(run_estimate.memory.total),
+        seconds_text(3600 * (runs_estimate.hours or 0.0)),
     ]
 
 
-def _named(planned: "RunsEstimate") -> str:
+def _label(runs_estimate: "RunsEstimate") -> str:
     from rankfold.runs.records import label_with_all, reducer_settings
 
-    request = planned.request
+    request = runs_estimate.request
     options = {key: value for key, value in request.options.items() if key != "target_modules"}
     name = label_with_all(request.method, {**options, **reducer_settings(request.reducer)})
     return f"{name} (trials)" if request.hold_out else name
 
 
-def _as_json(planned: "RunsEstimate") -> dict[str, object]:
+def _as_json(runs_estimate: "RunsEstimate") -> dict[str, object]:
     return {
-        "command": planned.request.command(),
-        "runs": planned.runs,
-        "hours": planned.hours,
-        "reason": planned.reason,
-        "estimate": planned.estimate and planned.estimate.to_dict(),
+        "command": runs_estimate.request.command(),
+        "runs": runs_estimate.runs,
+        "hours": runs_estimate.hours,
+        "reason": runs_estimate.reason,
+        "estimate": runs_estimate.estimate and runs_estimate.estimate.to_dict(),
     }

@@ -72,11 +72,11 @@ def _choice_as_json(choice: Choice) -> dict[str, Any]:
         "steps": list(choice.steps),
         "compositions": [
             {
-                "label": each.label,
-                "scores": [run.metrics.get(run.task.metric) for run in each.runs],
-                "outcome": each.outcome,
+                "label": contender.label,
+                "scores": [run.metrics.get(run.task.metric) for run in contender.runs],
+                "outcome": contender.outcome,
             }
-            for each in choice.contenders
+            for contender in choice.contenders
         ],
     }
 

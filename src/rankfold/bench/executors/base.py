@@ -1,4 +1,4 @@
-"""What a place where runs are done has to do, and the simplest of them: this process, one run at a time."""
+"""The interface of executors, and the simplest of them: one run after another in this process."""
 
 import contextlib
 import pickle
@@ -18,11 +18,11 @@ Run = Callable[..., RunRecord]
 @final
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run that came to an end.
+    """A run that has ended, with its record or its error.
 
     Args:
-        request: What was asked for.
-        record: What came of it; None if it failed.
+        request: The request.
+        record: Its record; None if it failed.
         error: Why it failed; None if it did not.
     """
 
@@ -32,7 +32,7 @@ class FinishedRun:
 
 
 class Executor(Protocol):
-    """Does runs."""
+    """Executes runs."""
 
     @property
     def jobs(self) -> int:
@@ -42,7 +42,7 @@ class Executor(Protocol):
     def execute(
         self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
     ) -> Iterator[FinishedRun]:
-        """Do runs, and yield each when it has ended, whatever became of it.
+        """Execute runs, and yield each when it has ended, successful or not.
 
         Args:
             requests: What to do; begun in this order.
@@ -70,7 +70,7 @@ class Inline:
     def execute(
         self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
     ) -> Iterator[FinishedRun]:
-        """Do runs one by one."""
+        """Execute runs one by one."""
         for request in requests:
             progress = new_progress()
             try:

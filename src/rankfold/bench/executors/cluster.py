@@ -49,34 +49,34 @@ class Cluster:
     def execute(
         self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
     ) -> Iterator[FinishedRun]:
-        """Do runs; those under way are stopped with the caller, and can be resumed."""
+        """Execute runs; those under way are stopped with the caller, and can be resumed."""
         # A process for each run: what one leaves behind reaches no other.
         task = self._ray.remote(num_cpus=self._threads, max_calls=1, max_retries=0)(_work)
-        waiting = list(reversed(requests))
-        under_way: dict[Any, RunRequest] = {}
+        pending = list(reversed(requests))
+        running: dict[Any, RunRequest] = {}
         try:
-            while waiting or under_way:
-                while waiting and len(under_way) < self.jobs:
-                    request = waiting.pop()
+            while pending or running:
+                while pending and len(running) < self.jobs:
+                    request = pending.pop()
                     # Of a rung, say; a machine that does not see it shares no storage with this one.
                     request.out.parent.mkdir(parents=True, exist_ok=True)
-                    there = task.remote(self._run_one, request, self._threads, str(Path.cwd()))
-                    under_way[there] = request
-                (ended, *_), _ = self._ray.wait(list(under_way), num_returns=1)
-                yield self._ended(ended, under_way.pop(ended))
+                    task_ref = task.remote(self._run_one, request, self._threads, str(Path.cwd()))
+                    running[task_ref] = request
+                (finished_ref, *_), _ = self._ray.wait(list(running), num_returns=1)
+                yield self._collect(finished_ref, running.pop(finished_ref))
         finally:
-            for there in under_way:
-                self._ray.cancel(there, force=True)
+            for task_ref in running:
+                self._ray.cancel(task_ref, force=True)
 
-    def _ended(self, there: Any, request: RunRequest) -> FinishedRun:
+    def _collect(self, task_ref: Any, request: RunRequest) -> FinishedRun:
         try:
-            return FinishedRun(request, *self._ray.get(there))
+            return FinishedRun(request, *self._ray.get(task_ref))
         except self._ray.exceptions.RayError as error:
             # Ray's first sentence says what happened, and the next ones what to look at.
-            words = (
+            reason = (
                 (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
             )
-            message = f"the run's process on the cluster was lost ({words}); run the suite again to go on."
+            message = f"the run's process on the cluster was lost ({reason}); run the suite again to go on."
             return FinishedRun(request, None, TrainingError(message))
 
 

@@ -27,7 +27,7 @@ _METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods(
 _START: Any = multiprocessing.get_context(_METHOD)
 
 # Which warnings were shown, as the module `warnings` keeps it.
-_Warned = dict[str | tuple[str, type[Warning], int], int]
+_WarningRegistry = dict[str | tuple[str, type[Warning], int], int]
 
 
 @final
@@ -58,40 +58,40 @@ class Processes:
     def execute(
         self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
     ) -> Iterator[FinishedRun]:
-        """Do runs; when the caller stops early, those under way are stopped and can be resumed."""
-        waiting = list(reversed(requests))
-        under_way: list[_Job] = []
-        warned: _Warned = {}
+        """Execute runs; when the caller stops early, those under way are stopped and can be resumed."""
+        pending = list(reversed(requests))
+        running: list[_Job] = []
+        shown_warnings: _WarningRegistry = {}
         _START.set_forkserver_preload([run.__module__])
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         try:
-            while waiting or under_way:
-                while waiting and len(under_way) < self.jobs:
-                    with _uninterrupted():
-                        under_way.append(self._begin(waiting.pop(), new_progress(), threads))
-                wait([job.news for job in under_way])
-                for job in [job for job in under_way if job.news.poll()]:
-                    _hear(job, warned)
+            while pending or running:
+                while pending and len(running) < self.jobs:
+                    with _block_interrupts():
+                        running.append(self._begin(pending.pop(), new_progress(), threads))
+                wait([job.news for job in running])
+                for job in [job for job in running if job.news.poll()]:
+                    _receive(job, shown_warnings)
                     if job.ended is not None:
-                        under_way.remove(job)
+                        running.remove(job)
                         job.progress.finish()
                         yield job.ended
         finally:
-            for job in under_way:
+            for job in running:
                 _stop(job)
 
     def _begin(self, request: RunRequest, progress: Progress, threads: int) -> _Job:
         ours, theirs = _START.Pipe(duplex=False)
         # The server has the environment of its own beginning.
-        given = (self.run_one, request, threads, theirs, dict(os.environ))
-        process = _START.Process(target=_work, args=given, daemon=True)
+        arguments = (self.run_one, request, threads, theirs, dict(os.environ))
+        process = _START.Process(target=_work, args=arguments, daemon=True)
         process.start()
         theirs.close()  # so that the pipe ends when the process does
         return _Job(request, process, ours, progress)
 
 
 @contextmanager
-def _uninterrupted() -> Generator[None]:
+def _block_interrupts() -> Generator[None]:
     """Have Ctrl-C wait for the block, and not reach the processes begun in it, which this one stops."""
     if _METHOD == "spawn":
         yield
@@ -99,15 +99,15 @@ def _uninterrupted() -> Generator[None]:
     resource_tracker.ensure_running()  # which would let interrupts through once it has begun its own process
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        with _interrupts_later():
+        with _delay_interrupts():
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
-def _interrupts_later() -> Generator[None]:
-    """Raise at the end of the block what interrupted it.
+def _delay_interrupts() -> Generator[None]:
+    """Delay an interrupt to the end of the block.
 
     A mask holds for one thread: another thread, as libraries have, takes the signal, of which Python then
     tells the main one in the middle of what it does.
@@ -126,29 +126,29 @@ def _interrupts_later() -> Generator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _hear(job: _Job, warned: _Warned) -> None:
-    """Take one piece of news, or notice that there will be none; a warning of many runs is shown once."""
+def _receive(job: _Job, shown_warnings: _WarningRegistry) -> None:
+    """Handle the next event of a run, or the end of its process; a warning of many runs is shown once."""
     try:
-        what, *content = job.news.recv()
+        event, *content = job.news.recv()
     except (EOFError, OSError):  # the second in the middle of a message
         job.process.join()
         job.ended = FinishedRun(job.request, None, TrainingError(_death(job.process.exitcode)))
         return
-    if what == "ended":
+    if event == "ended":
         job.process.join()
         job.ended = FinishedRun(job.request, *content)
-    elif what == "warned":
-        warnings.warn_explicit(*content, registry=warned)
+    elif event == "warned":
+        warnings.warn_explicit(*content, registry=shown_warnings)
     else:
         arguments, fields = content
-        getattr(job.progress, what)(*arguments, **fields)
+        getattr(job.progress, event)(*arguments, **fields)
 
 
 def _death(code: int) -> str:
     if code == -signal.SIGKILL:
         return "the process was killed, most likely for want of memory; give it a smaller batch_size."
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"the process ended with {how} before the run did; run it alone to see why."
+    cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"the process ended with {cause} before the run did; run it alone to see why."
 
 
 def _stop(job: _Job) -> None:
@@ -158,57 +158,57 @@ def _stop(job: _Job) -> None:
 
 
 @final
-class _Teller:
-    """Tells another process what this one does: it is the `Progress` of the run, and shows its warnings."""
+class ProgressForwarder:
+    """Forwards progress and warnings of a run to the parent process."""
 
     def __init__(self, news: Connection) -> None:
         self._news, self._one_at_a_time = news, threading.Lock()
 
-    def tell(self, what: str, *content: object) -> None:
-        """Send a piece of news."""
+    def send(self, event: str, *content: object) -> None:
+        """Send one event."""
         with self._one_at_a_time:
-            self._news.send((what, *content))
+            self._news.send((event, *content))
 
     def start(self, total: int, description: str) -> None:
-        """Tell it."""
-        self.tell("start", (total, description), {})
+        """Forward it."""
+        self.send("start", (total, description), {})
 
     def advance(self, done: int, **fields: object) -> None:
-        """Tell it."""
-        self.tell("advance", (done,), fields)
+        """Forward it."""
+        self.send("advance", (done,), fields)
 
     def finish(self) -> None:
-        """Tell it."""
-        self.tell("finish", (), {})
+        """Forward it."""
+        self.send("finish", (), {})
 
     def warn(
-        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_rest: object
+        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_unused: object
     ) -> None:
-        """Tell of a warning, in place of `warnings.showwarning`."""
+        """Forward a warning, in place of `warnings.showwarning`."""
         # The other process may not have the category of a library.
         kind = RankfoldWarning if issubclass(category, RankfoldWarning) else UserWarning
-        self.tell("warned", str(message), kind, filename, lineno)
+        self.send("warned", str(message), kind, filename, lineno)
 
 
 def _work(
     run_one: Run, request: RunRequest, threads: int, news: Connection, environment: Mapping[str, str]
 ) -> None:
-    """Do one run in this process and tell how it ended."""
+    """Execute one run in this process and send its record or error."""
     _die_with_parent()
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(threads)
-    teller = _Teller(news)
-    warnings.showwarning = cast("Any", teller.warn)  # which is called with positions alone
+    forwarder = ProgressForwarder(news)
+    warnings.showwarning = cast("Any", forwarder.warn)  # which is called with positions alone
     record: RunRecord | None = None
     error: Exception | None = None
     try:
-        record = run_one(request, progress=teller)
-    except Exception as reason:  # told to the other process, which makes a row of it
-        error = picklable_error(reason)
+        record = run_one(request, progress=forwarder)
+    except Exception as failure:  # told to the other process, which makes a row of it
+        error = picklable_error(failure)
     except KeyboardInterrupt:
         return
-    teller.tell("ended", record, error)
+    forwarder.send("ended", record, error)
 
 
 def _die_with_parent() -> None:

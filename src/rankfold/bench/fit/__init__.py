@@ -1,1 +1,1 @@
-"""The configurator: which compositions fit a budget, and which of them learns the user's task best."""
+"""Choose a method within a budget: compositions that fit, and the one that learns a task best."""

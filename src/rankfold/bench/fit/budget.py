@@ -1,4 +1,4 @@
-"""What an adapter may cost: numbers, bytes, and the time of a training step."""
+"""Budgets of an adapter (parameters, bytes, time of a step) and the cost of a composition."""
 
 import re
 import warnings
@@ -31,10 +31,10 @@ _NUMBER_BYTES, _TENSOR_BYTES = 4, 200
 @final
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What an adapter costs.
+    """The cost of an adapter.
 
     Args:
-        numbers: Trained numbers, each once; a task head beside the adapter is not counted.
+        numbers: Trained parameters, each counted once, without the task head beside the adapter.
         tensors: In how many tensors they are.
         step: Predicted time of a training step, as a multiple of the reference's.
         base_step: The same of the frozen base alone, under which no adapter can be.
@@ -53,7 +53,7 @@ class Size:
 
 @final
 class SizeEstimator:
-    """Measures adapters on one model, of which only the structure is made.
+    """Computes the cost of adapters on one model, from its structure alone.
 
     The reference of step times is LoRA of rank 8 on `usual`.
 
@@ -69,19 +69,19 @@ class SizeEstimator:
         self.base = base
         self.tokens = tokens
         self._model = base.model()
-        self.usual = usual_targets(str(base.config.model_type))
+        self.usual = default_targets(str(base.config.model_type))
         self._base_work = base_work(_linear_layers(self._model), tokens)
         # On a very small model this rank is more than makes sense, but it is what times are measured in.
         reference = self._plan(self._config(_REFERENCE_RANK, self.usual), on_warning="ignore")
         self._reference = self._time(reference)
 
     def head(self) -> int:
-        """Return the numbers that are trained beside any adapter: those of a new task head."""
-        _, adapted = self.base.with_adapter(self._config(1, self.usual))
-        return sum(parameter.numel() for parameter in head_parameters(adapted))
+        """Return the parameters of a new task head, which are trained beside any adapter."""
+        _, model = self.base.with_adapter(self._config(1, self.usual))
+        return sum(parameter.numel() for parameter in head_parameters(model))
 
     def lora(self, rank: int, targets: list[str] | str) -> Size:
-        """Return what PEFT's own LoRA would cost.
+        """Return the cost of PEFT's own LoRA.
 
         Raises:
             SpecError: If it cannot be built on this model.
@@ -89,7 +89,7 @@ class SizeEstimator:
         return self._size(self._plan(self._config(rank, targets)))
 
     def size(self, method: str, options: Mapping[str, JsonValue]) -> Size:
-        """Return what a method would cost.
+        """Return the cost of a method.
 
         Raises:
             SpecError: If it cannot be built on this model, or only with a warning: such as a rank that is
@@ -119,14 +119,14 @@ class SizeEstimator:
 
 
 def _linear_layers(model: nn.Module) -> list[Linear]:
-    sizes = (layer_sizes(each) for each in model.modules() if isinstance(each, nn.Linear | Conv1D))
+    sizes = (layer_sizes(module) for module in model.modules() if isinstance(module, nn.Linear | Conv1D))
     return [Linear(inputs, outputs) for inputs, outputs in sizes if inputs and outputs]
 
 
-def usual_targets(model_type: str) -> list[str] | str:
+def default_targets(model_type: str) -> list[str] | str:
     """Return the layers that PEFT adapts by default in models of a type, or "all-linear"."""
-    known: list[str] | str = USUAL_TARGETS.get(model_type, ALL_LINEAR)
-    return known if isinstance(known, str) else sorted(known)
+    targets: list[str] | str = USUAL_TARGETS.get(model_type, ALL_LINEAR)
+    return targets if isinstance(targets, str) else sorted(targets)
 
 
 _THOUSANDS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -142,7 +142,7 @@ class Budget:
     """Limits that all hold together; None is no limit.
 
     Args:
-        params: The most trained numbers of the adapter; a task head beside it is not counted.
+        params: Largest number of trained parameters of the adapter, without the task head beside it.
         bytes: The most bytes of the adapter's weights file, as `Size.bytes` has them.
         step: The most time of a training step, as a multiple of that of LoRA of rank 8 on the layers that
             PEFT adapts by default.
@@ -176,14 +176,14 @@ class Budget:
         if self.bytes is not None:
             shares.append(size.bytes / self.bytes)
         if self.step is not None:
-            left = self.step - size.base_step
-            shares.append((size.step - size.base_step) / left if left > 0 else inf)
+            step_budget = self.step - size.base_step
+            shares.append((size.step - size.base_step) / step_budget if step_budget > 0 else inf)
         return max(shares)
 
     def text(self) -> str:
         """Return the limits in words."""
         limits = [
-            None if self.params is None else f"{self.params:,} trained numbers",
+            None if self.params is None else f"{self.params:,} trained parameters",
             None if self.bytes is None else f"{self.bytes:,} bytes",
             None if self.step is None else f"{self.step:g}x the step of LoRA",
         ]
@@ -196,10 +196,10 @@ def parse_count(text: str) -> int:
     Raises:
         SpecError: If it is none.
     """
-    found = _COUNT.fullmatch(text.strip().lower())
-    if found is None:
+    match = _COUNT.fullmatch(text.strip().lower())
+    if match is None:
         raise SpecError(f"'{text}' is no number of parameters; write it as 60k, 1.5M or 60000.")
-    return int(float(found[1]) * _THOUSANDS[found[2]])
+    return int(float(match[1]) * _THOUSANDS[match[2]])
 
 
 def parse_bytes(text: str) -> int:
@@ -208,11 +208,11 @@ def parse_bytes(text: str) -> int:
     Raises:
         SpecError: If it is none.
     """
-    found = _BYTES.fullmatch(text.strip().lower())
+    match = _BYTES.fullmatch(text.strip().lower())
     units = _THOUSANDS | _POWERS
-    if found is None or found[2] not in units:
+    if match is None or match[2] not in units:
         raise SpecError(f"'{text}' is no size; write it as 128KB, 1MiB or 131072.")
-    return int(float(found[1]) * units[found[2]])
+    return int(float(match[1]) * units[match[2]])
 
 
 def parse_step(text: str) -> float:
@@ -221,7 +221,7 @@ def parse_step(text: str) -> float:
     Raises:
         SpecError: If it is none.
     """
-    found = _STEP.fullmatch(text.strip().lower())
-    if found is None:
+    match = _STEP.fullmatch(text.strip().lower())
+    if match is None:
         raise SpecError(f"'{text}' is no multiple of a step's time; write it as 1.1x.")
-    return float(found[1])
+    return float(match[1])

@@ -1,4 +1,4 @@
-"""The compositions that are considered: every method in several ranks, options and sets of layers."""
+"""Candidates of `rankfold fit`: every method in several ranks, options and sets of layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -61,12 +61,12 @@ class Candidate:
 def find_candidates(
     ruler: SizeEstimator, methods: Sequence[str] = (), *, progress: Progress | None = None
 ) -> list[Candidate]:
-    """Return every composition that is considered, with its size or why it has none.
+    """Return every composition, with its cost or the reason why it cannot be built.
 
     Args:
         ruler: Measures on the model.
         methods: Names of presets; all of them if empty.
-        progress: Is told about every method.
+        progress: Receives the progress, one unit a method.
 
     Raises:
         SpecError: If a method is unknown.
@@ -77,32 +77,34 @@ def find_candidates(
     progress = progress or Silent()
     names = list(dict.fromkeys(methods)) or list(presets.discover())
     progress.start(len(names), "methods")
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     try:
-        for done, name in enumerate(names):
-            progress.advance(done, now=name)
-            found += _of_method(ruler, presets.find(name))
+        for index, name in enumerate(names):
+            progress.advance(index, now=name)
+            candidates += _of_method(ruler, presets.find(name))
         progress.advance(len(names))
     finally:
         progress.finish()
-    return found
+    return candidates
 
 
 def shortlist(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """Return one candidate of each method, in the order of what is used of the budget.
+    """Return one candidate of each method, the largest share of the budget first.
 
     Of those that fit, use about as much as the largest of them, the one nearest to the method as published.
 
     Raises:
         SpecError: If none fits.
     """
-    every = fitting(candidates, budget)
-    chosen: list[Candidate] = []
-    for method in dict.fromkeys(each.method for each in every):
-        uses = [(_use(each, budget), each) for each in every if each.method == method]
-        alike = [each for use, each in uses if use >= _ALIKE * uses[0][0]]
-        chosen.append(min(alike, key=lambda each: each.distance))
-    return sorted(chosen, key=lambda each: -_use(each, budget))
+    all_fitting = fitting(candidates, budget)
+    best: list[Candidate] = []
+    for method in dict.fromkeys(candidate.method for candidate in all_fitting):
+        uses = [
+            (_use(candidate, budget), candidate) for candidate in all_fitting if candidate.method == method
+        ]
+        near_best = [candidate for use, candidate in uses if use >= _ALIKE * uses[0][0]]
+        best.append(min(near_best, key=lambda candidate: candidate.distance))
+    return sorted(best, key=lambda candidate: -_use(candidate, budget))
 
 
 def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
@@ -111,22 +113,24 @@ def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
     Raises:
         SpecError: If none fits.
     """
-    sized = [(each, each.size) for each in candidates if each.size is not None]
-    if not sized:
-        reason = next((each.reason for each in candidates if each.reason), "there is none")
+    measured_candidates = [
+        (candidate, candidate.size) for candidate in candidates if candidate.size is not None
+    ]
+    if not measured_candidates:
+        reason = next((candidate.reason for candidate in candidates if candidate.reason), "there is none")
         raise SpecError(
             f"no composition can be built on this model ({reason.rstrip('.')}); name other methods."
         )
-    inside = [(each, size) for each, size in sized if budget.use(size) <= 1]
-    if not inside:
+    within_budget = [(candidate, size) for candidate, size in measured_candidates if budget.use(size) <= 1]
+    if not within_budget:
         # Where the budget leaves no time beside the base, every use is infinite.
-        nearest, size = min(sized, key=lambda pair: (budget.use(pair[1]), pair[1].step))
+        nearest, size = min(measured_candidates, key=lambda pair: (budget.use(pair[1]), pair[1].step))
         raise SpecError(
             f"nothing fits a budget of {budget.text()}; the nearest is '{nearest.label}' with "
-            f"{size.numbers:,} numbers, {size.bytes:,} bytes and {size.step:.3f}x; give at least that."
+            f"{size.numbers:,} parameters, {size.bytes:,} bytes and {size.step:.3f}x; give at least that."
         )
-    inside.sort(key=lambda pair: (-budget.use(pair[1]), pair[1].step, pair[0].distance))
-    return [each for each, _ in inside]
+    within_budget.sort(key=lambda pair: (-budget.use(pair[1]), pair[1].step, pair[0].distance))
+    return [candidate for candidate, _ in within_budget]
 
 
 def _use(candidate: Candidate, budget: Budget) -> float:
@@ -134,13 +138,13 @@ def _use(candidate: Candidate, budget: Budget) -> float:
 
 
 def _of_method(ruler: SizeEstimator, preset: Preset) -> Iterator[Candidate]:
-    own, *others = _target_sets(ruler, preset)
+    own_targets, *other_targets = _target_sets(ruler, preset)
     variants = _variants(ruler, preset)
-    for targets in (own, *others):
+    for targets in (own_targets, *other_targets):
         for variant in variants:
-            for options, doublings in _ranked(preset, variant):
-                candidate = _measured(ruler, preset.name, {**options, "target_modules": targets})
-                yield replace(candidate, distance=doublings + bool(variant) + (targets != own))
+            for options, doublings in _with_ranks(preset, variant):
+                candidate = _sized(ruler, preset.name, {**options, "target_modules": targets})
+                yield replace(candidate, distance=doublings + bool(variant) + (targets != own_targets))
 
 
 def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
@@ -155,16 +159,16 @@ def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
 def _variants(ruler: SizeEstimator, preset: Preset) -> list[_Options]:
     """Return no option, and each value of one option that changes how many numbers are trained."""
     targets: _Options = {"target_modules": _target_sets(ruler, preset)[0]}
-    usual = _measured(ruler, preset.name, targets).size
+    default_size = _sized(ruler, preset.name, targets).size
     variants: list[_Options] = [{}]
-    if usual is None:
+    if default_size is None:
         return variants
-    seen = {usual.numbers}
+    parameter_counts = {default_size.numbers}
     for option in preset.options.values():
         for value in _values(preset, option):
-            size = _measured(ruler, preset.name, {**targets, option.name: value}).size
-            if size and all(abs(size.numbers / other - 1) >= _LEAST_CHANGE for other in seen):
-                seen.add(size.numbers)
+            size = _sized(ruler, preset.name, {**targets, option.name: value}).size
+            if size and all(abs(size.numbers / count - 1) >= _LEAST_CHANGE for count in parameter_counts):
+                parameter_counts.add(size.numbers)
                 variants.append({option.name: value})
     return variants
 
@@ -181,7 +185,7 @@ def _values(preset: Preset, option: Option) -> list[JsonValue]:
     return [value for value in (default // 2, default * 2) if value >= 1]
 
 
-def _ranked(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, float]]:
+def _with_ranks(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, float]]:
     """Yield a variant in every rank, and by how many doublings that is not the method's own.
 
     Alpha keeps the scaling as it is in the method's own rank.
@@ -196,7 +200,7 @@ def _ranked(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, float
         yield {"r": rank, **alpha, **variant}, abs(log2(rank / spec.rank))
 
 
-def _measured(ruler: SizeEstimator, method: str, options: _Options) -> Candidate:
+def _sized(ruler: SizeEstimator, method: str, options: _Options) -> Candidate:
     try:
         return Candidate(method, options, ruler.size(method, options))
     except (SpecError, ValueError) as error:
@@ -205,17 +209,21 @@ def _measured(ruler: SizeEstimator, method: str, options: _Options) -> Candidate
 
 def largest_lora(ruler: SizeEstimator, budget: Budget) -> Candidate | None:
     """Return PEFT's LoRA that uses most of a budget, or None if none fits."""
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for targets in (ruler.usual, ALL_LINEAR):
         for rank in RANKS:
             options: dict[str, JsonValue] = {"r": rank, "lora_alpha": 2 * rank}
             options["target_modules"] = cast("JsonValue", targets)
             try:
-                found.append(Candidate(PEFT_LORA, options, ruler.lora(rank, targets)))
+                candidates.append(Candidate(PEFT_LORA, options, ruler.lora(rank, targets)))
             except SpecError:
                 break  # larger ranks are refused for the same reason
-    inside = [(budget.use(each.size), each) for each in found if each.size and budget.use(each.size) <= 1]
-    return max(inside, key=lambda pair: pair[0])[1] if inside else None
+    within_budget = [
+        (budget.use(candidate.size), candidate)
+        for candidate in candidates
+        if candidate.size and budget.use(candidate.size) <= 1
+    ]
+    return max(within_budget, key=lambda pair: pair[0])[1] if within_budget else None
 
 
 _ANY_METHOD = ""
@@ -223,12 +231,12 @@ _ANY_METHOD = ""
 
 @final
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """The answer.
+class Proposal:
+    """The compositions considered for one model and budget.
 
     Args:
         base: What all runs would share: fields of `RunRequest` without method, options, steps and out.
-        budget: What was asked for.
+        budget: The limits.
         ruler: Measures on the model.
         candidates: Everything that was considered.
     """
@@ -250,87 +258,89 @@ class Fit:
 
     @property
     def unbuilt(self) -> list[Candidate]:
-        """What cannot be built on the model, or not sensibly."""
-        return [each for each in self.candidates if each.size is None]
+        """Candidates that cannot be built on the model, or not sensibly."""
+        return [candidate for candidate in self.candidates if candidate.size is None]
 
     @property
     def left_out(self) -> dict[str, str]:
         """Why a method is not on the short list, by its name."""
-        there = {each.method for each in self.shortlist}
-        found: dict[str, str] = {}
-        for each in self.candidates:
-            if each.method in there:
+        listed_methods = {candidate.method for candidate in self.shortlist}
+        reasons: dict[str, str] = {}
+        for candidate in self.candidates:
+            if candidate.method in listed_methods:
                 continue
-            if each.size is not None:
-                found[each.method] = "nothing of it fits"
+            if candidate.size is not None:
+                reasons[candidate.method] = "nothing of it fits"
             else:
-                found.setdefault(each.method, (each.reason or "").rstrip("."))
-        return found
+                reasons.setdefault(candidate.method, (candidate.reason or "").rstrip("."))
+        return reasons
 
     def small_print(self) -> str:
-        """Return what the figures mean, and what they do not."""
+        """Return a note on the meaning of the figures."""
         head = self.ruler.head()
-        beside = f" Beside any of them a task head of {head:,} numbers is trained and saved." if head else ""
+        head_sentence = (
+            f" Beside any of them a task head of {head:,} parameters is trained and saved." if head else ""
+        )
         layers = self.ruler.usual if isinstance(self.ruler.usual, str) else ", ".join(self.ruler.usual)
         return (
             "No statement on quality: the list is in the order of what is used of the budget.\n"
-            f"Bytes: float32, and 200 for the name of a tensor.{beside}\n"
+            f"Bytes: float32, and 200 for the name of a tensor.{head_sentence}\n"
             f"Step: predicted, in steps of LoRA of rank 8 on {layers}, with {self.ruler.tokens:,} tokens."
         )
 
     def to_dict(self, *, all_shown: bool) -> dict[str, Any]:
-        """Return the answer as plain values."""
-        shown = self.fitting if all_shown else self.shortlist
+        """Return the proposal as plain values."""
+        candidates = self.fitting if all_shown else self.shortlist
         return {
             "model": self.base["model"],
             "budget": asdict(self.budget),
             "head": self.ruler.head(),
             "reference": {"rank": 8, "target_modules": self.ruler.usual, "tokens": self.ruler.tokens},
             "considered": len(self.candidates),
-            "compositions": [self._row(each) for each in shown],
+            "compositions": [self._row(candidate) for candidate in candidates],
             "left_out": self.left_out,
             "not_built": [
-                {"method": each.method, "options": dict(each.options), "reason": each.reason}
-                for each in self.unbuilt
+                {"method": candidate.method, "options": dict(candidate.options), "reason": candidate.reason}
+                for candidate in self.unbuilt
             ],
         }
 
     def _row(self, candidate: Candidate) -> dict[str, Any]:
         size = candidate.size
         assert size is not None, "what fits has a size"
-        measured = {**asdict(size), "bytes": size.bytes, "use": self.budget.use(size)}
-        return {"method": candidate.method, "options": dict(candidate.options), **measured}
+        costs = {**asdict(size), "bytes": size.bytes, "use": self.budget.use(size)}
+        return {"method": candidate.method, "options": dict(candidate.options), **costs}
 
 
-def ask(
+def propose(
     base: Mapping[str, Any],
     budget: Budget,
     methods: Sequence[str] = (),
     *,
     reads_data: bool = False,
     progress: Progress | None = None,
-) -> Fit:
-    """Measure every composition on a model.
+) -> Proposal:
+    """Find every composition on a model that a budget allows.
 
     Args:
         base: Fields of `RunRequest` that all runs share; `model` is needed, the data with `reads_data` only.
         budget: What the compositions have to keep to.
         methods: Names of presets; all of them if empty.
         reads_data: Take the kind of the task and its classes from the data.
-        progress: Is told about every method.
+        progress: Receives the progress, one unit a method.
 
     Raises:
         SpecError: If there is no such model, task or method, or a setting is not possible.
         DataError: If the data cannot be read or understood.
     """
     request = RunRequest(**base, hold_out=True, method=_ANY_METHOD, out=Path())
-    described = _described(request, reads_data=reads_data)
-    length = request.max_length or described.head.max_length
-    ruler = SizeEstimator(described, tokens=request.batch_size * length)
-    return Fit(dict(base), budget, ruler, tuple(find_candidates(ruler, methods, progress=progress)))
+    head_base = _head_base(request, reads_data=reads_data)
+    length = request.max_length or head_base.head.max_length
+    ruler = SizeEstimator(head_base, tokens=request.batch_size * length)
+    return Proposal(dict(base), budget, ruler, tuple(find_candidates(ruler, methods, progress=progress)))
 
 
-def _described(request: RunRequest, *, reads_data: bool) -> MetaBase:
+def _head_base(request: RunRequest, *, reads_data: bool) -> MetaBase:
     if not reads_data:
         return kind_base(request.model, kind=request.kind, num_labels=2)
     data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from rankfold.bench.executors.base import Executor
 from rankfold.bench.fit.budget import Budget
-from rankfold.bench.fit.candidates import Candidate, Fit, largest_lora
+from rankfold.bench.fit.candidates import Candidate, Proposal, largest_lora
 from rankfold.bench.statistics.comparison import not_above_baseline, rank_records
 from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_common_error, record_purpose
 from rankfold.bench.suites.runner import run_all
@@ -60,7 +60,7 @@ def rung_steps(rungs: int, steps: int, eta: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPlan:
-    """What a choice will train.
+    """The runs of one choice, rung by rung.
 
     Args:
         out: The folder of all runs.
@@ -84,7 +84,7 @@ class FitPlan:
     eta: int
 
     def __post_init__(self) -> None:
-        """Check what the rungs are made of."""
+        """Check steps and eta."""
         if self.steps < 1:
             raise SpecError(f"steps is {self.steps}; give a number above 0.")
         if self.eta < 2:  # noqa: PLR2004
@@ -129,18 +129,18 @@ class FitPlan:
         return json.loads(json.dumps({"format": 1, **values, "rungs": self.rungs}))
 
 
-def plan_search(fit: Fit, out: Path, *, steps: int, eta: int) -> FitPlan:
-    """Return the plan of a search between the shortlist of a fit.
+def plan_search(proposal: Proposal, out: Path, *, steps: int, eta: int) -> FitPlan:
+    """Return the plan of a choice between the shortlisted candidates.
 
     Raises:
         SpecError: If `steps` or `eta` is too small.
     """
     return FitPlan(
         out=out,
-        base=fit.base,
-        budget=fit.budget,
-        candidates=tuple(fit.shortlist),
-        reference=largest_lora(fit.ruler, fit.budget),
+        base=proposal.base,
+        budget=proposal.budget,
+        candidates=tuple(proposal.shortlist),
+        reference=largest_lora(proposal.ruler, proposal.budget),
         steps=steps,
         eta=eta,
     )
@@ -148,7 +148,7 @@ def plan_search(fit: Fit, out: Path, *, steps: int, eta: int) -> FitPlan:
 
 @dataclass(frozen=True, slots=True)
 class FitChoice:
-    """What was chosen.
+    """The chosen candidate with all runs of the choice.
 
     Args:
         winner: The chosen candidate.
@@ -168,7 +168,7 @@ def fit(
     executor: Executor | None = None,
     overwrite: bool = False,
 ) -> FitChoice:
-    """Choose a candidate by successive halving; what an earlier call has trained is kept.
+    """Choose a candidate by successive halving; finished runs of an earlier call are reused.
 
     Args:
         plan: What to train.
@@ -184,35 +184,48 @@ def fit(
     """
     _claim(plan, overwrite=overwrite)
     records: list[RunRecord] = []
-    done: list[Outcome] = []
-    left: Sequence[Candidate] = plan.candidates
-    keeps = [*plan.sizes[1:], 1]
-    for number, (steps, kept) in enumerate(zip(plan.rungs, keeps, strict=True), start=1):
-        logger.info("rung %d of %d: %d candidates, %d steps each.", number, len(keeps), len(left), steps)
-        requests = [plan.request(each, f"rung-{number}/{each.method}", steps=steps) for each in left]
-        outcomes = run_all(requests, make_progress=make_progress, executor=executor, earlier=done)
+    earlier: list[Outcome] = []
+    remaining: Sequence[Candidate] = plan.candidates
+    survivor_counts = [*plan.sizes[1:], 1]
+    for number, (steps, survivors) in enumerate(zip(plan.rungs, survivor_counts, strict=True), start=1):
+        logger.info(
+            "rung %d of %d: %d candidates, %d steps each.",
+            number,
+            len(survivor_counts),
+            len(remaining),
+            steps,
+        )
+        requests = [
+            plan.request(candidate, f"rung-{number}/{candidate.method}", steps=steps)
+            for candidate in remaining
+        ]
+        outcomes = run_all(requests, make_progress=make_progress, executor=executor, earlier=earlier)
         check_none_elsewhere(outcomes)
-        done += outcomes
+        earlier += outcomes
         if all(outcome.error for outcome in outcomes):
             raise_common_error(outcomes)
-        part = FitInfo(plan.budget.text(), tuple(plan.rungs), number, kept)
-        here = [_placed(outcome, part) for outcome in outcomes]
-        of_record = {id(record): candidate for record, candidate in zip(here, left, strict=True)}
-        left = [of_record[id(record)] for record in rank_records(here)[:kept] if record.status == "done"]
-        records += here
-        _tell_of_guessing(here)
-        _tell_what_is_left(here, plan, number)
+        part = FitInfo(plan.budget.text(), tuple(plan.rungs), number, survivors)
+        rung_records = [_record_with_part(outcome, part) for outcome in outcomes]
+        of_record = {id(record): candidate for record, candidate in zip(rung_records, remaining, strict=True)}
+        remaining = [
+            of_record[id(record)]
+            for record in rank_records(rung_records)[:survivors]
+            if record.status == "done"
+        ]
+        records += rung_records
+        _log_guessing(rung_records)
+        _log_time_left(rung_records, plan, number)
     if plan.reference is not None:
         request = plan.request(plan.reference, "reference", steps=plan.steps)
-        (outcome,) = run_all([request], make_progress=make_progress, executor=executor, earlier=done)
+        (outcome,) = run_all([request], make_progress=make_progress, executor=executor, earlier=earlier)
         check_none_elsewhere([outcome])
         if outcome.record is None:  # it never got as far as the others did with the same model and data
             raise_common_error([outcome])
-        part = FitInfo(plan.budget.text(), tuple(plan.rungs), len(keeps), 1, role="reference")
-        records.append(_placed(outcome, part))
-    full = plan.request(left[0], "winner", steps=None)
+        part = FitInfo(plan.budget.text(), tuple(plan.rungs), len(survivor_counts), 1, role="reference")
+        records.append(_record_with_part(outcome, part))
+    full = plan.request(remaining[0], "winner", steps=None)
     full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
-    return FitChoice(left[0], tuple(records), full)
+    return FitChoice(remaining[0], tuple(records), full)
 
 
 def _claim(plan: FitPlan, *, overwrite: bool) -> None:
@@ -237,14 +250,14 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
     write_into(plan.out, PLAN_NAME, content)
 
 
-def _placed(outcome: Outcome, part: FitInfo) -> RunRecord:
+def _record_with_part(outcome: Outcome, part: FitInfo) -> RunRecord:
     """Return a run's record with its place in the choice, on disk too."""
     record = record_purpose(outcome, part).record
     assert record is not None, "a run without a record has siblings that know its model and data"
     return record
 
 
-def _tell_of_guessing(records: Sequence[RunRecord]) -> None:
+def _log_guessing(records: Sequence[RunRecord]) -> None:
     """Say so if a rung was too short to tell its candidates apart."""
     guessing = not_above_baseline(records)
     if 2 * len(guessing) > len(records):
@@ -255,11 +268,13 @@ def _tell_of_guessing(records: Sequence[RunRecord]) -> None:
         )
 
 
-def _tell_what_is_left(records: Sequence[RunRecord], plan: FitPlan, number: int) -> None:
+def _log_time_left(records: Sequence[RunRecord], plan: FitPlan, number: int) -> None:
     """Say how long the later rungs will take, by how long this one took."""
-    done = [record for record in records if record.status == "done"]
-    a_step = sum(each.seconds.train for each in done) / sum(each.training.steps for each in done)
-    around = sum(each.seconds.total - each.seconds.train for each in done) / len(done)
+    finished = [record for record in records if record.status == "done"]
+    a_step = sum(record.seconds.train for record in finished) / sum(
+        record.training.steps for record in finished
+    )
+    around = sum(record.seconds.total - record.seconds.train for record in finished) / len(finished)
     later = list(zip(plan.sizes, plan.rungs, strict=True))[number:]
     later += [(1, plan.steps)] if plan.reference is not None else []
     seconds = sum(runs * (around + steps * a_step) for runs, steps in later)

@@ -1,1 +1,1 @@
-"""Metrics with their doubt, comparisons corrected together, and what they say to a claim."""
+"""Confidence intervals, comparisons corrected together, and verdicts on claims."""

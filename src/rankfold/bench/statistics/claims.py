@@ -1,4 +1,4 @@
-"""What a paper says, as comparisons of rows, and what a set of records says to it.
+"""Claims of papers as comparisons of variants, and the verdict of records on them.
 
 Every comparison is one number per task: a weighted sum of the rows' metrics, paired over examples and seeds,
 held against a bound. Verdicts are corrected together (Holm), and a claim with several comparisons is
@@ -57,7 +57,7 @@ class Claim:
 
     @property
     def bound(self) -> float:
-        """What the difference has to be above."""
+        """The value that the difference has to exceed."""
         return -self.margin if self.expect == "within" else self.margin
 
 
@@ -69,13 +69,13 @@ class Finding:
     Attributes:
         model: The base model's name.
         task: The task's name.
-        metric: What was measured.
+        metric: The metric.
         rows: Labels, in the order of the claim.
         means: The metric of each row over the examples and seeds all rows share; empty if there are none.
         seeds: How many seeds they share.
         difference: The first less the second; for `rising`, what a straight line through the rows gains from
             the first to the last. None if it cannot be said.
-        verdict: What it says, corrected for all comparisons of the suite.
+        verdict: The verdict, corrected for all comparisons of the suite.
         note: Why the runs cannot speak to the claim although they ended well; empty if they can.
     """
 
@@ -93,11 +93,11 @@ class Finding:
 @final
 @dataclass(frozen=True, slots=True)
 class JudgedClaim:
-    """A claim with everything found about it.
+    """A claim with its verdict and all findings.
 
     Attributes:
-        claim: What was said.
-        verdict: What became of it.
+        claim: The claim.
+        verdict: The strongest verdict of its findings.
         findings: One for each comparison, model and task.
     """
 
@@ -111,27 +111,27 @@ Rows = Mapping[str, Sequence[RunRecord]]
 
 
 def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> list[JudgedClaim]:
-    """Return what the records say to each claim.
+    """Return the verdict of records on each claim.
 
     Args:
         claims: What is claimed.
         studies: The rows of each model and task, by the names of both.
     """
-    found = [
+    findings = [
         (claim, _finding(claim, rows, model, task, studies[model, task]))
         for claim in claims
         for rows in claim.comparisons
         for model, task in studies
         if (not claim.tasks or task in claim.tasks) and set(rows) <= studies[model, task].keys()
     ]
-    sure = iter(holm_rejections([each.difference for _, each in found if each.difference]))
-    answered = [
-        (claim, replace(each, verdict=_answer(claim, each, sure=next(sure))))
-        if each.difference
-        else (claim, each)
-        for claim, each in found
+    sure = iter(holm_rejections([finding.difference for _, finding in findings if finding.difference]))
+    judged = [
+        (claim, replace(finding, verdict=_verdict(claim, finding, sure=next(sure))))
+        if finding.difference
+        else (claim, finding)
+        for claim, finding in findings
     ]
-    return [_together(claim, [each for other, each in answered if other is claim]) for claim in claims]
+    return [_judge_claim(claim, [finding for other, finding in judged if other is claim]) for claim in claims]
 
 
 def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows: Rows) -> Finding:
@@ -152,10 +152,12 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
     if not examples:
         return replace(finding, note="measured on no example in common")
     scores = [scores_of(row, examples) for row in runs]
-    has_learned = any(_has_learned(row, each, metric) for row, each in zip(runs, scores, strict=True))
+    has_learned = any(
+        _has_learned(row, row_scores, metric) for row, row_scores in zip(runs, scores, strict=True)
+    )
     return replace(
         finding,
-        means=tuple(mean_metric(each, metric) for each in scores),
+        means=tuple(mean_metric(row_scores, metric) for row_scores in scores),
         difference=paired_contrast(scores, _weights(claim, len(labels)), metric, bound=claim.bound),
         note="" if has_learned else "no row is above guessing",
     )
@@ -176,13 +178,15 @@ def _weights(claim: Claim, count: int) -> tuple[float, ...]:
     return tuple((place - middle) / squares * (count - 1) for place in range(count))
 
 
-def _answer(claim: Claim, finding: Finding, *, sure: bool) -> ClaimVerdict:
+def _verdict(claim: Claim, finding: Finding, *, sure: bool) -> ClaimVerdict:
     assert finding.difference is not None, "what was not compared has no answer"
     if not sure or finding.note:
         return "not separated"
     return "supported" if finding.difference.interval.value > claim.bound else "contradicted"
 
 
-def _together(claim: Claim, findings: Sequence[Finding]) -> JudgedClaim:
-    answers: list[ClaimVerdict] = sorted((each.verdict for each in findings), key=_STRONGEST.index)
-    return JudgedClaim(claim, answers[0] if answers else "not run", tuple(findings))
+def _judge_claim(claim: Claim, findings: Sequence[Finding]) -> JudgedClaim:
+    verdicts_found: list[ClaimVerdict] = sorted(
+        (finding.verdict for finding in findings), key=_STRONGEST.index
+    )
+    return JudgedClaim(claim, verdicts_found[0] if verdicts_found else "not run", tuple(findings))

@@ -1,4 +1,4 @@
-"""Intervals and verdicts from per-example predictions, so that a comparison carries its doubt.
+"""Confidence intervals and verdicts from per-example predictions.
 
 One run says how good a method was on these examples with this seed. Both could have been others: see
 `rankfold.bench.statistics.confidence`. Two methods are compared on the same examples and seeds, pair by pair.
@@ -26,7 +26,7 @@ Verdict = Literal["reference", "better", "worse", "not separated", "not comparab
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one method predicted: the same examples under one or several seeds.
+    """Predictions of one method: the same examples under one or several seeds.
 
     Attributes:
         labels: The truth, one value per example.
@@ -102,30 +102,32 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
         SpecError: If the metric is unknown.
     """
     measure = find_metric(metric).function
-    found = _doubt(lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed)
-    around = _interval(found, level)
-    low, high = max(around.low, find_metric(metric).least), min(around.high, 1.0)
+    estimate = _mean_estimate(
+        lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed
+    )
+    interval = _interval(estimate, level)
+    low, high = max(interval.low, find_metric(metric).least), min(interval.high, 1.0)
     if metric != "accuracy":
-        return Interval(found.value, low, high)
-    wilson = _wilson(found, level)
-    if found.seeds == 1:
+        return Interval(estimate.value, low, high)
+    wilson = _wilson(estimate, level)
+    if estimate.seeds == 1:
         return wilson
-    return Interval(found.value, min(low, wilson.low), max(high, wilson.high))
+    return Interval(estimate.value, min(low, wilson.low), max(high, wilson.high))
 
 
-def _wilson(found: MeanEstimate, level: float) -> Interval:
+def _wilson(estimate: MeanEstimate, level: float) -> Interval:
     """Return Wilson's interval of an accuracy, which does not shrink to nothing where all is right.
 
     Several seeds on the same examples are as sure as a number of examples between that of one seed and that
     of all: the number whose accuracy would vary as much with other examples.
     """
-    count = float(found.examples)
-    if found.least:
-        alike = found.value * (1 - found.value) / found.least**2
-        count = min(max(count, alike), count * found.seeds)
+    count = float(estimate.examples)
+    if estimate.least:
+        alike = estimate.value * (1 - estimate.value) / estimate.least**2
+        count = min(max(count, alike), count * estimate.seeds)
     interval = cast("Any", statsmodels.stats.proportion).proportion_confint
-    low, high = interval(found.value * count, count, alpha=1 - level, method="wilson")
-    return Interval(found.value, float(low), float(high))
+    low, high = interval(estimate.value * count, count, alpha=1 - level, method="wilson")
+    return Interval(estimate.value, float(low), float(high))
 
 
 def mean_metric(scores: Scores, metric: str) -> float:
@@ -180,21 +182,23 @@ def paired_contrast(
         SpecError: If the metric is unknown.
     """
     measure = find_metric(metric).function
-    if not all(np.array_equal(each.labels, scores[0].labels) for each in scores):
+    if not all(np.array_equal(method.labels, scores[0].labels) for method in scores):
         raise DataError("the runs were measured on different examples; evaluate all on the same data.")
-    shared = tuple(one for one in scores[0].seeds if all(one in each.seeds for each in scores))
-    if not shared:
-        listed = " and ".join(str(each.seeds) for each in scores)
-        raise DataError(f"the runs share no seed ({listed}); train all with the same seeds.")
-    paired = [each.of_seeds(shared) for each in scores]
+    shared_seeds = tuple(
+        seed_value for seed_value in scores[0].seeds if all(seed_value in method.seeds for method in scores)
+    )
+    if not shared_seeds:
+        seed_list = " and ".join(str(method.seeds) for method in scores)
+        raise DataError(f"the runs share no seed ({seed_list}); train all with the same seeds.")
+    paired_scores = [method.of_seeds(shared_seeds) for method in scores]
 
     def gain(pick: Pick) -> NDArray[np.float64]:
-        truth = pick(paired[0].labels)
-        metrics = [measure(truth, pick(each.predictions)) for each in paired]
+        truth = pick(paired_scores[0].labels)
+        metrics = [measure(truth, pick(method.predictions)) for method in paired_scores]
         return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
-    found = _doubt(gain, paired[0], seed)
-    return Difference(_interval(found, level), found.p_value(bound))
+    estimate = _mean_estimate(gain, paired_scores[0], seed)
+    return Difference(_interval(estimate, level), estimate.p_value(bound))
 
 
 def holm_rejections(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
@@ -224,13 +228,13 @@ def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list
     ]
 
 
-def _doubt(statistic: Statistic, scores: Scores, seed: int) -> MeanEstimate:
+def _mean_estimate(statistic: Statistic, scores: Scores, seed: int) -> MeanEstimate:
     return estimate_mean(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=seed)
 
 
-def _interval(found: MeanEstimate, level: float) -> Interval:
-    half = found.half_width(level)
-    return Interval(found.value, found.value - half, found.value + half)
+def _interval(estimate: MeanEstimate, level: float) -> Interval:
+    half = estimate.half_width(level)
+    return Interval(estimate.value, estimate.value - half, estimate.value + half)
 
 
 def goodness(record: RunRecord) -> float:
@@ -248,24 +252,24 @@ def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
     """
     if not records:
         return []
-    others = [{item.id for item in record.predictions} for record in records[1:]]
-    first = dict.fromkeys(item.id for item in records[0].predictions if not isinstance(item.label, list))
-    return [name for name in first if all(name in other for other in others)]
+    other_ids = [{item.id for item in record.predictions} for record in records[1:]]
+    first_ids = dict.fromkeys(item.id for item in records[0].predictions if not isinstance(item.label, list))
+    return [example for example in first_ids if all(example in ids for ids in other_ids)]
 
 
 def baselines_of(records: Sequence[RunRecord]) -> Mapping[str, float]:
-    """Return what needs no training, by its name: that of the run measured on the fewest examples.
+    """Return the baselines of the run with the fewest examples, by name.
 
-    What all runs share are the examples of that one, if a run that was measured on more began with the same.
+    All runs share the examples of that one, if runs with more examples begin with the same.
     """
     return min(records, key=lambda record: len(record.predictions)).baselines if records else {}
 
 
 def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str]) -> Scores:
-    """Return what runs of one method predicted, one row per seed."""
-    found = [{item.id: item for item in record.predictions} for record in records]
-    labels = np.array([found[0][name].label for name in examples])
-    predictions = np.array([[run[name].prediction for name in examples] for run in found])
+    """Return the predictions of runs of one method, one row per seed."""
+    predictions_by_id = [{item.id: item for item in record.predictions} for record in records]
+    labels = np.array([predictions_by_id[0][name].label for name in examples])
+    predictions = np.array([[run[name].prediction for name in examples] for run in predictions_by_id])
     return Scores(labels, predictions, tuple(record.training.seed for record in records))
 
 
@@ -282,8 +286,8 @@ def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int
 def rank_records(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Return runs of one rung, the best first, failed ones last.
 
-    Equal scores are told apart by the loss on the same rows, then by how many numbers are trained; then the
-    order stays.
+    Equal scores are ordered by the loss on the same rows, then by the number of trained parameters; then they
+    stay in order.
     """
     return sorted(records, key=_rank)
 

@@ -1,4 +1,4 @@
-"""How far a mean over a few seeds and many examples may be off, so that verdicts are rarely wrong.
+"""Confidence intervals and p-values of a mean over few seeds and many examples.
 
 Seeds and examples could both have been others. The examples are many, so a bootstrap shows what they leave
 open. The seeds are few: three of them agree by chance a quarter of the time, and then resampling them shows
@@ -35,7 +35,7 @@ Statistic = Callable[[Pick], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class MeanEstimate:
-    """A mean over seeds, and by how much it may be off.
+    """A mean over seeds with its standard errors.
 
     Attributes:
         value: The mean.
@@ -67,8 +67,8 @@ class MeanEstimate:
         def beyond(power: float) -> float:
             return self._reach(math.exp(power)) - distance
 
-        found = cast("Any", scipy.optimize).brentq(beyond, math.log(_LEAST_P_VALUE), 0.0)
-        return max(math.exp(found), least)
+        power = cast("Any", scipy.optimize).brentq(beyond, math.log(_LEAST_P_VALUE), 0.0)
+        return max(math.exp(power), least)
 
     def _least_p_value(self, bound: float) -> float:
         """Return how probable it is that all examples say the same, which resampling them cannot know.
@@ -88,7 +88,7 @@ class MeanEstimate:
 
 
 def estimate_mean(statistic: Statistic, *, seeds: int, examples: int, seed: int) -> MeanEstimate:
-    """Return the mean of a statistic over the seeds with what leaves it open.
+    """Return the mean of a statistic over the seeds with its standard errors.
 
     Args:
         statistic: What is measured of each seed on examples that are picked.
@@ -96,30 +96,30 @@ def estimate_mean(statistic: Statistic, *, seeds: int, examples: int, seed: int)
         examples: How many examples there are.
         seed: Makes the resamples repeatable.
     """
-    measured = statistic(lambda values: values[..., None, :])[:, 0]
-    value = float(np.mean(measured))
+    values = statistic(lambda values: values[..., None, :])[:, 0]
+    value = float(np.mean(values))
     if examples == 1:  # one example cannot be resampled
         return MeanEstimate(value, seeds, examples, 0.0, 0.0, 0.0)
-    together = np.atleast_2d(np.cov(_resampled(statistic, seeds, examples, seed)))
+    together = np.atleast_2d(np.cov(_resample(statistic, seeds, examples, seed)))
     least = float(np.mean(together))
     if seeds == 1:
         return MeanEstimate(value, seeds, examples, 0.0, math.sqrt(least), math.sqrt(least))
     shared = float(together.sum() - together.trace()) / (seeds * (seeds - 1))
-    spread = float(np.std(measured, ddof=1)) / math.sqrt(seeds)
+    spread = float(np.std(values, ddof=1)) / math.sqrt(seeds)
     return MeanEstimate(
         value, seeds, examples, spread, math.sqrt(max(0.0, shared)), math.sqrt(max(0.0, least))
     )
 
 
-def _resampled(statistic: Statistic, seeds: int, examples: int, seed: int) -> NDArray[np.float64]:
+def _resample(statistic: Statistic, seeds: int, examples: int, seed: int) -> NDArray[np.float64]:
     """Return the statistic of each seed on resampled examples, alike for all seeds, `[seeds, RESAMPLES]`."""
     generator = np.random.default_rng(seed)
     batch = max(1, _BATCH_NUMBERS // (seeds * examples))
-    found: list[NDArray[np.float64]] = []
+    batches: list[NDArray[np.float64]] = []
     for start in range(0, RESAMPLES, batch):
-        drawn = generator.integers(examples, size=(min(batch, RESAMPLES - start), examples))
-        found.append(statistic(lambda values, drawn=drawn: values[..., drawn]))
-    return np.concatenate(found, axis=1)
+        indices = generator.integers(examples, size=(min(batch, RESAMPLES - start), examples))
+        batches.append(statistic(lambda values, indices=indices: values[..., indices]))
+    return np.concatenate(batches, axis=1)
 
 
 def _student(chance: float, freedom: int) -> float:

@@ -19,14 +19,14 @@ from rankfold.runs.record import RunRecord
 from rankfold.runs.records import label_with_all
 from rankfold.tasks.metrics import METRICS
 
-Outcome = Verdict | Literal["the same", "failed", "mended", "failed in both"]
-"""What became of a method: a verdict on its predictions, or that it failed in one set or in both."""
+ChangeOutcome = Verdict | Literal["the same", "failed", "fixed", "failed in both"]
+"""The change of a method: a verdict on its predictions, or a failure in one set or in both."""
 
 
 # By what a seed's runs were and are; the first that there is counts.
-_FAILURES: Mapping[tuple[str, str], Outcome] = {
+_FAILURES: Mapping[tuple[str, str], ChangeOutcome] = {
     ("done", "failed"): "failed",
-    ("failed", "done"): "mended",
+    ("failed", "done"): "fixed",
     ("failed", "failed"): "failed in both",
 }
 
@@ -40,12 +40,12 @@ class Change:
         label: The method with its options.
         task: The task's name.
         model: The base model's name.
-        metric: What was measured.
+        metric: The metric.
         seeds: Those that finished in both sets.
         old: The metric of the older runs, averaged over these seeds; None if there are none.
         new: That of the newer ones.
         difference: New less old, paired over rows and seeds; None if it cannot be compared.
-        outcome: What came of it, corrected for all comparisons together.
+        outcome: The outcome, corrected for all comparisons together.
         why: Why it cannot be compared, or failed; or which seeds the comparison leaves out.
         bytes_ratio: Newer by older learned bytes.
         step_ratio: Newer by older time of a step: only worth something where the machine was the same.
@@ -59,7 +59,7 @@ class Change:
     old: float | None
     new: float | None
     difference: Difference | None
-    outcome: Outcome
+    outcome: ChangeOutcome
     why: str | None = None
     bytes_ratio: float | None = None
     step_ratio: float | None = None
@@ -73,12 +73,12 @@ class Change:
 @final
 @dataclass(frozen=True, slots=True)
 class RecordDiff:
-    """What became of every method.
+    """The changes between two sets of records.
 
     Attributes:
-        changes: What both sets have.
-        only_old: Labels of what the newer set lacks.
-        only_new: Labels of what the older set lacks.
+        changes: One for each method in both sets.
+        only_old: Labels that the newer set lacks.
+        only_new: Labels that the older set lacks.
     """
 
     changes: tuple[Change, ...]
@@ -90,33 +90,33 @@ def compare_records(old: Iterable[RunRecord], new: Iterable[RunRecord]) -> Recor
     """Compare two sets of records: runs that were asked for with the same words, seed by seed.
 
     Args:
-        old: What is held against.
-        new: What may have become worse.
+        old: The records to compare with.
+        new: The records that may have become worse.
 
     Raises:
         DataError: If the sets have no method in common.
     """
-    before, after = _by_question(old), _by_question(new)
-    common = [question for question in before if question in after]
+    before, after = _by_identity(old), _by_identity(new)
+    common = [identity for identity in before if identity in after]
     if not common:
         raise DataError(
             "the two sets have no run in common: model, task, method or a setting differs in all of them; "
             "name two folders of the same suite."
         )
-    changes = [_change(before[question], after[question]) for question in common]
+    changes = [_change(before[identity], after[identity]) for identity in common]
     return RecordDiff(
-        tuple(_judged(changes)),
-        tuple(_label(before[question]) for question in before if question not in after),
-        tuple(_label(after[question]) for question in after if question not in before),
+        tuple(_with_verdicts(changes)),
+        tuple(_label(before[identity]) for identity in before if identity not in after),
+        tuple(_label(after[identity]) for identity in after if identity not in before),
     )
 
 
-def _by_question(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]]:
-    """Return the latest record of each seed, by what was asked for."""
-    found: dict[str, dict[int, RunRecord]] = {}
-    for record in sorted(records, key=lambda each: each.created):
-        found.setdefault(record.request.identity_of_seeds(), {})[record.training.seed] = record
-    return found
+def _by_identity(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]]:
+    """Return the latest record of each seed, by the identity of its run."""
+    by_identity: dict[str, dict[int, RunRecord]] = {}
+    for record in sorted(records, key=lambda record: record.created):
+        by_identity.setdefault(record.request.identity_of_seeds(), {})[record.training.seed] = record
+    return by_identity
 
 
 def _label(runs: Mapping[int, RunRecord]) -> str:
@@ -150,32 +150,34 @@ def _change(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> Chang
             [run.seconds.step_median for run in ours], [run.seconds.step_median for run in theirs]
         ),
     )
-    return _compared(change, ours, theirs)
+    return _compare_runs(change, ours, theirs)
 
 
 def _failure(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> dict[str, str] | None:
     """Return outcome and reason if a seed fails now that did not, or if none finished in both sets."""
-    both = sorted(old.keys() & new.keys())
-    found = {(old[seed].status, new[seed].status): seed for seed in reversed(both)}
+    shared_seeds = sorted(old.keys() & new.keys())
+    seed_of_statuses = {(old[seed].status, new[seed].status): seed for seed in reversed(shared_seeds)}
     for statuses, outcome in _FAILURES.items():
-        if statuses in found and (outcome == "failed" or ("done", "done") not in found):
-            seed = found[statuses]
+        if statuses in seed_of_statuses and (outcome == "failed" or ("done", "done") not in seed_of_statuses):
+            seed = seed_of_statuses[statuses]
             return {"outcome": outcome, "why": f"seed {seed}: {new[seed].error or old[seed].error}"}
     return None
 
 
 def _left_out(old: Mapping[int, RunRecord], new: Mapping[int, RunRecord]) -> str | None:
     """Return which seeds a comparison leaves out, and why; None if there are none."""
-    seeds: dict[str, list[str]] = {each: [] for each in ("not in both sets", *_FAILURES.values())}
+    seeds: dict[str, list[str]] = {reason: [] for reason in ("not in both sets", *_FAILURES.values())}
     for seed in sorted(old.keys() | new.keys()):
         if seed not in old or seed not in new:
             seeds["not in both sets"].append(str(seed))
         elif outcome := _FAILURES.get((old[seed].status, new[seed].status)):
             seeds[outcome].append(str(seed))
-    return "; ".join(f"seeds {', '.join(some)}: {each}" for each, some in seeds.items() if some) or None
+    return (
+        "; ".join(f"seeds {', '.join(names)}: {reason}" for reason, names in seeds.items() if names) or None
+    )
 
 
-def _compared(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> Change:
+def _compare_runs(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> Change:
     if {run.data.sha256 for run in ours} != {run.data.sha256 for run in theirs}:
         return replace(change, why="the data has changed: its hash differs")
     if {run.task.version or 1 for run in ours} != {run.task.version or 1 for run in theirs}:
@@ -189,11 +191,11 @@ def _compared(change: Change, ours: Sequence[RunRecord], theirs: Sequence[RunRec
     return replace(change, difference=paired_difference(new, old, change.metric))
 
 
-def _judged(changes: Sequence[Change]) -> list[Change]:
+def _with_verdicts(changes: Sequence[Change]) -> list[Change]:
     """Return the changes with verdicts, corrected together."""
     differences = [change.difference for change in changes if change.difference]
-    found = iter(verdicts(differences))
-    return [replace(change, outcome=next(found)) if change.difference else change for change in changes]
+    outcomes = iter(verdicts(differences))
+    return [replace(change, outcome=next(outcomes)) if change.difference else change for change in changes]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,1 +1,1 @@
-"""Methods, tasks and models, tuned equally, run anywhere, and asked their claims."""
+"""Suites: variants under several conditions and seeds, tuned equally, with claims on their results."""

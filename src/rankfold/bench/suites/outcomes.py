@@ -1,4 +1,4 @@
-"""What became of the runs that were asked for, and whether that is enough to go on with."""
+"""Outcomes of requested runs: records, failures, and checks whether they suffice to go on."""
 
 import logging
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ from rankfold.tasks import TaskRequest
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request.
+    """The outcome of one request.
 
     Args:
-        request: What was asked for.
-        record: What is in its folder; None if it failed before anything was known of it, or if another
+        request: The request.
+        record: The record in its folder; None if it failed before anything was known of it, or if another
             process is making it.
         error: Why it failed; None if it did not.
-        is_reused: Whether it had been done before.
+        is_reused: Whether an earlier call had finished it.
     """
 
     request: RunRequest
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def check_none_elsewhere(outcomes: Sequence[Outcome]) -> None:
-    """Check that no other process is making some of the runs, for what takes the results of all.
+    """Check that no other process is at some of the runs, before their results are used together.
 
     Raises:
         BusyError: If one is.
@@ -60,7 +60,7 @@ def check_none_elsewhere(outcomes: Sequence[Outcome]) -> None:
         verb = "is" if len(elsewhere) == 1 else "are"
         raise BusyError(
             f"{len(elsewhere)} of {len(outcomes)} runs {verb} made by another process "
-            f"({', '.join(each.request.out.name for each in elsewhere)}); "
+            f"({', '.join(outcome.request.out.name for outcome in elsewhere)}); "
             "give the same command again when it has ended."
         ) from elsewhere[0].error
 
@@ -72,17 +72,17 @@ def check_conditions_started(outcomes: Sequence[Outcome]) -> None:
         TrainingError: If none of one did.
     """
     if reasons := unstarted_reasons(outcomes):
-        listed = "; ".join(f"no run of {name} began ({reason})" for name, reason in reasons.items())
-        raise TrainingError(f"{listed}; mend the cause and run it again.")
+        failures = "; ".join(f"no run of {name} began ({reason})" for name, reason in reasons.items())
+        raise TrainingError(f"{failures}; mend the cause and run it again.")
 
 
 def unstarted_reasons(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Return why, for each model and task of which no run began: "minilm on mrpc"."""
-    known = {_name(each.request) for each in outcomes if each.record or each.is_elsewhere}
+    started = {_name(outcome.request) for outcome in outcomes if outcome.record or outcome.is_elsewhere}
     reasons: dict[str, str] = {}
-    for each in outcomes:
-        if each.error and (name := _name(each.request)) not in known:
-            reasons.setdefault(name, str(each.error).rstrip("."))
+    for outcome in outcomes:
+        if outcome.error and (name := _name(outcome.request)) not in started:
+            reasons.setdefault(name, str(outcome.error).rstrip("."))
     return reasons
 
 
@@ -99,7 +99,9 @@ def raise_common_error(outcomes: Sequence[Outcome]) -> NoReturn:
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if len({str(error) for error in errors}) == 1 and isinstance(errors[0], RankfoldError):
         raise errors[0]
-    reasons = "; ".join(f"{each.request.out.name}: {str(each.error).rstrip('.')}" for each in outcomes)
+    reasons = "; ".join(
+        f"{outcome.request.out.name}: {str(outcome.error).rstrip('.')}" for outcome in outcomes
+    )
     raise TrainingError(
         f"all {len(outcomes)} runs failed ({reasons}); mend the causes and run it again."
     ) from errors[0]
@@ -109,14 +111,14 @@ logger = logging.getLogger("rankfold.bench")
 
 
 def record_purpose(outcome: Outcome, part: TuningInfo | FitInfo) -> Outcome:
-    """Return an outcome whose record says what the run was made for, on disk too if it is there."""
+    """Add the part on tuning or fitting to an outcome's record, on disk too if it is there."""
     record = outcome.record
     if record is None or part in (record.tuning, record.fit):
         return outcome
     record = replace(record, fit=part) if isinstance(part, FitInfo) else replace(record, tuning=part)
     # A failure under --overwrite leaves the earlier run where it is.
     if record.status == "done" or read_failure(outcome.request.out) is not None:
-        _keep(record, outcome.request.out)
+        _write_record(record, outcome.request.out)
     return replace(outcome, record=record)
 
 
@@ -133,13 +135,13 @@ def _place(request: RunRequest) -> tuple[str, TaskRequest]:
 def _as_failed(outcome: Outcome, sibling: RunRecord | None) -> Outcome:
     if outcome.record is not None or sibling is None or outcome.is_elsewhere:
         return outcome
-    record = _unstarted(outcome, sibling)
+    record = _unstarted_record(outcome, sibling)
     if not outcome.request.out.exists():
-        _keep(record, outcome.request.out)
+        _write_record(record, outcome.request.out)
     return replace(outcome, record=record)
 
 
-def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
+def _unstarted_record(outcome: Outcome, sibling: RunRecord) -> RunRecord:
     request = outcome.request
     return replace(
         sibling,
@@ -165,18 +167,18 @@ def _unstarted(outcome: Outcome, sibling: RunRecord) -> RunRecord:
 
 
 def _training(request: RunRequest, sibling: RunRecord) -> TrainingInfo:
-    """Return how a run would have been trained; what its request leaves open is as its sibling found it."""
-    known = sibling.training
+    """Return the training settings of a run that never began; open ones are its sibling's."""
+    sibling_training = sibling.training
     rows = max(1, sibling.data.rows.get("train", 1))
-    precision = known.precision if request.precision == "auto" else request.precision
+    precision = sibling_training.precision if request.precision == "auto" else request.precision
     schedule = schedule_of(request, rows, precision)
-    head = "none" if known.head == "none" else "frozen" if request.freeze_head else "trained"
-    part = training_part(schedule, rows, request.max_length or known.max_length, head)
+    head = "none" if sibling_training.head == "none" else "frozen" if request.freeze_head else "trained"
+    part = training_part(schedule, rows, request.max_length or sibling_training.max_length, head)
     return replace(part, rates=request.rates.non_default())
 
 
-def _keep(record: RunRecord, folder: Path) -> None:
-    """Write what became of a run; a full disk does not take along the report of all others."""
+def _write_record(record: RunRecord, folder: Path) -> None:
+    """Write a record; a full disk only logs a warning, so the report of other runs goes on."""
     try:
         folder.mkdir(parents=True, exist_ok=True)  # the run of an archive has none
         record.write(folder)

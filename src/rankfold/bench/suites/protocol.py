@@ -27,7 +27,7 @@ def run_suite(
     make_progress: Callable[[], Progress] = Silent,
     overwrite: bool = False,
 ) -> list[Outcome]:
-    """Tune and train everything that is not done yet, and return the outcomes, trials first.
+    """Tune and train all unfinished runs, and return the outcomes, trials first.
 
     Args:
         suite: What to run.
@@ -44,24 +44,24 @@ def run_suite(
         BusyError: If another process is at a trial.
     """
     check_suite(suite, out)
-    save_suite(suite if overwrite else _checked_with_kept(suite, out), out)
+    save_suite(suite if overwrite else _checked_join(suite, out), out)
 
     def run_batch(
-        requests: Sequence[RunRequest], described: str, earlier: Sequence[Outcome] = ()
+        requests: Sequence[RunRequest], label: str, earlier: Sequence[Outcome] = ()
     ) -> list[Outcome]:
         return run_all(
             requests,
             make_progress=make_progress,
             executor=executor,
             overwrite=overwrite,
-            described=described,
+            label=label,
             earlier=earlier,
         )
 
-    trials, chosen = tune(suite, out, run_batch)
-    values = {key: each.values for key, each in chosen.items()}
+    trials, choices = tune(suite, out, run_batch)
+    values = {key: choice.values for key, choice in choices.items()}
     outcomes = run_batch(suite.requests(out, values), "runs", trials)
-    return [*trials, *_with_choice(suite, chosen, outcomes)]
+    return [*trials, *_with_choice(suite, choices, outcomes)]
 
 
 def check_suite(suite: Suite, out: Path) -> None:
@@ -77,8 +77,8 @@ def check_suite(suite: Suite, out: Path) -> None:
         for request in requests:
             kind = default_kind(is_causal=False) if request.kind is None else find_kind(request.kind)
             find_method(request.method).config(request.options, kind.head().task_type, seed=request.seed)
-        for asked in dict.fromkeys(request.task_request for request in requests):
-            check_named(asked)
+        for task_request in dict.fromkeys(request.task_request for request in requests):
+            check_named(task_request)
 
 
 def all_requests(suite: Suite, out: Path) -> list[RunRequest]:
@@ -90,28 +90,28 @@ def all_requests(suite: Suite, out: Path) -> list[RunRequest]:
     return [*trial_requests(suite, out), *suite.requests(out)]
 
 
-def _checked_with_kept(suite: Suite, out: Path) -> Suite:
-    """Return the suite with what its folder has already, if all of it is of this suite.
+def _checked_join(suite: Suite, out: Path) -> Suite:
+    """Return the suite joined with the one saved in its folder, if their runs agree.
 
     Raises:
         OutputExistsError: If the folder holds the runs of another.
     """
-    joined = join_saved_suite(suite, out)
+    suite_of_folder = join_saved_suite(suite, out)
     # A run has what tuning chooses, which is not known yet; the trials that are asked for first are.
-    first = [
-        trial_request(joined, out, key, each, values, number)
-        for key, each in new_searches(joined).items()
-        for number, values in enumerate(each.search.suggest(), start=1)
+    first_trials = [
+        trial_request(suite_of_folder, out, key, state, values, number)
+        for key, state in new_searches(suite_of_folder).items()
+        for number, values in enumerate(state.search.suggest(), start=1)
     ]
-    for request in first or joined.requests(out):
+    for request in first_trials or suite_of_folder.requests(out):
         find_finished(request)
-    return joined
+    return suite_of_folder
 
 
 def _with_choice(
-    suite: Suite, chosen: Mapping[Key, TuningInfo], outcomes: Sequence[Outcome]
+    suite: Suite, choices: Mapping[Key, TuningInfo], outcomes: Sequence[Outcome]
 ) -> list[Outcome]:
-    """Return the outcomes with what tuning chose in their records, in the order of `Suite.requests`."""
+    """Add the tuned values to the records of outcomes, in the order of `Suite.requests`."""
     keys = [
         (condition, row.search_label)
         for _ in suite.seeds
@@ -119,6 +119,6 @@ def _with_choice(
         for row in suite.variants_at(condition)
     ]
     return [
-        record_purpose(outcome, chosen[key]) if key in chosen else outcome
+        record_purpose(outcome, choices[key]) if key in choices else outcome
         for key, outcome in zip(keys, outcomes, strict=True)
     ]

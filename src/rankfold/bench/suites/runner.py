@@ -1,4 +1,4 @@
-"""Runs what a suite asks for: what is done is kept, what fails becomes a record, and the rest goes on."""
+"""Run requests: finished runs are reused, a failure becomes a record, and the others go on."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,10 @@ def run_all(
     make_progress: Callable[[], Progress] = Silent,
     executor: Executor | None = None,
     overwrite: bool = False,
-    described: str = "runs",
+    label: str = "runs",
     earlier: Sequence[Outcome] = (),
 ) -> list[Outcome]:
-    """Do what is not done yet, and go on with what was stopped; one failure does not stop the others.
+    """Run unfinished requests, and resume stopped ones; one failure does not stop the others.
 
     What another process finishes before its turn comes is taken as it is; what another is making is left
     alone.
@@ -39,7 +39,7 @@ def run_all(
         make_progress: Gives one listener for the whole and one for each run.
         executor: Does the runs; in this process, one after another, if None.
         overwrite: Do again what is done.
-        described: What the runs are called where progress is shown.
+        label: What the runs are called where progress is shown.
         earlier: What these runs are built on, such as trials, on the same data.
 
     Raises:
@@ -48,35 +48,37 @@ def run_all(
         DataError: If the data has changed since a run was done that is kept, or a record cannot be read.
     """
     executor = executor or Inline()
-    kept = {request.out: None if overwrite else find_finished(request) for request in requests}
+    reused = {request.out: None if overwrite else find_finished(request) for request in requests}
     check_same_data(
         [
-            *((each.request, each.record) for each in earlier if each.error is None),
-            *((request, kept[request.out]) for request in requests),
+            *((outcome.request, outcome.record) for outcome in earlier if outcome.error is None),
+            *((request, reused[request.out]) for request in requests),
         ]
     )
-    left = [_as_begun(request, overwrite=overwrite) for request in requests if kept[request.out] is None]
+    remaining = [
+        _resuming(request, overwrite=overwrite) for request in requests if reused[request.out] is None
+    ]
     outcomes = {
         request.out: Outcome(request, record, is_reused=True)
         for request in requests
-        if (record := kept[request.out]) is not None
+        if (record := reused[request.out]) is not None
     }
-    for request in left:
+    for request in remaining:
         clear_failure(request.out)
     whole = make_progress()
-    whole.start(len(requests), described)
+    whole.start(len(requests), label)
     whole.advance(len(outcomes))
     try:
-        for ended in executor.execute(left, make_progress):
-            outcomes[ended.request.out] = _outcome(ended)
+        for finished_run in executor.execute(remaining, make_progress):
+            outcomes[finished_run.request.out] = _outcome(finished_run)
             whole.advance(len(outcomes), **_news(requests, outcomes, executor.jobs))
     finally:
         whole.finish()
     return record_unstarted([outcomes[request.out] for request in requests])
 
 
-def _as_begun(request: RunRequest, *, overwrite: bool) -> RunRequest:
-    """Return a request that goes on with a run if one was stopped, and is still what it was.
+def _resuming(request: RunRequest, *, overwrite: bool) -> RunRequest:
+    """Return the request with resuming switched on, if a stopped run has the same identity.
 
     It resumes although there may be nothing to resume: there may be once its turn comes.
     """
@@ -88,11 +90,11 @@ def _as_begun(request: RunRequest, *, overwrite: bool) -> RunRequest:
 
 def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs: int) -> dict[str, object]:
     """Return what is worth showing beside the number of runs that are done."""
-    left = [request for request in requests if request.out not in outcomes]
-    done = [(each.request, each.record) for each in outcomes.values() if each.record]
-    seconds = seconds_left(left, done, jobs)
-    elsewhere = sum(each.is_elsewhere for each in outcomes.values())
-    failed = sum(each.error is not None for each in outcomes.values()) - elsewhere
+    remaining = [request for request in requests if request.out not in outcomes]
+    done_runs = [(outcome.request, outcome.record) for outcome in outcomes.values() if outcome.record]
+    seconds = seconds_left(remaining, done_runs, jobs)
+    elsewhere = sum(outcome.is_elsewhere for outcome in outcomes.values())
+    failed = sum(outcome.error is not None for outcome in outcomes.values()) - elsewhere
     return {
         **({"elsewhere": elsewhere} if elsewhere else {}),
         **({"failed": failed} if failed else {}),
@@ -113,7 +115,7 @@ def _outcome(ended: FinishedRun) -> Outcome:
 
 
 def seconds_left(
-    left: Sequence[RunRequest], done: Sequence[tuple[RunRequest, RunRecord]], jobs: int
+    remaining: Sequence[RunRequest], done_runs: Sequence[tuple[RunRequest, RunRecord]], jobs: int
 ) -> float | None:
     """Return an estimate of the seconds until all are done, or None while nothing can be said.
 
@@ -121,24 +123,26 @@ def seconds_left(
     is none; several at once are expected to share the work evenly.
 
     Args:
-        left: What is still to do, runs under way included.
-        done: What is done, with its record.
+        remaining: What is still to do, runs under way included.
+        done_runs: What is done, with its record.
         jobs: How many runs are under way at once.
     """
-    took = [
+    seconds_taken = [
         (request, record.seconds.total)
-        for request, record in done
+        for request, record in done_runs
         if record.status == "done" and record.seconds.total > 0
     ]
-    if not took:
+    if not seconds_taken:
         return None
-    whole = mean(seconds for _, seconds in took)
+    overall = mean(seconds for _, seconds in seconds_taken)
 
     def expected(request: RunRequest) -> float:
-        alike = [seconds for other, seconds in took if _length(other) == _length(request)]
-        return mean(alike) if alike else whole
+        similar = [
+            seconds for other_request, seconds in seconds_taken if _length(other_request) == _length(request)
+        ]
+        return mean(similar) if similar else overall
 
-    return sum(map(expected, left)) / min(jobs, max(1, len(left)))
+    return sum(map(expected, remaining)) / min(jobs, max(1, len(remaining)))
 
 
 def _length(request: RunRequest) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""A suite beside its records, so that a report made later still knows what the records were asked."""
+"""A suite saved beside its records (`suite.json`), so that a later report knows its claims."""
 
 import json
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ def load_suite(folder: Path) -> Suite | None:
 
 
 def join_saved_suite(suite: Suite, folder: Path) -> Suite:
-    """Return a suite with what is in its folder already: more seeds, tasks and models.
+    """Join a suite with the one saved in its folder: their seeds, tasks and models.
 
     Their runs stay there, so they go on to be rows of the suite and to be asked its claims.
 
@@ -56,26 +56,26 @@ def join_saved_suite(suite: Suite, folder: Path) -> Suite:
             their names and claims would be lost.
     """
     try:
-        kept = load_suite(folder)
+        saved = load_suite(folder)
     except DataError:  # to run the suite again is how a damaged file is mended
         return suite
-    if kept is None or not _has_runs(kept, folder):
+    if saved is None or not _has_runs(saved, folder):
         return suite
-    if changed := _lost(kept, suite):
+    if difference := _describe_missing(saved, suite):
         raise OutputExistsError(
-            f"'{folder}' holds the runs of another suite: {changed}; "
+            f"'{folder}' holds the runs of another suite: {difference}; "
             "choose another folder, or add --overwrite to replace what is known of it."
         )
     return replace(
         suite,
-        seeds=tuple(dict.fromkeys((*kept.seeds, *suite.seeds))),
-        tasks={**kept.tasks, **suite.tasks},
-        models=tuple(dict.fromkeys((*kept.models, *suite.models))),
+        seeds=tuple(dict.fromkeys((*saved.seeds, *suite.seeds))),
+        tasks={**saved.tasks, **suite.tasks},
+        models=tuple(dict.fromkeys((*saved.models, *suite.models))),
     )
 
 
 def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[JudgedClaim]:
-    """Return what records of a suite say to its claims.
+    """Return the verdicts of a suite's records on its claims.
 
     Args:
         suite: The suite.
@@ -90,31 +90,32 @@ def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[JudgedClaim]
         if name in by_name:
             rows[condition][label].append(by_name[name])
     studies = {
-        (model_of(suite, condition), task_of(suite, condition)): found for condition, found in rows.items()
+        (model_of(suite, condition), task_of(suite, condition)): variants
+        for condition, variants in rows.items()
     }
     return judge(suite.claims, studies)
 
 
 def _has_runs(suite: Suite, folder: Path) -> bool:
     """Return whether a run or trial is in a folder; one that failed at once has left nothing to lose."""
-    archived = read_archive(folder / ARCHIVE_NAME)
+    archive = read_archive(folder / ARCHIVE_NAME)
     names = [*first_trial_names(suite), *runs_by_name(suite)]
-    return any(name in archived or (folder / name / RECORD_NAME).is_file() for name in names)
+    return any(name in archive or (folder / name / RECORD_NAME).is_file() for name in names)
 
 
-def _lost(kept: Suite, suite: Suite) -> str | None:
-    """Return what of a kept suite another one lacks, in words; None if it has all of it."""
-    if kept.name != suite.name:
-        return f"it is called '{kept.name}', and this one '{suite.name}'"
-    for kind, then, now in (("tasks", kept.tasks, suite.tasks), ("models", kept.models, suite.models)):
-        if bool(then) != bool(now):  # then its folders are named in another way
+def _describe_missing(saved: Suite, suite: Suite) -> str | None:
+    """Describe a part of a saved suite that another one lacks; None if it has all parts."""
+    if saved.name != suite.name:
+        return f"it is called '{saved.name}', and this one '{suite.name}'"
+    for kind, before, now in (("tasks", saved.tasks, suite.tasks), ("models", saved.models, suite.models)):
+        if bool(before) != bool(now):  # then its folders are named in another way
             return f"only one of the two has {kind} of its own"
-    lost = _methods(kept).items() - _methods(suite).items()
-    return f"the method '{min(lost)[0]}' is not in this one, or is another" if lost else None
+    missing = _methods(saved).items() - _methods(suite).items()
+    return f"the method '{min(missing)[0]}' is not in this one, or is another" if missing else None
 
 
 def _methods(suite: Suite) -> dict[str, str]:
-    """Return what each method is, by its label."""
+    """Return name, options and settings of each variant as JSON, by its label."""
     return {
         label: json.dumps([method.name, method.options, method.settings], sort_keys=True)
         for label, method in zip(suite.labels(), suite.methods, strict=True)

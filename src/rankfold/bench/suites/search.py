@@ -42,7 +42,7 @@ class Tuning:
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
     def __post_init__(self) -> None:
-        """Check what the sampler draws from."""
+        """Check the seed."""
         if not 0 <= self.seed < 2**32:
             raise SpecError(f"seed of the tuning is {self.seed}; give a whole number from 0 to {2**32 - 1}.")
 
@@ -71,8 +71,10 @@ class Tuning:
         if self.sampler == "tpe" and isinstance(values, Mapping):
             _limits(name, cast("Space", values))
         elif not isinstance(values, list | tuple) or not values:
-            other = 'sampler = "tpe"' if self.sampler == "grid" else "a range with low and high"
-            raise SpecError(f"the {self.sampler} of '{name}' is {values}; give a list of values, or {other}.")
+            alternative = 'sampler = "tpe"' if self.sampler == "grid" else "a range with low and high"
+            raise SpecError(
+                f"the {self.sampler} of '{name}' is {values}; give a list of values, or {alternative}."
+            )
 
     def search(self, space: Space) -> "Search":
         """Return a new search of a space."""
@@ -80,14 +82,14 @@ class Tuning:
 
 
 class Search(Protocol):
-    """Asks for trials and is told how they went."""
+    """Suggests trials and learns from their scores."""
 
     def suggest(self) -> list[Values]:
         """Return the values to try next; none when the search is over."""
         ...
 
     def report(self, scores: Sequence[float]) -> None:
-        """State the metric of each of the values last asked for; -inf for a trial that failed."""
+        """Report the metric of each of the values last suggested; -inf for a trial that failed."""
         ...
 
 
@@ -100,8 +102,8 @@ class Grid:
 
     def suggest(self) -> list[Values]:
         """Return all combinations, once."""
-        asked, self._left = self._left, []
-        return asked
+        combinations, self._left = self._left, []
+        return combinations
 
     def report(self, scores: Sequence[float]) -> None:
         """Learn nothing."""
@@ -115,8 +117,8 @@ class Tpe:
         import optuna  # one of the bench's packages, and slow to import
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        few = min(trials - 1, max(2, trials // 3))
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=few)
+        startup_trials = min(trials - 1, max(2, trials // 3))
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup_trials)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._space, self._left = space, trials
         self._trial: Any = None
@@ -127,20 +129,20 @@ class Tpe:
             return []
         self._left -= 1
         self._trial = self._study.ask()
-        return [{name: _suggested(self._trial, name, values) for name, values in self._space.items()}]
+        return [{name: _suggest_value(self._trial, name, values) for name, values in self._space.items()}]
 
     def report(self, scores: Sequence[float]) -> None:
-        """State the score of the trial."""
+        """Report the score of the trial."""
         import optuna
 
-        failed = optuna.trial.TrialState.FAIL
+        failed_state = optuna.trial.TrialState.FAIL
         if math.isfinite(scores[0]):
             self._study.tell(self._trial, scores[0])
         else:
-            self._study.tell(self._trial, state=failed)
+            self._study.tell(self._trial, state=failed_state)
 
 
-def _suggested(trial: Any, name: str, values: Any) -> Any:
+def _suggest_value(trial: Any, name: str, values: Any) -> Any:
     if isinstance(values, Mapping):
         low, high, log = _limits(name, cast("Space", values))
         if isinstance(low, int) and isinstance(high, int):
@@ -149,12 +151,12 @@ def _suggested(trial: Any, name: str, values: Any) -> Any:
     return trial.suggest_categorical(name, list(values))
 
 
-def _limits(name: str, given: Space) -> tuple[float, float, bool]:
+def _limits(name: str, limits: Space) -> tuple[float, float, bool]:
     """Return where a range begins and ends, and whether it is searched by the logarithm."""
-    if unknown := given.keys() - {"low", "high", "log"}:
+    if unknown := limits.keys() - {"low", "high", "log"}:
         raise SpecError(f"the range of '{name}' has '{min(unknown)}'; give low, high and log only.")
     try:
-        low, high, log = given["low"], given["high"], given.get("log", False)
+        low, high, log = limits["low"], limits["high"], limits.get("log", False)
     except KeyError as error:
         raise SpecError(f"the range of '{name}' has no {error}; give low and high.") from error
     if not _is_number(low) or not _is_number(high) or low > high:

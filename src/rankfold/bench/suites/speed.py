@@ -36,7 +36,7 @@ _HASH_LETTERS = 16
 def measure_speed(
     suite: Suite, folder: Path, *, rounds: int = 20, progress: Progress | None = None
 ) -> list[StepTime]:
-    """Measure every row of a suite, and write what was measured after each.
+    """Measure the step time of every variant of a suite, and write each result at once.
 
     What is there is kept, unless more rounds are asked for now, or the row or its reference is another one.
 
@@ -53,25 +53,25 @@ def measure_speed(
     if rounds < 1:
         raise SpecError(f"rounds is {rounds}; give a number above 0.")
     check_writable(folder / NAME)
-    found = read_step_times(folder)
-    done = {each.asked for each in found if each.rounds >= rounds}
-    pairs = [pair for pair in _pairs(suite) if pair.asked not in done]
+    times = read_step_times(folder)
+    measured_pairs = {time_of_row.asked for time_of_row in times if time_of_row.rounds >= rounds}
+    pairs = [pair for pair in _pairs(suite) if pair.identity not in measured_pairs]
     listener = progress or Silent()
     listener.start(len(pairs), "rows")
     for number, pair in enumerate(pairs):
         listener.advance(number, now=pair.label)
-        new = _measured(pair, rounds)
-        found = [*(each for each in found if _row(each) != _row(new)), new]
-        write_step_times(found, folder)
+        new_time = _measure_pair(pair, rounds)
+        times = [*(time_of_row for time_of_row in times if _row(time_of_row) != _row(new_time)), new_time]
+        write_step_times(times, folder)
     listener.advance(len(pairs))
     listener.finish()
-    return found
+    return times
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A row and the reference of its condition, by their labels and as what they are."""
+    """A variant and the reference of its condition, with labels and requests."""
 
     label: str
     reference: str
@@ -79,28 +79,29 @@ class _Pair:
     theirs: RunRequest
 
     @property
-    def asked(self) -> str:
-        """A hash of what is measured, wherever it is."""
+    def identity(self) -> str:
+        """Hash of the identities of both runs."""
         identities = [request.identity() for request in (self.ours, self.theirs)]
         return hashlib.sha256(json.dumps(identities, sort_keys=True).encode()).hexdigest()[:_HASH_LETTERS]
 
 
 def _pairs(suite: Suite) -> Iterator[_Pair]:
     for condition in suite.conditions():
-        first, *others = suite.variants_at(condition)
-        for row in others:
+        first, *variants = suite.variants_at(condition)
+        for row in variants:
             ours, theirs = (
-                suite.request(condition, each.method, suite.seeds[0], Path("unused")) for each in (row, first)
+                suite.request(condition, variant.method, suite.seeds[0], Path("unused"))
+                for variant in (row, first)
             )
             yield _Pair(row.label, first.label, ours, theirs)
 
 
-def _measured(pair: _Pair, rounds: int) -> StepTime:
+def _measure_pair(pair: _Pair, rounds: int) -> StepTime:
     ratios, hardware = _take_turns(pair.ours, pair.theirs, rounds)
     low, high = _interval(ratios)
     model, task = pair.ours.model, pair.ours.task_request.name
     return StepTime(
-        model, task, pair.label, pair.reference, median(ratios), low, high, rounds, hardware, pair.asked
+        model, task, pair.label, pair.reference, median(ratios), low, high, rounds, hardware, pair.identity
     )
 
 
@@ -109,44 +110,44 @@ def _row(measured: StepTime) -> tuple[str, str, str]:
 
 
 def _take_turns(ours: RunRequest, theirs: RunRequest, rounds: int) -> tuple[list[float], str]:
-    """Return the ratio of the times of a step in each round, and what they were measured on."""
-    prepared = prepare(ours), prepare(theirs)
-    steps = [_step_of(each) for each in prepared]
-    device = prepared[0].device
+    """Return the ratio of step times in each round, and the hardware."""
+    runs = prepare(ours), prepare(theirs)
+    steps = [_step_of(prepared_run) for prepared_run in runs]
+    device = runs[0].device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     for step in steps * _WARM_UP:
         step()
     ratios: list[float] = []
     for _ in range(rounds):
         seconds = [0.0, 0.0]
-        for which in random.sample((0, 1), 2):
+        for index in random.sample((0, 1), 2):
             _wait(device)
             began = clock()
-            steps[which]()
+            steps[index]()
             _wait(device)
-            seconds[which] = clock() - began
+            seconds[index] = clock() - began
         ratios.append(seconds[0] / seconds[1])
     threads = torch.get_num_threads()
     return ratios, gpu_name(device) or f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
 
 
-def _step_of(prepared: Prepared) -> Callable[[], None]:
+def _step_of(run: Prepared) -> Callable[[], None]:
     """Return a function that does one update, as a plain loop would do it."""
-    model = prepared.model.to(prepared.device).train()
-    kind = prepared.data.kind
-    collate = kind.collate(prepared.learner)
-    rows: list[Any] = [dict(row) for row in prepared.rows[: prepared.schedule.batch_size]]
-    batch = {name: value.to(prepared.device) for name, value in collate(rows).items()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: Any = prepared.groups or trained
-    optimizer = torch.optim.AdamW(groups, lr=prepared.schedule.learning_rate)
-    if prepared.reducer is not None:
-        prepared.reducer.attach(model)
+    model = run.model.to(run.device).train()
+    kind = run.data.kind
+    collate = kind.collate(run.learner)
+    rows: list[Any] = [dict(row) for row in run.rows[: run.schedule.batch_size]]
+    batch = {name: value.to(run.device) for name, value in collate(rows).items()}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: Any = run.groups or parameters
+    optimizer = torch.optim.AdamW(groups, lr=run.schedule.learning_rate)
+    if run.reducer is not None:
+        run.reducer.attach(model)
 
     def step() -> None:
-        if prepared.reducer is not None:
-            prepared.reducer.before_step()
-        with autocast(prepared.device, prepared.schedule.precision):
+        if run.reducer is not None:
+            run.reducer.before_step()
+        with autocast(run.device, run.schedule.precision):
             loss: Any = kind.loss(model, batch)
         (loss + auxiliary_loss(model, batch.get("attention_mask"))).backward()
         cast(Any, optimizer).step()
@@ -161,6 +162,6 @@ def _wait(device: torch.device) -> None:
 
 
 def _interval(ratios: Sequence[float]) -> tuple[float, float]:
-    drawn = np.random.default_rng(0).choice(np.asarray(ratios), (_RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    samples = np.random.default_rng(0).choice(np.asarray(ratios), (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
     return float(low), float(high)

@@ -62,18 +62,18 @@ class Variant:
                 options[key] = value
         return replace(self, options=options, settings=settings)
 
-    def told(self) -> dict[str, object]:
+    def label_values(self) -> dict[str, object]:
         """Return options and settings side by side, as a label or a claim names them."""
-        told: dict[str, object] = dict(self.options)
+        label_values: dict[str, object] = dict(self.options)
         for key, value in self.settings.items():
             if key == "reducer":
-                told |= reducer_settings(value)
+                label_values |= reducer_settings(value)
             elif isinstance(value, Mapping):
                 parts = cast("Settings", value)
-                told |= {f"{key}.{name}": part for name, part in parts.items()}
+                label_values |= {f"{key}.{name}": part for name, part in parts.items()}
             else:
-                told[key] = value
-        return told
+                label_values[key] = value
+        return label_values
 
 
 @final
@@ -136,40 +136,48 @@ class Suite:
     tuning: Tuning | None = None
     claims: tuple[Claim, ...] = ()
 
-    def with_settings(self, given: Settings) -> "Suite":
+    def with_settings(self, settings: Settings) -> "Suite":
         """Return the suite with settings that hold for all of its tasks, methods and trials.
 
         Args:
-            given: Fields of `RunRequest`; a model or a task replaces all that there are.
+            settings: Fields of `RunRequest`; a model or a task replaces all that there are.
 
         Raises:
             SpecError: If they are what is tuned, or data of one task where there are several.
         """
-        spaces = [each.space for each in (self.tuning, *self.methods) if each is not None and each.space]
-        if tuned := sorted({key for space in spaces for key in space} & given.keys()):
-            raise SpecError(f"{tuned[0]} is tuned by the suite '{self.name}'; do not give it as well.")
-        names = [given["task"]] if "task" in given and self.tasks else list(self.tasks)
-        if "data" in given and len(names) > 1:
+        spaces = [
+            searched.space
+            for searched in (self.tuning, *self.methods)
+            if searched is not None and searched.space
+        ]
+        if tuned_keys := sorted({key for space in spaces for key in space} & settings.keys()):
+            raise SpecError(f"{tuned_keys[0]} is tuned by the suite '{self.name}'; do not give it as well.")
+        names = [settings["task"]] if "task" in settings and self.tasks else list(self.tasks)
+        if "data" in settings and len(names) > 1:
             raise SpecError(f"the suite '{self.name}' has {len(names)} tasks; name the task of the data.")
         return replace(
             self,
-            base=overlay(self.base, given),
+            base=overlay(self.base, settings),
             methods=tuple(
-                replace(method, settings=without_changed(method.settings, given)) for method in self.methods
+                replace(method, settings=without_changed(method.settings, settings))
+                for method in self.methods
             ),
-            tasks={name: without_changed(self.tasks.get(name, {}), given) for name in names},
-            models=(given["model"],) if "model" in given and self.models else self.models,
+            tasks={name: without_changed(self.tasks.get(name, {}), settings) for name in names},
+            models=(settings["model"],) if "model" in settings and self.models else self.models,
             tuning=self.tuning
             and replace(
                 self.tuning,
-                base=without_changed(self.tuning.base, given),
-                tasks={name: without_changed(own, given) for name, own in self.tuning.tasks.items()},
+                base=without_changed(self.tuning.base, settings),
+                tasks={
+                    name: without_changed(task_settings, settings)
+                    for name, task_settings in self.tuning.tasks.items()
+                },
             ),
         )
 
     def labels(self) -> list[str]:
         """Return a name for each method; methods that differ only in settings name these."""
-        return labels_of([(method.name, method.told()) for method in self.methods])
+        return labels_of([(method.name, method.label_values()) for method in self.methods])
 
     def conditions(self) -> list[Condition]:
         """Return every model with every task."""
@@ -192,13 +200,13 @@ class Suite:
         return folder_name((Path(condition.model).name, condition.task, label), end)
 
     def requests(
-        self, out: Path, tuned: Mapping[tuple[Condition, str], Settings] | None = None
+        self, out: Path, choices: Mapping[tuple[Condition, str], Settings] | None = None
     ) -> list[RunRequest]:
-        """Return the runs, seed by seed, so that a suite that is stopped early has compared what it ran.
+        """Return the runs, seed by seed, so that a suite stopped early has complete comparisons.
 
         Args:
             out: The folder that gets a folder for each run.
-            tuned: The values that tuning chose, by condition and label of the variant that was searched.
+            choices: The values that tuning chose, by condition and label of the variant that was searched.
 
         Raises:
             SpecError: If a setting is unknown or impossible, a method is there twice, or there is none.
@@ -207,7 +215,7 @@ class Suite:
         return [
             self.request(
                 condition,
-                row.method.with_values((tuned or {}).get((condition, row.search_label), {})),
+                row.method.with_values((choices or {}).get((condition, row.search_label), {})),
                 seed,
                 out / self.run_name(condition, row.label, f"seed{seed}"),
             )
@@ -262,18 +270,18 @@ class Suite:
 
     def _check_folders(self) -> None:
         """Check that no two rows have one folder, of whose runs only the first would be made."""
-        found: dict[str, str] = {}
+        folders: dict[str, str] = {}
         for condition in self.conditions():
             for row in self.variants_at(condition):
                 # Not every file system tells "a" from "A".
                 name = self.run_name(condition, row.label, "seed").casefold()
-                told = " ".join(part for part in (condition.model, condition.task, row.label) if part)
-                if name in found:
+                owner = " ".join(part for part in (condition.model, condition.task, row.label) if part)
+                if name in folders:
                     raise SpecError(
-                        f"'{found[name]}' and '{told}' of the suite '{self.name}' would share folders; "
+                        f"'{folders[name]}' and '{owner}' of the suite '{self.name}' would share folders; "
                         "run them as two suites, or name one of them otherwise."
                     )
-                found[name] = told
+                folders[name] = owner
 
 
 # Bytes of a folder's name before seed or trial. File systems take 255, and `<out>.unfinished` needs some.
@@ -287,10 +295,10 @@ def folder_name(parts: Sequence[str], end: str) -> str:
         parts: What the runs of one method have in common, such as the task; cut with a hash where it is long.
         end: What tells them apart, such as "seed0".
     """
-    return f"{_shortened('-'.join(_plain(part) for part in parts if part))}-{_plain(end)}"
+    return f"{_shorten('-'.join(_plain(part) for part in parts if part))}-{_plain(end)}"
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     whole = name.encode()
     if len(whole) <= _LONGEST:
         return name

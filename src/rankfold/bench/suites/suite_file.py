@@ -66,7 +66,7 @@ class _ClaimEntry(_Strict):
 
 
 class _Profile(_Strict):
-    """What a profile may say otherwise than the suite, and than a profile above it that it is `like`."""
+    """A profile: values that replace those of the suite, or of an earlier profile it is `like`."""
 
     like: str | None = None
     seeds: list[int] | None = None
@@ -128,9 +128,11 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         raise SpecError(f"the suite '{name}' is not TOML ({error}); correct it.") from error
     except ValidationError as error:
         raise SpecError(f"the suite '{name}' is not valid ({_faults(error)}); correct it.") from error
-    read = _of_profile(read, profile)
+    read = _apply_profile(read, profile)
     methods = tuple(
-        method for index, entry in enumerate(read.methods) for method in _swept(entry, index, read.options)
+        method
+        for index, entry in enumerate(read.methods)
+        for method in _expand_entry(entry, index, read.options)
     )
     suite = Suite(
         read.name,
@@ -150,8 +152,8 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
     return _with_claims(suite, read.claims)
 
 
-def _check_tasks(owner: str, named: Iterable[str], suite: Suite) -> None:
-    for task in named:
+def _check_tasks(owner: str, tasks: Iterable[str], suite: Suite) -> None:
+    for task in tasks:
         if task not in suite.tasks:
             raise unknown_name(f"task of {owner}", task, suite.tasks)
 
@@ -191,63 +193,67 @@ def _text(name: str) -> str:
     raise unknown_name("suite", name, packaged_suites())
 
 
-def _of_profile(read: _File, profile: str | None) -> _File:
-    """Return the file with what the profile says otherwise."""
-    _check_entries(read)
-    if not read.profiles:
+def _apply_profile(file: _File, profile: str | None) -> _File:
+    """Return the file with the values of a profile."""
+    _check_entries(file)
+    if not file.profiles:
         if profile is not None:
-            raise SpecError(f"the suite '{read.name}' has no profiles; leave --profile out.")
-        return read
-    if profile is not None and profile not in read.profiles:
-        raise unknown_name(f"profile of the suite '{read.name}'", profile, read.profiles)
-    name = profile or next(iter(read.profiles))
-    changed = read.model_copy(update=_said_over({"base": read.base, "options": read.options}, read, name))
-    methods = [entry for entry in changed.methods if not entry.profiles or name in entry.profiles]
-    return changed.model_copy(update={"methods": methods, "tuning": changed.tuning or None})
+            raise SpecError(f"the suite '{file.name}' has no profiles; leave --profile out.")
+        return file
+    if profile is not None and profile not in file.profiles:
+        raise unknown_name(f"profile of the suite '{file.name}'", profile, file.profiles)
+    name = profile or next(iter(file.profiles))
+    merged = file.model_copy(update=_profile_values({"base": file.base, "options": file.options}, file, name))
+    methods = [entry for entry in merged.methods if not entry.profiles or name in entry.profiles]
+    return merged.model_copy(update={"methods": methods, "tuning": merged.tuning or None})
 
 
-def _said_over(settings: Mapping[str, Any], read: _File, name: str) -> dict[str, Any]:
+def _profile_values(settings: Mapping[str, Any], read: _File, name: str) -> dict[str, Any]:
     """Return the settings as a profile changes them, after the one that it is like."""
-    chosen = read.profiles[name]
-    if chosen.like is not None:
-        above = list(read.profiles)[: list(read.profiles).index(name)]
-        if chosen.like not in above:
-            raise unknown_name(f"profile of those above '{name}', which is like it", chosen.like, above)
-        settings = _said_over(settings, read, chosen.like)
-    said = {key: getattr(chosen, key) for key in chosen.model_fields_set - {"like"}}
+    own_profile = read.profiles[name]
+    if own_profile.like is not None:
+        earlier = list(read.profiles)[: list(read.profiles).index(name)]
+        if own_profile.like not in earlier:
+            raise unknown_name(
+                f"profile of those above '{name}', which is like it", own_profile.like, earlier
+            )
+        settings = _profile_values(settings, read, own_profile.like)
+    own_settings = {key: getattr(own_profile, key) for key in own_profile.model_fields_set - {"like"}}
     return {
         **settings,
-        **said,
-        "base": overlay(settings["base"], chosen.base),
-        "options": {**settings["options"], **chosen.options},
+        **own_settings,
+        "base": overlay(settings["base"], own_profile.base),
+        "options": {**settings["options"], **own_profile.options},
     }
 
 
 def _check_entries(read: _File) -> None:
-    """Check what profiles and methods name, which would otherwise come to nothing."""
+    """Check the names in profiles and methods, which would otherwise be ignored."""
     for name in read.profiles:
-        _said_over({"base": {}, "options": {}}, read, name)
-    own = [entry for profile in read.profiles.values() for entry in profile.methods or ()]
+        _profile_values({"base": {}, "options": {}}, read, name)
+    profile_entries = [entry for profile in read.profiles.values() for entry in profile.methods or ()]
     is_tuned = read.tuning or any(profile.tuning for profile in read.profiles.values())
-    for entry in (*read.methods, *own):
-        for wanted in entry.profiles:
-            if wanted not in read.profiles:
-                raise unknown_name(f"profile of the method '{entry.name}'", wanted, read.profiles)
+    for entry in (*read.methods, *profile_entries):
+        for profile in entry.profiles:
+            if profile not in read.profiles:
+                raise unknown_name(f"profile of the method '{entry.name}'", profile, read.profiles)
         if entry.tune and not is_tuned:
             raise SpecError(
-                f"the method '{entry.name}' says what to tune, and the suite '{read.name}' tunes nothing; "
+                f"the method '{entry.name}' gives a tuning space, and the suite '{read.name}' tunes nothing; "
                 "add [tuning], or leave tune out."
             )
 
 
-def _swept(entry: _MethodEntry, index: int, shared: Mapping[str, JsonValue]) -> Iterator[Variant]:
-    """Yield the methods of one entry: one, or all combinations of what it sweeps over."""
+def _expand_entry(
+    entry: _MethodEntry, index: int, suite_options: Mapping[str, JsonValue]
+) -> Iterator[Variant]:
+    """Yield the variants of one entry: one, or all combinations of its sweep."""
     space: Space | None = {} if entry.tune is False else entry.tune
     settings = entry.model_extra or {}
     for key in settings:
         if key not in METHOD_KEYS:
             raise unknown_name(f"setting of the method '{entry.name}'", key, METHOD_KEYS)
-    options = {**(shared if find_method(entry.name).trains_adapter else {}), **entry.options}
+    options = {**(suite_options if find_method(entry.name).trains_adapter else {}), **entry.options}
     method = Variant(entry.name, options, settings, index, space, tuple(entry.tasks))
     for key, values in entry.sweep.items():
         if not values:
@@ -269,9 +275,9 @@ def _faults(error: ValidationError) -> str:
 
 
 def _unknown(location: tuple[str | int, ...]) -> str:
-    """Return what is wrong with an entry that its table does not have, with the nearest that it has."""
+    """Describe an unknown key of a table, with the nearest known one."""
     *tables, name = location
-    table = next((_TABLES[each] for each in reversed(tables) if each in _TABLES), _File)
+    table = next((_TABLES[table_name] for table_name in reversed(tables) if table_name in _TABLES), _File)
     near = nearest(str(name), table.model_fields)
     return f"unknown, did you mean '{near}'?" if near else "unknown"
 
@@ -309,7 +315,7 @@ def _claim(suite: Suite, entry: _ClaimEntry) -> Claim:
 
 
 def _check(entry: _ClaimEntry, comparisons: Iterable[Sequence[str]]) -> None:
-    """Check that every comparison has as many rows as it takes, each once, and says within what."""
+    """Check that every comparison has enough distinct rows, and a margin where it needs one."""
     if entry.expect == "within" and "margin" not in entry.model_fields_set:
         raise SpecError(
             f"the claim '{entry.id}' expects 'within' without saying within what; "
@@ -332,13 +338,13 @@ def _written_out(template: Sequence[str], entry: _ClaimEntry) -> Iterator[list[s
     """Yield the comparisons of a template: a comparison for each value, or along them if it is `rising`."""
     choices = [dict(zip(entry.each, values, strict=True)) for values in product(*entry.each.values())]
     if entry.expect == "rising":
-        yield list(dict.fromkeys(_filled(row, values) for row in template for values in choices))
+        yield list(dict.fromkeys(_fill_template(row, values) for row in template for values in choices))
     else:
-        yield from ([_filled(row, values) for row in template] for values in choices)
+        yield from ([_fill_template(row, values) for row in template] for values in choices)
 
 
-def _filled(row: str, values: Mapping[str, JsonValue]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), row)
+def _fill_template(row: str, values: Mapping[str, JsonValue]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda match: str(values.get(match[1], match[0])), row)
 
 
 def _label(suite: Suite, claim: str, words: str) -> str:
@@ -350,20 +356,20 @@ def _label(suite: Suite, claim: str, words: str) -> str:
     if words in suite.labels():
         return words
     name, *settings = words.split() or [""]
-    wanted = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
-    found: list[str] = [
+    settings_named = {key: value for key, _, value in (setting.partition("=") for setting in settings)}
+    labels: list[str] = [
         label
         for method, label in zip(suite.methods, suite.labels(), strict=True)
-        if method.name == name and wanted.items() <= _texts(method).items()
+        if method.name == name and settings_named.items() <= _texts(method).items()
     ]
-    if len(found) != 1:
-        listed = ", ".join(f"'{label}'" for label in found or suite.labels())
+    if len(labels) != 1:
+        label_list = ", ".join(f"'{label}'" for label in labels or suite.labels())
         raise SpecError(
-            f"'{words}' of the claim '{claim}' names {'several rows' if found else 'no row'} of the suite "
-            f"'{suite.name}'; name one of {listed}."
+            f"'{words}' of the claim '{claim}' names {'several rows' if labels else 'no row'} of the suite "
+            f"'{suite.name}'; name one of {label_list}."
         )
-    return found[0]
+    return labels[0]
 
 
 def _texts(method: Variant) -> dict[str, str]:
-    return {key: str(value) for key, value in method.told().items()}
+    return {key: str(value) for key, value in method.label_values().items()}

@@ -1,4 +1,4 @@
-"""The trials of a suite: each method's search of its settings, run in rounds, and what came of it."""
+"""Tuning: the trials of each variant's search, run in rounds, and the values chosen from them."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ RunBatch = Callable[[Sequence[RunRequest], str], list[Outcome]]
 
 
 @dataclass(slots=True)
-class Tuned:
+class OngoingSearch:
     """A search under way.
 
     Attributes:
@@ -48,7 +48,7 @@ class Tuned:
 
 
 def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], dict[Key, TuningInfo]]:
-    """Run the trials in rounds, what all searches ask for at once in one batch, and return what was chosen.
+    """Run the trials in rounds, one batch for all searches, and return the chosen values.
 
     Args:
         suite: What to tune.
@@ -62,28 +62,32 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
     """
     searches = new_searches(suite)
     outcomes: list[Outcome] = []
-    while asked := [(key, values) for key, each in searches.items() for values in each.search.suggest()]:
+    while suggestions := [
+        (key, values) for key, state in searches.items() for values in state.search.suggest()
+    ]:
         requests: list[RunRequest] = []
         parts: list[TuningInfo] = []
-        for key, values in asked:
-            each = searches[key]
-            each.done += 1
-            requests.append(trial_request(suite, out, key, each, values, each.done))
-            parts.append(TuningInfo(each.trials, each.done, values))
+        for key, values in suggestions:
+            state = searches[key]
+            state.done += 1
+            requests.append(trial_request(suite, out, key, state, values, state.done))
+            parts.append(TuningInfo(state.trials, state.done, values))
         batch = run_batch(requests, "trials")
         check_none_elsewhere(batch)
         batch = [record_purpose(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
         outcomes += batch
-        for key in dict.fromkeys(key for key, _ in asked):
-            mine = [index for index, (other, _) in enumerate(asked) if other == key]
-            _tell(searches[key], [batch[index] for index in mine], [parts[index] for index in mine])
+        for key in dict.fromkeys(key for key, _ in suggestions):
+            indices = [index for index, (other_key, _) in enumerate(suggestions) if other_key == key]
+            _report_scores(
+                searches[key], [batch[index] for index in indices], [parts[index] for index in indices]
+            )
     if outcomes and all(outcome.error for outcome in outcomes):
         raise_common_error(outcomes)
-    _tell_of_edges(searches)
-    return outcomes, {key: each.best for key, each in searches.items() if each.best}
+    _log_edges(searches)
+    return outcomes, {key: state.best for key, state in searches.items() if state.best}
 
 
-def new_searches(suite: Suite) -> dict[Key, Tuned]:
+def new_searches(suite: Suite) -> dict[Key, OngoingSearch]:
     """Return a new search for each condition and entry of a suite that has something to tune.
 
     Raises:
@@ -91,66 +95,71 @@ def new_searches(suite: Suite) -> dict[Key, Tuned]:
     """
     if suite.tuning is None:
         return {}
-    found: dict[Key, Tuned] = {}
+    searches: dict[Key, OngoingSearch] = {}
     for condition in suite.conditions():
         for row in suite.variants_at(condition):
             space = suite.tuning.space if row.method.space is None else row.method.space
             if space and row.label == row.search_label:
                 trials = suite.tuning.trials_of(space)
-                found[condition, row.label] = Tuned(row.method, space, suite.tuning.search(space), trials)
-    numbers = {label: each.trials for (_, label), each in found.items()}
-    if len(set(numbers.values())) > 1:
-        listed = ", ".join(f"{label} has {count}" for label, count in numbers.items())
+                searches[condition, row.label] = OngoingSearch(
+                    row.method, space, suite.tuning.search(space), trials
+                )
+    counts = {label: state.trials for (_, label), state in searches.items()}
+    if len(set(counts.values())) > 1:
+        count_list = ", ".join(f"{label} has {count}" for label, count in counts.items())
         raise SpecError(
-            f"the methods of the suite '{suite.name}' do not get equally many trials: {listed}; "
+            f"the methods of the suite '{suite.name}' do not get equally many trials: {count_list}; "
             "give every grid as many values."
         )
-    return found
+    return searches
 
 
 def trial_requests(suite: Suite, out: Path) -> list[RunRequest]:
     """Return all trials; those that depend on the outcome of others have the values of the first."""
     requests: list[RunRequest] = []
-    for key, each in new_searches(suite).items():
-        asked = each.search.suggest()
-        values = asked + asked[-1:] * (each.trials - len(asked))
+    for key, state in new_searches(suite).items():
+        suggestions = state.search.suggest()
+        values = suggestions + suggestions[-1:] * (state.trials - len(suggestions))
         requests += [
-            trial_request(suite, out, key, each, one, number) for number, one in enumerate(values, start=1)
+            trial_request(suite, out, key, state, trial_values, number)
+            for number, trial_values in enumerate(values, start=1)
         ]
     return requests
 
 
-def trial_request(suite: Suite, out: Path, key: Key, tuned: Tuned, values: Values, number: int) -> RunRequest:
+def trial_request(
+    suite: Suite, out: Path, key: Key, state: OngoingSearch, values: Values, number: int
+) -> RunRequest:
     """Return one trial: a run that is measured on rows cut from the training split."""
     assert suite.tuning is not None, "only a suite with tuning has trials"
     condition, label = key
     settings = overlay(suite.tuning.base, suite.tuning.tasks.get(condition.task, {}))
     return suite.request(
         condition,
-        tuned.method.with_values(values),
+        state.method.with_values(values),
         suite.tuning.seed,
         out / trial_name(suite, condition, label, number),
         {**settings, "hold_out": True},
     )
 
 
-def _tell(tuned: Tuned, outcomes: Sequence[Outcome], parts: Sequence[TuningInfo]) -> None:
-    """Tell a search its scores, and keep the best; the first of equals stays."""
+def _report_scores(state: OngoingSearch, outcomes: Sequence[Outcome], parts: Sequence[TuningInfo]) -> None:
+    """Report scores to a search, and remember the best; the first of equals stays."""
     scores = [goodness(outcome.record) if outcome.record else -math.inf for outcome in outcomes]
-    tuned.search.report(scores)
+    state.search.report(scores)
     for outcome, score, part in zip(outcomes, scores, parts, strict=True):
-        if tuned.best is None or score > tuned.best_goodness:
+        if state.best is None or score > state.best_goodness:
             metric = outcome.record and outcome.record.metrics.get(outcome.record.task.metric)
-            tuned.best, tuned.best_goodness = replace(part, trial=None, score=metric), score
+            state.best, state.best_goodness = replace(part, trial=None, score=metric), score
 
 
-def _tell_of_edges(searches: Mapping[Key, Tuned]) -> None:
-    """Say where the best value is the first or the last of a grid: there may be a better one beyond it."""
-    for (condition, label), each in searches.items():
-        if each.best is None:
+def _log_edges(searches: Mapping[Key, OngoingSearch]) -> None:
+    """Log where the best value is the first or the last of a grid: there may be a better one beyond it."""
+    for (condition, label), state in searches.items():
+        if state.best is None:
             continue
-        for name, value in each.best.values.items():
-            if _is_edge(value, each.space[name]):
+        for name, value in state.best.values.items():
+            if _is_edge(value, state.space[name]):
                 logger.info(
                     "the best %s of %s%s is %s, at the edge of its grid; a wider one may have a better.",
                     name,
@@ -163,6 +172,6 @@ def _tell_of_edges(searches: Mapping[Key, Tuned]) -> None:
 def _is_edge(value: object, values: object) -> bool:
     """Whether a value is the least or the greatest of a grid of numbers with others between them."""
     grid = cast("list[object]", values) if isinstance(values, list) else []
-    numbers = [each for each in grid if isinstance(each, int | float)]
+    numbers = [value for value in grid if isinstance(value, int | float)]
     edges = {min(numbers), max(numbers)} if numbers else set[float]()
     return value in edges and len(numbers) > len(edges)

@@ -101,16 +101,16 @@ def test_head_alone_trains_and_keeps_next_to_nothing(tiny_bert):
     assert (alone.parameters.trainable, alone.parameters.head) == (0, whole.parameters.head)
     assert alone.memory.trained == 16 * alone.parameters.head
     assert alone.step_flops < 0.6 * whole.step_flops
-    assert alone.memory.kept < 0.1 * whole.memory.kept
+    assert alone.memory.activations < 0.1 * whole.memory.activations
 
 
 def test_half_precision_keeps_less_of_a_large_batch_and_is_assumed_on_a_gpu(tiny_bert):
     request = replace(TINY, model=str(tiny_bert), batch_size=64)
     exact, automatic = (estimate(replace(request, precision=name)) for name in ("fp32", "auto"))
     assert (exact.precision, automatic.precision) == ("fp32", "bf16")
-    assert automatic.memory.kept < exact.memory.kept
+    assert automatic.memory.activations < exact.memory.activations
     assert automatic.memory.total == sum(
-        getattr(automatic.memory, name) for name in ("weights", "trained", "kept", "passing")
+        getattr(automatic.memory, name) for name in ("weights", "trained", "activations", "gradients")
     )
 
 

@@ -79,4 +79,4 @@ def test_bytes_count_the_numbers_and_the_names():
 
 def test_budget_says_all_its_limits():
     text = Budget(params=60_000, bytes=128_000, step=1.1).text()
-    assert text == "60,000 trained numbers and 128,000 bytes and 1.1x the step of LoRA"
+    assert text == "60,000 trained parameters and 128,000 bytes and 1.1x the step of LoRA"

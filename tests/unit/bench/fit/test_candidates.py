@@ -155,7 +155,7 @@ def test_budget_that_nothing_fits_names_the_nearest():
         Candidate("tlora", {}, None, "no")
     ]
     with pytest.raises(
-        SpecError, match=r"nothing fits a budget of 50 trained numbers; .*'lora r=2' with 200"
+        SpecError, match=r"nothing fits a budget of 50 trained parameters; .*'lora r=2' with 200"
     ):
         fitting(candidates, Budget(params=50))
 

@@ -95,7 +95,7 @@ def test_best_of_each_rung_go_on_and_the_best_of_the_last_is_chosen(plan):
 def test_every_run_says_its_place_in_the_choice(plan):
     fitted = fit(plan, executor=Inline(Trainer(SCORES)))
     for record in fitted.records:
-        assert (record.fit.budget, record.fit.steps) == ("10 trained numbers", (10, 30, 90))
+        assert (record.fit.budget, record.fit.steps) == ("10 trained parameters", (10, 30, 90))
         assert record.training.steps == record.fit.steps[record.fit.rung - 1]
     assert {(record.fit.rung, record.fit.kept) for record in fitted.records} == {(1, 4), (2, 2), (3, 1)}
     written = RunRecord.read(plan.out / "rung-1" / NAMES[0])

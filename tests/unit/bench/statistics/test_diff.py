@@ -63,7 +63,7 @@ def test_a_run_that_fails_now_is_a_regression_and_says_why():
     assert (change.outcome, change.is_regression) == ("failed", True)
     assert "seed 0: the loss is not a number" in change.why
     (change,) = [each for each in compare_records(new, old).changes if each.label.startswith("tlora")]
-    assert (change.outcome, change.why) == ("the same", "seeds 0: mended")
+    assert (change.outcome, change.why) == ("the same", "seeds 0: fixed")
 
 
 def test_place_and_speed_do_not_make_another_run_but_a_rate_does():
@@ -88,8 +88,8 @@ def test_seeds_are_compared_with_themselves():
     [
         ("f...", "xxxx", "worse"),
         ("f.", "ff", "failed"),
-        ("f", ".", "mended"),
-        ("ff", "f.", "mended"),
+        ("f", ".", "fixed"),
+        ("ff", "f.", "fixed"),
         ("f", "f", "failed in both"),
         ("f.", "..", "the same"),
     ],
