@@ -10,7 +10,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +131,16 @@ def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpo
                 _clear(folder)
             raise
         _clear(folder)
+
+
+def remove_leftover(out: Path) -> None:
+    """Delete the state beside a finished run that was killed between its last write and the cleanup."""
+    folder = folder_beside(out)
+    # A result in an archive says nothing about a run that has begun anew.
+    if is_main_process() and out.is_dir() and folder.is_dir():
+        # Another process that holds the lock cleans up itself.
+        with suppress(BusyError), _locked(folder, out):
+            _clear(folder)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from rankfold.runs.record import (
     SecondsInfo,
 )
 from rankfold.runs.request import RunRequest
-from rankfold.runs.resume import check_unfinished, unfinished_run
+from rankfold.runs.resume import check_unfinished, remove_leftover, unfinished_run
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
 from rankfold.store.saved import open_adapter
 from rankfold.tasks.kinds import Evaluation
@@ -63,6 +63,7 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
     """
     join_processes(choose_device(request.device))
     if (done := _done_before(request)) is not None:
+        remove_leftover(request.out)
         return done
     check_unfinished(request)
     wait_for_all()

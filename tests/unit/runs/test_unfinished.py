@@ -1,6 +1,7 @@
 """A run that was stopped: it goes on as what it was, says what differs, and is never lost by accident."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -357,3 +358,13 @@ def test_suite_that_changed_refuses_its_unfinished_run_before_anything_is_traine
 
 def test_folder_of_an_unfinished_run_lies_beside_the_run():
     assert folder_beside(Path("/runs/a.b")) == Path("/runs/a.b.unfinished")
+
+
+def test_state_that_a_kill_left_beside_a_finished_run_is_deleted(request_, tmp_path):
+    stop(request_)
+    folder = folder_beside(request_.out)
+    shutil.copytree(folder, tmp_path / "copy")
+    done = run(replace(request_, resume=True))
+    (tmp_path / "copy").rename(folder)
+    assert run(replace(request_, resume=True)) == done
+    assert not folder.exists()
