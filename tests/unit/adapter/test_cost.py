@@ -13,7 +13,7 @@ from rankfold.adapter.build import Builder
 from rankfold.adapter.cost import adapter_work, base_work
 from rankfold.adapter.geometry import Embedding, Linear
 from rankfold.adapter.router import RouterSpec
-from rankfold.adapter.site import Site
+from rankfold.adapter.site import MlpPosition, Site
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec, LowRankSpec, RelaySpec, SeededSpec
 from rankfold.peft_plugin.targets import plan_adapters
@@ -132,6 +132,66 @@ def test_work_grows_with_heads(heads, more, own):
 )
 def test_what_does_more_takes_more_time(cheaper, dearer):
     assert work_of(cheaper).time < work_of(dearer).time
+
+
+IN, OUT = 40, 30
+PLAIN = 4 * (IN + OUT)  # read, changed, and both again backwards
+CHANGE = 2 * (IN + OUT)  # of a change that is a tensor of its own before it is added
+EXPERTS = RouterSpec(scope="experts", top_k=2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "geometry", "values"),
+    [
+        (AdapterSpec(rank=4), Linear(IN, OUT), PLAIN),
+        (AdapterSpec(rank=4, down=SeededSpec()), Linear(IN, OUT), PLAIN - IN),
+        (AdapterSpec(rank=4), Linear(IN, OUT, transposed=True), PLAIN + CHANGE),
+        (AdapterSpec(rank=4), Embedding(IN, OUT), 4 * OUT + 2 * OUT),
+        (AdapterSpec(rank=4, dropout=0.1), Linear(IN, OUT), PLAIN + CHANGE + 5 * IN),
+        (
+            AdapterSpec(rank=4, dropout=0.1, dropout_position="output"),
+            Linear(IN, OUT),
+            PLAIN + CHANGE + 5 * OUT,
+        ),
+        (
+            AdapterSpec(rank=4, heads=2, router=RouterSpec(reads="code")),
+            Linear(IN, OUT),
+            PLAIN + 6 * 2 * 4,
+        ),
+        (AdapterSpec(rank=4, heads=2, router=HEADS), Linear(IN, OUT), PLAIN + 6 * 2 * 4 + 6 * IN),
+        (
+            AdapterSpec(rank=4, heads=2, router=RouterSpec(reads="code"), dropout=0.1),
+            Linear(IN, OUT),
+            PLAIN + 6 * 2 * 4 + CHANGE + 5 * IN + 6 * IN,
+        ),
+    ],
+    ids=["plain", "frozen", "transposed", "embedding", "in", "out", "code", "input", "code without dropout"],
+)
+def test_traffic_of_a_token_counts_the_tensors_that_are_read_and_written(spec, geometry, values):
+    few, many = (work_of(spec, geometry=geometry, layers=1, tokens=tokens).bytes for tokens in (10, 110))
+    assert (many - few) / 100 == pytest.approx(4 * values)
+
+
+@pytest.mark.parametrize(
+    ("role", "values"),
+    [
+        ("entry", 4 * (IN + 2 * OUT) + 2 * (IN + 2 * OUT) + 6 * 3 * 4 + 7 * OUT),
+        ("exit", 4 * (2 * IN + OUT) + 2 * (2 * IN + OUT) + 6 * 3 * 4 * 2 + 4 * IN),
+    ],
+)
+def test_traffic_of_experts_is_that_of_each_chosen_one(role, values):
+    spec = AdapterSpec(rank=4, heads=3, heads_in="mlp", router=EXPERTS)
+    site = Site(Linear(IN, OUT), spec, MlpPosition("mlp", role, 50))
+    with toy_sizes_allowed():
+        builder = Builder({"mlp.layer": site}, name="x")
+    few, many = (adapter_work(builder, tokens).bytes for tokens in (10, 110))
+    router = 6 * 50  # which reads the input of the MLP
+    assert (many - few) / 100 == pytest.approx(4 * (values + router))
+
+
+def test_optimiser_moves_each_parameter_eight_times():
+    work = work_of(AdapterSpec(rank=4), layers=1, tokens=0)
+    assert work.bytes == 4 * 8 * 4 * (IN + OUT)
 
 
 def test_lookup_of_an_embedding_is_no_product():

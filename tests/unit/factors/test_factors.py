@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.errors import SpecError
-from rankfold.factors import INITIALS, RELAY_MAPS, Dense, DenseSpec, DiagonalSpec, RelaySpec, SeededSpec
+from rankfold.factors import (
+    INITIALS,
+    RELAY_MAPS,
+    Dense,
+    DenseSpec,
+    DiagonalSpec,
+    RelaySpec,
+    SeededSpec,
+    initial_matrix,
+    standard_deviation,
+)
 from tests.support.type_checks import unchecked_types
 
 SPECS = {
@@ -40,6 +50,16 @@ def test_factor_has_its_size_and_counts_its_numbers(spec, rows, cols, dtype):
     assert matrix.dtype == (torch.float32 if factor.is_frozen else dtype)
     assert torch.isfinite(matrix).all()
     assert sum(parameter.numel() for parameter in factor.parameters()) == spec.parameter_count(rows, cols)
+
+
+@pytest.mark.parametrize(
+    ("initial", "variance"),
+    [("kaiming", 1 / (3 * 60)), ("lecun", 1 / 60), ("islam", 1 / (3 * 40)), ("zeros", 0)],
+)
+def test_variance_of_an_entry_is_that_of_its_initial_value(initial, variance):
+    assert standard_deviation(initial, 40, 60) ** 2 == pytest.approx(variance)
+    entries = initial_matrix(initial, 40, 60, seed=0, name="x")
+    assert entries.square().mean().item() == pytest.approx(variance, rel=0.1)
 
 
 @EVERY_SPEC
