@@ -216,6 +216,56 @@ def test_help_has_sections_and_an_example():
         assert heading in result.stdout
 
 
+def printed_config(*words):
+    result = CliRunner().invoke(cli, ["train", *words, "--print-config"])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_printed_config_can_be_given_back_and_the_command_line_comes_first(tmp_path):
+    file = tmp_path / "run.yaml"
+    words = ("--model", "minilm", "--method", "lora", "--out", "run", "--set", "r=2", "--epochs", "2")
+    file.write_text(printed_config(*words, "--freeze-head", "--learning-rate", "1e-3", "--set", "alpha=4"))
+    assert printed_config("--config", str(file)) == file.read_text()
+    changed = printed_config("--config", str(file), "--set", "r=3", "--steps", "5", "--no-freeze-head")
+    before, after = (set(text.splitlines()) for text in (file.read_text(), changed))
+    assert before - after == {"  r: 2", "epochs: 2.0", "freeze_head: true"}
+    assert after - before == {"  r: 3", "steps: 5", "freeze_head: false"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("modle: minilm", "unknown setting 'modle' of '{file}'. Did you mean 'model'?"),
+        ("model: m\nmethod: lora\nbatch_size: many", "batch_size is 'many'; give a whole number above 0"),
+        ("just words", "write lines such as `method: lora`"),
+        ("model: [", "cannot read '{file}'"),
+        ("model: minilm", "method is missing in a run; give it, as with --method."),
+    ],
+)
+def test_config_that_cannot_be_used_is_refused_with_a_remedy(tmp_path, text, words):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    result = CliRunner().invoke(cli, ["train", "--config", str(file), "--out", str(tmp_path / "run")])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words.format(file=file) in result.stderr
+
+
+def test_config_that_is_not_there_is_named(tmp_path):
+    result = CliRunner().invoke(cli, ["train", "--config", str(tmp_path / "run.yaml")])
+    assert result.exit_code == 2
+    assert f"there is no '{tmp_path / 'run.yaml'}'" in result.stderr
+
+
+def test_config_trains(train, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("options: {r: 2}\nseed: 7\nlearning_rate: 1e-2\n")
+    assert train("--config", file).exit_code == 0
+    record = RunRecord.read(tmp_path / "run")
+    assert record.method.config["r"] == 2
+    assert (record.training.seed, record.training.learning_rate) == (7, 0.01)
+
+
 class Stop:
     """A progress that stops a run as Ctrl-C does, after two checkpoints of one step."""
 

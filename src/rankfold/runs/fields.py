@@ -7,7 +7,7 @@ the same values and are refused in the same words.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, wraps
 from math import isfinite
@@ -29,7 +29,6 @@ from typing import (
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from rankfold.errors import DataError, RankfoldError, SpecError, unknown_name
 
@@ -54,6 +53,7 @@ class Option:
     Args:
         section: The heading of the help page.
         flag: The option; by default the name of the field, with dashes.
+        switch: An option without a value that gives the field an empty mapping.
         metavar: What stands for the value on the help page.
         envvar: An environment variable that gives the default.
         is_identity: Whether two requests with different values ask for different runs.
@@ -62,6 +62,7 @@ class Option:
 
     section: str
     flag: str | None = None
+    switch: str | None = None
     metavar: str | None = None
     envvar: str | None = None
     is_identity: bool = True
@@ -133,7 +134,7 @@ def fields_of(cls: type[Request]) -> dict[str, FieldInfo]:
 
 def explain_fault(cls: type[Request], error: ValidationError) -> RankfoldError:
     """Return the first fault that validation found, as one sentence with a remedy."""
-    return _explained(cls, error.errors()[0])
+    return _explained(cls, cast("Mapping[str, Any]", error.errors()[0]))
 
 
 def read_yaml(cls: type[Request], path: Path) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def quote_differences(changes: Sequence[str]) -> str:
 # Messages
 
 
-def _explained(cls: type[Request], error: ErrorDetails) -> RankfoldError:
+def _explained(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
     """Return an error of pydantic in our words: the value that is wrong, then the remedy."""
     original = error.get("ctx", {}).get("error")
     if isinstance(original, RankfoldError):
@@ -205,7 +206,7 @@ def _explained(cls: type[Request], error: ErrorDetails) -> RankfoldError:
         case "unexpected_keyword_argument":
             return unknown_name(f"option of {cls.title}", name, fields_of(cls))
         case "missing":
-            return SpecError(f"{name} is missing in {cls.title}; give one.")
+            return SpecError(f"{name} is missing in {cls.title}; give it, as with --{name}.")
         case "literal_error" if field is not None and isinstance(value, str):
             return unknown_name(name, value, choices_of(field))
         case _ if field is not None:

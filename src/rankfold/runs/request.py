@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, JsonValue
+from pydantic.fields import FieldInfo
 
 from rankfold.errors import SpecError
 from rankfold.runs.fields import (
@@ -54,7 +55,7 @@ class DataRequest(Request):
         "mrpc+sst2.",
     )
     kind: Annotated[str | None, _DATA] = Field(
-        None, description="classification, regression or instruction; inferred from the data if left out."
+        None, description="The kind of task, such as regression; inferred from the data if left out."
     )
     text_column: Annotated[str | None, _DATA] = Field(None, description="Column of the text.")
     pair_column: Annotated[str | None, _DATA] = Field(None, description="Column of the second text.")
@@ -169,7 +170,9 @@ class RunRequest(DataRequest):
     )
     reducer: Annotated[
         Mapping[str, JsonValue] | None,
-        Option("How to train", flag="--reducer-set", metavar="KEY=VALUE", is_per_method=True),
+        Option(
+            "How to train", flag="--reducer-set", switch="--reducer", metavar="KEY=VALUE", is_per_method=True
+        ),
     ] = Field(
         None,
         description="An option of the Reducer, such as active_fraction=0.5, which turns it on; may be "
@@ -242,14 +245,15 @@ class RunRequest(DataRequest):
         words = ["rankfold", "train"]
         for name, value in self.changed_values().items():
             if name != "resume":
-                words += _option_words(flag_of(name, fields_of(RunRequest)[name]), name, value)
+                words += _option_words(name, fields_of(RunRequest)[name], value)
         return tuple(words)
 
 
-def _option_words(flag: str, name: str, value: JsonValue) -> list[str]:
+def _option_words(name: str, field: FieldInfo, value: JsonValue) -> list[str]:
     """Return one field of a request as words of a command line."""
+    flag, switch = flag_of(name, field), option_of(field).switch
     if isinstance(value, dict):
-        switch = ["--reducer"] if name == "reducer" else []
+        switch = [] if switch is None else [switch]
         return [
             *switch,
             *(word for key, item in value.items() for word in (flag, f"{key}={json.dumps(item)}")),

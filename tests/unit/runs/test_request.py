@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankfold.cli.train import command, make_request
 from rankfold.errors import DataError, SpecError
 from rankfold.runs.evaluate import EvaluateRequest
-from rankfold.runs.fields import differences, read_yaml
+from rankfold.runs.fields import differences, fields_of, read_yaml
 from rankfold.runs.migrate import request_of_command
 from rankfold.runs.request import RunRequest, ScoringName
 from rankfold.tasks import TaskRequest
@@ -175,6 +176,18 @@ def requests(draw):
     }
     values |= draw(st.one_of(st.just({}), *(st.fixed_dictionaries({k: v}) for k, v in rates.items())))
     return RunRequest(**values)
+
+
+@given(requests())
+def test_command_is_read_by_the_command_line_as_the_request_that_wrote_it(request):
+    context = command.make_context("train", list(request.command()[2:]))
+    assert make_request(context, None) == request
+
+
+def test_command_line_has_an_option_for_each_field_and_no_other():
+    others = {"config", "print_config", "is_dry_run", "as_json", "reducer_switch", "debug"}
+    options = {parameter.name for parameter in command.params} - others
+    assert options == set(fields_of(RunRequest))
 
 
 @given(requests())

@@ -113,7 +113,7 @@ def test_command_of_the_winner_is_one_that_train_takes(plan):
     _, word, *words = fit(plan, executor=Inline(Trainer(SCORES))).request.command()
     command = cli.get_command(None, word)
     options = command.make_context("train", words).params
-    assert (options["method"], options["settings"]) == (NAMES[-1], ("r=2",))
+    assert (options["method"], options["options"]) == (NAMES[-1], {"r": 2})
 
 
 def test_failed_candidate_is_a_loser_with_its_reason(plan):
