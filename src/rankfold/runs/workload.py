@@ -154,12 +154,12 @@ def measure_workload(
     freeze_rest(model, find_method(request.method), freeze_head=request.freeze_head)
     parameters = parameters_of_run(model)
     trained = parameters.trainable + (0 if request.freeze_head else parameters.head)
-    with _reduced(model, request.reducer):
+    with _rest_inactive_layers(model, request.reducer):
         parameters = replace(parameters, active=parameters_of_run(model).active)
         step, left_out = _step(base, model, config, rows, length)
     probe_flops = 0.0
     if request.reducer is not None:
-        probe_flops = _probes(ReducerSpec.of(request.reducer)) * step.forward_flops
+        probe_flops = _probes_per_step(ReducerSpec.of(request.reducer)) * step.forward_flops
     return Workload(numbers, parameters, trained, step, probe_flops, left_out)
 
 
@@ -188,21 +188,21 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _reduced(model: PeftModel, reducer: Mapping[str, JsonValue] | None) -> Generator[None]:
-    """Let the layers rest that a Reducer would let rest in one step."""
-    if reducer is None or ReducerSpec.of(reducer).select == "all":
+def _rest_inactive_layers(model: PeftModel, reducer: Mapping[str, JsonValue] | None) -> Generator[None]:
+    """Let as many layers rest as a Reducer lets rest in one step."""
+    spec = None if reducer is None else ReducerSpec.of(reducer)
+    if spec is None or spec.select == "all":
         yield
         return
-    options: dict[str, Any] = dict(reducer)
-    if ReducerSpec.of(reducer).select == "importance":
-        options["select"] = "random"  # without losses nothing is important, and any draw has as many layers
-    attached = Reducer(**options).attach(model)
+    if spec.needs_probes:  # which need data; a uniform sample has as many layers
+        spec = spec.with_uniform_sampling()
+    attached = Reducer(**spec.to_dict()).attach(model)
     attached.before_step()
     yield
     attached.detach()
 
 
-def _probes(spec: ReducerSpec) -> float:
+def _probes_per_step(spec: ReducerSpec) -> float:
     """Return how many forward passes of probes there are for each step, on average."""
     if not spec.needs_probes:
         return 0.0

@@ -88,6 +88,15 @@ def test_reducer_trains_less_in_a_step_but_probes(tiny_bert):
     assert plain.flops < everything.flops
 
 
+def test_options_of_probes_change_how_many_there_are_and_nothing_else(tiny_bert):
+    request = replace(TINY, model=str(tiny_bert), method="effilora")
+    half = {"active_fraction": 0.5}
+    bare = estimate(replace(request, reducer={**half, "select": "random"})).step_flops
+    usual = estimate(replace(request, reducer=half)).step_flops
+    rare = estimate(replace(request, reducer={**half, "interval": 100, "probes": 2, "suppress_layers": 1}))
+    assert (usual - bare) / (rare.step_flops - bare) == pytest.approx((3 / 10) / (2 / 100))
+
+
 def test_frozen_head_takes_no_gradient(tiny_bert):
     free, frozen = (
         estimate(replace(TINY, model=str(tiny_bert), freeze_head=freeze)) for freeze in (False, True)
