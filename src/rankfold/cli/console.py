@@ -1,4 +1,4 @@
-"""What the terminal shows: data on stdout, all else on stderr. The only file that imports rich."""
+"""Terminal output: data on stdout, all else on stderr. The only file that imports rich."""
 
 import json
 import math
@@ -81,13 +81,13 @@ def print_table(
         table.add_column(Text(name), justify=justify, overflow="fold", width=width)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    with console.capture() as captured:
+    with console.capture() as capture:
         if title:
             console.print(Text(title, style="bold"))
         console.print(table)
         if caption:
             console.print(Text(caption))
-    for line in captured.get().splitlines():
+    for line in capture.get().splitlines():
         click.echo(line.rstrip())
 
 
@@ -100,9 +100,9 @@ def _widths(columns: Sequence[Sequence[str]], room: int) -> Sequence[int | None]
         return [None] * len(columns)
     widths = list(least)
     for index in sorted(range(len(columns)), key=missing.__getitem__):
-        given = min(missing[index], spare)
-        widths[index] += given
-        spare -= given
+        extra_width = min(missing[index], spare)
+        widths[index] += extra_width
+        spare -= extra_width
     return widths
 
 
@@ -201,22 +201,22 @@ class PlainBar:
 
 
 def _left_text(fields: Mapping[str, object], elapsed: float, done: int, total: int) -> str:
-    """Return the time left: what the work itself expects, else as if all units took the same."""
-    expected = fields.get(SECONDS_LEFT)
-    if not isinstance(expected, int | float):
-        expected = elapsed / max(done, 1) * max(total - done, 0)
-    return f"{_seconds_text(expected)} left"
+    """Return the time left: as the work itself expects, else as if all units took the same."""
+    seconds = fields.get(SECONDS_LEFT)
+    if not isinstance(seconds, int | float):
+        seconds = elapsed / max(done, 1) * max(total - done, 0)
+    return f"{_seconds_text(seconds)} left"
 
 
 def _fields_text(fields: Mapping[str, object]) -> str:
-    shown = (
+    texts = (
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in fields.items()
         if name != SECONDS_LEFT
     )
-    return "  ".join(shown)
+    return "  ".join(texts)
 
 
 def _seconds_text(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    minutes, seconds_left = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds_left:02d} s" if minutes else f"{seconds_left} s"

@@ -39,7 +39,7 @@ COMMANDS = {
     "store": "Keep many adapters in one file.",
 }
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+EXIT_FAILURE, EXIT_MISUSE, EXIT_INTERRUPT = 1, 2, 130
 
 _DEBUG = "rankfold.debug"
 
@@ -117,28 +117,28 @@ def _explain(error: Exception, *, debug: bool) -> int:
     match error:
         case click.Abort():
             click.echo("interrupted.", err=True)
-            return INTERRUPTED
+            return EXIT_INTERRUPT
         case click.ClickException():
             (_with_suggestion(error) if isinstance(error, click.NoSuchOption) else error).show()
-            return MISUSED if isinstance(error, click.UsageError) else FAILED
+            return EXIT_MISUSE if isinstance(error, click.UsageError) else EXIT_FAILURE
         case SpecError() | DataError() | AdapterFileError() | NoStoreError() | OutputExistsError():
             click.echo(f"error: {error}", err=True)
-            return MISUSED
+            return EXIT_MISUSE
         case RankfoldError():
             click.echo(f"error: {error}", err=True)
-            return FAILED
+            return EXIT_FAILURE
         case ModuleNotFoundError(name=str(name)) if not name.startswith(__name__.partition(".")[0]):
             click.echo(
                 f"error: this takes the package '{name.partition('.')[0]}', which is not installed; "
                 "install it with `pip install 'rankfold[bench,report]'`.",
                 err=True,
             )
-            return FAILED
+            return EXIT_FAILURE
         case _:
             words = " ".join(f"{type(error).__name__}: {error}".split())
             hint = "" if debug else " Run again with --debug for the traceback."
             click.echo(f"unexpected error: {words.rstrip('.')}.{hint}", err=True)
-            return FAILED
+            return EXIT_FAILURE
 
 
 def _with_suggestion(error: click.NoSuchOption) -> click.UsageError:

@@ -37,16 +37,16 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Value]:
     Raises:
         SpecError: If a text has no "=", an empty key, or repeats a key.
     """
-    parsed: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     for text in settings:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
             raise SpecError(f"'{text}' is not a setting; write it as key=value, for example r=8.")
-        if key in parsed:
+        if key in values:
             raise SpecError(f"'{key}' is set twice; keep one of them.")
-        parsed[key] = _parse_value(value.strip())
-    return parsed
+        values[key] = _parse_value(value.strip())
+    return values
 
 
 def _parse_value(text: str) -> Value:

@@ -31,14 +31,14 @@ def command(
     """
     from rankfold.store.saved import pack_adapter  # torch is slow to import, and --help can do without it
 
-    packed = pack_adapter(adapter, file, dtype=dtype, overwrite=overwrite)
+    result = pack_adapter(adapter, file, dtype=dtype, overwrite=overwrite)
     if as_json:
-        print_json(asdict(packed))
+        print_json(asdict(result))
     else:
-        overhead = packed.file_bytes - packed.learned_bytes
-        click.echo(f"{packed.file_bytes:,} bytes: {packed.learned_bytes:,} learned, {overhead:,} of overhead")
+        overhead = result.file_bytes - result.learned_bytes
+        click.echo(f"{result.file_bytes:,} bytes: {result.learned_bytes:,} learned, {overhead:,} of overhead")
     if dtype:
-        note(f"rounded to {dtype}: relative error {packed.relative_error:.2g}")
-    if packed.left_out:
-        note(f"not carried: {', '.join(packed.left_out)}")
+        note(f"rounded to {dtype}: relative error {result.relative_error:.2g}")
+    if result.left_out:
+        note(f"not carried: {', '.join(result.left_out)}")
     note(f"packed: {file}")

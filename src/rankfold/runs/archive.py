@@ -27,11 +27,11 @@ def check_nothing_lost(records: Mapping[str, RunRecord], folder: Path) -> None:
         OutputExistsError: If it does.
         DataError: If it is damaged.
     """
-    lost = sorted(read_archive(folder / NAME).keys() - records.keys())
-    if lost:
-        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    missing_runs = sorted(read_archive(folder / NAME).keys() - records.keys())
+    if missing_runs:
+        suffix = f" and {len(missing_runs) - 1} more" if len(missing_runs) > 1 else ""
         raise OutputExistsError(
-            f"'{folder / NAME}' holds other runs ('{lost[0]}'{more}), which would be lost; "
+            f"'{folder / NAME}' holds other runs ('{missing_runs[0]}'{suffix}), which would be lost; "
             "name another folder with --out, or add --overwrite."
         )
 
@@ -85,8 +85,8 @@ def read_archive(file: Path) -> Mapping[str, RunRecord]:
 
 def archived_run(out: Path) -> RunRecord | None:
     """Return the record of a run's folder that an archive in a folder above it holds, if one does."""
-    found = (read_archive(above / NAME).get(out.relative_to(above).as_posix()) for above in out.parents)
-    return next((record for record in found if record is not None), None)
+    candidates = (read_archive(above / NAME).get(out.relative_to(above).as_posix()) for above in out.parents)
+    return next((record for record in candidates if record is not None), None)
 
 
 @lru_cache(maxsize=4)
@@ -98,26 +98,26 @@ def _read(file: Path, _version: tuple[int, int]) -> Mapping[str, RunRecord]:
         raise DataError(
             f"'{file}' is damaged ({error}); write it again with `rankfold bench archive`."
         ) from error
-    found: dict[str, RunRecord] = {}
+    records: dict[str, RunRecord] = {}
     for number, line in enumerate(lines, start=1):
-        place, record = _parsed(line, f"line {number} of '{file}'")
+        place, record = _parse_line(line, f"line {number} of '{file}'")
         # Archives without folders may have several runs of one name.
-        found[place if place not in found else f"{place}~{number}"] = record
-    return found
+        records[place if place not in records else f"{place}~{number}"] = record
+    return records
 
 
-def _parsed(line: bytes, described: str) -> tuple[str, RunRecord]:
+def _parse_line(line: bytes, source: str) -> tuple[str, RunRecord]:
     """Return the folder and record of a line; the oldest archives have no folders but the names of runs."""
     if not line.startswith(_PLACE):
-        record = parse_record(line, described)
+        record = parse_record(line, source)
         return record.name, record
     try:
         values = json.loads(line)
         place = str(values.pop("folder"))
     except ValueError as error:
-        raise DataError(f"{described} is damaged ({error}); archive its folder again.") from error
+        raise DataError(f"{source} is damaged ({error}); archive its folder again.") from error
     if Path(place).is_absolute() or ".." in Path(place).parts:
         raise DataError(
-            f"{described} is of the folder '{place}', which is not below it; archive its folder again."
+            f"{source} is of the folder '{place}', which is not below it; archive its folder again."
         )
-    return place, parse_record(json.dumps(values).encode(), described)
+    return place, parse_record(json.dumps(values).encode(), source)

@@ -22,7 +22,7 @@ from rankfold.errors import RankfoldWarning
 from rankfold.models.hardware import cpu_name, gpu_name
 from rankfold.models.meta import MetaBase
 from rankfold.runs.methods import head_parameters
-from rankfold.runs.prepare import Prepared
+from rankfold.runs.prepare import RunSetup
 from rankfold.runs.record import (
     BytesInfo,
     DataInfo,
@@ -43,34 +43,34 @@ logger = logging.getLogger("rankfold.bench")
 _LIBRARIES = ("rankfold", "torch", "peft", "transformers", "accelerate", "datasets", "numpy")
 
 
-def started_record(prepared: Prepared) -> RunRecord:
+def starting_record(setup: RunSetup) -> RunRecord:
     """Return the record of a run that has not got anywhere yet; its status is "failed" until it has."""
-    request, data, base = prepared.request, prepared.data, prepared.base
+    request, data, base = setup.request, setup.data, setup.base
     return RunRecord(
         status="failed",
         error="it did not start",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         request=replace(request, resume=False),
-        method=MethodInfo(request.method, dict(request.options), _plain(_config(prepared))),
+        method=MethodInfo(request.method, dict(request.options), _plain(_config(setup))),
         model=ModelInfo(base.name, base.source, base.sha256()),
-        task=_task(prepared),
-        data=DataInfo(data.source, data.sha256, _rows(prepared)),
-        training=_training(prepared),
+        task=_task(setup),
+        data=DataInfo(data.source, data.sha256, _rows(setup)),
+        training=_training(setup),
         versions=_versions(),
-        hardware=HardwareInfo(cpu_name(), torch.get_num_threads(), gpu_name(prepared.device)),
-        parameters=prepared.parameters(),
+        hardware=HardwareInfo(cpu_name(), torch.get_num_threads(), gpu_name(setup.device)),
+        parameters=setup.parameters(),
         bytes=BytesInfo(0, 0, 0),
         seconds=SecondsInfo(0.0, 0.0, 0.0, 0.0),
         peak_memory_bytes=0,
         metrics={},
         baselines={},
-        reducer=_reducer(prepared),
-        flops=_flops(prepared),
+        reducer=_reducer(setup),
+        flops=_flops(setup),
     )
 
 
-def _task(prepared: Prepared) -> TaskInfo:
-    data, task, scoring = prepared.data, prepared.data.task, prepared.learner.scoring
+def _task(setup: RunSetup) -> TaskInfo:
+    data, task, scoring = setup.data, setup.data.task, setup.learner.scoring
     return TaskInfo(
         task.name,
         data.kind.name,
@@ -82,65 +82,65 @@ def _task(prepared: Prepared) -> TaskInfo:
     )
 
 
-def _config(prepared: Prepared) -> dict[str, Any]:
+def _config(setup: RunSetup) -> dict[str, Any]:
     """Return the adapter's configuration; the base model goes by the name it was asked for.
 
     PEFT has the folder that the model was loaded from, which for a packaged model is a place of this machine.
     """
-    return {**cast(Any, prepared.config).to_dict(), "base_model_name_or_path": prepared.request.model}
+    return {**cast(Any, setup.config).to_dict(), "base_model_name_or_path": setup.request.model}
 
 
-def _rows(prepared: Prepared) -> dict[str, int]:
+def _rows(setup: RunSetup) -> dict[str, int]:
     """Return the rows of each split, with those that were held out of the training for probes apart."""
-    counts = prepared.data.examples.counts
-    if not prepared.probe_rows:
+    counts = setup.data.examples.counts
+    if not setup.probe_rows:
         return counts
-    return {**counts, "train": len(prepared.rows), "probe": len(prepared.probe_rows)}
+    return {**counts, "train": len(setup.rows), "probe": len(setup.probe_rows)}
 
 
-def _reducer(prepared: Prepared) -> ReducerInfo | None:
-    if prepared.request.reducer is None or prepared.reducer is None:
+def _reducer(setup: RunSetup) -> ReducerInfo | None:
+    if setup.request.reducer is None or setup.reducer is None:
         return None
-    return ReducerInfo(dict(prepared.request.reducer), prepared.reducer.scores.layers)
+    return ReducerInfo(dict(setup.request.reducer), setup.reducer.scores.layers)
 
 
-def _flops(prepared: Prepared) -> float | None:
+def _flops(setup: RunSetup) -> float | None:
     """Return the operations of the training; None if the adapter cannot be traced whole without weights."""
-    request, data = prepared.request, prepared.data
-    described = cast(PreTrainedConfig, cast(Any, prepared.model).get_base_model().config)
+    request, data = setup.request, setup.data
+    base_config = cast(PreTrainedConfig, cast(Any, setup.model).get_base_model().config)
     with warnings.catch_warnings():
         # What is worth saying of ranks and relays was said when the adapter was made.
         warnings.simplefilter("ignore", RankfoldWarning)
         try:
             work = measure_workload(
                 MetaBase(
-                    copy.deepcopy(described),
+                    copy.deepcopy(base_config),
                     data.kind.head(data.examples.label_names),
-                    prepared.base.source,
+                    setup.base.source,
                 ),
-                copy.deepcopy(prepared.config),
+                copy.deepcopy(setup.config),
                 request,
-                rows=min(request.batch_size, len(prepared.rows)),
-                length=_padded_length(prepared),
+                rows=min(request.batch_size, len(setup.rows)),
+                length=_padded_length(setup),
             )
         except Exception as error:  # an estimate must not end a run
             logger.info("the operations of the run are not estimated (%s).", error)
             return None
-    return None if work.left_out else work.flops(prepared.schedule.steps)
+    return None if work.left_out else work.flops(setup.schedule.steps)
 
 
-def _padded_length(prepared: Prepared) -> int:
+def _padded_length(setup: RunSetup) -> int:
     """Return the mean length of the batches, whose rows are padded to the longest among them."""
-    lengths = [len(row["input_ids"]) for row in prepared.rows]
-    random.Random(prepared.request.seed).shuffle(lengths)  # noqa: S311 (an order like the training's)
-    size = prepared.schedule.batch_size
+    lengths = [len(row["input_ids"]) for row in setup.rows]
+    random.Random(setup.request.seed).shuffle(lengths)  # noqa: S311 (an order like the training's)
+    size = setup.schedule.batch_size
     return round(fmean(max(lengths[first : first + size]) for first in range(0, len(lengths), size)))
 
 
-def _training(prepared: Prepared) -> TrainingInfo:
-    part = training_part(prepared.schedule, len(prepared.rows), prepared.learner.max_length, _head(prepared))
-    groups = RateTable.of(prepared.groups or ()).groups
-    return replace(part, rates=prepared.request.rates.non_default(), groups=groups)
+def _training(setup: RunSetup) -> TrainingInfo:
+    part = training_part(setup.schedule, len(setup.rows), setup.learner.max_length, _head(setup))
+    groups = RateTable.of(setup.groups or ()).groups
+    return replace(part, rates=setup.request.rates.non_default(), groups=groups)
 
 
 def training_part(
@@ -170,21 +170,21 @@ def training_part(
     )
 
 
-def _head(prepared: Prepared) -> Literal["trained", "frozen", "none"]:
-    parameters = head_parameters(prepared.model)
+def _head(setup: RunSetup) -> Literal["trained", "frozen", "none"]:
+    parameters = head_parameters(setup.model)
     if not parameters:
         return "none"
     return "trained" if any(parameter.requires_grad for parameter in parameters) else "frozen"
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, JsonValue]:

@@ -84,8 +84,8 @@ class Request:
     def to_dict(self) -> Values:
         """Return the request as JSON values, without the fields that are None."""
         values = asdict(self)
-        stated = {name: values[name] for name in fields_of(type(self)) if values[name] is not None}
-        return json.loads(json.dumps(stated, default=str, allow_nan=False))
+        present = {name: values[name] for name in fields_of(type(self)) if values[name] is not None}
+        return json.loads(json.dumps(present, default=str, allow_nan=False))
 
     def changed_values(self) -> Values:
         """Return the JSON values that differ from their defaults."""
@@ -112,8 +112,8 @@ _Class = TypeVar("_Class", bound=type[Request])
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def request_class(cls: _Class) -> _Class:
     """Decorator: make a frozen dataclass that pydantic checks, and whose faults are `SpecError`s."""
-    made: Any = pydantic_dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
-    check = made.__init__
+    checked_class: Any = pydantic_dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+    check = checked_class.__init__
 
     @wraps(check)
     def construct(self: Request, /, **values: Any) -> None:
@@ -122,8 +122,8 @@ def request_class(cls: _Class) -> _Class:
         except ValidationError as error:
             raise explain_fault(type(self), error) from error
 
-    made.__init__ = construct
-    return made
+    checked_class.__init__ = construct
+    return checked_class
 
 
 def fields_of(cls: type[Request]) -> dict[str, FieldInfo]:
@@ -134,7 +134,7 @@ def fields_of(cls: type[Request]) -> dict[str, FieldInfo]:
 
 def explain_fault(cls: type[Request], error: ValidationError) -> RankfoldError:
     """Return the first fault that validation found, as one sentence with a remedy."""
-    return _explained(cls, cast("Mapping[str, Any]", error.errors()[0]))
+    return _explain(cls, cast("Mapping[str, Any]", error.errors()[0]))
 
 
 def read_yaml(cls: type[Request], path: Path) -> dict[str, Any]:
@@ -188,14 +188,14 @@ def differences(before: JsonValue, after: JsonValue, name: str = "") -> Iterator
 
 def quote_differences(changes: Sequence[str]) -> str:
     """Return the first few differences as one text, and how many more there are."""
-    more = len(changes) - _LISTED_DIFFERENCES
-    return ", ".join(changes[:_LISTED_DIFFERENCES]) + (f", and {more} more" if more > 0 else "")
+    remaining = len(changes) - _LISTED_DIFFERENCES
+    return ", ".join(changes[:_LISTED_DIFFERENCES]) + (f", and {remaining} more" if remaining > 0 else "")
 
 
 # Messages
 
 
-def _explained(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
+def _explain(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
     """Return an error of pydantic in our words: the value that is wrong, then the remedy."""
     original = error.get("ctx", {}).get("error")
     if isinstance(original, RankfoldError):
@@ -210,16 +210,16 @@ def _explained(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
         case "literal_error" if field is not None and isinstance(value, str):
             return unknown_name(name, value, choices_of(field))
         case _ if field is not None:
-            return SpecError(f"{name} is {_shown(value)}; give {_allowed(field, value)}.")
+            return SpecError(f"{name} is {_quote(value)}; give {_allowed_values(field, value)}.")
         case _:
-            return SpecError(f"{cls.title} is {_shown(value)}; give its fields by name.")
+            return SpecError(f"{cls.title} is {_quote(value)}; give its fields by name.")
 
 
-def _shown(value: object) -> str:
+def _quote(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _allowed(field: FieldInfo, value: object) -> str:
+def _allowed_values(field: FieldInfo, value: object) -> str:
     """Return the values that a field can have, in words."""
     kind = value_type(field)
     if choices := choices_of(field):

@@ -135,13 +135,13 @@ def evaluate_with_harness(request: HarnessRequest) -> HarnessResult:
     base = _find_model(request)
     with quiet_libraries(), _quiet_harness(), _seeds():
         tasks = _load_tasks(request)
-        loaded = default_kind(is_causal=True).load(base)
-        model = load_adapted(request.adapter, find_record(request.adapter), base, loaded)
+        loaded_base = default_kind(is_causal=True).load(base)
+        model = load_adapted(request.adapter, find_record(request.adapter), base, loaded_base)
         model.to(choose_device(request.device))
         precision = choose_precision(request.precision, model.device)
         language_model = language_model_class(
             pretrained=model,
-            tokenizer=loaded.processor,
+            tokenizer=loaded_base.processor,
             batch_size=request.batch_size,
             max_length=request.max_length,
             mixed_precision_dtype="bfloat16" if precision == "bf16" else None,
@@ -156,7 +156,7 @@ def evaluate_with_harness(request: HarnessRequest) -> HarnessResult:
             )
         except ValueError as error:
             raise SpecError(
-                f"the harness cannot evaluate {_quoted(request.tasks)} ({_reason(error)}); "
+                f"the harness cannot evaluate {_quote_names(request.tasks)} ({_reason(error)}); "
                 "choose other tasks."
             ) from error
     return HarnessResult(str(request.adapter), request.model, tuple(_metrics(output)), output)
@@ -194,7 +194,7 @@ def _load_tasks(request: HarnessRequest) -> Any:
         tasks = manager.load(list(request.tasks))
     except Exception as error:  # definitions run code and downloads of their own
         raise DataError(
-            f"cannot load definition or data of {_quoted(request.tasks)} ({_reason(error)}); "
+            f"cannot load definition or data of {_quote_names(request.tasks)} ({_reason(error)}); "
             "check the task's files, or the connection to the hub."
         ) from error
     for task in tasks["tasks"].values():
@@ -203,10 +203,10 @@ def _load_tasks(request: HarnessRequest) -> Any:
 
 
 def _set_fewshot(task: Any, count: int | None) -> None:
-    own = task.get_config("num_fewshot")
-    if count is not None and own != 0:  # a definition with 0 allows no examples
+    task_count = task.get_config("num_fewshot")
+    if count is not None and task_count != 0:  # a definition with 0 allows no examples
         task.set_config(key="num_fewshot", value=count)
-    elif own is None:
+    elif task_count is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=_SEED)
 
@@ -279,7 +279,7 @@ def _is_file(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml") and Path(name).is_file()
 
 
-def _quoted(names: Sequence[str]) -> str:
+def _quote_names(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 

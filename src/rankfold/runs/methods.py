@@ -73,20 +73,20 @@ class Method:
         """
         if options and not self.trains_adapter:
             raise SpecError(f"'{self.name}' has no option '{next(iter(options))}'; leave its options out.")
-        given: dict[str, Any] = {"task_type": task_type, **options}
+        values: dict[str, Any] = {"task_type": task_type, **options}
         for name in _LISTS:
-            value = given.get(name)
+            value = values.get(name)
             is_own_word = value == self.target_word and name == "target_modules"
             # PEFT reads a text as a regular expression for the whole path, which a bare name never matches.
             if isinstance(value, str) and value.isidentifier() and not is_own_word:
-                given[name] = [value]
-        saved = _HEADS if task_type in _TYPES_WITH_HEADS else set[str]()
-        others = [name for name in fresh_modules if not saved & set(name.split("."))]
-        if others:
-            given["modules_to_save"] = [*(given.get("modules_to_save") or ()), *others]
+                values[name] = [value]
+        saved_heads = _HEADS if task_type in _TYPES_WITH_HEADS else set[str]()
+        unsaved_modules = [name for name in fresh_modules if not saved_heads & set(name.split("."))]
+        if unsaved_modules:
+            values["modules_to_save"] = [*(values.get("modules_to_save") or ()), *unsaved_modules]
         if self.draws_factors:
-            given.setdefault("seed", seed)
-        return self.build(**given)
+            values.setdefault("seed", seed)
+        return self.build(**values)
 
 
 def find_method(name: str) -> Method:
@@ -98,10 +98,10 @@ def find_method(name: str) -> Method:
     if name == HEAD_ONLY.name:
         return HEAD_ONLY
     if name.startswith(_PEFT_PREFIX):
-        known = peft_methods()
-        if name not in known:
-            raise unknown_name("method", name, known)
-        return known[name]
+        methods = peft_methods()
+        if name not in methods:
+            raise unknown_name("method", name, methods)
+        return methods[name]
     preset = presets.find(name)
     build = partial(config, name)
     return Method(name, preset.learning_rate, build, "seed" in preset.options, target_word=MLP_TARGETS)
@@ -125,14 +125,14 @@ def peft_options(name: str) -> dict[str, tuple[object, str]]:
     Raises:
         SpecError: If PEFT has none of this name, with the nearest one.
     """
-    known = _peft_classes()
-    if name not in known:
-        raise unknown_name("method", name, known)
-    of_every_method = {each.name for each in _options(PeftConfig)}
+    classes = _peft_classes()
+    if name not in classes:
+        raise unknown_name("method", name, classes)
+    of_every_method = {option.name for option in _options(PeftConfig)}
     return {
-        each.name: (_default(each), " ".join(str(each.metadata.get("help", "")).split()))
-        for each in _options(known[name])
-        if each.name not in of_every_method
+        option.name: (_default(option), " ".join(str(option.metadata.get("help", "")).split()))
+        for option in _options(classes[name])
+        if option.name not in of_every_method
     }
 
 
@@ -146,7 +146,7 @@ def _peft_classes() -> dict[str, type[PeftConfig]]:
 
 
 def _options(config_class: type[PeftConfig]) -> list[Field[Any]]:
-    return [each for each in fields(cast(Any, config_class)) if each.init]
+    return [option for option in fields(cast(Any, config_class)) if option.init]
 
 
 def _default(option: Field[Any]) -> object:
@@ -154,10 +154,10 @@ def _default(option: Field[Any]) -> object:
 
 
 def _peft_config(method: str, config_class: type[PeftConfig], /, **options: Any) -> PeftConfig:
-    known = {each.name for each in _options(config_class)}
+    option_names = {option.name for option in _options(config_class)}
     for name in options:
-        if name not in known:
-            raise unknown_name(f"option of method '{method}'", name, known)
+        if name not in option_names:
+            raise unknown_name(f"option of method '{method}'", name, option_names)
     try:
         return config_class(**options)
     except RankfoldError:

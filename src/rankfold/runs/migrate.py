@@ -75,8 +75,8 @@ def _values_of(words: Sequence[str]) -> dict[str, Any]:
     fields = fields_of(RunRequest)
     names = {flag_of(name, field): name for name, field in fields.items()}
     values: dict[str, Any] = {}
-    rest = iter(words[2:])
-    for flag in rest:
+    remaining_words = iter(words[2:])
+    for flag in remaining_words:
         if flag == "--reducer":
             values.setdefault("reducer", {})
             continue
@@ -85,15 +85,15 @@ def _values_of(words: Sequence[str]) -> dict[str, Any]:
         name = names[flag]
         kind = value_type(fields[name])
         if kind is dict:
-            values.setdefault(name, {}).update(_setting(words, flag, rest))
+            values.setdefault(name, {}).update(_setting(words, flag, remaining_words))
         else:
-            values[name] = True if kind is bool else next(rest, "")
+            values[name] = True if kind is bool else next(remaining_words, "")
     return values
 
 
-def _setting(words: Sequence[str], flag: str, rest: Iterator[str]) -> dict[str, Any]:
+def _setting(words: Sequence[str], flag: str, remaining_words: Iterator[str]) -> dict[str, Any]:
     """Return the option by name that follows a flag, as in `--set r=8`."""
-    key, _, text = next(rest, "").partition("=")
+    key, _, text = next(remaining_words, "").partition("=")
     try:
         return {key: json.loads(text)}
     except ValueError as error:

@@ -46,15 +46,15 @@ def find_finished(request: RunRequest) -> RunRecord | None:
     if (request.out / RECORD_NAME).is_file():
         try:
             record = RunRecord.read(request.out)
-            changed = _changes(record, request)
+            changes = _changes(record, request)
         except DataError as error:
             fault = str(error).rpartition("; ")[0]  # what to do about it is another thing here
             raise DataError(
                 f"{fault}; delete '{request.out}', or add --overwrite to do the run again."
             ) from error
-        if changed:
+        if changes:
             raise OutputExistsError(
-                f"'{request.out}' holds another run: {quote_differences(changed)}; "
+                f"'{request.out}' holds another run: {quote_differences(changes)}; "
                 "move it away, choose another folder, or add --overwrite to replace whatever is there."
             )
     else:

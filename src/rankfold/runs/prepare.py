@@ -29,11 +29,11 @@ _Rows = Sequence[Features]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A run that can start.
+class RunSetup:
+    """A run that is ready to train.
 
     Args:
-        request: What was asked for.
+        request: The request.
         base: Where the base model is from.
         data: The task, and the examples that will be used.
         model: The base model with the adapter, on the CPU.
@@ -65,16 +65,16 @@ class Prepared:
 
     def parameters(self) -> ParametersInfo:
         """Count the numbers of adapter and head, as they are active in the first step."""
-        counted = parameters_of_run(self.model)
+        counts = parameters_of_run(self.model)
         if self.reducer is None:
-            return counted
+            return counts
         self.reducer.attach(self.model).before_step()
         active = parameters_of_run(self.model).active
         self.reducer.detach()
-        return replace(counted, active=active)
+        return replace(counts, active=active)
 
 
-def prepare(request: RunRequest) -> Prepared:
+def prepare(request: RunRequest) -> RunSetup:
     """Read data, load the base model and add the adapter.
 
     Raises:
@@ -90,17 +90,19 @@ def prepare(request: RunRequest) -> Prepared:
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     head = data.kind.head(data.examples.label_names)
-    loaded = data.kind.load(base, data.examples.label_names)
-    max_length = row_length(loaded.model.config, head.max_length, request.max_length)
+    loaded_base = data.kind.load(base, data.examples.label_names)
+    max_length = row_length(loaded_base.model.config, head.max_length, request.max_length)
     method = find_method(request.method)
     config = method.config(
-        request.options, head.task_type, seed=request.seed, fresh_modules=loaded.fresh_modules
+        request.options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
     )
-    data.kind.start_head(loaded, data.examples.splits["train"])
+    data.kind.start_head(loaded_base, data.examples.splits["train"])
     set_seed(request.seed)
-    model = _with_adapter(loaded, config)
+    model = _with_adapter(loaded_base, config)
     freeze_rest(model, method, freeze_head=request.freeze_head)
-    learner = Learner(model, loaded.processor, max_length, request.batch_size, device, precision, scoring)
+    learner = Learner(
+        model, loaded_base.processor, max_length, request.batch_size, device, precision, scoring
+    )
     # An example that cannot be evaluated is better known before the training than after it.
     data.kind.check(learner, data.examples.splits["validation"])
     rows = data.kind.encode(learner, data.examples.splits["train"], training=True)
@@ -108,7 +110,7 @@ def prepare(request: RunRequest) -> Prepared:
     if reducer is not None:
         reducer.attach(model).detach()  # what it cannot work with is refused now
     schedule = schedule_of(request, len(rows), precision)
-    return Prepared(
+    return RunSetup(
         request=request,
         base=base,
         data=data,
@@ -140,18 +142,18 @@ def _reducer(
     return rows, probe_rows, Reducer(probe_loader=loader, loss=loss, **options)
 
 
-def _with_adapter(loaded: LoadedModel, config: PeftConfig) -> PeftModel:
+def _with_adapter(loaded_base: LoadedModel, config: PeftConfig) -> PeftModel:
     try:
         with quiet_libraries():
-            return cast(PeftModel, get_peft_model(loaded.model, config))
+            return cast(PeftModel, get_peft_model(loaded_base.model, config))
     except RankfoldError:
         raise
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         words = " ".join(str(error).split()).rstrip(".")
-        targets = _shown(getattr(config, "target_modules", None))
+        targets = _quote_names(getattr(config, "target_modules", None))
         raise SpecError(
             f"cannot add the adapter to target_modules {targets} ({words}); change the method's options: "
-            f"the model's linear layers are {_shown(_linear_names(loaded.model))}."
+            f"the model's linear layers are {_quote_names(_linear_names(loaded_base.model))}."
         ) from error
 
 
@@ -160,7 +162,7 @@ def _linear_names(model: torch.nn.Module) -> set[str]:
     return {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
 
 
-def _shown(names: object) -> str:
+def _quote_names(names: object) -> str:
     if not isinstance(names, set | list):
         return f"'{names}'"
     return ", ".join(f"'{name}'" for name in sorted(cast("set[str]", names)))

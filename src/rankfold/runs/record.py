@@ -301,7 +301,7 @@ def parse_record(content: bytes, place: str) -> RunRecord:
         DataError: If it is damaged, or of an unknown format; all faults are named at once.
     """
     try:
-        return _adapter().validate_json(_upgraded(content))
+        return _adapter().validate_json(_upgrade(content))
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors()
@@ -309,7 +309,7 @@ def parse_record(content: bytes, place: str) -> RunRecord:
         raise DataError(f"{place} is no run record of format {FORMAT} ({faults}); run it again.") from error
 
 
-def _upgraded(content: bytes) -> bytes:
+def _upgrade(content: bytes) -> bytes:
     """Return a record's JSON in the present format; anything else as it is, for the validation to explain."""
     try:
         values = json.loads(content)
@@ -334,21 +334,21 @@ def _with_result(record: RunRecord) -> RunRecord:
 
 logger = logging.getLogger("rankfold.bench")
 
-Measured = tuple[str, int]
+DataVersion = tuple[str, int]
 """The hash of the rows, and the version of the task; a task without version counts as 1."""
 
 
-def measured_on(record: RunRecord) -> Measured:
+def measured_on(record: RunRecord) -> DataVersion:
     """Return the data of a run's metrics: the hash of its rows and the version of its task."""
     return record.data.sha256, record.task.version or 1
 
 
 def note_different_data(records: Iterable[RunRecord]) -> None:
     """Log a warning for every task of which some runs were measured on other rows than the rest."""
-    found: dict[tuple[str, str], set[Measured]] = {}
+    versions: dict[tuple[str, str], set[DataVersion]] = {}
     for record in records:
-        found.setdefault((record.task.name, record.model.name), set()).add(measured_on(record))
-    for (task, model), different in found.items():
+        versions.setdefault((record.task.name, record.model.name), set()).add(measured_on(record))
+    for (task, model), different in versions.items():
         if len(different) > 1:
             logger.warning(
                 "the runs on '%s' with '%s' were measured on %d different sets of rows or versions of the "

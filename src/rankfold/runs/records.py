@@ -35,17 +35,17 @@ def find_places(folder: Path) -> dict[str, RunRecord]:
         raise DataError(
             f"there is no folder '{folder}'; name one that `rankfold compare` or `rankfold train` wrote."
         )
-    found = {
+    records = {
         path.parent / place: record
         for path in _visible(folder, archive.NAME)
         for place, record in archive.read_archive(path).items()
     }
-    found |= {path.parent: RunRecord.read(path) for path in _visible(folder, NAME)}
-    if not found:
+    records |= {path.parent: RunRecord.read(path) for path in _visible(folder, NAME)}
+    if not records:
         raise DataError(
             f"there is no {NAME} under '{folder}'; run `rankfold train` or `rankfold compare` first."
         )
-    return {place.relative_to(folder).as_posix(): record for place, record in found.items()}
+    return {place.relative_to(folder).as_posix(): record for place, record in records.items()}
 
 
 def find_record(adapter: Path) -> RunRecord | None:
@@ -81,7 +81,7 @@ def labels_of(entries: Sequence[tuple[str, Settings]]) -> list[str]:
         ['lora r=8', 'lora r=16', 'tlora']
     """
     return [
-        label_of(name, settings, differing([s for other, s in entries if other == name]))
+        label_of(name, settings, differing([s for method, s in entries if method == name]))
         for name, settings in entries
     ]
 
@@ -97,7 +97,7 @@ def differing(siblings: Sequence[Settings]) -> set[str]:
         key
         for settings in siblings
         for key, value in settings.items()
-        if any(key not in other or other[key] != value for other in siblings)
+        if any(key not in sibling or sibling[key] != value for sibling in siblings)
     }
 
 

@@ -91,14 +91,14 @@ def check_unfinished(request: RunRequest) -> None:
 
 
 @contextmanager
-def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpoints]:
+def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoints]:
     """Give a run its checkpoints; they go when it is done or cannot succeed, and stay if it is stopped.
 
     They stay as well if its result may not be put in its place, which says nothing against the training.
 
     Args:
         request: The run.
-        started: Its record before the first update.
+        start: Its record before the first update.
 
     Raises:
         BusyError: If another process is at it.
@@ -110,15 +110,15 @@ def unfinished_run(request: RunRequest, started: RunRecord) -> Generator[Checkpo
         wait_for_all()
         yield checkpoints
         return
-    with _locked(folder, request.out):
+    with _lock(folder, request.out):
         restore_replaced(request.out, folder)
         newest = checkpoints.newest() if request.resume and is_unfinished(request.out) else None
         if newest is not None:
-            _check_same(request.out, read_start(request.out), started)
+            _check_same(request.out, read_start(request.out), start)
             logger.info("resuming '%s' from its %s.", request.out, newest.name)
         else:
             _clear(folder)
-            write_whole(folder / _START, json.dumps(started.to_dict(), indent=1).encode())
+            write_whole(folder / _START, json.dumps(start.to_dict(), indent=1).encode())
         wait_for_all()
         try:
             yield checkpoints
@@ -139,12 +139,12 @@ def remove_leftover(out: Path) -> None:
     # A result in an archive says nothing about a run that has begun anew.
     if is_main_process() and out.is_dir() and folder.is_dir():
         # Another process that holds the lock cleans up itself.
-        with suppress(BusyError), _locked(folder, out):
+        with suppress(BusyError), _lock(folder, out):
             _clear(folder)
 
 
 @contextmanager
-def _locked(folder: Path, out: Path) -> Generator[None]:
+def _lock(folder: Path, out: Path) -> Generator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
@@ -174,20 +174,20 @@ def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
     if then.task.kind in find_kind(now.task.kind).former_names:
         then = replace(then, task=replace(then.task, kind=now.task.kind))
     before, after = then.to_dict(), now.to_dict()
-    _refuse(out, [each for part in _SAME for each in differences(before[part], after[part], part)])
-    changed = [each for part in _ALIKE for each in differences(before[part], after[part], part)]
-    if changed:
+    _refuse(out, [change for part in _SAME for change in differences(before[part], after[part], part)])
+    changes = [change for part in _ALIKE for change in differences(before[part], after[part], part)]
+    if changes:
         warnings.warn(
-            f"'{out}' began elsewhere: {quote_differences(changed)}; "
+            f"'{out}' began elsewhere: {quote_differences(changes)}; "
             "it goes on, but not bit for bit the same.",
             RankfoldWarning,
             stacklevel=2,
         )
 
 
-def _refuse(out: Path, changed: Sequence[str]) -> None:
-    if changed:
+def _refuse(out: Path, changes: Sequence[str]) -> None:
+    if changes:
         raise SpecError(
-            f"cannot resume '{out}', which began differently: {quote_differences(changed)}; "
+            f"cannot resume '{out}', which began differently: {quote_differences(changes)}; "
             "ask for the same again, or give --overwrite in place of --resume to start again."
         )

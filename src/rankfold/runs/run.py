@@ -13,9 +13,9 @@ import torch
 from rankfold.files import check_writable
 from rankfold.models.hardware import choose_device, peak_memory_bytes
 from rankfold.progress import Progress
-from rankfold.runs.describe import started_record
+from rankfold.runs.describe import starting_record
 from rankfold.runs.output import check_output, clear_failure, find_finished, output_folder
-from rankfold.runs.prepare import Prepared, prepare
+from rankfold.runs.prepare import RunSetup, prepare
 from rankfold.runs.record import (
     BytesInfo,
     CurveInfo,
@@ -50,8 +50,8 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
     done already is not resumed: its record is returned.
 
     Args:
-        request: What to do.
-        progress: Is told about every update.
+        request: The run.
+        progress: Gets the progress of every update.
 
     Raises:
         OutputExistsError: If the folder exists and may not be replaced, or a run of it is not finished.
@@ -62,27 +62,27 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
         TrainingError: If a loss is not a finite number, or the memory is too small.
     """
     join_processes(choose_device(request.device))
-    if (done := _done_before(request)) is not None:
+    if (finished_record := _done_before(request)) is not None:
         remove_leftover(request.out)
-        return done
+        return finished_record
     check_unfinished(request)
     wait_for_all()
     began = time.perf_counter()
     with _threads(request.threads):
-        prepared = prepare(request)
-        started = started_record(prepared)
-        with unfinished_run(request, started) as checkpoints:
+        setup = prepare(request)
+        start = starting_record(setup)
+        with unfinished_run(request, start) as checkpoints:
             # Until now another process may have been at it, and may have finished it.
-            if (done := _done_before(request)) is not None:
-                return done
+            if (finished_record := _done_before(request)) is not None:
+                return finished_record
             try:
-                result = _execute(prepared, checkpoints, progress)
+                result = _execute(setup, checkpoints, progress)
             except Exception as error:
-                _leave_failure(started, request.out, checkpoints.folder, error)
+                _leave_failure(start, request.out, checkpoints.folder, error)
                 raise
             seconds = time.perf_counter() - began + result.curve.earlier_seconds
             if is_main_process():
-                _write(started, prepared, result, checkpoints.folder, seconds)
+                _write(start, setup, result, checkpoints.folder, seconds)
                 logger.info("wrote '%s'.", request.out)
             wait_for_all()
     return RunRecord.read(request.out)
@@ -112,7 +112,7 @@ def dry_run(request: RunRequest) -> RunRecord:
     """Prepare a run without training or writing, and return its record, which has no results.
 
     Args:
-        request: What would be done.
+        request: The run.
 
     Raises:
         SpecError: If method, options, model or task cannot be built as asked, or nothing can be written.
@@ -120,7 +120,7 @@ def dry_run(request: RunRequest) -> RunRecord:
     """
     check_writable(request.out)
     with _threads(request.threads):
-        return started_record(prepare(request))
+        return starting_record(prepare(request))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class _Result:
 class _Validation:
     """Measures the validation split, and keeps the last measurement."""
 
-    prepared: Prepared
+    setup: RunSetup
     latest: Evaluation | None = None
 
     def during(self) -> Evaluation:
@@ -142,29 +142,29 @@ class _Validation:
         return self.latest
 
     def final(self) -> Evaluation:
-        if self.latest is None or self.prepared.data.kind.predicts_at_end:
+        if self.latest is None or self.setup.data.kind.predicts_at_end:
             self.latest = self._measure(is_final=True)
         return self.latest
 
     def _measure(self, *, is_final: bool) -> Evaluation:
-        return self.prepared.data.evaluate(self.prepared.learner, "validation", is_final=is_final)
+        return self.setup.data.evaluate(self.setup.learner, "validation", is_final=is_final)
 
 
-def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
-    validation = _Validation(prepared)
-    prepared.model.to(prepared.device)
+def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
+    validation = _Validation(setup)
+    setup.model.to(setup.device)
     curve = train_model(
-        prepared.model,
-        prepared.rows,
-        prepared.schedule,
-        kind=prepared.data.kind,
-        collate=prepared.data.kind.collate(prepared.learner),
-        device=prepared.device,
-        groups=prepared.groups,
+        setup.model,
+        setup.rows,
+        setup.schedule,
+        kind=setup.data.kind,
+        collate=setup.data.kind.collate(setup.learner),
+        device=setup.device,
+        groups=setup.groups,
         evaluate=validation.during,
-        at_end_only=prepared.request.validate == "end",
+        at_end_only=setup.request.validate == "end",
         progress=progress,
-        callbacks=[prepared.reducer] if prepared.reducer else [],
+        callbacks=[setup.reducer] if setup.reducer else [],
         checkpoints=checkpoints,
     )
     began = time.perf_counter()
@@ -172,44 +172,42 @@ def _execute(prepared: Prepared, checkpoints: Checkpoints, progress: Progress | 
     return _Result(curve, evaluation, curve.evaluate_seconds + time.perf_counter() - began)
 
 
-def _write(
-    started: RunRecord, prepared: Prepared, result: _Result, scratch: Path, total_seconds: float
-) -> None:
-    request = prepared.request
+def _write(start: RunRecord, setup: RunSetup, result: _Result, scratch: Path, total_seconds: float) -> None:
+    request = setup.request
     with output_folder(request.out, scratch=scratch, overwrite=request.overwrite) as work:
-        _save(prepared, work)
-        record = _finish_record(started, prepared, result, work, total_seconds)
+        _save(setup, work)
+        record = _finish_record(start, setup, result, work, total_seconds)
         _write_curve(result.curve, work / CURVE_NAME)
         record.write(work)
 
 
 def _finish_record(
-    started: RunRecord, prepared: Prepared, result: _Result, folder: Path, total_seconds: float
+    start: RunRecord, setup: RunSetup, result: _Result, folder: Path, total_seconds: float
 ) -> RunRecord:
     evaluation = result.evaluation
     examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
     step_seconds = result.curve.median_step_seconds
     return replace(
-        started,
+        start,
         status="done",
         error=None,
         bytes=adapter_bytes(folder),
         seconds=SecondsInfo(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
-        peak_memory_bytes=peak_memory_bytes(prepared.device),
-        metrics=with_parts(prepared.data.task, evaluation),
-        baselines=baselines(prepared.data, evaluation),
+        peak_memory_bytes=peak_memory_bytes(setup.device),
+        metrics=with_parts(setup.data.task, evaluation),
+        baselines=baselines(setup.data, evaluation),
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurveInfo(tuple(result.curve.train), tuple(result.curve.validation)),
-        reducer=_with_history(started.reducer, prepared),
+        reducer=_with_history(start.reducer, setup),
     )
 
 
-def _with_history(part: ReducerInfo | None, prepared: Prepared) -> ReducerInfo | None:
-    if part is None or prepared.reducer is None:
+def _with_history(part: ReducerInfo | None, setup: RunSetup) -> ReducerInfo | None:
+    if part is None or setup.reducer is None:
         return None
-    history = prepared.reducer.scores.history
+    history = setup.reducer.scores.history
     return replace(
-        part, history=tuple(ReducerPoint(each.step, each.importance, each.trained) for each in history)
+        part, history=tuple(ReducerPoint(point.step, point.importance, point.trained) for point in history)
     )
 
 
@@ -223,8 +221,8 @@ def adapter_bytes(folder: Path) -> BytesInfo:
     )
 
 
-def _save(prepared: Prepared, folder: Path) -> None:
-    prepared.model.save_pretrained(str(folder))
+def _save(setup: RunSetup, folder: Path) -> None:
+    setup.model.save_pretrained(str(folder))
     # PEFT's model card is a form that nobody has filled in.
     (folder / "README.md").unlink(missing_ok=True)
 
@@ -242,11 +240,11 @@ def _columns(points: Sequence[dict[str, str | float]]) -> list[str]:
     return list(dict.fromkeys(name for point in points for name in point))
 
 
-def _leave_failure(started: RunRecord, folder: Path, scratch: Path, error: Exception) -> None:
+def _leave_failure(start: RunRecord, folder: Path, scratch: Path, error: Exception) -> None:
     if folder.exists() or not is_main_process():
         return
     with output_folder(folder, scratch=scratch, overwrite=False) as work:
-        replace(started, error=f"{type(error).__name__}: {error}").write(work)
+        replace(start, error=f"{type(error).__name__}: {error}").write(work)
 
 
 @contextmanager

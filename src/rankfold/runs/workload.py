@@ -57,10 +57,10 @@ def trace_step(model: nn.Module, rows: int, length: int) -> Trace:
         RuntimeError: If something in the model looks at a value, of which the meta device has none.
     """
     weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        sizes[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm})
@@ -70,12 +70,12 @@ def trace_step(model: nn.Module, rows: int, length: int) -> Trace:
         forward_flops = counter.get_total_flops()
         cast(Any, loss).backward()
     model.zero_grad()
-    activations = [size for storage, size in kept.items() if storage not in weights]
+    activations = [size for storage, size in sizes.items() if storage not in weights]
     return Trace(
         forward_flops,
         counter.get_total_flops(),
         kept_bytes=sum(activations),
-        kept_weight_bytes=sum(kept.values()) - sum(activations),
+        kept_weight_bytes=sum(sizes.values()) - sum(activations),
         largest_bytes=max(activations),
     )
 
@@ -87,10 +87,10 @@ def _loss(model: nn.Module, rows: int, length: int) -> Tensor:
         config.pad_token_id = 0  # a row's class is read off its last token, which takes a word for padding
     tokens = torch.zeros(rows, length, dtype=torch.long, device="meta")
     # Were they given the tokens themselves, some models would look among them for padding.
-    embedded: Tensor = cast(Any, model).get_input_embeddings()(tokens)
+    embeddings: Tensor = cast(Any, model).get_input_embeddings()(tokens)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        embedded.requires_grad_()  # so that there is a backward pass, as behind any adapter
-    logits: Tensor = cast(Any, model)(inputs_embeds=embedded).logits
+        embeddings.requires_grad_()  # so that there is a backward pass, as behind any adapter
+    logits: Tensor = cast(Any, model)(inputs_embeds=embeddings).logits
     logits = logits.reshape(-1, logits.shape[-1])
     return functional.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long))
 
@@ -100,9 +100,9 @@ def _storage(tensor: Tensor) -> int:
     return cast(Any, tensor.untyped_storage())._cdata
 
 
-def _addmm(_: object, left: torch.Size, right: torch.Size, **__: Any) -> int:
+def _addmm(_: object, left_shape: torch.Size, right_shape: torch.Size, **__: Any) -> int:
     """Return the operations of a product that is added in place, which the counter does not know."""
-    return 2 * left[0] * left[1] * right[1]
+    return 2 * left_shape[0] * left_shape[1] * right_shape[1]
 
 
 # What comes of looking at values where there are none.
@@ -153,14 +153,14 @@ def measure_workload(
     numbers, model = base.with_adapter(config)
     freeze_rest(model, find_method(request.method), freeze_head=request.freeze_head)
     parameters = parameters_of_run(model)
-    trained = parameters.trainable + (0 if request.freeze_head else parameters.head)
+    trainable = parameters.trainable + (0 if request.freeze_head else parameters.head)
     with _rest_inactive_layers(model, request.reducer):
         parameters = replace(parameters, active=parameters_of_run(model).active)
         step, left_out = _step(base, model, config, rows, length)
     probe_flops = 0.0
     if request.reducer is not None:
         probe_flops = _probes_per_step(ReducerSpec.of(request.reducer)) * step.forward_flops
-    return Workload(numbers, parameters, trained, step, probe_flops, left_out)
+    return Workload(numbers, parameters, trainable, step, probe_flops, left_out)
 
 
 def _step(
@@ -196,10 +196,10 @@ def _rest_inactive_layers(model: PeftModel, reducer: Mapping[str, JsonValue] | N
         return
     if spec.needs_probes:  # which need data; a uniform sample has as many layers
         spec = spec.with_uniform_sampling()
-    attached = Reducer(**spec.to_dict()).attach(model)
-    attached.before_step()
+    active_reducer = Reducer(**spec.to_dict()).attach(model)
+    active_reducer.before_step()
     yield
-    attached.detach()
+    active_reducer.detach()
 
 
 def _probes_per_step(spec: ReducerSpec) -> float:

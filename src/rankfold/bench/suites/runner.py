@@ -12,7 +12,7 @@ from rankfold.errors import DataError, RankfoldError
 from rankfold.models.base import resolve_model
 from rankfold.progress import SECONDS_LEFT, Progress, Silent
 from rankfold.runs.output import clear_failure, find_finished, read_failure
-from rankfold.runs.record import Measured, RunRecord, measured_on
+from rankfold.runs.record import DataVersion, RunRecord, measured_on
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unfinished
 from rankfold.tasks import TaskRequest, load_task
@@ -172,7 +172,7 @@ def check_same_data(asked: Sequence[tuple[RunRequest, RunRecord | None]]) -> Non
             _check(record, _now(request), "now")
 
 
-def _now(request: RunRequest) -> Measured | None:
+def _now(request: RunRequest) -> DataVersion | None:
     """Return what a run would be measured on; None if that cannot be read, which the run itself will say."""
     try:
         data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
@@ -181,7 +181,7 @@ def _now(request: RunRequest) -> Measured | None:
     return data.sha256, data.task.version or 1
 
 
-def _check(first: RunRecord, other: Measured | None, when: str) -> None:
+def _check(first: RunRecord, other: DataVersion | None, when: str) -> None:
     (rows, version), task = measured_on(first), first.task.name
     if other is None or other == (rows, version):
         return

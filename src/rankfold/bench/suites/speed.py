@@ -24,7 +24,7 @@ from rankfold.errors import SpecError
 from rankfold.files import check_writable
 from rankfold.models.hardware import autocast, cpu_name, gpu_name
 from rankfold.progress import Progress, Silent
-from rankfold.runs.prepare import Prepared, prepare
+from rankfold.runs.prepare import RunSetup, prepare
 from rankfold.runs.request import RunRequest
 from rankfold.train.auxiliary import auxiliary_loss
 
@@ -131,7 +131,7 @@ def _take_turns(ours: RunRequest, theirs: RunRequest, rounds: int) -> tuple[list
     return ratios, gpu_name(device) or f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
 
 
-def _step_of(run: Prepared) -> Callable[[], None]:
+def _step_of(run: RunSetup) -> Callable[[], None]:
     """Return a function that does one update, as a plain loop would do it."""
     model = run.model.to(run.device).train()
     kind = run.data.kind
