@@ -76,6 +76,13 @@ def test_operations_of_a_frozen_base_are_those_that_torch_counts():
     assert base_work(layers, TOKENS).flops == count_flops(base)
 
 
+def test_traffic_of_a_frozen_layer_counts_its_weight_twice_and_its_tensors_for_each_token():
+    # Input and output forwards and backwards, and each output seven times more in its block.
+    a_token, weight = 2 * (IN + OUT) + 7 * OUT, 2 * IN * OUT
+    assert base_work([Linear(IN, OUT)], TOKENS).bytes == 4 * (TOKENS * a_token + weight)
+    assert base_work([Embedding(9, OUT)], TOKENS).bytes == 4 * TOKENS * 2 * OUT
+
+
 @pytest.mark.parametrize("name", discover())
 def test_numbers_and_tensors_are_those_of_the_built_adapter(name):
     config = preset_configs()[name]
