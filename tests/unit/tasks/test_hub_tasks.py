@@ -132,7 +132,7 @@ def test_the_second_validation_split_of_mnli_is_its_own(hub):
 @pytest.mark.parametrize(("task", "labels"), [("mrpc", [0, 1]), ("stsb", [0.5, 3.0, 4.8])])
 def test_labels_that_are_kept_back_are_an_error_and_no_class(hub, task, labels):
     hub.has(train=_glue(task, labels), test=_glue(task, [-1]))
-    with pytest.raises(DataError, match="the labels of the split 'test' are train_part back: all are -1"):
+    with pytest.raises(DataError, match="the labels of the split 'test' are kept back: all are -1"):
         _load(task, splits=("train", "test"))
 
 
@@ -158,7 +158,7 @@ def test_answers_that_are_kept_back_are_an_error(hub, task, hidden):
     hub.has(
         train=datasets.Dataset.from_list([row]), test=datasets.Dataset.from_list([row, {**row, **hidden}])
     )
-    with pytest.raises(DataError, match="row 2 has no answer: they are train_part back in this split"):
+    with pytest.raises(DataError, match="row 2 has no answer: they are kept back in this split"):
         _load(task, is_causal=True, splits=("train", "test"))
 
 
