@@ -9,12 +9,13 @@ import click
 
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, progress_screen
-from rankfold.cli.data import check_mixture, column_options, mixture_option, scoring_option, source_options
 from rankfold.cli.notes import kept_when_interrupted, shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.planned import show_estimates
+from rankfold.cli.request_options import DATA_FIELDS, check_mixture, request_options
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
+from rankfold.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from rankfold.bench.executors.base import Executor
@@ -41,11 +42,12 @@ class _Seeds(click.ParamType[tuple[int, ...]]):
             self.fail(f"'{value}' is no list of whole numbers; write it as 0,1,2.", param, ctx)
 
 
-_what = section("What to compare")
-_DATA = "Data"
-_data = section(_DATA)
-_how = section("How to train")
-_where = section("Where")
+_SUBJECT = "What to compare"
+_subject_option = section(_SUBJECT)
+_place_option = section("Where")
+
+_TRAINING_FIELDS = ("epochs", "steps", "batch_size", "learning_rate", "device", "threads")
+_HELP_TEXTS = {"model": "minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]"}
 
 _EPILOG = """\b
 Examples:
@@ -56,44 +58,35 @@ Examples:
 
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
-@_what("--suite", metavar="NAME|FILE", help="A packaged suite, such as quick, or a TOML file of your own.")
-@_what("--profile", help="A profile of the suite; its first if left out.")
-@_what(
+@_subject_option(
+    "--suite", metavar="NAME|FILE", help="A packaged suite, such as quick, or a TOML file of your own."
+)
+@_subject_option("--profile", help="A profile of the suite; its first if left out.")
+@_subject_option(
     "--method",
     "methods",
     multiple=True,
     metavar="'NAME KEY=VALUE ...'",
     help="A method with its options, or one of PEFT's as peft:NAME; repeat it. The first is the reference.",
 )
-@_what(
+@_subject_option(
     "--seeds",
     type=_Seeds(),
     metavar="0,1,2",
     help="Train every method once with each of these.  [default: those of the suite, or 0,1,2,3,4]",
 )
-@_what("--model", help="minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]")
-@_what("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]")
-@_what("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
-@source_options(_DATA)
-@_data("--kind", help="The kind of task, such as regression; inferred from the data if left out.")
-@column_options(_DATA)
-@_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
-@_data("--eval-rows", type=int, help="Evaluate on this many rows, drawn with a fixed seed.")
-@mixture_option(_DATA, default=None)
-@scoring_option(_DATA)
-@_data("--max-length", type=int, help="Most tokens of a row.")
-@_how("--epochs", type=float, help="Passes over the training split.")
-@_how("--steps", type=int, help="Updates, instead of epochs.")
-@_how("--batch-size", type=int, help="Rows of an update.")
-@_how("--learning-rate", type=float, help="For all methods; each method's own if left out.")
-@_where("--device", help="auto, cpu, cuda or mps.")
-@_where("--threads", type=int, help="CPU threads.")
-@_where(
+@request_options(RunRequest, ("model",), section=_SUBJECT, help_texts=_HELP_TEXTS)
+@_subject_option(
+    "--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]"
+)
+@_subject_option("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
+@request_options(RunRequest, (*DATA_FIELDS, "mixture", *_TRAINING_FIELDS), shows_defaults=False)
+@_place_option(
     "--jobs",
     type=click.IntRange(1),
     help="Runs at once, each in a process.  [default: 1; on a cluster, as many as it has processors for]",
 )
-@_where(
+@_place_option(
     "--executor",
     type=click.Choice(["local", "ray"]),
     default="local",

@@ -1,10 +1,9 @@
 """The options that say which data is read; the same in every command that reads some."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from rankfold.cli.sections import section
-from rankfold.errors import SpecError
 
 Decorated = Callable[..., Any]
 
@@ -77,34 +76,4 @@ def scoring_option(heading: str, default: str = "likelihood if left out") -> Cal
         "--scoring",
         help="How a model that writes text chooses: likelihood (a token's, on average), total_likelihood, or "
         f"generated (what it answers is read); {default}.",
-    )
-
-
-def check_mixture(mixture: str, tasks: Iterable[str | None]) -> None:
-    """Refuse --mixture where no task is a mixture.
-
-    Raises:
-        SpecError: If none of the tasks is a mixture.
-    """
-    named = [task for task in tasks if task]
-    if not any("+" in task for task in named):
-        only = f"'{named[0]}' is one task" if named else "there is none"
-        raise SpecError(
-            f"--mixture {mixture} says how many rows each task of a mixture has, and {only}; "
-            "leave it out, or join tasks as in mrpc+sst2."
-        )
-
-
-def mixture_option(heading: str, *, default: str | None) -> Callable[[Decorated], Decorated]:
-    """Decorator: add --mixture.
-
-    Args:
-        heading: The section of the help page that it stands under.
-        default: What holds without it; None where a suite may say so.
-    """
-    return section(heading)(
-        "--mixture",
-        default=default,
-        help="Training rows of each task of a mixture: equal, as many as the smallest has, or all.  "
-        "[default: equal]",
     )

@@ -1,6 +1,5 @@
 """`rankfold bench estimate`: cost of a run, without data and without weights."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,15 +7,25 @@ import click
 
 from rankfold.cli.console import note, print_json, print_table
 from rankfold.cli.notes import shown_notes
-from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.options import json_option
+from rankfold.cli.request_options import merge_values, request_options
 from rankfold.cli.sections import SectionedCommand, section
+from rankfold.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from rankfold.bench.estimates import Estimate
 
-_what = section("What to train")
-_how = section("How to train")
-_where = section("Where")
+_FIELDS = (
+    *("model", "method", "options", "task", "kind", "freeze_head"),
+    *("epochs", "steps", "batch_size", "max_length", "precision", "reducer"),
+)
+_HELP_TEXTS = {
+    "model": "minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.",
+    "task": "A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.",
+    "kind": "The kind of task, such as regression; the task's or the model's if left out.",
+    "max_length": "Tokens of every row.  [default: 128; 256 for instructions]",
+    "precision": "auto (bf16, as on a GPU), fp32 or bf16.  [default: auto]",
+}
 
 _EPILOG = """\b
 Examples:
@@ -26,52 +35,33 @@ Examples:
 
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
-@_what("--model", required=True, help="minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.")
-@_what("--method", required=True, help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora.")
-@_what(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the method; may be repeated."
+@request_options(RunRequest, _FIELDS, help_texts=_HELP_TEXTS)
+@section("Data")(
+    "--rows", type=click.IntRange(min=1), help="Rows of the training split; the task's if left out."
 )
-@_what("--task", help="A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.")
-@_what("--kind", help="The kind of task, such as regression; the task's or the model's if left out.")
-@_what("--freeze-head", is_flag=True, help="Leave a new classification head as the seed drew it.")
-@_how("--rows", type=click.IntRange(min=1), help="Rows of the training split; the task's if left out.")
-@_how("--epochs", type=float, help="Passes over the training split.  [default: 3]")
-@_how("--steps", type=int, help="Updates, instead of epochs.")
-@_how("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
-@_how("--max-length", type=int, help="Tokens of every row.  [default: 128; 256 for instructions]")
-@_how("--precision", default="auto", show_default=True, help="auto (bf16, as on a GPU), fp32 or bf16.")
-@_how(
-    "--reducer-set",
-    "reducer_settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Train only some layers in each step; an option of the Reducer, such as active_fraction=0.5.",
-)
-@_where(
+@section("Where")(
     "--flops",
     type=click.FloatRange(min=0, min_open=True),
     metavar="NUMBER",
     help="Operations in a second that the device reaches.  [default: 40 % of an A100's]",
 )
 @json_option
+@click.pass_context
 def estimate(
+    context: click.Context,
     *,
-    settings: Sequence[str],
-    reducer_settings: Sequence[str],
     rows: int | None,
     flops: float | None,
     as_json: bool,
-    **options: Any,
+    **_options: Any,  # read off the context
 ) -> None:
     """Estimate a run: parameters, operations, memory and hours, without data and without weights.
 
     A step is followed through the model's structure alone, which for the papers' models comes with rankfold.
     """
     from rankfold.bench.estimates import Device, estimate  # --help can do without these seconds
-    from rankfold.runs.request import RunRequest
 
-    reducer = parse_settings(reducer_settings) if reducer_settings else None
-    request = RunRequest(**options, options=parse_settings(settings), reducer=reducer, out=Path())
+    request = RunRequest(**merge_values(context, RunRequest), out=Path())
     device = None if flops is None else Device("the device", flops, f"{flops:.3g} FLOP/s")
     with shown_notes():
         run_estimate = estimate(request, rows=rows, device=device)

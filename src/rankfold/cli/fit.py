@@ -8,21 +8,26 @@ from click.core import ParameterSource
 
 from rankfold import __version__
 from rankfold.cli.console import note, print_json, print_table, progress_screen
-from rankfold.cli.data import column_options, source_options
 from rankfold.cli.notes import kept_when_interrupted, shown_notes
 from rankfold.cli.options import json_option
+from rankfold.cli.request_options import DATA_FIELDS, request_options
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
+from rankfold.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from rankfold.bench.fit.candidates import Proposal
     from rankfold.bench.fit.search import FitChoice
 
-_what = section("What to fit")
-_DATA = "Data, with --run"
-_data = section(_DATA)
-_how = section("How to train, with --run")
-_where = section("Where, with --run")
+_SUBJECT, _TRAINING, _PLACE = "What to fit", "How to train, with --run", "Where, with --run"
+_subject_option, _training_option, _place_option = map(section, (_SUBJECT, _TRAINING, _PLACE))
+
+# Data are read with --run only, but their kind and length decide what fits; answers are always scored alike.
+_FITTED_DATA = tuple(name for name in DATA_FIELDS if name not in ("kind", "max_length", "scoring"))
+_HELP_TEXTS = {
+    "model": "minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.",
+    "eval_rows": "Of the rows that are held out, evaluate on this many.",
+}
 
 # What means something without training too.
 _ALWAYS = {
@@ -39,38 +44,41 @@ Examples:
 
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
-@_what("--model", required=True, help="minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.")
-@_what("--budget-params", metavar="60k", help="Most trained numbers; a task head is not counted.")
-@_what("--budget-bytes", metavar="128KB", help="Most bytes of the adapter in its file; KB, MB, KiB, MiB.")
-@_what(
+@request_options(RunRequest, ("model",), section=_SUBJECT, help_texts=_HELP_TEXTS)
+@_subject_option("--budget-params", metavar="60k", help="Most trained numbers; a task head is not counted.")
+@_subject_option(
+    "--budget-bytes", metavar="128KB", help="Most bytes of the adapter in its file; KB, MB, KiB, MiB."
+)
+@_subject_option(
     "--budget-step",
     metavar="1.1x",
     help="Most predicted time of a training step, in steps of LoRA of rank 8 on PEFT's default layers.",
 )
-@_what("--methods", metavar="A,B", help="Only these methods of `rankfold methods`; all of them if left out.")
-@_what("--kind", help="The kind of task, such as regression; inferred if left out.")
-@_what("--batch-size", type=int, default=16, show_default=True, help="Rows of an update.")
-@_what("--max-length", type=int, help="Most tokens of a row.  [default: 128; 256 for instructions]")
-@_what("--all", "all_shown", is_flag=True, help="Show every composition, those that cannot be built too.")
-@_what("--run", "is_run", is_flag=True, help="Train the best use of the budget of each method, and choose.")
-@source_options(_DATA)
-@column_options(_DATA)
-@_data("--train-rows", type=int, help="Train on this many rows, drawn with a fixed seed.")
-@_data("--eval-rows", type=int, help="Of the rows that are held out, evaluate on this many.")
-@_how("--steps", type=int, default=240, show_default=True, help="Updates of the last rung.")
-@_how(
+@_subject_option(
+    "--methods", metavar="A,B", help="Only these methods of `rankfold methods`; all of them if left out."
+)
+@request_options(RunRequest, ("kind", "batch_size", "max_length"), section=_SUBJECT)
+@_subject_option(
+    "--all", "all_shown", is_flag=True, help="Show every composition, those that cannot be built too."
+)
+@_subject_option(
+    "--run", "is_run", is_flag=True, help="Train the best use of the budget of each method, and choose."
+)
+@request_options(RunRequest, _FITTED_DATA, section="Data, with --run", help_texts=_HELP_TEXTS)
+@_training_option("--steps", type=int, default=240, show_default=True, help="Updates of the last rung.")
+@_training_option(
     "--eta",
     type=int,
     default=3,
     show_default=True,
     help="Each rung keeps one in so many, and trains them for so many times the steps.",
 )
-@_how("--seed", type=int, default=0, show_default=True, help="Seed of head, adapter, data order and dropout.")
-@_how("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
-@_where("--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/fit]")
-@_where("--overwrite", is_flag=True, help="Begin anew in a folder of an earlier choice.")
-@_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@_where("--threads", type=int, help="CPU threads.")
+@request_options(RunRequest, ("seed", "precision"), section=_TRAINING)
+@_place_option(
+    "--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/fit]"
+)
+@_place_option("--overwrite", is_flag=True, help="Begin anew in a folder of an earlier choice.")
+@request_options(RunRequest, ("device", "threads"), section=_PLACE)
 @json_option
 def command(
     *,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,8 @@ from rankfold.cli.console import print_json, print_table
 from rankfold.cli.meta import model_and_method_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
-from rankfold.cli.rates import rate_options, rates_asked
+from rankfold.cli.request_options import merge_values, request_options
+from rankfold.runs.request import RunRequest
 
 _EPILOG = """\b
 Examples:
@@ -19,24 +21,25 @@ Examples:
   rankfold lr --model minilm --method tlora_plus --lr-group core=8 --lr-group up=2
 """
 
+_FIELDS = (
+    *("learning_rate", "weight_decay"),
+    *("tlora_ratio", "loraplus_ratio", "lr_groups", "lr_per_module", "lr_base_role"),
+)
+
 
 @click.command(epilog=_EPILOG)
 @model_and_method_options
-@rate_options(click.option)
-@click.option("--learning-rate", type=float, help="The base rate; the method's own if left out.")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of matrices.")
+@request_options(RunRequest, _FIELDS)
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     *,
-    model: str,
-    method: str,
     settings: Sequence[str],
     task_kind: str | None,
     num_labels: int,
-    learning_rate: float | None,
-    weight_decay: float,
     as_json: bool,
-    **rates: Any,
+    **_options: Any,  # fields of the request, read off the context
 ) -> None:
     """List the trained parts of a method with their learning rates, without loading weights."""
     from rankfold.runs.methods import find_method, freeze_rest  # seconds of imports
@@ -44,19 +47,22 @@ def command(
     from rankfold.train.optimizer import parameter_groups
     from rankfold.train.schedule import COLUMNS, RateTable
 
-    rate_settings = rates_asked(**rates)
+    values = merge_values(context, RunRequest)
+    request = RunRequest(**values, options=parse_settings(settings), kind=task_kind, out=Path())
     with shown_notes():
-        head_base = kind_base(model, kind=task_kind, num_labels=num_labels)
-    method_of_run = find_method(method)
-    _, peft_model = head_base.with_adapter(
-        method_of_run.config(parse_settings(settings), head_base.head.task_type, seed=0)
+        head_base = kind_base(request.model, kind=request.kind, num_labels=num_labels)
+    method = find_method(request.method)
+    config = method.config(request.options, head_base.head.task_type, seed=request.seed)
+    _, peft_model = head_base.with_adapter(config)
+    freeze_rest(peft_model, method)
+    base = request.learning_rate or method.learning_rate
+    groups = parameter_groups(
+        peft_model, lr=base, weight_decay=request.weight_decay, **request.rates.non_default()
     )
-    freeze_rest(peft_model, method_of_run)
-    base = method_of_run.learning_rate if learning_rate is None else learning_rate
-    table = RateTable.of(parameter_groups(peft_model, lr=base, weight_decay=weight_decay, **rate_settings))
+    table = RateTable.of(groups)
     if as_json:
-        groups = [{"name": group.name, **asdict(group)} for group in table.groups]
-        print_json({"model": model, "method": method, "learning_rate": base, "groups": groups})
+        rows = [{"name": group.name, **asdict(group)} for group in table.groups]
+        print_json({"model": request.model, "method": request.method, "learning_rate": base, "groups": rows})
         return
     cells = [group.cells() for group in table.groups]
-    print_table(COLUMNS, cells, title=f"{method} on {model}, learning rate {base:g}")
+    print_table(COLUMNS, cells, title=f"{request.method} on {request.model}, learning rate {base:g}")

@@ -10,14 +10,23 @@ from pydantic.fields import FieldInfo
 
 from rankfold.cli.options import Value, parse_settings
 from rankfold.cli.sections import SectionedOption
+from rankfold.errors import SpecError
 from rankfold.runs.fields import Request, fields_of, flag_of, option_of, read_yaml, value_type
-from rankfold.runs.request import overlay
+from rankfold.runs.request import DataRequest, overlay
 
 _SWITCH = "_switch"
 
+DATA_FIELDS = (*fields_of(DataRequest), "train_rows", "eval_rows")
+"""The fields of a run that name its data and limit its rows."""
+
 
 def request_options(
-    cls: type[Request], names: Iterable[str] | None = None
+    cls: type[Request],
+    names: Iterable[str] | None = None,
+    *,
+    section: str | None = None,
+    help_texts: Mapping[str, str] | None = None,
+    shows_defaults: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: add the options of a request's fields, section by section.
 
@@ -26,40 +35,50 @@ def request_options(
     Args:
         cls: The class of the request.
         names: Which of its fields; all of them if None.
+        section: A heading for all of them, instead of their own.
+        help_texts: Other help texts, by field.
+        shows_defaults: Whether the help page states the defaults of the fields, which hold for one run and
+            not for a suite with settings of its own.
     """
     fields = {name: field for name, field in fields_of(cls).items() if names is None or name in set(names)}
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, field in reversed(fields.items()):
-            for make in reversed(_options_of(name, field)):
+            text = (help_texts or {}).get(name) or _help(field, shows_default=shows_defaults)
+            for make in reversed(_options_of(name, field, text, section)):
                 command = make(command)
         return command
 
     return add
 
 
-def _options_of(name: str, field: FieldInfo) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
+def _options_of(
+    name: str, field: FieldInfo, text: str, section: str | None
+) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
     option, kind, flag = option_of(field), value_type(field), flag_of(name, field)
-    settings: dict[str, Any] = {"default": None, "help": _help(field), "metavar": option.metavar}
-    made: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+    common: dict[str, Any] = {"cls": SectionedOption, "section": section or option.section, "default": None}
+    settings: dict[str, Any] = {**common, "help": text, "metavar": option.metavar}
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = []
     if option.switch is not None:
-        switch = {"is_flag": True, "default": None, "help": f"As {flag}, with the usual options."}
-        made.append(((option.switch, f"{name}{_SWITCH}"), switch))
+        help_text = f"As {flag}, with the usual options."
+        options.append(
+            click.option(option.switch, f"{name}{_SWITCH}", is_flag=True, help=help_text, **common)
+        )
     if kind is bool:
-        made.append(((f"{flag}/--no-{name.replace('_', '-')}", name), {**settings, "is_flag": True}))
+        options.append(click.option(f"{flag}/--no-{name.replace('_', '-')}", name, is_flag=True, **settings))
     elif kind is dict:
-        made.append(((flag, name), {**settings, "multiple": True, "callback": _parse}))
+        options.append(click.option(flag, name, multiple=True, callback=_parse, **settings))
     else:
         value = click.Path(path_type=Path) if kind is Path else kind
         variable = {"envvar": option.envvar, "show_envvar": option.envvar is not None}
-        made.append(((flag, name), {**settings, **variable, "type": value}))
-    return [
-        click.option(*flags, cls=SectionedOption, section=option.section, **given) for flags, given in made
-    ]
+        options.append(click.option(flag, name, type=value, **variable, **settings))
+    return options
 
 
-def _help(field: FieldInfo) -> str:
+def _help(field: FieldInfo, *, shows_default: bool) -> str:
     text, default = field.description or "", field.get_default(call_default_factory=True)
+    if not shows_default:
+        return text.partition("  [default")[0]
     is_shown = isinstance(default, str | int | float) and not isinstance(default, bool)
     return f"{text}  [default: {default}]" if is_shown else text
 
@@ -82,7 +101,7 @@ def stated_values(context: click.Context, cls: type[Request]) -> dict[str, Any]:
     return values
 
 
-def merge_values(context: click.Context, cls: type[Request], config: Path | None) -> dict[str, Any]:
+def merge_values(context: click.Context, cls: type[Request], config: Path | None = None) -> dict[str, Any]:
     """Return the values of a request: of the environment, over them a YAML file's, then the command line's.
 
     Options by name are merged name by name: `--set r=4` leaves the file's other options as they are.
@@ -98,9 +117,24 @@ def merge_values(context: click.Context, cls: type[Request], config: Path | None
     }
     if config is not None:
         values = overlay(values, read_yaml(cls, config))
-    stated = stated_values(context, cls)
-    for name, value in stated.items():
+    changes = stated_values(context, cls)
+    for name, value in changes.items():
         earlier = values.get(name)
         if isinstance(value, Mapping) and isinstance(earlier, Mapping):
-            stated[name] = {**earlier, **value}
-    return overlay(values, stated)
+            changes[name] = {**earlier, **value}
+    return overlay(values, changes)
+
+
+def check_mixture(mixture: str, tasks: Iterable[str | None]) -> None:
+    """Refuse --mixture where no task is a mixture.
+
+    Raises:
+        SpecError: If none of the tasks is a mixture.
+    """
+    names = [task for task in tasks if task]
+    if not any("+" in task for task in names):
+        only = f"'{names[0]}' is one task" if names else "there is none"
+        raise SpecError(
+            f"--mixture {mixture} says how many rows each task of a mixture has, and {only}; "
+            "leave it out, or join tasks as in mrpc+sst2."
+        )

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rankfold.cli.console import note, print_json, print_table, progress_screen
-from rankfold.cli.data import check_mixture
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
-from rankfold.cli.request_options import merge_values, request_options, stated_values
+from rankfold.cli.request_options import check_mixture, merge_values, request_options, stated_values
 from rankfold.cli.sections import SectionedCommand
 from rankfold.runs.request import RunRequest
 

@@ -43,6 +43,9 @@ _WHERE = Option("Where", is_identity=False)
 class DataRequest(Request):
     """The fields that say which data is read, and how; each is an option of `rankfold train` of this name."""
 
+    title: ClassVar[str] = "data"
+    sections: ClassVar[tuple[str, ...]] = ("Data",)
+
     data_root: Annotated[
         str | None, Option("Data", metavar="DIR", envvar="RANKFOLD_DATA", is_identity=False)
     ] = Field(None, description="Folder with a folder a task.")
