@@ -79,7 +79,7 @@ def verify(
 
 def _exists(location: str | Path) -> bool:
     """Return whether there is a folder or file, or the store of a record `STORE#NAME`."""
-    store, sign, _ = str(location).partition(RECORD_SIGN)
+    store, sign, _ = str(location).rpartition(RECORD_SIGN)
     return Path(location).exists() or (bool(sign) and Path(store).is_file())
 
 

@@ -35,7 +35,7 @@ from rankfold.errors import DataError, RankfoldError, SpecError, unknown_name
 Values = dict[str, JsonValue]
 """A request as JSON values, by field; a field that is None is left out."""
 
-_CONFIG = ConfigDict(extra="forbid", strict=True)
+_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _LISTED_DIFFERENCES = 3
 _SCALARS = {
     "null": "|~|null",
@@ -200,7 +200,9 @@ def _explain(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
     original = error.get("ctx", {}).get("error")
     if isinstance(original, RankfoldError):
         return original
-    name, value = ".".join(map(str, error["loc"])), error["input"]
+    # Within options by name, each second part of a location is a type that pydantic tried.
+    path = (*error["loc"][:1], *error["loc"][1::2])
+    name, value = ".".join(map(str, path)), error["input"]
     field = fields_of(cls).get(str(next(iter(error["loc"]), "")))
     match error["type"]:
         case "unexpected_keyword_argument":
@@ -222,12 +224,14 @@ def _quote(value: object) -> str:
 def _allowed_values(field: FieldInfo, value: object) -> str:
     """Return the values that a field can have, in words."""
     kind = value_type(field)
+    is_infinite = isinstance(value, float) and not isfinite(value)
     if choices := choices_of(field):
         return f"one of {', '.join(choices)}"
     if kind in (int, float):
-        is_infinite = isinstance(value, float) and not isfinite(value)
         number = "a whole number" if kind is int else "a finite number" if is_infinite else "a number"
         return f"{number} {_range(field)}".rstrip()
+    if kind is dict and is_infinite:
+        return "a finite number"
     return {bool: "true or false", dict: "values by name, as JSON has them"}.get(kind, "a text")
 
 
@@ -251,7 +255,8 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text("utf-8"), Loader=loader)  # noqa: S506 (a safe loader)
     except FileNotFoundError as error:
         raise DataError(f"there is no '{path}'; name a YAML file, as --print-config prints one.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, yaml.YAMLError) as error:
+        # The library lets through the faults of a tag that does not fit, such as !!int on a word.
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"cannot read '{path}' ({reason}); correct it.") from error
     if not isinstance(values, dict):
@@ -274,4 +279,13 @@ def _yaml_schema() -> tuple[Any, Any]:
             schema.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), None)
         schemas.append(schema)
     loader, dumper = schemas
+    loader.add_constructor("tag:yaml.org,2002:map", _construct_unique)
     return loader, dumper
+
+
+def _construct_unique(loader: Any, node: Any) -> Iterator[dict[Any, Any]]:
+    """Yield a mapping of YAML, of which the library would keep the last of equal names."""
+    names = [key.value for key, _ in node.value]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"'{twice}' is there twice, in what begins in line {node.start_mark.line + 1}")
+    yield from loader.construct_yaml_map(node)

@@ -76,7 +76,7 @@ def restore(adapter: SavedAdapter) -> SavedAdapter:
     if not is_int8(adapter):
         return adapter
     metadata = dict(adapter.layout.metadata or {})
-    types = metadata.pop(TYPES).split(" ")
+    types = metadata.pop(TYPES).split()
     scales = {name: tensor for name, tensor in adapter.tensors.items() if name.endswith(SCALES)}
     names = [name for name in adapter.tensors if name not in scales]
     if len(types) != len(names):
@@ -116,15 +116,18 @@ def _rms_error(exact: Tensor, rounded: Tensor) -> float:
     if not exact.is_floating_point():
         return 0.0
     wide = exact.double()
+    is_finite = wide.isfinite()  # what is not finite is kept as it is, and has no error
+    wide, rounded = wide[is_finite], rounded.double()[is_finite]
     size = wide.square().sum().sqrt().item()
-    return (rounded.double() - wide).square().sum().sqrt().item() / size if size else 0.0
+    return (rounded - wide).square().sum().sqrt().item() / size if size else 0.0
 
 
 def _to_float(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     narrow = tensor.to(FLOATS[dtype])
-    if not torch.equal(narrow.isfinite(), tensor.isfinite()):
+    # Eight-bit types do not know which of their numbers are finite.
+    if not torch.equal(narrow.isfinite(), tensor.double().isfinite()):
         raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep more bits.")
     return narrow
 

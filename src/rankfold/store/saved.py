@@ -184,7 +184,8 @@ def _read_weights(file: Path) -> SavedAdapter:
 
 def _store_of(location: str | Path) -> tuple[Path, str] | None:
     """Return the store and the name in `STORE#NAME`, if there is such a file."""
-    file, sign, name = str(location).partition(RECORD_SIGN)
+    # A file may have the sign in its name; a record has not.
+    file, sign, name = str(location).rpartition(RECORD_SIGN)
     return (Path(file), name) if sign and Path(file).is_file() else None
 
 

@@ -70,6 +70,9 @@ def test_numbers_that_make_no_sense_are_refused(change):
         ({"epochs": 2.0}, "epochs (2) and steps (4) are both given; give one of them."),
         ({"modle": "minilm"}, "unknown option 'modle' of a run. Did you mean 'model'?"),
         ({"model": None}, "model is None; give a text."),
+        ({"options": {"alpha": math.nan}}, "options.alpha is nan; give a finite number."),
+        ({"options": {"a": [1, {"b": math.inf}]}}, "options.a.1.b is inf; give a finite number."),
+        ({"reducer": {"active_fraction": 10**400}}, "active_fraction is larger than any number"),
         ({"reducer": {"selct": "last"}}, "unknown option 'selct' of the Reducer. Did you mean 'select'?"),
     ],
     ids=str,
@@ -205,6 +208,24 @@ def test_request_is_the_same_from_its_yaml(tmp_path_factory, request):
     file = tmp_path_factory.getbasetemp() / "request.yaml"
     file.write_text(request.to_yaml(), "utf-8")
     assert RunRequest(**read_yaml(RunRequest, file)) == request
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2", "'seed' is there twice, in what begins in line 1"),
+        ("seed: 1\noptions:\n  r: 4\n  r: 8", "'r' is there twice, in what begins in line 3"),
+        ("seed: !!int word", "invalid literal"),
+        ("task: !!bool word", "word"),
+        ("options: " + "[" * 5000, "recursion"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_yaml_that_says_something_twice_or_nothing_is_refused(tmp_path, text, message):
+    file = tmp_path / "request.yaml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(DataError, match=f"cannot read .*{message}.*; correct it"):
+        read_yaml(RunRequest, file)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,26 @@ def test_relative_error_is_the_largest_of_a_tensor():
     assert relative_error(exact, exact) == 0
 
 
+def test_numbers_that_are_not_finite_have_no_error():
+    exact = adapter_of({"a": torch.tensor([math.nan, math.inf]), "b": torch.tensor([3.0, 4.0, math.nan])})
+    other = adapter_of({"a": torch.tensor([math.nan, math.inf]), "b": torch.tensor([3.0, 4.5, math.nan])})
+    assert relative_error(exact, exact) == 0
+    assert relative_error(exact, other) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("narrow", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_eight_bit_numbers_are_exact_in_a_wider_type(narrow, dtype):
+    tensor = torch.arange(-8.0, 8.0).to(narrow)
+    assert torch.equal(there_and_back(tensor, dtype).float(), tensor.float())
+
+
+def test_adapter_without_tensors_comes_back_from_int8(tmp_path):
+    adapter = adapter_of({})
+    rankfold.pack_adapter(adapter, tmp_path / "packed", dtype="int8")
+    assert same(rankfold.open_adapter(tmp_path / "packed"), adapter)
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "int8"])
 @pytest.mark.parametrize("method", ["lora", "lily", "unilora", "vera"])
 def test_every_form_gives_the_same_rounded_adapter_of_any_method(method, dtype, tmp_path):
@@ -105,6 +125,14 @@ def test_int8_takes_little_more_than_a_quarter(tmp_path):
     assert packed.learned_bytes == exact.learned_bytes // 4 + exact.learned_bytes // BLOCK
     assert packed.file_bytes < packed.learned_bytes + 1024
     assert 0 < packed.relative_error < 0.01
+
+
+def test_record_is_found_in_a_store_with_the_sign_in_its_name(tmp_path):
+    adapter = make_adapter(size=90)
+    file = tmp_path / "a#b.db"
+    with rankfold.AdapterStore(file) as store:
+        store.put("x", adapter)
+    assert same(rankfold.open_adapter(f"{file}#x"), adapter)
 
 
 def test_what_is_in_int8_is_not_rounded_again_nor_taken_for_a_folder(tmp_path):

@@ -222,7 +222,10 @@ def _number(spec: ReducerSpec, name: str) -> float:
     value = getattr(spec, name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise SpecError(f"{name} is '{value}'; give a number.")
-    return value
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise SpecError(f"{name} is larger than any number of a processor; give a smaller one.") from error
 
 
 def _check_combination(spec: ReducerSpec) -> None:
