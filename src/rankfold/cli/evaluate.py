@@ -2,60 +2,43 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.data import column_options, scoring_option, source_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
+from rankfold.cli.request_options import merge_values, request_options
 from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
+from rankfold.runs.fields import fields_of
+from rankfold.runs.request import DataRequest, EvaluateRequest
 
 if TYPE_CHECKING:
     from rankfold.runs.evaluate import EvaluateResult
     from rankfold.runs.harness import HarnessMetric
-    from rankfold.runs.record import RunRecord
 
-_what = section("What to evaluate")
-_DATA = "Data"
-_data = section(_DATA)
-_where = section("Where")
 _harness = section("Tasks of the lm-evaluation-harness")
 
-_DATA_OPTIONS = (
-    "task",
-    "data",
-    "data_root",
-    "kind",
-    "text_column",
-    "pair_column",
-    "label_column",
-    "group_column",
-    "scoring",
-)
-_RUN_OPTIONS = ("model", "batch_size")
+_FIELDS = tuple(name for name in fields_of(EvaluateRequest) if name != "adapter")
+_HELP_TEXTS = {
+    "task": "A task whose metric is known; that of the run if left out.",
+    "kind": "The kind of task, such as regression.",
+    "max_length": "Most tokens of a row; that of the run if left out.",
+    "scoring": "likelihood, total_likelihood or generated, as for `rankfold train`; that of the run if left "
+    "out.",
+}
+_DATA_OPTIONS = tuple(name for name in fields_of(DataRequest) if name != "max_length")
 _HARNESS_OPTIONS = ("include", "limit", "num_fewshot", "chat_template", "out")
 _METRIC_COLUMNS = ("task", "version", "few-shot", "filter", "metric", "value", "standard error")
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("adapter", type=click.Path(path_type=Path))
-@_what("--model", help="The base model; that of the run if left out.")
-@_what(
-    "--split",
-    default="validation",
-    show_default=True,
-    help="train, validation, test, or validation_mismatched (of mnli).",
-)
-@source_options(_DATA, task_help="A task whose metric is known; that of the run if left out.")
-@_data("--kind", help="The kind of task, such as regression.")
-@column_options(_DATA)
-@_data("--max-length", type=int, help="Most tokens of a row; that of the run if left out.")
-@scoring_option(_DATA, "that of the run if left out")
+@request_options(EvaluateRequest, _FIELDS, help_texts=_HELP_TEXTS)
 @_harness(
     "--harness",
     "tasks",
@@ -74,57 +57,38 @@ _METRIC_COLUMNS = ("task", "version", "few-shot", "filter", "metric", "value", "
 @_harness("--num-fewshot", type=int, help="Solved examples in the prompt; the task's own number if left out.")
 @_harness("--chat-template", is_flag=True, help="Put prompts into the tokenizer's chat template.")
 @_harness("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the full result.")
-@_where("--batch-size", type=int, help="Rows at a time; that of the run if left out.")
-@_where("--precision", help="auto, fp32 or bf16; that of the run if left out.")
-@_where("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @json_option
+@click.pass_context
 def command(
-    adapter: Path, split: str, device: str, precision: str | None, *, as_json: bool, **given: Any
+    context: click.Context,
+    *,
+    tasks: tuple[str, ...],
+    include: tuple[Path, ...],
+    limit: int | None,
+    num_fewshot: int | None,
+    chat_template: bool,
+    out: Path | None,
+    as_json: bool,
+    **_options: Any,  # fields of the request, read off the context
 ) -> None:
     """Evaluate the adapter in the folder ADAPTER; options left out are those of the run.json beside it.
 
     With --harness the lm-evaluation-harness brings data and metrics (extra `harness`).
     """
-    from rankfold.runs.evaluate import EvaluateRequest, evaluate
     from rankfold.runs.records import find_record
-    from rankfold.tasks import TaskRequest
-    from rankfold.tasks.data.columns import Columns
 
-    record = find_record(adapter)
-    harness = {name: given.pop(name) for name in ("tasks", *_HARNESS_OPTIONS)}
-    _check_options(is_harness=bool(harness["tasks"]))
-    options = _completed(given, record)
-    if options["model"] is None:
-        raise SpecError(f"'{adapter}' has no run.json that names its base model; name it with --model.")
-    batch_size = 16 if options["batch_size"] is None else options["batch_size"]
-    precision = precision or (record.training.precision if record else "auto")
-    if harness["tasks"]:
-        _evaluate_with_harness(
-            harness,
-            adapter=adapter,
-            model=options["model"],
-            batch_size=batch_size,
-            max_length=given["max_length"],
-            precision=precision,
-            device=device,
-            as_json=as_json,
-        )
+    _check_options(is_harness=bool(tasks))
+    request = EvaluateRequest(**merge_values(context, EvaluateRequest))
+    if tasks:
+        harness = {"tasks": tasks, "include": include, "limit": limit, "num_fewshot": num_fewshot}
+        _evaluate_with_harness(request, out, as_json=as_json, chat_template=chat_template, **harness)
         return
-    columns = Columns(*(options[f"{name}_column"] for name in ("text", "pair", "label", "group")))
-    request = EvaluateRequest(
-        adapter=adapter,
-        model=options["model"],
-        data=TaskRequest(options["task"], options["data"], options["data_root"], options["kind"], columns),
-        split=cast(Any, split),
-        scoring=options["scoring"],
-        batch_size=batch_size,
-        max_length=options["max_length"],
-        precision=cast(Any, precision),
-        device=cast(Any, device),
-    )
+    from rankfold.runs.evaluate import evaluate
+
     with shown_notes():
         result = evaluate(request)
-    then = record.data.rows.get(split) if record and record.task.name == result.task else None
+    record = find_record(request.adapter)
+    then = record.data.rows.get(result.split) if record and record.task.name == result.task else None
     if then is not None and then < result.rows:
         note(f"the run had {then:,} of these {result.rows:,} rows, so its figures may differ.")
     if as_json:
@@ -147,14 +111,27 @@ def _check_options(*, is_harness: bool) -> None:
             )
 
 
-def _evaluate_with_harness(harness: dict[str, Any], *, as_json: bool, **options: Any) -> None:
+def _evaluate_with_harness(
+    request: EvaluateRequest, file: Path | None, *, as_json: bool, **options: Any
+) -> None:
     from rankfold.runs.harness import HarnessRequest, evaluate_with_harness
+    from rankfold.runs.records import find_record
 
-    file: Path | None = harness.pop("out")
+    complete = request.completed_by(find_record(request.adapter))
     if file is not None:
         check_writable(file)
     with shown_notes():
-        result = evaluate_with_harness(HarnessRequest(**harness, **options))
+        result = evaluate_with_harness(
+            HarnessRequest(
+                adapter=request.adapter,
+                model=complete.model,
+                batch_size=complete.batch_size,
+                max_length=request.max_length,
+                precision=complete.precision,
+                device=complete.device,
+                **options,
+            )
+        )
     if file is not None:
         result.write(file)
     if as_json:
@@ -171,21 +148,9 @@ def _metric_cells(metric: "HarnessMetric") -> tuple[str, ...]:
     return (metric.task, metric.version, fewshot, metric.filter, metric.metric, f"{metric.value:.4f}", stderr)
 
 
-def _completed(given: dict[str, Any], record: "RunRecord | None") -> dict[str, Any]:
-    """Return the options as given, and for those left out what the run was given."""
-    if record is None:
-        return given
-    run = record.request
-    # Other data has other columns: then nothing about the run's data holds.
-    is_same_data = given["task"] is None and given["data"] is None
-    taken = (*_RUN_OPTIONS, *_DATA_OPTIONS) if is_same_data else _RUN_OPTIONS
-    known = {"max_length": record.training.max_length} | {name: getattr(run, name) for name in taken}
-    return given | {name: value for name, value in known.items() if given[name] is None}
-
-
 def _print(result: "EvaluateResult") -> None:
     lines = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
     lines += [("loss", f"{result.loss:.4f}"), ("rows", f"{result.rows:,}")]
-    scored = f" by {result.scoring}" if result.scoring else ""
-    title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}{scored}"
+    scoring = f" by {result.scoring}" if result.scoring else ""
+    title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}{scoring}"
     print_table((title, ""), lines, left=(0, 1))

@@ -2,57 +2,21 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
 from peft import PeftModel
-from pydantic import Field
 
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
-from rankfold.runs.fields import Option, Request, request_class
 from rankfold.runs.record import Prediction, RunRecord
 from rankfold.runs.records import find_record
-from rankfold.runs.request import Device, Precision, ScoringName
+from rankfold.runs.request import CompleteRequest, EvaluateRequest
 from rankfold.store.loading import load_adapter
 from rankfold.store.saved import open_adapter
-from rankfold.tasks import TaskData, TaskRequest, load_task
+from rankfold.tasks import TaskData, load_task
 from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.load import TRAINING_SPLITS
 from rankfold.tasks.mixture import with_parts
-
-_ADAPTER, _DATA, _WHERE = Option("What to evaluate"), Option("Data"), Option("Where")
-
-
-@request_class
-class EvaluateRequest(Request):
-    """One evaluation: a saved adapter on a split of a task.
-
-    Raises:
-        SpecError: If a field is unknown or missing, a number is out of its range, or a name not one of its
-            choices.
-    """
-
-    title: ClassVar[str] = "an evaluation"
-    sections: ClassVar[tuple[str, ...]] = ("What to evaluate", "Data", "Where")
-
-    adapter: Annotated[Path, _ADAPTER] = Field(
-        strict=False, description="A folder that `rankfold train` or `save_pretrained` wrote."
-    )
-    model: Annotated[str, _ADAPTER] = Field(description="The base model, as for `rankfold train`.")
-    split: Annotated[Literal["train", "validation", "test", "validation_mismatched"], _ADAPTER] = Field(
-        "validation", description="The split that is measured."
-    )
-    data: Annotated[TaskRequest, _DATA] = Field(description="The task.")
-    max_length: Annotated[int | None, _DATA] = Field(
-        None, gt=0, le=10**7, description="Most tokens of a row; the usual ones for the kind of task if None."
-    )
-    scoring: Annotated[ScoringName | None, _DATA] = Field(
-        None, description="How answers with choices are found; by likelihood if None."
-    )
-    batch_size: Annotated[int, _WHERE] = Field(16, gt=0, le=10**6, description="Rows at a time.")
-    precision: Annotated[Precision, _WHERE] = Field("auto", description="auto, fp32 or bf16.")
-    device: Annotated[Device, _WHERE] = Field("auto", description="auto, cpu, cuda or mps.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,43 +45,46 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         DataError: If the data cannot be read or understood.
     """
     record = find_record(request.adapter)
-    device = choose_device(request.device)
-    base = resolve_model(request.model)
-    data = _load_data(request, record, is_causal=base.is_causal)
-    scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
+    complete = request.completed_by(record)
+    device = choose_device(complete.device)
+    base = resolve_model(complete.model)
+    data = _load_data(complete, record, is_causal=base.is_causal)
+    scoring = data.kind.scoring(complete.scoring, data.task.metrics, data.task.name)
     head = data.kind.head(data.examples.label_names)
-    loaded = data.kind.load(base, data.examples.label_names)
-    model = load_adapted(request.adapter, record, base, loaded)
+    loaded_base = data.kind.load(base, data.examples.label_names)
+    model = load_adapted(complete.adapter, record, base, loaded_base)
     learner = Learner(
         model.to(device),
-        loaded.processor,
-        row_length(loaded.model.config, head.max_length, request.max_length),
-        request.batch_size,
+        loaded_base.processor,
+        row_length(loaded_base.model.config, head.max_length, complete.max_length),
+        complete.batch_size,
         device,
-        choose_precision(request.precision, device),
+        choose_precision(complete.precision, device),
         scoring,
     )
-    data.kind.check(learner, data.examples.splits[request.split])
-    return replace(_result(request, data, data.evaluate(learner, request.split)), scoring=scoring)
+    data.kind.check(learner, data.examples.splits[complete.split])
+    return replace(_result(complete, data, data.evaluate(learner, complete.split)), scoring=scoring)
 
 
-def _load_data(request: EvaluateRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:
+def _load_data(request: CompleteRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:
     if record is None:
         # The labels are those of the training split, whichever split is measured.
         splits = TRAINING_SPLITS if request.split == "train" else ("train", request.split)
-        return load_task(request.data, is_causal=is_causal, splits=splits)
-    learned = record.task.kind
-    if request.data.kind not in (None, learned):
+        return load_task(request.task_request, is_causal=is_causal, splits=splits)
+    kind = record.task.kind
+    if request.kind not in (None, kind):
         raise SpecError(
-            f"kind is '{request.data.kind}', and what '{request.adapter}' learned is {learned}; leave it out."
+            f"kind is '{request.kind}', and what '{request.adapter}' learned is {kind}; leave it out."
         )
-    known = replace(request.data, learned_names=record.task.label_names, kind=learned)
+    known_task = replace(request.task_request, learned_names=record.task.label_names, kind=kind)
     # What was cut off for validation was not trained on.
     splits = TRAINING_SPLITS if request.split == "train" else (request.split,)
-    return load_task(known, is_causal=is_causal, splits=splits)
+    return load_task(known_task, is_causal=is_causal, splits=splits)
 
 
-def load_adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loaded: LoadedModel) -> PeftModel:
+def load_adapted(
+    adapter: Path, record: RunRecord | None, base: BaseModel, loaded_base: LoadedModel
+) -> PeftModel:
     """Put a saved adapter onto its loaded base model, in evaluation mode.
 
     Raises:
@@ -128,17 +95,17 @@ def load_adapted(adapter: Path, record: RunRecord | None, base: BaseModel, loade
             f"the adapter '{adapter}' was trained on '{record.model.name}', not on '{base.name}'; "
             "name the model it was trained on with --model."
         )
-    saved = open_adapter(adapter)
-    for module in loaded.fresh_modules:
-        if not any(f".{module}." in key for key in saved.tensors):
+    saved_adapter = open_adapter(adapter)
+    for module in loaded_base.fresh_modules:
+        if not any(f".{module}." in key for key in saved_adapter.tensors):
             raise AdapterFileError(
                 f"neither the model '{base.name}' nor the adapter '{adapter}' has weights for '{module}'; "
                 "save the adapter with its head (task_type, or modules_to_save)."
             )
-    return load_adapter(loaded.model, saved)
+    return load_adapter(loaded_base.model, saved_adapter)
 
 
-def _result(request: EvaluateRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:
+def _result(request: CompleteRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:
     examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
     return EvaluateResult(
         adapter=str(request.adapter),

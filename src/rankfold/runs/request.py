@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, JsonValue
 from pydantic.fields import FieldInfo
@@ -24,19 +24,23 @@ from rankfold.tasks.task import Mixture, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import Rates, Scheduler
 
+if TYPE_CHECKING:
+    from rankfold.runs.record import RunRecord
+
 DEFAULT_EPOCHS = 3.0
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 ScoringName = Literal["likelihood", "total_likelihood", "generated"]
 
-_WHAT = Option("What to train")
+_SUBJECT = Option("What to train")
 _DATA = Option("Data")
-_HOW = Option("How to train")
-_HOW_METHOD = Option("How to train", is_per_method=True)
+_TRAINING = Option("How to train")
+_TRAINING_METHOD = Option("How to train", is_per_method=True)
 _RATES = Option("Learning rates by role", is_per_method=True)
 _PATHS = Option("What to train", is_identity=False)
-_WHERE = Option("Where", is_identity=False)
+_PLACE = Option("Where", is_identity=False)
+_EVALUATION, _EVALUATION_PLACE = Option("What to evaluate"), Option("Where")
 
 
 @request_class
@@ -105,10 +109,10 @@ class RunRequest(DataRequest):
         "Where",
     )
 
-    model: Annotated[str, _WHAT] = Field(
+    model: Annotated[str, _SUBJECT] = Field(
         description="minilm, smollm2, a model folder, a GGUF file or a hub id."
     )
-    method: Annotated[str, _WHAT] = Field(
+    method: Annotated[str, _SUBJECT] = Field(
         description="A method of `rankfold methods`, or one of PEFT's, such as peft:lora."
     )
     options: Annotated[
@@ -140,32 +144,32 @@ class RunRequest(DataRequest):
         "equal",
         description="Training rows of each task of a mixture: equal, as many as the smallest has, or all.",
     )
-    epochs: Annotated[float | None, _HOW] = Field(
+    epochs: Annotated[float | None, _TRAINING] = Field(
         None, gt=0, le=10**6, description="Passes over the training split.  [default: 3]"
     )
-    steps: Annotated[int | None, _HOW] = Field(
+    steps: Annotated[int | None, _TRAINING] = Field(
         None, gt=0, le=10**12, description="Updates, instead of epochs."
     )
-    batch_size: Annotated[int, _HOW] = Field(16, gt=0, le=10**6, description="Rows of an update.")
-    learning_rate: Annotated[float | None, _HOW_METHOD] = Field(
+    batch_size: Annotated[int, _TRAINING] = Field(16, gt=0, le=10**6, description="Rows of an update.")
+    learning_rate: Annotated[float | None, _TRAINING_METHOD] = Field(
         None,
         gt=0,
         allow_inf_nan=False,
         description="Highest learning rate; the method's own if left out.",
     )
-    scheduler: Annotated[Scheduler, _HOW_METHOD] = Field(
+    scheduler: Annotated[Scheduler, _TRAINING_METHOD] = Field(
         "linear", description="Learning rate after the warm-up: linear, cosine, constant, ..."
     )
-    warmup: Annotated[float, _HOW_METHOD] = Field(
+    warmup: Annotated[float, _TRAINING_METHOD] = Field(
         0.06, ge=0, lt=1, description="Share of the steps in which the rate rises."
     )
-    weight_decay: Annotated[float, _HOW_METHOD] = Field(
+    weight_decay: Annotated[float, _TRAINING_METHOD] = Field(
         0.0, ge=0, allow_inf_nan=False, description="Weight decay of AdamW."
     )
-    seed: Annotated[int, _HOW] = Field(
+    seed: Annotated[int, _TRAINING] = Field(
         0, ge=0, le=2**32 - 1, description="Seed of head, adapter, data order and dropout."
     )
-    precision: Annotated[Precision, _HOW] = Field("auto", description="auto, fp32 or bf16.")
+    precision: Annotated[Precision, _TRAINING] = Field("auto", description="auto, fp32 or bf16.")
     validate: Annotated[Literal["epochs", "end"], Option("How to train", is_identity=False)] = Field(
         "epochs",
         description="When held-out rows are measured: epochs (before, after every epoch and at the end) or "
@@ -203,8 +207,8 @@ class RunRequest(DataRequest):
     checkpoint_every: Annotated[int, Option("Where", metavar="STEPS", is_identity=False)] = Field(
         200, ge=0, description="Save what --resume needs, so often; 0 never."
     )
-    device: Annotated[Device, _WHERE] = Field("auto", description="auto, cpu, cuda or mps.")
-    threads: Annotated[int | None, _WHERE] = Field(None, gt=0, le=4096, description="CPU threads.")
+    device: Annotated[Device, _PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
+    threads: Annotated[int | None, _PLACE] = Field(None, gt=0, le=4096, description="CPU threads.")
 
     def __post_init__(self) -> None:
         """Check the fields that depend on each other, which their values do by being made."""
@@ -276,6 +280,77 @@ IDENTITY_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if
 
 METHOD_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if option_of(field).is_per_method)
 """The fields that belong to how a method is trained, and may differ from method to method in a comparison."""
+
+_FIELDS_OF_RUN = ("model", "batch_size")
+_DATA_FIELDS_OF_RUN = tuple(name for name in fields_of(DataRequest) if name != "max_length")
+
+
+@request_class
+class EvaluateRequest(DataRequest):
+    """One evaluation: a saved adapter on a split of a task.
+
+    Fields that are None are those of the run whose `run.json` lies beside the adapter; the fields of the data
+    only where neither `task` nor `data` names others.
+
+    Raises:
+        SpecError: If a field is unknown or missing, a number is out of its range, or a name not one of its
+            choices.
+    """
+
+    title: ClassVar[str] = "an evaluation"
+    sections: ClassVar[tuple[str, ...]] = ("What to evaluate", "Data", "Where")
+
+    adapter: Annotated[Path, _EVALUATION] = Field(
+        strict=False, description="A folder that `rankfold train` or `save_pretrained` wrote."
+    )
+    model: Annotated[str | None, _EVALUATION] = Field(
+        None, description="The base model; that of the run if left out."
+    )
+    split: Annotated[Literal["train", "validation", "test", "validation_mismatched"], _EVALUATION] = Field(
+        "validation", description="train, validation, test, or validation_mismatched (of mnli)."
+    )
+    batch_size: Annotated[int | None, _EVALUATION_PLACE] = Field(
+        None, gt=0, le=10**6, description="Rows at a time; those of the run if left out, else 16."
+    )
+    precision: Annotated[Precision | None, _EVALUATION_PLACE] = Field(
+        None, description="auto, fp32 or bf16; that of the run if left out, else auto."
+    )
+    device: Annotated[Device, _EVALUATION_PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
+
+    def completed_by(self, record: "RunRecord | None") -> "CompleteRequest":
+        """Return the request with the fields of a run in place of those that are None.
+
+        Raises:
+            SpecError: If there is neither a run nor a model.
+        """
+        values: dict[str, Any] = {} if record is None else _values_of_run(self, record)
+        values |= {
+            name: value for name in fields_of(type(self)) if (value := getattr(self, name)) is not None
+        }
+        if "model" not in values:
+            raise SpecError(
+                f"'{self.adapter}' has no run.json that names its base model; name it with --model."
+            )
+        return CompleteRequest(**values)
+
+
+@request_class
+class CompleteRequest(EvaluateRequest):
+    """An evaluation whose model, batch size and precision are known."""
+
+    model: Annotated[str, _EVALUATION] = Field(description="The base model.")
+    batch_size: Annotated[int, _EVALUATION_PLACE] = Field(16, gt=0, le=10**6, description="Rows at a time.")
+    precision: Annotated[Precision, _EVALUATION_PLACE] = Field("auto", description="auto, fp32 or bf16.")
+
+
+def _values_of_run(request: EvaluateRequest, record: "RunRecord") -> dict[str, Any]:
+    """Return the values of a run that hold for its evaluation too."""
+    is_same_data = request.task is None and request.data is None
+    # Other data has other columns: then nothing about the run's data holds.
+    names = (*_FIELDS_OF_RUN, *_DATA_FIELDS_OF_RUN) if is_same_data else _FIELDS_OF_RUN
+    values = {name: getattr(record.request, name) for name in names}
+    values |= {"max_length": record.training.max_length, "precision": record.training.precision}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from lm_eval.models.huggingface import HFLM
 import rankfold
 from rankfold.errors import AdapterFileError, DataError, SpecError
 from rankfold.models.base import resolve_model
-from rankfold.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.runs.evaluate import evaluate
 from rankfold.runs.harness import HarnessRequest, evaluate_with_harness
+from rankfold.runs.request import EvaluateRequest
 from rankfold.store.loading import load_adapter
-from rankfold.tasks import TaskRequest
 from rankfold.tasks.kinds import default_kind
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 
@@ -90,7 +90,7 @@ def test_harness_agrees_with_our_own_likelihoods(request_, tiny_llama, tmp_path)
         EvaluateRequest(
             adapter=request_.adapter,
             model=str(tiny_llama),
-            data=TaskRequest(None, str(data), None, None),
+            data=str(data),
             max_length=32,
             scoring="total_likelihood",
             device="cpu",

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from rankfold.cli.train import command, make_request
 from rankfold.errors import DataError, SpecError
-from rankfold.runs.evaluate import EvaluateRequest
 from rankfold.runs.fields import differences, fields_of, read_yaml
 from rankfold.runs.migrate import request_of_command
-from rankfold.runs.request import RunRequest, ScoringName
-from rankfold.tasks import TaskRequest
+from rankfold.runs.request import EvaluateRequest, RunRequest, ScoringName
 from rankfold.tasks.scoring import Scoring
 
 REQUEST = RunRequest(
@@ -242,13 +240,15 @@ def test_command_of_another_version_is_refused(words):
         ({"batch_size": -8}, "batch_size is -8; give a whole number above 0"),
         ({"split": "vaildation"}, "unknown split 'vaildation'. Did you mean 'validation'?"),
         ({"scoring": "generate"}, "unknown scoring 'generate'. Did you mean 'generated'?"),
-        ({"model": None}, "model is None; give a text."),
+        ({"model": 5}, "model is 5; give a text."),
+        ({"device": "gpu"}, "unknown device 'gpu'."),
+        ({"precision": "fp16"}, "unknown precision 'fp16'."),
     ],
     ids=str,
 )
 def test_evaluation_is_refused_in_the_same_words(change, message):
     with pytest.raises(SpecError) as refusal:
-        EvaluateRequest(**{"adapter": Path("runs/one"), "model": "minilm", "data": TaskRequest(), **change})
+        EvaluateRequest(**{"adapter": Path("runs/one"), "model": "minilm", **change})
     assert str(refusal.value).startswith(message)
 
 

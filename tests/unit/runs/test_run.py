@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
-from rankfold.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.runs.evaluate import evaluate
 from rankfold.runs.record import RunRecord
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import EvaluateRequest, RunRequest
 from rankfold.runs.run import dry_run, run
-from rankfold.tasks import TaskRequest
 from tests.support.tiny_models import question_rows, write_splits
 
 METHODS = [*sorted(discover()), "peft:lora", "peft:vera"]
@@ -47,7 +46,7 @@ def test_every_method_trains_and_measures_the_same_again_from_its_folder(request
         EvaluateRequest(
             adapter=request_.out,
             model=request_.model,
-            data=TaskRequest(data=request_.data),
+            data=request_.data,
             batch_size=request_.batch_size,
             max_length=request_.max_length,
         )

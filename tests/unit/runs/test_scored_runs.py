@@ -7,9 +7,9 @@ import pytest
 
 from rankfold.errors import SpecError
 from rankfold.report.study import make_studies
-from rankfold.runs.evaluate import EvaluateRequest, evaluate
+from rankfold.runs.evaluate import evaluate
 from rankfold.runs.record import RunRecord
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import EvaluateRequest, RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.scoring import Scoring
@@ -39,7 +39,7 @@ def test_a_generated_run_says_so_and_its_evaluation_gives_the_same(asked):
         EvaluateRequest(
             adapter=request.out,
             model=request.model,
-            data=request.task_request,
+            data=request.data,
             max_length=60,
             scoring="generated",
         )
@@ -141,6 +141,6 @@ def test_questions_that_0_1_0_recorded_as_instructions_resume_and_are_evaluated(
     assert (record.metrics, record.predictions) == (whole.metrics, whole.predictions)
     _as_instruction(request.out / "run.json")
     again = evaluate(
-        EvaluateRequest(adapter=request.out, model=request.model, data=request.task_request, max_length=60)
+        EvaluateRequest(adapter=request.out, model=request.model, data=request.data, max_length=60)
     )
     assert (again.predictions, again.metrics) == (record.predictions, record.metrics)

@@ -6,8 +6,8 @@ import pytest
 
 from rankfold.bench.suites.suite_file import read_suite
 from rankfold.errors import DataError
-from rankfold.runs.evaluate import EvaluateRequest, evaluate
-from rankfold.runs.request import RunRequest
+from rankfold.runs.evaluate import evaluate
+from rankfold.runs.request import EvaluateRequest, RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.data.columns import Columns
@@ -131,9 +131,7 @@ def test_a_run_and_its_evaluation_hold_out_the_same_people(tmp_path, tiny_bert):
     )
     record = run(request)
     assert record.request.group_column == "speaker"
-    asked = EvaluateRequest(
-        adapter=request.out, model=request.model, data=request.task_request, max_length=16
-    )
+    asked = EvaluateRequest(adapter=request.out)  # the rest is in run.json
     again = evaluate(asked)
     assert again.predictions == record.predictions
     trained = replace(asked, split="train")

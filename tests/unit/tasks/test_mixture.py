@@ -8,8 +8,8 @@ from statistics import mean
 import pytest
 
 from rankfold.errors import DataError, SpecError
-from rankfold.runs.evaluate import EvaluateRequest, evaluate
-from rankfold.runs.request import RunRequest
+from rankfold.runs.evaluate import evaluate
+from rankfold.runs.request import EvaluateRequest, RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, limit_rows, load_task
 from rankfold.tasks.kinds.instruction import INSTRUCTION
@@ -150,10 +150,15 @@ def test_a_run_on_a_mixture_measures_each_task_and_again_from_its_folder(root, t
     # The trivial model knows the task, not the row: half of each task's rows are of its commonest class.
     assert record.baselines["majority"] == pytest.approx(16 / 33, abs=0.05)
     again = evaluate(
-        EvaluateRequest(adapter=request.out, model=str(tiny_bert), data=request.task_request, max_length=16)
+        EvaluateRequest(
+            adapter=request.out,
+            model=str(tiny_bert),
+            task=request.task,
+            data_root=request.data_root,
+            max_length=16,
+        )
     )
     assert again.metrics == pytest.approx(record.metrics)
     for name in SIZES:
-        alone = TaskRequest(task=name, data_root=str(root))
-        part = evaluate(EvaluateRequest(adapter=request.out, model=str(tiny_bert), data=alone, max_length=16))
+        part = evaluate(EvaluateRequest(adapter=request.out, task=name, data_root=str(root), max_length=16))
         assert part.metrics["accuracy"] == pytest.approx(by_task[name])
