@@ -80,8 +80,8 @@ def _method_page(name: str) -> str:
             "",
             preset.summary,
             "",
-            f"Learning rate to begin with, for AdamW: {preset.learning_rate:g}. "
-            f"`target_modules` if none are given: {preset.targets or 'the usual ones of the model'}.",
+            f"Recommended learning rate for AdamW: {preset.learning_rate:g}. "
+            f"Default `target_modules`: {preset.targets or 'those of PEFT for the model'}.",
             "",
             "| option | default | meaning |",
             "| --- | --- | --- |",
@@ -105,7 +105,7 @@ def task_table() -> str:
     for task in NAMED_TASKS.values():
         counts = [f"{task.rows[split]:,}" if split in task.rows else "" for split in ("train", "validation")]
         metrics = ", ".join(task.metrics)
-        kind = task.kind or "question with choices"
+        kind = task.kind or "multiple_choice"
         hub = f"`{task.hub}`" if task.hub else "embedded"
         cells = [f"`{task.name}`", kind, metrics, str(task.version), *counts, task.licence or "", hub]
         lines.append(f"| {' | '.join(cells)} |")

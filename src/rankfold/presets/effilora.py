@@ -16,7 +16,7 @@ def _spec(
     dropout: Dropout = 0.05,
     heads: Heads = 4,
     share: Annotated[Share, "which layers use one down factor"] = "in_features",
-    router_reads: Annotated[RouterInput, "what the gates are read off; the paper's counts say code"] = "code",
+    router_reads: Annotated[RouterInput, "input of the router; code fits the paper's counts"] = "code",
     balance_loss: Annotated[
         float, "coefficient of LLaVA-MoLE's balance loss, which the paper leaves out"
     ] = 0.0,
@@ -44,7 +44,7 @@ PRESET = Preset(
     name="effilora",
     title="EffiLoRA",
     paper="Tian et al., 2025, arXiv:2512.00878",
-    summary="One down factor for all layers of an input width; in each layer several up factors, weighed.",
+    summary="One down factor per input width; several up factors in each layer, weighted by a router.",
     learning_rate=1e-3,
     build=_spec,
 )

@@ -113,8 +113,8 @@ def _spec(
     alpha: Alpha = 32.0,
     dropout: Dropout = 0.05,
     heads: Heads = 4,
-    top_k: Annotated[int, "heads that are chosen for a token in each round"] = 2,
-    rounds: Annotated[int, "how often the router decides, each time knowing what it chose before"] = 3,
+    top_k: Annotated[int, "heads chosen for a token in each round"] = 2,
+    rounds: Annotated[int, "number of rounds in which the router decides, knowing its earlier choices"] = 3,
     seed: Seed = 0,
 ) -> AdapterSpec:
     if rounds == 1:
@@ -137,7 +137,7 @@ PRESET = Preset(
     name="graph_moe",
     title="GraphMoE (experimental)",
     paper="inspired by Tang et al., 2025, arXiv:2501.07890",
-    summary="Experimental: heads chosen in several rounds, each of which tells the next one what it chose.",
+    summary="Experimental: a recurrent router chooses heads in several rounds, knowing its earlier choices.",
     learning_rate=1e-3,
     build=_spec,
     router_type=RecurrentRouterSpec,

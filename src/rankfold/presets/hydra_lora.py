@@ -30,7 +30,7 @@ PRESET = Preset(
     name="hydra_lora",
     title="HydraLoRA",
     paper="Tian et al., 2024, arXiv:2404.19245",
-    summary="One down and several up factors in each layer, weighed by what the layer reads.",
+    summary="One down and several up factors in each layer, weighted by a router on the layer's input.",
     learning_rate=1e-3,
     build=_spec,
 )

@@ -12,7 +12,7 @@ def _spec(
     r: Rank = 8,
     alpha: Alpha = 16.0,
     dropout: Dropout = 0.0,
-    scaling: Annotated[Scaling, "how alpha becomes the multiplier"] = "alpha_over_r",
+    scaling: Annotated[Scaling, "multiplier of the adapter's output"] = "alpha_over_r",
     seed: Seed = 0,
 ) -> AdapterSpec:
     return AdapterSpec(
@@ -30,7 +30,7 @@ PRESET = Preset(
     name="lora",
     title="LoRA",
     paper="Hu et al., 2022, arXiv:2106.09685",
-    summary="Two dense factors, the up one starting at zero.",
+    summary="Two dense factors; the up factor starts at zero.",
     learning_rate=1e-3,
     build=_spec,
 )

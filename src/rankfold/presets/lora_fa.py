@@ -15,7 +15,7 @@ PRESET = Preset(
     name="lora_fa",
     title="LoRA-FA",
     paper="Zhang et al., 2023, arXiv:2308.03303",
-    summary="LoRA with the down factor frozen at its random start, kept as a seed.",
+    summary="LoRA with the down factor frozen at its random initial values, stored as a seed.",
     learning_rate=2e-3,
     build=_spec,
 )

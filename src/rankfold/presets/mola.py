@@ -21,7 +21,7 @@ def _spec(
         6,
         8,
     ),
-    top_k: Annotated[int, "experts that are chosen for a token"] = 2,
+    top_k: Annotated[int, "experts chosen for a token"] = 2,
     balance_loss: Annotated[
         float, "coefficient of the switch balance loss; the authors' other variant: 0.001"
     ] = 0.0,
@@ -44,7 +44,7 @@ PRESET = Preset(
     name="mola",
     title="MoLA",
     paper="Gao et al., 2024, arXiv:2402.08562",
-    summary="Experts with both factors of their own, more in higher blocks; two are chosen for a token.",
+    summary="Experts with separate down and up factors, more in higher blocks; two experts per token.",
     learning_rate=1e-3,
     build=_spec,
 )

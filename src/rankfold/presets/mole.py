@@ -16,7 +16,7 @@ def _spec(
     alpha: Alpha = 64.0,
     dropout: Dropout = 0.05,
     heads: Heads = 3,
-    mode: Annotated[Mode, "top1: one expert for a token, as trained; dense: all of them, weighed"] = "top1",
+    mode: Annotated[Mode, "top1: one expert per token, as trained; dense: all of them, weighted"] = "top1",
     weights: Annotated[
         HeadWeights,
         "weight of the one expert; renormalized is 1, so that only the balance loss trains the router",
@@ -49,7 +49,7 @@ PRESET = Preset(
     name="mole",
     title="LLaVA-MoLE",
     paper="Chen et al., 2024, arXiv:2401.16160",
-    summary="LoRA in attention; experts in the MLPs, chosen once for all layers of an MLP by what it reads.",
+    summary="LoRA in attention; experts in the MLPs, chosen once per MLP from its input.",
     learning_rate=1e-3,
     build=_spec,
     targets="all-linear",

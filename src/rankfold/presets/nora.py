@@ -31,7 +31,7 @@ PRESET = Preset(
     name="nora",
     title="NoRA",
     paper="Lin et al., 2024, arXiv:2408.10280",
-    summary="Outer factors from the base weight's singular vectors, frozen; a thin pair inside is trained.",
+    summary="Frozen outer factors from the base weight's singular vectors; a trained low-rank core.",
     learning_rate=2e-3,
     build=_spec,
 )

@@ -15,11 +15,11 @@ def _spec(
     alpha: Alpha = 16.0,
     dropout: Dropout = 0.0,
     map: Annotated[
-        RelayMap | None, "entry of the square to entry of the factor; none: as the reading has it"
+        RelayMap | None, "entry of the square to entry of the factor; none: that of the reading"
     ] = None,
     zero: Annotated[Literal["down", "up"], "which factor starts at zero"] = "down",
     std: Annotated[
-        float | None, "spread of the small matrices; none: LoRA's variance for the product"
+        float | None, "standard deviation of the small matrices; none: LoRA's variance for the product"
     ] = None,
     reading: Annotated[
         Reading, "paper: row_major map, whose rank may be capped; recommended: strided map"
@@ -43,7 +43,7 @@ PRESET = Preset(
     name="relayed_lora",
     title="Relayed LoRA",
     paper="Relayed LoRA, section 3, eq. 5-12",
-    summary="Both factors read from square products of two small matrices: 2k(d_up + d_down) numbers.",
+    summary="Both factors are read from square products of two small matrices: 2k(d_up + d_down) parameters.",
     learning_rate=2e-3,
     build=_spec,
 )

@@ -33,7 +33,7 @@ PRESET = Preset(
     name="share_lora",
     title="ShareLoRA",
     paper="Song et al., 2024, arXiv:2406.10785",
-    summary="LoRA whose down factor is one for all layers of a module type.",
+    summary="LoRA with one down factor for all layers of a module type.",
     learning_rate=1e-3,
     build=_spec,
 )

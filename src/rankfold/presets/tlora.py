@@ -10,7 +10,7 @@ from rankfold.presets._preset import Preset, Rank, Reading, Seed
 def _spec(
     *,
     r: Rank = 32,
-    dropout: Annotated[float | None, "dropout of the adapter's output; none: as the reading has it"] = None,
+    dropout: Annotated[float | None, "dropout of the adapter's output; none: that of the reading"] = None,
     reading: Annotated[
         Reading, "paper: output dropout 0.5 and a trained multiplier; recommended: a trained multiplier only"
     ] = "recommended",
@@ -33,7 +33,7 @@ PRESET = Preset(
     name="tlora",
     title="TLoRA",
     paper="Islam, 2025, arXiv:2504.18735",
-    summary="Frozen random sides kept as a seed; a small core and one multiplier a layer are trained.",
+    summary="Frozen random down and up factors, stored as a seed; a small core and a multiplier are trained.",
     learning_rate=5e-3,
     build=_spec,
     # The paper adapts query and value only. That is too little for a small model: r * r numbers a layer.

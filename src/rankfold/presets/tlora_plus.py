@@ -15,7 +15,7 @@ def _spec(
     r: Rank = 8,
     rank_up: Annotated[int | None, "columns of the up factor; none: r"] = None,
     train: Annotated[
-        TrainedFactors, "which factors are trained; the others are frozen and kept as a seed"
+        TrainedFactors, "which factors are trained; the others are frozen and stored as a seed"
     ] = "all",
     dropout: Dropout = 0.0,
     alpha: Annotated[float | None, "scale by alpha / r; none: no scaling, as the paper states none"] = None,
@@ -47,7 +47,7 @@ PRESET = Preset(
     name="tlora_plus",
     title="TLoRA+",
     paper="Cao and Liu, 2026, eq. 1-8",
-    summary="Three dense factors; which of them are trained is a choice.",
+    summary="Three dense factors; an option selects which of them are trained.",
     learning_rate=3e-3,
     build=_spec,
 )
