@@ -22,7 +22,8 @@ help:  ## Show this list.
 demo: $(VENV)/.demo  ## Fine-tune four methods on news articles, print a table and write a report.
 	@$(BIN)/rankfold compare --suite quick --out runs/quick
 
-test: lint types .cache/peft-$(OLDEST_PEFT)  ## Run every check and every test.
+test: $(VENV)/.dev  ## Run every check and every test.
+	@$(MAKE) -j2 lint types .cache/peft-$(OLDEST_PEFT)
 	@RANKFOLD_OLDEST_PEFT=$(OLDEST_PEFT_FOLDER) $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev  ## Check style and import contracts.
