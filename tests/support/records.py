@@ -21,7 +21,6 @@ from rankfold.runs.record import (
     TrainingInfo,
 )
 from rankfold.runs.request import RunRequest
-from rankfold.tasks import load_task
 
 
 def make_record(
@@ -169,6 +168,7 @@ class Trainer:
 
 def reading(trainer):
     """Return a stand-in for training whose records have the hash of the data that their runs would read."""
+    from rankfold.tasks import load_task
 
     def train(request, *, progress=None):
         digest = load_task(request.task_request, is_causal=False).sha256

@@ -10,9 +10,15 @@ from rankfold.errors import TrainingError
 from rankfold.progress import Progress
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
-from rankfold.runs.run import run
 
 Run = Callable[..., RunRecord]
+
+
+def run_request(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
+    """Do one run in this process, and import what that takes only now: see `rankfold.runs.run.run`."""
+    from rankfold.runs.run import run
+
+    return run(request, progress=progress)
 
 
 @final
@@ -60,7 +66,7 @@ class Inline:
         run_one: Does one run.
     """
 
-    run_one: Run = run
+    run_one: Run = run_request
 
     @property
     def jobs(self) -> int:

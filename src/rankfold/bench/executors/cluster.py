@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from rankfold.bench.executors.base import FinishedRun, Run, picklable_error
+from rankfold.bench.executors.base import FinishedRun, Run, picklable_error, run_request
 from rankfold.errors import SpecError, TrainingError
 from rankfold.progress import Progress
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
-from rankfold.runs.run import run
 from rankfold.tasks.registry import DATA_ROOT
 
 
@@ -27,7 +26,7 @@ class Cluster:
         SpecError: If Ray is not installed or its cluster cannot be reached.
     """
 
-    def __init__(self, jobs: int | None = None, *, threads: int = 1, run_one: Run = run) -> None:
+    def __init__(self, jobs: int | None = None, *, threads: int = 1, run_one: Run = run_request) -> None:
         try:
             import ray
         except ImportError as error:

@@ -14,12 +14,11 @@ from typing import Any, cast, final
 
 import torch
 
-from rankfold.bench.executors.base import FinishedRun, Run, picklable_error
+from rankfold.bench.executors.base import FinishedRun, Run, picklable_error, run_request
 from rankfold.errors import RankfoldWarning, TrainingError
 from rankfold.progress import Progress
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
-from rankfold.runs.run import run
 
 # What a run imports takes seconds, so a server imports it once and is forked for each run. A run begins as
 # fresh as in a spawned process: importing gives torch's threads no work and asks no GPU for anything.
@@ -50,10 +49,12 @@ class Processes:
     Args:
         jobs: How many at once; they share the processor's cores evenly.
         run_one: Does one run; can be pickled.
+        preload: The module that a run imports, which is imported once for all of them.
     """
 
     jobs: int = 1
-    run_one: Run = run
+    run_one: Run = run_request
+    preload: str = "rankfold.runs.run"
 
     def execute(
         self, requests: Sequence[RunRequest], new_progress: Callable[[], Progress]
@@ -62,7 +63,7 @@ class Processes:
         pending = list(reversed(requests))
         running: list[_Job] = []
         shown_warnings: _WarningRegistry = {}
-        _START.set_forkserver_preload([run.__module__])
+        _START.set_forkserver_preload([__name__, self.preload])
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         try:
             while pending or running:

@@ -25,6 +25,15 @@ from tests.support.workers import work
 
 PATIENCE_SECONDS = 240
 
+# Ray's own settings: a lost machine is noticed within seconds, and runs do not wait for the other tests.
+RAY_SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_worker_niceness": "0",
+}
+
 
 @pytest.fixture(scope="module")
 def machines():
@@ -32,12 +41,14 @@ def machines():
     pytest.importorskip("ray", reason="the package ray is not installed")
     from ray.cluster_utils import Cluster as Machines
 
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    machines = Machines(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        machines.add_node(num_cpus=1)
-    yield machines
-    machines.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in RAY_SETTINGS.items():
+            patch.setenv(name, value)
+        machines = Machines(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(2):
+            machines.add_node(num_cpus=1)
+        yield machines
+        machines.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +62,16 @@ def cluster(machines):
     ray.shutdown()
 
 
+def processes(jobs, preload=work.__module__):
+    """Processes that import no more than `work` needs, unless it is the importing that matters."""
+    return Processes(jobs, work, preload)
+
+
 @pytest.fixture(params=["inline", "processes", "cluster"])
 def executor(request):
     if request.param == "cluster":
         return request.getfixturevalue("cluster")
-    return Inline(work) if request.param == "inline" else Processes(2, work)
+    return Inline(work) if request.param == "inline" else processes(2)
 
 
 def requests(folder, *methods):
@@ -84,14 +100,14 @@ def test_outcomes_are_the_same_everywhere(executor, tmp_path):
 def test_process_of_a_run_has_the_environment_of_its_beginning(tmp_path, monkeypatch):
     for value in ("one", "two"):
         monkeypatch.setenv("RANKFOLD_OF_A_TEST", value)
-        (outcome,) = run_all(ending(tmp_path / value, "environment"), executor=Processes(1, work))
+        (outcome,) = run_all(ending(tmp_path / value, "environment"), executor=processes(1))
         assert str(outcome.error) == value
 
 
 def test_warning_of_many_runs_is_shown_once(tmp_path):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default")
-        run_all(ending(tmp_path, "warning", "warning", None), executor=Processes(2, work))
+        run_all(ending(tmp_path, "warning", "warning", None), executor=processes(2))
     assert [(each.category, str(each.message)) for each in shown] == [
         (RankfoldWarning, "k=8 saves nothing"),
         (UserWarning, "of a library"),
@@ -100,7 +116,7 @@ def test_warning_of_many_runs_is_shown_once(tmp_path):
 
 @pytest.mark.parametrize("place", ["processes", "cluster"])
 def test_run_whose_process_dies_is_a_failure_and_the_others_go_on(request, tmp_path, place):
-    executor = request.getfixturevalue("cluster") if place == "cluster" else Processes(2, work)
+    executor = request.getfixturevalue("cluster") if place == "cluster" else processes(2)
     killed, other = run_all(ending(tmp_path, "killed", None), executor=executor)
     assert isinstance(killed.error, TrainingError)
     assert "killed" in str(killed.error) or "lost" in str(killed.error)
@@ -163,7 +179,7 @@ def test_processes_end_when_the_caller_stops(tmp_path):
 
     asked = ending(tmp_path, "endless", "endless")
     with pytest.raises(StopError):
-        list(Processes(2, work).execute(asked, new_progress))
+        list(processes(2).execute(asked, new_progress))
     assert multiprocessing.active_children() == []
 
 
@@ -191,7 +207,7 @@ if __name__ == "__main__":
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     print("begun", flush=True)
     try:
-        begin_endless(Path(sys.argv[1]))
+        begin_endless(Path(sys.argv[1]), *sys.argv[2:])
     except KeyboardInterrupt:
         print("interrupted", flush=True)
 """
@@ -203,7 +219,7 @@ def test_interrupt_ends_all_processes_without_a_word_of_theirs(tmp_path, is_earl
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
     began = subprocess.Popen(
-        [sys.executable, script, tmp_path],
+        [sys.executable, script, tmp_path, *(["rankfold.runs.run"] if is_early else [])],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -223,8 +239,8 @@ def test_interrupt_ends_all_processes_without_a_word_of_theirs(tmp_path, is_earl
         assert until(lambda: not alive(child))
 
 
-def begin_endless(folder):
-    list(Processes(1, work).execute(ending(folder, "endless"), Quiet))
+def begin_endless(folder, *preload):
+    list(processes(1, *preload).execute(ending(folder, "endless"), Quiet))
 
 
 class Quiet:
@@ -279,7 +295,7 @@ def test_progress_of_a_run_in_another_process_is_heard(tmp_path):
         def advance(self, done, **fields):
             heard.append((done, fields))
 
-    list(Processes(1, work).execute(requests(tmp_path, "lora"), Listener))
+    list(processes(1).execute(requests(tmp_path, "lora"), Listener))
     assert heard == [(1, {"loss": 0.5})]
 
 
