@@ -31,10 +31,7 @@ def discover_plugins(
     Raises:
         SpecError: If two values have one name.
     """
-    spec = find_spec(package)
-    folders = None if spec is None else spec.submodule_search_locations
-    modules = (module.name for module in iter_modules(folders) if not module.name.startswith("_"))
-    values = [getattr(import_module(f"{package}.{module}"), attribute) for module in modules]
+    values = [getattr(import_module(f"{package}.{name}"), attribute) for name in file_names(package)]
     for entry in entry_points(group=group):
         values += _load(entry, noun, check)
     named: dict[str, Any] = {}
@@ -43,6 +40,13 @@ def discover_plugins(
             raise SpecError(f"two {noun}s are named '{value.name}'; rename one of them.")
         named[value.name] = value
     return MappingProxyType(named)
+
+
+def file_names(package: str) -> tuple[str, ...]:
+    """Return the names of a package's own values, which are those of their files, without importing any."""
+    spec = find_spec(package)
+    folders = None if spec is None else spec.submodule_search_locations
+    return tuple(module.name for module in iter_modules(folders) if not module.name.startswith("_"))
 
 
 def find_plugin(

@@ -53,5 +53,14 @@ def test_reading_records_waits_for_nothing_that_trains(reader):
     assert not loaded(f"import {reader}") & {"torch", "peft", "transformers", "datasets", "sklearn"}
 
 
+def test_unknown_method_is_answered_before_anything_that_trains_is_loaded():
+    words = ["train", "--model", "minilm", "--method", "tlroa", "--out", "run"]
+    modules = loaded(
+        "from click.testing import CliRunner; from rankfold.cli.main import cli; "
+        f"stderr = CliRunner().invoke(cli, {words}).stderr; assert \"mean 'tlora'\" in stderr, stderr"
+    )
+    assert not modules & {"torch", "peft", "transformers", "datasets"}
+
+
 def test_learning_rates_by_role_are_a_value_without_torch():
     assert "torch" not in loaded("import rankfold.train.schedule")

@@ -2,6 +2,7 @@
 
 import ast
 
+from rankfold.plugins import file_names
 from rankfold.presets import discover
 from tests.architecture.sources import LIBRARY_FILES, PACKAGE, ROOT, docstrings_in, name_of, parse
 
@@ -25,6 +26,10 @@ def strings_in(path) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation
     }
+
+
+def test_names_of_files_are_those_of_presets_which_the_command_line_relies_on():
+    assert set(file_names("rankfold.presets")) == set(discover())
 
 
 def test_every_preset_has_its_spec_test_and_no_more():

@@ -10,7 +10,7 @@ from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.request_options import merge_values, request_options
 from rankfold.cli.sections import SectionedCommand, section
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import RunRequest, check_method_name
 
 if TYPE_CHECKING:
     from rankfold.bench.estimates import Estimate
@@ -59,9 +59,10 @@ def estimate(
 
     A step is followed through the model's structure alone, which for the papers' models comes with rankfold.
     """
-    from rankfold.bench.estimates import Device, estimate  # --help can do without these seconds
-
     request = RunRequest(**merge_values(context, RunRequest), out=Path())
+    check_method_name(request.method)
+    from rankfold.bench.estimates import Device, estimate  # seconds of imports
+
     device = None if flops is None else Device("the device", flops, f"{flops:.3g} FLOP/s")
     with shown_notes():
         run_estimate = estimate(request, rows=rows, device=device)

@@ -12,7 +12,7 @@ from rankfold.cli.meta import model_and_method_options
 from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option, parse_settings
 from rankfold.cli.request_options import merge_values, request_options
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import RunRequest, check_method_name
 
 _EPILOG = """\b
 Examples:
@@ -42,13 +42,14 @@ def command(
     **_options: Any,  # fields of the request, read off the context
 ) -> None:
     """List the trained parts of a method with their learning rates, without loading weights."""
+    values = merge_values(context, RunRequest)
+    request = RunRequest(**values, options=parse_settings(settings), kind=task_kind, out=Path())
+    check_method_name(request.method)
     from rankfold.runs.methods import find_method, freeze_rest  # seconds of imports
     from rankfold.tasks.kinds import kind_base
     from rankfold.train.optimizer import parameter_groups
     from rankfold.train.schedule import COLUMNS, RateTable
 
-    values = merge_values(context, RunRequest)
-    request = RunRequest(**values, options=parse_settings(settings), kind=task_kind, out=Path())
     with shown_notes():
         head_base = kind_base(request.model, kind=request.kind, num_labels=num_labels)
     method = find_method(request.method)

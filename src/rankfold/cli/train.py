@@ -12,7 +12,7 @@ from rankfold.cli.notes import shown_notes
 from rankfold.cli.options import json_option
 from rankfold.cli.request_options import check_mixture, merge_values, request_options, stated_values
 from rankfold.cli.sections import SectionedCommand
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import RunRequest, check_method_name
 
 if TYPE_CHECKING:
     from rankfold.runs.record import RunRecord
@@ -55,6 +55,7 @@ def command(
 ) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
     request = make_request(context, config)
+    check_method_name(request.method)
     if print_config:
         click.echo(request.to_yaml(), nl=False)
         return
@@ -87,13 +88,13 @@ def make_request(context: click.Context, config: Path | None) -> RunRequest:
         SpecError: If a value is missing or not possible.
         DataError: If the YAML file cannot be read, or there is no stopped run.
     """
-    stated = stated_values(context, RunRequest)
-    if config is None and stated.get("resume") and stated.keys() == _RESUME_ALONE:
+    values = stated_values(context, RunRequest)
+    if config is None and values.get("resume") and values.keys() == _RESUME_ALONE:
         from rankfold.runs.resume import read_start
 
-        return replace(read_start(stated["out"]).request, out=stated["out"], resume=True)
+        return replace(read_start(values["out"]).request, out=values["out"], resume=True)
     request = RunRequest(**merge_values(context, RunRequest, config))
-    if "mixture" in stated:
+    if "mixture" in values:
         check_mixture(request.mixture, [request.task])
     return request
 

@@ -18,10 +18,10 @@ from rankfold.peft_plugin.config import RankfoldConfig, config
 from rankfold.peft_plugin.count import count_parameters
 from rankfold.peft_plugin.targets import MLP_TARGETS
 from rankfold.runs.record import ParametersInfo
+from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX
 
-_PEFT_PREFIX = "peft:"
 _RATE_OF_OTHERS = "lora"
-PEFT_LORA = f"{_PEFT_PREFIX}{_RATE_OF_OTHERS}"
+PEFT_LORA = f"{PEFT_PREFIX}{_RATE_OF_OTHERS}"
 """PEFT's own LoRA, what other methods are held against."""
 
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save")
@@ -97,7 +97,7 @@ def find_method(name: str) -> Method:
     """
     if name == HEAD_ONLY.name:
         return HEAD_ONLY
-    if name.startswith(_PEFT_PREFIX):
+    if name.startswith(PEFT_PREFIX):
         methods = peft_methods()
         if name not in methods:
             raise unknown_name("method", name, methods)
@@ -139,7 +139,7 @@ def peft_options(name: str) -> dict[str, tuple[object, str]]:
 def _peft_classes() -> dict[str, type[PeftConfig]]:
     table = cast("Mapping[Enum, type[PeftConfig]]", PEFT_TYPE_TO_CONFIG_MAPPING)
     return {
-        f"{_PEFT_PREFIX}{str(kind.value).lower()}": config_class
+        f"{PEFT_PREFIX}{str(kind.value).lower()}": config_class
         for kind, config_class in table.items()
         if config_class is not RankfoldConfig
     }
@@ -176,7 +176,7 @@ def _head_only_config(**options: Any) -> PeftConfig:
     )
 
 
-HEAD_ONLY = Method("head_only", 1e-2, _head_only_config, trains_adapter=False)
+HEAD_ONLY = Method(HEAD_ONLY_NAME, 1e-2, _head_only_config, trains_adapter=False)
 """A baseline: nothing but a new head is trained, on the features that the base model has."""
 
 

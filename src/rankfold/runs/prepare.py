@@ -81,6 +81,7 @@ def prepare(request: RunRequest) -> RunSetup:
         SpecError: If method, options, model or task cannot be built as asked.
         DataError: If the data cannot be read or understood.
     """
+    method = find_method(request.method)
     device = choose_device(request.device)
     precision = choose_precision(request.precision, device)
     base = resolve_model(request.model)
@@ -92,7 +93,6 @@ def prepare(request: RunRequest) -> RunSetup:
     head = data.kind.head(data.examples.label_names)
     loaded_base = data.kind.load(base, data.examples.label_names)
     max_length = row_length(loaded_base.model.config, head.max_length, request.max_length)
-    method = find_method(request.method)
     config = method.config(
         request.options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
     )

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, JsonValue
 from pydantic.fields import FieldInfo
 
-from rankfold.errors import SpecError
+from rankfold.errors import SpecError, unknown_name
+from rankfold.plugins import file_names
 from rankfold.runs.fields import (
     Option,
     Request,
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
     from rankfold.runs.record import RunRecord
 
 DEFAULT_EPOCHS = 3.0
+
+PEFT_PREFIX = "peft:"
+"""Methods of PEFT itself have names that begin so."""
+
+HEAD_ONLY_NAME = "head_only"
+"""The method that trains the task head alone."""
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -273,6 +281,18 @@ def _option_words(name: str, field: FieldInfo, value: JsonValue) -> list[str]:
 def _number_text(value: float) -> str:
     """Return the shortest text that is read as the same number."""
     return short if float(short := f"{value:g}") == value else repr(value)
+
+
+def check_method_name(name: str) -> None:
+    """Refuse a name that no method has, without importing torch; names that only PEFT knows are let pass.
+
+    Raises:
+        SpecError: If there is no such method, with the nearest name.
+    """
+    presets = file_names("rankfold.presets")
+    is_foreign = name.startswith(PEFT_PREFIX) or bool(entry_points(group="rankfold.presets"))
+    if name not in (*presets, HEAD_ONLY_NAME) and not is_foreign:
+        raise unknown_name("method", name, presets)
 
 
 IDENTITY_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if option_of(field).is_identity)
