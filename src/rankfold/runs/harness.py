@@ -12,18 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 
-from rankfold.errors import AdapterFileError, DataError, SpecError
+from rankfold.errors import AdapterFileError, DataError, SpecError, unknown_name
 from rankfold.files import write_whole
 from rankfold.models.base import BaseModel, resolve_model
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.progress import quiet_libraries
 from rankfold.runs.evaluate import load_adapted
 from rankfold.runs.records import find_record
+from rankfold.runs.request import Device, Precision
 from rankfold.store.saved import open_adapter
 from rankfold.tasks.kinds import default_kind
 
@@ -49,7 +50,7 @@ class HarnessRequest:
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
-        SpecError: If a number is out of range, or there is no task.
+        SpecError: If a number is out of range, a name is not one of its choices, or there is no task.
     """
 
     adapter: Path
@@ -61,17 +62,20 @@ class HarnessRequest:
     chat_template: bool = False
     batch_size: int = 16
     max_length: int | None = None
-    precision: str = "auto"
-    device: str = "auto"
+    precision: Precision = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
-        """Check every number."""
+        """Check every number, and the names of precision and device."""
         if not self.tasks:
             raise SpecError("no task of the harness is named; name one or more.")
         for name, minimum in {"limit": 1, "num_fewshot": 0, "batch_size": 1, "max_length": 1}.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise SpecError(f"{name} is {value}; give at least {minimum}.")
+        for name, choices in {"precision": get_args(Precision), "device": get_args(Device)}.items():
+            if getattr(self, name) not in choices:
+                raise unknown_name(name, str(getattr(self, name)), choices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,9 +170,11 @@ def test_adapter_of_a_classifier_is_refused(request_, tmp_path):
         ({"limit": 0}, "limit is 0; give at least 1"),
         ({"num_fewshot": -1}, "num_fewshot is -1; give at least 0"),
         ({"batch_size": 0}, "batch_size is 0; give at least 1"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"precision": "fp23"}, "unknown precision 'fp23'. Did you mean 'fp32'"),
     ],
 )
-def test_impossible_numbers_are_refused(request_, options, message):
+def test_impossible_values_are_refused(request_, options, message):
     with pytest.raises(SpecError, match=message):
         replace(request_, **options)
 
