@@ -1,11 +1,14 @@
-"""Stand-ins for training that other processes can be given."""
+"""Stand-ins for training that other processes can be given, and the runs that ask for them."""
 
 import os
 import signal
 import time
 import warnings
+from dataclasses import replace
 
+from rankfold.bench.executors.processes import Processes
 from rankfold.errors import RankfoldWarning, SpecError
+from rankfold.runs.request import RunRequest
 from tests.support.records import Trainer
 
 
@@ -65,3 +68,38 @@ class _OddError(Exception):
 
 class _OddWarning(UserWarning):
     """Of a library that another process may not have."""
+
+
+def requests(folder, *methods):
+    return [
+        RunRequest(model="minilm", method=method, steps=2, seed=seed, out=folder / f"run{seed}")
+        for seed, method in enumerate(methods)
+    ]
+
+
+def ending(folder, *ends):
+    """Runs that end as `work` is told; None is a run that is done."""
+    asked = requests(folder, *("lora" for _ in ends))
+    return [replace(each, options={"end": end} if end else {}) for each, end in zip(asked, ends, strict=True)]
+
+
+def processes(jobs, preload=work.__module__):
+    """Processes that import no more than `work` needs, unless it is the importing that matters."""
+    return Processes(jobs, work, preload)
+
+
+def begin_endless(folder, *preload):
+    list(processes(1, *preload).execute(ending(folder, "endless"), Quiet))
+
+
+class Quiet:
+    """Hears nothing."""
+
+    def start(self, total, description):
+        """Do nothing."""
+
+    def advance(self, done, **fields):
+        """Do nothing."""
+
+    def finish(self):
+        """Do nothing."""

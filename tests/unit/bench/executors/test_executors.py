@@ -8,20 +8,17 @@ import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rankfold.bench.executors.base import Inline
-from rankfold.bench.executors.processes import Processes
 from rankfold.bench.suites.runner import run_all, seconds_left
 from rankfold.errors import RankfoldWarning, SpecError, TrainingError
 from rankfold.runs.record import RunRecord
-from rankfold.runs.request import RunRequest
 from tests.support.ray_here import RayHere
 from tests.support.records import make_record
-from tests.support.workers import work
+from tests.support.workers import Quiet, begin_endless, ending, processes, requests, work
 
 PATIENCE_SECONDS = 240
 
@@ -62,29 +59,11 @@ def cluster(machines):
     ray.shutdown()
 
 
-def processes(jobs, preload=work.__module__):
-    """Processes that import no more than `work` needs, unless it is the importing that matters."""
-    return Processes(jobs, work, preload)
-
-
 @pytest.fixture(params=["inline", "processes", "cluster"])
 def executor(request):
     if request.param == "cluster":
         return request.getfixturevalue("cluster")
     return Inline(work) if request.param == "inline" else processes(2)
-
-
-def requests(folder, *methods):
-    return [
-        RunRequest(model="minilm", method=method, steps=2, seed=seed, out=folder / f"run{seed}")
-        for seed, method in enumerate(methods)
-    ]
-
-
-def ending(folder, *ends):
-    """Runs that end as `work` is told; None is a run that is done."""
-    asked = requests(folder, *("lora" for _ in ends))
-    return [replace(each, options={"end": end} if end else {}) for each, end in zip(asked, ends, strict=True)]
 
 
 def test_outcomes_are_the_same_everywhere(executor, tmp_path):
@@ -198,7 +177,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from tests.unit.bench.executors.test_executors import begin_endless
+from tests.support.workers import begin_endless
 
 if __name__ == "__main__":
     # Tests that a shell began in the background ignore it, and so would this.
@@ -237,23 +216,6 @@ def test_interrupt_ends_all_processes_without_a_word_of_theirs(tmp_path, is_earl
     if (tmp_path / "run0.pid").is_file():
         child = int(until((tmp_path / "run0.pid").read_text))
         assert until(lambda: not alive(child))
-
-
-def begin_endless(folder, *preload):
-    list(processes(1, *preload).execute(ending(folder, "endless"), Quiet))
-
-
-class Quiet:
-    """Hears nothing."""
-
-    def start(self, total, description):
-        """Do nothing."""
-
-    def advance(self, done, **fields):
-        """Do nothing."""
-
-    def finish(self):
-        """Do nothing."""
 
 
 def until(found):
