@@ -118,7 +118,7 @@ def _resample(statistic: Statistic, seeds: int, examples: int, seed: int) -> NDA
     batches: list[NDArray[np.float64]] = []
     for start in range(0, RESAMPLES, batch):
         indices = generator.integers(examples, size=(min(batch, RESAMPLES - start), examples))
-        batches.append(statistic(lambda values, indices=indices: values[..., indices]))
+        batches.append(statistic(lambda values, indices=indices: values.take(indices, axis=-1)))
     return np.concatenate(batches, axis=1)
 
 
