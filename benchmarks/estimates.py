@@ -24,7 +24,7 @@ from rankfold.bench.estimates import estimate
 from rankfold.models.base import resolve_model
 from rankfold.runs.methods import find_method
 from rankfold.runs.request import RunRequest
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 
 ROWS, LENGTH = 16, 64
 METHODS = ("lora", "relayed_lora", "tlora_plus", "effilora", "peft:lora")

@@ -44,7 +44,7 @@ from rankfold.export.logits import read_texts, text_logits
 from rankfold.models.base import resolve_model
 from rankfold.models.hardware import cpu_name
 from rankfold.presets import discover
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 
 RANK, STRENGTH = 8, 0.3
 OPTIONS: dict[str, Any] = {

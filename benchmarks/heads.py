@@ -24,7 +24,7 @@ from torch.nn import functional
 from training_step import REFERENCE, adapted, circumstances, step_of
 
 from rankfold.models.base import resolve_model
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 
 TARGETS: dict[str, Any] = {"target_modules": "all-linear", "r": 16}
 HEADS = 4

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import rankfold
 from rankfold.models.base import resolve_model
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 
 TARGETS = {"target_modules": "all-linear", "r": 16}
 REFERENCE = "peft:lora"

@@ -32,7 +32,7 @@ from rankfold.progress import quiet_libraries
 from rankfold.store.rounding import Dtype
 from rankfold.store.size import explain
 from rankfold.tasks.bbc_news import read_bbc_news
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 
 TARGETS: dict[str, Any] = {"target_modules": ["query", "value"]}
 STEPS = 5

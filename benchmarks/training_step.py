@@ -27,7 +27,7 @@ import rankfold
 from rankfold.models.base import resolve_model
 from rankfold.models.hardware import cpu_name
 from rankfold.progress import quiet_libraries
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 
 SETTINGS = {
     "q,v r8": {"target_modules": ["query", "value"], "r": 8},

@@ -44,9 +44,23 @@ def discover_plugins(
 
 def file_names(package: str) -> tuple[str, ...]:
     """Return the names of a package's own values, which are those of their files, without importing any."""
+    return tuple(name for name in _module_names(package) if not name.startswith("_"))
+
+
+def file_values(package: str, attribute: str) -> list[Any]:
+    """Return the values of an attribute in the files of a package; files without it are passed over.
+
+    Args:
+        package: The name of the package.
+        attribute: The name of the value in a file, such as `KIND`.
+    """
+    modules = [import_module(f"{package}.{name}") for name in _module_names(package)]
+    return [getattr(module, attribute) for module in modules if hasattr(module, attribute)]
+
+
+def _module_names(package: str) -> list[str]:
     spec = find_spec(package)
-    folders = None if spec is None else spec.submodule_search_locations
-    return tuple(module.name for module in iter_modules(folders) if not module.name.startswith("_"))
+    return [module.name for module in iter_modules(None if spec is None else spec.submodule_search_locations)]
 
 
 def find_plugin(

@@ -12,7 +12,7 @@ from rankfold.errors import AdapterFileError
 from rankfold.models.base import resolve_model
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
 from rankfold.store.loading import load_adapter
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from tests.support.tiny_models import write_bert
 
 NAMES = ("bad", "good")

@@ -13,10 +13,10 @@ from rankfold.files import package_folder
 from rankfold.models.base import resolve_model
 from rankfold.models.gguf import new_folder
 from rankfold.models.hardware import choose_precision
-from rankfold.tasks.kinds.classification import CLASSIFICATION
-from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
-from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from tests.support.tiny_models import write_bert
 
 

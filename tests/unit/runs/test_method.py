@@ -8,8 +8,8 @@ from rankfold.errors import SpecError
 from rankfold.presets import discover
 from rankfold.runs.methods import HEAD_ONLY, find_method, peft_methods
 from rankfold.runs.prepare import prepare
-from rankfold.tasks.kinds.instruction import INSTRUCTION
-from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
+from rankfold.tasks.kinds.regression import KIND as REGRESSION
 
 
 @pytest.mark.parametrize("method", [*sorted(discover()), "peft:lora"])

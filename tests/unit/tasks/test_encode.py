@@ -6,9 +6,9 @@ from rankfold.errors import DataError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Learner
 from rankfold.tasks.kinds.answers import IGNORED_LABEL, Instruction, encode_answer
-from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
-from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from tests.support.tiny_models import VOCABULARY, write_llama
 
 CHAT = (

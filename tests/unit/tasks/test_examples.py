@@ -10,9 +10,9 @@ from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns, check_columns, find_columns
 from rankfold.tasks.data.read import Table
 from rankfold.tasks.kinds import LabelHints, infer_kind
-from rankfold.tasks.kinds.classification import CLASSIFICATION
-from rankfold.tasks.kinds.instruction import INSTRUCTION
-from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
+from rankfold.tasks.kinds.regression import KIND as REGRESSION
 
 
 def _examples(columns=Columns("text", None, "label"), kind=CLASSIFICATION, names=None, **splits):

@@ -9,8 +9,8 @@ import sklearn.metrics
 
 from rankfold.errors import SpecError
 from rankfold.tasks.kinds import Examples
-from rankfold.tasks.kinds.classification import CLASSIFICATION
-from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
+from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from rankfold.tasks.metrics import METRICS, is_smaller_better, measure
 
 LABELS = [1, 1, 1, 0, 0, 0, 0, 1]

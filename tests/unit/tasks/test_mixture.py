@@ -12,7 +12,7 @@ from rankfold.runs.evaluate import evaluate
 from rankfold.runs.request import EvaluateRequest, RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, limit_rows, load_task
-from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.mixture import mix
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 

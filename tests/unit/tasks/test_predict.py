@@ -11,10 +11,10 @@ from rankfold.models.base import resolve_model
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.kinds import Examples, Learner
 from rankfold.tasks.kinds.answers import Instruction
-from rankfold.tasks.kinds.classification import CLASSIFICATION
-from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
-from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from rankfold.tasks.task import Task, TaskData
 from tests.support.tiny_models import review_rows
 

@@ -9,7 +9,7 @@ from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Table
 from rankfold.tasks.kinds import LabelHints
-from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.prompts import candidate_answers, closed_answers, prompt_and_answer
 
 

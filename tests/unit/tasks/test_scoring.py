@@ -9,7 +9,7 @@ from rankfold.errors import SpecError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Learner
 from rankfold.tasks.kinds.answers import Instruction
-from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.learner import NEW_TOKENS
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
 

@@ -3,16 +3,18 @@
 import json
 import sys
 from collections import Counter
+from itertools import permutations
 
 import pytest
 
 from rankfold.errors import DataError, SpecError
-from rankfold.tasks import NAMED_TASKS, TaskRequest, load_task
+from rankfold.tasks import NAMED_TASKS, TaskRequest, kinds, load_task
 from rankfold.tasks.bbc_news import read_bbc_news
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.kinds.classification import CLASSIFICATION
-from rankfold.tasks.kinds.multiple_choice import MULTIPLE_CHOICE
-from rankfold.tasks.kinds.regression import REGRESSION
+from rankfold.tasks.kinds import KINDS
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
+from rankfold.tasks.kinds.multiple_choice import KIND as MULTIPLE_CHOICE
+from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from rankfold.tasks.metrics import METRICS
 from tests.support.tiny_models import question_rows, review_rows, write_splits
 
@@ -283,3 +285,32 @@ def test_held_out_rows_of_the_embedded_task_are_not_its_validation_split():
     )
     assert held_part
     assert not held_part & usual
+
+
+ROWS_OF_A_KIND = {
+    "classification": ({"text": "good", "label": "yes"}, False),
+    "regression": ({"text": "good", "label": 0.5}, False),
+    "instruction": ({"instruction": "add 1 and 1", "output": "2"}, True),
+    "multiple_choice": ({"question": "which?", "choices": ["a", "b"], "answer": 0}, True),
+}
+
+
+@pytest.mark.parametrize("order", list(permutations(KINDS)), ids=" ".join)
+def test_kind_of_rows_does_not_depend_on_the_order_of_the_kinds(order, monkeypatch):
+    monkeypatch.setattr(kinds, "KINDS", {name: KINDS[name] for name in order})
+    for name, (row, is_causal) in ROWS_OF_A_KIND.items():
+        columns = KINDS[name].columns([row], Columns())
+        assert kinds.infer_kind([row], columns, is_causal=is_causal).name == name
+
+
+def test_each_type_of_model_has_one_usual_kind():
+    assert [kinds.default_kind(is_causal=is_causal).name for is_causal in (True, False)] == [
+        "instruction",
+        "classification",
+    ]
+    assert sorted(str(kind.default_for_causal) for kind in KINDS.values()) == [
+        "False",
+        "None",
+        "None",
+        "True",
+    ]

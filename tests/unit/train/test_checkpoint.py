@@ -14,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 from rankfold.errors import TrainingError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Evaluation, Learner
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.train.checkpoint import SEAL, Checkpoints, is_complete, restore_callbacks, seal
 from rankfold.train.schedule import Schedule

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from rankfold.errors import TrainingError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Evaluation, Learner
-from rankfold.tasks.kinds.classification import CLASSIFICATION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.train.schedule import Schedule, Scheduler
 from rankfold.train.trainer import CURVE_POINTS, train_model

@@ -10,15 +10,11 @@ from types import MappingProxyType
 
 from rankfold.errors import DataError, unknown_name
 from rankfold.models.meta import MetaBase, meta_base
-from rankfold.plugins import find_plugin
+from rankfold.plugins import file_values, find_plugin
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Rows
-from rankfold.tasks.kinds.classification import CLASSIFICATION
-from rankfold.tasks.kinds.instruction import INSTRUCTION
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner
-from rankfold.tasks.kinds.multiple_choice import MULTIPLE_CHOICE
-from rankfold.tasks.kinds.regression import REGRESSION
 
 __all__ = [
     "KINDS",
@@ -37,10 +33,8 @@ __all__ = [
 
 GROUP = "rankfold.task_kinds"
 
-KINDS: Mapping[str, TaskKind] = MappingProxyType(
-    {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTIPLE_CHOICE, INSTRUCTION)}
-)
-"""The kinds that come with rankfold, in the order in which rows are tried for them."""
+KINDS: Mapping[str, TaskKind] = MappingProxyType({kind.name: kind for kind in file_values(__name__, "KIND")})
+"""The kinds that come with rankfold: the `KIND` of each file of this package that has one."""
 
 
 def kind_names() -> tuple[str, ...]:
@@ -61,7 +55,7 @@ def find_kind(name: str) -> TaskKind:
 
 
 def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> TaskKind:
-    """Return the kind of rows that nobody has named: the first of rankfold's that suits them.
+    """Return the kind of rows that nobody has named: the one of rankfold's that suits them.
 
     Args:
         rows: At least one row.
@@ -79,7 +73,7 @@ def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> TaskKind:
 
 def default_kind(*, is_causal: bool) -> TaskKind:
     """Return the usual kind for a model, where there is no data to infer it from."""
-    return INSTRUCTION if is_causal else CLASSIFICATION
+    return next(kind for kind in KINDS.values() if kind.default_for_causal is is_causal)
 
 
 def kind_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:

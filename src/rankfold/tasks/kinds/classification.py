@@ -22,6 +22,7 @@ class Classification(LabelledText):
     """Texts in classes, scored by accuracy."""
 
     name: ClassVar[str] = "classification"
+    default_for_causal: ClassVar[bool | None] = False
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether labels are words or whole numbers, or choices that only a head can tell apart."""
@@ -105,4 +106,4 @@ def _common_choices(tables: Mapping[str, Table]) -> tuple[str, ...]:
     return next(iter(different))
 
 
-CLASSIFICATION = Classification()
+KIND = Classification()

@@ -37,6 +37,7 @@ class InstructionKind(TaskKind):
     """
 
     name: ClassVar[str] = "instruction"
+    default_for_causal: ClassVar[bool | None] = True
     loss_per_token: ClassVar[bool] = True
     reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
 
@@ -55,7 +56,7 @@ class InstructionKind(TaskKind):
                 "use one that generates text, such as 'smollm2', or name the columns to classify by "
                 "with --text-column and --label-column."
             )
-        return is_causal
+        return is_causal and not has_columns(rows[0], ("choices", "answer"))
 
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return prompts with answers; few different answers in training are the candidates of all rows."""
@@ -198,7 +199,7 @@ class InstructionKind(TaskKind):
         """Return the kind that all tasks have, or instruction if some have choices and some have not."""
         if not all(isinstance(kind, InstructionKind) for kind in kinds):
             return None
-        return self if all(kind is self for kind in kinds) else INSTRUCTION
+        return self if all(kind is self for kind in kinds) else KIND
 
     def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return the accuracy first if some task has it."""
@@ -211,4 +212,4 @@ def _with_candidates(item: Instruction, answers: tuple[str, ...]) -> Instruction
     return replace(item, candidates=answers)
 
 
-INSTRUCTION = InstructionKind()
+KIND = InstructionKind()

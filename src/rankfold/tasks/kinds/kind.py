@@ -86,6 +86,8 @@ class TaskKind(ABC):
         name: The name on the command line and in records.
         former_names: Names under which earlier versions recorded the same tasks, so that their stopped runs
             resume.
+        default_for_causal: Whether it is the usual kind of models that generate text (True), or of all others
+            (False), where there is no data to infer it from; None if neither.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
         reads_training: Whether the examples of any split depend on the training split.
         baselines: Constant predictions by name, each computed from the training labels: the scores of a model
@@ -93,6 +95,7 @@ class TaskKind(ABC):
     """
 
     name: ClassVar[str]
+    default_for_causal: ClassVar[bool | None] = None
     former_names: ClassVar[tuple[str, ...]] = ()
     loss_per_token: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False

@@ -18,6 +18,7 @@ class MultipleChoice(InstructionKind):
     """
 
     name: ClassVar[str] = "multiple_choice"
+    default_for_causal: ClassVar[bool | None] = None
     former_names: ClassVar[tuple[str, ...]] = ("instruction",)
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
@@ -40,4 +41,4 @@ class MultipleChoice(InstructionKind):
         return examples
 
 
-MULTIPLE_CHOICE = MultipleChoice()
+KIND = MultipleChoice()

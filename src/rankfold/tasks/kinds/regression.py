@@ -97,4 +97,4 @@ class Regression(LabelledText):
         return Evaluation(loss, scores, [example.id for example in examples], truth, predictions)
 
 
-REGRESSION = Regression()
+KIND = Regression()

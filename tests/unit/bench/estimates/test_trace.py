@@ -25,8 +25,8 @@ from rankfold.presets import discover
 from rankfold.runs.methods import find_method
 from rankfold.runs.request import RunRequest
 from rankfold.runs.workload import measure_workload, trace_step
-from rankfold.tasks.kinds.classification import CLASSIFICATION
-from rankfold.tasks.kinds.instruction import INSTRUCTION
+from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
+from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 
 ROWS, LENGTH, WORDS = 8, 32, 500
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": WORDS}
