@@ -33,8 +33,8 @@ command.add_command(estimate)
 def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None:
     """List the regressions from OLD to NEW, two folders of runs; exit code 1 if there are any.
 
-    Runs that were asked for with the same words are compared on the same rows, seed by seed, with a paired
-    interval; verdicts are corrected for their number. A run that finished in OLD and failed in NEW is worse.
+    Runs with the same request are compared on the same rows, seed by seed, with a paired interval; verdicts
+    are corrected for their number. A run that finished in OLD and failed in NEW is a regression.
     """
     from rankfold.bench.statistics.diff import compare_records  # --help can do without it
     from rankfold.runs.records import find_records
@@ -67,9 +67,10 @@ def diff(context: click.Context, old: Path, new: Path, *, as_json: bool) -> None
 @click.option("--out", type=_folder, help="Where to write it.  [default: FOLDER]")
 @click.option("--overwrite", is_flag=True, help="Replace an archive of other runs in --out.")
 def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
-    """Write the records of all runs in FOLDER into one small file; the suite and its step times go beside it.
+    """Write the records of all runs in FOLDER into one small file, next to the suite and its step times.
 
-    The file is read wherever a folder of runs is, and a suite goes on from it. Adapters stay where they are.
+    Commands that take a folder of runs read this file too, and a suite can continue from it. Adapters are
+    not copied.
     """
     from rankfold.bench.step_times import read_step_times, write_step_times
     from rankfold.bench.suites.saved_suite import load_suite, save_suite
@@ -92,8 +93,8 @@ def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
 @click.option("--suite", required=True, metavar="NAME|FILE", help="A packaged suite, or a TOML file.")
 @click.option("--profile", help="A profile of the suite; its first if left out.")
 @click.option("--out", type=_folder, help="Folder of the suite's runs.  [default: runs/<suite>]")
-@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns of each row.")
-@click.option("--data-root", envvar="RANKFOLD_DATA", help="Folder with a folder a task.")
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns per variant.")
+@click.option("--data-root", envvar="RANKFOLD_DATA", help="Folder with one folder per task.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @json_option
 def speed(
@@ -106,11 +107,11 @@ def speed(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure a training step of every row of a suite beside its reference's, in turns.
+    """Measure the training step of every variant of a suite in turns with the reference's.
 
-    The times of separate runs say as much of the machine as of the method; these ratios do not. They are
-    written to speed.json beside the runs, and the report shows them. Rows that are there are kept, unless
-    --rounds asks for more turns than they had.
+    Times of separate runs depend on the load of the machine; these ratios do not. They are written to
+    speed.json beside the runs, and the report shows them. Variants that are in it are not measured again,
+    unless --rounds is larger than before.
     """
     from dataclasses import replace
 

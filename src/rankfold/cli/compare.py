@@ -67,7 +67,7 @@ Examples:
     "methods",
     multiple=True,
     metavar="'NAME KEY=VALUE ...'",
-    help="A method with its options, or one of PEFT's as peft:NAME; repeat it. The first is the reference.",
+    help="A method with its options, or peft:NAME; may be repeated. The first is the reference.",
 )
 @_subject_option(
     "--seeds",
@@ -79,7 +79,7 @@ Examples:
 @_subject_option(
     "--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/<suite>]"
 )
-@_subject_option("--overwrite", is_flag=True, help="Do finished runs again; otherwise they are kept.")
+@_subject_option("--overwrite", is_flag=True, help="Repeat finished runs; otherwise they are kept.")
 @request_options(RunRequest, (*DATA_FIELDS, "mixture", *_TRAINING_FIELDS), shows_defaults=False)
 @_place_option(
     "--jobs",
@@ -93,7 +93,7 @@ Examples:
     show_default=True,
     help="Run here, or on the Ray cluster of RAY_ADDRESS.",
 )
-@click.option("--dry-run", is_flag=True, help="Train nothing; say what all runs would take.")
+@click.option("--dry-run", is_flag=True, help="Train nothing; estimate the cost of all runs.")
 @json_option
 def command(
     *,
@@ -109,11 +109,11 @@ def command(
     as_json: bool,
     **budget: Any,
 ) -> None:
-    """Train several methods under one budget and compare them.
+    """Train several methods with the same budget and compare them.
 
-    Runs a suite, or the methods named by --method, and writes one table and one page. What is given beside a
-    suite holds for all of its tasks, methods and trials. A comparison that was stopped goes on when the same
-    command is given again.
+    Runs a suite, or the methods named by --method, and writes one table and one page. Other options
+    override the suite for all its tasks, methods and trials. A comparison that was stopped continues with the
+    same command.
     """
     from rankfold.bench.suites.protocol import run_suite  # --help can do without these seconds
 

@@ -45,24 +45,24 @@ Examples:
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
 @request_options(RunRequest, ("model",), section=_SUBJECT, help_texts=_HELP_TEXTS)
-@_subject_option("--budget-params", metavar="60k", help="Most trained numbers; a task head is not counted.")
+@_subject_option("--budget-params", metavar="60k", help="Maximum of trained parameters, without a task head.")
 @_subject_option(
-    "--budget-bytes", metavar="128KB", help="Most bytes of the adapter in its file; KB, MB, KiB, MiB."
+    "--budget-bytes", metavar="128KB", help="Maximum size of the adapter in its file; KB, MB, KiB, MiB."
 )
 @_subject_option(
     "--budget-step",
     metavar="1.1x",
-    help="Most predicted time of a training step, in steps of LoRA of rank 8 on PEFT's default layers.",
+    help="Maximum predicted time of a training step, relative to LoRA of rank 8 on PEFT's default layers.",
 )
 @_subject_option(
     "--methods", metavar="A,B", help="Only these methods of `rankfold methods`; all of them if left out."
 )
 @request_options(RunRequest, ("kind", "batch_size", "max_length"), section=_SUBJECT)
 @_subject_option(
-    "--all", "all_shown", is_flag=True, help="Show every composition, those that cannot be built too."
+    "--all", "all_shown", is_flag=True, help="Show every composition, including those that cannot be built."
 )
 @_subject_option(
-    "--run", "is_run", is_flag=True, help="Train the best use of the budget of each method, and choose."
+    "--run", "is_run", is_flag=True, help="Train the best composition of each method, and choose one."
 )
 @request_options(RunRequest, _FITTED_DATA, section="Data, with --run", help_texts=_HELP_TEXTS)
 @_training_option("--steps", type=int, default=240, show_default=True, help="Updates of the last rung.")
@@ -71,13 +71,13 @@ Examples:
     type=int,
     default=3,
     show_default=True,
-    help="Each rung keeps one in so many, and trains them for so many times the steps.",
+    help="Each rung keeps one run in ETA, and trains it for ETA times the steps.",
 )
 @request_options(RunRequest, ("seed", "precision"), section=_TRAINING)
 @_place_option(
     "--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/fit]"
 )
-@_place_option("--overwrite", is_flag=True, help="Begin anew in a folder of an earlier choice.")
+@_place_option("--overwrite", is_flag=True, help="Start again in a folder of an earlier choice.")
 @request_options(RunRequest, ("device", "threads"), section=_PLACE)
 @json_option
 def command(
@@ -97,10 +97,10 @@ def command(
 ) -> None:
     """List the compositions that fit a budget, and choose one on your data.
 
-    Every method is counted in several ranks, options and sets of layers, exactly, without loading weights.
-    With --run the one of each method that uses most of the budget is trained, and successive halving chooses
-    between them on rows held out of the training split. A choice that was stopped goes on when the same
-    command is given again.
+    Parameters of every method are counted for several ranks, options and sets of layers, exactly, without
+    loading weights. With --run the composition of each method that uses most of the budget is trained, and
+    successive halving chooses one on rows held out of the training split. A choice that was stopped continues
+    with the same command.
     """
     from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
     from rankfold.bench.fit.candidates import propose  # --help can do without these seconds

@@ -24,18 +24,18 @@ from rankfold.errors import (
 
 COMMANDS = {
     "train": "Fine-tune a model with one method.",
-    "evaluate": "Measure a trained adapter on held-out data.",
-    "compare": "Train several methods under one budget and compare them.",
+    "evaluate": "Evaluate a trained adapter on held-out data.",
+    "compare": "Train several methods with the same budget and compare them.",
     "fit": "List the compositions that fit a budget, and choose one on your data.",
     "report": "Write the comparison page from finished runs.",
-    "bench": "Estimate runs, measure their steps, or say what has become worse from one set to another.",
+    "bench": "Estimate runs, measure their steps, compare and archive their records.",
     "export": "Write an adapter as plain LoRA, for llama.cpp or merged, with a certificate.",
     "methods": "List the methods, or the options of one.",
-    "params": "Count what a method would train, without loading weights.",
+    "params": "Count the parameters of a method on a model, without loading weights.",
     "lr": "List the learning rate of each part of an adapter, without loading weights.",
     "size": "Explain every byte of a saved adapter.",
-    "pack": "Write a saved adapter as one file.",
-    "unpack": "Write the directory of a packed adapter.",
+    "pack": "Pack a saved adapter into one file.",
+    "unpack": "Unpack a packed adapter into a directory.",
     "store": "Keep many adapters in one file.",
 }
 

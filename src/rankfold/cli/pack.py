@@ -24,7 +24,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write ADAPTER, of any PEFT method, as the one FILE.
+    """Pack ADAPTER, of any PEFT method, into one FILE.
 
     ADAPTER is a PEFT folder, or a record of a store as STORE#NAME. `rankfold unpack` gives both files of the
     folder back, without --dtype byte for byte.

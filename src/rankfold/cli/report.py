@@ -20,9 +20,9 @@ from rankfold.errors import OutputExistsError, SpecError
 @click.option(
     "--reference",
     metavar="LABEL",
-    help="The row the others are held against; the suite's first or the earliest run's if not given.",
+    help="The reference; by default the suite's first variant, or that of the earliest run.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a file that --out names.")
+@click.option("--overwrite", is_flag=True, help="Replace the file that --out names.")
 @json_option
 def command(folder: Path, *, out: Path | None, reference: str | None, overwrite: bool, as_json: bool) -> None:
     """Compare the runs under DIR and write the page, and the same as Markdown and CSV.

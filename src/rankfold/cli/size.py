@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("adapter", type=click.Path(path_type=Path))
-@click.option("--by-tensor", is_flag=True, help="Show each tensor, not groups of them.")
+@click.option("--by-tensor", is_flag=True, help="Show single tensors instead of groups.")
 @json_option
 def command(adapter: Path, *, by_tensor: bool, as_json: bool) -> None:
     """Explain every byte of ADAPTER: a PEFT folder, a packed file, or a record of a store as STORE#NAME."""

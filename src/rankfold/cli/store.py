@@ -27,7 +27,7 @@ def _search_options(command: CommandFunction) -> CommandFunction:
             "-w",
             multiple=True,
             metavar="CONDITION",
-            help="Only with this metric, such as 'accuracy>=0.9'.",
+            help="Only with such a metric, as 'accuracy>=0.9'.",
         ),
         click.option("--tag", "-t", "tags", multiple=True, metavar="KEY=VALUE", help="Only with this tag."),
         click.option("--method", help="Only of this method, such as tlora."),
@@ -52,7 +52,7 @@ def command() -> None:
     "tags",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A text to find it by, such as customer=a.",
+    help="A text to search by, such as customer=a; may be repeated.",
 )
 @click.option(
     "--metric",
@@ -60,7 +60,7 @@ def command() -> None:
     "metrics",
     multiple=True,
     metavar="NAME=NUMBER",
-    help="A measured number, such as accuracy=0.93.",
+    help="A metric, such as accuracy=0.93; may be repeated.",
 )
 @dtype_option
 @click.option("--replace", is_flag=True, help="Replace an adapter of this name.")
@@ -74,7 +74,7 @@ def put(
     dtype: "Dtype | None",
     replace: bool,
 ) -> None:
-    """Store ADAPTER, a PEFT folder or a packed file, under NAME; STORE is made if there is none.
+    """Store ADAPTER, a PEFT folder or a packed file, under NAME; STORE is created if it does not exist.
 
     Metrics are those of the folder's run.json, if there is one, unless --metric gives others.
     """
@@ -120,7 +120,7 @@ def list_(
     where: Sequence[str],
     as_json: bool,
 ) -> None:
-    """List adapters by name, all of them or those that meet every condition."""
+    """List adapters by name: all, or those that meet every condition."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "read") as store:
@@ -152,7 +152,7 @@ def list_(
 @_store
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def delete(path: Path, names: Sequence[str]) -> None:
-    """Remove adapters, all of the named or none; `gc` gives their room back."""
+    """Delete adapters, all of the named ones or none; `gc` frees their disk space."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "write") as store, store.batch():
@@ -165,7 +165,7 @@ def delete(path: Path, names: Sequence[str]) -> None:
 @_store
 @json_option
 def verify(path: Path, *, as_json: bool) -> None:
-    """Check that everything is as it was written; the exit code is 1 if it is not."""
+    """Verify every checksum and the structure of the store; exit code 1 if anything is damaged."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "read") as store:
@@ -186,7 +186,7 @@ def verify(path: Path, *, as_json: bool) -> None:
 @_store
 @click.argument("url")
 @_search_options
-@click.option("--overwrite", is_flag=True, help="Replace what is at URL.")
+@click.option("--overwrite", is_flag=True, help="Replace the file at URL.")
 def export(
     path: Path,
     url: str,
@@ -209,10 +209,10 @@ def export(
 @command.command(name="import")
 @_store
 @click.argument("url")
-@click.option("--skip", "existing", flag_value="skip", help="Leave adapters alone whose names are taken.")
-@click.option("--replace", "existing", flag_value="replace", help="Replace adapters whose names are taken.")
+@click.option("--skip", "existing", flag_value="skip", help="Skip adapters with the same names.")
+@click.option("--replace", "existing", flag_value="replace", help="Replace adapters with the same names.")
 def import_(path: Path, url: str, *, existing: str | None) -> None:
-    """Put all adapters of an exported file, or none; STORE is made if there is none."""
+    """Store all adapters of an exported file, or none; STORE is created if it does not exist."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path) as store:
@@ -226,7 +226,7 @@ def import_(path: Path, url: str, *, existing: str | None) -> None:
 @_store
 @json_option
 def stats(path: Path, *, as_json: bool) -> None:
-    """Count the content of the store, and the room it takes."""
+    """Print the number of adapters and the disk space of the store."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "read") as store:
@@ -240,7 +240,7 @@ def stats(path: Path, *, as_json: bool) -> None:
 @command.command()
 @_store
 def gc(path: Path) -> None:
-    """Remove the parts that no adapter uses any more, and give their room back to the disk."""
+    """Delete data that no adapter uses any more, and free its disk space."""
     from rankfold.store.store import AdapterStore
 
     with AdapterStore(path, "write") as store:
