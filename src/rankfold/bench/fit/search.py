@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import JsonValue
 
@@ -25,6 +25,7 @@ from rankfold.bench.suites.runner import run_all
 from rankfold.errors import OutputExistsError, SpecError
 from rankfold.files import write_into
 from rankfold.progress import Progress, Silent
+from rankfold.runs.fields import fields_of
 from rankfold.runs.output import check_output
 from rankfold.runs.record import FitInfo, RunRecord
 from rankfold.runs.request import RunRequest
@@ -242,12 +243,32 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
         reference = plan.out / "reference"
         for folder in (reference, folder_beside(reference), *plan.out.glob("rung-*")):
             shutil.rmtree(folder, ignore_errors=True)
-    elif file.read_bytes() != content:
+    elif _without_defaults(_read_plan(file)) != _without_defaults(plan.to_dict()):
         raise OutputExistsError(
             f"'{plan.out}' holds another choice (see its {PLAN_NAME}); "
             "choose another folder, or add --overwrite to replace it."
         )
     write_into(plan.out, PLAN_NAME, content)
+
+
+def _read_plan(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError:
+        values = None
+    return cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+
+
+def _without_defaults(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan whose base leaves out values that a request has anyway: 0.1.0 wrote them, we do not."""
+    known = fields_of(RunRequest)
+    base = cast("dict[str, Any]", plan.get("base") or {})
+    base = {
+        name: value
+        for name, value in base.items()
+        if name not in known or value != known[name].get_default(call_default_factory=True)
+    }
+    return {**plan, "base": base}
 
 
 def _record_with_part(outcome: Outcome, part: FitInfo) -> RunRecord:
