@@ -143,7 +143,7 @@ def _of_method(ruler: SizeEstimator, preset: Preset) -> Iterator[Candidate]:
     for targets in (own_targets, *other_targets):
         for variant in variants:
             for options, doublings in _with_ranks(preset, variant):
-                candidate = _sized(ruler, preset.name, {**options, "target_modules": targets})
+                candidate = _with_size(ruler, preset.name, {**options, "target_modules": targets})
                 yield replace(candidate, distance=doublings + bool(variant) + (targets != own_targets))
 
 
@@ -159,14 +159,14 @@ def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
 def _variants(ruler: SizeEstimator, preset: Preset) -> list[_Options]:
     """Return no option, and each value of one option that changes how many numbers are trained."""
     targets: _Options = {"target_modules": _target_sets(ruler, preset)[0]}
-    default_size = _sized(ruler, preset.name, targets).size
+    default_size = _with_size(ruler, preset.name, targets).size
     variants: list[_Options] = [{}]
     if default_size is None:
         return variants
     parameter_counts = {default_size.numbers}
     for option in preset.options.values():
         for value in _values(preset, option):
-            size = _sized(ruler, preset.name, {**targets, option.name: value}).size
+            size = _with_size(ruler, preset.name, {**targets, option.name: value}).size
             if size and all(abs(size.numbers / count - 1) >= _LEAST_CHANGE for count in parameter_counts):
                 parameter_counts.add(size.numbers)
                 variants.append({option.name: value})
@@ -200,7 +200,7 @@ def _with_ranks(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, f
         yield {"r": rank, **alpha, **variant}, abs(log2(rank / spec.rank))
 
 
-def _sized(ruler: SizeEstimator, method: str, options: _Options) -> Candidate:
+def _with_size(ruler: SizeEstimator, method: str, options: _Options) -> Candidate:
     try:
         return Candidate(method, options, ruler.size(method, options))
     except (SpecError, ValueError) as error:

@@ -136,13 +136,13 @@ def seconds_left(
         return None
     overall = mean(seconds for _, seconds in seconds_taken)
 
-    def expected(request: RunRequest) -> float:
+    def expected_seconds(request: RunRequest) -> float:
         similar = [
             seconds for other_request, seconds in seconds_taken if _length(other_request) == _length(request)
         ]
         return mean(similar) if similar else overall
 
-    return sum(map(expected, remaining)) / min(jobs, max(1, len(remaining)))
+    return sum(map(expected_seconds, remaining)) / min(jobs, max(1, len(remaining)))
 
 
 def _length(request: RunRequest) -> tuple[object, ...]:
