@@ -91,7 +91,7 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
         work = Path(scratch) / "new"
         work.mkdir()
         yield work
-        _open_to_readers(work)
+        open_to_readers(work)
         check()
         try:
             if _is_empty(place):
@@ -103,7 +103,7 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
     flush(place.parent)
 
 
-def _open_to_readers(folder: Path) -> None:
+def open_to_readers(folder: Path) -> None:
     """Make files readable by everybody who may read the folder: safetensors leaves them to the owner."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rankfold.errors import DataError, OutputExistsError, SpecError
-from rankfold.files import check_replaceable, check_writable, put_in_place
+from rankfold.files import check_replaceable, check_writable, open_to_readers, put_in_place
 from rankfold.runs.archive import archived_run
 from rankfold.runs.fields import differences, quote_differences
 from rankfold.runs.record import NAME as RECORD_NAME
@@ -107,6 +107,7 @@ def output_folder(folder: Path, *, scratch: Path, overwrite: bool) -> Generator[
     work.mkdir()
     try:
         yield work
+        open_to_readers(work)
         check_output(folder, overwrite=overwrite or _holds_only_failure(folder))
         put_in_place(work, folder, scratch / _OLD)
     finally:

@@ -25,20 +25,23 @@ from rankfold.errors import (
     SpecError,
 )
 from rankfold.files import write_whole
+from rankfold.models.base import resolve_model
 from rankfold.runs.fields import differences, quote_differences
 from rankfold.runs.migrate import upgrade_start
 from rankfold.runs.output import restore_replaced
-from rankfold.runs.record import RunRecord, parse_record
+from rankfold.runs.record import DataVersion, RunRecord, measured_on, parse_record
 from rankfold.runs.request import RunRequest
+from rankfold.tasks import load_task
 from rankfold.tasks.kinds import find_kind
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, wait_for_all
 
-logger = logging.getLogger("rankfold.bench")
+logger = logging.getLogger("rankfold.runs")
 
 _START, _LOCK = "start.json", "lock"
 _SAME = ("method", "model", "task", "data", "training", "parameters")
 _ALIKE = ("versions", "hardware")
+_HASH_DIGITS = 8
 
 
 def folder_beside(out: Path) -> Path:
@@ -47,7 +50,7 @@ def folder_beside(out: Path) -> Path:
 
 
 def is_unfinished(out: Path) -> bool:
-    """Whether there is a run to go on with."""
+    """Whether a stopped run can be resumed."""
     folder = folder_beside(out)
     return (folder / _START).is_file() and Checkpoints(folder, every=0).newest() is not None
 
@@ -90,6 +93,45 @@ def check_unfinished(request: RunRequest) -> None:
         )
 
 
+def current_data(request: RunRequest) -> DataVersion | None:
+    """Return the hash of the rows and the version of the task that a request names; None if unreadable."""
+    try:
+        data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
+    except RankfoldError:
+        return None
+    return data.sha256, data.task.version or 1
+
+
+def check_unchanged(record: RunRecord, request: RunRequest) -> None:
+    """Check that a finished run still belongs to the data and the model that its request names.
+
+    Data or a model that cannot be read any more are not compared.
+
+    Raises:
+        DataError: If the rows, the version of the task or the weights of the model differ.
+    """
+    pairs: list[tuple[str, object, object]] = []
+    if (data := current_data(request)) is not None:
+        (rows, version), (rows_now, version_now) = measured_on(record), data
+        pairs = [
+            ("the data has the hash", _short(rows), _short(rows_now)),
+            ("the task has the version", version, version_now),
+        ]
+    with suppress(RankfoldError):
+        weights = resolve_model(request.model).sha256()
+        pairs.append(("the model has the hash", _short(record.model.sha256), _short(weights)))
+    changes = [f"{name} {now} and had {then}" for name, then, now in pairs if then and now and then != now]
+    if changes:
+        raise DataError(
+            f"'{request.out}' is done, but {', '.join(changes)}; "
+            "add --overwrite to run it again, choose another --out, or bring the earlier files back."
+        )
+
+
+def _short(digest: str) -> str:
+    return digest[:_HASH_DIGITS]
+
+
 @contextmanager
 def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoints]:
     """Give a run its checkpoints; they go when it is done or cannot succeed, and stay if it is stopped.
@@ -101,7 +143,7 @@ def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoin
         start: Its record before the first update.
 
     Raises:
-        BusyError: If another process is at it.
+        BusyError: If another process is using it.
         SpecError: If the run to resume was of another model, other data or another method.
     """
     folder = folder_beside(request.out)

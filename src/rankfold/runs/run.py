@@ -26,7 +26,7 @@ from rankfold.runs.record import (
     SecondsInfo,
 )
 from rankfold.runs.request import RunRequest
-from rankfold.runs.resume import check_unfinished, remove_leftover, unfinished_run
+from rankfold.runs.resume import check_unchanged, check_unfinished, remove_leftover, unfinished_run
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
 from rankfold.store.saved import open_adapter
 from rankfold.tasks.kinds import Evaluation
@@ -35,7 +35,7 @@ from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
 from rankfold.train.trainer import Curve, train_model
 
-logger = logging.getLogger("rankfold.bench")
+logger = logging.getLogger("rankfold.runs")
 
 CURVE_NAME = "curve.csv"
 
@@ -58,7 +58,8 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
         BusyError: If another process is at this run.
         SpecError: If method, options, model or task cannot be built as asked, or are not those of the run to
             resume.
-        DataError: If the data cannot be read or understood.
+        DataError: If the data cannot be read or understood, or data or model have changed since the run to
+            resume was done.
         TrainingError: If a loss is not a finite number, or the memory is too small.
     """
     join_processes(choose_device(request.device))
@@ -93,6 +94,7 @@ def _done_before(request: RunRequest) -> RunRecord | None:
 
     Raises:
         OutputExistsError: If there is something that may not be replaced.
+        DataError: If it is done, but its data or its model has changed since.
     """
     if not request.resume or request.overwrite:
         check_output(request.out, overwrite=request.overwrite)
@@ -104,6 +106,7 @@ def _done_before(request: RunRequest) -> RunRecord | None:
             clear_failure(request.out)
         wait_for_all()
     else:
+        check_unchanged(record, request)
         logger.info("'%s' is done already; --overwrite does it again.", request.out)
     return record
 

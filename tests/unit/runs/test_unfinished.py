@@ -152,6 +152,39 @@ def test_resuming_what_is_done_returns_it_untouched(request_, caplog):
         run(replace(request_, seed=1, resume=True))
 
 
+@pytest.fixture
+def own_request(request_, tmp_path):
+    """The same run on a model and data that a test may change."""
+    data = write_splits(tmp_path / "talks", train=review_rows(20), validation=review_rows(8, seed=1))
+    return replace(request_, model=str(write_bert(tmp_path / "bert")), data=str(data), steps=2)
+
+
+def test_finished_run_of_changed_data_is_not_done(own_request):
+    run(own_request)
+    rows = [{**row, "label": 1 - row["label"]} for row in review_rows(20)]
+    write_splits(Path(own_request.data), train=rows)
+    with pytest.raises(
+        DataError, match=r"is done, but the data has the hash \w{8} and had \w{8}; add --over"
+    ):
+        run(replace(own_request, resume=True))
+    write_splits(Path(own_request.data), train=review_rows(20))
+    assert run(replace(own_request, resume=True)).status == "done"
+
+
+def test_finished_run_of_a_changed_model_is_not_done(own_request):
+    run(own_request)
+    weights = Path(own_request.model) / "model.safetensors"
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(DataError, match=r"is done, but the model has the hash \w{8} and had \w{8}"):
+        run(replace(own_request, resume=True))
+
+
+def test_finished_run_whose_data_is_gone_is_done(own_request):
+    record = run(own_request)
+    shutil.rmtree(own_request.data)
+    assert run(replace(own_request, resume=True)) == record
+
+
 CHANGES = [
     ({"method": "tlora", "options": {"r": 2}}, 'method was "lora" and is "tlora"'),
     ({"options": {"r": 3, "dropout": 0.2}}, "options.r was 2 and is 3"),

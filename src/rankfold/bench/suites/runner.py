@@ -8,14 +8,13 @@ from statistics import mean
 
 from rankfold.bench.executors.base import Executor, FinishedRun, Inline
 from rankfold.bench.suites.outcomes import Outcome, record_unstarted
-from rankfold.errors import DataError, RankfoldError
-from rankfold.models.base import resolve_model
+from rankfold.errors import DataError
 from rankfold.progress import SECONDS_LEFT, Progress, Silent
 from rankfold.runs.output import clear_failure, find_finished, read_failure
 from rankfold.runs.record import DataVersion, RunRecord, measured_on
 from rankfold.runs.request import RunRequest
-from rankfold.runs.resume import check_unfinished
-from rankfold.tasks import TaskRequest, load_task
+from rankfold.runs.resume import check_unfinished, current_data
+from rankfold.tasks import TaskRequest
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -155,6 +154,8 @@ _DIGITS = 8
 def check_same_data(asked: Sequence[tuple[RunRequest, RunRecord | None]]) -> None:
     """Check that runs which are still to do will see the data of those that are done already.
 
+    The files are read once for each task, and only if there is a run to do.
+
     Args:
         asked: All runs of a comparison and what they are built on, such as trials, with their records; None
             if one is still to do.
@@ -169,16 +170,7 @@ def check_same_data(asked: Sequence[tuple[RunRequest, RunRecord | None]]) -> Non
             _check(began, measured_on(record), f"when '{request.out}' was run")
     if any(record is None for _, record in asked):
         for request, record in first.values():
-            _check(record, _now(request), "now")
-
-
-def _now(request: RunRequest) -> DataVersion | None:
-    """Return what a run would be measured on; None if that cannot be read, which the run itself will say."""
-    try:
-        data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
-    except RankfoldError:
-        return None
-    return data.sha256, data.task.version or 1
+            _check(record, current_data(request), "now")
 
 
 def _check(first: RunRecord, other: DataVersion | None, when: str) -> None:

@@ -114,7 +114,7 @@ def _on(record, sha256="", version=1):
 def test_a_report_keeps_different_data_apart_and_says_so(changed, caplog):
     records = [_on(make_record("lora")), _on(make_record("tlora"), **changed)]
     studies = make_studies(records)
-    assert [len(study.rows) for study in studies] == [1, 1]
+    assert [len(study.results) for study in studies] == [1, 1]
     assert "2 different sets of rows or versions" in caplog.text
 
 
