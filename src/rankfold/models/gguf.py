@@ -18,7 +18,7 @@ from rankfold.errors import DataError
 from rankfold.files import sha256_of_file
 from rankfold.progress import quiet_libraries
 
-logger = logging.getLogger("rankfold.train")
+logger = logging.getLogger("rankfold.models")
 
 _LAYOUT = 1
 """Raised when a converted folder changes, so that an old one is not taken for a new one."""

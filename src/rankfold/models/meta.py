@@ -18,7 +18,7 @@ from rankfold.models.architectures import architecture_names, read_architecture
 from rankfold.models.base import TaskHead, is_causal, read_config, resolve_model
 from rankfold.progress import quiet_libraries
 
-logger = logging.getLogger("rankfold.bench")
+logger = logging.getLogger("rankfold.models")
 
 
 @final

@@ -38,7 +38,7 @@ from rankfold.runs.record import (
 from rankfold.runs.workload import measure_workload
 from rankfold.train.schedule import RateTable, Schedule
 
-logger = logging.getLogger("rankfold.bench")
+logger = logging.getLogger("rankfold.runs")
 
 _LIBRARIES = ("rankfold", "torch", "peft", "transformers", "accelerate", "datasets", "numpy")
 

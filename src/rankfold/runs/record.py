@@ -332,7 +332,7 @@ def _with_result(record: RunRecord) -> RunRecord:
     return record
 
 
-logger = logging.getLogger("rankfold.bench")
+logger = logging.getLogger("rankfold.runs")
 
 DataVersion = tuple[str, int]
 """The hash of the rows, and the version of the task; a task without version counts as 1."""

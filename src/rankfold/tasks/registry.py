@@ -17,7 +17,7 @@ from rankfold.tasks.data.read import Source, find_source
 from rankfold.tasks.mixture import SEPARATOR
 from rankfold.tasks.task import Task, TaskRequest
 
-logger = logging.getLogger("rankfold.bench")
+logger = logging.getLogger("rankfold.tasks")
 
 EMBEDDED_TASK = "bbc_news"
 DATA_ROOT = "RANKFOLD_DATA"

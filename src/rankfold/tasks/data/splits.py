@@ -137,7 +137,7 @@ def _dealt(labels: Sequence[object], groups: Sequence[str], count: int) -> list[
         return [part.tolist() for _, part in dealer.split(targets, targets, groups)]
 
 
-logger = logging.getLogger("rankfold.train")
+logger = logging.getLogger("rankfold.tasks")
 
 _USUAL = frozenset(
     {

@@ -27,7 +27,7 @@ from rankfold.tasks.kinds.prompts import candidate_answers, closed_answers, prom
 from rankfold.tasks.metrics import ANSWER_LOSS, UNPARSED
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, check_scoring
 
-logger = logging.getLogger("rankfold.train")
+logger = logging.getLogger("rankfold.tasks")
 
 
 class InstructionKind(TaskKind):

@@ -16,7 +16,7 @@ from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Collate, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner
 
-logger = logging.getLogger("rankfold.train")
+logger = logging.getLogger("rankfold.tasks")
 
 _Value = TypeVar("_Value")
 

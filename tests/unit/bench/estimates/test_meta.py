@@ -14,7 +14,7 @@ ROBERTA = "FacebookAI/roberta-base"
 
 @pytest.mark.parametrize("name", architecture_names())
 def test_structure_that_comes_along_needs_no_hub_and_is_said_to_be_ours(name, caplog):
-    with caplog.at_level(logging.INFO, "rankfold.bench"):
+    with caplog.at_level(logging.INFO, "rankfold.models"):
         base = kind_base(name, kind=None, num_labels=5)
     assert base.source == "rankfold"
     assert f"'{name}'" in caplog.text
