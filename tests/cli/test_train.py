@@ -236,11 +236,15 @@ def test_printed_config_can_be_given_back_and_the_command_line_comes_first(tmp_p
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("set: {r: 4}", "unknown setting 'set' of '{file}'. Did you mean 'options'?"),
+        ("learning-rate: 0.1", "Did you mean 'learning_rate'?"),
+        ("lr-group: {down: 2}", "Did you mean 'lr_groups'?"),
+        ("reducer-set: {}", "Did you mean 'reducer'?"),
         ("modle: minilm", "unknown setting 'modle' of '{file}'. Did you mean 'model'?"),
         ("model: m\nmethod: lora\nbatch_size: many", "batch_size is 'many'; give a whole number above 0"),
         ("just words", "write lines such as `method: lora`"),
         ("model: [", "cannot read '{file}'"),
-        ("model: minilm", "method is missing in a run; give it, as with --method."),
+        ("model: minilm", "a run needs a method; add --method."),
     ],
 )
 def test_config_that_cannot_be_used_is_refused_with_a_remedy(tmp_path, text, words):

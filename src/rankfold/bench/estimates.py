@@ -42,10 +42,10 @@ class Device:
     """The hardware that would train.
 
     Args:
-        name: What it is called.
-        flops: Operations in a second that a training reaches, in its precision.
-        assumption: Why so many, in words.
-        memory_bytes: What it has; None if that is not known.
+        name: Name of the device.
+        flops: Floating-point operations per second that a training reaches in its precision.
+        assumption: How `flops` was estimated, in words.
+        memory_bytes: Device memory in bytes; None if unknown.
     """
 
     name: str
@@ -89,12 +89,12 @@ class Estimate:
     """The estimate of one run.
 
     Args:
-        model: Which base model.
-        structure: Where its structure is from.
-        method: Which method.
-        kind: What is learned.
-        base: Numbers of the base model, its task head included.
-        parameters: Numbers of the adapter and of the head beside it.
+        model: Name of the base model.
+        structure: Source of the model's structure.
+        method: Name of the method.
+        kind: Kind of task.
+        base: Parameters of the base model, its task head included.
+        parameters: Parameters of the adapter and of the head beside it.
         stored_bytes: Bytes of their values in the adapter's file.
         rows: Of the training split; None if the steps were given without it.
         steps: Updates.
@@ -103,10 +103,10 @@ class Estimate:
         precision: `fp32` or `bf16`.
         step_flops: Operations of a step.
         flops: Operations of the training; its evaluations are not counted.
-        memory: At the peak of a step.
-        device: What would train.
-        hours: How long it would.
-        left_out: What the operations and the memory lack, in words; None if nothing.
+        memory: Memory at the peak of a step.
+        device: Device the estimate is for.
+        hours: Estimated hours.
+        left_out: Parts that operations and memory do not count, in words; None if they are complete.
     """
 
     model: str

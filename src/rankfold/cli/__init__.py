@@ -1,1 +1,1 @@
-"""Words: one file a command, loaded when it is called."""
+"""Command line: one file a command, loaded when it is called."""

@@ -94,7 +94,7 @@ def archive(folder: Path, out: Path | None, *, overwrite: bool) -> None:
 @click.option("--profile", help="A profile of the suite; its first if left out.")
 @click.option("--out", type=_folder, help="Folder of the suite's runs.  [default: runs/<suite>]")
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Turns per variant.")
-@click.option("--data-root", envvar="RANKFOLD_DATA", help="Folder with one folder per task.")
+@click.option("--data-root", envvar="RANKFOLD_DATA", help="Folder with one subfolder per task.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @json_option
 def speed(

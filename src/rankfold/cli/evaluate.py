@@ -27,7 +27,7 @@ _FIELDS = tuple(name for name in fields_of(EvaluateRequest) if name != "adapter"
 _HELP_TEXTS = {
     "task": "A task whose metric is known; that of the run if left out.",
     "kind": "The kind of task, such as regression.",
-    "max_length": "Most tokens of a row; that of the run if left out.",
+    "max_length": "Maximum tokens per row; that of the run if left out.",
     "scoring": "likelihood, total_likelihood or generated, as for `rankfold train`; that of the run if left "
     "out.",
 }

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from rankfold.cli.options import Value, parse_settings
 from rankfold.cli.sections import SectionedOption
 from rankfold.errors import SpecError
-from rankfold.runs.fields import Request, fields_of, flag_of, option_of, read_yaml, value_type
+from rankfold.runs.fields import Request, choices_of, fields_of, flag_of, option_of, read_yaml, value_type
 from rankfold.runs.request import DataRequest, overlay
 
 _SWITCH = "_switch"
@@ -57,7 +57,8 @@ def _options_of(
 ) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
     option, kind, flag = option_of(field), value_type(field), flag_of(name, field)
     common: dict[str, Any] = {"cls": SectionedOption, "section": section or option.section, "default": None}
-    settings: dict[str, Any] = {**common, "help": text, "metavar": option.metavar}
+    choices = f"[{'|'.join(choices_of(field))}]" if choices_of(field) else None
+    settings: dict[str, Any] = {**common, "help": text, "metavar": option.metavar or choices}
     options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = []
     if option.switch is not None:
         help_text = f"As {flag}, with the usual options."
@@ -79,6 +80,8 @@ def _help(field: FieldInfo, *, shows_default: bool) -> str:
     text, default = field.description or "", field.get_default(call_default_factory=True)
     if not shows_default:
         return text.partition("  [default")[0]
+    if field.is_required():
+        return f"{text}  [required]"
     is_shown = isinstance(default, str | int | float) and not isinstance(default, bool)
     return f"{text}  [default: {default}]" if is_shown else text
 
@@ -104,7 +107,7 @@ def stated_values(context: click.Context, cls: type[Request]) -> dict[str, Any]:
 def merge_values(context: click.Context, cls: type[Request], config: Path | None = None) -> dict[str, Any]:
     """Return the values of a request: of the environment, over them a YAML file's, then the command line's.
 
-    Options by name are merged name by name: `--set r=4` leaves the file's other options as they are.
+    Mappings (--set, --lr-group) are merged key by key: `--set r=4` keeps the file's other options.
 
     Raises:
         DataError: If the file cannot be read.

@@ -36,9 +36,9 @@ Examples:
     "--config",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="A YAML file with any of these options by name; what the command line states comes first.",
+    help="A YAML file with field names as --print-config prints them; the command line takes precedence.",
 )
-@click.option("--print-config", is_flag=True, help="Print all values as YAML for --config, and end.")
+@click.option("--print-config", is_flag=True, help="Print all values that are set, as YAML for --config.")
 @click.option(
     "--dry-run", "is_dry_run", is_flag=True, help="Build and count everything, train and write nothing."
 )

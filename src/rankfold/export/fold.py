@@ -114,8 +114,8 @@ def exact_rank(spec: AdapterSpec, name: str = "this adapter") -> int:
     obstacle = folding_obstacle(spec)
     if obstacle is not None:
         raise NotExactError(
-            f"cannot fold '{name}' exactly: {obstacle}; serve it with rankfold, or compress it with "
-            "--compress-rank and state the error."
+            f"cannot fold '{name}' exactly: {obstacle}; serve it with rankfold, or approximate it "
+            "with --compress-rank, which measures the error."
         )
     inner = spec.core.inner if isinstance(spec.core, LowRankSpec) else spec.rank
     return min(spec.rank, spec.up_rank, inner)

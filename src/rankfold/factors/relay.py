@@ -157,7 +157,7 @@ def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> 
     """Return the position of each entry in the flat square."""
     if torch.compiler.is_compiling():
         return _positions(order, entries, device)
-    # What is made now shows whether what is kept is of use here, and may be added to.
+    # A tensor made now tells whether a cached one can be used in this mode.
     make = _cached_positions if is_lasting(torch.empty(0, device=device)) else _lasting_positions
     return make(order, entries, device)
 

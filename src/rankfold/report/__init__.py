@@ -1,1 +1,1 @@
-"""Pages: records become one self-contained HTML file, Markdown and CSV."""
+"""Reports: records become one self-contained HTML file, Markdown and CSV."""

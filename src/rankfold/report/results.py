@@ -38,6 +38,7 @@ class Result:
         score: The metric with its interval; None if no run finished.
         difference: Paired difference to the reference; None for the reference, and where none can be made.
         verdict: The verdict on the difference, corrected for the number of comparisons.
+        why: The reason where it is not comparable; empty otherwise.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Result:
     score: Interval | None = None
     difference: Difference | None = None
     verdict: Verdict = "not comparable"
+    why: str = ""
 
     @property
     def runs(self) -> tuple[RunRecord, ...]:

@@ -165,17 +165,27 @@ def _compare(results: Sequence[Result], metric: str, examples: Sequence[int | st
     return [
         first,
         *(
-            replace(result, difference=difference, verdict=next(answers)) if difference else result
+            replace(result, difference=difference, verdict=next(answers))
+            if difference
+            else replace(result, why=_obstacle(result, first, metric, examples))
             for result, difference in zip(results[1:], differences, strict=True)
         ),
     ]
 
 
+def _obstacle(result: Result, first: Result, metric: str, examples: Sequence[int | str]) -> str:
+    """Return why a result cannot be compared with the reference; empty if it can."""
+    if not {run.training.seed for run in result.records} & {run.training.seed for run in first.records}:
+        return "no finished seed in common"
+    if not examples:
+        return "no example in common"
+    return "" if metric in METRICS else f"the metric '{metric}' is unknown"
+
+
 def _difference(
     result: Result, first: Result, metric: str, examples: Sequence[int | str]
 ) -> Difference | None:
-    seeds = {run.training.seed for run in result.records} & {run.training.seed for run in first.records}
-    if not seeds or not examples or metric not in METRICS:
+    if _obstacle(result, first, metric, examples):
         return None
     return paired_difference(scores_of(result.records, examples), scores_of(first.records, examples), metric)
 

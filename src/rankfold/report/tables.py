@@ -61,7 +61,7 @@ def verdict_text(result: Result) -> str:
     if not result.records:
         return "failed"
     shape = {"better": "▲ ", "worse": "▼ ", "not separated": "≈ "}.get(result.verdict, "")
-    return f"{shape}{result.verdict}"
+    return f"{shape}{result.verdict}" + (f": {result.why}" if result.why else "")
 
 
 def _result_cells(study: Study, result: Result) -> list[str]:

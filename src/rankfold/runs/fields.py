@@ -30,7 +30,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from rankfold.errors import DataError, RankfoldError, SpecError, unknown_name
+from rankfold.errors import DataError, RankfoldError, SpecError, nearest, unknown_name
 
 Values = dict[str, JsonValue]
 """A request as JSON values, by field; a field that is None is left out."""
@@ -43,6 +43,7 @@ _SCALARS = {
     "int": r"-?(?:0|[1-9][0-9]*)",
     "float": r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|-?\.inf|\.nan",
 }
+_NOUNS = {"out": "a folder to write", "adapter": "an adapter"}
 _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
 
 
@@ -147,8 +148,17 @@ def read_yaml(cls: type[Request], path: Path) -> dict[str, Any]:
     values = _load_yaml(path)
     for name in values:
         if name not in fields_of(cls):
-            raise unknown_name(f"setting of '{path}'", name, fields_of(cls))
+            raise _unknown_setting(cls, path, name)
     return values
+
+
+def _unknown_setting(cls: type[Request], path: Path, name: str) -> SpecError:
+    """Return the error for a field that does not exist; the name of an option suggests its field."""
+    flags = {flag_of(field_name, field): field_name for field_name, field in fields_of(cls).items()}
+    near = flags.get(f"--{name.replace('_', '-')}") or nearest(name, fields_of(cls))
+    if near is None:
+        return unknown_name(f"setting of '{path}'", name, fields_of(cls))
+    return SpecError(f"unknown setting '{name}' of '{path}'. Did you mean '{near}'?")
 
 
 def option_of(field: FieldInfo) -> Option:
@@ -208,7 +218,7 @@ def _explain(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
         case "unexpected_keyword_argument":
             return unknown_name(f"option of {cls.title}", name, fields_of(cls))
         case "missing":
-            return SpecError(f"{name} is missing in {cls.title}; give it, as with --{name}.")
+            return SpecError(f"{cls.title} needs {_NOUNS.get(name, f'a {name}')}; add --{name}.")
         case "literal_error" if field is not None and isinstance(value, str):
             return unknown_name(name, value, choices_of(field))
         case _ if field is not None:

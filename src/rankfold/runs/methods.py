@@ -191,7 +191,7 @@ def freeze_rest(model: PeftModel, method: Method, *, freeze_head: bool = False) 
     Args:
         model: It has the method's adapter.
         method: Says whether the adapter is trained.
-        freeze_head: Leave the head as the seed drew it.
+        freeze_head: Keep the head at its random initial values.
 
     Raises:
         SpecError: If that leaves nothing to train.

@@ -60,7 +60,7 @@ class DataRequest(Request):
 
     data_root: Annotated[
         str | None, Option("Data", metavar="DIR", envvar="RANKFOLD_DATA", is_identity=False)
-    ] = Field(None, description="Folder with a folder a task.")
+    ] = Field(None, description="Folder with one subfolder per task.")
     data: Annotated[str | None, Option("Data", metavar="PATH|HUB_ID")] = Field(
         None, description="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
     )
@@ -85,7 +85,11 @@ class DataRequest(Request):
         "total_likelihood, or generated (what it answers is read); likelihood if left out.",
     )
     max_length: Annotated[int | None, _DATA] = Field(
-        None, gt=0, le=10**7, description="Most tokens of a row.  [default: 128; 256 for instructions]"
+        None,
+        gt=0,
+        le=10**7,
+        description="Maximum tokens per row; longer rows are truncated.  "
+        "[default: 128; 256 for instructions]",
     )
 
     @property
@@ -135,7 +139,7 @@ class RunRequest(DataRequest):
         description="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
     )
     freeze_head: Annotated[bool, Option("What to train", is_per_method=True)] = Field(
-        default=False, description="Leave a new classification head as the seed drew it."
+        default=False, description="Keep a new classification head at its random initial values (frozen)."
     )
     train_rows: Annotated[int | None, _DATA] = Field(
         None, gt=0, description="Train on this many rows, drawn with a fixed seed."
@@ -213,7 +217,7 @@ class RunRequest(DataRequest):
         "down", description="TLoRA+: which of down, core and up has the learning rate itself."
     )
     checkpoint_every: Annotated[int, Option("Where", metavar="STEPS", is_identity=False)] = Field(
-        200, ge=0, description="Save what --resume needs, so often; 0 never."
+        200, ge=0, description="Save a checkpoint every STEPS updates; 0 disables."
     )
     device: Annotated[Device, _PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
     threads: Annotated[int | None, _PLACE] = Field(None, gt=0, le=4096, description="CPU threads.")

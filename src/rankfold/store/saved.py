@@ -22,6 +22,7 @@ from rankfold.store.weights import split
 RECORD_SIGN = "#"
 """Separates the file of a store from the name of a record: `adapters.db#customers/a`."""
 
+_SQLITE = b"SQLite format 3\0"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WAIT_SECONDS = 30.0
 
@@ -162,7 +163,14 @@ def _read_file(file: Path) -> SavedAdapter:
             )
         if file.suffix == ".safetensors":
             return _read_weights(file)
+        if _is_database(file):
+            raise AdapterFileError(f"this is a store; name a record of it as {file}{RECORD_SIGN}NAME.")
     return _read_packed(file)
+
+
+def _is_database(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(len(_SQLITE)) == _SQLITE
 
 
 def _read_packed(file: Path) -> SavedAdapter:

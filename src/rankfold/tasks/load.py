@@ -17,7 +17,7 @@ from rankfold.tasks.published import as_choices
 from rankfold.tasks.registry import find_task
 from rankfold.tasks.task import MIXTURES, Task, TaskData, TaskRequest
 
-logger = logging.getLogger("rankfold.bench")
+logger = logging.getLogger("rankfold.tasks")
 
 SPLITS = ("train", "validation", "test", "validation_mismatched")
 TRAINING_SPLITS = SPLITS[:2]
@@ -67,7 +67,7 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     if columns.group is not None or kind.reads_training:
         tables = reader.with_training(tables)
     _see_to_groups(tables, columns)
-    if request.task is None:
+    if request.task is None or request.data is not None:
         logger.info("columns read: %s.", columns.summary(rows[0]))
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     # A part of the mixture that was learned has its classes among those of the others.

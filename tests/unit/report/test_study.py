@@ -8,7 +8,7 @@ from rankfold.errors import DataError, SpecError
 from rankfold.report.findings import budgets_text
 from rankfold.report.markdown import markdown
 from rankfold.report.study import Report, make_studies
-from rankfold.report.tables import cells
+from rankfold.report.tables import cells, verdict_text
 from rankfold.report.write import html_page
 from rankfold.runs.record import ReducerInfo
 from tests.support.records import fail, make_record, with_request
@@ -144,6 +144,11 @@ def test_method_that_only_failed_is_a_row_without_a_score():
     assert labels(study) == ["lora", "tlora"]
     assert study.results[1].score is None
     assert study.results[1].verdict == "not comparable"
+
+
+def test_result_without_a_seed_in_common_says_so():
+    (study,) = make_studies([make_record("lora", seed=0), make_record("tlora", seed=1)])
+    assert verdict_text(study.results[1]) == "not comparable: no finished seed in common"
 
 
 def test_latest_of_equal_runs_counts_and_the_others_are_counted_as_left_out():

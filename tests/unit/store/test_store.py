@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rankfold import AdapterFileError, AdapterStore, SpecError, StoreError
 from rankfold.errors import OutputExistsError
 from rankfold.store.saved import pack_adapter
+from rankfold.store.size import explain
 from tests.support.stored import make_adapter, same
 
 
@@ -206,6 +207,13 @@ def test_damaged_directory_is_refused_and_nothing_is_stored(store, tmp_path):
     with pytest.raises(AdapterFileError, match="peft_type"):
         store.put("a", tmp_path / "adapter")
     assert len(store) == 0
+
+
+def test_store_in_place_of_an_adapter_is_refused_with_the_spelling_of_a_record(tmp_path):
+    with AdapterStore(tmp_path / "s.db") as store:
+        store.put("a", make_adapter())
+    with pytest.raises(AdapterFileError, match=r"this is a store; name a record of it as .*#NAME"):
+        explain(tmp_path / "s.db")
 
 
 def test_store_that_is_closed_says_so(tmp_path):

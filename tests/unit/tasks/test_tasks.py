@@ -132,10 +132,15 @@ def test_a_kind_that_is_given_wins(tmp_path):
     ("rows", "is_causal", "said"),
     [
         (review_rows(8), False, "text from 'sentence', label from 'label'"),
+        (
+            [{"id": 1, **row, "priority": 3} for row in review_rows(8)],
+            False,
+            "text from 'sentence', label from 'label'; not read: 'id', 'priority'",
+        ),
         ([{"instruction": "say a", "output": "a"}] * 8, True, "'instruction', 'output'"),
         ([{"question": "a?", "choices": ["x", "y"], "answer": 0}] * 8, True, "'choices', 'answer'"),
     ],
-    ids=["labelled", "instructions", "choices"],
+    ids=["labelled", "others", "instructions", "choices"],
 )
 def test_the_columns_that_are_read_of_ones_own_data_are_said(tmp_path, caplog, rows, is_causal, said):
     write_splits(tmp_path, train=rows, validation=rows)

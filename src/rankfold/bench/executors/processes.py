@@ -117,13 +117,13 @@ def _delay_interrupts() -> Generator[None]:
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []  # a handler that is itself interrupted must wait for no lock
-    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    pending_signals: list[int] = []  # a handler that is itself interrupted must wait for no lock
+    signal.signal(signal.SIGINT, lambda number, _frame: pending_signals.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if came:
+        if pending_signals:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -133,7 +133,7 @@ def _receive(job: _Job, shown_warnings: _WarningRegistry) -> None:
         event, *content = job.news.recv()
     except (EOFError, OSError):  # the second in the middle of a message
         job.process.join()
-        job.ended = FinishedRun(job.request, None, TrainingError(_death(job.process.exitcode)))
+        job.ended = FinishedRun(job.request, None, TrainingError(_exit_message(job.process.exitcode)))
         return
     if event == "ended":
         job.process.join()
@@ -145,7 +145,7 @@ def _receive(job: _Job, shown_warnings: _WarningRegistry) -> None:
         getattr(job.progress, event)(*arguments, **fields)
 
 
-def _death(code: int) -> str:
+def _exit_message(code: int) -> str:
     if code == -signal.SIGKILL:
         return "the process was killed, most likely for want of memory; give it a smaller batch_size."
     cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -205,7 +205,7 @@ def _work(
     error: Exception | None = None
     try:
         record = run_one(request, progress=forwarder)
-    except Exception as failure:  # told to the other process, which makes a row of it
+    except Exception as failure:  # reported to the parent, which records it as a failed run
         error = picklable_error(failure)
     except KeyboardInterrupt:
         return

@@ -106,11 +106,11 @@ class JudgedClaim:
     findings: tuple[Finding, ...]
 
 
-Rows = Mapping[str, Sequence[RunRecord]]
+VariantRecords = Mapping[str, Sequence[RunRecord]]
 """Records that ended well by the label of their row, for one model and task."""
 
 
-def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> list[JudgedClaim]:
+def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], VariantRecords]) -> list[JudgedClaim]:
     """Return the verdict of records on each claim.
 
     Args:
@@ -124,9 +124,9 @@ def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> l
         for model, task in studies
         if (not claim.tasks or task in claim.tasks) and set(rows) <= studies[model, task].keys()
     ]
-    sure = iter(holm_rejections([finding.difference for _, finding in findings if finding.difference]))
+    rejected = iter(holm_rejections([finding.difference for _, finding in findings if finding.difference]))
     judged = [
-        (claim, replace(finding, verdict=_verdict(claim, finding, sure=next(sure))))
+        (claim, replace(finding, verdict=_verdict(claim, finding, is_rejected=next(rejected))))
         if finding.difference
         else (claim, finding)
         for claim, finding in findings
@@ -134,7 +134,7 @@ def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], Rows]) -> l
     return [_judge_claim(claim, [finding for other, finding in judged if other is claim]) for claim in claims]
 
 
-def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows: Rows) -> Finding:
+def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows: VariantRecords) -> Finding:
     runs = [rows.get(label, ()) for label in labels]
     seeds = set[int].intersection(*({run.training.seed for run in row} for row in runs))
     runs = [[run for run in row if run.training.seed in seeds] for row in runs]
@@ -178,9 +178,9 @@ def _weights(claim: Claim, count: int) -> tuple[float, ...]:
     return tuple((place - middle) / squares * (count - 1) for place in range(count))
 
 
-def _verdict(claim: Claim, finding: Finding, *, sure: bool) -> ClaimVerdict:
-    assert finding.difference is not None, "what was not compared has no answer"
-    if not sure or finding.note:
+def _verdict(claim: Claim, finding: Finding, *, is_rejected: bool) -> ClaimVerdict:
+    assert finding.difference is not None, "what was not compared has no verdict"
+    if not is_rejected or finding.note:
         return "not separated"
     return "supported" if finding.difference.interval.value > claim.bound else "contradicted"
 

@@ -37,13 +37,20 @@ class Columns:
     group: str | None = None
 
     def summary(self, row: Row) -> str:
-        """Return the columns that are read in words, such as "text from 'text', label from 'class'"."""
+        """Return in words the columns that are read and those that are not.
+
+        An example is "text from 'text', label from 'class'; not read: 'id'".
+        """
         if self.label is None:
-            return _quote_list(
-                INSTRUCTION_COLUMNS if has_columns(row, INSTRUCTION_COLUMNS) else CHOICE_COLUMNS
-            )
-        read = {"text": self.text, "second text": self.pair, "label": self.label}
-        return ", ".join(f"{role} from '{name}'" for role, name in read.items() if name is not None)
+            names = INSTRUCTION_COLUMNS if has_columns(row, INSTRUCTION_COLUMNS) else CHOICE_COLUMNS
+            text = _quote_list(names)
+        else:
+            roles = {"text": self.text, "second text": self.pair, "label": self.label}
+            names = tuple(name for name in roles.values() if name is not None)
+            text = ", ".join(f"{role} from '{name}'" for role, name in roles.items() if name is not None)
+        unread = [name for name in row if name not in (*names, self.group)]
+        # A kind with columns of its own reads others than those named here.
+        return f"{text}; not read: {_quote_list(unread)}" if unread and has_columns(row, names) else text
 
 
 def find_columns(rows: Rows, overrides: Columns) -> Columns:
@@ -80,9 +87,7 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
     _check_group(overrides.group, (overrides.text, overrides.pair, label))
     if overrides.text is not None:
         return _check_distinct(replace(overrides, label=label))
-    text, pair = _texts(
-        {name: value for name, value in rows[0].items() if name not in (label, overrides.group)}
-    )
+    text, pair = _texts(rows[0], skip=(label, overrides.group))
     return _check_distinct(replace(overrides, text=text, pair=overrides.pair or pair, label=label))
 
 
@@ -106,9 +111,9 @@ def _check_group(group: str | None, read: Sequence[str | None]) -> None:
         )
 
 
-def _texts(row: Row) -> tuple[str, str | None]:
-    """Return the columns of the first and the second text, of those that are neither label nor group."""
-    free = {name: value for name, value in row.items() if name not in _NOT_TEXT}
+def _texts(row: Row, *, skip: Sequence[str | None]) -> tuple[str, str | None]:
+    """Return the columns of the first and the second text, of those that are not to be skipped."""
+    free = {name: value for name, value in row.items() if name not in (*_NOT_TEXT, *skip)}
     for pair in _PAIRS:
         if has_columns(free, pair):
             return pair

@@ -5,7 +5,7 @@ of all blocks (an embedding's) always train.
 
 In one process a frozen parameter has `requires_grad` False and no gradient, so that an optimiser skips it:
 no weight decay, no update of its state. Distributed data parallelism decides when it is constructed which
-gradients it waits for, and would wait for ever; so there the gradient is computed, set to zero before it is
+gradients it waits for, and would hang; so there the gradient is computed, set to zero before it is
 reduced (the norm that clipping sees is that of one process), and removed before the update (`mask_grads`).
 """
 
