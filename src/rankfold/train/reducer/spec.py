@@ -167,7 +167,8 @@ class ReducerSpec:
     def with_uniform_sampling(self) -> "ReducerSpec":
         """Return the spec that trains as many layers, sampled uniformly, and so without options of probes."""
         defaults = {field.name: field.default for field in fields(self) if field.name in _PROBE_OPTIONS}
-        return ReducerSpec(**{**self.to_dict(), **defaults, "select": "random"})
+        options: dict[str, Any] = {**self.to_dict(), **defaults, "select": "random"}
+        return ReducerSpec(**options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values."""
