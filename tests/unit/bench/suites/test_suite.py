@@ -118,7 +118,7 @@ def test_folder_name_that_is_too_long_is_shortened_and_still_its_own():
         ({"base": {"model": "minilm", "seed": 5}}, "unknown setting 'seed' of the suite"),
         ({"base": {"model": "minilm", "steps": "5"}}, "steps is '5'"),
         ({"base": {"model": "minilm", "steps": 0}}, "steps is 0"),
-        ({"base": {"steps": 5}}, "model is missing"),
+        ({"base": {"steps": 5}}, "a run needs a model"),
         ({"methods": ()}, "no methods"),
         ({"seeds": ()}, "no seeds"),
         ({"seeds": (1, 1)}, "seed '1' .* twice"),
