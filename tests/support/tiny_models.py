@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rankfold.runs.request import RunRequest
 
 GOOD = ("good", "great", "fine")
 BAD = ("bad", "awful", "poor")
@@ -137,3 +140,19 @@ def questions(tmp_path_factory):
     """A folder with an instruction task of two splits."""
     folder = tmp_path_factory.mktemp("data") / "questions"
     return write_splits(folder, train=question_rows(32), validation=question_rows(12, seed=1))
+
+
+@pytest.fixture
+def request_(tiny_bert: Path, reviews: Path, tmp_path: Path) -> RunRequest:
+    """A run of a second."""
+    return RunRequest(
+        model=str(tiny_bert),
+        method="lora",
+        data=str(reviews),
+        out=tmp_path / "run",
+        options={"r": 2},
+        steps=4,
+        batch_size=8,
+        learning_rate=1e-2,
+        max_length=32,
+    )

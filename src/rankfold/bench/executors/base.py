@@ -15,7 +15,7 @@ Run = Callable[..., RunRecord]
 
 
 def run_request(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
-    """Do one run in this process, and import what that takes only now: see `rankfold.runs.run.run`."""
+    """Do one run in this process; torch and PEFT are imported only now. See `rankfold.runs.run.run`."""
     from rankfold.runs.run import run
 
     return run(request, progress=progress)

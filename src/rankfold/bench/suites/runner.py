@@ -70,7 +70,7 @@ def run_all(
     try:
         for finished_run in executor.execute(remaining, make_progress):
             outcomes[finished_run.request.out] = _outcome(finished_run)
-            whole.advance(len(outcomes), **_news(requests, outcomes, executor.jobs))
+            whole.advance(len(outcomes), **_progress_fields(requests, outcomes, executor.jobs))
     finally:
         whole.finish()
     return record_unstarted([outcomes[request.out] for request in requests])
@@ -87,8 +87,10 @@ def _resuming(request: RunRequest, *, overwrite: bool) -> RunRequest:
     return request
 
 
-def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs: int) -> dict[str, object]:
-    """Return what is worth showing beside the number of runs that are done."""
+def _progress_fields(
+    requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs: int
+) -> dict[str, object]:
+    """Return the fields of the progress bar: runs done elsewhere, failed runs, seconds left."""
     remaining = [request for request in requests if request.out not in outcomes]
     done_runs = [(outcome.request, outcome.record) for outcome in outcomes.values() if outcome.record]
     seconds = seconds_left(remaining, done_runs, jobs)
@@ -102,7 +104,7 @@ def _news(requests: Sequence[RunRequest], outcomes: Mapping[Path, Outcome], jobs
 
 
 def _outcome(ended: FinishedRun) -> Outcome:
-    """Return what became of a run; a failure may have left a record."""
+    """Return the outcome of a finished run; a failure may have left a record."""
     request = ended.request
     if ended.error is None:
         return Outcome(request, ended.record)
