@@ -14,6 +14,7 @@ from rankfold.runs.request import CompleteRequest, EvaluateRequest
 from rankfold.store.loading import load_adapter
 from rankfold.store.saved import open_adapter
 from rankfold.tasks import TaskData, load_task
+from rankfold.tasks.data.findings import log_findings
 from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.load import TRAINING_SPLITS
 from rankfold.tasks.mixture import with_parts
@@ -49,6 +50,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     device = choose_device(complete.device)
     base = resolve_model(complete.model)
     data = _load_data(complete, record, is_causal=base.is_causal)
+    log_findings(data.all_findings)
     scoring = data.kind.scoring(complete.scoring, data.task.metrics, data.task.name)
     head = data.kind.head(data.examples.label_names)
     loaded_base = data.kind.load(base, data.examples.label_names)

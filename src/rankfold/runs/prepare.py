@@ -18,6 +18,7 @@ from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import ParametersInfo
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.tasks import TaskData, limit_rows, load_task
+from rankfold.tasks.data.findings import log_findings
 from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
@@ -87,6 +88,7 @@ def prepare(request: RunRequest) -> RunSetup:
     base = resolve_model(request.model)
     data = load_task(request.task_request, is_causal=base.is_causal)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
+    log_findings(data.all_findings)
     data = limit_rows(data, {"train": request.train_rows, "validation": request.eval_rows})
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
@@ -103,6 +105,7 @@ def prepare(request: RunRequest) -> RunSetup:
     learner = Learner(
         model, loaded_base.processor, max_length, request.batch_size, device, precision, scoring
     )
+    log_findings(data.kind.findings(learner, data.examples.splits))
     # An example that cannot be evaluated is better known before the training than after it.
     data.kind.check(learner, data.examples.splits["validation"])
     rows = data.kind.encode(learner, data.examples.splits["train"], training=True)

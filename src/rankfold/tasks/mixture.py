@@ -62,7 +62,14 @@ def mix(parts: Sequence[TaskData], *, is_even: bool = True) -> TaskData:
         ]
     digest = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
     source = SEPARATOR.join(part.source for part in parts)
-    return TaskData(task, kind, source, digest, Examples(task.label_names, splits))
+    return TaskData(
+        task,
+        kind,
+        source,
+        digest,
+        Examples(task.label_names, splits),
+        tuple(finding for part in parts for finding in part.all_findings),
+    )
 
 
 def rows_by_part(task: Task, ids: Sequence[int | str]) -> dict[str, list[int]]:
@@ -93,7 +100,7 @@ def as_part(task: str, kind: TaskKind, examples: Examples, learned_names: Sequen
     splits = {
         split: [kind.shift_label(item, first) for item in items] for split, items in examples.splits.items()
     }
-    return Examples(tuple(learned_names), splits)
+    return replace(examples, label_names=tuple(learned_names), splits=splits)
 
 
 def with_parts(task: Task, evaluation: Evaluation) -> dict[str, float]:

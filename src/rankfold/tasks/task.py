@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from rankfold.errors import TrainingError
 from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.findings import Finding
 
 if TYPE_CHECKING:  # this module loads without torch
     from rankfold.tasks.kinds.kind import Evaluation, Examples, TaskKind
@@ -54,6 +55,7 @@ class TaskData:
         source: Where the rows are from.
         sha256: Hash of the content of the rows that were read.
         examples: By split.
+        findings: Remarks on files, columns and splits; those on rows are in `examples`.
     """
 
     task: Task
@@ -61,6 +63,12 @@ class TaskData:
     source: str
     sha256: str
     examples: "Examples"
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Every remark on the data: on files, columns and splits, then on rows."""
+        return (*self.findings, *self.examples.findings)
 
     def evaluate(self, learner: "Learner", split: str, *, is_final: bool = True) -> "Evaluation":
         """Return loss, metrics and predictions of a model on a split.

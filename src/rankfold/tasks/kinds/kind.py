@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rankfold.errors import SpecError
 from rankfold.models.base import BaseModel, LoadedModel, TaskHead, load_model
 from rankfold.tasks.data.columns import Columns, find_columns
+from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
@@ -25,10 +26,12 @@ class Examples:
     Args:
         label_names: Class names in the order of their ids; None if the kind has no classes.
         splits: Examples by split name. An example is a value of its kind, with an `id`.
+        findings: Remarks on the rows that are worth reading before a training.
     """
 
     label_names: tuple[str, ...] | None
     splits: Mapping[str, Sequence[Any]]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -220,6 +223,16 @@ class TaskKind(ABC):
     def has_own_loss(self) -> bool:
         """Whether the loss is another than the model's own."""
         return type(self).loss is not TaskKind.loss
+
+    def findings(self, learner: Learner, examples: Mapping[str, Sequence[Any]]) -> list[Finding]:
+        """Return remarks on examples as the model will see them, such as unknown tokens; by default none.
+
+        Args:
+            learner: Has the processor and the most tokens of a row.
+            examples: By split name.
+        """
+        _ = learner, examples
+        return []
 
     def check(self, learner: Learner, examples: Sequence[Any]) -> None:
         """Check, before any training, that examples can be evaluated.
