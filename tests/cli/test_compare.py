@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from rankfold.bench.executors import cluster
+from rankfold.cli.console import shown_notes
 from rankfold.cli.main import cli
-from rankfold.cli.notes import shown_notes
 from rankfold.errors import TrainingError
 from tests.support.records import Trainer
 

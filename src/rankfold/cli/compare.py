@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rankfold import __version__
-from rankfold.cli.console import note, print_json, progress_screen
-from rankfold.cli.notes import kept_when_interrupted, shown_notes
-from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.console import kept_when_interrupted, note, print_json, progress_screen, shown_notes
+from rankfold.cli.options import (
+    DATA_FIELDS,
+    SectionedCommand,
+    check_mixture,
+    json_option,
+    parse_settings,
+    request_options,
+    section,
+)
 from rankfold.cli.planned import show_estimates
-from rankfold.cli.request_options import DATA_FIELDS, check_mixture, request_options
-from rankfold.cli.sections import SectionedCommand, section
 from rankfold.errors import SpecError
 from rankfold.runs.request import RunRequest
 

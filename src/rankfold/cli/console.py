@@ -1,6 +1,7 @@
 """Terminal output: data on stdout, all else on stderr. The only file that imports rich."""
 
 import json
+import logging
 import math
 import sys
 import time
@@ -220,3 +221,43 @@ def _fields_text(fields: Mapping[str, object]) -> str:
 def _seconds_text(seconds: float) -> str:
     minutes, seconds_left = divmod(round(seconds), 60)
     return f"{minutes} min {seconds_left:02d} s" if minutes else f"{seconds_left} s"
+
+
+@final
+class _Notes(logging.Handler):
+    """Filter that shows every message once, however often its data is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._shown:
+            self._shown.add(message)
+            note(message)
+
+
+@contextmanager
+def shown_notes() -> Generator[None]:
+    """Show the log of rankfold, from INFO on, while the block runs."""
+    logger = logging.getLogger("rankfold")
+    handler, level = _Notes(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def kept_when_interrupted(*, overwrite: bool) -> Generator[None]:
+    """Say, when Ctrl-C ends the block, that nothing is lost, and which command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        same = "the same command without --overwrite" if overwrite else "the same command"
+        note(f"what is done is kept; {same} goes on from there.")
+        raise

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.notes import shown_notes
-from rankfold.cli.options import json_option
-from rankfold.cli.request_options import merge_values, request_options
-from rankfold.cli.sections import SectionedCommand, section
+from rankfold.cli.console import note, print_json, print_table, shown_notes
+from rankfold.cli.options import SectionedCommand, json_option, merge_values, request_options, section
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
 from rankfold.runs.fields import fields_of

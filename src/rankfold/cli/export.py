@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.notes import shown_notes
-from rankfold.cli.options import json_option
-from rankfold.cli.sections import SectionedCommand, section
+from rankfold.cli.console import note, print_json, print_table, shown_notes
+from rankfold.cli.options import SectionedCommand, json_option, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:

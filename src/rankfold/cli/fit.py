@@ -7,11 +7,15 @@ import click
 from click.core import ParameterSource
 
 from rankfold import __version__
-from rankfold.cli.console import note, print_json, print_table, progress_screen
-from rankfold.cli.notes import kept_when_interrupted, shown_notes
-from rankfold.cli.options import json_option
-from rankfold.cli.request_options import DATA_FIELDS, request_options
-from rankfold.cli.sections import SectionedCommand, section
+from rankfold.cli.console import (
+    kept_when_interrupted,
+    note,
+    print_json,
+    print_table,
+    progress_screen,
+    shown_notes,
+)
+from rankfold.cli.options import DATA_FIELDS, SectionedCommand, json_option, request_options, section
 from rankfold.errors import SpecError
 from rankfold.runs.request import RunRequest
 

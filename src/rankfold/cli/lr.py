@@ -7,11 +7,14 @@ from typing import Any
 
 import click
 
-from rankfold.cli.console import print_json, print_table
-from rankfold.cli.meta import model_and_method_options
-from rankfold.cli.notes import shown_notes
-from rankfold.cli.options import json_option, parse_settings
-from rankfold.cli.request_options import merge_values, request_options
+from rankfold.cli.console import print_json, print_table, shown_notes
+from rankfold.cli.options import (
+    json_option,
+    merge_values,
+    model_and_method_options,
+    parse_settings,
+    request_options,
+)
 from rankfold.runs.request import RunRequest, check_method_name
 
 _EPILOG = """\b

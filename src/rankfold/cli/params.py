@@ -5,10 +5,8 @@ from dataclasses import asdict
 
 import click
 
-from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.meta import model_and_method_options
-from rankfold.cli.notes import shown_notes
-from rankfold.cli.options import json_option, parse_settings
+from rankfold.cli.console import note, print_json, print_table, shown_notes
+from rankfold.cli.options import json_option, model_and_method_options, parse_settings
 
 
 @click.command()

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rankfold.cli.console import note, print_json, print_table, progress_screen
-from rankfold.cli.notes import shown_notes
-from rankfold.cli.options import json_option
-from rankfold.cli.request_options import check_mixture, merge_values, request_options, stated_values
-from rankfold.cli.sections import SectionedCommand
+from rankfold.cli.console import note, print_json, print_table, progress_screen, shown_notes
+from rankfold.cli.options import (
+    SectionedCommand,
+    check_mixture,
+    json_option,
+    merge_values,
+    request_options,
+    stated_values,
+)
 from rankfold.runs.request import RunRequest, check_method_name
 
 if TYPE_CHECKING:
