@@ -79,6 +79,7 @@ def _task(setup: RunSetup) -> TaskInfo:
         task.licence,
         task.version,
         scoring,
+        data.examples.settings,
     )
 
 

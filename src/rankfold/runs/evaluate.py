@@ -63,6 +63,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         device,
         choose_precision(complete.precision, device),
         scoring,
+        data.examples.settings,
     )
     data.kind.check(learner, data.examples.splits[complete.split])
     return replace(_result(complete, data, data.evaluate(learner, complete.split)), scoring=scoring)
@@ -78,7 +79,12 @@ def _load_data(request: CompleteRequest, record: RunRecord | None, *, is_causal:
         raise SpecError(
             f"kind is '{request.kind}', and what '{request.adapter}' learned is {kind}; leave it out."
         )
-    known_task = replace(request.task_request, learned_names=record.task.label_names, kind=kind)
+    known_task = replace(
+        request.task_request,
+        learned_names=record.task.label_names,
+        learned_settings=record.task.settings,
+        kind=kind,
+    )
     # What was cut off for validation was not trained on.
     splits = TRAINING_SPLITS if request.split == "train" else (request.split,)
     return load_task(known_task, is_causal=is_causal, splits=splits)

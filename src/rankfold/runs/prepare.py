@@ -103,7 +103,14 @@ def prepare(request: RunRequest) -> RunSetup:
     model = _with_adapter(loaded_base, config)
     freeze_rest(model, method, freeze_head=request.freeze_head)
     learner = Learner(
-        model, loaded_base.processor, max_length, request.batch_size, device, precision, scoring
+        model,
+        loaded_base.processor,
+        max_length,
+        request.batch_size,
+        device,
+        precision,
+        scoring,
+        data.examples.settings,
     )
     log_findings(data.kind.findings(learner, data.examples.splits))
     # An example that cannot be evaluated is better known before the training than after it.

@@ -86,7 +86,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """The task with its kind, metric, version and scoring of answers."""
+    """The task with its kind, metric, version and scoring of answers.
+
+    `settings` is what its kind needs beside the class names to use the adapter again.
+    """
 
     name: str
     kind: str
@@ -95,6 +98,7 @@ class TaskInfo:
     licence: str | None
     version: int | None = None
     scoring: str | None = None
+    settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,12 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     # A part of the mixture that was learned has its classes among those of the others.
     part = label_names_of(task.name, request.learned_names)
-    hints = LabelHints(task.label_names, part or request.learned_names, task.choice_word or "answer")
+    hints = LabelHints(
+        task.label_names,
+        part or request.learned_names,
+        task.choice_word or "answer",
+        request.learned_settings,
+    )
     read = (
         {"train": tables["train"], **own_tables} if kind.reads_training and "train" in tables else own_tables
     )

@@ -11,6 +11,8 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
+
 from rankfold.errors import SpecError
 from rankfold.tasks.kinds.kind import Evaluation, Examples, TaskKind
 from rankfold.tasks.metrics import measure
@@ -67,7 +69,7 @@ def mix(parts: Sequence[TaskData], *, is_even: bool = True) -> TaskData:
         kind,
         source,
         digest,
-        Examples(task.label_names, splits),
+        Examples(task.label_names, splits, settings=_common_settings(parts)),
         tuple(finding for part in parts for finding in part.all_findings),
     )
 
@@ -158,6 +160,20 @@ def _mixture_kind(parts: Sequence[TaskData]) -> TaskKind:
             "take classifications only, or instructions only (--kind may make them the same)."
         )
     return kind
+
+
+def _common_settings(parts: Sequence[TaskData]) -> dict[str, JsonValue]:
+    """Return the settings of all parts; one learner has each of them once."""
+    settings: dict[str, JsonValue] = {}
+    for part in parts:
+        for name, value in part.examples.settings.items():
+            if settings.setdefault(name, value) != value:
+                whole = SEPARATOR.join(part.task.name for part in parts)
+                raise SpecError(
+                    f"the tasks of the mixture '{whole}' cannot be learned together: they differ in {name} "
+                    f"({settings[name]} and {value}); train each alone."
+                )
+    return settings
 
 
 _SEED = 0

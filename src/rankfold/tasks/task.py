@@ -11,6 +11,8 @@ from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
 
 if TYPE_CHECKING:  # this module loads without torch
+    from pydantic import JsonValue
+
     from rankfold.tasks.kinds.kind import Evaluation, Examples, TaskKind
     from rankfold.tasks.kinds.learner import Learner
 
@@ -109,6 +111,7 @@ class TaskRequest:
         kind: The name of the kind of task, where it should not be inferred.
         columns: Columns whose names cannot be guessed, and the one that says whose a row is.
         learned_names: Class names in the order in which a model has learned them, if one has.
+        learned_settings: The settings of the kind that a model was trained with, if one was.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
         mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
     """
@@ -119,6 +122,7 @@ class TaskRequest:
     kind: str | None = None
     columns: Columns = Columns()
     learned_names: tuple[str, ...] | None = None
+    learned_settings: "Mapping[str, JsonValue] | None" = None
     holds_out: bool = False
     mixture: Mixture = "equal"
 

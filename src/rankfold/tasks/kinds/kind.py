@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from rankfold.errors import SpecError
@@ -27,11 +28,14 @@ class Examples:
         label_names: Class names in the order of their ids; None if the kind has no classes.
         splits: Examples by split name. An example is a value of its kind, with an `id`.
         findings: Remarks on the rows that are worth reading before a training.
+        settings: JSON that the kind needs to use a trained model again, such as the scale of its numbers; a
+            record keeps it beside the class names, and a learner brings it back.
     """
 
     label_names: tuple[str, ...] | None
     splits: Mapping[str, Sequence[Any]]
     findings: tuple[Finding, ...] = ()
+    settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -52,11 +56,13 @@ class LabelHints:
         learned_names: Class names in the order in which a model has learned them, if one has; they decide the
             ids.
         choice_word: The word for a choice in a prompt that is written from `question` and `choices`.
+        learned_settings: The `Examples.settings` that a model was trained with; None if none has been yet.
     """
 
     names: Sequence[str] | None = None
     learned_names: Sequence[str] | None = None
     choice_word: str = "answer"
+    learned_settings: Mapping[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -34,6 +35,7 @@ class Learner:
         device: Where the model is when it runs.
         precision: `fp32` or `bf16`.
         scoring: How answers with choices are found, for kinds that have them.
+        settings: The `Examples.settings` that the model is trained with.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Learner:
     device: torch.device = _CPU
     precision: str = "fp32"
     scoring: str | None = None
+    settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
     @contextmanager
     def evaluating(self) -> Generator[None]:
