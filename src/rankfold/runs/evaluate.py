@@ -64,6 +64,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         choose_precision(complete.precision, device),
         scoring,
         data.examples.settings,
+        data.examples.label_names or (),
     )
     data.kind.check(learner, data.examples.splits[complete.split])
     return replace(_result(complete, data, data.evaluate(learner, complete.split)), scoring=scoring)

@@ -111,6 +111,7 @@ def prepare(request: RunRequest) -> RunSetup:
         precision,
         scoring,
         data.examples.settings,
+        data.examples.label_names or (),
     )
     log_findings(data.kind.findings(learner, data.examples.splits))
     # An example that cannot be evaluated is better known before the training than after it.

@@ -14,6 +14,8 @@ from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
+from rankfold.tasks.kinds.learner import Sampling
+from rankfold.tasks.kinds.multiple_choice import KIND as MULTIPLE_CHOICE
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from rankfold.tasks.task import Task, TaskData
 from tests.support.tiny_models import review_rows
@@ -149,3 +151,50 @@ def test_rows_without_labels_are_inputs(bert, llama):
     )
     assert isinstance(story, str)
     assert choice in (0, 1)
+
+
+def test_the_answer_of_a_classification_is_the_predicted_class_with_probabilities(bert):
+    names = ("bad", "good")
+    learner = Learner(bert.model, bert.processor, 48, label_names=names)
+    answers = CLASSIFICATION.answer(learner, [replace(text, label=None) for text in TEXTS])
+    assert [names.index(answer["label"]) for answer in answers] == _labelled(bert).predictions
+    for text, answer in zip(TEXTS, answers, strict=True):
+        ids = bert.processor(text.text, return_tensors="pt", truncation=True, max_length=48)
+        expected = bert.model(**ids).logits[0].softmax(-1).tolist()
+        assert list(answer["probabilities"].values()) == pytest.approx(expected, rel=1e-5)
+        assert answer["probabilities"][answer["label"]] == max(answer["probabilities"].values())
+    assert CLASSIFICATION.answer(learner, []) == []
+
+
+@pytest.mark.parametrize("scoring", ["likelihood", "total_likelihood", "generated"])
+def test_the_answer_of_a_choice_is_the_predicted_candidate(llama, scoring):
+    learner = Learner(llama.model, llama.processor, 48, scoring=scoring)
+    predictions = MULTIPLE_CHOICE.predict(learner, QUESTIONS)
+    answers = MULTIPLE_CHOICE.answer(learner, [*OPEN, *QUESTIONS])[1:]
+    assert [-1 if answer["choice"] is None else answer["choice"] for answer in answers] == predictions
+    for answer in answers:
+        if scoring != "generated":
+            assert answer["text"] == CHOICES[answer["choice"]]
+            assert sum(answer["probabilities"].values()) == pytest.approx(1)
+            assert answer["probabilities"][answer["text"]] == max(answer["probabilities"].values())
+
+
+def test_sampling_repeats_by_its_seed_and_leaves_torch_s_generator_alone(llama):
+    def texts(**options):
+        sampling = Sampling(**{"max_new_tokens": 8, "temperature": 2.0, **options})
+        return INSTRUCTION.answer(Learner(llama.model, llama.processor, 48, sampling=sampling), OPEN)
+
+    before = torch.get_rng_state()
+    assert texts() == texts()
+    assert texts(seed=1) != texts()
+    assert texts(top_p=1e-9, seed=1) == texts(temperature=0.0)  # one token is left to draw
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("columns", [Columns(), Columns("text"), Columns("text", None, "category")])
+def test_the_columns_of_rows_without_labels_are_their_texts(columns):
+    row = {"id": 1, "text": "a film", "category": "good"}
+    assert CLASSIFICATION.input_columns([row], columns).text == "text"
+    assert CLASSIFICATION.input_columns([{"text": "a film"}], columns).text == "text"
+    example = CLASSIFICATION.inputs([CLASSIFICATION.text_row("a film", "b", columns)], Columns("text"))[0]
+    assert (example.text, example.label) == ("a film", None)

@@ -91,6 +91,30 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
     return _check_distinct(replace(overrides, text=text, pair=overrides.pair or pair, label=label))
 
 
+def find_text_columns(rows: Rows, overrides: Columns) -> Columns:
+    """Return the columns of the texts of rows without labels, those that are not named by their usual names.
+
+    Args:
+        rows: At least one row.
+        overrides: Columns the user has named, or that were read in training. The label and the group, if they
+            are there, are no texts.
+
+    Raises:
+        DataError: If a named column does not exist, or no column is the text.
+    """
+    present = tuple(rows[0])
+    for name in (overrides.text, overrides.pair):
+        if name is not None and name not in present:
+            raise DataError(
+                f"there is no column '{name}'; name one that the data has: {_quote_list(present)}."
+            )
+    if overrides.text is not None:
+        return overrides
+    labels = (overrides.label, *_LABELS) if overrides.label is None else (overrides.label,)
+    text, pair = _texts(rows[0], skip=(*labels, overrides.group))
+    return replace(overrides, text=text, pair=overrides.pair or pair)
+
+
 def _check_distinct(columns: Columns) -> Columns:
     read = {"text": columns.text, "second text": columns.pair, "label": columns.label}
     for name in filter(None, read.values()):

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from pydantic import JsonValue
 from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq
 
-from rankfold.errors import DataError
+from rankfold.errors import DataError, SpecError
 from rankfold.tasks.kinds.kind import Collate
 from rankfold.tasks.kinds.labelled import note_cut
-from rankfold.tasks.kinds.learner import NEW_TOKENS, Features, Learner
+from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
 
 IGNORED_LABEL = -100
@@ -124,12 +125,13 @@ def choose(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
         learner: The model; its `scoring` says how the answer is found.
         questions: Instructions with candidates.
     """
-    is_generated = learner.scoring == Scoring.GENERATED
-    return _choose_generated(learner, questions) if is_generated else _choose_likeliest(learner, questions)
+    if learner.scoring == Scoring.GENERATED:
+        return _choose_generated(learner, questions)
+    return [scores.index(max(scores)) for scores in candidate_scores(learner, questions)]
 
 
-def _choose_likeliest(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
-    """Choose the candidate whose tokens are likeliest, on average or together."""
+def candidate_scores(learner: Learner, questions: Sequence[Instruction]) -> list[list[float]]:
+    """Return the log-likelihood of each candidate of each question: a token's on average, or in total."""
     rows = [
         encode_answer(learner.processor, item, candidate, learner.max_length)
         for item in questions
@@ -139,11 +141,17 @@ def _choose_likeliest(learner: Learner, questions: Sequence[Instruction]) -> lis
     likelihoods = iter(
         [total if is_total else total / tokens for total, tokens in log_likelihoods(learner, rows)]
     )
-    predictions: list[int] = []
-    for item in questions:
-        scores = [next(likelihoods) for _ in item.candidates]
-        predictions.append(scores.index(max(scores)))
-    return predictions
+    return [[next(likelihoods) for _ in item.candidates] for item in questions]
+
+
+def likeliest_answers(learner: Learner, questions: Sequence[Instruction]) -> list[dict[str, JsonValue]]:
+    """Return the likeliest candidate of each question as text, with the share of every candidate."""
+    answers: list[dict[str, JsonValue]] = []
+    for item, scores in zip(questions, candidate_scores(learner, questions), strict=True):
+        shares: list[float] = cast(Any, torch.tensor(scores, dtype=torch.float64).softmax(0)).tolist()
+        text = item.candidates[scores.index(max(scores))]
+        answers.append({"text": text, "probabilities": dict(zip(item.candidates, shares, strict=True))})
+    return answers
 
 
 def _choose_generated(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
@@ -155,11 +163,27 @@ def _choose_generated(learner: Learner, questions: Sequence[Instruction]) -> lis
 
 
 def generate_answers(learner: Learner, instructions: Sequence[Instruction]) -> list[str]:
-    """Return the text that the model writes after each prompt, decoded greedily."""
-    prompts = encode_prompts(learner.processor, instructions, learner.max_length - NEW_TOKENS)
+    """Return the text that the model writes after each prompt, as the learner's `sampling` says."""
+    check_room(learner)
+    room = learner.max_length - learner.sampling.max_new_tokens
+    prompts = encode_prompts(learner.processor, instructions, room)
     texts = [""] * len(prompts)
     for indices in learner.similar([len(prompt) for prompt in prompts]):
         batch = learner.generate([prompts[index] for index in indices])
         for index, text in zip(indices, batch, strict=True):
             texts[index] = text
     return texts
+
+
+def check_room(learner: Learner) -> None:
+    """Check that a text that is generated leaves room for its prompt.
+
+    Raises:
+        SpecError: If it does not.
+    """
+    new_tokens = learner.sampling.max_new_tokens
+    if learner.max_length <= new_tokens:
+        raise SpecError(
+            f"max_length is {learner.max_length}, but {new_tokens} tokens of it are for the answer that is "
+            f"generated; raise --max-length above {new_tokens}."
+        )

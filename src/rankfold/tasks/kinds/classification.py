@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
+from pydantic import JsonValue
 from torch.nn import functional
 
 from rankfold.errors import DataError
@@ -51,6 +52,18 @@ class Classification(LabelledText):
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[int]:
         """Return the class id of each example."""
         return cast(Any, self.outputs(learner, examples).argmax(-1)).tolist()
+
+    def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
+        """Return the label of each example, and the probability of every class."""
+        rows: list[list[float]] = cast(Any, self.outputs(learner, examples).double().softmax(-1)).tolist()
+        names = learner.label_names
+        return [
+            {
+                "label": names[row.index(max(row))],
+                "probabilities": dict(zip(names, row, strict=True)),
+            }
+            for row in rows
+        ]
 
     def evaluate(
         self, learner: Learner, examples: Sequence[Example], metrics: Sequence[str], *, is_final: bool = True

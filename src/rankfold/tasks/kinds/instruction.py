@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from pydantic import JsonValue
 from transformers import AutoModelForCausalLM
 
 from rankfold.errors import DataError, SpecError
@@ -15,14 +16,16 @@ from rankfold.tasks.kinds.answers import (
     Instruction,
     answer_collator,
     answer_token_ids,
+    check_room,
     choose,
     encode_answer,
     generate_answers,
+    likeliest_answers,
     log_likelihoods,
 )
 from rankfold.tasks.kinds.kind import Collate, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import note_cut, read_rows
-from rankfold.tasks.kinds.learner import NEW_TOKENS, Features, Learner
+from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.kinds.prompts import candidate_answers, closed_answers, prompt_and_answer, prompt_of
 from rankfold.tasks.metrics import ANSWER_LOSS, UNPARSED
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, check_scoring
@@ -84,10 +87,21 @@ class InstructionKind(TaskKind):
                 )
         return Examples(None, splits)
 
-    def inputs(self, rows: Rows, columns: Columns) -> list[Instruction]:
+    def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
+        """Return the columns as they are: those of instructions have fixed names."""
+        _ = rows
+        return overrides
+
+    def text_row(self, text: str, pair: str | None, columns: Columns) -> Row:
+        """Return a bare text as an instruction, and a second one as its input."""
+        _ = columns
+        return {"instruction": text} if pair is None else {"instruction": text, "input": pair}
+
+    def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Instruction]:
         """Return rows as prompts without answers; choices are their candidates."""
         _ = columns
-        prompts = [prompt_of(row) for row in rows]
+        choice_word = (hints or LabelHints()).choice_word
+        prompts = [prompt_of(row, choice_word) for row in rows]
         return [Instruction(index, prompt, "", choices) for index, (prompt, choices) in enumerate(prompts)]
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
@@ -138,11 +152,8 @@ class InstructionKind(TaskKind):
             DataError: If an answer does not.
             SpecError: If the tokens to generate do not.
         """
-        if learner.scoring == Scoring.GENERATED and learner.max_length <= NEW_TOKENS:
-            raise SpecError(
-                f"max_length is {learner.max_length}, but {NEW_TOKENS} tokens of it are for the answer that "
-                f"is generated; raise --max-length above {NEW_TOKENS}."
-            )
+        if learner.scoring == Scoring.GENERATED:
+            check_room(learner)
         owners = {answer: item for item in examples for answer in (item.answer, *item.candidates)}
         for answer, item in owners.items():
             answer_token_ids(learner.processor, item, answer, learner.max_length)
@@ -166,6 +177,24 @@ class InstructionKind(TaskKind):
             for index, value in zip(indices, answer(learner, [examples[i] for i in indices]), strict=True):
                 predictions[index] = value
         return predictions
+
+    def answer(self, learner: Learner, examples: Sequence[Instruction]) -> list[dict[str, JsonValue]]:
+        """Return the text that answers each prompt, and the probabilities of its candidates if there are any.
+
+        The probabilities compare the candidates by the likelihood that the choice is made by; they are left
+        out where the model's own text is read.
+        """
+        answers: list[dict[str, JsonValue]] = [{}] * len(examples)
+        is_generated = learner.scoring == Scoring.GENERATED
+        for is_scored, answer in ((True, likeliest_answers), (False, _generated_answers)):
+            indices = [
+                index
+                for index, item in enumerate(examples)
+                if is_scored is (bool(item.candidates) and not is_generated)
+            ]
+            for index, value in zip(indices, answer(learner, [examples[i] for i in indices]), strict=True):
+                answers[index] = value
+        return answers
 
     @property
     def predicts_at_end(self) -> bool:
@@ -204,6 +233,10 @@ class InstructionKind(TaskKind):
     def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return the accuracy first if some task has it."""
         return max(metrics, key=len)
+
+
+def _generated_answers(learner: Learner, examples: Sequence[Instruction]) -> list[dict[str, JsonValue]]:
+    return [{"text": text} for text in generate_answers(learner, examples)]
 
 
 def _with_candidates(item: Instruction, answers: tuple[str, ...]) -> Instruction:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from rankfold.errors import SpecError
 from rankfold.models.base import BaseModel, LoadedModel, TaskHead, load_model
-from rankfold.tasks.data.columns import Columns, find_columns
+from rankfold.tasks.data.columns import Columns, find_columns, find_text_columns
 from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.read import Rows, Table
+from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
 
@@ -155,14 +155,38 @@ class TaskKind(ABC):
                 split's, or was not learned.
         """
 
-    def inputs(self, rows: Rows, columns: Columns) -> list[Any]:
-        """Return rows without labels as examples that `predict` takes.
+    def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
+        """Return the columns to read of rows without labels; by default a text, perhaps a second one.
+
+        Args:
+            rows: At least one row.
+            overrides: Columns that the user has named, or that were read in training; a label need not be
+                there.
 
         Raises:
+            DataError: If a column is missing, or cannot be told from others.
+        """
+        return find_text_columns(rows, overrides)
+
+    def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Any]:
+        """Return rows without labels as examples that `predict` takes.
+
+        Args:
+            rows: In any number.
+            columns: Those that `input_columns` returned.
+            hints: What a model has learned about labels, such as the answers to choose from.
+
+        Raises:
+            DataError: If a text is missing.
             SpecError: If this kind cannot.
         """
-        _ = rows, columns
+        _ = rows, columns, hints
         raise SpecError(f"the task kind '{self.name}' reads no rows without labels; evaluate it on a split.")
+
+    def text_row(self, text: str, pair: str | None, columns: Columns) -> Row:
+        """Return a bare text, perhaps with a second one, as a row that `inputs` reads."""
+        row = {columns.text or "text": text}
+        return row if pair is None else {**row, columns.pair or "pair": pair}
 
     @abstractmethod
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
@@ -272,6 +296,15 @@ class TaskKind(ABC):
     @abstractmethod
     def predict(self, learner: Learner, examples: Sequence[Any]) -> list[Any]:
         """Return the prediction of each example, comparable with its label; labels are not looked at."""
+
+    def answer(self, learner: Learner, examples: Sequence[Any]) -> list[dict[str, JsonValue]]:
+        """Return the answer to each example for people, as an object of JSON; by default the prediction.
+
+        Args:
+            learner: The model, and how to run it.
+            examples: Those of `inputs`, or of a split.
+        """
+        return [{"prediction": value} for value in self.predict(learner, examples)]
 
     def evaluate(
         self, learner: Learner, examples: Sequence[Any], metrics: Sequence[str], *, is_final: bool = True

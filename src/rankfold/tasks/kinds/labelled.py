@@ -13,7 +13,7 @@ from rankfold.errors import DataError
 from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.kinds.kind import Collate, TaskKind
+from rankfold.tasks.kinds.kind import Collate, LabelHints, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner
 
 logger = logging.getLogger("rankfold.tasks")
@@ -45,8 +45,9 @@ class LabelledText(TaskKind):
             head_options(outputs, label_names),
         )
 
-    def inputs(self, rows: Rows, columns: Columns) -> list[Example]:
+    def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Example]:
         """Return rows as texts without labels."""
+        _ = hints
         return [example_of(row, columns, index, None) for index, row in enumerate(rows)]
 
     def encode(self, learner: Learner, examples: Sequence[Example], *, training: bool) -> Sequence[Features]:
@@ -69,6 +70,8 @@ class LabelledText(TaskKind):
 
     def outputs(self, learner: Learner, examples: Sequence[Example]) -> Tensor:
         """Return the outputs of the head, one row for each example in order."""
+        if not examples:
+            return torch.empty(0, max(1, len(learner.label_names)))
         rows: Sequence[Features] = self.encode(learner, examples, training=False)
         chunks: list[Tensor] = []
         order: list[int] = []

@@ -24,6 +24,39 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a text is generated; greedily, unless a temperature is set.
+
+    Args:
+        max_new_tokens: The most tokens of an answer.
+        temperature: Divides the logits before a token is drawn; 0 takes the likeliest token.
+        top_p: Draw among the likeliest tokens that together have this probability.
+        seed: Of the draws, so that the same batch gives the same texts again.
+    """
+
+    max_new_tokens: int = NEW_TOKENS
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def config(self, tokenizer: Any) -> GenerationConfig:
+        """Return the settings for `generate`."""
+        # Settings that are left out would be taken from the model's own, made for conversation.
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.temperature > 0,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            temperature=self.temperature or 1.0,
+            top_k=0 if self.temperature > 0 else 50,
+            top_p=self.top_p,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Learner:
     """A model, and how to run it.
 
@@ -36,6 +69,8 @@ class Learner:
         precision: `fp32` or `bf16`.
         scoring: How answers with choices are found, for kinds that have them.
         settings: The `Examples.settings` that the model is trained with.
+        label_names: Class names in the order of their ids, for kinds that have classes.
+        sampling: How texts are generated.
     """
 
     model: nn.Module
@@ -46,6 +81,8 @@ class Learner:
     precision: str = "fp32"
     scoring: str | None = None
     settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    label_names: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
 
     @contextmanager
     def evaluating(self) -> Generator[None]:
@@ -77,14 +114,15 @@ class Learner:
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """Return the greedy continuation of each prompt, up to its end of text.
+    def generate(self, prompts: Sequence[Sequence[int]], streamer: Any = None) -> list[str]:
+        """Return the continuation of each prompt, up to its end of text, as `sampling` says.
 
-        Shorter prompts are padded on the left and the padding is masked, so that no continuation depends on
-        the other prompts.
+        Shorter prompts are padded on the left and the padding is masked, so that no greedy continuation
+        depends on the other prompts.
 
         Args:
             prompts: Token ids.
+            streamer: Gets the tokens of a single prompt as they come, as transformers' streamers do.
         """
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), cast(int, self.processor.pad_token_id))
@@ -92,25 +130,22 @@ class Learner:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        with self.evaluating(), quiet_libraries():
+        with self.evaluating(), quiet_libraries(), self._draw_from_seed():
             tokens = cast(Any, self.model).generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
-                generation_config=self._greedy(),
+                generation_config=self.sampling.config(self.processor),
+                streamer=streamer,
             )
         return cast("list[str]", self.processor.batch_decode(tokens[:, width:], skip_special_tokens=True))
 
-    def _greedy(self) -> GenerationConfig:
-        # Settings that are left out would be taken from the model's own, made for conversation.
-        return GenerationConfig(
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            temperature=1.0,
-            top_k=50,
-            top_p=1.0,
-            pad_token_id=self.processor.pad_token_id,
-            eos_token_id=self.processor.eos_token_id,
-        )
+    @contextmanager
+    def _draw_from_seed(self) -> Generator[None]:
+        """Draw from the sampling's seed while the block runs, and leave torch's generators as they were."""
+        if not self.sampling.temperature:
+            yield
+            return
+        devices = [self.device] if self.device.type == "cuda" else []
+        with cast(Any, torch.random).fork_rng(devices):
+            cast(Any, torch).manual_seed(self.sampling.seed)
+            yield

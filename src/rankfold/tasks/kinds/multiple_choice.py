@@ -1,13 +1,18 @@
 """Multiple choice: questions with choices of their own, which a model answers in text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
+
+from pydantic import JsonValue
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns, has_columns
 from rankfold.tasks.data.read import Rows, Table
+from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.instruction import InstructionKind
 from rankfold.tasks.kinds.kind import Examples, LabelHints
+from rankfold.tasks.kinds.learner import Learner
+from rankfold.tasks.scoring import NO_CHOICE, named_choice
 
 
 class MultipleChoice(InstructionKind):
@@ -39,6 +44,14 @@ class MultipleChoice(InstructionKind):
                     "end 'output' with the choice or its number, or learn it as text with --kind instruction."
                 )
         return examples
+
+    def answer(self, learner: Learner, examples: Sequence[Instruction]) -> list[dict[str, JsonValue]]:
+        """Return the text that answers each question, and the index of the choice that it names, from 0."""
+        answers = super().answer(learner, examples)
+        for item, answer in zip(examples, answers, strict=True):
+            index = named_choice(str(answer["text"]), item.candidates) if item.candidates else NO_CHOICE
+            answer["choice"] = None if index == NO_CHOICE else index
+        return answers
 
 
 KIND = MultipleChoice()

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any, ClassVar, cast
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 from torch.nn import functional
 
@@ -82,6 +83,10 @@ class Regression(LabelledText):
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[float]:
         """Return the number predicted for each example."""
         return cast(Any, self.outputs(learner, examples).squeeze(-1)).tolist()
+
+    def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
+        """Return the number predicted for each example, in the unit of the labels."""
+        return [{"value": value} for value in self.predict(learner, examples)]
 
     def evaluate(
         self, learner: Learner, examples: Sequence[Example], metrics: Sequence[str], *, is_final: bool = True
