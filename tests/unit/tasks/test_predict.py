@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rankfold.errors import TrainingError
+from rankfold.errors import SpecError, TrainingError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.kinds import Examples, Learner
+from rankfold.tasks.data.read import Table
+from rankfold.tasks.kinds import Examples, LabelHints, Learner
 from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
@@ -196,5 +197,25 @@ def test_the_columns_of_rows_without_labels_are_their_texts(columns):
     row = {"id": 1, "text": "a film", "category": "good"}
     assert CLASSIFICATION.input_columns([row], columns).text == "text"
     assert CLASSIFICATION.input_columns([{"text": "a film"}], columns).text == "text"
-    example = CLASSIFICATION.inputs([CLASSIFICATION.text_row("a film", "b", columns)], Columns("text"))[0]
-    assert (example.text, example.label) == ("a film", None)
+
+
+@pytest.mark.parametrize("columns", [Columns(), Columns("a", "b"), Columns("a")])
+@pytest.mark.parametrize("pair", [None, "second"])
+def test_a_bare_text_becomes_a_row_with_the_columns_that_were_learned_or_is_refused(columns, pair):
+    if columns.text and (columns.pair is None) is not (pair is None):
+        with pytest.raises(SpecError, match="second"):
+            CLASSIFICATION.text_row("a film", pair, columns)
+        return
+    rows = [CLASSIFICATION.text_row("a film", pair, columns)]
+    example = CLASSIFICATION.inputs(rows, CLASSIFICATION.input_columns(rows, columns))[0]
+    assert (example.text, example.pair, example.label) == ("a film", pair, None)
+
+
+def test_few_answers_of_training_are_learned_and_offered_to_rows_without_answers():
+    rows = [{"instruction": f"film {i}", "output": ("good", "bad")[i % 2]} for i in range(12)]
+    learned = INSTRUCTION.examples({"train": Table(rows)}, Columns(), LabelHints())
+    hints = LabelHints(learned_settings=learned.settings)
+    again = INSTRUCTION.examples({"test": Table(rows[:1])}, Columns(), hints)  # too few to know it by itself
+    assert again.splits["test"] == learned.splits["train"][:1]
+    asked = INSTRUCTION.inputs([{"instruction": "film 0"}], Columns(), hints)[0]
+    assert asked.candidates == learned.splits["train"][0].candidates == ("bad", "good")

@@ -32,6 +32,9 @@ from rankfold.tasks.scoring import NO_CHOICE, Scoring, check_scoring
 
 logger = logging.getLogger("rankfold.tasks")
 
+_ANSWERS = "answers"
+"""The setting with the answers to choose from, where training has few."""
+
 
 class InstructionKind(TaskKind):
     """Answers in text, scored by their loss; by accuracy too where there are few to choose from.
@@ -70,7 +73,9 @@ class InstructionKind(TaskKind):
             return Instruction(name, prompt, answer, candidate_answers(row, answer))
 
         splits = read_rows(tables, instruction)
-        answers = closed_answers([item.answer for item in next(iter(splits.values()))])
+        answers = _learned_answers(hints)
+        if answers is None:
+            answers = closed_answers([item.answer for item in next(iter(splits.values()))])
         splits = {
             split: [_with_candidates(item, answers) for item in items] for split, items in splits.items()
         }
@@ -85,7 +90,7 @@ class InstructionKind(TaskKind):
                     split,
                     len(answers),
                 )
-        return Examples(None, splits)
+        return Examples(None, splits, settings={_ANSWERS: list(answers)} if answers else {})
 
     def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the columns as they are: those of instructions have fixed names."""
@@ -100,9 +105,13 @@ class InstructionKind(TaskKind):
     def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Instruction]:
         """Return rows as prompts without answers; choices are their candidates."""
         _ = columns
-        choice_word = (hints or LabelHints()).choice_word
-        prompts = [prompt_of(row, choice_word) for row in rows]
-        return [Instruction(index, prompt, "", choices) for index, (prompt, choices) in enumerate(prompts)]
+        hints = hints or LabelHints()
+        answers = _learned_answers(hints) or ()
+        prompts = [prompt_of(row, hints.choice_word) for row in rows]
+        return [
+            Instruction(index, prompt, "", choices or answers)
+            for index, (prompt, choices) in enumerate(prompts)
+        ]
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the loss of answers, behind the accuracy where there are candidates."""
@@ -237,6 +246,12 @@ class InstructionKind(TaskKind):
 
 def _generated_answers(learner: Learner, examples: Sequence[Instruction]) -> list[dict[str, JsonValue]]:
     return [{"text": text} for text in generate_answers(learner, examples)]
+
+
+def _learned_answers(hints: LabelHints) -> tuple[str, ...] | None:
+    """Return the few answers that a model has learned to choose from; None if that is not known."""
+    answers = (hints.learned_settings or {}).get(_ANSWERS)
+    return tuple(map(str, answers)) if isinstance(answers, list) else None
 
 
 def _with_candidates(item: Instruction, answers: tuple[str, ...]) -> Instruction:

@@ -184,9 +184,23 @@ class TaskKind(ABC):
         raise SpecError(f"the task kind '{self.name}' reads no rows without labels; evaluate it on a split.")
 
     def text_row(self, text: str, pair: str | None, columns: Columns) -> Row:
-        """Return a bare text, perhaps with a second one, as a row that `inputs` reads."""
-        row = {columns.text or "text": text}
-        return row if pair is None else {**row, columns.pair or "pair": pair}
+        """Return a bare text, perhaps with a second one, as a row that `inputs` reads.
+
+        Args:
+            text: The first or only text.
+            pair: The second text.
+            columns: Those that were read in training; of others the usual names are taken.
+
+        Raises:
+            SpecError: If pairs were learned and this is none, or the other way round.
+        """
+        if pair is None and columns.pair is not None:
+            raise SpecError("pairs of texts were learned, and this is one text; give the second one too.")
+        if pair is not None and columns.text is not None and columns.pair is None:
+            raise SpecError("single texts were learned, and this is a pair; leave the second text out.")
+        if pair is None:
+            return {columns.text or "text": text}
+        return {columns.text or "sentence1": text, columns.pair or "sentence2": pair}
 
     @abstractmethod
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
