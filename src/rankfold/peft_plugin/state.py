@@ -6,16 +6,19 @@ another dtype, or quantised, must still be recognised. So it is a few weights of
 tolerance.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from rankfold.adapter.build import Builder
 from rankfold.adapter.layout import Layout, common_depth, describe_layer, layers_in, layout_of
-from rankfold.errors import AdapterFileError
+from rankfold.errors import AdapterFileError, RankfoldWarning
+from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
-from rankfold.peft_plugin.targets import COMPILED_PREFIX, Target
+from rankfold.peft_plugin.targets import COMPILED_PREFIX, Target, find_targets
 
 _LAYERS, _WEIGHTS = 16, 4
 _LARGEST = torch.finfo(torch.float16).max
@@ -175,3 +178,45 @@ def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Ten
             f"'{surplus[0]}'; it belongs to another base model or configuration."
         )
     return own_keys
+
+
+def expected_shapes(model: nn.Module, config: RankfoldConfig) -> dict[str, torch.Size]:
+    """Return the shape of every tensor that a saved adapter has on a model; nothing is built in memory.
+
+    Args:
+        model: The base model, without PEFT around it.
+        config: The adapter's configuration, which stays as it is.
+
+    Returns:
+        Shapes by the names of PEFT's files.
+
+    Raises:
+        SpecError: If a target matches nothing or cannot be adapted.
+    """
+    targets = list(find_targets(model, config).values())
+    shapes: dict[str, torch.Size] = {}
+    with warnings.catch_warnings(), torch.device("meta"):
+        # The warnings on ranks and relays are given when the adapter is added.
+        warnings.simplefilter("ignore", RankfoldWarning)
+        builder = Builder({target.path: target.site for target in targets}, name="default")
+        for target in targets:
+            name = target.name.removeprefix(COMPILED_PREFIX)
+            for role, part in builder.build(target.path).owned_parts.items():
+                for key, tensor in part.state_dict().items():
+                    shapes[f"base_model.model.{name}.{PREFIX}{role}.{key}"] = tensor.shape
+    return shapes
+
+
+def check_shapes(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]) -> None:
+    """Compare saved tensors with the shapes that their configuration asks for.
+
+    Raises:
+        AdapterFileError: If a tensor has another shape.
+    """
+    for key, tensor in tensors.items():
+        shape = expected.get(key.replace(COMPILED_PREFIX, ""), tensor.shape)
+        if tensor.shape != shape:
+            raise AdapterFileError(
+                f"'{key}' has shape {tuple(tensor.shape)}, but its configuration asks for {tuple(shape)}; "
+                "restore the adapter's files, which do not belong together."
+            )

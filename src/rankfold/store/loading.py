@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import peft
 from peft import PeftConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from rankfold.errors import AdapterFileError, SpecError
+from rankfold.peft_plugin.config import RankfoldConfig
+from rankfold.peft_plugin.state import check_shapes, expected_shapes
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.saved import open_adapter
@@ -56,6 +58,10 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
             with quiet_libraries():
                 # It would look for a vocabulary that was resized, which the tensors show.
                 warnings.filterwarnings("ignore", message="Could not find a config file in")
+                if isinstance(config, RankfoldConfig):
+                    # Before anything is built: the configuration may ask for more than memory holds.
+                    base = target.get_base_model() if isinstance(target, PeftModel) else target
+                    check_shapes(expected_shapes(base, config), adapter.tensors)
                 target = _add(target, name, config)
                 _fill(target, name, adapter)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -104,7 +110,8 @@ def _add(model: nn.Module, name: str, config: PeftConfig) -> PeftModel:
 
 def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
     """Set the values, every one of them and nothing else."""
-    names = set(cast(Any, peft).get_peft_model_state_dict(model, adapter_name=name))
+    expected: Mapping[str, Tensor] = cast(Any, peft).get_peft_model_state_dict(model, adapter_name=name)
+    names = expected.keys()
     for problem, keys in (
         ("lacks", names - adapter.tensors.keys()),
         ("has no place for", adapter.tensors.keys() - names),
@@ -112,6 +119,13 @@ def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
         if keys:
             others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise _misfit(adapter, f"it {problem} '{min(keys)}'{others}")
+    for key, tensor in adapter.tensors.items():
+        if tensor.is_floating_point() != expected[key].is_floating_point():
+            dtypes = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, expected[key].dtype)]
+            raise AdapterFileError(
+                f"{adapter.title} is damaged: it holds '{key}' as {dtypes[0]}, and the model computes "
+                f"with {dtypes[1]}; copy the adapter again."
+            )
     cast(Any, peft).set_peft_model_state_dict(model, dict(adapter.tensors), adapter_name=name)
 
 

@@ -25,6 +25,7 @@ RECORD_SIGN = "#"
 _SQLITE = b"SQLite format 3\0"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WAIT_SECONDS = 30.0
+_FACTOR = ".rankfold_"
 
 
 @final
@@ -74,7 +75,20 @@ def open_adapter(location: SavedAdapter | str | Path) -> SavedAdapter:
             f"there is no folder or file '{location}'; name a saved adapter: a folder, a packed file, "
             "or a record of a store as STORE#NAME."
         )
-    return restore(dataclasses.replace(adapter, source=str(location)))
+    restored = restore(dataclasses.replace(adapter, source=str(location)))
+    _check_types(restored)
+    return restored
+
+
+def _check_types(adapter: SavedAdapter) -> None:
+    """Check that the factors of a rankfold adapter hold floating-point numbers: nothing else is learned."""
+    for key, tensor in adapter.tensors.items():
+        if _FACTOR in key and not tensor.is_floating_point():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise AdapterFileError(
+                f"{adapter.title} is damaged: '{key}' holds numbers of type {dtype}, and an adapter learns "
+                "floating-point numbers; copy the adapter again."
+            )
 
 
 def other_files(location: str | Path, *, but: Path | None = None) -> dict[str, int]:
