@@ -14,6 +14,10 @@ from typing import BinaryIO
 
 from rankfold.errors import DataError, OutputExistsError, SpecError
 
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+"""The two files of a PEFT adapter's folder."""
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one step, over an earlier one if there is one; a failure leaves that as it was.

@@ -14,7 +14,7 @@ HEAVY = {"torch", "peft", "transformers", "accelerate", "datasets", "rich", "cli
 
 def loaded(statement: str) -> set[str]:
     """Return the modules that a fresh interpreter has after `statement`."""
-    probe = f"import sys; {statement}; print(*sys.modules)"
+    probe = f"import sys\n{statement}\nprint(*sys.modules)"
     finished = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     return set(finished.stdout.split())
 
@@ -53,13 +53,39 @@ def test_reading_records_waits_for_nothing_that_trains(reader):
     assert not loaded(f"import {reader}") & {"torch", "peft", "transformers", "datasets", "sklearn"}
 
 
-def test_unknown_method_is_answered_before_anything_that_trains_is_loaded():
-    words = ["train", "--model", "minilm", "--method", "tlroa", "--out", "run"]
+def test_mistakes_in_a_run_are_answered_before_anything_that_trains_is_loaded(tmp_path):
+    """Every refusal in one interpreter: it would take seconds if one of them imported torch."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    good = {"--model": "minilm", "--method": "lora", "--task": "bbc_news", "--out": str(tmp_path / "new")}
+    cases = {
+        "mean 'tlora'": {"--method": "tlroa"},
+        "mean 'peft:lora'": {"--method": "peft:lroa"},
+        "exists": {"--out": str(tmp_path / "old")},
+        "Not a directory": {"--out": str(tmp_path / "old" / "notes.txt" / "run")},
+        "there is no data at": {"--data": str(tmp_path / "no.csv")},
+        "mean 'bbc_news'": {"--task": "bbc_nws"},
+        "mean 'minilm'": {"--model": "minilmm"},
+        "there is no model at": {"--model": "/nowhere/at/all"},
+        "epochs is 0.0": {"--epochs": "0"},
+        "threads is 4000": {"--threads": "4000"},
+        "no unfinished run": {"--resume": "", "--model": None, "--method": None},
+        "mean 'linear'": {"--scheduler": "linaer"},
+    }
+    calls = {
+        words: [
+            "train",
+            *(word for pair in {**good, **change}.items() if pair[1] is not None for word in pair if word),
+        ]
+        for words, change in cases.items()
+    }
     modules = loaded(
-        "from click.testing import CliRunner; from rankfold.cli.main import cli; "
-        f"stderr = CliRunner().invoke(cli, {words}).stderr; assert \"mean 'tlora'\" in stderr, stderr"
+        "from click.testing import CliRunner; from rankfold.cli.main import cli\n"
+        f"for words, call in {calls}.items():\n"
+        "    result = CliRunner().invoke(cli, call)\n"
+        "    assert result.exit_code == 2 and words in result.stderr, (words, result.stderr)\n"
     )
-    assert not modules & {"torch", "peft", "transformers", "datasets"}
+    assert not modules & {"torch", "peft", "transformers", "datasets", "numpy"}
 
 
 def test_learning_rates_by_role_are_a_value_without_torch():

@@ -161,7 +161,7 @@ def test_an_existing_folder_has_exit_code_2_and_stays(train, tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_has_exit_code_1_and_no_traceback(train, tmp_path):
-    result = train("--learning-rate", "1e30")
+    result = train("--learning-rate", "1e9", "--precision", "fp32", "--steps", "30")
     assert result.exit_code == 1
     assert "lower --learning-rate" in result.stderr
     assert "Traceback" not in result.stderr
@@ -321,6 +321,17 @@ def test_stopped_run_goes_on_with_its_command_and_resume(stopped):
     assert "done already" in again.stderr
 
 
+def test_finished_run_is_returned_with_its_folder_alone(stopped, tmp_path):
+    words = ["train", "--resume", "--out", str(tmp_path / "run"), "--json"]
+    first, again = (CliRunner().invoke(cli, words) for _ in range(2))
+    assert (again.exit_code, again.stdout) == (0, first.stdout), again.stderr
+    assert "done already" in again.stderr
+    refused = CliRunner().invoke(cli, [*words, "--seed", "3"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "seed was 0 and is 3" in refused.stderr
+    assert CliRunner().invoke(cli, [*words, "--threads", "2"]).exit_code == 0
+
+
 def test_resuming_where_there_is_nothing_says_so(stopped, tmp_path):
     result = CliRunner().invoke(cli, [*stopped, "--resume", "--out", str(tmp_path / "other")])
     assert result.exit_code == 0
@@ -330,7 +341,7 @@ def test_resuming_where_there_is_nothing_says_so(stopped, tmp_path):
 def test_resuming_with_half_a_command_or_without_a_run_has_exit_code_2(stopped, tmp_path):
     out = str(tmp_path / "run")
     for words, what in (
-        (["--resume", "--out", out, "--seed", "3"], "--model"),
+        (["--resume", "--out", out, "--seed", "3"], "seed was 0 and is 3"),
         (["--out", out, "--method", "lora"], "--model"),
         (["--resume", "--out", str(tmp_path / "nowhere")], "no unfinished run"),
         ([*stopped[1:], "--resume", "--steps", "5"], "steps was 4 and is 5"),

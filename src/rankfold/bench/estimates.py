@@ -26,7 +26,7 @@ from rankfold.runs.workload import Workload, measure_workload
 from rankfold.tasks import MIXTURES, NAMED_TASKS, Task, TaskRequest, load_task
 from rankfold.tasks.data.splits import HOLD_OUT_FRACTION
 from rankfold.tasks.kinds import kind_base
-from rankfold.tasks.mixture import SEPARATOR
+from rankfold.tasks.task import SEPARATOR
 
 _NUMBER_BYTES = 4
 # AdamW has a number, its gradient and two moments, in float32 each.

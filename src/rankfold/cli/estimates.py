@@ -7,7 +7,8 @@ import click
 
 from rankfold.cli.console import note, print_json, print_table, shown_notes
 from rankfold.cli.options import SectionedCommand, json_option, merge_values, request_options, section
-from rankfold.runs.request import RunRequest, check_method_name
+from rankfold.runs.check import check_method_name
+from rankfold.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from rankfold.bench.estimates import Estimate

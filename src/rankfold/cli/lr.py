@@ -15,7 +15,8 @@ from rankfold.cli.options import (
     parse_settings,
     request_options,
 )
-from rankfold.runs.request import RunRequest, check_method_name
+from rankfold.runs.check import check_method_name
+from rankfold.runs.request import RunRequest
 
 _EPILOG = """\b
 Examples:

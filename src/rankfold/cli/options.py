@@ -80,11 +80,12 @@ set_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
 )
 
 
-def parse_settings(settings: Iterable[str]) -> dict[str, Value]:
+def parse_settings(settings: Iterable[str], flag: str = "--set") -> dict[str, Value]:
     """Read `key=value` pairs; a value is JSON where it reads as JSON, else text, else a comma list.
 
     Args:
         settings: Texts such as "r=8", "init=uniform", "target_modules=query,value".
+        flag: The option that they were given with, for messages.
 
     Raises:
         SpecError: If a text has no "=", an empty key, or repeats a key.
@@ -94,9 +95,9 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Value]:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise SpecError(f"'{text}' is not a setting; write it as key=value, for example r=8.")
+            raise SpecError(f"{flag} '{text}' is not a setting; write it as key=value, for example r=8.")
         if key in values:
-            raise SpecError(f"'{key}' is set twice; keep one of them.")
+            raise SpecError(f"{flag} gives '{key}' twice; keep one of them.")
         values[key] = _parse_value(value.strip())
     return values
 
@@ -106,7 +107,7 @@ def _parse_value(text: str) -> Value:
         text = {"True": "true", "False": "false", "None": "null"}[text]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or numbers and nesting beyond all limits
         pass
     if "," in text and not text.startswith(("[", "{", '"')):
         return [_parse_value(part.strip()) for part in text.split(",") if part.strip()]
@@ -186,9 +187,9 @@ def _help(field: FieldInfo, *, shows_default: bool) -> str:
 
 
 def _parse(
-    _context: click.Context, _parameter: click.Parameter, settings: Sequence[str]
+    _context: click.Context, parameter: click.Parameter, settings: Sequence[str]
 ) -> dict[str, Value] | None:
-    return parse_settings(settings) if settings else None
+    return parse_settings(settings, parameter.opts[0]) if settings else None
 
 
 def stated_values(context: click.Context, cls: type[Request]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`rankfold train`: fine-tune a model with one method."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,13 @@ from rankfold.cli.options import (
     request_options,
     stated_values,
 )
-from rankfold.runs.request import RunRequest, check_method_name
+from rankfold.runs.check import check_request
+from rankfold.runs.fields import differences
+from rankfold.runs.output import find_beginning, refuse_differences
+from rankfold.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from rankfold.runs.record import RunRecord
-
-# With these alone a run goes on as it began.
-_RESUME_ALONE = {"resume", "out"}
 
 _EPILOG = """\b
 Examples:
@@ -59,10 +60,10 @@ def command(
 ) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
     request = make_request(context, config)
-    check_method_name(request.method)
     if print_config:
         click.echo(request.to_yaml(), nl=False)
         return
+    check_request(request, writes=not is_dry_run)
     from rankfold.runs.run import dry_run, run  # seconds of imports
 
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one prints
@@ -86,20 +87,28 @@ def command(
 
 
 def make_request(context: click.Context, config: Path | None) -> RunRequest:
-    """Return the request of a command line; where it states only --resume and --out, that of the stopped run.
+    """Return the request of a command line; with --resume and no method, that of the run in --out.
 
     Raises:
-        SpecError: If a value is missing or not possible.
-        DataError: If the YAML file cannot be read, or there is no stopped run.
+        SpecError: If a value is missing or not possible, or differs from the run to resume.
+        DataError: If the YAML file cannot be read, or there is no run to resume.
     """
-    values = stated_values(context, RunRequest)
-    if config is None and values.get("resume") and values.keys() == _RESUME_ALONE:
-        from rankfold.runs.resume import read_start
-
-        return replace(read_start(values["out"]).request, out=values["out"], resume=True)
-    request = RunRequest(**merge_values(context, RunRequest, config))
-    if "mixture" in values:
+    stated = stated_values(context, RunRequest)
+    values = merge_values(context, RunRequest, config)
+    if values.get("resume") and "out" in values and not {"model", "method"} & values.keys():
+        return _resume_as_it_began(values)
+    request = RunRequest(**values)
+    if "mixture" in stated:
         check_mixture(request.mixture, [request.task])
+    return request
+
+
+def _resume_as_it_began(values: Mapping[str, Any]) -> RunRequest:
+    """Return the request of the run in a folder, with other values where they do not change its result."""
+    out: Path = values["out"]
+    beginning = find_beginning(out).request
+    request = replace(beginning, **values)
+    refuse_differences(out, list(differences(beginning.identity(), request.identity())))
     return request
 
 

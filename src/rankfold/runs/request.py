@@ -3,15 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, JsonValue
 from pydantic.fields import FieldInfo
 
-from rankfold.errors import SpecError, unknown_name
-from rankfold.plugins import file_names
+from rankfold.errors import SpecError
 from rankfold.runs.fields import (
     Option,
     Request,
@@ -39,6 +37,7 @@ HEAD_ONLY_NAME = "head_only"
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+BaseRole = Literal["down", "core", "up"]
 ScoringName = Literal["likelihood", "total_likelihood", "generated"]
 
 _SUBJECT = Option("What to train")
@@ -142,10 +141,10 @@ class RunRequest(DataRequest):
         default=False, description="Keep a new classification head at its random initial values (frozen)."
     )
     train_rows: Annotated[int | None, _DATA] = Field(
-        None, gt=0, description="Train on this many rows, drawn with a fixed seed."
+        None, gt=0, le=10**12, description="Train on this many rows, drawn with a fixed seed."
     )
     eval_rows: Annotated[int | None, _DATA] = Field(
-        None, gt=0, description="Evaluate on this many rows, drawn with a fixed seed."
+        None, gt=0, le=10**12, description="Evaluate on this many rows, drawn with a fixed seed."
     )
     hold_out: Annotated[bool, _DATA] = Field(
         default=False,
@@ -166,6 +165,7 @@ class RunRequest(DataRequest):
     learning_rate: Annotated[float | None, _TRAINING_METHOD] = Field(
         None,
         gt=0,
+        le=10**9,
         allow_inf_nan=False,
         description="Highest learning rate; the method's own if left out.",
     )
@@ -176,7 +176,7 @@ class RunRequest(DataRequest):
         0.06, ge=0, lt=1, description="Share of the steps in which the rate rises."
     )
     weight_decay: Annotated[float, _TRAINING_METHOD] = Field(
-        0.0, ge=0, allow_inf_nan=False, description="Weight decay of AdamW."
+        0.0, ge=0, le=10**9, allow_inf_nan=False, description="Weight decay of AdamW."
     )
     seed: Annotated[int, _TRAINING] = Field(
         0, ge=0, le=2**32 - 1, description="Seed of head, adapter, data order and dropout."
@@ -213,11 +213,11 @@ class RunRequest(DataRequest):
     lr_per_module: Annotated[bool, _RATES] = Field(
         default=False, description="TLoRA+ with the sizes of each layer in place of a ratio."
     )
-    lr_base_role: Annotated[str, _RATES] = Field(
+    lr_base_role: Annotated[BaseRole, _RATES] = Field(
         "down", description="TLoRA+: which of down, core and up has the learning rate itself."
     )
     checkpoint_every: Annotated[int, Option("Where", metavar="STEPS", is_identity=False)] = Field(
-        200, ge=0, description="Save a checkpoint every STEPS updates; 0 disables."
+        200, ge=0, le=10**12, description="Save a checkpoint every STEPS updates; 0 disables."
     )
     device: Annotated[Device, _PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
     threads: Annotated[int | None, _PLACE] = Field(None, gt=0, le=4096, description="CPU threads.")
@@ -285,18 +285,6 @@ def _option_words(name: str, field: FieldInfo, value: JsonValue) -> list[str]:
 def _number_text(value: float) -> str:
     """Return the shortest text that is read as the same number."""
     return short if float(short := f"{value:g}") == value else repr(value)
-
-
-def check_method_name(name: str) -> None:
-    """Refuse a name that no method has, without importing torch; names that only PEFT knows are let pass.
-
-    Raises:
-        SpecError: If there is no such method, with the nearest name.
-    """
-    presets = file_names("rankfold.presets")
-    is_foreign = name.startswith(PEFT_PREFIX) or bool(entry_points(group="rankfold.presets"))
-    if name not in (*presets, HEAD_ONLY_NAME) and not is_foreign:
-        raise unknown_name("method", name, presets)
 
 
 IDENTITY_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if option_of(field).is_identity)

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,12 @@ from rankfold.errors import (
     OutputExistsError,
     RankfoldError,
     RankfoldWarning,
-    SpecError,
 )
 from rankfold.files import write_whole
 from rankfold.models.base import resolve_model
 from rankfold.runs.fields import differences, quote_differences
-from rankfold.runs.migrate import upgrade_start
-from rankfold.runs.output import restore_replaced
-from rankfold.runs.record import DataVersion, RunRecord, measured_on, parse_record
+from rankfold.runs.output import START_NAME, folder_beside, read_start, refuse_differences, restore_replaced
+from rankfold.runs.record import DataVersion, RunRecord, measured_on
 from rankfold.runs.request import RunRequest
 from rankfold.tasks import load_task
 from rankfold.tasks.kinds import find_kind
@@ -38,39 +36,16 @@ from rankfold.train.distributed import is_main_process, wait_for_all
 
 logger = logging.getLogger("rankfold.runs")
 
-_START, _LOCK = "start.json", "lock"
+_LOCK = "lock"
 _SAME = ("method", "model", "task", "data", "training", "parameters")
 _ALIKE = ("versions", "hardware")
 _HASH_DIGITS = 8
 
 
-def folder_beside(out: Path) -> Path:
-    """Return the folder that belongs to a run until it is done."""
-    return out.absolute().with_name(f"{out.name}.unfinished")
-
-
 def is_unfinished(out: Path) -> bool:
     """Whether a stopped run can be resumed."""
     folder = folder_beside(out)
-    return (folder / _START).is_file() and Checkpoints(folder, every=0).newest() is not None
-
-
-def read_start(out: Path) -> RunRecord:
-    """Read the record of an unfinished run from before its first update.
-
-    Raises:
-        DataError: If there is none, or it is damaged.
-    """
-    file = folder_beside(out) / _START
-    try:
-        values = upgrade_start(json.loads(file.read_bytes()))
-        return parse_record(json.dumps(values).encode(), f"'{file}'")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"there is no unfinished run of '{out}'; give the whole command, with --model and --method."
-        ) from error
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"cannot read '{file}'; start again with --overwrite.") from error
+    return (folder / START_NAME).is_file() and Checkpoints(folder, every=0).newest() is not None
 
 
 def check_unfinished(request: RunRequest) -> None:
@@ -85,7 +60,7 @@ def check_unfinished(request: RunRequest) -> None:
         return
     if request.resume:
         before = read_start(request.out).request
-        _refuse(request.out, list(differences(before.identity(), request.identity())))
+        refuse_differences(request.out, list(differences(before.identity(), request.identity())))
     elif not request.overwrite:
         raise OutputExistsError(
             f"a run of '{request.out}' is not finished; "
@@ -160,7 +135,7 @@ def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoin
             logger.info("resuming '%s' from its %s.", request.out, newest.name)
         else:
             _clear(folder)
-            write_whole(folder / _START, json.dumps(start.to_dict(), indent=1).encode())
+            write_whole(folder / START_NAME, json.dumps(start.to_dict(), indent=1).encode())
         wait_for_all()
         try:
             yield checkpoints
@@ -199,13 +174,13 @@ def _lock(folder: Path, out: Path) -> Generator[None]:
         yield
     finally:
         lock.release()
-        if not (folder / _START).exists():
+        if not (folder / START_NAME).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:
     # The start goes first: without it nothing else counts.
-    (folder / _START).unlink(missing_ok=True)
+    (folder / START_NAME).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -216,7 +191,9 @@ def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
     if then.task.kind in find_kind(now.task.kind).former_names:
         then = replace(then, task=replace(then.task, kind=now.task.kind))
     before, after = then.to_dict(), now.to_dict()
-    _refuse(out, [change for part in _SAME for change in differences(before[part], after[part], part)])
+    refuse_differences(
+        out, [change for part in _SAME for change in differences(before[part], after[part], part)]
+    )
     changes = [change for part in _ALIKE for change in differences(before[part], after[part], part)]
     if changes:
         warnings.warn(
@@ -224,12 +201,4 @@ def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
             "it goes on, but not bit for bit the same.",
             RankfoldWarning,
             stacklevel=2,
-        )
-
-
-def _refuse(out: Path, changes: Sequence[str]) -> None:
-    if changes:
-        raise SpecError(
-            f"cannot resume '{out}', which began differently: {quote_differences(changes)}; "
-            "ask for the same again, or give --overwrite in place of --resume to start again."
         )

@@ -13,6 +13,7 @@ import torch
 from rankfold.files import check_writable
 from rankfold.models.hardware import choose_device, peak_memory_bytes
 from rankfold.progress import Progress
+from rankfold.runs.check import check_threads
 from rankfold.runs.describe import starting_record
 from rankfold.runs.output import check_output, clear_failure, find_finished, output_folder
 from rankfold.runs.prepare import RunSetup, prepare
@@ -62,6 +63,7 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
             resume was done.
         TrainingError: If a loss is not a finite number, or the memory is too small.
     """
+    check_threads(request.threads)
     join_processes(choose_device(request.device))
     if (finished_record := _done_before(request)) is not None:
         remove_leftover(request.out)
@@ -122,6 +124,7 @@ def dry_run(request: RunRequest) -> RunRecord:
         DataError: If the data cannot be read or understood.
     """
     check_writable(request.out)
+    check_threads(request.threads)
     with _threads(request.threads):
         return starting_record(prepare(request))
 

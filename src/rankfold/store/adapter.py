@@ -12,12 +12,9 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError
-from rankfold.files import check_writable, whole_folder, write_whole
+from rankfold.files import CONFIG_NAME, WEIGHTS_NAME, check_writable, whole_folder, write_whole
 from rankfold.store.strict_json import parse
 from rankfold.store.weights import Layout, join
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 
 
 @final

@@ -12,10 +12,10 @@ from rankfold.tasks.data.columns import Columns, check_columns, find_columns
 from rankfold.tasks.data.read import Rows, Source, Table, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
 from rankfold.tasks.kinds import LabelHints, find_kind, infer_kind
-from rankfold.tasks.mixture import SEPARATOR, as_part, label_names_of, mix, rows_by_part, sample
+from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.published import as_choices
 from rankfold.tasks.registry import find_task
-from rankfold.tasks.task import MIXTURES, Task, TaskData, TaskRequest
+from rankfold.tasks.task import MIXTURES, SEPARATOR, Task, TaskData, TaskRequest
 
 logger = logging.getLogger("rankfold.tasks")
 

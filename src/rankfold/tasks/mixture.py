@@ -16,9 +16,8 @@ from pydantic import JsonValue
 from rankfold.errors import SpecError
 from rankfold.tasks.kinds.kind import Evaluation, Examples, TaskKind
 from rankfold.tasks.metrics import measure
-from rankfold.tasks.task import Task, TaskData
+from rankfold.tasks.task import SEPARATOR, Task, TaskData
 
-SEPARATOR = "+"
 _MARK = ":"
 
 _Value = TypeVar("_Value")

@@ -14,8 +14,7 @@ from types import MappingProxyType
 from rankfold.errors import DataError, SpecError, unknown_name
 from rankfold.plugins import find_plugin
 from rankfold.tasks.data.read import Source, find_source
-from rankfold.tasks.mixture import SEPARATOR
-from rankfold.tasks.task import Task, TaskRequest
+from rankfold.tasks.task import SEPARATOR, Task, TaskRequest
 
 logger = logging.getLogger("rankfold.tasks")
 

@@ -94,6 +94,9 @@ class TaskData:
         return evaluation
 
 
+SEPARATOR = "+"
+"""Joins the names of the tasks of a mixture."""
+
 Mixture = Literal["equal", "all"]
 MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
 """As many training rows of each task as the smallest has, or all of them."""

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankfold.cli.main import cli
 from rankfold.cli.train import command, make_request
 from rankfold.errors import DataError, SpecError
-from rankfold.runs.fields import differences, fields_of, read_yaml
+from rankfold.runs.fields import differences, fields_of, flag_of, read_yaml
 from rankfold.runs.migrate import request_of_command
+from rankfold.runs.record import parse_record
 from rankfold.runs.request import EvaluateRequest, RunRequest, ScoringName
 from rankfold.tasks.scoring import Scoring
+from tests.support.records import make_record
 
 REQUEST = RunRequest(
     model="minilm",
@@ -63,7 +67,7 @@ def test_numbers_that_make_no_sense_are_refused(change):
     [
         ({"steps": 0}, "steps is 0; give a whole number above 0, up to 1000000000000."),
         ({"warmup": 1.0}, "warmup is 1.0; give a number from 0, below 1."),
-        ({"learning_rate": math.inf}, "learning_rate is inf; give a finite number above 0."),
+        ({"learning_rate": math.inf}, "learning_rate is inf; give a finite number above 0"),
         ({"precision": "fp23"}, "unknown precision 'fp23'. Did you mean 'fp32'?"),
         ({"epochs": 2.0}, "epochs (2) and steps (4) are both given; give one of them."),
         ({"modle": "minilm"}, "unknown option 'modle' of a run. Did you mean 'model'?"),
@@ -79,6 +83,42 @@ def test_refusal_names_the_value_and_the_remedy(change, message):
     with pytest.raises(SpecError) as refusal:
         RunRequest(**{**REQUEST.to_dict(), **change})
     assert str(refusal.value).startswith(message)
+
+
+_HUGE = [10**40, 1e308, math.inf, math.nan]
+_ABSURD = st.one_of(
+    st.sampled_from([*_HUGE, -(10**40), -1e308, -math.inf, 0, -8, "", "8", [], {}]),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.text(),
+    st.booleans(),
+    st.lists(st.none(), max_size=2),
+    st.none(),
+)
+
+
+def refusal_of(call, error):
+    """Return the message of the only error that a call may raise; None if it raises none."""
+    try:
+        call()
+    except error as refusal:
+        return str(refusal)
+    return None
+
+
+@given(st.sampled_from(sorted(fields_of(RunRequest))), _ABSURD)
+def test_absurd_value_of_any_field_is_accepted_or_refused_by_name(name, value):
+    """The same in Python, in a record's JSON, and on the command line: never another error."""
+    values = {"model": "m", "method": "lora", "out": "new", name: value}
+    refusal = refusal_of(lambda: RunRequest(**values), SpecError)
+    assert refusal is None or name in refusal
+    record = json.dumps({**make_record("run").to_dict(), "request": values})
+    assert name in (refusal_of(lambda: parse_record(record.encode(), "'run.json'"), DataError) or name)
+    flag = flag_of(name, fields_of(RunRequest)[name])
+    words = [f"--{key}={item}" for key, item in values.items() if key != name] + [f"{flag}={value}"]
+    result = CliRunner().invoke(cli, ["train", *words, "--print-config"])
+    assert result.exit_code in (0, 2), result.output
+    assert result.exit_code == 0 or name in result.stderr or flag in result.stderr
 
 
 def test_an_unknown_scheduler_is_refused_with_the_nearest():
@@ -242,7 +282,7 @@ def test_command_of_another_version_is_refused(words):
         ({"scoring": "generate"}, "unknown scoring 'generate'. Did you mean 'generated'?"),
         ({"model": 5}, "model is 5; give a text."),
         ({"device": "gpu"}, "unknown device 'gpu'."),
-        ({"precision": "fp16"}, "unknown precision 'fp16'."),
+        ({"precision": "fp16"}, "precision 'fp16' is not offered, since its loss scaling"),
     ],
     ids=str,
 )

@@ -235,14 +235,14 @@ def test_a_failed_run_leaves_an_earlier_one_untouched(request_):
     run(request_)
     before = {path.name: path.read_bytes() for path in request_.out.iterdir()}
     with pytest.raises(TrainingError, match="--learning-rate"):
-        run(replace(request_, learning_rate=1e30, overwrite=True))
+        run(replace(request_, learning_rate=1e9, overwrite=True))
     assert {path.name: path.read_bytes() for path in request_.out.iterdir()} == before
     assert [path.name for path in request_.out.parent.iterdir()] == ["run"]
 
 
 def test_a_failed_run_leaves_a_record_that_says_why(request_):
     with pytest.raises(TrainingError):
-        run(replace(request_, learning_rate=1e30))
+        run(replace(request_, learning_rate=1e9))
     record = RunRecord.read(request_.out)
     assert record.status == "failed"
     assert "TrainingError: the loss is nan" in record.error

@@ -26,10 +26,9 @@ from rankfold.errors import OutputExistsError, SpecError
 from rankfold.files import write_into
 from rankfold.progress import Progress, Silent
 from rankfold.runs.fields import fields_of
-from rankfold.runs.output import check_output
+from rankfold.runs.output import check_output, folder_beside
 from rankfold.runs.record import FitInfo, RunRecord
 from rankfold.runs.request import RunRequest
-from rankfold.runs.resume import folder_beside
 
 logger = logging.getLogger("rankfold.bench")
 

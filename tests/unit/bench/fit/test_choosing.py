@@ -15,8 +15,8 @@ from rankfold.bench.statistics.comparison import rank_records
 from rankfold.cli.main import cli
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
+from rankfold.runs.output import folder_beside
 from rankfold.runs.record import RunRecord
-from rankfold.runs.resume import folder_beside
 from rankfold.tasks.metrics import ANSWER_LOSS
 from tests.support.records import fail, make_record, reading
 from tests.support.tiny_models import review_rows, write_splits

@@ -1,0 +1,97 @@
+"""Checks of a request that need neither torch nor the network: names, files, folders and threads.
+
+Importing everything that trains takes seconds; a mistake that can be seen without is answered before.
+"""
+
+import ast
+import os
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from rankfold.errors import SpecError, unknown_name
+from rankfold.files import check_writable
+from rankfold.models.names import check_model_name
+from rankfold.plugins import file_names
+from rankfold.runs.output import check_output
+from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX, RunRequest
+from rankfold.tasks.data.read import find_source
+from rankfold.tasks.registry import check_named
+
+_THREADS_PER_CORE = 16
+
+
+def check_request(request: RunRequest, *, writes: bool = True) -> None:
+    """Check the names, files and folders of a run before anything that trains is imported.
+
+    Args:
+        request: The run.
+        writes: Whether the run's folder will be written; if not, it may exist.
+
+    Raises:
+        SpecError: If the method, the model or the task is unknown, nothing can be written, or there are too
+            many threads.
+        DataError: If there is no data of that name.
+        OutputExistsError: If the folder exists and may not be replaced.
+    """
+    check_method_name(request.method)
+    check_threads(request.threads)
+    if not writes:
+        check_writable(request.out)
+    elif request.resume and not request.overwrite:
+        return  # a finished run is returned, also where its data or its model is gone
+    else:
+        check_output(request.out, overwrite=request.overwrite)
+    check_model_name(request.model)
+    if request.data is None:
+        check_named(request.task_request)
+    else:
+        find_source(request.data)
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that would bring the machine down.
+
+    Raises:
+        SpecError: If there are many more than the machine has cores.
+    """
+    most = _THREADS_PER_CORE * (os.cpu_count() or 1)
+    if threads is not None and threads > most:
+        raise SpecError(
+            f"threads is {threads}, and this machine has {os.cpu_count()} cores; give at most {most}."
+        )
+
+
+def check_method_name(name: str) -> None:
+    """Refuse a name that no method has.
+
+    Raises:
+        SpecError: If there is no such method, with the nearest name.
+    """
+    presets = file_names("rankfold.presets")
+    if name.startswith(PEFT_PREFIX):
+        peft_names = _peft_names()
+        if peft_names and name not in peft_names:
+            raise unknown_name("method", name, peft_names)
+    elif name not in (*presets, HEAD_ONLY_NAME) and not entry_points(group="rankfold.presets"):
+        raise unknown_name("method", name, presets)
+
+
+def _peft_names() -> set[str]:
+    """Return the names of PEFT's methods as its source declares them; none if they are declared elsewhere.
+
+    PEFT itself takes seconds to import.
+    """
+    spec = find_spec("peft")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    files = [path for folder in folders if (path := Path(folder) / "utils" / "peft_types.py").is_file()]
+    classes = (node for file in files for node in ast.parse(file.read_text("utf-8")).body)
+    return {
+        f"{PEFT_PREFIX}{item.value.value.lower()}"
+        for node in classes
+        if isinstance(node, ast.ClassDef) and node.name == "PeftType"
+        for item in node.body
+        if isinstance(item, ast.Assign)
+        and isinstance(item.value, ast.Constant)
+        and isinstance(item.value.value, str)
+    }
