@@ -1,6 +1,11 @@
 """Every Python example in the pages and in the docstrings is executed and does what it says."""
 
+import os
+import re
 import runpy
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import pytest
 from sybil import Document, Sybil
@@ -16,7 +21,16 @@ PAGES = [
     if "```python" in page.read_text("utf-8")
 ]
 DOCSTRINGS = [path for path in LIBRARY_FILES if ">>> " in path.read_text("utf-8")]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.name != "tiny.py"]
+MANY_PROCESSES = [path for path in EXAMPLES if path.stem in ("with_accelerate", "with_fsdp")]
+
+
+def skip_without_packages(path):
+    """Skip an example whose docstring names a package that is not installed."""
+    for package in re.findall(r"pip install ([\w -]+)`", path.read_text("utf-8")):
+        missing = [name for name in package.split() if find_spec(name.replace("-", "_")) is None]
+        if missing:
+            pytest.skip(f"needs {', '.join(missing)}")
 
 
 def run(document: Document) -> int:
@@ -45,9 +59,31 @@ def test_docstring_examples_run(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+@pytest.mark.usefixtures("unchecked_shapes")  # which torch.compile cannot trace
+@pytest.mark.filterwarnings("ignore")  # those of the libraries that the examples show
 def test_example_script_runs(path, tmp_path, monkeypatch):
+    skip_without_packages(path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(path.parent))
     runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.parametrize("path", MANY_PROCESSES, ids=name_of)
+def test_example_script_runs_on_two_processes(path, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(path),
+    ]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for first, last in re.findall(r"loss ([\d.]+) -> ([\d.]+)", done.stdout):
+        assert float(last) < float(first)
 
 
 def test_wrong_example_fails(tmp_path):
