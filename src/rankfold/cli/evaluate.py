@@ -126,6 +126,7 @@ def _evaluate_with_harness(
                 max_length=request.max_length,
                 precision=complete.precision,
                 device=complete.device,
+                trust_remote_code=complete.trust_remote_code,
                 **options,
             )
         )

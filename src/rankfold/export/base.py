@@ -112,7 +112,10 @@ class AdapterBase:
             library.manual_seed(0)  # for weights that neither file holds, such as those of an unused pooler
             try:
                 model = cls.from_pretrained(
-                    self.model.loadable(), dtype=torch.float32, **self._head_options()
+                    self.model.loadable(),
+                    dtype=torch.float32,
+                    trust_remote_code=False,
+                    **self._head_options(),
                 )
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 first = str(error).strip().split("\n", 1)[0].rstrip(".")
@@ -139,7 +142,7 @@ class AdapterBase:
             return None
         with quiet_libraries():
             try:
-                return cast("Any", AutoTokenizer).from_pretrained(location)
+                return cast("Any", AutoTokenizer).from_pretrained(location, trust_remote_code=False)
             except (OSError, ValueError, KeyError):
                 return None
 

@@ -1,22 +1,27 @@
 """Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.models.auto import modeling_auto
 from transformers.utils import hub
 
 from rankfold.errors import SpecError
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.models.gguf import convert_gguf, read_gguf_config
 from rankfold.models.names import REMEDY, check_model_name, is_gguf
+from rankfold.models.tokenizer import check_vocabulary, load_tokenizer, set_padding
 from rankfold.progress import quiet_libraries
+
+logger = logging.getLogger("rankfold.models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class BaseModel:
         location: A folder, a hub id or a GGUF file.
         origin: The file or folder whose content identifies the weights.
         is_causal: Whether it was trained to continue text.
+        trust_remote_code: Whether Python code in the model's folder may run, because the user said so.
     """
 
     name: str
@@ -36,6 +42,7 @@ class BaseModel:
     location: str
     origin: Path
     is_causal: bool
+    trust_remote_code: bool = False
 
     def sha256(self) -> str:
         """Return the fingerprint of the weights, as `rankfold.files` defines it."""
@@ -56,7 +63,9 @@ class BaseModel:
             SpecError: If its file cannot be read.
             DataError: If a GGUF file cannot be read.
         """
-        return read_gguf_config(self.origin) if self.origin.is_file() else read_config(self.location)
+        if self.origin.is_file():
+            return read_gguf_config(self.origin)
+        return read_config(self.location, trust_remote_code=self.trust_remote_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +104,16 @@ class LoadedModel:
     fresh_modules: tuple[str, ...]
 
 
-def resolve_model(name: str) -> BaseModel:
+def resolve_model(name: str, *, trust_remote_code: bool = False) -> BaseModel:
     """Find a base model: `minilm`, `smollm2`, a folder, a GGUF file, or a hub id.
 
+    Args:
+        name: As the user wrote it.
+        trust_remote_code: Whether Python code in the model's folder may run.
+
     Raises:
-        SpecError: If there is no such model, its configuration is damaged, or the hub cannot be reached.
+        SpecError: If there is no such model, its configuration is damaged or needs code that may not run, or
+            the hub cannot be reached.
         DataError: If an embedded model's package is not installed.
     """
     if name == "minilm":
@@ -112,15 +126,15 @@ def resolve_model(name: str) -> BaseModel:
     if is_gguf(path):
         return _from_gguf(name, str(path), path)
     if path.is_dir():
-        return _from_folder(name, path)
-    return _from_hub(name)
+        return _from_folder(name, path, trust_remote_code=trust_remote_code)
+    return _from_hub(name, trust_remote_code=trust_remote_code)
 
 
 def _from_gguf(name: str, source: str, path: Path) -> BaseModel:
     return BaseModel(name, source, str(path), path, is_causal=True)
 
 
-def _from_folder(name: str, folder: Path) -> BaseModel:
+def _from_folder(name: str, folder: Path, *, trust_remote_code: bool) -> BaseModel:
     if not (folder / "config.json").is_file():
         gguf = sorted(folder.glob("*.gguf"))
         if len(gguf) == 1:
@@ -128,41 +142,70 @@ def _from_folder(name: str, folder: Path) -> BaseModel:
         raise SpecError(
             f"the model folder '{name}' has no config.json; name a folder that `save_pretrained` wrote."
         )
-    return BaseModel(name, str(folder), str(folder), folder, is_causal(read_config(str(folder))))
+    config = read_config(str(folder), trust_remote_code=trust_remote_code)
+    return BaseModel(name, str(folder), str(folder), folder, is_causal(config), trust_remote_code)
 
 
-def _from_hub(name: str) -> BaseModel:
+def _from_hub(name: str, *, trust_remote_code: bool) -> BaseModel:
     check_model_name(name)
     try:
-        config: str | None = cast(Any, hub).cached_file(name, "config.json")
+        file: str | None = cast(Any, hub).cached_file(name, "config.json")
     except OSError as error:
         raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {REMEDY}") from error
-    if config is None:
+    if file is None:
         raise SpecError(f"the hub's model '{name}' has no config.json; {REMEDY}")
-    folder = Path(config).parent
-    return BaseModel(name, name, name, folder, is_causal(read_config(str(folder))))
+    folder = Path(file).parent
+    config = read_config(str(folder), trust_remote_code=trust_remote_code)
+    return BaseModel(name, name, name, folder, is_causal(config), trust_remote_code)
 
 
-def read_config(location: str) -> PreTrainedConfig:
+def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """Return the configuration of a folder, a hub id or a `config.json`.
 
+    Args:
+        location: Where it is.
+        trust_remote_code: Whether Python code beside it may run.
+
     Raises:
-        SpecError: If it cannot be read.
+        SpecError: If it cannot be read, or not without code that may not run.
     """
     try:
-        return cast(Any, AutoConfig).from_pretrained(location)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().split("\n", 1)[0].rstrip(".")
+        return cast(Any, AutoConfig).from_pretrained(location, trust_remote_code=trust_remote_code)
+    except _UNREADABLE as error:
+        if needs_code(error):
+            raise refuse_code(location) from error
         raise SpecError(
-            f"cannot read the configuration of '{location}' ({first}); check the file."
+            f"cannot read the configuration of '{location}' ({_first_line(error)}); check the file."
         ) from error
+
+
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
+
+
+def needs_code(error: Exception) -> bool:
+    """Return whether transformers refused files because they bring code of their own."""
+    return "trust_remote_code" in str(error)
+
+
+def refuse_code(name: str) -> SpecError:
+    """Return the error for a model that cannot be loaded without Python code of its own."""
+    return SpecError(
+        f"the model '{name}' brings Python code of its own (auto_map in its configuration), which is not "
+        "run; read the code, and add --trust-remote-code to `rankfold train` if you trust it."
+    )
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
     """Return whether a configuration is of a model that was trained to continue text."""
-    # Not transformers' table of causal models: BERT is in it.
     architectures: list[str] = getattr(config, "architectures", None) or []
-    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    if architectures:
+        # Not transformers' table of causal models: BERT is in it.
+        return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    tables = cast(Any, modeling_auto)
+    kind = config.model_type
+    # Where nothing is said, a model that can only continue text was trained to.
+    others = (tables.MODEL_FOR_MASKED_LM_MAPPING_NAMES, tables.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
+    return kind in tables.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not any(kind in table for table in others)
 
 
 def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
@@ -179,17 +222,27 @@ def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
         DataError: If a GGUF file cannot be read.
     """
     location = base.loadable()
+    trust = {"trust_remote_code": base.trust_remote_code}
     with quiet_libraries():
         try:
-            tokenizer = cast(PreTrainedTokenizerBase, cast(Any, AutoTokenizer).from_pretrained(location))
-            model, fresh = _from_pretrained(location, head)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            first = str(error).strip().split("\n", 1)[0].rstrip(".")
-            raise SpecError(f"cannot load the model '{base.name}' ({first}); check its files.") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    cast(Any, model.config).pad_token_id = tokenizer.pad_token_id
+            tokenizer = load_tokenizer(location, base.name, **trust)
+            model, fresh = _from_pretrained(location, head, **trust)
+        except SpecError:
+            raise
+        except _UNREADABLE as error:
+            if needs_code(error):
+                raise refuse_code(base.name) from error
+            raise SpecError(
+                f"cannot load the model '{base.name}' ({_first_line(error)}); check its files."
+            ) from error
+    config = model.config
+    check_vocabulary(tokenizer, config, base.name)
+    set_padding(tokenizer, config, base.name)
     return LoadedModel(model, tokenizer, fresh)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
 def head_options(outputs: int, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -211,28 +264,70 @@ def head_options(outputs: int, names: Sequence[str] | None = None) -> dict[str, 
     }
 
 
-def _from_pretrained(location: str, head: TaskHead) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def _from_pretrained(
+    location: str, head: TaskHead, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     model, info = head.auto_class.from_pretrained(
-        location, dtype=torch.float32, output_loading_info=True, **head.options
+        location,
+        dtype=torch.float32,
+        output_loading_info=True,
+        trust_remote_code=trust_remote_code,
+        **head.options,
     )
     resized_keys = (entry[0] for entry in info["mismatched_keys"])
     fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *resized_keys)}
     return model, tuple(sorted(fresh))
 
 
-def row_length(config: PreTrainedConfig, usual: int, max_length: int | None) -> int:
-    """Return the most tokens of a row.
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
+_ENDLESS = 10**9
+"""Numbers like this stand for no limit, as 10^30 does in tokenizers."""
+
+
+def position_limit(config: PreTrainedConfig, model: nn.Module | None = None) -> int | None:
+    """Return the most tokens that a model has positions for; None if there is no limit.
+
+    Args:
+        config: The model's.
+        model: Says how many of its position embeddings are kept for padding, as RoBERTa's are.
+    """
+    text_config = cast(Any, config).get_text_config()
+    is_relative = hasattr(text_config, "relative_attention_num_buckets")
+    # T5's files have an `n_positions` that none of its layers reads.
+    names = _LENGTHS[:1] if is_relative else _LENGTHS
+    lengths = (getattr(text_config, name, None) for name in names)
+    limit = next((number for number in lengths if isinstance(number, int) and 0 < number < _ENDLESS), None)
+    return None if limit is None else limit - _kept_for_padding(model, limit)
+
+
+def _kept_for_padding(model: nn.Module | None, rows: int) -> int:
+    modules: Iterable[tuple[str, Any]] = () if model is None else cast(Any, model).named_modules()
+    for name, module in modules:
+        is_position = isinstance(module, nn.Embedding) and "position" in name.rpartition(".")[2]
+        if is_position and module.num_embeddings == rows and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
+
+
+def row_length(
+    config: PreTrainedConfig, usual: int, max_length: int | None, model: nn.Module | None = None
+) -> int:
+    """Return the most tokens of a row; a default that is more than the model takes is lowered.
 
     Args:
         config: The model's.
         usual: The kind of task's default.
         max_length: The number that was asked for; None for the default.
+        model: As for `position_limit`.
 
     Raises:
-        SpecError: If that is more than the model takes.
+        SpecError: If more was asked for than the model takes.
     """
+    limit = position_limit(config, model)
     length = usual if max_length is None else max_length
-    most = getattr(config, "max_position_embeddings", None)
-    if isinstance(most, int) and length > most:
-        raise SpecError(f"max_length is {length}, but the model takes {most} tokens; give at most that.")
-    return length
+    if limit is None or length <= limit:
+        return length
+    if max_length is None:
+        logger.info("rows have at most %d tokens, not the usual %d: the model takes no more.", limit, usual)
+        return limit
+    raise SpecError(f"max_length is {length}, but the model takes {limit} tokens; give at most that.")

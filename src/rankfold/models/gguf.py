@@ -46,9 +46,11 @@ def convert_gguf(path: Path) -> Path:
     with quiet_libraries(), redirect_stderr(io.StringIO()), new_folder(target) as work:
         try:
             model = cast(Any, AutoModelForCausalLM).from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32
+                str(path.parent), gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
             )
-            tokenizer = cast(Any, AutoTokenizer).from_pretrained(str(path.parent), gguf_file=path.name)
+            tokenizer = cast(Any, AutoTokenizer).from_pretrained(
+                str(path.parent), gguf_file=path.name, trust_remote_code=False
+            )
         except _UNREADABLE as error:
             raise _unreadable(path, error) from error
         # The tensors are dequantised: a folder that still claims quantisation could not be loaded again.
@@ -68,10 +70,12 @@ def read_gguf_config(path: Path) -> PreTrainedConfig:
     """
     target = _target(path)
     if target.is_dir():
-        return cast(Any, AutoConfig).from_pretrained(target)
+        return cast(Any, AutoConfig).from_pretrained(target, trust_remote_code=False)
     with quiet_libraries(), redirect_stderr(io.StringIO()):
         try:
-            return cast(Any, AutoConfig).from_pretrained(str(path.parent), gguf_file=path.name)
+            return cast(Any, AutoConfig).from_pretrained(
+                str(path.parent), gguf_file=path.name, trust_remote_code=False
+            )
         except _UNREADABLE as error:
             raise _unreadable(path, error) from error
 

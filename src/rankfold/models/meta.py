@@ -15,7 +15,14 @@ from transformers.utils import hub
 
 from rankfold.errors import RankfoldError, SpecError
 from rankfold.models.architectures import architecture_names, read_architecture
-from rankfold.models.base import TaskHead, is_causal, read_config, resolve_model
+from rankfold.models.base import (
+    TaskHead,
+    is_causal,
+    needs_code,
+    read_config,
+    refuse_code,
+    resolve_model,
+)
 from rankfold.progress import quiet_libraries
 
 logger = logging.getLogger("rankfold.models")
@@ -44,8 +51,10 @@ class MetaBase:
         """
         try:
             with quiet_libraries(), torch.device("meta"):
-                return self.head.auto_class.from_config(self.config)
+                return self.head.auto_class.from_config(self.config, trust_remote_code=False)
         except (ValueError, KeyError, AttributeError) as error:
+            if needs_code(error):
+                raise refuse_code(self.source) from error
             raise SpecError(
                 f"the model cannot be built ({_words(error)}); check its configuration."
             ) from error

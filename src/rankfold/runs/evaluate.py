@@ -48,7 +48,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     record = find_record(request.adapter)
     complete = request.completed_by(record)
     device = choose_device(complete.device)
-    base = resolve_model(complete.model)
+    base = resolve_model(complete.model, trust_remote_code=complete.trust_remote_code)
     data = _load_data(complete, record, is_causal=base.is_causal)
     log_findings(data.all_findings)
     scoring = data.kind.scoring(complete.scoring, data.task.metrics, data.task.name)
@@ -58,7 +58,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     learner = Learner(
         model.to(device),
         loaded_base.processor,
-        row_length(loaded_base.model.config, head.max_length, complete.max_length),
+        row_length(loaded_base.model.config, head.max_length, complete.max_length, loaded_base.model),
         complete.batch_size,
         device,
         choose_precision(complete.precision, device),

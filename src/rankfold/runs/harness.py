@@ -48,6 +48,7 @@ class HarnessRequest:
         max_length: Most tokens of a sequence; those of the model if None.
         precision: `auto`, `fp32` or `bf16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        trust_remote_code: Run Python code that comes with the model.
 
     Raises:
         SpecError: If a number is out of range, a name is not one of its choices, or there is no task.
@@ -64,6 +65,7 @@ class HarnessRequest:
     max_length: int | None = None
     precision: Precision = "auto"
     device: Device = "auto"
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Check every number, and the names of precision and device."""
@@ -217,7 +219,7 @@ def _set_fewshot(task: Any, count: int | None) -> None:
 
 def _find_model(request: HarnessRequest) -> BaseModel:
     """Find the base model, and check that it and the adapter are of a causal language model."""
-    base = resolve_model(request.model)
+    base = resolve_model(request.model, trust_remote_code=request.trust_remote_code)
     if not base.is_causal:
         raise SpecError(
             f"'{base.name}' is not a causal language model, which --harness needs; "

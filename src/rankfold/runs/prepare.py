@@ -85,7 +85,7 @@ def prepare(request: RunRequest) -> RunSetup:
     method = find_method(request.method)
     device = choose_device(request.device)
     precision = choose_precision(request.precision, device)
-    base = resolve_model(request.model)
+    base = resolve_model(request.model, trust_remote_code=request.trust_remote_code)
     data = load_task(request.task_request, is_causal=base.is_causal)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     log_findings(data.all_findings)
@@ -94,7 +94,7 @@ def prepare(request: RunRequest) -> RunSetup:
     set_seed(request.seed)
     head = data.kind.head(data.examples.label_names)
     loaded_base = data.kind.load(base, data.examples.label_names)
-    max_length = row_length(loaded_base.model.config, head.max_length, request.max_length)
+    max_length = row_length(loaded_base.model.config, head.max_length, request.max_length, loaded_base.model)
     config = method.config(
         request.options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
     )
@@ -117,6 +117,7 @@ def prepare(request: RunRequest) -> RunSetup:
     # An example that cannot be evaluated is better known before the training than after it.
     data.kind.check(learner, data.examples.splits["validation"])
     rows = data.kind.encode(learner, data.examples.splits["train"], training=True)
+    log_findings(learner.token_findings(rows))
     rows, probe_rows, reducer = _reducer(request, data.kind, learner, rows)
     if reducer is not None:
         reducer.attach(model).detach()  # what it cannot work with is refused now

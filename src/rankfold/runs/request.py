@@ -137,6 +137,9 @@ class RunRequest(DataRequest):
         default=False,
         description="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
     )
+    trust_remote_code: Annotated[bool, _SUBJECT] = Field(
+        default=False, description="Run Python code that comes with the model's files; read it first."
+    )
     freeze_head: Annotated[bool, Option("What to train", is_per_method=True)] = Field(
         default=False, description="Keep a new classification head at its random initial values (frozen)."
     )
@@ -317,6 +320,9 @@ class EvaluateRequest(DataRequest):
     )
     model: Annotated[str | None, _EVALUATION] = Field(
         None, description="The base model; that of the run if left out."
+    )
+    trust_remote_code: Annotated[bool, _EVALUATION] = Field(
+        default=False, description="Run Python code that comes with the model's files; read it first."
     )
     split: Annotated[Literal["train", "validation", "test", "validation_mismatched"], _EVALUATION] = Field(
         "validation", description="train, validation, test, or validation_mismatched (of mnli)."

@@ -71,7 +71,8 @@ def check_unfinished(request: RunRequest) -> None:
 def current_data(request: RunRequest) -> DataVersion | None:
     """Return the hash of the rows and the version of the task that a request names; None if unreadable."""
     try:
-        data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
+        base = resolve_model(request.model, trust_remote_code=request.trust_remote_code)
+        data = load_task(request.task_request, is_causal=base.is_causal)
     except RankfoldError:
         return None
     return data.sha256, data.task.version or 1
@@ -93,7 +94,7 @@ def check_unchanged(record: RunRecord, request: RunRequest) -> None:
             ("the task has the version", version, version_now),
         ]
     with suppress(RankfoldError):
-        weights = resolve_model(request.model).sha256()
+        weights = resolve_model(request.model, trust_remote_code=request.trust_remote_code).sha256()
         pairs.append(("the model has the hash", _short(record.model.sha256), _short(weights)))
     changes = [f"{name} {now} and had {then}" for name, then, now in pairs if then and now and then != now]
     if changes:

@@ -343,5 +343,6 @@ def propose(
 def _head_base(request: RunRequest, *, reads_data: bool) -> MetaBase:
     if not reads_data:
         return kind_base(request.model, kind=request.kind, num_labels=2)
-    data = load_task(request.task_request, is_causal=resolve_model(request.model).is_causal)
+    base = resolve_model(request.model, trust_remote_code=request.trust_remote_code)
+    data = load_task(request.task_request, is_causal=base.is_causal)
     return meta_base(request.model, lambda _: data.kind.head(data.examples.label_names))

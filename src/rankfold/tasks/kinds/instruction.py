@@ -135,10 +135,12 @@ class InstructionKind(TaskKind):
             SpecError: If the base model was not trained to.
         """
         if not base.is_causal:
-            raise SpecError(
-                f"'{base.name}' does not generate text, which an instruction task needs; "
-                "use a causal model such as 'smollm2'."
+            words = (
+                "is an encoder-decoder model, which instructions are not trained on here"
+                if base.config().is_encoder_decoder
+                else "does not generate text, which an instruction task needs"
             )
+            raise SpecError(f"'{base.name}' {words}; use a causal language model, such as 'smollm2'.")
         return super().load(base, label_names)
 
     def encode(

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from rankfold.models.hardware import autocast
+from rankfold.models.tokenizer import unknown_share
 from rankfold.progress import quiet_libraries
+from rankfold.tasks.data.findings import Finding
 
 Features = Mapping[str, Any]
 """One example as the model's keyword arguments: token ids and so on, without padding."""
@@ -19,6 +21,9 @@ Features = Mapping[str, Any]
 NEW_TOKENS = 32
 """The most tokens of a generated answer: several times those of "the correct answer is answer3"."""
 
+
+_MOST_UNKNOWN = 0.2
+"""The share of unknown tokens above which a remark is made."""
 
 _CPU = torch.device("cpu")
 
@@ -83,6 +88,19 @@ class Learner:
     settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     label_names: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
+
+    def token_findings(self, rows: Sequence[Features]) -> list[Finding]:
+        """Return a remark if the tokenizer does not know many of the words of encoded rows."""
+        if getattr(self.processor, "unk_token_id", None) is None:
+            return []
+        share = unknown_share(self.processor, (row.get("input_ids", ()) for row in rows))
+        if share <= _MOST_UNKNOWN:
+            return []
+        message = (
+            f"{share:.0%} of the tokens are unknown to the model's tokenizer, which cannot tell them "
+            "apart; use a model for this language or script."
+        )
+        return [Finding("unknown_tokens", message)]
 
     @contextmanager
     def evaluating(self) -> Generator[None]:
