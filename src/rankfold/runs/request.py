@@ -20,6 +20,7 @@ from rankfold.runs.fields import (
     request_class,
 )
 from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.decode import MAX_BYTES, ReadOptions
 from rankfold.tasks.task import Mixture, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import Rates, Scheduler
@@ -63,6 +64,15 @@ class DataRequest(Request):
     data: Annotated[str | None, Option("Data", metavar="PATH|HUB_ID")] = Field(
         None, description="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
     )
+    encoding: Annotated[str | None, _DATA] = Field(
+        None, description="Encoding of text files, such as cp1252; found by their bytes if left out."
+    )
+    delimiter: Annotated[str | None, _DATA] = Field(
+        None, description="Delimiter of CSV files: a character, or tab; found by the header if left out."
+    )
+    max_bytes: Annotated[int, Option("Data", metavar="BYTES", is_identity=False)] = Field(
+        MAX_BYTES, gt=0, le=2**50, description="Most bytes of a split, decompressed."
+    )
     task: Annotated[str | None, _DATA] = Field(
         None,
         description="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as "
@@ -91,11 +101,22 @@ class DataRequest(Request):
         "[default: 128; 256 for instructions]",
     )
 
+    def __post_init__(self) -> None:
+        """Check that there is such an encoding and that the delimiter can separate cells."""
+        _ = self.read_options
+
     @property
     def task_request(self) -> TaskRequest:
         """The data to read, as a value of `rankfold.tasks`."""
         columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
-        return TaskRequest(self.task, self.data, self.data_root, self.kind, columns)
+        return TaskRequest(
+            self.task, self.data, self.data_root, self.kind, columns, reading=self.read_options
+        )
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How files are read."""
+        return ReadOptions(self.encoding, self.delimiter, self.max_bytes)
 
 
 @request_class
@@ -227,6 +248,7 @@ class RunRequest(DataRequest):
 
     def __post_init__(self) -> None:
         """Check the fields that depend on each other, which their values do by being made."""
+        super().__post_init__()
         if self.epochs is not None and self.steps is not None:
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."

@@ -87,7 +87,16 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
     task = replace(task, kind=kind.name, metrics=metrics, label_names=examples.label_names)
     sha256 = sha256_of_rows({split: table.rows for split, table in own_tables.items()})
-    return TaskData(task, kind, SOURCE if source is None else source.name, sha256, examples)
+    findings = () if source is None else source.findings
+    findings += tuple(finding for table in tables.values() for finding in table.findings)
+    return TaskData(
+        task,
+        kind,
+        SOURCE if source is None else source.name,
+        sha256,
+        examples,
+        findings=tuple(dict.fromkeys(findings)),
+    )
 
 
 @final
@@ -150,7 +159,7 @@ class _Reader:
         return tables
 
     def _read_split(self, source: Source, split: str) -> Table | None:
-        table = read_split(source, split)
+        table = read_split(source, split, self.request.reading)
         return table if table is None or self.task.choice_word is None else as_choices(table)
 
     def _hold_out(self, train: Table) -> tuple[Table, Table]:

@@ -29,10 +29,11 @@ def as_choices(table: Table) -> Table:
         try:
             question, choices, answer = read(cast("dict[str, Any]", row))
         except DataError as error:
-            raise DataError(f"row {place + 1}: {error}") from error
+            raise DataError(f"{table.locate(place)}: {error}") from error
         if not 0 <= answer < len(choices):
             raise DataError(
-                f"row {place + 1} has no answer: they are kept back in this split; use one that has them."
+                f"{table.locate(place)} has no answer: they are kept back in this split; "
+                "use one that has them."
             )
         extra = {name: row[name] for name in ("id", "context") if name in row}
         rows.append({**extra, "question": question, "choices": list(choices), "answer": answer})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from rankfold.errors import TrainingError
 from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.findings import Finding
 
 if TYPE_CHECKING:  # this module loads without torch
@@ -117,6 +118,7 @@ class TaskRequest:
         learned_settings: The settings of the kind that a model was trained with, if one was.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
         mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
+        reading: How files are read: their encoding, the delimiter of CSV, the most bytes.
     """
 
     task: str | None = None
@@ -128,6 +130,7 @@ class TaskRequest:
     learned_settings: "Mapping[str, JsonValue] | None" = None
     holds_out: bool = False
     mixture: Mixture = "equal"
+    reading: ReadOptions = ReadOptions()
 
     @property
     def name(self) -> str:

@@ -156,17 +156,15 @@ def groups_of(table: Table, column: str) -> list[str]:
     Raises:
         DataError: If a row has none.
     """
-    return [_group_of(row, column, place) for place, row in table.enumerate_rows()]
+    return [_group_of(row, column, table.locate(index)) for index, row in table.enumerate_rows()]
 
 
-def _group_of(row: Row, column: str, place: int) -> str:
+def _group_of(row: Row, column: str, place: str) -> str:
     value = row.get(column)
     if isinstance(value, float) and value.is_integer():  # how a column with gaps is read
         value = int(value)
     if value is None or value == "" or isinstance(value, float):
-        raise DataError(
-            f"row {place + 1} has no group in '{column}' (it holds '{value}'); mend or remove the row."
-        )
+        raise DataError(f"{place} has no group in '{column}' (it holds '{value}'); mend or remove the row.")
     return str(value)
 
 

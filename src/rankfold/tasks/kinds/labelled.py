@@ -137,7 +137,7 @@ def read_rows(
             try:
                 values[split].append(read(row, name))
             except DataError as error:
-                raise DataError(f"row {index + 1} of the split '{split}': {error}") from error
+                raise DataError(f"{table.locate(index, split)}: {error}") from error
     return values
 
 
