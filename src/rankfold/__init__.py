@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rankfold.errors import RankfoldWarning as RankfoldWarning
     from rankfold.errors import SpecError as SpecError
     from rankfold.errors import StoreError as StoreError
+    from rankfold.errors import ThreadError as ThreadError
     from rankfold.errors import TrainingError as TrainingError
     from rankfold.export.certificate import Certificate as Certificate
     from rankfold.export.export import compress_lora as compress_lora
@@ -83,6 +84,7 @@ _HOMES = {
     "SpecError": "rankfold.errors",
     "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
+    "ThreadError": "rankfold.errors",
     "TrainingError": "rankfold.errors",
     "auxiliary_loss": "rankfold.train.auxiliary",
     "compress_lora": "rankfold.export.export",
@@ -126,6 +128,7 @@ __all__ = [
     "SpecError",
     "StoreError",
     "SvdSpec",
+    "ThreadError",
     "TrainingError",
     "__version__",
     "auxiliary_loss",

@@ -39,6 +39,10 @@ class TrainingError(RankfoldError, RuntimeError):
     """A run that cannot go on, such as a loss that is not a number."""
 
 
+class ThreadError(RankfoldError, RuntimeError):
+    """Adapters of a model that one thread changes while another one uses them."""
+
+
 class OutputExistsError(RankfoldError, FileExistsError):
     """An output that exists already and may not be overwritten."""
 

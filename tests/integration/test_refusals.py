@@ -91,14 +91,6 @@ def test_nothing_matched_is_refused():
     assert state_of(model) == before
 
 
-def test_projection_inside_an_attention_of_torch_is_refused():
-    model = nn.TransformerEncoderLayer(8, 2, 16)
-    with pytest.raises(SpecError, match=r"'self_attn.out_proj'.*exclude_modules"):
-        peft.get_peft_model(model, RankfoldConfig(r=2, target_modules=["out_proj", "linear1"]))
-    chosen = RankfoldConfig(r=2, target_modules=r".*(out_proj|linear1)", exclude_modules=["out_proj"])
-    assert peft.get_peft_model(model, chosen)
-
-
 def test_projection_that_kernels_of_mamba_read_without_a_call_is_refused_as_by_peft():
     size = {"hidden_size": 8, "state_size": 4, "num_hidden_layers": 1, "vocab_size": 16, "time_step_rank": 2}
     model = MambaForCausalLM(MambaConfig(**size))

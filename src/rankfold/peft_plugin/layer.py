@@ -3,7 +3,9 @@
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -15,7 +17,9 @@ from torch.utils.hooks import RemovableHandle
 from rankfold.adapter.build import BuiltAdapter
 from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating, ExpertGating
 from rankfold.adapter.module import Adapter
-from rankfold.errors import SpecError
+from rankfold.errors import NotExactError, RankfoldWarning, SpecError
+from rankfold.peft_plugin.effective_weight import effective_weight, is_in_forward
+from rankfold.peft_plugin.passes import ForwardPasses, row_adapters
 
 PREFIX = "rankfold_"
 """The beginning of the names under which a layer registers the parts of its adapters."""
@@ -67,6 +71,70 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         # `peft.helpers.disable_input_dtype_casting` switches it.
         self.cast_input_dtype_enabled = True
         self.in_features, self.out_features = layer_sizes(base_layer)
+        self.path = ""
+        self.passes: ForwardPasses | None = None
+        self.is_used = False
+
+    @property
+    def weight(self) -> Tensor:
+        """The base weight; during a forward pass the weight that the layer acts with.
+
+        PEFT's own layers always return the base weight, so that whoever reads it instead of calling the layer
+        passes over their adapters.
+        """
+        base_weight = BaseTunerLayer.weight.__get__(self)
+        if self.quantization_backend is not None or base_weight.is_meta or not is_in_forward():
+            return base_weight
+        rows = None if self.disable_adapters else row_adapters(self)
+        names = self._acting_names() if rows is None else list(dict.fromkeys(rows))
+        names = [name for name in names if name in self.rankfold_adapters]
+        if not names:
+            return base_weight
+        adapters = [self.rankfold_adapters[name] for name in names]
+        is_mixed = rows is not None and len(set(rows)) > 1
+        check = partial(self._prepare_weight, names, is_mixed=is_mixed)
+        return effective_weight(base_weight, adapters, check)
+
+    def _acting_names(self) -> list[str]:
+        """Return the names of the adapters that change the output of a pass now."""
+        if self.disable_adapters or self.merged:
+            return []
+        return [
+            name
+            for name in self.active_adapters
+            if name in self.rankfold_adapters and not self.rankfold_adapters[name].is_idle
+        ]
+
+    def _prepare_weight(self, names: Sequence[str], *, is_mixed: bool) -> None:
+        """Check that some adapters are one change of the weight, whose values are about to be used.
+
+        Raises:
+            NotExactError: If the gates of one depend on the input, or rows have different adapters.
+        """
+        self._enter_pass()
+        reader = f"the weight of '{self.path}' is read without calling the layer"
+        if is_mixed:
+            raise NotExactError(
+                f"{reader}, so its rows cannot have different adapters; call the model for each."
+            )
+        for name in names:
+            adapter = self.rankfold_adapters[name]
+            if adapter.router is not None:
+                raise NotExactError(
+                    f"{reader}, and no weight equals the adapter '{name}', whose gates depend on the input; "
+                    "leave the layer out with exclude_modules, or take a method without a router."
+                )
+            if adapter.drops:
+                message = f"{reader}, so the dropout of its adapter has no effect."
+                warnings.warn(message, RankfoldWarning, stacklevel=2)
+
+    def _enter_pass(self) -> None:
+        """Note that the layer is used, after checking that no other thread changed its adapters meanwhile."""
+        if torch.compiler.is_compiling():
+            return
+        if self.passes is not None:
+            self.passes.check_unchanged()
+        self.is_used = True
 
     def update_layer(self, adapter_name: str, built_adapter: BuiltAdapter, *, inference_mode: bool) -> None:
         """Add an adapter, on the device and in the dtype of the base layer."""
@@ -92,14 +160,16 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             adapter_names: For each row its adapter, or `__base__`; None for the active adapters on every row.
             **kwargs: Passed to the base layer.
         """
+        self._enter_pass()
         if self.disable_adapters and self.merged:
             self.unmerge()
+        if adapter_names is None:
+            adapter_names = row_adapters(self)
         if adapter_names is not None and not self.disable_adapters:
             return forward_mixed(self, x, adapter_names, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return self.base_layer(x, *args, **kwargs)
-        active = [name for name in self.active_adapters if name in self.rankfold_adapters]
-        active = [name for name in active if not self.rankfold_adapters[name].is_idle]
+        active = self._acting_names()
         output = self.fused_forward(active, x) if not (args or kwargs) else None
         if output is not None:
             return output
@@ -154,7 +224,11 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             NotExactError: If the gates of an adapter depend on the input.
         """
         self.check_can_merge(adapter_names, safe_merge=safe_merge)
-        for name in check_adapters_to_merge(self, adapter_names):
+        with self._change():
+            self._merge(check_adapters_to_merge(self, adapter_names))
+
+    def _merge(self, names: Sequence[str]) -> None:
+        for name in names:
             if name not in self.rankfold_adapters:
                 continue
             weight, delta = self.get_base_weight(), self.get_delta_weight(name)
@@ -165,6 +239,33 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             if self.quantization_backend is not None or torch.finfo(weight.dtype).bits < _BITS:
                 drift = _drift(self.get_base_weight(), weight, delta.to(weight.device))
                 self.merge_drift = max(self.merge_drift or 0.0, drift)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Activate adapters as PEFT does.
+
+        Raises:
+            ThreadError: If another thread runs the model.
+        """
+        with self._change():
+            super().set_adapter(adapter_names, inference_mode)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Enable or disable the adapters as PEFT does.
+
+        Raises:
+            ThreadError: If another thread runs the model.
+        """
+        with self._change():
+            super().enable_adapters(enabled)
+
+    @contextmanager
+    def _change(self) -> Generator[None]:
+        """Check that no other thread runs the model while its adapters change, and note the change."""
+        if self.passes is not None:
+            self.passes.check_can_change()
+        yield
+        if self.passes is not None:
+            self.passes.note_change((tuple(self.active_adapters), self.disable_adapters, self.merged))
 
     def _keep_base(self) -> None:
         """Keep the base for `unmerge`, and let this layer have a weight of its own to merge into."""
@@ -221,6 +322,10 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
 
     def unmerge(self) -> None:
         """Restore the base layer as it was before the first merge, in its present dtype, where it is now."""
+        with self._change():
+            self._restore_base()
+
+    def _restore_base(self) -> None:
         self.merged_adapters.clear()
         self.merge_drift = None
         before, self._before_merge = self._before_merge, None
@@ -234,8 +339,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter, and the hooks on the model that serve it."""
-        self.remove_hooks(adapter_name)
-        super().delete_adapter(adapter_name)
+        with self._change():
+            self.remove_hooks(adapter_name)
+            super().delete_adapter(adapter_name)
 
     def remove_hooks(self, adapter_name: str) -> None:
         """Remove the hooks on the model that serve an adapter."""

@@ -10,7 +10,6 @@ from typing import TypeGuard, final
 import torch
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
@@ -125,11 +124,6 @@ def geometry_of(name: str, layer: nn.Module, backend: QuantizationBackend | None
     Raises:
         SpecError: If it is of a type that cannot be adapted.
     """
-    if isinstance(layer, NonDynamicallyQuantizableLinear):
-        raise SpecError(
-            f"'{name}' is read by torch's MultiheadAttention without being called, so an adapter on it would "
-            "do nothing; exclude it by exclude_modules."
-        )
     if isinstance(layer, nn.Embedding):
         return Embedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx)
     if isinstance(layer, nn.Conv2d):

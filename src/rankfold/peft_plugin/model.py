@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from threading import Lock
 from typing import Any, cast, final
 
 import torch
@@ -19,6 +19,7 @@ from rankfold.factors import Seeded
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta
 from rankfold.peft_plugin.layer_types import wrap
+from rankfold.peft_plugin.passes import ForwardPasses, row_adapters, rows_with_adapters
 from rankfold.peft_plugin.state import (
     check_fingerprint,
     check_layers,
@@ -70,7 +71,7 @@ class RankfoldModel(BaseTuner):
         self._builder = Builder({target.path: target.site for target in targets}, name=adapter_name)
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
-            self._batch_relays(model, adapter_name)
+            self._hook_passes(model, adapter_name)
         finally:
             del self._targets, self._builder
 
@@ -96,6 +97,7 @@ class RankfoldModel(BaseTuner):
             )
         layer.update_layer(adapter_name, built_adapter, inference_mode=peft_config.inference_mode)
         if layer is not target:
+            layer.path = planned_target.name
             if adapter_name not in self.active_adapters:
                 layer.requires_grad_(requires_grad=False)
             self._replace_module(parent, target_name, layer, target)
@@ -105,17 +107,24 @@ class RankfoldModel(BaseTuner):
                 if isinstance(part, Seeded):
                     part.to("cpu")
 
-    def _batch_relays(self, model: nn.Module, adapter_name: str) -> None:
+    def _hook_passes(self, model: nn.Module, adapter_name: str) -> None:
+        """Let the layers of an adapter know the forward passes of the model."""
+        passes = next((layer.passes for layer in _layers(model) if layer.passes is not None), None)
+        passes = passes or ForwardPasses(_unused_layers)
         batches = self._builder.relay_batches()
-        if batches is None:
-            return
         hooks = [
-            model.register_forward_pre_hook(batches.begin),
-            model.register_forward_hook(batches.end, always_call=True),
+            hook
+            for watcher in (passes, batches)
+            if watcher is not None
+            for hook in (
+                model.register_forward_pre_hook(watcher.begin),
+                model.register_forward_hook(watcher.end, always_call=True),
+            )
         ]
         # The layers keep them, because the tuner may be gone when the adapter is deleted.
         for layer in _layers(model):
             if adapter_name in layer.rankfold_adapters:
+                layer.passes = passes
                 layer.rankfold_hooks[adapter_name] = hooks
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
@@ -182,22 +191,16 @@ class RankfoldModel(BaseTuner):
         find_encoder = getattr(self.model, "get_encoder", None)
         encoder = find_encoder() if find_encoder is not None and (beams or 1) > 1 else None
         in_encoder = set() if encoder is None or encoder is self.model else set(encoder.modules())
-        handles = [
-            module.register_forward_pre_hook(
-                partial(
-                    _pass_adapter_names,
-                    adapter_names=adapter_names if module in in_encoder else names_of_beams,
-                ),
-                with_kwargs=True,
-            )
+        modules: list[nn.Module] = [
+            module
             for module in self.modules()
             if isinstance(module, RankfoldLayer | AuxiliaryTrainingWrapper)
         ]
-        try:
+        for module in modules:
+            _take_adapter_names(module)
+        names = {module: adapter_names if module in in_encoder else names_of_beams for module in modules}
+        with rows_with_adapters(names):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _check_can_merge(self, adapter_names: list[str] | None, *, safe_merge: bool) -> None:
         for name in adapter_names or ():
@@ -247,10 +250,34 @@ def _warn_of_drift(drifts: Mapping[str, float | None]) -> None:
         warnings.warn(message, RankfoldWarning, stacklevel=3)
 
 
+def _take_adapter_names(module: nn.Module) -> None:
+    """Let a module that PEFT saves whole, such as a head, get the `adapter_names` of its thread's call."""
+    # Once and for good: a hook that came and went with a call would also meet the calls of other threads.
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        with _HOOKING:
+            if _pass_adapter_names not in module._forward_pre_hooks.values():
+                module.register_forward_pre_hook(_pass_adapter_names, with_kwargs=True)
+
+
+_HOOKING = Lock()
+
+
 def _pass_adapter_names(
-    _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, adapter_names: list[str]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "adapter_names": adapter_names}
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    adapter_names = row_adapters(module)
+    return None if adapter_names is None else (args, {**kwargs, "adapter_names": adapter_names})
+
+
+def _unused_layers(model: nn.Module) -> tuple[list[str], bool]:
+    """Return the names of the layers with an active adapter that were in no pass, and whether others were."""
+    layers = {
+        name: layer
+        for name, layer in _named_layers(model).items()
+        if not layer.disable_adapters and any(key in layer.rankfold_adapters for key in layer.active_adapters)
+    }
+    unused = [name for name, layer in layers.items() if not layer.is_used]
+    return unused, len(unused) < len(layers)
 
 
 def register() -> None:

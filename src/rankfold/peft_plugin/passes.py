@@ -1,0 +1,178 @@
+"""Forward passes of a model by thread: the adapter of each row, changes of adapters meanwhile, unused layers.
+
+Threads may run one model side by side. The `adapter_names` of a call hold for its thread alone. Which
+adapter is active, and whether adapters are disabled or merged, belongs to the model; so a pass in which
+another thread changes that, and a pass that begins with the choice of another thread in place of its own,
+raises an error instead of answering with the wrong adapter.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from rankfold.errors import RankfoldWarning, ThreadError
+
+_NAMES_SHOWN = 5
+
+AdapterState = tuple[tuple[str, ...], bool, bool]
+"""The active adapters of a layer, whether they are disabled, and whether some are merged."""
+
+
+@final
+class _Rows(threading.local):
+    """Names of the adapters of the rows that this thread's call is about, by module; None for no names."""
+
+    names: Mapping[nn.Module, list[str]] | None = None
+
+
+_ROWS = _Rows()
+
+
+def row_adapters(module: nn.Module) -> list[str] | None:
+    """Return the adapter of each row that a module gets in this thread's pass; None if none were named."""
+    return None if _ROWS.names is None else _ROWS.names.get(module)
+
+
+@contextmanager
+def rows_with_adapters(names: Mapping[nn.Module, list[str]]) -> Generator[None]:
+    """Name the adapter of each row for the time of one call in this thread.
+
+    Args:
+        names: By module, the names in the order of the rows that it gets.
+    """
+    before, _ROWS.names = _ROWS.names, names
+    try:
+        yield
+    finally:
+        _ROWS.names = before
+
+
+@final
+class _ThisThread(threading.local):
+    """What one thread does with a model.
+
+    Attributes:
+        version: The version of the adapters that the pass under way began with; None outside of a pass.
+        choice: The state that the thread chose last; None if it never did.
+    """
+
+    version: int | None = None
+    choice: AdapterState | None = None
+
+
+@final
+class ForwardPasses:
+    """Forward passes of one model. Register `begin` and `end` as hooks of the model.
+
+    Args:
+        unused_layers: Returns the names of the adapted layers of a model that were in no pass so far, and
+            whether others were.
+    """
+
+    def __init__(self, unused_layers: Callable[[nn.Module], tuple[list[str], bool]]) -> None:
+        self._unused_layers = unused_layers
+        self._is_checked = False
+        self._version = 0
+        self._state: AdapterState | None = None
+        self._changed_by: int | None = None
+        self._running: set[int] = set()
+        self._thread = _ThisThread()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy or a pickle begin without passes."""
+        return ForwardPasses, (self._unused_layers,)
+
+    def begin(self, _module: nn.Module, _args: Any) -> None:
+        """Start a pass of this thread: a forward pre-hook.
+
+        Raises:
+            ThreadError: If another thread changed the adapters since this one chose them, or has them
+                disabled.
+        """
+        if torch.compiler.is_compiling():
+            return
+        me = threading.get_ident()
+        self._running.add(me)
+        self._thread.version = self._version
+        if self._changed_by in (None, me) or self._state is None:
+            return
+        choice, (active, is_disabled, _) = self._thread.choice, self._state
+        is_disabled_elsewhere = choice is None and is_disabled and self._changed_by in _living_threads()
+        if is_disabled_elsewhere or choice not in (None, self._state):
+            now = "disabled the adapters" if is_disabled else f"activated {', '.join(active)}"
+            raise ThreadError(
+                f"another thread {now} since this thread chose its own; name the adapter of each call by "
+                "adapter_names, or let one thread at a time choose and run."
+            )
+
+    def end(self, module: nn.Module, _args: Any, output: Any) -> None:
+        """Finish a pass: a forward hook, to be called after an error too.
+
+        The first one in training warns of adapted layers that were not in it.
+        """
+        if torch.compiler.is_compiling():
+            return
+        self._running.discard(threading.get_ident())
+        self._thread.version = None
+        if module.training and torch.is_grad_enabled() and output is not None and not self._is_checked:
+            self._is_checked = True
+            unused, some_are_used = self._unused_layers(module)
+            if unused and some_are_used:
+                _warn_of_unused(unused)
+
+    def check_unchanged(self) -> None:
+        """Check that the adapters are those that this thread's pass began with.
+
+        Raises:
+            ThreadError: If another thread changed them since.
+        """
+        if self._thread.version not in (None, self._version):
+            raise ThreadError(
+                "another thread changed the active adapters during this pass; name the adapter of each call "
+                "by adapter_names, or let one thread at a time choose and run."
+            )
+
+    def check_can_change(self) -> None:
+        """Check that no other thread runs the model now.
+
+        Raises:
+            ThreadError: If one does.
+        """
+        if not self._running:
+            return
+        if (self._running - {threading.get_ident()}) & _living_threads():
+            self._version += 1  # the pass may have begun between the changes of two layers
+            raise ThreadError(
+                "adapters cannot be activated, disabled, merged or deleted while another thread runs the "
+                "model; wait for it, or name the adapter of each call by adapter_names."
+            )
+
+    def note_change(self, state: AdapterState) -> None:
+        """Note that this thread changed the adapters of a layer, and to what."""
+        self._version += 1
+        self._state, self._changed_by = state, threading.get_ident()
+        self._thread.choice = state
+        if self._thread.version is not None:
+            self._thread.version = self._version
+
+
+def _living_threads() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate()}
+
+
+def _warn_of_unused(names: Sequence[str]) -> None:
+    shown = ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN])
+    if len(names) > _NAMES_SHOWN:
+        shown += ", ..."
+    warnings.warn(
+        f"{len(names)} adapted layers took no part in the first training pass and learned nothing in it: "
+        f"{shown}; leave them out with exclude_modules unless later passes call them, as of skipped blocks "
+        "or experts.",
+        RankfoldWarning,
+        stacklevel=3,
+    )
