@@ -4,7 +4,7 @@ Nothing else reads command lines: what this module returns is as if the present 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,8 +25,14 @@ def upgrade_record(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("format") != _OLD_FORMAT or "command" not in values:
         return values
     values = dict(values)
-    request = request_of_command(values.pop("command"))
-    return {**values, "format": 2, "request": request.to_dict()}
+    request = request_of_command(values.pop("command")).to_dict()
+    options = with_former_defaults(values["method"]["name"], values["method"]["options"])
+    return {
+        **values,
+        "format": 2,
+        "method": {**values["method"], "options": options},
+        "request": {**request, "options": options},
+    }
 
 
 def upgrade_start(values: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +48,14 @@ def upgrade_start(values: dict[str, Any]) -> dict[str, Any]:
     request = {name: value for name, value in values["request"].items() if value is not None}
     record = upgrade_record(values["record"])
     method = {**record["method"], "config": _upgrade_config(record["method"]["config"])}
-    return {**record, "method": method, "request": request}
+    return {**record, "method": method, "request": {**request, "options": method["options"]}}
+
+
+def with_former_defaults(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a method with those stated whose default has changed since 0.1.0."""
+    if method == "relayed_lora" and options.get("reading") != "paper":
+        return {**options, "zero": options.get("zero", "down")}
+    return dict(options)
 
 
 def _upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
