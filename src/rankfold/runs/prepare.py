@@ -98,7 +98,7 @@ def prepare(request: RunRequest) -> RunSetup:
     config = method.config(
         request.options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
     )
-    data.kind.start_head(loaded_base, data.examples.splits["train"])
+    data.kind.start_head(loaded_base, data.examples)
     set_seed(request.seed)
     model = _with_adapter(loaded_base, config)
     freeze_rest(model, method, freeze_head=request.freeze_head)

@@ -21,6 +21,7 @@ from rankfold.runs.fields import (
 )
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.decode import MAX_BYTES, ReadOptions
+from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.task import Mixture, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import Rates, Scheduler
@@ -88,6 +89,14 @@ class DataRequest(Request):
         None,
         description="Column of the speaker, person or document, of which none is on both sides of a split.",
     )
+    decimal: Annotated[Decimal | None, _DATA] = Field(
+        None,
+        description="Decimal separator of numbers in the label column, '.' or ','; found in the data if "
+        "left out.",
+    )
+    drop_missing: Annotated[bool | None, _DATA] = Field(
+        None, description="Leave out rows whose text or label is missing, instead of refusing them."
+    )
     scoring: Annotated[ScoringName | None, _DATA] = Field(
         None,
         description="How a model that writes text chooses: likelihood (a token's, on average), "
@@ -110,7 +119,14 @@ class DataRequest(Request):
         """The data to read, as a value of `rankfold.tasks`."""
         columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
         return TaskRequest(
-            self.task, self.data, self.data_root, self.kind, columns, reading=self.read_options
+            self.task,
+            self.data,
+            self.data_root,
+            self.kind,
+            columns,
+            decimal=self.decimal,
+            drops_missing=bool(self.drop_missing),
+            reading=self.read_options,
         )
 
     @property

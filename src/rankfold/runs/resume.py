@@ -189,8 +189,11 @@ def _clear(folder: Path) -> None:
 
 def _check_same(out: Path, then: RunRecord, now: RunRecord) -> None:
     """Check that a run can be resumed, and say if it will not be the same to the bit."""
-    if then.task.kind in find_kind(now.task.kind).former_names:
+    kind = find_kind(now.task.kind)
+    if then.task.kind in kind.former_names:
         then = replace(then, task=replace(then.task, kind=now.task.kind))
+    derived = {name: value for name, value in now.task.settings.items() if name in kind.derived_settings}
+    then = replace(then, task=replace(then.task, settings={**derived, **then.task.settings}))
     before, after = then.to_dict(), now.to_dict()
     refuse_differences(
         out, [change for part in _SAME for change in differences(before[part], after[part], part)]

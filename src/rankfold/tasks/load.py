@@ -9,6 +9,8 @@ from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
 from rankfold.tasks.bbc_news import SOURCE, read_bbc_news
 from rankfold.tasks.data.columns import Columns, check_columns, find_columns
+from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.missing import drop_missing
 from rankfold.tasks.data.read import Rows, Source, Table, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
 from rankfold.tasks.kinds import LabelHints, find_kind, infer_kind
@@ -70,6 +72,10 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     if request.task is None or request.data is not None:
         logger.info("columns read: %s.", columns.summary(rows[0]))
     check_columns({split: table.rows for split, table in tables.items()}, columns)
+    findings: list[Finding] = []
+    if request.drops_missing:
+        own_tables, findings = drop_missing(own_tables, columns)
+        tables = {**tables, **own_tables}
     # A part of the mixture that was learned has its classes among those of the others.
     part = label_names_of(task.name, request.learned_names)
     hints = LabelHints(
@@ -77,6 +83,8 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         part or request.learned_names,
         task.choice_word or "answer",
         request.learned_settings,
+        request.decimal,
+        is_published=task.version is not None,
     )
     read = (
         {"train": tables["train"], **own_tables} if kind.reads_training and "train" in tables else own_tables
@@ -87,15 +95,15 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
     task = replace(task, kind=kind.name, metrics=metrics, label_names=examples.label_names)
     sha256 = sha256_of_rows({split: table.rows for split, table in own_tables.items()})
-    findings = () if source is None else source.findings
-    findings += tuple(finding for table in tables.values() for finding in table.findings)
+    remarks = () if source is None else source.findings
+    remarks += tuple(finding for table in tables.values() for finding in table.findings)
     return TaskData(
         task,
         kind,
         SOURCE if source is None else source.name,
         sha256,
         examples,
-        findings=tuple(dict.fromkeys(findings)),
+        findings=tuple(dict.fromkeys((*remarks, *findings))),
     )
 
 

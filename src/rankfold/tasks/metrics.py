@@ -5,6 +5,7 @@ its resamples at once. Metrics of other packages are recorded by name; rankfold 
 better, unless the name ends in `_loss` or `_error`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,20 +28,24 @@ UNPARSED = "unparsed"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric of predictions; larger is better, and 1 is the largest value.
+    """A metric of predictions.
 
     Args:
         function: Labels `[..., n]` and predictions `[..., n]` give values `[...]`.
         least: The smallest value.
+        most: The largest value.
+        is_error: Whether smaller is better.
     """
 
     function: MetricFunction
     least: float = 0.0
+    most: float = 1.0
+    is_error: bool = False
 
 
 def is_smaller_better(name: str) -> bool:
-    """Return whether a metric is better when it is smaller: a loss or an error, by its name."""
-    return name.endswith(("_loss", "_error"))
+    """Return whether a metric is better when it is smaller: an error, or by its name a loss or an error."""
+    return METRICS[name].is_error if name in METRICS else name.endswith(("_loss", "_error"))
 
 
 def find_metric(name: str) -> Metric:
@@ -89,11 +94,38 @@ def _f1_of_class(labels: Values, predictions: Values, label: object) -> NDArray[
     return _ratio(2 * hits, np.sum(truth, axis=-1) + np.sum(guess, axis=-1))
 
 
-def _macro_f1(labels: Values, predictions: Values) -> NDArray[np.float64]:
-    # As in scikit-learn: the mean over the classes that occur in this sample, as label or as prediction.
-    classes = np.union1d(labels, predictions)
-    occurs = [np.any((labels == label) | (predictions == label), axis=-1) for label in classes]
-    return sum(_f1_of_class(labels, predictions, label) for label in classes) / np.sum(occurs, axis=0)
+def _precision_of_class(labels: Values, predictions: Values, label: object) -> NDArray[np.float64]:
+    guess = predictions == label
+    return _ratio(np.sum((labels == label) & guess, axis=-1), np.sum(guess, axis=-1))
+
+
+def _recall_of_class(labels: Values, predictions: Values, label: object) -> NDArray[np.float64]:
+    return _precision_of_class(predictions, labels, label)
+
+
+def _mean_over_classes(of_class: Callable[..., NDArray[np.float64]]) -> MetricFunction:
+    """Return the mean of a metric of one class over the classes, as scikit-learn has it.
+
+    These are the classes that occur in the sample, as label or as prediction.
+    """
+
+    def mean(labels: Values, predictions: Values) -> NDArray[np.float64]:
+        classes = np.union1d(labels, predictions)
+        occurs = [np.any((labels == label) | (predictions == label), axis=-1) for label in classes]
+        return sum(of_class(labels, predictions, label) for label in classes) / np.sum(occurs, axis=0)
+
+    return mean
+
+
+def _weighted_f1(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    shares = [(label, np.mean(labels == label, axis=-1)) for label in np.unique(labels)]
+    return np.sum([share * _f1_of_class(labels, predictions, label) for label, share in shares], axis=0)
+
+
+def _balanced_accuracy(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    classes = np.unique(labels)
+    recalls = [_recall_of_class(labels, predictions, label) for label in classes]
+    return np.sum(recalls, axis=0) / np.sum([np.any(labels == label, axis=-1) for label in classes], axis=0)
 
 
 def _matthews(labels: Values, predictions: Values) -> NDArray[np.float64]:
@@ -124,6 +156,21 @@ def _spearman(labels: Values, predictions: Values) -> NDArray[np.float64]:
     return _pearson(rank(labels, axis=-1), rank(predictions, axis=-1))
 
 
+def _r2(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    spread = np.sum((labels - np.mean(labels, axis=-1, keepdims=True)) ** 2, axis=-1)
+    is_defined = spread > 0
+    misfit = np.sum((labels - predictions) ** 2, axis=-1)
+    return np.where(is_defined, 1 - misfit / np.where(is_defined, spread, 1.0), 0.0)
+
+
+def _rmse(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return np.sqrt(np.mean((labels - predictions) ** 2, axis=-1))
+
+
+def _mae(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return np.mean(np.abs(labels - predictions), axis=-1)
+
+
 def _ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
     """Divide; where there is nothing to divide by, nothing was learned, which is zero."""
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
@@ -134,9 +181,51 @@ def _ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(_accuracy),
     "f1": Metric(_f1),
-    "macro_f1": Metric(_macro_f1),
+    "macro_f1": Metric(_mean_over_classes(_f1_of_class)),
+    "weighted_f1": Metric(_weighted_f1),
+    "macro_precision": Metric(_mean_over_classes(_precision_of_class)),
+    "macro_recall": Metric(_mean_over_classes(_recall_of_class)),
+    "balanced_accuracy": Metric(_balanced_accuracy),
     "matthews": Metric(_matthews, least=-1.0),
     "pearson": Metric(_pearson, least=-1.0),
     "spearman": Metric(_spearman, least=-1.0),
+    "r2": Metric(_r2, least=-math.inf),
+    "rmse": Metric(_rmse, most=math.inf, is_error=True),
+    "mae": Metric(_mae, most=math.inf, is_error=True),
 }
 """Metrics by name. `f1` is that of class 1; a correlation with a constant is zero."""
+
+_OTHER_NAMES = {
+    "acc": "accuracy",
+    "mcc": "matthews",
+    "matthews_correlation": "matthews",
+    "matthews_corrcoef": "matthews",
+    "f1_macro": "macro_f1",
+    "f1_weighted": "weighted_f1",
+    "precision": "macro_precision",
+    "recall": "macro_recall",
+    "precision_macro": "macro_precision",
+    "recall_macro": "macro_recall",
+    "auc": "auroc",
+    "roc_auc": "auroc",
+    "f1_micro": "micro_f1",
+    "r_squared": "r2",
+}
+
+
+def metric_name(name: str, names: Sequence[str], task: str) -> str:
+    """Return our name of a metric that somebody has asked for.
+
+    Args:
+        name: Ours, or one that other libraries have for it; case and hyphens make no difference.
+        names: Those that the kind of task has.
+        task: The kind of task, for the error.
+
+    Raises:
+        SpecError: If the kind has no such metric, with the nearest one.
+    """
+    plain = name.strip().lower().replace("-", "_")
+    own_name = plain if plain in names else _OTHER_NAMES.get(plain, plain)
+    if own_name not in names:
+        raise unknown_name(f"metric of '{task}'", name, names)
+    return own_name

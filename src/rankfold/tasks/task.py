@@ -10,6 +10,7 @@ from rankfold.errors import TrainingError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.numbers import Decimal
 
 if TYPE_CHECKING:  # this module loads without torch
     from pydantic import JsonValue
@@ -116,6 +117,8 @@ class TaskRequest:
         columns: Columns whose names cannot be guessed, and the one that says whose a row is.
         learned_names: Class names in the order in which a model has learned them, if one has.
         learned_settings: The settings of the kind that a model was trained with, if one was.
+        decimal: The decimal separator of numbers that are written as texts; found in the data if None.
+        drops_missing: Leave out rows whose text or label is missing, instead of refusing them.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
         mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
         reading: How files are read: their encoding, the delimiter of CSV, the most bytes.
@@ -128,6 +131,8 @@ class TaskRequest:
     columns: Columns = Columns()
     learned_names: tuple[str, ...] | None = None
     learned_settings: "Mapping[str, JsonValue] | None" = None
+    decimal: Decimal | None = None
+    drops_missing: bool = False
     holds_out: bool = False
     mixture: Mixture = "equal"
     reading: ReadOptions = ReadOptions()

@@ -118,15 +118,15 @@ def test_label_ids_stay_the_same_when_the_names_are_given_back(labels):
 
 
 def test_a_split_with_a_label_of_its_own_is_refused_with_its_name():
-    with pytest.raises(
-        DataError,
-        match=r"'validation' has the labels 'c', but the 2 labels of 'label' are 'a', 'b'; [\w ]*\.$",
-    ):
+    words = r"'validation' has the labels 'c' \(row 2\), but the 2 labels of 'label' are 'a', 'b'; [\w ]*\.$"
+    with pytest.raises(DataError, match=words):
         _examples(train=_rows("a", "b"), validation=_rows("a", "c"))
 
 
 def test_measurements_taken_for_classes_are_refused_with_a_word_on_regression():
-    with pytest.raises(DataError, match=r"'4.5', but the 3 labels .* same labels, or --kind regression"):
+    with pytest.raises(
+        DataError, match=r"'4.5' \(row 1\), but the 3 labels .* same labels, or --kind regression"
+    ):
         _examples(train=_rows("3.5", "2", "n/a"), validation=_rows("4.5"))
 
 
@@ -140,9 +140,11 @@ def test_a_row_without_label_is_named(label):
         _examples(train=_rows("a", label, "b"))
 
 
-def test_labels_of_mixed_types_are_refused():
-    with pytest.raises(DataError, match="mix int and str"):
-        _examples(train=_rows(0, 1), validation=_rows("0", "1"))
+def test_class_is_named_by_its_text_whatever_its_type():
+    examples = _examples(train=_rows(10, 9, "unknown"), validation=_rows("9", "unknown", "10"))
+    assert examples.label_names == ("10", "9", "unknown")
+    assert [item.label for item in examples.splits["validation"]] == [1, 2, 0]
+    assert _examples(train=_rows("01", "1", "10", "9")).label_names == ("01", "1", "9", "10")
 
 
 def test_a_single_label_is_no_classification():

@@ -80,9 +80,18 @@ def _library(name, labels, predictions):
     """Return a metric as scikit-learn or scipy has it."""
     if name in ("pearson", "spearman"):
         return getattr(scipy.stats, f"{name}r")(labels, predictions)[0]
-    options = {"f1": {"zero_division": 0.0}, "macro_f1": {"average": "macro", "zero_division": 0.0}}
-    names = {"accuracy": "accuracy_score", "matthews": "matthews_corrcoef"}
-    return getattr(sklearn.metrics, names.get(name, "f1_score"))(labels, predictions, **options.get(name, {}))
+    average, _, score = name.rpartition("_") if name != "balanced_accuracy" else ("", "", name)
+    options = {"average": average, "zero_division": 0.0} if average else {}
+    return getattr(sklearn.metrics, _LIBRARY_NAMES.get(score, f"{score}_score"))(
+        labels, predictions, **options
+    )
+
+
+_LIBRARY_NAMES = {
+    "matthews": "matthews_corrcoef",
+    "rmse": "root_mean_squared_error",
+    "mae": "mean_absolute_error",
+}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def test_metrics_of_many_samples_at_once_equal_those_of_the_libraries_one_by_one
     generator = np.random.default_rng(3)
     labels, predictions = generator.integers(0, classes, (2, 40, 25))
     predictions = np.where(generator.random((40, 25)) < 0.5, labels, predictions)
-    if name in ("pearson", "spearman"):
+    if name in ("pearson", "spearman", "r2", "rmse", "mae"):
         predictions = predictions + np.round(generator.normal(size=predictions.shape), 1)
     expected = [_library(name, a, b) for a, b in zip(labels, predictions, strict=True)]
     np.testing.assert_allclose(METRICS[name].function(labels, predictions), expected, rtol=1e-9, atol=1e-12)

@@ -418,7 +418,8 @@ def test_the_same_rows_give_the_same_task_as_csv_and_as_jsonl(tmp_path, labels):
         (tmp_path / f"rows.{form}").write_bytes(_content(rows, form))
         data = load_task(TaskRequest(data=str(tmp_path / f"rows.{form}")), is_causal=False)
         assert sorted(data.examples.label_names) == sorted(labels)
-        tasks.append((data.kind, data.examples, data.sha256))
+        examples = data.examples
+        tasks.append((data.kind, examples.label_names, examples.splits, examples.settings, data.sha256))
     assert tasks[0] == tasks[1]
 
 

@@ -118,7 +118,7 @@ def test_a_task_of_rows_with_float_labels_is_a_regression(tmp_path):
     data = load_task(
         TaskRequest(data=str(write_splits(tmp_path / "d", train=rows, dev=rows))), is_causal=False
     )
-    assert (data.kind, data.task.metrics) == (REGRESSION, ("pearson", "spearman"))
+    assert (data.kind, data.task.metrics) == (REGRESSION, ("pearson", "spearman", "r2", "rmse", "mae"))
 
 
 def test_a_kind_that_is_given_wins(tmp_path):

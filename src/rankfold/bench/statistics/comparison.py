@@ -80,10 +80,12 @@ class Difference:
         interval: The paired difference; positive when the metric is larger than the reference's.
         p_value: Two-sided, not corrected; of a difference from the bound, which is 0 unless something else
             was asked for.
+        is_error: Whether the metric is an error, so that a negative difference is the better.
     """
 
     interval: Interval
     p_value: float
+    is_error: bool = False
 
 
 def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float = LEVEL) -> Interval:
@@ -106,7 +108,7 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
         lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed
     )
     interval = _interval(estimate, level)
-    low, high = max(interval.low, find_metric(metric).least), min(interval.high, 1.0)
+    low, high = max(interval.low, find_metric(metric).least), min(interval.high, find_metric(metric).most)
     if metric != "accuracy":
         return Interval(estimate.value, low, high)
     wilson = _wilson(estimate, level)
@@ -198,7 +200,7 @@ def paired_contrast(
         return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
     estimate = _mean_estimate(gain, paired_scores[0], seed)
-    return Difference(_interval(estimate, level), estimate.p_value(bound))
+    return Difference(_interval(estimate, level), estimate.p_value(bound), find_metric(metric).is_error)
 
 
 def holm_rejections(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
@@ -223,9 +225,13 @@ def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list
         level: One minus the chance of any false verdict.
     """
     return [
-        "not separated" if not sure else "better" if difference.interval.value > 0 else "worse"
+        "not separated" if not sure else "better" if _is_gain(difference) else "worse"
         for difference, sure in zip(differences, holm_rejections(differences, level=level), strict=True)
     ]
+
+
+def _is_gain(difference: Difference) -> bool:
+    return (difference.interval.value > 0) is not difference.is_error
 
 
 def _mean_estimate(statistic: Statistic, scores: Scores, seed: int) -> MeanEstimate:
@@ -304,8 +310,10 @@ def not_above_baseline(records: Sequence[RunRecord]) -> list[RunRecord]:
 def _is_like_guessing(record: RunRecord) -> bool:
     metric = record.task.metric
     score = mean_score([record], metric, shared_examples([record]))
-    if score is None or not record.baselines or is_smaller_better(metric):
+    if score is None or not record.baselines:
         return False
+    if is_smaller_better(metric):
+        return score.high >= min(record.baselines.values())
     return score.low <= max(record.baselines.values())
 
 

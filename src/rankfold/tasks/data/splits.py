@@ -14,7 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.labels import number_of
+from rankfold.tasks.data.labels import column_format
+from rankfold.tasks.data.numbers import NumberFormat
 from rankfold.tasks.data.read import Row, Rows, Table
 
 HOLD_OUT_FRACTION = 0.1
@@ -61,10 +62,11 @@ def _is_measured(rows: Rows, column: str) -> bool:
 
     Whole numbers without a gap are ids of classes, however many there are, unless no two rows have the same.
     """
-    numbers: set[float] = set()
-    for row in rows:
-        with suppress(DataError):
-            numbers.add(number_of(row, column))
+    values = [row.get(column) for row in rows]
+    number_format = NumberFormat()
+    with suppress(DataError):
+        number_format = column_format(values, column) or number_format
+    numbers = {number for value in values if (number := number_format.read(value)) is not None}
     if len(numbers) <= math.sqrt(len(rows)):
         return False
     has_gaps = max(numbers) - min(numbers) >= len(numbers)

@@ -11,6 +11,7 @@ Row = Mapping[str, object]
 Rows = Sequence[Row]
 
 _QUOTED_NAMES = 10
+_NAMED_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,41 @@ class Table:
             index: Its index in the source, from 0.
             split: The split, which is named where there is no file to name.
         """
+        return self._locate([index], split)
+
+    def locate_rows(self, positions: Sequence[int], split: str | None = None) -> str:
+        """Return the places of some of these rows in words, as `locate` does; of many the first few.
+
+        Args:
+            positions: Their places in `rows`, from 0, in order.
+            split: The split, which is named where there is no file to name.
+        """
+        indices = self.indices
+        return self._locate(
+            [position if indices is None else indices[position] for position in positions], split
+        )
+
+    def _locate(self, indices: Sequence[int], split: str | None) -> str:
         if not self.origins:
-            return f"row {index + 1}" if split is None else f"row {index + 1} of the split '{split}'"
-        origin = self.origins[bisect_right(self.origins, index, key=lambda item: item.first) - 1]
-        place = index - origin.first
-        number = f"row {place + 1}" if origin.lines is None else f"line {origin.lines[place]}"
-        return f"{number} of '{origin.file}'"
+            numbers = _plural("row", [index + 1 for index in indices])
+            return numbers if split is None else f"{numbers} of the split '{split}'"
+        origins = [bisect_right(self.origins, index, key=lambda item: item.first) - 1 for index in indices]
+        if len(set(origins)) > 1:
+            rest = len(indices) - _NAMED_ROWS
+            places = "; ".join(self._locate([index], split) for index in indices[:_NAMED_ROWS])
+            return places + (f" and {rest} more" if rest > 0 else "")
+        origin = self.origins[origins[0]]
+        places = [index - origin.first for index in indices]
+        if origin.lines is None:
+            return f"{_plural('row', [place + 1 for place in places])} of '{origin.file}'"
+        return f"{_plural('line', [origin.lines[place] for place in places])} of '{origin.file}'"
+
+
+def _plural(noun: str, numbers: Sequence[int]) -> str:
+    """Return a noun with numbers: "row 3", or "rows 3, 5, 8, 9, 12 and 40 more"."""
+    shown = ", ".join(map(str, numbers[:_NAMED_ROWS]))
+    rest = len(numbers) - _NAMED_ROWS
+    return f"{noun}{'s' if len(numbers) > 1 else ''} {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def quote_list(names: Iterable[object]) -> str:

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns
-from rankfold.tasks.data.labels import find_labels, label_of, not_learned
+from rankfold.tasks.data.label_findings import label_findings
+from rankfold.tasks.data.labels import find_labels, is_measured, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
@@ -29,7 +30,8 @@ class Classification(LabelledText):
         """Return whether labels are words or whole numbers, or choices that only a head can tell apart."""
         if columns.label is None:
             return not is_causal and has_columns(rows[0], CHOICE_COLUMNS)
-        return not any(isinstance(row[columns.label], float) for row in rows)
+        values = [row.get(columns.label) for row in rows]
+        return not isinstance(values[0], list) and not is_measured(values, columns.label)
 
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return texts with class ids; rows with the same few choices everywhere have these as classes."""
@@ -38,10 +40,12 @@ class Classification(LabelledText):
             return _choice_examples(tables, hints.learned_names)
         values = read_rows(tables, lambda row, _id: label_of(row, column))
         names = next(iter(tables.values())).class_names.get(column) or hints.names
-        labels = find_labels(column, values, names, hints.learned_names)
+        labels = find_labels(column, values, names, hints.learned_names, tables=tables)
+        first = next(iter(tables))
         return Examples(
             labels.names,
             labelled_examples(tables, columns, lambda row: labels.ids[label_of(row, column)]),
+            () if hints.learned_names else tuple(label_findings(column, values[first], tables[first])),
         )
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:

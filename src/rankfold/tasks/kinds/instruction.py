@@ -46,6 +46,7 @@ class InstructionKind(TaskKind):
     default_for_causal: ClassVar[bool | None] = True
     loss_per_token: ClassVar[bool] = True
     reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
+    derived_settings: ClassVar[frozenset[str]] = frozenset({_ANSWERS})
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether rows have no label column, for a model that generates text.

@@ -12,6 +12,7 @@ from rankfold.errors import SpecError
 from rankfold.models.base import BaseModel, LoadedModel, TaskHead, load_model
 from rankfold.tasks.data.columns import Columns, find_columns, find_text_columns
 from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
@@ -57,12 +58,16 @@ class LabelHints:
             ids.
         choice_word: The word for a choice in a prompt that is written from `question` and `choices`.
         learned_settings: The `Examples.settings` that a model was trained with; None if none has been yet.
+        decimal: The decimal separator of numbers that are written as texts; found in the data if None.
+        is_published: Whether the task is a known one, whose protocol is not changed.
     """
 
     names: Sequence[str] | None = None
     learned_names: Sequence[str] | None = None
     choice_word: str = "answer"
     learned_settings: Mapping[str, JsonValue] | None = None
+    decimal: Decimal | None = None
+    is_published: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class TaskKind(ABC):
         name: The name on the command line and in records.
         former_names: Names under which earlier versions recorded the same tasks, so that their stopped runs
             resume.
+        derived_settings: Settings that follow from the data and change no training, which stopped runs of
+            earlier versions may lack.
         default_for_causal: Whether it is the usual kind of models that generate text (True), or of all others
             (False), where there is no data to infer it from; None if neither.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
@@ -106,6 +113,7 @@ class TaskKind(ABC):
     name: ClassVar[str]
     default_for_causal: ClassVar[bool | None] = None
     former_names: ClassVar[tuple[str, ...]] = ()
+    derived_settings: ClassVar[frozenset[str]] = frozenset()
     loss_per_token: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
@@ -234,9 +242,9 @@ class TaskKind(ABC):
         """
         return load_model(base, self.head(label_names))
 
-    def start_head(self, base: LoadedModel, train: Sequence[Any]) -> None:
+    def start_head(self, base: LoadedModel, examples: Examples) -> None:
         """Set a new head up for the training examples; by default it stays as it was drawn."""
-        _ = base, train
+        _ = base, examples
 
     # Training.
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from rankfold.errors import DataError
 from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.labels import DROP_REMEDY
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Collate, LabelHints, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner
@@ -128,17 +129,24 @@ def read_rows(
         read: Reads a row, given the row and its id.
 
     Raises:
-        DataError: If a row cannot be read, with its split and number.
+        DataError: If rows cannot be read, with their split and numbers, and the fault of the first.
     """
-    values: dict[str, list[_Value]] = {}
-    for split, table in tables.items():
-        values[split] = []
-        for (index, row), name in zip(table.enumerate_rows(), _ids(table), strict=True):
-            try:
-                values[split].append(read(row, name))
-            except DataError as error:
-                raise DataError(f"{table.locate(index, split)}: {error}") from error
-    return values
+    return {split: _read_table(split, table, read) for split, table in tables.items()}
+
+
+def _read_table(split: str, table: Table, read: Callable[[Row, int | str], _Value]) -> list[_Value]:
+    values: list[_Value] = []
+    faults: dict[int, DataError] = {}
+    for position, (row, name) in enumerate(zip(table.rows, _ids(table), strict=True)):
+        try:
+            values.append(read(row, name))
+        except DataError as error:
+            faults[position] = error
+    if not faults:
+        return values
+    first, *others = faults
+    more = f" ({len(others)} more cannot be read: {table.locate_rows(others)})" if others else ""
+    raise DataError(f"{table.locate_rows([first], split)}{more}: {faults[first]}") from faults[first]
 
 
 def _ids(table: Table) -> list[int | str]:
@@ -157,9 +165,7 @@ def text_of(row: Row, column: str) -> str:
     """
     value = row.get(column)
     if not isinstance(value, str):
-        raise DataError(
-            f"the column '{column}' holds '{value}' where a text is needed; mend or remove the row."
-        )
+        raise DataError(f"the column '{column}' holds '{value}' where a text is needed; {DROP_REMEDY}.")
     return value
 
 

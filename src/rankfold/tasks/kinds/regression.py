@@ -2,67 +2,114 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.errors import DataError
 from rankfold.models.base import LoadedModel, TaskHead
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.labels import check_published, number_of
+from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.labels import check_published, column_format, is_measured, number_of
+from rankfold.tasks.data.numbers import NumberFormat
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
 from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples
-from rankfold.tasks.kinds.learner import Learner
+from rankfold.tasks.kinds.learner import Features, Learner
+
+_SCALE, _UNIT = "scale", "unit"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Mean and standard deviation of the training labels, between which a model learns standardised numbers.
+
+    AdamW moves an output by no more than about the learning rate at a time, so that prices in the hundreds
+    of thousands would never be reached. Published tasks are learned in their own unit, as elsewhere.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    @classmethod
+    def fit(cls, labels: Sequence[float]) -> Self:
+        """Return the scale of labels; equal ones have a standard deviation of 1."""
+        return cls(fmean(labels), pstdev(labels) or 1.0)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, JsonValue]) -> Self:
+        """Return the scale in the settings of a kind; that of numbers in their own unit if there is none."""
+        return cls(**cast("dict[str, float]", settings.get(_SCALE) or {}))
+
+    def standardise(self, label: float) -> float:
+        """Return a label as the model learns it."""
+        return (label - self.mean) / self.std
+
+    def restore(self, outputs: Tensor) -> Tensor:
+        """Return outputs of a model in the unit of the labels, in double precision."""
+        return outputs.double() * self.std + self.mean
 
 
 class Regression(LabelledText):
-    """Numbers to predict, scored by correlation."""
+    """Numbers to predict, scored by correlation and error."""
 
     name: ClassVar[str] = "regression"
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"mean": fmean}
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
-        """Return whether some labels are fractions.
+        """Return whether the labels are measurements: numbers with fractions, units or separators.
 
         Raises:
-            DataError: If labels are whole numbers written as floats, which could also mean classes.
+            DataError: If the labels are numbers that could also mean classes.
         """
         _ = is_causal
-        if columns.label is None:
-            return False
-        numbers = [value for row in rows if isinstance(value := row[columns.label], float)]
-        if numbers and all(number.is_integer() for number in numbers):
-            raise DataError(
-                f"the labels in '{columns.label}' are whole numbers written as floats; "
-                "say which is meant with --kind classification or --kind regression."
-            )
-        return bool(numbers)
+        column = columns.label
+        return column is not None and is_measured([row.get(column) for row in rows], column)
 
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
-        """Return texts with numbers."""
-        _ = hints
+        """Return texts with numbers.
+
+        Raises:
+            DataError: If the labels are names, or a number is missing.
+        """
         column = columns.label or ""
-        splits = labelled_examples(tables, columns, lambda row: number_of(row, column))
+        first = next(iter(tables.values()))
+        _check_unnamed(column, first, hints.names)
+        values = [row.get(column) for table in tables.values() for row in table.rows]
+        number_format = column_format(values, column, hints.decimal)
+        if number_format is None:
+            raise DataError(
+                f"the labels in '{column}' are no numbers, such as '{_first_text(values)}'; learn them with "
+                "--kind classification, or name the column of the numbers with --label-column."
+            )
+        splits = labelled_examples(tables, columns, lambda row: number_of(row, column, number_format))
         for split, rows in splits.items():
             check_published(split, [row.label for row in rows])
-        return Examples(None, splits)
+        settings = hints.learned_settings
+        if settings is None:
+            labels = [item.label for item in next(iter(splits.values()))]
+            settings = {} if hints.is_published else _settings_of(column, labels, number_format)
+        remark = number_format.explain(column, _first_text(values))
+        return Examples(
+            None, splits, (Finding("number_format", remark),) if remark else (), settings=settings
+        )
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return Pearson's and Spearman's correlation."""
+        """Return the correlations of Pearson and Spearman, and the errors in the unit of the labels."""
         _ = examples
-        return tuple(task_metrics) or ("pearson", "spearman")
+        return tuple(task_metrics) or ("pearson", "spearman", "r2", "rmse", "mae")
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a sequence classification model with one output."""
         _ = label_names
         return super().head(None)
 
-    def start_head(self, base: LoadedModel, train: Sequence[Example]) -> None:
+    def start_head(self, base: LoadedModel, examples: Examples) -> None:
         """Let the predictions of a new head lie about the mean of the training labels.
 
         A head that starts at zero spends its first hundreds of updates on the mean alone: AdamW moves a bias
@@ -72,34 +119,78 @@ class Regression(LabelledText):
 
         Args:
             base: A model with one output.
-            train: The examples of the training split.
+            examples: With the training split.
         """
+        scale = Scale.of(examples.settings)
         for name in base.fresh_modules:
             module = base.model.get_submodule(name)
             bias = cast("torch.Tensor | None", getattr(module, "bias", None))
             if isinstance(module, nn.Linear) and module.out_features == 1 and bias is not None:
-                nn.init.constant_(bias, sum(float(item.label) for item in train) / len(train))
+                labels = [scale.standardise(float(item.label)) for item in examples.splits["train"]]
+                nn.init.constant_(bias, sum(labels) / len(labels))
+
+    def encode(self, learner: Learner, examples: Sequence[Example], *, training: bool) -> Sequence[Features]:
+        """Tokenise texts or pairs; labels are standardised."""
+        rows = super().encode(learner, examples, training=training)
+        scale = Scale.of(learner.settings)
+        if not training or scale == Scale():
+            return rows
+        return [{**row, "labels": scale.standardise(row["labels"])} for row in rows]
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[float]:
-        """Return the number predicted for each example."""
-        return cast(Any, self.outputs(learner, examples).squeeze(-1)).tolist()
+        """Return the number predicted for each example, in the unit of the labels."""
+        return self._numbers(learner, self.outputs(learner, examples))
 
     def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
-        """Return the number predicted for each example, in the unit of the labels."""
-        return [{"value": value} for value in self.predict(learner, examples)]
+        """Return the number predicted for each example, with its unit if the labels have one."""
+        unit = {_UNIT: learner.settings[_UNIT]} if learner.settings.get(_UNIT) else {}
+        return [{"value": value, **unit} for value in self.predict(learner, examples)]
 
     def evaluate(
         self, learner: Learner, examples: Sequence[Example], metrics: Sequence[str], *, is_final: bool = True
     ) -> Evaluation:
-        """Return the mean squared error, metrics and predictions."""
+        """Return the mean squared error as in training, metrics and predictions."""
         _ = is_final
-        values = self.outputs(learner, examples).squeeze(-1)
-        labels = torch.tensor([example.label for example in examples])
-        loss = functional.mse_loss(values, labels.float()).item()
-        truth, predictions = cast(Any, labels).tolist(), cast(Any, values).tolist()
+        outputs = self.outputs(learner, examples)
+        scale = Scale.of(learner.settings)
+        labels = [float(example.label) for example in examples]
+        targets = torch.tensor([scale.standardise(label) for label in labels])
+        truth = cast(Any, targets).tolist() if scale == Scale() else labels
+        loss = functional.mse_loss(outputs.squeeze(-1), targets).item()
+        predictions = self._numbers(learner, outputs)
         # A diverged model has no metric; its loss says so.
         scores = self.score(metrics, truth, predictions) if math.isfinite(loss) else {}
         return Evaluation(loss, scores, [example.id for example in examples], truth, predictions)
+
+    def _numbers(self, learner: Learner, outputs: Tensor) -> list[float]:
+        scale = Scale.of(learner.settings)
+        values = outputs.squeeze(-1)
+        return cast(Any, values if scale == Scale() else scale.restore(values)).tolist()
+
+
+def _check_unnamed(column: str, table: Table, names: Sequence[str] | None) -> None:
+    """Check that the labels do not stand for names, whose numbers measure nothing."""
+    class_names = table.class_names.get(column) or names
+    if class_names:
+        quoted = ", ".join(f"'{name}'" for name in class_names[:2])
+        raise DataError(
+            f"the labels in '{column}' stand for names ({quoted} and so on), which measure nothing; "
+            "learn them with --kind classification."
+        )
+
+
+def _settings_of(column: str, labels: Sequence[float], number_format: NumberFormat) -> dict[str, JsonValue]:
+    if min(labels) == max(labels):
+        raise DataError(
+            f"all labels in '{column}' are {labels[0]:g}; a regression needs two or more different numbers."
+        )
+    scale = Scale.fit(labels)
+    unit = {_UNIT: number_format.unit} if number_format.unit else {}
+    return {_SCALE: {"mean": scale.mean, "std": scale.std}, **unit}
+
+
+def _first_text(values: Sequence[object]) -> str:
+    return next((value for value in values if isinstance(value, str) and value.strip()), "")
 
 
 KIND = Regression()
