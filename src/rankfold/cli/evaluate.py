@@ -112,9 +112,10 @@ def _evaluate_with_harness(
     request: EvaluateRequest, file: Path | None, *, as_json: bool, **options: Any
 ) -> None:
     from rankfold.runs.harness import HarnessRequest, evaluate_with_harness
-    from rankfold.runs.records import find_record
+    from rankfold.runs.trained import open_trained
 
-    complete = request.completed_by(find_record(request.adapter))
+    trained = open_trained(request.adapter)
+    complete = request.completed_by(trained.record, trained.manifest)
     if file is not None:
         check_writable(file)
     with shown_notes():

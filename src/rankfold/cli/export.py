@@ -64,7 +64,7 @@ def _exit_when_terminated() -> Generator[None]:
 def _export(locations: tuple[Path, ...], options: dict[str, Any], *, as_json: bool) -> None:
     from rankfold.export.compress import Compression
     from rankfold.export.export import ExportRequest, export
-    from rankfold.runs.records import find_record
+    from rankfold.runs.trained import open_trained
 
     match locations:
         case (adapter, out):
@@ -75,12 +75,11 @@ def _export(locations: tuple[Path, ...], options: dict[str, Any], *, as_json: bo
             )
     rank, error = options.pop("compress_rank"), options.pop("compress_error")
     is_exact = rank is None and error is None
-    record = find_record(adapter)
     request = ExportRequest(
         adapter=adapter,
         out=out,
         compression=None if is_exact else Compression(rank, error),
-        label_names=None if record is None else record.task.label_names,
+        label_names=open_trained(adapter).label_names,
         **{name: value for name, value in options.items() if value is not None},
     )
     certificate = export(request)

@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.models.base import BaseModel, head_options, resolve_model
+from rankfold.models.base import EMBEDDED_MODELS, BaseModel, head_options, resolve_model
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
@@ -160,8 +160,9 @@ def find_base(
 
     Args:
         adapter: The adapter.
-        model: The model as for `rankfold train`; if None the folder that the adapter's configuration names,
-            where there is one. A hub id in the configuration is not followed: nothing is downloaded unasked.
+        model: The model as for `rankfold train`; if None the embedded model or the folder that the adapter's
+            configuration names, where there is one. A hub id in the configuration is not followed: nothing is
+            downloaded unasked.
         label_names: Names of the classes of its task head, if they are known.
 
     Raises:
@@ -174,10 +175,9 @@ def find_base(
             f"{len(label_names)} label names; restore the run.json beside it."
         )
     if model is None:
-        location = adapter.config.base_model_name_or_path
-        if not location or not (Path(location) / "config.json").is_file():
+        model = adapter.config.base_model_name_or_path
+        if not model or not (model in EMBEDDED_MODELS or (Path(model) / "config.json").is_file()):
             return None
-        model = location
     return AdapterBase(resolve_model(model), adapter, label_names)
 
 

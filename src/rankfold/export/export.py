@@ -23,7 +23,9 @@ from rankfold.export.compress import Compression
 from rankfold.export.formats import DEFAULT_FORMAT, DTYPES, dtype_name, find_format
 from rankfold.export.layers import ExportSource, check_exact, with_layers
 from rankfold.export.logits import Texts, check_exact_logits, read_texts
-from rankfold.files import check_replaceable, check_writable, whole_folder, write_whole
+from rankfold.files import check_replaceable, check_writable, sha256_of_file, whole_folder, write_whole
+from rankfold.store.adapter import WEIGHTS_NAME
+from rankfold.store.manifest import MANIFEST_NAME
 
 
 @final
@@ -40,7 +42,7 @@ class ExportRequest:
         dtype: `fp32`, `fp16` or `bf16`; the format's default if None.
         data: Texts on which logits are compared, and routers calibrated; news articles if None.
         compression: How to compress the adapter; None for an exact export.
-        label_names: Names of the classes of the adapter's task head, if they are known.
+        label_names: Names of the classes of the adapter's task head; those of its manifest if None.
         overwrite: Replace an earlier export.
 
     Raises:
@@ -84,7 +86,9 @@ def export(request: ExportRequest) -> Certificate:
     adapter = open_rankfold_adapter(request.adapter)
     if request.compression is None:
         check_exact(adapter.config)
-    base = find_base(adapter, request.model, request.label_names)
+    manifest = adapter.saved.manifest
+    names = request.label_names or (None if manifest is None else manifest.label_names)
+    base = find_base(adapter, request.model, names)
     with _new_folder(request) as folder:
         source = ExportSource(with_layers(adapter, base), base, request.compression, _texts(request.data))
         certificate = _write(request, source, folder)
@@ -97,6 +101,7 @@ def _write(request: ExportRequest, source: ExportSource, folder: Path) -> Certif
     export_format, base = find_format(request.to), source.base
     dtype = export_format.default_dtype(base) if request.dtype is None else DTYPES[request.dtype]
     layers = export_format.write(source, folder, dtype)
+    _write_manifest(source, folder)
     logits = export_format.compare_logits(base, source.texts, folder)
     if isinstance(logits, LogitsError) and request.compression is None:
         check_exact_logits(logits, dtype)
@@ -113,6 +118,14 @@ def _write(request: ExportRequest, source: ExportSource, folder: Path) -> Certif
         result=file_hashes(folder),
         versions=program_versions(),
     )
+
+
+def _write_manifest(source: ExportSource, folder: Path) -> None:
+    """Write the adapter's manifest, if it has one, beside a format's files, with the weights' digest."""
+    if (manifest := source.adapter.saved.manifest) is not None:
+        weights = folder / WEIGHTS_NAME
+        digest = sha256_of_file(weights) if weights.is_file() else None
+        write_whole(folder / MANIFEST_NAME, manifest.with_weights(digest).to_json())
 
 
 def _base_files(source: ExportSource) -> BaseFiles:

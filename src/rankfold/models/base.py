@@ -44,6 +44,11 @@ class BaseModel:
     is_causal: bool
     trust_remote_code: bool = False
 
+    @property
+    def public_name(self) -> str:
+        """The name by which other machines find it too; of a folder or file of the user's own its path."""
+        return self.name if self.name in EMBEDDED_MODELS else self.location
+
     def sha256(self) -> str:
         """Return the fingerprint of the weights, as `rankfold.files` defines it."""
         return sha256_of_file(self.origin) if self.origin.is_file() else sha256_of_weights(self.origin)

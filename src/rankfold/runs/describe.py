@@ -54,7 +54,7 @@ def starting_record(setup: RunSetup) -> RunRecord:
         method=MethodInfo(request.method, dict(request.options), _plain(_config(setup))),
         model=ModelInfo(base.name, base.source, base.sha256()),
         task=_task(setup),
-        data=DataInfo(data.source, data.sha256, _rows(setup)),
+        data=DataInfo(data.source, data.sha256, _rows(setup), data.columns.by_role()),
         training=_training(setup),
         versions=_versions(),
         hardware=HardwareInfo(cpu_name(), torch.get_num_threads(), gpu_name(setup.device)),

@@ -1,18 +1,17 @@
 """A saved adapter, measured on a split of a task."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from peft import PeftModel
 
 from rankfold.errors import AdapterFileError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
-from rankfold.runs.record import Prediction, RunRecord
-from rankfold.runs.records import find_record
+from rankfold.runs.record import Prediction
 from rankfold.runs.request import CompleteRequest, EvaluateRequest
+from rankfold.runs.trained import TrainedAdapter, open_trained
 from rankfold.store.loading import load_adapter
-from rankfold.store.saved import open_adapter
+from rankfold.store.manifest import Manifest
 from rankfold.tasks import TaskData, load_task
 from rankfold.tasks.data.findings import log_findings
 from rankfold.tasks.kinds import Evaluation, Learner
@@ -45,16 +44,16 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
             is not the one that was learned.
         DataError: If the data cannot be read or understood.
     """
-    record = find_record(request.adapter)
-    complete = request.completed_by(record)
+    trained = open_trained(request.adapter)
+    complete = request.completed_by(trained.record, trained.manifest)
     device = choose_device(complete.device)
     base = resolve_model(complete.model, trust_remote_code=complete.trust_remote_code)
-    data = _load_data(complete, record, is_causal=base.is_causal)
+    data = _load_data(complete, trained.manifest, is_causal=base.is_causal)
     log_findings(data.all_findings)
     scoring = data.kind.scoring(complete.scoring, data.task.metrics, data.task.name)
     head = data.kind.head(data.examples.label_names)
     loaded_base = data.kind.load(base, data.examples.label_names)
-    model = load_adapted(complete.adapter, record, base, loaded_base)
+    model = load_adapted(trained, base, loaded_base)
     learner = Learner(
         model.to(device),
         loaded_base.processor,
@@ -70,20 +69,20 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     return replace(_result(complete, data, data.evaluate(learner, complete.split)), scoring=scoring)
 
 
-def _load_data(request: CompleteRequest, record: RunRecord | None, *, is_causal: bool) -> TaskData:
-    if record is None:
+def _load_data(request: CompleteRequest, manifest: Manifest | None, *, is_causal: bool) -> TaskData:
+    if manifest is None or manifest.task is None:
         # The labels are those of the training split, whichever split is measured.
         splits = TRAINING_SPLITS if request.split == "train" else ("train", request.split)
         return load_task(request.task_request, is_causal=is_causal, splits=splits)
-    kind = record.task.kind
+    kind = manifest.task.kind
     if request.kind not in (None, kind):
         raise SpecError(
             f"kind is '{request.kind}', and what '{request.adapter}' learned is {kind}; leave it out."
         )
     known_task = replace(
         request.task_request,
-        learned_names=record.task.label_names,
-        learned_settings=record.task.settings,
+        learned_names=manifest.label_names,
+        learned_settings=manifest.task.settings,
         kind=kind,
     )
     # What was cut off for validation was not trained on.
@@ -91,27 +90,26 @@ def _load_data(request: CompleteRequest, record: RunRecord | None, *, is_causal:
     return load_task(known_task, is_causal=is_causal, splits=splits)
 
 
-def load_adapted(
-    adapter: Path, record: RunRecord | None, base: BaseModel, loaded_base: LoadedModel
-) -> PeftModel:
+def load_adapted(trained: TrainedAdapter, base: BaseModel, loaded_base: LoadedModel) -> PeftModel:
     """Put a saved adapter onto its loaded base model, in evaluation mode.
 
     Raises:
         AdapterFileError: If the adapter is damaged or lacks its task head, or was trained on another model.
     """
-    if record is not None and record.model.sha256 not in ("", base.sha256()):
+    saved = trained.saved
+    known_base = None if trained.manifest is None else trained.manifest.base
+    if known_base is not None and known_base.sha256 not in (None, base.sha256()):
         raise AdapterFileError(
-            f"the adapter '{adapter}' was trained on '{record.model.name}', not on '{base.name}'; "
+            f"{saved.title} was trained on '{known_base.name}', not on '{base.name}'; "
             "name the model it was trained on with --model."
         )
-    saved_adapter = open_adapter(adapter)
     for module in loaded_base.fresh_modules:
-        if not any(f".{module}." in key for key in saved_adapter.tensors):
+        if not any(f".{module}." in key for key in saved.tensors):
             raise AdapterFileError(
-                f"neither the model '{base.name}' nor the adapter '{adapter}' has weights for '{module}'; "
+                f"neither the model '{base.name}' nor {saved.title} has weights for '{module}'; "
                 "save the adapter with its head (task_type, or modules_to_save)."
             )
-    return load_adapter(loaded_base.model, saved_adapter)
+    return load_adapter(loaded_base.model, saved)
 
 
 def _result(request: CompleteRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:

@@ -23,8 +23,8 @@ from rankfold.models.base import BaseModel, resolve_model
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.progress import quiet_libraries
 from rankfold.runs.evaluate import load_adapted
-from rankfold.runs.records import find_record
 from rankfold.runs.request import Device, Precision
+from rankfold.runs.trained import open_trained
 from rankfold.store.saved import open_adapter
 from rankfold.tasks.kinds import default_kind
 
@@ -142,7 +142,7 @@ def evaluate_with_harness(request: HarnessRequest) -> HarnessResult:
     with quiet_libraries(), _quiet_harness(), _seeds():
         tasks = _load_tasks(request)
         loaded_base = default_kind(is_causal=True).load(base)
-        model = load_adapted(request.adapter, find_record(request.adapter), base, loaded_base)
+        model = load_adapted(open_trained(request.adapter), base, loaded_base)
         model.to(choose_device(request.device))
         precision = choose_precision(request.precision, model.device)
         language_model = language_model_class(

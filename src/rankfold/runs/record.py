@@ -103,11 +103,15 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True)
 class DataInfo:
-    """Which data: where it is from, the hash of its content before any limit, the rows that were used."""
+    """Which data: where it is from, the hash of its content before any limit, the rows that were used.
+
+    `columns` has the names of its columns by role: text, pair, label, group.
+    """
 
     source: str
     sha256: str
     rows: Mapping[str, int]
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,7 @@ class RunRecord:
     fit: FitInfo | None = None
     tuning: TuningInfo | None = None
     flops: float | None = None
+    weights_sha256: str | None = None
     format: Literal[2] = FORMAT
 
     @property

@@ -28,6 +28,7 @@ from rankfold.train.schedule import Rates, Scheduler
 
 if TYPE_CHECKING:
     from rankfold.runs.record import RunRecord
+    from rankfold.store.manifest import Manifest
 
 DEFAULT_EPOCHS = 3.0
 
@@ -373,19 +374,26 @@ class EvaluateRequest(DataRequest):
     )
     device: Annotated[Device, _EVALUATION_PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
 
-    def completed_by(self, record: "RunRecord | None") -> "CompleteRequest":
+    def completed_by(
+        self, record: "RunRecord | None", manifest: "Manifest | None" = None
+    ) -> "CompleteRequest":
         """Return the request with the fields of a run in place of those that are None.
 
+        Args:
+            record: That of the run, if it is beside the adapter.
+            manifest: That of the adapter, which stands in for a record.
+
         Raises:
-            SpecError: If there is neither a run nor a model.
+            SpecError: If nothing names the base model.
         """
-        values: dict[str, Any] = {} if record is None else _values_of_run(self, record)
+        values = _values_of_manifest(manifest) if record is None else _values_of_run(self, record)
         values |= {
             name: value for name in fields_of(type(self)) if (value := getattr(self, name)) is not None
         }
         if "model" not in values:
             raise SpecError(
-                f"'{self.adapter}' has no run.json that names its base model; name it with --model."
+                f"'{self.adapter}' has no rankfold.json and no run.json that name its base model; "
+                "name it with --model."
             )
         return CompleteRequest(**values)
 
@@ -406,6 +414,17 @@ def _values_of_run(request: EvaluateRequest, record: "RunRecord") -> dict[str, A
     names = (*_FIELDS_OF_RUN, *_DATA_FIELDS_OF_RUN) if is_same_data else _FIELDS_OF_RUN
     values = {name: getattr(record.request, name) for name in names}
     values |= {"max_length": record.training.max_length, "precision": record.training.precision}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _values_of_manifest(manifest: "Manifest | None") -> dict[str, Any]:
+    """Return the values of an adapter's manifest that hold for its evaluation too."""
+    if manifest is None:
+        return {}
+    values = {
+        "model": None if manifest.base is None else manifest.base.name,
+        "max_length": manifest.max_length,
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -28,7 +28,9 @@ from rankfold.runs.record import (
 )
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unchanged, check_unfinished, remove_leftover, unfinished_run
+from rankfold.runs.trained import finish_adapter
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
+from rankfold.store.manifest import MANIFEST_NAME
 from rankfold.store.saved import open_adapter
 from rankfold.tasks.kinds import Evaluation
 from rankfold.tasks.mixture import baselines, with_parts
@@ -182,14 +184,14 @@ def _write(start: RunRecord, setup: RunSetup, result: _Result, scratch: Path, to
     request = setup.request
     with output_folder(request.out, scratch=scratch, overwrite=request.overwrite) as work:
         _save(setup, work)
-        record = _finish_record(start, setup, result, work, total_seconds)
+        record = finish_adapter(
+            work, _with_results(start, setup, result, total_seconds), setup.base.public_name
+        )
         _write_curve(result.curve, work / CURVE_NAME)
-        record.write(work)
+        replace(record, bytes=adapter_bytes(work)).write(work)
 
 
-def _finish_record(
-    start: RunRecord, setup: RunSetup, result: _Result, folder: Path, total_seconds: float
-) -> RunRecord:
+def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seconds: float) -> RunRecord:
     evaluation = result.evaluation
     examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
     step_seconds = result.curve.median_step_seconds
@@ -197,7 +199,6 @@ def _finish_record(
         start,
         status="done",
         error=None,
-        bytes=adapter_bytes(folder),
         seconds=SecondsInfo(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
         peak_memory_bytes=peak_memory_bytes(setup.device),
         metrics=with_parts(setup.data.task, evaluation),
@@ -219,10 +220,10 @@ def _with_history(part: ReducerInfo | None, setup: RunSetup) -> ReducerInfo | No
 
 def adapter_bytes(folder: Path) -> BytesInfo:
     """Measure a saved adapter: its weights file, all its files, and the values of its tensors alone."""
-    weights = (folder / WEIGHTS_NAME).stat().st_size
+    files = [folder / name for name in (WEIGHTS_NAME, CONFIG_NAME, MANIFEST_NAME)]
     return BytesInfo(
-        weights_file=weights,
-        directory=weights + (folder / CONFIG_NAME).stat().st_size,
+        weights_file=files[0].stat().st_size,
+        directory=sum(file.stat().st_size for file in files if file.exists()),
         learned=open_adapter(folder).learned_bytes,
     )
 

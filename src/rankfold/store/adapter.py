@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -13,26 +13,40 @@ from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError
 from rankfold.files import CONFIG_NAME, WEIGHTS_NAME, check_writable, whole_folder, write_whole
+from rankfold.store.manifest import MANIFEST_NAME, Manifest
 from rankfold.store.strict_json import parse
 from rankfold.store.weights import Layout, join
+
+_SHOWN_DIGITS = 8
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedAdapter:
-    """The two files that PEFT's `save_pretrained` writes, as values; both can be written back byte for byte.
+    """The files of an adapter's folder as values; all can be written back byte for byte.
 
     Args:
         config: The text of `adapter_config.json`.
         layout: The order, types, shapes and metadata of the weights file.
         tensors: The values by name.
         source: The location it was read from, for messages.
+        manifest_text: The text of `rankfold.json`; None if there is none, as PEFT itself writes none.
     """
 
     config: bytes
     layout: Layout
     tensors: Mapping[str, Tensor]
     source: str = ""
+    manifest_text: bytes | None = None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the adapter was trained for; None if it was not trained by `rankfold train`.
+
+        Raises:
+            AdapterFileError: If the text is no manifest.
+        """
+        return None if self.manifest_text is None else Manifest.from_json(self.manifest_text)
 
     @property
     def config_values(self) -> dict[str, JsonValue]:
@@ -70,7 +84,7 @@ class SavedAdapter:
         return f"adapter '{self.source}'" if self.source else "the adapter"
 
     def sha256(self) -> dict[str, str]:
-        """Return the SHA-256 of both files, by their names."""
+        """Return the SHA-256 of configuration and weights file, by their names."""
         files = {CONFIG_NAME: self.config, WEIGHTS_NAME: self.weights_file()}
         return {name: sha256(content).hexdigest() for name, content in files.items()}
 
@@ -78,8 +92,32 @@ class SavedAdapter:
         """Return the bytes of `adapter_model.safetensors`."""
         return join(self.layout, self.tensors)
 
+    def check_weights(self) -> None:
+        """Check that the weights are those that the manifest was written for, if there is one.
+
+        Raises:
+            AdapterFileError: If they are not, or the manifest is none.
+        """
+        digest = None if (manifest := self.manifest) is None else manifest.weights_sha256
+        if digest is not None and digest != sha256(self.weights_file()).hexdigest():
+            raise AdapterFileError(
+                f"the weights of {self.title} have changed since they were saved: {MANIFEST_NAME} has the "
+                f"digest {digest[:_SHOWN_DIGITS]}… of others; copy the adapter again or, if you changed them "
+                f"yourself, remove {MANIFEST_NAME}."
+            )
+
+    def with_manifest(self, manifest: Manifest | None) -> "SavedAdapter":
+        """Return the adapter with another manifest, or with none."""
+        return replace(self, manifest_text=None if manifest is None else manifest.to_json())
+
+    def with_digest_of(self, weights: "SavedAdapter") -> "SavedAdapter":
+        """Return the adapter with the digest of an adapter's weights in its manifest, if it has one."""
+        if (manifest := self.manifest) is None or manifest.weights_sha256 is None:
+            return self
+        return self.with_manifest(manifest.with_weights(sha256(weights.weights_file()).hexdigest()))
+
     def write(self, folder: Path) -> None:
-        """Write the adapter as a PEFT folder, whole or not at all.
+        """Write the adapter as a PEFT folder, whole or not at all; the manifest beside it, if it has one.
 
         Raises:
             OutputExistsError: If the folder exists and is not empty.
@@ -91,6 +129,8 @@ class SavedAdapter:
         with whole_folder(folder, check=check, last=CONFIG_NAME) as work:
             write_whole(work / CONFIG_NAME, self.config)
             write_whole(work / WEIGHTS_NAME, self.weights_file())
+            if self.manifest_text is not None:
+                write_whole(work / MANIFEST_NAME, self.manifest_text)
 
 
 def parse_config(config: bytes) -> dict[str, JsonValue]:

@@ -54,6 +54,8 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
             )
         config = peft_config(adapter)
         config.inference_mode = True
+        # PEFT would ask the hub for it, and its name may be one that only rankfold knows.
+        config.base_model_name_or_path = _base_of(target) or config.base_model_name_or_path
         try:
             with quiet_libraries():
                 # It would look for a vocabulary that was resized, which the tensors show.
@@ -106,6 +108,12 @@ def _add(model: nn.Module, name: str, config: PeftConfig) -> PeftModel:
         return model
     classes: Mapping[str, type[PeftModel]] = cast(Any, peft).MODEL_TYPE_TO_PEFT_MODEL_MAPPING
     return cast(Any, classes.get(str(config.task_type), PeftModel))(model, config, adapter_name=name)
+
+
+def _base_of(model: nn.Module) -> str | None:
+    """Return the folder or hub id that a model was loaded from, if it knows."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(base, "name_or_path", None)
 
 
 def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:

@@ -1,7 +1,7 @@
 """The packed form of an adapter: a PEFT folder as the content of one container, and back byte for byte.
 
-A tensor that equals an earlier one is stored once. A file that needs this, or is in int8, has format 2, which
-rankfold 0.1 refuses; any other has format 1.
+A tensor that equals an earlier one is stored once. A file that needs this, or is in int8, has format 2, one
+with a manifest format 3; both are refused by rankfold 0.1. Any other has format 1.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from torch import Tensor
 from rankfold.errors import AdapterFileError
 from rankfold.store.adapter import SavedAdapter, parse_config, spell_config
 from rankfold.store.container import Container
+from rankfold.store.manifest import Manifest
 from rankfold.store.rounding import is_int8
 from rankfold.store.tensors import TensorEntry, check_name, copies_of
 from rankfold.store.weights import Layout, read_layout
@@ -22,7 +23,7 @@ TYPE = "adapter"
 MOST_COPIED_BYTES = 2 << 30
 """How many bytes the copies may take in the weights file; a few bytes could ask for any number."""
 
-_FORMATS = (1, 2)
+_FORMATS = (1, 2, 3)
 
 
 def to_container(adapter: SavedAdapter) -> Container:
@@ -30,13 +31,15 @@ def to_container(adapter: SavedAdapter) -> Container:
     values = adapter.config_values
     metadata: JsonValue = None if adapter.layout.metadata is None else dict(adapter.layout.metadata)
     copies = _copies(adapter.tensors)
-    header: dict[str, JsonValue] = {"format": 2 if copies or is_int8(adapter) else 1, "metadata": metadata}
+    header: dict[str, JsonValue] = {"format": _format_of(adapter, copies), "metadata": metadata}
     # PEFT's own spelling follows from the values, which take less room.
     header |= (
         {"config": values}
         if spell_config(values) == adapter.config
         else {"config_text": adapter.config.decode()}
     )
+    if adapter.manifest_text is not None:
+        header["manifest"] = adapter.manifest_text.decode()
     if adapter.layout.header is not None:
         header["weights_header"] = adapter.layout.header.decode()
     if copies:
@@ -64,7 +67,7 @@ def from_container(container: Container) -> SavedAdapter:
     header = dict(container.header)
     if header.pop("format", None) not in _FORMATS:
         raise AdapterFileError("the packed adapter has a format that is not known here; update rankfold.")
-    config = _read_config(header)
+    config, manifest = _read_config(header), _read_manifest(header)
     metadata = _read_metadata(header.pop("metadata", None))
     tensors = _with_copies(container.tensors, header.pop("copies", []))
     entries = tuple(TensorEntry.of(name, tensor) for name, tensor in tensors.items())
@@ -77,7 +80,13 @@ def from_container(container: Container) -> SavedAdapter:
             raise _wrong(f"the entry '{min(header)}' is unknown")
     if (layout.entries, layout.metadata) != (entries, metadata):
         raise _wrong("its header does not fit its tensors")
-    return SavedAdapter(config, layout, tensors)
+    return SavedAdapter(config, layout, tensors, manifest_text=manifest)
+
+
+def _format_of(adapter: SavedAdapter, copies: Mapping[str, str]) -> int:
+    if adapter.manifest_text is not None:
+        return 3
+    return 2 if copies or is_int8(adapter) else 1
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -129,6 +138,17 @@ def _read_config(header: dict[str, JsonValue]) -> bytes:
     config = text.encode() if isinstance(text, str) else spell_config(values)
     parse_config(config)
     return config
+
+
+def _read_manifest(header: dict[str, JsonValue]) -> bytes | None:
+    """Take the manifest out of a header."""
+    text = header.pop("manifest", None)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise _wrong("its manifest is not text")
+    Manifest.from_json(text.encode())
+    return text.encode()
 
 
 def _read_metadata(values: JsonValue) -> dict[str, str] | None:

@@ -18,6 +18,11 @@ FORMAT = 1
 INT8_FORMAT = 2
 """The format of a record whose adapter is stored in int8."""
 
+MANIFEST_FORMAT = 3
+"""The format of a record whose adapter has a manifest, in int8 or not."""
+
+FORMATS = (FORMAT, INT8_FORMAT, MANIFEST_FORMAT)
+
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@:=+/-]{0,254}$"
 _TIME_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -70,7 +75,7 @@ class Record:
         digest: The checksum over all of it, in hexadecimal.
         tags: Texts to find it by, by key.
         metrics: Measured numbers, by name.
-        format: 1, or 2 if it is stored in int8.
+        format: 3 if it has a manifest; else 2 if it is stored in int8, or 1.
     """
 
     name: Name
@@ -81,7 +86,7 @@ class Record:
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tags: Mapping[Name, Text] = field(default_factory=dict[str, str])
     metrics: Mapping[Name, Number] = field(default_factory=dict[str, float])
-    format: Literal[1, 2] = FORMAT
+    format: Literal[1, 2, 3] = FORMAT
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return the record as JSON values."""

@@ -53,7 +53,8 @@ def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
     check_exact(adapter)
     if dtype != "int8":
         tensors = {name: _to_float(name, tensor, dtype) for name, tensor in adapter.tensors.items()}
-        return _with_tensors(adapter, tensors, adapter.layout.metadata)
+        rounded = _with_tensors(adapter, tensors, adapter.layout.metadata)
+        return rounded.with_digest_of(rounded)
     tensors: dict[str, Tensor] = {}
     types: list[str] = []
     for entry in adapter.layout.entries:
@@ -64,7 +65,9 @@ def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
         else:
             tensors[name] = tensor
             types.append(_EXACT)
-    return _with_tensors(adapter, tensors, {**(adapter.layout.metadata or {}), TYPES: " ".join(types)})
+    rounded = _with_tensors(adapter, tensors, {**(adapter.layout.metadata or {}), TYPES: " ".join(types)})
+    # The digest is that of the file which a reader gets.
+    return rounded.with_digest_of(restore(rounded))
 
 
 def restore(adapter: SavedAdapter) -> SavedAdapter:

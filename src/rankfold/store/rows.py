@@ -6,15 +6,18 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, final
+from typing import Any, Literal, final
 
 from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, unknown_name
 from rankfold.store.adapter import SavedAdapter
+from rankfold.store.manifest import Manifest
 from rankfold.store.record import (
     FORMAT,
+    FORMATS,
     INT8_FORMAT,
+    MANIFEST_FORMAT,
     NO_DIGEST,
     TIME,
     Record,
@@ -26,12 +29,14 @@ from rankfold.store.rounding import is_int8
 from rankfold.store.sharing import (
     Family,
     damage_error,
-    deflate_config,
-    inflate_config,
+    deflate_texts,
+    inflate_texts,
+    join_texts,
     put_family,
     put_part,
     read_outline,
     read_parts,
+    split_texts,
 )
 from rankfold.store.tensors import Cutter, bytes_of
 from rankfold.store.weights import Layout
@@ -145,8 +150,14 @@ def describe(
         digest=NO_DIGEST,
         tags={key: tags[key] for key in sorted(tags)},
         metrics={key: float(metrics[key]) for key in sorted(metrics)},
-        format=INT8_FORMAT if is_int8(adapter) else FORMAT,
+        format=_format_of(adapter),
     )
+
+
+def _format_of(adapter: SavedAdapter) -> Literal[1, 2, 3]:
+    if adapter.manifest_text is not None:
+        return MANIFEST_FORMAT
+    return INT8_FORMAT if is_int8(adapter) else FORMAT
 
 
 def has(connection: sqlite3.Connection, name: str) -> bool:
@@ -182,10 +193,11 @@ def put(connection: sqlite3.Connection, record: Record, adapter: SavedAdapter, *
                 f"the store has an adapter '{record.name}'; choose another name, or add --replace."
             )
         remove(connection, record.name)
-    family, outline, template, template_bytes = put_family(connection, Family.of(adapter), adapter.config)
+    texts = join_texts(adapter)
+    family, outline, template, template_bytes = put_family(connection, Family.of(adapter), texts)
     parts = {position: put_part(connection, data) for position, data in _split_parts(adapter).items()}
     digests = [(position, digest) for position, (_, digest) in parts.items()]
-    delta = deflate_config(adapter.config, template, template_bytes)
+    delta = deflate_texts(texts, template, template_bytes)
     record = dataclasses.replace(record, digest=digest_of(record, (outline, template, delta), digests))
     seconds = int(moment_of(record.created).timestamp())
     row = connection.execute(
@@ -197,7 +209,7 @@ def put(connection: sqlite3.Connection, record: Record, adapter: SavedAdapter, *
             record.format,
             seconds,
             delta,
-            len(adapter.config),
+            len(texts),
             bytes.fromhex(record.digest),
             record.bytes,
         ),
@@ -233,7 +245,7 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
     (record,) = _records(connection, [row[:_COLUMN_COUNT]])
     try:
         family, _ = read_outline(outline, outline_bytes)
-        config = inflate_config(delta, config_bytes, template, template_bytes)
+        config, manifest = split_texts(inflate_texts(delta, config_bytes, template, template_bytes))
         parts = read_parts(connection, row[0])
         digests = [(position, digest) for position, digest, _ in parts]
         if digest_of(record, (outline, template, delta), digests) != record.digest:
@@ -241,9 +253,11 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
         tensors = _join_parts(family.layout, {position: data for position, _, data in parts})
         if family.layout.payload_bytes != record.bytes:
             raise damage_error("its size")
+        if manifest is not None:
+            Manifest.from_json(manifest)
     except AdapterFileError as error:
         raise AdapterFileError(f"adapter '{name}': {error}") from error
-    return record, SavedAdapter(config, family.layout, tensors, source=name)
+    return record, SavedAdapter(config, family.layout, tensors, source=name, manifest_text=manifest)
 
 
 def select(
@@ -287,7 +301,7 @@ def _records(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) ->
 
 def _record(row: tuple[Any, ...], tags: dict[str, str], metrics: dict[str, float]) -> Record:
     _, name, base, method, size, seconds, digest, format_ = row
-    if format_ not in (FORMAT, INT8_FORMAT):
+    if format_ not in FORMATS:
         raise AdapterFileError(f"adapter '{name}' has the unknown format {format_}; update rankfold.")
     if not 0 <= seconds <= _MOST_SECONDS:
         raise AdapterFileError(f"adapter '{name}': {damage_error('its time')}")

@@ -5,6 +5,7 @@ damaged or hostile bytes are refused by the same checks; a pickle is never opene
 """
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -14,9 +15,11 @@ from rankfold.files import check_free_file, write_whole
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config
 from rankfold.store.database import Database
+from rankfold.store.manifest import MANIFEST_NAME, Manifest
 from rankfold.store.packed import from_container, to_container
 from rankfold.store.rounding import Dtype, check_exact, relative_error, restore, round_adapter
 from rankfold.store.rows import load
+from rankfold.store.strict_json import read_text
 from rankfold.store.weights import split
 
 RECORD_SIGN = "#"
@@ -60,6 +63,7 @@ def open_adapter(location: SavedAdapter | str | Path) -> SavedAdapter:
         StoreError: If the store cannot be read.
     """
     if isinstance(location, SavedAdapter):
+        location.check_weights()
         return location
     path = Path(location)
     if path.is_dir():
@@ -77,6 +81,7 @@ def open_adapter(location: SavedAdapter | str | Path) -> SavedAdapter:
         )
     restored = restore(dataclasses.replace(adapter, source=str(location)))
     _check_types(restored)
+    restored.check_weights()
     return restored
 
 
@@ -102,7 +107,8 @@ def other_files(location: str | Path, *, but: Path | None = None) -> dict[str, i
         Sizes by path within the folder.
     """
     folder = Path(location)
-    skip = {path.resolve() for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME, but) if path}
+    own = (folder / name for name in (CONFIG_NAME, WEIGHTS_NAME, MANIFEST_NAME))
+    skip = {path.resolve() for path in (*own, but) if path}
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.resolve() not in skip)
     return {file.relative_to(folder).as_posix(): file.lstat().st_size for file in files}
 
@@ -158,7 +164,9 @@ def unpack_adapter(file: str | Path, folder: str | Path) -> None:
         OutputExistsError: If the folder has something in it.
         SpecError: If nothing can be written there.
     """
-    restore(_read_packed(Path(file))).write(Path(folder))
+    adapter = restore(_read_packed(Path(file)))
+    adapter.check_weights()
+    adapter.write(Path(folder))
 
 
 def _read_folder(folder: Path) -> SavedAdapter:
@@ -194,12 +202,16 @@ def _read_packed(file: Path) -> SavedAdapter:
 
 
 def _read_weights(file: Path) -> SavedAdapter:
-    config = file.with_name(CONFIG_NAME)
+    config, manifest = file.with_name(CONFIG_NAME), file.with_name(MANIFEST_NAME)
     with container.naming(config):
-        text = config.read_bytes()
+        text = read_text(config)
         parse_config(text)
+    with container.naming(manifest):
+        manifest_text = read_text(manifest) if os.path.lexists(manifest) else None
+        if manifest_text is not None:
+            Manifest.from_json(manifest_text)
     with container.naming(file):
-        adapter = SavedAdapter(text, *split(file.read_bytes()))
+        adapter = SavedAdapter(text, *split(file.read_bytes()), manifest_text=manifest_text)
         check_exact(adapter)
     return adapter
 
@@ -221,8 +233,9 @@ def _read_record(file: Path, name: str) -> SavedAdapter:
 
 
 def _check_round_trip(adapter: SavedAdapter, again: SavedAdapter) -> None:
-    """Check, before anything is written, that both files come back byte for byte."""
-    if again.config != adapter.config or again.weights_file() != adapter.weights_file():
+    """Check, before anything is written, that all files come back byte for byte."""
+    texts, same_texts = ((one.config, one.manifest_text) for one in (adapter, again))
+    if texts != same_texts or again.weights_file() != adapter.weights_file():
         raise AdapterFileError("the packed file would not unpack to the same bytes; report this as a fault.")
 
 

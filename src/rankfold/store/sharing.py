@@ -1,8 +1,8 @@
 """Everything that adapters of a store share is stored once: families, and parts under their hash.
 
-A family has the same base, method and tensor layout; its table of tensors and a template of its
-configurations are stored once. A part is some bytes of adapters under their hash, in pieces that fill the
-pages of the file.
+A family has the same base, method and tensor layout; its table of tensors and a template of its texts,
+which are configurations with their manifests, are stored once. A part is some bytes of adapters under their
+hash, in pieces that fill the pages of the file.
 """
 
 import sqlite3
@@ -29,6 +29,7 @@ PIECES = ((16 << 10, 1000), (1 << 20, 4000))
 LONGEST_PIECE = 1 << 20
 
 _LEVEL = 9
+_BETWEEN = b"\0"  # no JSON text holds it
 _METHOD_OF_PRESETS = "RANKFOLD"
 _SHIFT = 20
 """The pieces of part `p` have the ids `p << 20`, and up; they lie side by side in the file."""
@@ -70,15 +71,25 @@ class Family:
         }
 
 
-def put_family(
-    connection: sqlite3.Connection, family: Family, config: bytes
-) -> tuple[int, bytes, bytes, int]:
+def join_texts(adapter: SavedAdapter) -> bytes:
+    """Return the texts of an adapter, its configuration and perhaps its manifest, as one."""
+    manifest = adapter.manifest_text
+    return adapter.config if manifest is None else adapter.config + _BETWEEN + manifest
+
+
+def split_texts(texts: bytes) -> tuple[bytes, bytes | None]:
+    """Return the configuration and the manifest that `join_texts` joined."""
+    config, between, manifest = texts.partition(_BETWEEN)
+    return config, manifest if between else None
+
+
+def put_family(connection: sqlite3.Connection, family: Family, texts: bytes) -> tuple[int, bytes, bytes, int]:
     """Store a family, unless it is there.
 
     Args:
         connection: In a transaction that may write.
         family: The family.
-        config: An adapter's configuration; the first of a family is the template of the others.
+        texts: Those of an adapter; the first ones of a family are the template of the others.
 
     Returns:
         The family's id, its outline and its template, both compressed, and the template's length.
@@ -90,14 +101,14 @@ def put_family(
     ).fetchone()
     if row is not None:
         return row
-    template = zlib.compress(config, _LEVEL)
+    template = zlib.compress(texts, _LEVEL)
     row_id = connection.execute(
         "INSERT INTO kinds (digest, base, method, outline, outline_bytes, template, template_bytes)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (digest, family.base, family.method, outline, outline_bytes, template, len(config)),
+        (digest, family.base, family.method, outline, outline_bytes, template, len(texts)),
     ).lastrowid
     assert row_id is not None
-    return row_id, outline, template, len(config)
+    return row_id, outline, template, len(texts)
 
 
 @lru_cache(maxsize=1024)
@@ -126,27 +137,27 @@ def read_outline(outline: bytes, outline_bytes: int) -> tuple[Family, bytes]:
     return Family(base, method, layout), checksum(outline)
 
 
-def deflate_config(config: bytes, template: bytes, template_bytes: int) -> bytes:
-    """Return a configuration compressed against its family's template; nothing if they are equal.
+def deflate_texts(texts: bytes, template: bytes, template_bytes: int) -> bytes:
+    """Return an adapter's texts compressed against its family's template; nothing if they are equal.
 
     Args:
-        config: The configuration.
+        texts: The result of `join_texts`.
         template: The family's template, compressed.
         template_bytes: The template's length in the store.
     """
     dictionary = _inflate_template(template, template_bytes)
-    if config == dictionary:
+    if texts == dictionary:
         return b""
     stream = zlib.compressobj(_LEVEL, zdict=dictionary)
-    return stream.compress(config) + stream.flush()
+    return stream.compress(texts) + stream.flush()
 
 
-def inflate_config(delta: bytes, size: int, template: bytes, template_bytes: int) -> bytes:
-    """Return the configuration that `deflate_config` compressed.
+def inflate_texts(delta: bytes, size: int, template: bytes, template_bytes: int) -> bytes:
+    """Return the texts that `deflate_texts` compressed.
 
     Args:
-        delta: The result of `deflate_config`.
-        size: The configuration's length in the store.
+        delta: The result of `deflate_texts`.
+        size: The length of the texts in the store.
         template: The family's template, compressed.
         template_bytes: The template's length in the store.
 
@@ -154,10 +165,10 @@ def inflate_config(delta: bytes, size: int, template: bytes, template_bytes: int
         AdapterFileError: If either is damaged.
     """
     dictionary = _inflate_template(template, template_bytes)
-    config = inflate(delta, _check_size(size), dictionary=dictionary) if delta else dictionary
-    if len(config) != size:
+    texts = inflate(delta, _check_size(size), dictionary=dictionary) if delta else dictionary
+    if len(texts) != size:
         raise AdapterFileError("a configuration has another length than stated; restore a copy of the store.")
-    return config
+    return texts
 
 
 def put_part(connection: sqlite3.Connection, data: bytes) -> tuple[int, bytes]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter
+from rankfold.store.manifest import MANIFEST_NAME
 from rankfold.store.saved import open_adapter, other_files
 from rankfold.store.tensors import TensorEntry, bytes_of, copies_of
 
@@ -107,7 +108,10 @@ def explain(location: Path) -> Explanation:
     parts = [*_tensor_parts(adapter, tensors), *overhead]
     if not location.is_dir():
         return _explain(str(location), adapter, parts, {})
-    files = {CONFIG_NAME: len(adapter.config), **other_files(location)}
+    files = {CONFIG_NAME: len(adapter.config)}
+    if adapter.manifest_text is not None:
+        files[MANIFEST_NAME] = len(adapter.manifest_text)
+    files |= other_files(location)
     return _explain(str(location / WEIGHTS_NAME), adapter, parts, files)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import JsonValue
@@ -52,6 +53,20 @@ def expand(data: bytes | memoryview, plain_bytes: int) -> JsonValue:
     if not 0 <= plain_bytes <= MOST_BYTES:
         raise _refusal(f"it should have {plain_bytes:,} bytes, and {MOST_BYTES:,} are allowed")
     return parse(inflate(data, plain_bytes))
+
+
+def read_text(file: Path) -> bytes:
+    """Return the bytes of a JSON file; a file that is too large is refused before it is read.
+
+    Raises:
+        AdapterFileError: If it is.
+        OSError: If it cannot be read.
+    """
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise AdapterFileError(
+            f"it has {size:,} bytes, and {MOST_BYTES:,} are allowed; restore the file that was saved."
+        )
+    return file.read_bytes()
 
 
 def parse(text: bytes, name: str = "the header") -> JsonValue:

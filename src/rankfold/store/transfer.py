@@ -22,6 +22,7 @@ from rankfold.store.container import Container, decode, encode
 from rankfold.store.packed import TYPE as ADAPTER_TYPE
 from rankfold.store.packed import from_container, to_container
 from rankfold.store.record import Record, moment_of
+from rankfold.store.rounding import restore
 from rankfold.store.rows import describe
 
 MAGIC = b"\x93RKSTRM\n"
@@ -97,6 +98,7 @@ def _read_frame(container: Container) -> tuple[Record, SavedAdapter]:
     match dict(container.header):
         case {"record": record, "adapter": dict() as header, **rest} if container.type == TYPE and not rest:
             adapter = from_container(Container(ADAPTER_TYPE, header, container.tensors))
+            restore(adapter).check_weights()
             return _check_record(Record.from_dict(record), adapter), adapter
         case _:
             raise AdapterFileError(f"it holds '{container.type}', not a record; export the store again.")

@@ -104,6 +104,7 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         sha256,
         examples,
         findings=tuple(dict.fromkeys((*remarks, *findings))),
+        columns=columns,
     )
 
 

@@ -60,6 +60,7 @@ class TaskData:
         sha256: Hash of the content of the rows that were read.
         examples: By split.
         findings: Remarks on files, columns and splits; those on rows are in `examples`.
+        columns: The columns that were read, as far as they have one of these roles; of a mixture none.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class TaskData:
     sha256: str
     examples: "Examples"
     findings: tuple[Finding, ...] = ()
+    columns: Columns = Columns()
 
     @property
     def all_findings(self) -> tuple[Finding, ...]:

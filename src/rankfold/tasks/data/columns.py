@@ -36,6 +36,11 @@ class Columns:
     label: str | None = None
     group: str | None = None
 
+    def by_role(self) -> dict[str, str]:
+        """Return the names of the columns that are known, by their role here."""
+        roles = {"text": self.text, "pair": self.pair, "label": self.label, "group": self.group}
+        return {role: name for role, name in roles.items() if name is not None}
+
     def summary(self, row: Row) -> str:
         """Return in words the columns that are read and those that are not.
 

