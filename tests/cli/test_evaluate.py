@@ -72,8 +72,9 @@ def test_another_split_is_measured_when_asked_for(trained):
     assert "accuracy" in _call("evaluate", trained, "--split", "test").stdout
 
 
-def test_an_adapter_without_record_needs_its_model_and_data(adapter, tiny_bert, reviews):
+def test_an_adapter_without_record_and_manifest_needs_its_model_and_data(adapter, tiny_bert, reviews):
     (adapter / "run.json").unlink()
+    (adapter / "rankfold.json").unlink()
     alone = _call("evaluate", adapter)
     assert alone.exit_code == 2
     assert "--model" in alone.stderr

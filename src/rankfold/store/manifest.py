@@ -20,6 +20,9 @@ from rankfold.store.strict_json import parse
 MANIFEST_NAME = "rankfold.json"
 FORMAT = 1
 
+MOST_BYTES = 4 << 20
+"""The most bytes of a manifest; the names of a hundred thousand classes fit."""
+
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -113,10 +116,11 @@ class Manifest:
         Raises:
             AdapterFileError: If it is no strict JSON, or a field is missing, unknown, or of another type.
         """
-        values = parse(text, f"'{MANIFEST_NAME}'")
-        if isinstance(values, dict) and type(values.get("format")) is int and values["format"] != FORMAT:
+        values = parse(text, f"'{MANIFEST_NAME}'", most_bytes=MOST_BYTES)
+        number = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
+        if type(number) is not int or number != FORMAT:
             raise AdapterFileError(
-                f"'{MANIFEST_NAME}' has format {values['format']}, and this rankfold reads {FORMAT}; "
+                f"'{MANIFEST_NAME}' has format {str(number)[:20]}, and this rankfold reads {FORMAT}; "
                 "update rankfold."
             )
         try:

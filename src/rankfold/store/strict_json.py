@@ -69,17 +69,18 @@ def read_text(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def parse(text: bytes, name: str = "the header") -> JsonValue:
+def parse(text: bytes, name: str = "the header", *, most_bytes: int = MOST_BYTES) -> JsonValue:
     """Read JSON strictly: every key once, every number finite, UTF-8, of bounded size and depth.
 
     Args:
         text: The JSON.
         name: Its name in errors.
+        most_bytes: The most that it may have.
 
     Raises:
         AdapterFileError: If it is anything else.
     """
-    _check_size(text, name)
+    _check_size(text, name, most_bytes)
     try:
         values = json.loads(
             text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
@@ -112,9 +113,9 @@ def inflate(data: bytes | memoryview, plain_bytes: int, *, dictionary: bytes = b
     return plain
 
 
-def _check_size(text: bytes, name: str = "the header") -> None:
-    if len(text) > MOST_BYTES:
-        raise _refusal(f"it has {len(text):,} bytes, and {MOST_BYTES:,} are allowed", name)
+def _check_size(text: bytes, name: str = "the header", most_bytes: int = MOST_BYTES) -> None:
+    if len(text) > most_bytes:
+        raise _refusal(f"it has {len(text):,} bytes, and {most_bytes:,} are allowed", name)
     if text.count(b"[") + text.count(b"{") > MOST_BRACKETS or text.count(b",") > _MOST_COMMAS:
         raise _refusal("it has too many parts", name)
 

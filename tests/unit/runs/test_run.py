@@ -87,7 +87,8 @@ def test_another_seed_gives_another_run(request_, tmp_path):
 def test_the_folder_is_a_peft_adapter_with_record_and_curve(request_):
     record = run(request_)
     names = {path.name for path in request_.out.iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "run.json", "curve.csv"}
+    adapter_files = {"adapter_config.json", "adapter_model.safetensors", "rankfold.json"}
+    assert names == adapter_files | {"run.json", "curve.csv"}
     assert peft.PeftConfig.from_pretrained(str(request_.out)).task_type == "SEQ_CLS"
     assert RunRecord.read(request_.out) == record
     assert [path.name for path in request_.out.parent.iterdir()] == ["run"]
