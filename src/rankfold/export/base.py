@@ -15,7 +15,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.models.base import EMBEDDED_MODELS, BaseModel, head_options, resolve_model
+from rankfold.models.base import BaseModel, head_options, resolve_model
+from rankfold.models.names import EMBEDDED_MODELS
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter

@@ -23,8 +23,14 @@ from rankfold.export.compress import Compression
 from rankfold.export.formats import DEFAULT_FORMAT, DTYPES, dtype_name, find_format
 from rankfold.export.layers import ExportSource, check_exact, with_layers
 from rankfold.export.logits import Texts, check_exact_logits, read_texts
-from rankfold.files import check_replaceable, check_writable, sha256_of_file, whole_folder, write_whole
-from rankfold.store.adapter import WEIGHTS_NAME
+from rankfold.files import (
+    WEIGHTS_NAME,
+    check_replaceable,
+    check_writable,
+    sha256_of_file,
+    whole_folder,
+    write_whole,
+)
 from rankfold.store.manifest import MANIFEST_NAME
 
 

@@ -17,7 +17,7 @@ from transformers.utils import hub
 from rankfold.errors import SpecError
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.models.gguf import convert_gguf, read_gguf_config
-from rankfold.models.names import REMEDY, check_model_name, is_gguf
+from rankfold.models.names import EMBEDDED_MODELS, REMEDY, check_model_name, is_gguf
 from rankfold.models.tokenizer import check_vocabulary, load_tokenizer, set_padding
 from rankfold.progress import quiet_libraries
 

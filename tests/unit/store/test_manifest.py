@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import rankfold
 from rankfold.errors import AdapterFileError
-from rankfold.store.adapter import WEIGHTS_NAME
+from rankfold.files import WEIGHTS_NAME
 from rankfold.store.manifest import MANIFEST_NAME, BaseManifest, Manifest, TaskManifest
 from rankfold.store.size import explain
 from tests.support.stored import make_adapter
