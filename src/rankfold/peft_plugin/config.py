@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, Literal, cast, final, get_origin
+from typing import Annotated, Any, ClassVar, Literal, cast, final, get_origin
 
 import numpy as np
 from peft.config import PeftConfig
@@ -120,6 +120,8 @@ class RankfoldConfig(PeftConfig):
     preset: str | None = None
     base_fingerprint: str | None = None
     layers: Layout | None = None
+    # PEFT saves the frozen embedding with an adapter on it, unless single tokens are trained: here none are.
+    trainable_token_indices: ClassVar[dict[str, list[int]]] = {}
 
     def __post_init__(self) -> None:
         """Convert values that may come from a file, then check everything that needs no model."""
@@ -163,7 +165,9 @@ class RankfoldConfig(PeftConfig):
 
 
 # Of PEFT's own fields, the one that an export reads.
-_HINTS = {**RankfoldConfig.__annotations__, "base_model_name_or_path": str | None}
+_HINTS = {
+    name: hint for name, hint in RankfoldConfig.__annotations__.items() if get_origin(hint) is not ClassVar
+} | {"base_model_name_or_path": str | None}
 
 
 def config(method: str, **options: Any) -> RankfoldConfig:
