@@ -73,6 +73,9 @@ class RankfoldConfig(PeftConfig):
         seed: Seed of frozen factors, and of the initial values of the others.
         target_modules: Names or a regular expression of the layers, "all-linear", or "mlp" for those of
             the MLPs; the model's usual ones if left out.
+        target_parameters: Names of parameters that are adapted themselves, such as "experts.down_proj", where
+            a model has the weights of all experts in one; the meaning is that of PEFT's LoRA. None warns
+            where they are a large share of the model; an empty list does not.
         exclude_modules: Names or a regular expression of layers to leave out.
         layers_to_transform: Indices of the blocks whose layers are adapted.
         layers_pattern: Name of the list of blocks, where it is not found by itself.
@@ -109,6 +112,7 @@ class RankfoldConfig(PeftConfig):
     router: RouterSpec | None = None
     seed: int = 0
     target_modules: Collection[str] | str | None = None
+    target_parameters: list[str] | None = None
     exclude_modules: Collection[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
