@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from rankfold.bench.suites.saved_suite import save_suite
+from rankfold.report.run_page import run_page
 from rankfold.report.study import make_report
 from rankfold.report.write import write_as_named
 from rankfold.runs.record import ReducerInfo, ReducerPoint
 from tests.support.records import fail, make_record
+from tests.support.run_pages import PAGES
 from tests.support.suites import a_suite, records_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -213,3 +215,22 @@ def test_print_has_everything_and_closes_it_again(page):
     assert printed.startswith(b"%PDF")
     assert page.evaluate("window.left") == 0
     assert page.locator("details:not([open])").count() == closed
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [1200, 380])
+def test_page_of_one_run_opens_offline_draws_and_never_scrolls_sideways(browser, tmp_path, name, width):
+    make, examples = PAGES[name]
+    file = tmp_path / "run.html"
+    file.write_text(run_page(make(), examples(), version="1.2.3"), "utf-8")
+    opened = Opened(browser, file, viewport={"width": width, "height": 900})
+    opened.page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    assert opened.page.evaluate(_SIDEWAYS) <= 0
+    assert opened.complaints == []
+    assert [url for url in opened.asked if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
+    assert all(count > 0 for count in opened.page.evaluate(_DRAWN))
+    edge = opened.page.locator("main").evaluate("main => main.getBoundingClientRect().right")
+    parts = opened.page.locator(".chart svg, .examples > li, dl, .scroll")
+    ends = parts.evaluate_all("all => all.map((each) => each.getBoundingClientRect().right)")
+    assert max(ends) <= edge + 1
+    opened.context.close()

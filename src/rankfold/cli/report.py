@@ -15,7 +15,8 @@ from rankfold.errors import OutputExistsError, SpecError
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The page, or Markdown or CSV if it ends in .md or .csv.  [default: all three in DIR]",
+    help="The page, or Markdown or CSV if it ends in .md or .csv.  [default: report.html in DIR, and for "
+    "several runs report.md and records.csv]",
 )
 @click.option(
     "--reference",
@@ -25,20 +26,27 @@ from rankfold.errors import OutputExistsError, SpecError
 @click.option("--overwrite", is_flag=True, help="Replace the file that --out names.")
 @json_option
 def command(folder: Path, *, out: Path | None, reference: str | None, overwrite: bool, as_json: bool) -> None:
-    """Compare the runs under DIR and write the page, and the same as Markdown and CSV.
+    """Write the page of one run, or compare the runs under DIR.
 
-    DIR holds the run.json files of `rankfold train` or `rankfold compare`, at any depth. If they are of a
-    suite with claims, each claim gets a verdict.
+    The folder of one run gets a page with its result, learning curve, mistakes, cost and request. Any other
+    folder holds the run.json files of `rankfold train` or `rankfold compare` at some depth: they are compared
+    as page, Markdown and CSV, and if they are of a suite with claims, each claim gets a verdict.
     """
     from rankfold.cli.results import print_report, report_as_json  # --help can do without them
     from rankfold.report.study import make_report
-    from rankfold.report.write import write_as_named, write_report
+    from rankfold.report.write import HTML_NAME, write_as_named, write_report
+    from rankfold.runs.record import NAME
     from rankfold.runs.records import find_records
 
     if overwrite and out is None:
         raise SpecError("--overwrite is given without --out, whose file it would replace; leave it out.")
     if out is not None and out.exists() and not overwrite:
         raise OutputExistsError(f"'{out}' exists; choose another file, or add --overwrite to replace it.")
+    if (folder / NAME).is_file() and (out is None or out.suffix == ".html"):
+        if reference is not None:
+            raise SpecError(f"--reference is for several runs, and '{folder}' is one; leave it out.")
+        _report_run(folder, out or folder / HTML_NAME, as_json=as_json)
+        return
     report = make_report(find_records(folder), folder, reference=reference)
     if out is None:
         page = write_report(report, folder, version=__version__)
@@ -49,4 +57,20 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
         print_json(report_as_json(report))
     else:
         print_report(report)
+    note(f"report: {page}")
+
+
+def _report_run(folder: Path, page: Path, *, as_json: bool) -> None:
+    """Write the page of one run."""
+    from rankfold.files import write_into
+    from rankfold.report.run_page import headline, run_page
+    from rankfold.runs.examples import read_examples
+    from rankfold.runs.record import RunRecord
+
+    record = RunRecord.read(folder)
+    write_into(page.parent, page.name, run_page(record, read_examples(folder), version=__version__).encode())
+    if as_json:
+        print_json({"page": str(page), "record": record.to_dict()})
+    else:
+        click.echo(headline(record))
     note(f"report: {page}")

@@ -1,7 +1,6 @@
 """The core that is itself a product: two thin trained matrices."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, final
 
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rankfold.errors import SpecError
-from rankfold.factors.base import Factor, Initial, initial_matrix, stack_experts, standard_deviation
+from rankfold.factors.base import Factor, Initial, initial_matrix, standard_deviation
 
 
 @final
@@ -40,9 +39,9 @@ class LowRankSpec:
         """Whether the matrix is zero at the start."""
         return self.initial == "zeros"
 
-    def build(self, rows: int, cols: int, experts: int | None = None) -> "LowRank":
+    def build(self, rows: int, cols: int) -> "LowRank":
         """Return the factor, not yet reset."""
-        return LowRank(rows, cols, inner=self.inner, initial=self.initial, experts=experts)
+        return LowRank(rows, cols, inner=self.inner, initial=self.initial)
 
     def parameter_count(self, rows: int, cols: int) -> int:
         """Return how many parameters are trained, and stored."""
@@ -60,18 +59,15 @@ class LowRank(Factor):
         cols: Inputs of the factor.
         inner: Rank of the product.
         initial: How Q starts.
-        experts: How many matrices there are, if there are several.
     """
 
-    def __init__(
-        self, rows: int, cols: int, *, inner: int, initial: Initial = "zeros", experts: int | None = None
-    ) -> None:
-        super().__init__(rows, cols, experts)
+    def __init__(self, rows: int, cols: int, *, inner: int, initial: Initial = "zeros") -> None:
+        super().__init__(rows, cols)
         self.initial: Initial = initial
-        self.left = nn.Parameter(torch.zeros(*self.stack, rows, inner))
-        self.right = nn.Parameter(torch.zeros(*self.stack, inner, cols))
+        self.left = nn.Parameter(torch.zeros(rows, inner))
+        self.right = nn.Parameter(torch.zeros(inner, cols))
 
-    def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
+    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
         """Return the product."""
         return self.left @ self.right
 
@@ -80,8 +76,9 @@ class LowRank(Factor):
         """Draw both matrices; on the meta device they are left as they are."""
         if self.left.is_meta:
             return
-        (rows, inner), cols = self.left.shape[-2:], self.cols
-        draw_left = partial(initial_matrix, self.initial, rows, inner, seed=seed)
-        draw_right = partial(initial_matrix, "kaiming", inner, cols, seed=seed)
-        self.left.copy_(stack_experts(lambda part: draw_left(name=f"{part}.left"), name, self.experts))
-        self.right.copy_(stack_experts(lambda part: draw_right(name=f"{part}.right"), name, self.experts))
+        _draw(self.left, self.initial, seed, f"{name}.left")
+        _draw(self.right, "kaiming", seed, f"{name}.right")
+
+
+def _draw(matrix: Tensor, initial: Initial, seed: int, name: str) -> None:
+    matrix.copy_(initial_matrix(initial, *matrix.shape, seed=seed, name=name))

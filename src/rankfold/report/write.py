@@ -6,19 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, cast
-
-import vl_convert
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from rankfold.errors import SpecError
 from rankfold.files import write_into
 from rankfold.report.claims import claims_section
 from rankfold.report.findings import READING, READING_TITLE
 from rankfold.report.markdown import markdown
+from rankfold.report.page import render
 from rankfold.report.sections import study_section
 from rankfold.report.study import Report, Study
 from rankfold.report.tables import heading, overview_section
@@ -58,9 +53,6 @@ def write_report(report: Report, folder: Path, *, version: str) -> Path:
     return folder / HTML_NAME
 
 
-_TEMPLATES = Path(__file__).parent / "templates"
-
-
 def html_page(report: Report, *, version: str) -> str:
     """Return the page as one HTML text that loads nothing.
 
@@ -68,13 +60,6 @@ def html_page(report: Report, *, version: str) -> str:
         report: The report.
         version: The version of rankfold that makes the page.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = {f"study-{number}": study for number, study in enumerate(report.studies, start=1)}
     sections = [study_section(name, study) for name, study in names.items()]
     has_charts = any(section["charts"] for section in sections)
@@ -91,23 +76,7 @@ def html_page(report: Report, *, version: str) -> str:
         "reading": READING,
         "has_charts": has_charts,
     }
-    return environment.get_template("page.html.j2").render(
-        page=page,
-        style=_asset("page.css"),
-        script=_asset("page.js"),
-        vega=_vega() if has_charts else "",
-    )
-
-
-def _asset(name: str) -> Markup:
-    return Markup((_TEMPLATES / name).read_text("utf-8"))  # noqa: S704 (our own file, not a user's text)
-
-
-@cache
-def _vega() -> Markup:
-    # `</script` inside a string of the library would end the element.
-    script: str = cast("Any", vl_convert).javascript_bundle()
-    return Markup(script.replace("</script", "<\\/script"))  # noqa: S704 (a library's code)
+    return render("page.html.j2", page, has_charts=has_charts)
 
 
 def _title(report: Report) -> str:

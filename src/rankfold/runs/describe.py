@@ -3,9 +3,11 @@
 import copy
 import json
 import logging
+import math
 import platform
 import random
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from rankfold.runs.record import (
     BytesInfo,
     DataInfo,
     HardwareInfo,
+    LengthsInfo,
     MethodInfo,
     ModelInfo,
     ReducerInfo,
@@ -39,6 +42,7 @@ from rankfold.train.schedule import RateTable, Schedule
 
 logger = logging.getLogger("rankfold.runs")
 
+_BARS = 24
 _LIBRARIES = ("rankfold", "torch", "peft", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -65,6 +69,8 @@ def starting_record(setup: RunSetup) -> RunRecord:
         baselines={},
         reducer=_reducer(setup),
         flops=_flops(setup),
+        lengths=_lengths(setup),
+        findings=tuple(dict.fromkeys(finding.message for finding in setup.findings)),
     )
 
 
@@ -80,6 +86,20 @@ def _task(setup: RunSetup) -> TaskInfo:
         scoring,
         data.examples.settings,
     )
+
+
+def _lengths(setup: RunSetup) -> LengthsInfo | None:
+    """Return the histogram of the training rows' lengths; None for a kind whose rows are not tokens."""
+    lengths = [len(row["input_ids"]) for row in setup.rows if "input_ids" in row]
+    if not lengths:
+        return None
+    low, high = min(lengths), max(lengths)
+    width = max(1, math.ceil((high + 1 - low) / _BARS))
+    counts = Counter((length - low) // width for length in lengths)
+    bars = range(max(counts) + 1)
+    edges = (*(float(low + width * bar) for bar in bars), float(low + width * len(bars)))
+    cut = sum(length >= setup.learner.max_length for length in lengths)
+    return LengthsInfo(edges, tuple(counts[bar] for bar in bars), cut)
 
 
 def _config(setup: RunSetup) -> dict[str, Any]:
@@ -155,7 +175,7 @@ def training_part(
         head: What becomes of a new head.
     """
     return TrainingInfo(
-        epochs=schedule.epochs(rows),
+        epochs=schedule.steps / math.ceil(rows / schedule.batch_size),
         steps=schedule.steps,
         batch_size=schedule.batch_size,
         learning_rate=schedule.learning_rate,

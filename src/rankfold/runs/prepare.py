@@ -1,5 +1,6 @@
 """Everything a run needs before its first update: data, base model, adapter, schedule. Writes nothing."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -12,19 +13,18 @@ from transformers import set_seed
 from rankfold.errors import RankfoldError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
-from rankfold.models.loading import Loading
 from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import ParametersInfo
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.tasks import TaskData, limit_rows, load_task
-from rankfold.tasks.data.findings import log_findings
+from rankfold.tasks.data.findings import Finding, log_findings
 from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
 from rankfold.train.reducer.reducer import Reducer
 from rankfold.train.reducer.spec import ReducerSpec
-from rankfold.train.schedule import Rates, Schedule, updates_of_epoch
+from rankfold.train.schedule import Rates, Schedule
 
 _Rows = Sequence[Features]
 
@@ -45,6 +45,7 @@ class RunSetup:
         learner: The model, and how to run it.
         reducer: Chooses the layers that train, if it was asked for.
         probe_rows: Encoded rows that were held out of the training split for the Reducer's probes.
+        findings: Remarks on data, examples and tokens, which have been logged.
     """
 
     request: RunRequest
@@ -58,6 +59,7 @@ class RunSetup:
     learner: Learner
     reducer: Reducer | None = None
     probe_rows: _Rows = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -84,12 +86,8 @@ def prepare(request: RunRequest) -> RunSetup:
     """
     method = find_method(request.method)
     device = choose_device(request.device)
-    # Weights in bf16 take activations in bf16.
-    precision = choose_precision("bf16" if request.base_dtype == "bf16" else request.precision, device)
-    base = replace(
-        resolve_model(request.model, trust_remote_code=request.trust_remote_code),
-        loading=Loading(request.base_dtype, request.attn, request.quantise, precision, device.type),
-    )
+    precision = choose_precision(request.precision, device)
+    base = resolve_model(request.model, trust_remote_code=request.trust_remote_code)
     data = load_task(request.task_request, is_causal=base.is_causal)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     log_findings(data.all_findings)
@@ -117,11 +115,13 @@ def prepare(request: RunRequest) -> RunSetup:
         data.examples.settings,
         data.examples.label_names or (),
     )
-    log_findings(data.kind.findings(learner, data.examples.splits))
+    remarks = data.kind.findings(learner, data.examples.splits)
+    log_findings(remarks)
     # An example that cannot be evaluated is better known before the training than after it.
     data.kind.check(learner, data.examples.splits["validation"])
     rows = data.kind.encode(learner, data.examples.splits["train"], training=True)
-    log_findings(learner.token_findings(rows))
+    token_remarks = learner.token_findings(rows)
+    log_findings(token_remarks)
     rows, probe_rows, reducer = _reducer(request, data.kind, learner, rows)
     if reducer is not None:
         reducer.attach(model).detach()  # what it cannot work with is refused now
@@ -138,6 +138,7 @@ def prepare(request: RunRequest) -> RunSetup:
         learner=learner,
         reducer=reducer,
         probe_rows=probe_rows,
+        findings=(*data.all_findings, *remarks, *token_remarks),
     )
 
 
@@ -188,21 +189,14 @@ def schedule_of(request: RunRequest, rows: int, precision: str) -> Schedule:
     """Return how a request is trained on a number of rows."""
     epochs = request.epochs or DEFAULT_EPOCHS
     return Schedule(
-        steps=request.steps
-        or max(1, round(epochs * updates_of_epoch(rows, request.batch_size, request.gradient_accumulation))),
+        steps=request.steps or max(1, round(epochs * math.ceil(rows / request.batch_size))),
         batch_size=request.batch_size,
         learning_rate=request.learning_rate or find_method(request.method).learning_rate,
         scheduler=request.scheduler,
         warmup=request.warmup,
         weight_decay=request.weight_decay,
-        max_grad_norm=request.max_grad_norm,
         precision=precision,
         seed=request.seed,
-        optimizer=request.optimizer,
-        accumulation=request.gradient_accumulation,
-        gradient_checkpointing=request.gradient_checkpointing,
-        compiles=request.compile,
-        groups_lengths=request.group_by_length,
     )
 
 

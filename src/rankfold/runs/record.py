@@ -185,6 +185,21 @@ class CurveInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthsInfo:
+    """Histogram of the training rows' lengths in tokens.
+
+    Args:
+        edges: Bounds of the bars, one more than there are counts.
+        counts: Rows of each bar.
+        cut: Rows that have the most tokens and may have been cut.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    cut: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReducerPoint:
     """The state of a Reducer after `step` updates: importance and number of trainings of each layer."""
 
@@ -234,7 +249,10 @@ def _with_zone(moment: str) -> str:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run, done or failed: the fields of `run.json`. `flops` is estimated; a failure has no results."""
+    """One run, done or failed: the fields of `run.json`. `flops` is estimated; a failure has no results.
+
+    `lengths` and `findings` are what was known of the data before the training.
+    """
 
     status: Literal["done", "failed"]
     error: str | None
@@ -260,6 +278,8 @@ class RunRecord:
     tuning: TuningInfo | None = None
     flops: float | None = None
     weights_sha256: str | None = None
+    lengths: LengthsInfo | None = None
+    findings: tuple[str, ...] = ()
     format: Literal[2] = FORMAT
 
     @property

@@ -15,6 +15,7 @@ from rankfold.models.hardware import choose_device, peak_memory_bytes
 from rankfold.progress import Progress
 from rankfold.runs.check import check_threads
 from rankfold.runs.describe import starting_record
+from rankfold.runs.examples import choose_examples, write_examples
 from rankfold.runs.output import check_output, clear_failure, find_finished, output_folder
 from rankfold.runs.prepare import RunSetup, prepare
 from rankfold.runs.record import (
@@ -160,8 +161,7 @@ class _Validation:
 
 def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
     validation = _Validation(setup)
-    if setup.request.quantise is None:  # quantised weights are where they belong
-        setup.model.to(setup.device)
+    setup.model.to(setup.device)
     curve = train_model(
         setup.model,
         setup.rows,
@@ -189,6 +189,8 @@ def _write(start: RunRecord, setup: RunSetup, result: _Result, scratch: Path, to
             work, _with_results(start, setup, result, total_seconds), setup.base.public_name
         )
         _write_curve(result.curve, work / CURVE_NAME)
+        if request.keep_texts:
+            _write_examples(setup, result.evaluation, work)
         replace(record, bytes=adapter_bytes(work)).write(work)
 
 
@@ -242,6 +244,15 @@ def _write_curve(curve: Curve, path: Path) -> None:
         writer = csv.DictWriter(file, _columns(points), lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(points, key=lambda point: point["step"]))
+
+
+def _write_examples(setup: RunSetup, evaluation: Evaluation, folder: Path) -> None:
+    try:
+        examples = choose_examples(setup.data, setup.learner, evaluation)
+    except Exception as error:  # the training is done, and must not be lost for want of examples
+        logger.info("no examples are kept (%s).", str(error).rstrip("."))
+        return
+    write_examples(examples, folder)
 
 
 def _columns(points: Sequence[dict[str, str | float]]) -> list[str]:

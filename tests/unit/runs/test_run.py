@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
 from rankfold.runs.evaluate import evaluate
+from rankfold.runs.examples import read_examples
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import EvaluateRequest, RunRequest
 from rankfold.runs.run import dry_run, run
@@ -88,7 +89,7 @@ def test_the_folder_is_a_peft_adapter_with_record_and_curve(request_):
     record = run(request_)
     names = {path.name for path in request_.out.iterdir()}
     adapter_files = {"adapter_config.json", "adapter_model.safetensors", "rankfold.json"}
-    assert names == adapter_files | {"run.json", "curve.csv"}
+    assert names == adapter_files | {"run.json", "curve.csv", "examples.jsonl"}
     assert peft.PeftConfig.from_pretrained(str(request_.out)).task_type == "SEQ_CLS"
     assert RunRecord.read(request_.out) == record
     assert [path.name for path in request_.out.parent.iterdir()] == ["run"]
@@ -109,6 +110,20 @@ def test_the_record_has_a_prediction_for_each_row_and_they_give_the_metric(reque
     assert len(hits) == record.data.rows["validation"] == 16
     assert record.metrics["accuracy"] == sum(hits) / 16
     assert record.baselines == {"majority": 0.5}
+
+
+def test_the_worst_mistakes_are_kept_with_their_texts_unless_they_shall_not_be(request_, tmp_path):
+    record = run(request_)
+    wrong = {item.id for item in record.predictions if item.label != item.prediction}
+    kept = read_examples(request_.out)
+    assert wrong
+    assert {item.id for item in kept} == wrong
+    losses = [item.loss for item in kept]
+    assert losses == sorted(losses, reverse=True)
+    assert all(item.texts["text"] and item.label != item.prediction for item in kept)
+    again = run(replace(request_, out=tmp_path / "private", keep_texts=False))
+    assert not (tmp_path / "private" / "examples.jsonl").exists()
+    assert (again.metrics, again.predictions) == (record.metrics, record.predictions)
 
 
 def test_the_curve_file_has_the_points_of_the_record(request_):

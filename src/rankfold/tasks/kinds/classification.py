@@ -80,7 +80,9 @@ class Classification(LabelledText):
         loss = functional.cross_entropy(outputs, torch.tensor(labels)).item()
         # A diverged model has no metric; its loss says so.
         scores = self.score(metrics, labels, predictions) if math.isfinite(loss) else {}
-        return Evaluation(loss, scores, [example.id for example in examples], labels, predictions)
+        losses = functional.cross_entropy(outputs, torch.tensor(labels), reduction="none")
+        ids = [example.id for example in examples]
+        return Evaluation(loss, scores, ids, labels, predictions, cast(Any, losses).tolist())
 
     def mixture_kind(self, kinds: Sequence[TaskKind]) -> TaskKind | None:
         """Return classification: one head tells the classes of all tasks apart."""

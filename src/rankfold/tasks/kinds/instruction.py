@@ -124,6 +124,23 @@ class InstructionKind(TaskKind):
         """Return the index of the right candidate; None if the answer is open."""
         return example.candidates.index(example.answer) if example.candidates else None
 
+    def input_texts(self, example: Instruction) -> dict[str, str]:
+        """Return the prompt."""
+        return {"prompt": example.prompt}
+
+    def describe_label(
+        self, example: Instruction, label: Any, label_names: Sequence[str] | None
+    ) -> JsonValue:
+        """Return the candidate of an index; None for an answer that names no candidate."""
+        _ = label_names
+        if not example.candidates or not isinstance(label, int):
+            return label
+        return None if label == NO_CHOICE else example.candidates[label]
+
+    def reference(self, example: Instruction) -> str:
+        """Return the answer to learn."""
+        return example.answer
+
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a model that continues text."""
         _ = label_names
@@ -234,7 +251,12 @@ class InstructionKind(TaskKind):
         if learner.scoring == Scoring.GENERATED:
             scores[UNPARSED] = predictions.count(NO_CHOICE) / len(predictions)
         scores = self.score(("accuracy",), labels, predictions) | scores
-        return Evaluation(loss, scores, [item.id for item in questions], labels, predictions)
+        losses = [
+            -total / tokens
+            for item, (total, tokens) in zip(examples, likelihoods, strict=True)
+            if item.candidates
+        ]
+        return Evaluation(loss, scores, [item.id for item in questions], labels, predictions, losses)
 
     def mixture_kind(self, kinds: Sequence[TaskKind]) -> TaskKind | None:
         """Return the kind that all tasks have, or instruction if some have choices and some have not."""

@@ -17,9 +17,6 @@ from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
 
-IGNORED_LABEL = -100
-"""The label of a token that does not count in the loss; torch's own convention."""
-
 Batch = Mapping[str, Any]
 Collate = Callable[[Sequence[Features]], dict[str, Any]]
 
@@ -83,6 +80,7 @@ class Evaluation:
         ids: Ids of the examples that were predicted; open instructions have only a loss.
         labels: The right predictions: class ids, numbers, indices of candidates.
         predictions: Those of the model; -1 where its text names no candidate.
+        row_losses: The loss of each predicted row, by which mistakes are sorted; empty if not known.
     """
 
     loss: float
@@ -90,6 +88,7 @@ class Evaluation:
     ids: list[int | str] = field(default_factory=list[int | str])
     labels: list[Any] = field(default_factory=list[Any])
     predictions: list[Any] = field(default_factory=list[Any])
+    row_losses: list[float] = field(default_factory=list[float])
 
 
 class TaskKind(ABC):
@@ -226,6 +225,27 @@ class TaskKind(ABC):
         """Return the label that a prediction is compared with; None if the example has none."""
         return example.label
 
+    def input_texts(self, example: Any) -> dict[str, str]:
+        """Return the inputs of an example by name, as people read them; by default its text and its pair."""
+        texts = {"text": getattr(example, "text", None), "pair": getattr(example, "pair", None)}
+        return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+    def describe_label(self, example: Any, label: Any, label_names: Sequence[str] | None) -> JsonValue:
+        """Return a label or a prediction of an example as people read it; by default the name of a class id.
+
+        Args:
+            example: The one that it is of.
+            label: A label, or a prediction that `predict` returned.
+            label_names: Class names in the order of their ids, for a kind with classes.
+        """
+        _ = example
+        is_class = label_names is not None and type(label) is int and 0 <= label < len(label_names)
+        return label_names[label] if label_names is not None and is_class else label
+
+    def reference(self, example: Any) -> JsonValue:
+        """Return the right answer to an example without a label, beside which people read the model's."""
+        return self.label(example)
+
     # Base model.
 
     @abstractmethod
@@ -273,21 +293,6 @@ class TaskKind(ABC):
             batch: From `collate`, on the model's device.
         """
         return model(**batch).loss
-
-    def loss_items(self, batch: Batch) -> float:
-        """Return how many items the loss of a batch is a mean over: rows, or labelled tokens.
-
-        Where several batches make one update, their losses are weighed by it. A kind whose loss weighs items
-        itself returns the sum of their weights.
-
-        Args:
-            batch: From `collate`.
-        """
-        labels = batch.get("labels")
-        if self.loss_per_token and labels is not None:
-            # Models predict the next token, so the first one is no label.
-            return float((labels[..., 1:] != IGNORED_LABEL).sum())
-        return float(len(next(iter(batch.values())) if labels is None else labels))
 
     @property
     def has_own_loss(self) -> bool:
