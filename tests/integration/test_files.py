@@ -8,11 +8,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from rankfold.adapter import ROLES
 from rankfold.errors import SpecError
 from rankfold.export.layers import needs_base_weights
+from rankfold.peft_plugin.count import count_parameters
+from rankfold.store.loading import load_adapter
 from tests.integration.models import (
     FOLDABLE,
     METHODS,
@@ -207,3 +209,47 @@ def test_configuration_keeps_every_option(tmp_path):
 def test_base_model_is_never_written(tmp_path):
     adapted(config_of("lora")).save_pretrained(tmp_path)
     assert not any("base_layer" in name for name in load_file(tmp_path / WEIGHTS))
+
+
+def llama(vocab_size: int = 64) -> Any:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, num_hidden_layers=1, **size)).eval()
+
+
+@pytest.mark.filterwarnings("error:Setting `save_embedding_layers`")
+@pytest.mark.parametrize(
+    "targets", [["embed_tokens"], ["lm_head", "embed_tokens"], ".*(embed_tokens|q_proj)"]
+)
+@pytest.mark.parametrize("method", FOLDABLE)
+def test_adapter_on_an_embedding_is_saved_without_the_embedding(method, targets, tmp_path):
+    config = {"target_modules": targets, "task_type": "CAUSAL_LM"}
+    if config_of(method, **config).target_modules != config_of("lora", **config).target_modules:
+        pytest.skip("of this preset the small tests' configuration names the layers of a BERT's MLP too")
+    model = adapted(config_of(method, **config), llama())
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / WEIGHTS)
+    assert sum(tensor.numel() for tensor in stored.values()) == count_parameters(model).stored
+    for loaded in (peft.PeftModel.from_pretrained(llama(), tmp_path).eval(), load_adapter(llama(), tmp_path)):
+        assert torch.equal(scores(loaded), scores(model))
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_file_with_the_embedding_is_still_loaded(tmp_path):
+    model = adapted(config_of("lora", target_modules=["embed_tokens"], task_type="CAUSAL_LM"), llama())
+    model.save_pretrained(tmp_path, save_embedding_layers=True)
+    assert any("base_layer" in name for name in load_file(tmp_path / WEIGHTS))
+    for loaded in (peft.PeftModel.from_pretrained(llama(), tmp_path).eval(), load_adapter(llama(), tmp_path)):
+        assert torch.equal(scores(loaded), scores(model))
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+@pytest.mark.parametrize("target", ["q_proj", "embed_tokens"])
+def test_embedding_of_another_vocabulary_than_the_base_model_is_saved(target, tmp_path):
+    llama().save_pretrained(tmp_path / "base")
+    base = LlamaForCausalLM.from_pretrained(tmp_path / "base").eval()
+    base.resize_token_embeddings(70)
+    config = config_of("lora", target_modules=[target], task_type="CAUSAL_LM")
+    adapted(config, base).save_pretrained(tmp_path / "adapter")
+    stored = load_file(tmp_path / "adapter" / WEIGHTS)
+    assert any("embed_tokens" in name and "rankfold" not in name for name in stored)

@@ -1,12 +1,18 @@
 """Adapters on quantised bases, where the library that quantises is installed; all of it on the CPU."""
 
+from dataclasses import replace
+
 import peft
 import pytest
 import torch
 from transformers import BertForSequenceClassification, BitsAndBytesConfig, TorchAoConfig
 
 from rankfold import RankfoldWarning
+from rankfold.runs.request import RunRequest
+from rankfold.runs.run import run
 from tests.integration.models import adapted, bert, config_of, scores, train
+from tests.support.killing import StopAt
+from tests.support.tiny_models import review_rows, write_bert, write_splits
 from tests.support.tolerance import relative_rms
 
 # What the two libraries say on import and on use is not ours to change.
@@ -32,6 +38,36 @@ def bitsandbytes_8bit():
 def bitsandbytes_4bit():
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=HEAD)
+
+
+def test_run_on_a_quantised_base_resumes_bit_for_bit(tmp_path):
+    """Through the request, with an optimiser in 8 bits, and stopped in between."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    write_bert(tmp_path / "bert", hidden_size=64)
+    write_splits(tmp_path / "data", train=review_rows(48), validation=review_rows(16, seed=1))
+    for bits in ("4bit", "8bit"):
+        request = RunRequest(
+            model=str(tmp_path / "bert"),
+            method="relayed_lora",
+            options={"r": 4, "k": 2},
+            data=str(tmp_path / "data"),
+            out=tmp_path / bits,
+            quantise=bits,
+            optimizer="adamw_8bit",
+            gradient_accumulation=2,
+            gradient_checkpointing=True,
+            steps=6,
+            learning_rate=1e-2,
+            max_length=32,
+            checkpoint_every=1,
+        )
+        whole = run(replace(request, out=tmp_path / f"whole{bits}"))
+        with pytest.raises(KeyboardInterrupt):
+            run(request, progress=StopAt(4))
+        resumed = run(replace(request, resume=True))
+        assert (resumed.curve.train, resumed.predictions) == (whole.curve.train, whole.predictions)
+        assert resumed.request.quantise == bits
+        assert resumed.curve.train[-1]["loss"] < resumed.curve.train[0]["loss"]
 
 
 # How far merging moves the scores: the merged weight is rounded to the quantised grid once more.

@@ -11,6 +11,24 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__, "rankfold.runs.run", "tests.support.store_work"])
 
 
+class StopAt:
+    """A progress that stops the run when it hears of a step, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def start(self, total: int, description: str) -> None:
+        """Go on."""
+
+    def advance(self, done: int, **fields: object) -> None:
+        """Stop at the step."""
+        if done == self.step:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        """Go on."""
+
+
 class Told:
     """A progress that tells every event to another process."""
 

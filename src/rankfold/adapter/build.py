@@ -40,6 +40,29 @@ PartSpec = FactorSpec | CoreSpec | RouterSpec
 
 @final
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One factor or router of an adapter, before it is built.
+
+    Args:
+        spec: Its description.
+        rows: Its rows; of a router its heads.
+        cols: Its columns; of a router the features that it reads.
+        copies: How many matrices of these sizes it holds, one for each expert.
+    """
+
+    spec: PartSpec
+    rows: int
+    cols: int
+    copies: int = 1
+
+    @property
+    def parameter_count(self) -> int:
+        """How many parameters it trains."""
+        return self.copies * self.spec.parameter_count(self.rows, self.cols)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class BuiltAdapter:
     """An adapter together with the parts that its layer has to register.
 
@@ -93,17 +116,17 @@ class Builder:
         views: dict[Side, Factor] = {}
         for role, (factor, rows, cols) in site.sides.items():
             create = partial(self._create, factor, spec.seed, role)
-            views[role], new_factor = self._pools[role].take(path, rows, cols, create)
+            views[role], new_factor = self._pools[role].take(path, rows, cols, create, site.experts)
             if new_factor is not None:
                 owned_parts[role] = new_factor
         core = None
         if spec.core is not None:
             core = owned_parts["core"] = self._create(
-                spec.core, spec.seed, "core", path, spec.up_rank, spec.rank
+                spec.core, spec.seed, "core", path, spec.up_rank, spec.rank, site.experts
             )
         scale = None
         if spec.scaling == "learned":
-            scale = owned_parts["scale"] = LearnedScale()
+            scale = owned_parts["scale"] = LearnedScale(site.experts)
         if base_weight is not None:
             _take_from_weight(views, site, base_weight)
         gating = self._gating(path, owned_parts)
@@ -123,33 +146,32 @@ class Builder:
 
     def parameter_count(self) -> int:
         """Return how many parameters the adapters of all sites train, without building them."""
-        return self._scales() + sum(
-            spec.parameter_count(rows, cols) for spec, rows, cols in self.parts().values()
-        )
+        scales = sum(site.experts or 1 for site in self.sites.values() if site.spec.scaling == "learned")
+        return scales + sum(part.parameter_count for part in self.parts().values())
 
     def tensor_count(self) -> int:
         """Return how many tensors these parameters are in, without building them."""
-        return self._scales() + sum(_tensors(*part) for part in self.parts().values())
+        scales = sum(site.spec.scaling == "learned" for site in self.sites.values())
+        return scales + sum(_tensors(part.spec, part.rows, part.cols) for part in self.parts().values())
 
-    def parts(self) -> dict[str, tuple[PartSpec, int, int]]:
-        """Return the spec and both sizes of every factor and router, by its name; a shared one is there once.
+    def parts(self) -> dict[str, Part]:
+        """Return the spec and the sizes of every factor and router, by its name; a shared one is there once.
 
         The sizes of a router are its heads and the features that it reads.
         """
-        parts: dict[str, tuple[PartSpec, int, int]] = {}
+        parts: dict[str, Part] = {}
         for path, site in self.sites.items():
             for role, (factor, rows, cols) in site.sides.items():
-                group, *size = self._pools[role].group(path, rows, cols)
-                parts.setdefault(f"{group}.{role}", (factor, size[0], size[1]))
+                pool = self._pools[role]
+                group, *size = pool.group(path, rows, cols)
+                copies = pool.stacked(site.experts) or 1
+                parts.setdefault(f"{group}.{role}", Part(factor, size[0], size[1], copies))
             spec = site.spec
             if spec.core is not None:
-                parts[f"{path}.core"] = spec.core, spec.up_rank, spec.rank
+                parts[f"{path}.core"] = Part(spec.core, spec.up_rank, spec.rank, site.experts or 1)
             if spec.router is not None:
-                parts[site.router_group(path)] = spec.router, *site.router_size(spec.router)
+                parts[site.router_group(path)] = Part(spec.router, *site.router_size(spec.router))
         return parts
-
-    def _scales(self) -> int:
-        return sum(site.spec.scaling == "learned" for site in self.sites.values())
 
     def relay_batches(self) -> RelayBatches | None:
         """Return the batches of all relayed factors built so far, or None if there are none."""
@@ -169,12 +191,19 @@ class Builder:
         return _gating(self._passes[group], spec, site)
 
     def _create(
-        self, spec: FactorSpec | CoreSpec, seed: int, role: str, group: str, rows: int, cols: int
+        self,
+        spec: FactorSpec | CoreSpec,
+        seed: int,
+        role: str,
+        group: str,
+        rows: int,
+        cols: int,
+        experts: int | None,
     ) -> Factor:
-        factor = spec.build(rows, cols)
+        factor = spec.build(rows, cols, experts)
         name = f"{group}.{role}"
         factor.reset(seed=seed, name=name if factor.is_frozen else f"{self.name}/{name}")
-        if isinstance(factor, Relay):
+        if isinstance(factor, Relay) and experts is None:  # those of experts are one batch by themselves
             self._relays.append(factor)
         return factor
 

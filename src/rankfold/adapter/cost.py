@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Self, final
 
 from rankfold.adapter.build import Builder
-from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear, Matrices
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.site import Site
 from rankfold.adapter.spec import FROZEN
@@ -80,19 +80,36 @@ def adapter_work(builder: Builder, tokens: int) -> Work:
     """
     work = Work(bytes=_BYTES * _UPDATE * builder.parameter_count())
     for site in builder.sites.values():
+        if isinstance(site.geometry, Matrices):
+            work += _parameter_work(site, site.geometry)
+            continue
         work += Work(_site_flops(site, tokens), _BYTES * tokens * _site_traffic(site))
-    for spec, rows, cols in builder.parts().values():
+    for part in builder.parts().values():
+        spec, rows, cols = part.spec, part.rows, part.cols
         match spec:
             case RouterSpec():
                 work += _router(spec, rows, cols, tokens)
             case RelaySpec():
                 side = square_side(rows * cols)
-                work += Work(_product(side, side, spec.k), _RELAY_BYTES * rows * cols)
+                flops = part.copies * _product(side, side, spec.k)
+                work += Work(flops, _RELAY_BYTES * part.copies * rows * cols)
             case LowRankSpec():
-                work += Work(_product(rows, cols, spec.inner))
+                work += Work(part.copies * _product(rows, cols, spec.inner))
             case _:
                 pass
     return work
+
+
+def _parameter_work(site: Site, geometry: Matrices) -> Work:
+    """Return the work of a changed parameter: it is written forwards and has a gradient, whatever the tokens.
+
+    The base's own products with it need that gradient too, which takes as much as each of them forwards; it
+    depends on the tokens that are routed to the experts, and is left out.
+    """
+    experts = geometry.experts or 1
+    entries = experts * geometry.in_features * geometry.out_features
+    flops = _product(geometry.out_features, geometry.in_features, experts * site.spec.up_rank)
+    return Work(flops, _BYTES * 4 * entries)
 
 
 def _product(rows: int, cols: int, times: int, *, is_trained: bool = True, passes_on: bool = True) -> float:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -72,6 +73,65 @@ class Linear(Geometry):
     def as_matrix(self, base_weight: Tensor) -> Tensor:
         """Transpose where the layer stores its weight transposed."""
         return base_weight.T if self.transposed else base_weight
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Matrices(Geometry):
+    """A parameter that is no layer's weight: one matrix, or a stack of them, one for each expert.
+
+    An adapter changes the parameter itself, since the inputs of its matrices are known only inside of the
+    module that has it.
+
+    Args:
+        in_features: Columns of a matrix; rows where it is transposed.
+        out_features: Rows of a matrix; columns where it is transposed.
+        experts: How many matrices, on the first axis; None for one without that axis.
+        transposed: Whether a matrix is [in_features, out_features], as in gpt-oss.
+    """
+
+    in_features: int
+    out_features: int
+    experts: int | None = None
+    transposed: bool = False
+
+    def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
+        """Read the last axis: x [*experts, tokens, in_features] to code [*experts, tokens, rank]."""
+        return dropout(x) @ down.mT
+
+    def mix(self, code: Tensor, core: Tensor) -> Tensor:
+        """Act on the last axis."""
+        return code @ core.mT
+
+    def expand(self, code: Tensor, up: Tensor) -> Tensor:
+        """Write the last axis: code [*experts, tokens, rank_up] to [*experts, tokens, out_features]."""
+        return code @ up.mT
+
+    def as_base_weight(self, matrix: Tensor) -> Tensor:
+        """Transpose where the parameter is transposed; a matrix for all experts is repeated."""
+        stack = () if self.experts is None else (self.experts,)
+        return (matrix.mT if self.transposed else matrix).expand(*stack, -1, -1)
+
+    def as_matrix(self, base_weight: Tensor) -> Tensor:
+        """Transpose where the parameter is transposed."""
+        return base_weight.mT if self.transposed else base_weight
+
+    def add_product(self, base_weight: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """Return base_weight + up down for every expert, in the dtype of base_weight.
+
+        Args:
+            base_weight: The parameter.
+            up: [*experts, out_features, rank]; without the axis of experts it is that of all.
+            down: [*experts, rank, in_features], likewise.
+        """
+        left, right = up.to(base_weight.dtype), down.to(base_weight.dtype)
+        if self.transposed:
+            left, right = right.mT, left.mT
+        if self.experts is None:
+            return torch.addmm(base_weight, left, right)
+        return torch.baddbmm(
+            base_weight, left.expand(self.experts, -1, -1), right.expand(self.experts, -1, -1)
+        )
 
 
 @final

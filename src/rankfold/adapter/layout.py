@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise, takewhile
 
-from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear, Matrices
 from rankfold.errors import AdapterFileError
 
 Layout = dict[str, list[str]]
@@ -17,6 +17,10 @@ MOST_LAYERS = 100_000
 """More layers than this are refused when a layout is read: a few bytes could name billions."""
 
 _PLAIN = re.compile(r"(linear|conv1d|embedding) ([1-9]\d{0,7}) -> ([1-9]\d{0,7})")
+_PARAMETER = re.compile(
+    r"parameter ((?P<experts>[1-9]\d{0,5}) x )?(?P<inputs>[1-9]\d{0,7}) -> (?P<outputs>[1-9]\d{0,7})"
+    r"(?P<transposed> transposed)?"
+)
 _CONVOLUTION = re.compile(
     r"conv2d (?P<inputs>[1-9]\d{0,7}) -> (?P<outputs>[1-9]\d{0,7})"
     r" kernel (?P<height>[1-9]\d{0,3})x(?P<width>[1-9]\d{0,3})"
@@ -59,6 +63,10 @@ def describe_layer(geometry: Geometry) -> str:
         case Linear(transposed=transposed):
             layer_type = "conv1d" if transposed else "linear"
             return f"{layer_type} {geometry.in_features} -> {geometry.out_features}"
+        case Matrices(experts=experts, transposed=transposed):
+            stack = "" if experts is None else f"{experts} x "
+            order = " transposed" if transposed else ""
+            return f"parameter {stack}{geometry.in_features} -> {geometry.out_features}{order}"
         case Conv2d():
             height, width = geometry.kernel_size
             terms = [f"conv2d {geometry.in_channels} -> {geometry.out_features} kernel {height}x{width}"]
@@ -77,6 +85,13 @@ def _geometry(sizes: str) -> Geometry:
         if layer_type == "embedding":
             return Embedding(inputs, outputs)
         return Linear(inputs, outputs, transposed=layer_type == "conv1d")
+    if parameter := _PARAMETER.fullmatch(sizes):
+        return Matrices(
+            int(parameter["inputs"]),
+            int(parameter["outputs"]),
+            None if parameter["experts"] is None else int(parameter["experts"]),
+            transposed=parameter["transposed"] is not None,
+        )
     if convolution := _CONVOLUTION.fullmatch(sizes):
         return _convolution(sizes, convolution)
     raise _damage_error(f"'{sizes}'")
@@ -171,3 +186,15 @@ def common_depth(names: Iterable[str]) -> int:
     """Return how many modules around them these modules have in common."""
     parents = zip(*(name.split(".")[:-1] for name in names), strict=False)
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))
+
+
+PARAMETERS = "target_parameters"
+"""In the path of a parameter's adapter, between the module that has the parameter and its name there."""
+
+
+def module_path(name: str, geometry: Geometry) -> str:
+    """Return the path of the module that carries the adapter of a layer, or of a parameter, of this name."""
+    if not isinstance(geometry, Matrices):
+        return name
+    owner, _, leaf = name.rpartition(".")
+    return f"{owner}.{PARAMETERS}.{leaf}"

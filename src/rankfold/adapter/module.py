@@ -10,21 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.adapter.gating import Gating
-from rankfold.adapter.geometry import Geometry
+from rankfold.adapter.geometry import Geometry, Matrices
 from rankfold.errors import NotExactError
-from rankfold.factors import Factor
+from rankfold.factors import Factor, without_autocast
 
 
 @final
 class LearnedScale(nn.Module):
-    """One trained multiplier for one adapter, starting at 1 (TLoRA; Islam, 2025, eq. 3)."""
+    """One trained multiplier for one adapter, starting at 1 (TLoRA; Islam, 2025, eq. 3).
 
-    def __init__(self) -> None:
+    Args:
+        experts: How many experts the adapter has, each with a multiplier of its own.
+    """
+
+    def __init__(self, experts: int | None = None) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.ones(1))
+        self.value = nn.Parameter(torch.ones(1) if experts is None else torch.ones(experts, 1, 1))
 
-    def forward(self) -> Float[Tensor, " 1"]:
-        """Return the multiplier."""
+    def forward(self) -> Tensor:
+        """Return the multiplier [1], or those of the experts [experts, 1, 1]."""
         return self.value
 
 
@@ -110,6 +114,21 @@ class Adapter(nn.Module):
         down = self._matrix(self.down, self.dtype)
         result, code = linear_and_code(x, weight, bias, down)
         return add_expanded(result, self._up_input(x, code, down), self._matrix(self.up, down.dtype))
+
+    def add_to(self, weight: Tensor) -> Tensor:
+        """Return a parameter with the change added, in its dtype; only where the geometry is `Matrices`.
+
+        Gradients reach the factors. Autocast is left out, since the result stands for the parameter.
+
+        Args:
+            weight: The parameter, in its own shape.
+        """
+        assert isinstance(self.geometry, Matrices), "layers add to their output, not to their weight"
+        with without_autocast(weight.device):
+            down = self._matrix(self.down, self.dtype)
+            if self.core is not None:
+                down = self._matrix(self.core, down.dtype) @ down
+            return self.geometry.add_product(weight, self._matrix(self.up, down.dtype), self._scale(down))
 
     @property
     def is_idle(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from rankfold.adapter.gating import MlpRole
-from rankfold.adapter.geometry import Embedding, Geometry, Linear
+from rankfold.adapter.geometry import Embedding, Geometry, Linear, Matrices
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import RankfoldWarning, SpecError
@@ -45,6 +45,11 @@ class Site:
     mlp: MlpPosition | None = None
 
     @property
+    def experts(self) -> int | None:
+        """How many matrices the layer has, each with factors of its own; None for a plain layer."""
+        return self.geometry.experts if isinstance(self.geometry, Matrices) else None
+
+    @property
     def sides(self) -> dict[Side, tuple[FactorSpec, int, int]]:
         """Spec, rows and cols of the down and of the up factor, all heads included."""
         spec, geometry = self.spec, self.geometry
@@ -72,6 +77,8 @@ class Site:
 def check_site(path: str, site: Site) -> Site:
     """Return the site with the spec that suits its type, after checking the rank."""
     sizes = site.geometry.in_features, site.geometry.out_features
+    if isinstance(site.geometry, Matrices):
+        _check_parameter(path, site)
     if site.spec.router is not None:
         _check_routed(path, site, site.spec.router)
     rank = max(site.spec.rank, site.spec.up_rank)
@@ -86,6 +93,27 @@ def check_site(path: str, site: Site) -> Site:
         )
         warnings.warn(message, RankfoldWarning, stacklevel=2)
     return replace(site, spec=site.spec.with_zero_down()) if isinstance(site.geometry, Embedding) else site
+
+
+def _check_parameter(path: str, site: Site) -> None:
+    """Check that an adapter of a parameter needs neither the inputs of its matrices nor their values."""
+    spec = site.spec
+    remedy = "or leave it out of target_parameters"
+    if spec.router is not None:
+        raise SpecError(
+            f"'{path}' is a parameter, and a router weighs heads by the input of a layer, which no adapter "
+            f"sees there; give heads=1, {remedy}."
+        )
+    if spec.dropout:
+        raise SpecError(
+            f"dropout={spec.dropout} cannot act on '{path}': it is a parameter, whose input no adapter sees; "
+            f"give dropout=0, {remedy}."
+        )
+    if site.experts is not None and (isinstance(spec.down, SvdSpec) or isinstance(spec.up, SvdSpec)):
+        raise SpecError(
+            f"an svd factor is taken from one weight, and '{path}' holds those of {site.experts} experts; "
+            f"choose a method without svd factors, {remedy}."
+        )
 
 
 def _check_routed(path: str, site: Site, spec: RouterSpec) -> None:

@@ -5,7 +5,6 @@ assumptions stated at `Memory` and `Device`.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -27,6 +26,7 @@ from rankfold.tasks import MIXTURES, NAMED_TASKS, Task, TaskRequest, load_task
 from rankfold.tasks.data.splits import HOLD_OUT_FRACTION
 from rankfold.tasks.kinds import kind_base
 from rankfold.tasks.task import SEPARATOR
+from rankfold.train.schedule import updates_of_epoch
 
 _NUMBER_BYTES = 4
 # AdamW has a number, its gradient and two moments, in float32 each.
@@ -256,7 +256,8 @@ def _steps(request: RunRequest, rows: int | None) -> int:
         raise SpecError(
             "the rows of the training split are not known; name a task or data, or give the number of steps."
         )
-    return max(1, round((request.epochs or DEFAULT_EPOCHS) * math.ceil(rows / request.batch_size)))
+    updates = updates_of_epoch(rows, request.batch_size, request.gradient_accumulation)
+    return max(1, round((request.epochs or DEFAULT_EPOCHS) * updates))
 
 
 def memory_of(work: Workload, precision: str) -> Memory:

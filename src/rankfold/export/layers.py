@@ -13,7 +13,7 @@ from peft import TaskType
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder, BuiltAdapter
-from rankfold.adapter.layout import common_depth, layers_in
+from rankfold.adapter.layout import common_depth, layers_in, module_path
 from rankfold.adapter.module import Adapter
 from rankfold.adapter.site import Site
 from rankfold.errors import AdapterFileError, DataError, NotExactError, RankfoldWarning, SpecError
@@ -257,10 +257,10 @@ def detached_adapters(
 def _check_sizes(builder: Builder, config: RankfoldConfig) -> None:
     """Check, before anything is built, how many values follow from the sizes that the file names."""
     sizes: list[int] = []
-    for spec, rows, cols in builder.parts().values():
-        in_file = spec.parameter_count(rows, cols)
+    for part in builder.parts().values():
+        in_file, entries = part.parameter_count, part.copies * part.rows * part.cols
         # Beside factors of the base weights the others have initial values too, before those of the file.
-        extra = max(rows * cols, in_file) if needs_base_weights(config) else max(rows * cols - in_file, 0)
+        extra = max(entries, in_file) if needs_base_weights(config) else max(entries - in_file, 0)
         sizes.append(extra)
     if max(sizes, default=0) > MOST_MADE or sum(sizes) > MOST_MADE_IN_ALL:
         raise AdapterFileError(
@@ -276,7 +276,8 @@ def _fill(adapters: Mapping[str, BuiltAdapter], tensors: Mapping[str, Tensor]) -
     users: dict[int, list[str]] = {}
     for name, entry in adapters.items():
         for role, part in _parts(entry.adapter):
-            users.setdefault(id(part), []).append(f"{PREFIX}{name}{MARKER}{role}.")
+            path = module_path(name, entry.adapter.geometry)
+            users.setdefault(id(part), []).append(f"{PREFIX}{path}{MARKER}{role}.")
     for name, entry in adapters.items():
         for role, part in entry.owned_parts.items():
             part_keys = part.state_dict().keys()

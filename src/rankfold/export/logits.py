@@ -21,6 +21,7 @@ from rankfold.export.fold import frobenius
 from rankfold.files import package_folder
 from rankfold.tasks.data.columns import Columns, find_columns
 from rankfold.tasks.data.read import Row, find_source, read_split
+from rankfold.tasks.data.texts import text_of
 from rankfold.tasks.kinds.prompts import prompt_and_answer
 
 logger = logging.getLogger("rankfold.export")
@@ -75,7 +76,7 @@ def read_texts(data: str | None) -> Texts:
 def _text(row: Row, columns: Columns) -> str:
     if columns.text is None:
         return " ".join(prompt_and_answer(row))
-    return " ".join(str(row[name]) for name in (columns.text, columns.pair) if name is not None)
+    return " ".join(text_of(row, name) for name in (columns.text, columns.pair) if name is not None)
 
 
 def _news_articles() -> Texts:

@@ -4,7 +4,14 @@ The union `FactorSpec` is closed: a new type of factor adds its file and its lin
 lists every `match` that has to answer for it.
 """
 
-from rankfold.factors.base import INITIALS, Factor, Initial, initial_matrix, standard_deviation
+from rankfold.factors.base import (
+    INITIALS,
+    Factor,
+    Initial,
+    initial_matrix,
+    standard_deviation,
+    without_autocast,
+)
 from rankfold.factors.dense import Dense, DenseSpec
 from rankfold.factors.diagonal import Diagonal, DiagonalSpec
 from rankfold.factors.low_rank import LowRank, LowRankSpec
@@ -52,4 +59,5 @@ __all__ = [
     "initial_matrix",
     "rank_cap",
     "standard_deviation",
+    "without_autocast",
 ]

@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
@@ -16,6 +18,8 @@ from rankfold.seeding import random_matrix
 class Factor(nn.Module, ABC):
     """A matrix of `rows` x `cols`, however it is parametrised. Call the factor to get the matrix.
 
+    For experts it is as many matrices in one tensor, each with parameters of its own.
+
     Calling goes through `nn.Module.__call__` on purpose: offloading and sharding hang their work on it, and
     would be missed by an attribute access. Every parameter of a factor is trained; what is frozen is not a
     parameter but a seed.
@@ -23,17 +27,24 @@ class Factor(nn.Module, ABC):
     Args:
         rows: Outputs of the factor.
         cols: Inputs of the factor.
+        experts: How many matrices there are, on an axis in front; None for one without that axis.
 
     Raises:
         SpecError: If `rows` or `cols` is less than one.
     """
 
-    def __init__(self, rows: int, cols: int) -> None:
+    def __init__(self, rows: int, cols: int, experts: int | None = None) -> None:
         super().__init__()
         if rows < 1 or cols < 1:
             raise SpecError(f"a factor of {rows} x {cols} has no entries; give both sides at least 1.")
         self.rows = rows
         self.cols = cols
+        self.experts = experts
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """The axes in front of rows and columns: none, or that of the experts."""
+        return () if self.experts is None else (self.experts,)
 
     @property
     def is_frozen(self) -> bool:
@@ -41,8 +52,8 @@ class Factor(nn.Module, ABC):
         return next(self.parameters(), None) is None
 
     @abstractmethod
-    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
-        """Return the matrix, on the factor's device."""
+    def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
+        """Return the matrix, or those of all experts, on the factor's device."""
 
     @abstractmethod
     def reset(self, *, seed: int, name: str) -> None:
@@ -50,7 +61,7 @@ class Factor(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Return the size for `repr`."""
-        return f"{self.rows} x {self.cols}"
+        return " x ".join(map(str, (*self.stack, self.rows, self.cols)))
 
     if TYPE_CHECKING:  # `nn.Module.__call__` is typed as Any; a factor's call is its forward.
 
@@ -103,6 +114,19 @@ def initial_matrix(
     )
 
 
+def stack_experts(make: Callable[[str], Tensor], name: str, experts: int | None) -> Tensor:
+    """Return the matrix of a name, or those of all experts, each from a name of its own.
+
+    Args:
+        make: Returns the matrix of a name.
+        name: Name of the factor.
+        experts: How many there are; None for one matrix.
+    """
+    if experts is None:
+        return make(name)
+    return torch.stack([make(f"{name}.{expert}") for expert in range(experts)])
+
+
 # Torch has no public names for these two queries.
 _C, _FORWARD_AD = cast(Any, torch)._C, cast(Any, forward_ad)
 
@@ -121,3 +145,10 @@ def is_lasting(tensor: Tensor) -> bool:
     One that was made in a dry run (`FakeTensorMode`), an export or a transform has no values outside of it.
     """
     return type(tensor) is Tensor and not is_transformed()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which products on a device keep the dtype of their operands."""
+    # The meta device has none to switch off, and torch raises where it is asked to.
+    has_one = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_one else nullcontext()

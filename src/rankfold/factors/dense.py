@@ -1,13 +1,14 @@
 """The dense factor: every entry is a parameter."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rankfold.factors.base import Factor, Initial, initial_matrix, standard_deviation
+from rankfold.factors.base import Factor, Initial, initial_matrix, stack_experts, standard_deviation
 
 
 @final
@@ -34,9 +35,9 @@ class DenseSpec:
         """Whether the matrix is zero at the start."""
         return self.initial == "zeros"
 
-    def build(self, rows: int, cols: int) -> "Dense":
+    def build(self, rows: int, cols: int, experts: int | None = None) -> "Dense":
         """Return the factor, not yet reset."""
-        return Dense(rows, cols, initial=self.initial)
+        return Dense(rows, cols, initial=self.initial, experts=experts)
 
     def parameter_count(self, rows: int, cols: int) -> int:
         """Return how many parameters are trained, and stored."""
@@ -53,6 +54,7 @@ class Dense(Factor):
         rows: Outputs of the factor.
         cols: Inputs of the factor.
         initial: How the entries start.
+        experts: How many matrices there are, if there are several.
 
     Example:
         >>> factor = Dense(4, 8)
@@ -61,12 +63,14 @@ class Dense(Factor):
         torch.Size([4, 8])
     """
 
-    def __init__(self, rows: int, cols: int, *, initial: Initial = "kaiming") -> None:
-        super().__init__(rows, cols)
+    def __init__(
+        self, rows: int, cols: int, *, initial: Initial = "kaiming", experts: int | None = None
+    ) -> None:
+        super().__init__(rows, cols, experts)
         self.initial: Initial = initial
-        self.weight = nn.Parameter(torch.zeros(rows, cols))
+        self.weight = nn.Parameter(torch.zeros(*self.stack, rows, cols))
 
-    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+    def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the trained matrix itself."""
         return self.weight
 
@@ -74,5 +78,5 @@ class Dense(Factor):
     def reset(self, *, seed: int, name: str) -> None:
         """Draw the entries; a matrix on the meta device is left as it is."""
         if not self.weight.is_meta:
-            matrix = initial_matrix(self.initial, self.rows, self.cols, seed=seed, name=name)
-            self.weight.copy_(matrix)
+            make = partial(initial_matrix, self.initial, self.rows, self.cols, seed=seed)
+            self.weight.copy_(stack_experts(lambda part: make(name=part), name, self.experts))

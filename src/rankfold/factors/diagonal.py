@@ -36,11 +36,11 @@ class DiagonalSpec:
         """Whether the matrix is zero at the start."""
         return self.initial == "zeros"
 
-    def build(self, rows: int, cols: int) -> "Diagonal":
+    def build(self, rows: int, cols: int, experts: int | None = None) -> "Diagonal":
         """Return the factor, not yet reset."""
         if rows != cols:
             raise SpecError(f"a diagonal core cannot join rank {cols} to {rows}; give both sides one rank.")
-        return Diagonal(rows, initial=self.initial)
+        return Diagonal(rows, initial=self.initial, experts=experts)
 
     def parameter_count(self, rows: int, cols: int) -> int:
         """Return how many parameters are trained, and stored."""
@@ -56,16 +56,19 @@ class Diagonal(Factor):
     Args:
         rank: Rows and columns.
         initial: `zeros` or `ones`.
+        experts: How many matrices there are, if there are several.
     """
 
-    def __init__(self, rank: int, *, initial: Literal["zeros", "ones"] = "zeros") -> None:
-        super().__init__(rank, rank)
+    def __init__(
+        self, rank: int, *, initial: Literal["zeros", "ones"] = "zeros", experts: int | None = None
+    ) -> None:
+        super().__init__(rank, rank, experts)
         self.initial = initial
-        self.weight = nn.Parameter(torch.zeros(rank))
+        self.weight = nn.Parameter(torch.zeros(*self.stack, rank))
 
-    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+    def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the diagonal matrix."""
-        return torch.diag(self.weight)
+        return torch.diag_embed(self.weight)
 
     @torch.no_grad()
     def reset(self, *, seed: int, name: str) -> None:

@@ -1,6 +1,7 @@
 """The core that is itself a product: two thin trained matrices."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rankfold.errors import SpecError
-from rankfold.factors.base import Factor, Initial, initial_matrix, standard_deviation
+from rankfold.factors.base import Factor, Initial, initial_matrix, stack_experts, standard_deviation
 
 
 @final
@@ -39,9 +40,9 @@ class LowRankSpec:
         """Whether the matrix is zero at the start."""
         return self.initial == "zeros"
 
-    def build(self, rows: int, cols: int) -> "LowRank":
+    def build(self, rows: int, cols: int, experts: int | None = None) -> "LowRank":
         """Return the factor, not yet reset."""
-        return LowRank(rows, cols, inner=self.inner, initial=self.initial)
+        return LowRank(rows, cols, inner=self.inner, initial=self.initial, experts=experts)
 
     def parameter_count(self, rows: int, cols: int) -> int:
         """Return how many parameters are trained, and stored."""
@@ -59,15 +60,18 @@ class LowRank(Factor):
         cols: Inputs of the factor.
         inner: Rank of the product.
         initial: How Q starts.
+        experts: How many matrices there are, if there are several.
     """
 
-    def __init__(self, rows: int, cols: int, *, inner: int, initial: Initial = "zeros") -> None:
-        super().__init__(rows, cols)
+    def __init__(
+        self, rows: int, cols: int, *, inner: int, initial: Initial = "zeros", experts: int | None = None
+    ) -> None:
+        super().__init__(rows, cols, experts)
         self.initial: Initial = initial
-        self.left = nn.Parameter(torch.zeros(rows, inner))
-        self.right = nn.Parameter(torch.zeros(inner, cols))
+        self.left = nn.Parameter(torch.zeros(*self.stack, rows, inner))
+        self.right = nn.Parameter(torch.zeros(*self.stack, inner, cols))
 
-    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+    def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the product."""
         return self.left @ self.right
 
@@ -76,9 +80,8 @@ class LowRank(Factor):
         """Draw both matrices; on the meta device they are left as they are."""
         if self.left.is_meta:
             return
-        _draw(self.left, self.initial, seed, f"{name}.left")
-        _draw(self.right, "kaiming", seed, f"{name}.right")
-
-
-def _draw(matrix: Tensor, initial: Initial, seed: int, name: str) -> None:
-    matrix.copy_(initial_matrix(initial, *matrix.shape, seed=seed, name=name))
+        (rows, inner), cols = self.left.shape[-2:], self.cols
+        draw_left = partial(initial_matrix, self.initial, rows, inner, seed=seed)
+        draw_right = partial(initial_matrix, "kaiming", inner, cols, seed=seed)
+        self.left.copy_(stack_experts(lambda part: draw_left(name=f"{part}.left"), name, self.experts))
+        self.right.copy_(stack_experts(lambda part: draw_right(name=f"{part}.right"), name, self.experts))

@@ -65,7 +65,12 @@ class Pool:
         self._largest = max(self._largest[0], rows), max(self._largest[1], cols)
 
     def take(
-        self, path: str, rows: int, cols: int, create: Callable[[str, int, int], Factor]
+        self,
+        path: str,
+        rows: int,
+        cols: int,
+        create: Callable[[str, int, int, int | None], Factor],
+        experts: int | None = None,
     ) -> tuple[Factor, Factor | None]:
         """Return the factor for a layer, and the factor it has to own, or None if another layer owns it.
 
@@ -73,15 +78,20 @@ class Pool:
             path: The layer's path; its last part is the module type.
             rows: Outputs of the factor.
             cols: Inputs of the factor.
-            create: Called with the group's name, rows and cols where the group has no factor yet.
+            create: Called with the group's name, rows, cols and experts where the group has no factor yet.
+            experts: How many matrices the layer has; a factor that layers share is the same for all of them.
         """
         group, *size = self.group(path, rows, cols)
         is_first = group not in self._factors
         if is_first:
-            self._factors[group] = create(group, *size)
+            self._factors[group] = create(group, size[0], size[1], self.stacked(experts))
         factor = self._factors[group]
         view = factor if size == [rows, cols] else Window(factor, rows, cols)
         return view, factor if is_first else None
+
+    def stacked(self, experts: int | None) -> int | None:
+        """Return how many matrices the factor of a layer with experts holds: one if layers share it."""
+        return experts if self.share == "none" else None
 
     def group(self, path: str, rows: int, cols: int) -> tuple[str, int, int]:
         """Return the name of a layer's group, and the size of the factor that the group uses."""

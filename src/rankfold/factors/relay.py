@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, Protocol, final, get_args
 
 import torch
@@ -10,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors.base import Factor, Initial, is_lasting, is_transformed, standard_deviation
+from rankfold.factors.base import (
+    Factor,
+    Initial,
+    is_lasting,
+    is_transformed,
+    stack_experts,
+    standard_deviation,
+)
 from rankfold.seeding import random_matrix, random_order
 from rankfold.shapes import FlatIndex
 
@@ -62,9 +69,11 @@ class RelaySpec:
         """Whether the matrix is zero at the start."""
         return self.initial == "zeros"
 
-    def build(self, rows: int, cols: int) -> "Relay":
+    def build(self, rows: int, cols: int, experts: int | None = None) -> "Relay":
         """Return the factor, not yet reset."""
-        return Relay(rows, cols, k=self.k, order=self.map, initial=self.initial, std=self.std)
+        return Relay(
+            rows, cols, k=self.k, order=self.map, initial=self.initial, std=self.std, experts=experts
+        )
 
     def parameter_count(self, rows: int, cols: int) -> int:
         """Return how many parameters are trained, and stored."""
@@ -96,6 +105,7 @@ class Relay(Factor):
         order: Which entry of the square goes where.
         initial: Variance of the factor's entries at the start.
         std: Standard deviation of the small matrices' entries, in place of the one that `initial` implies.
+        experts: How many matrices there are, if there are several; each has a square of its own.
     """
 
     def __init__(
@@ -107,18 +117,19 @@ class Relay(Factor):
         order: RelayMap = "strided",
         initial: Initial = "kaiming",
         std: float | None = None,
+        experts: int | None = None,
     ) -> None:
-        super().__init__(rows, cols)
+        super().__init__(rows, cols, experts)
         self.k = k
         self.order: RelayMap = order
         self.initial: Initial = initial
         self.std = std
         self.side = square_side(rows * cols)
-        self.left = nn.Parameter(torch.zeros(self.side, k))
-        self.right = nn.Parameter(torch.zeros(k, self.side))
+        self.left = nn.Parameter(torch.zeros(*self.stack, self.side, k))
+        self.right = nn.Parameter(torch.zeros(*self.stack, k, self.side))
         self.materialiser: Materialiser | None = None
 
-    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+    def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the matrix, from its batch if a forward pass of the model is under way."""
         if self.materialiser is not None and not (torch.compiler.is_compiling() or is_transformed()):
             return self.materialiser.matrix(self)
@@ -134,12 +145,14 @@ class Relay(Factor):
         # small std.
         std = self.std or (standard_deviation(variance_like, self.rows, self.cols) ** 2 / self.k) ** 0.25
         left_std = 0.0 if self.initial == "zeros" else std
-        self.left.copy_(random_matrix(self.side, self.k, seed=seed, name=f"{name}.left", std=left_std))
-        self.right.copy_(random_matrix(self.k, self.side, seed=seed, name=f"{name}.right", std=std))
+        draw_left = partial(random_matrix, self.side, self.k, seed=seed, std=left_std)
+        draw_right = partial(random_matrix, self.k, self.side, seed=seed, std=std)
+        self.left.copy_(stack_experts(lambda part: draw_left(name=f"{part}.left"), name, self.experts))
+        self.right.copy_(stack_experts(lambda part: draw_right(name=f"{part}.right"), name, self.experts))
 
     def extra_repr(self) -> str:
         """Return size, inner width and map for `repr`."""
-        return f"{self.rows} x {self.cols}, k={self.k}, map={self.order}"
+        return f"{super().extra_repr()}, k={self.k}, map={self.order}"
 
 
 def square_side(entries: int) -> int:
@@ -148,9 +161,9 @@ def square_side(entries: int) -> int:
 
 
 def read_square(square: Tensor, relay: Relay) -> Tensor:
-    """Return the entries of the square [side, side] that make up the factor [rows, cols]."""
+    """Return the entries of the square [*experts, side, side] that make up the factor."""
     positions = positions_in_square(relay.order, relay.rows * relay.cols, square.device)
-    return square.reshape(-1)[positions].reshape(relay.rows, relay.cols)
+    return square.flatten(-2)[..., positions].reshape(*relay.stack, relay.rows, relay.cols)
 
 
 def positions_in_square(order: RelayMap, entries: int, device: torch.device) -> FlatIndex:

@@ -13,12 +13,12 @@ whether it was the one that built the batch or not.
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
+from rankfold.factors.base import without_autocast
 from rankfold.factors.relay import Relay, RelayMap, positions_in_square
 
 
@@ -111,7 +111,7 @@ class _SquareProducts(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.relays, ctx.lefts, ctx.rights, ctx.dtype = relays, lefts, rights, parameters[0].dtype
         ctx.parameters = parameters
-        with _without_autocast(lefts.device):
+        with without_autocast(lefts.device):
             squares = torch.bmm(lefts, rights).flatten(1)
         matrices = dict[int, Tensor]()
         for members, positions in _readings(relays, squares.device):
@@ -135,7 +135,7 @@ class _SquareProducts(torch.autograd.Function):
             entries = torch.stack([zero if row is None else row.reshape(-1).to(zero.dtype) for row in rows])
             squares[members] = squares[members].scatter(1, positions.expand(len(members), -1), entries)
         squares = squares.view(count, side, side)
-        with _without_autocast(squares.device):
+        with without_autocast(squares.device):
             for_lefts = torch.bmm(squares, rights.transpose(1, 2)).to(ctx.dtype)
             for_rights = torch.bmm(lefts.transpose(1, 2), squares).to(ctx.dtype)
         pairs = zip(for_lefts, for_rights, gradients, strict=True)
@@ -150,12 +150,6 @@ def _stack(parameters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Return all left and all right matrices, in float32 at least."""
     dtype = torch.promote_types(parameters[0].dtype, torch.float32)
     return torch.stack(parameters[0::2]).to(dtype), torch.stack(parameters[1::2]).to(dtype)
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    # The meta device has none to switch off, and torch raises where it is asked to.
-    has_one = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if has_one else nullcontext()
 
 
 def _readings(relays: Sequence[Relay], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Self, final
 
 import torch
@@ -9,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rankfold.errors import SpecError
-from rankfold.factors.base import Factor, Initial, initial_matrix, is_lasting, standard_deviation
+from rankfold.factors.base import (
+    Factor,
+    Initial,
+    initial_matrix,
+    is_lasting,
+    stack_experts,
+    standard_deviation,
+)
 
 
 @final
@@ -40,9 +48,9 @@ class SeededSpec:
         """Never: a frozen zero is refused."""
         return False
 
-    def build(self, rows: int, cols: int) -> "Seeded":
+    def build(self, rows: int, cols: int, experts: int | None = None) -> "Seeded":
         """Return the factor, not yet reset."""
-        return Seeded(rows, cols, initial=self.initial)
+        return Seeded(rows, cols, initial=self.initial, experts=experts)
 
     def parameter_count(self, rows: int, cols: int) -> int:
         """Return how many parameters are trained, and stored."""
@@ -65,12 +73,15 @@ class Seeded(Factor):
         rows: Outputs of the factor.
         cols: Inputs of the factor.
         initial: Distribution of the entries.
+        experts: How many matrices there are, if there are several.
     """
 
     anchor: Tensor
 
-    def __init__(self, rows: int, cols: int, *, initial: Initial = "kaiming") -> None:
-        super().__init__(rows, cols)
+    def __init__(
+        self, rows: int, cols: int, *, initial: Initial = "kaiming", experts: int | None = None
+    ) -> None:
+        super().__init__(rows, cols, experts)
         self.initial: Initial = initial
         self.seed = 0
         self.name = ""
@@ -78,7 +89,7 @@ class Seeded(Factor):
         # An empty buffer follows the module from device to device; the matrix follows the buffer.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
-    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+    def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the matrix in float32."""
         matrix = self._matrix
         if matrix is None or matrix.device != self.anchor.device:
@@ -92,11 +103,12 @@ class Seeded(Factor):
         if not self.anchor.is_meta:
             self._materialise()
 
-    def _materialise(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+    def _materialise(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the matrix, made anew, and keep it where it can be kept."""
         # The first call may be in inference mode, but training after it needs an ordinary tensor.
         with torch.inference_mode(mode=False):
-            matrix = initial_matrix(self.initial, self.rows, self.cols, seed=self.seed, name=self.name)
+            make = partial(initial_matrix, self.initial, self.rows, self.cols, seed=self.seed)
+            matrix = stack_experts(lambda name: make(name=name), self.name, self.experts)
             matrix = matrix.to(self.anchor.device)
         self._matrix = matrix if is_lasting(matrix) else None
         return matrix

@@ -55,8 +55,17 @@ class SvdSpec:
         """Never: a base weight of zeros has nothing to take."""
         return False
 
-    def build(self, rows: int, cols: int) -> "Svd":
-        """Return the factor, not yet taken from a weight."""
+    def build(self, rows: int, cols: int, experts: int | None = None) -> "Svd":
+        """Return the factor, not yet taken from a weight.
+
+        Raises:
+            SpecError: If it is for several experts.
+        """
+        if experts is not None:
+            raise SpecError(
+                f"an svd factor is taken from one weight, not from those of {experts} experts; choose a "
+                "method without one, or leave the experts out of target_parameters."
+            )
         return Svd(rows, cols, split=self.split)
 
     def parameter_count(self, rows: int, cols: int) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
@@ -17,6 +16,7 @@ from transformers.utils import hub
 from rankfold.errors import SpecError
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.models.gguf import convert_gguf, read_gguf_config
+from rankfold.models.loading import Loading
 from rankfold.models.names import EMBEDDED_MODELS, REMEDY, check_model_name, is_gguf
 from rankfold.models.tokenizer import check_vocabulary, load_tokenizer, set_padding
 from rankfold.progress import quiet_libraries
@@ -35,6 +35,7 @@ class BaseModel:
         origin: The file or folder whose content identifies the weights.
         is_causal: Whether it was trained to continue text.
         trust_remote_code: Whether Python code in the model's folder may run, because the user said so.
+        loading: The form in which it is loaded.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BaseModel:
     origin: Path
     is_causal: bool
     trust_remote_code: bool = False
+    loading: Loading = Loading()
 
     @property
     def public_name(self) -> str:
@@ -184,7 +186,16 @@ def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrained
         ) from error
 
 
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
 
 
 def needs_code(error: Exception) -> bool:
@@ -231,7 +242,7 @@ def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
     with quiet_libraries():
         try:
             tokenizer = load_tokenizer(location, base.name, **trust)
-            model, fresh = _from_pretrained(location, head, **trust)
+            model, fresh = _from_pretrained(location, head, base.loading, **trust)
         except SpecError:
             raise
         except _UNREADABLE as error:
@@ -270,17 +281,18 @@ def head_options(outputs: int, names: Sequence[str] | None = None) -> dict[str, 
 
 
 def _from_pretrained(
-    location: str, head: TaskHead, *, trust_remote_code: bool
+    location: str, head: TaskHead, loading: Loading, *, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     model, info = head.auto_class.from_pretrained(
         location,
-        dtype=torch.float32,
         output_loading_info=True,
         trust_remote_code=trust_remote_code,
+        **loading.keywords(),
         **head.options,
     )
     resized_keys = (entry[0] for entry in info["mismatched_keys"])
     fresh = {str(key).rpartition(".")[0] for key in (*info["missing_keys"], *resized_keys)}
+    loading.make_trainable(model, fresh)
     return model, tuple(sorted(fresh))
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, Literal, cast, final, get_origin
+from typing import Annotated, Any, ClassVar, Literal, cast, final, get_origin
 
 import numpy as np
 from peft.config import PeftConfig
@@ -73,6 +73,9 @@ class RankfoldConfig(PeftConfig):
         seed: Seed of frozen factors, and of the initial values of the others.
         target_modules: Names or a regular expression of the layers, "all-linear", or "mlp" for those of
             the MLPs; the model's usual ones if left out.
+        target_parameters: Names of parameters that are adapted themselves, such as "experts.down_proj", where
+            a model has the weights of all experts in one; the meaning is that of PEFT's LoRA. None warns
+            where they are a large share of the model; an empty list does not.
         exclude_modules: Names or a regular expression of layers to leave out.
         layers_to_transform: Indices of the blocks whose layers are adapted.
         layers_pattern: Name of the list of blocks, where it is not found by itself.
@@ -109,6 +112,7 @@ class RankfoldConfig(PeftConfig):
     router: RouterSpec | None = None
     seed: int = 0
     target_modules: Collection[str] | str | None = None
+    target_parameters: list[str] | None = None
     exclude_modules: Collection[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
@@ -120,6 +124,8 @@ class RankfoldConfig(PeftConfig):
     preset: str | None = None
     base_fingerprint: str | None = None
     layers: Layout | None = None
+    # PEFT saves the frozen embedding with an adapter on it, unless single tokens are trained: here none are.
+    trainable_token_indices: ClassVar[dict[str, list[int]]] = {}
 
     def __post_init__(self) -> None:
         """Convert values that may come from a file, then check everything that needs no model."""
@@ -163,7 +169,9 @@ class RankfoldConfig(PeftConfig):
 
 
 # Of PEFT's own fields, the one that an export reads.
-_HINTS = {**RankfoldConfig.__annotations__, "base_model_name_or_path": str | None}
+_HINTS = {
+    name: hint for name, hint in RankfoldConfig.__annotations__.items() if get_origin(hint) is not ClassVar
+} | {"base_model_name_or_path": str | None}
 
 
 def config(method: str, **options: Any) -> RankfoldConfig:

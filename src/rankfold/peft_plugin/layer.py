@@ -48,6 +48,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         "rankfold_dropout",
     )
     other_param_names = ("rankfold_adapters", "rankfold_hooks")
+    parameter_name = "weight"
+    """The name, in the base layer, of the parameter that adapters are merged into."""
 
     def __init__(
         self, base_layer: nn.Module, quantization_backend: QuantizationBackend | None = None
@@ -273,9 +275,10 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         if self.quantization_backend is not None:
             self._before_merge = copy.deepcopy(base)
             return
-        weight = base.get_parameter("weight")
+        weight = base.get_parameter(self.parameter_name)
         self._before_merge = (weight,)
-        base.weight = nn.Parameter(weight.data, requires_grad=weight.requires_grad)
+        own_weight = nn.Parameter(weight.data, requires_grad=weight.requires_grad)
+        setattr(base, self.parameter_name, own_weight)
 
     def check_can_merge(self, adapter_names: list[str] | None = None, *, safe_merge: bool = False) -> None:
         """Check that these adapters, the active ones if None, can be added to the base weight.
@@ -295,7 +298,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             raise SpecError(
                 f"a base quantised by {backend.backend_name} cannot be merged into; load it in float."
             )
-        if backend is None and "weight" not in dict(self.get_base_layer().named_parameters(recurse=False)):
+        if backend is None and self.parameter_name not in dict(
+            self.get_base_layer().named_parameters(recurse=False)
+        ):
             raise SpecError(
                 f"the weight of a {type(self.get_base_layer()).__name__} is computed at every pass, as by "
                 "weight norm or pruning, so nothing can be merged into it; remove that from the base model."
@@ -334,8 +339,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         elif before is not None:
             base, (weight,) = self.get_base_layer(), before
             # The parameter itself comes back, so that tied weights are tied again, in whatever order.
-            weight.data = weight.data.to(base.get_parameter("weight"))
-            base.weight = weight
+            weight.data = weight.data.to(base.get_parameter(self.parameter_name))
+            setattr(base, self.parameter_name, weight)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter, and the hooks on the model that serve it."""

@@ -1,7 +1,7 @@
 """The tuner: puts adapters on a model's layers."""
 
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 from threading import Lock
 from typing import Any, cast, final
@@ -11,14 +11,18 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, onload_layer
 from peft.utils import AuxiliaryTrainingWrapper, PeftType
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
+from peft.utils.integrations import init_empty_weights
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
+from rankfold.adapter.geometry import Matrices
 from rankfold.errors import RankfoldWarning, SpecError, unknown_name
 from rankfold.factors import Seeded
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta
 from rankfold.peft_plugin.layer_types import wrap
+from rankfold.peft_plugin.parameter_targets import warn_of_share
+from rankfold.peft_plugin.parameters import RankfoldParameter, RankfoldParameters
 from rankfold.peft_plugin.passes import ForwardPasses, row_adapters, rows_with_adapters
 from rankfold.peft_plugin.state import (
     check_fingerprint,
@@ -27,7 +31,14 @@ from rankfold.peft_plugin.state import (
     fingerprint,
     layout_of_targets,
 )
-from rankfold.peft_plugin.targets import MLP_TARGETS, USUAL_TARGETS, Target, find_targets
+from rankfold.peft_plugin.targets import (
+    MLP_TARGETS,
+    USUAL_TARGETS,
+    Target,
+    find_targets,
+    modules_outside_of_adapters,
+    usual_targets,
+)
 
 
 @final
@@ -55,22 +66,39 @@ class RankfoldModel(BaseTuner):
             AdapterFileError: If the adapter was trained on another base model.
         """
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
-        if config.spec_for("").shares:
-            state_dict = None  # a layer that owns nothing of what it shares has no key in it
+        if config.spec_for("").shares or config.target_parameters:
+            # A layer that owns nothing of what it shares has no key there, and parameters PEFT refuses.
+            state_dict = None
         self._targets = find_targets(model, config, state_dict)
         targets = list(self._targets.values())
         _check_free(self._targets)
-        if config.expected_layers is not None:
+        if config.expected_layers is None:
+            warn_of_share(model, config, modules_outside_of_adapters(model))
+        else:
             check_layers(config.expected_layers, targets)
         if config.expected_fingerprint is not None:
             check_fingerprint(config.expected_fingerprint, targets)
         config.layers, config.base_fingerprint = layout_of_targets(targets), fingerprint(targets)
         if str(config.target_modules).lower() in (INCLUDE_LINEAR_LAYERS_SHORTHAND, MLP_TARGETS):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
-            config.target_modules = {target.name for target in targets}
+            config.target_modules = {target.name for target in targets if target.parameter is None}
+        if config.target_parameters:
+            if config.target_modules is None:
+                config.target_modules = usual_targets(model, config)
+            # In the order of the model, as PEFT nests its wrappers of one module.
+            order = dict.fromkeys(target.parameter for target in targets)
+            leaves = {name: name.rpartition(".")[2] for name in config.target_parameters}
+            config.target_parameters.sort(key=lambda name: (*order, leaves[name]).index(leaves[name]))
         self._builder = Builder({target.path: target.site for target in targets}, name=adapter_name)
         try:
-            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+            with warnings.catch_warnings():
+                # PEFT looks for matches among layers only; `find_targets` checks parameters too.
+                if config.target_parameters:
+                    warnings.filterwarnings("ignore", message=".* no modules were excluded")
+                    warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
+                super().inject_adapter(
+                    model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict
+                )
             self._hook_passes(model, adapter_name)
         finally:
             del self._targets, self._builder
@@ -89,20 +117,63 @@ class RankfoldModel(BaseTuner):
             layer = target
         else:
             layer = wrap(target, planned_target.geometry, planned_target.quantization_backend)
+        self._add_adapter(layer, planned_target, peft_config, adapter_name)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+        self._bring_frozen_factors(layer)
+
+    def _inject_parameters(
+        self,
+        peft_config: RankfoldConfig,
+        model: nn.Module,
+        adapter_name: str,
+        low_cpu_mem_usage: bool,
+    ) -> list[str]:
+        """Add an adapter to the parameters that are targets, and return their names."""
+        targets = [target for target in self._targets.values() if target.parameter is not None]
+        for target in targets:
+            path = target.name.rpartition(".")[0]
+            module = model.get_submodule(path)
+            if not isinstance(module, RankfoldParameters):
+                wrapper = RankfoldParameters(module)
+                parent, _, child_name = path.rpartition(".")
+                setattr(model.get_submodule(parent), child_name, wrapper)
+                module = wrapper
+            assert isinstance(target.geometry, Matrices), "the geometry of parameters"
+            layer = module.layer(str(target.parameter), target.geometry)
+            with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+                self._add_adapter(layer, target, peft_config, adapter_name)
+            self._bring_frozen_factors(layer)
+        return [target.name for target in targets]
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        """Put a module in the place of another; PEFT asks every one of them for a weight."""
+        if isinstance(child, RankfoldParameters):
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
+    def _add_adapter(
+        self, layer: RankfoldLayer, planned_target: Target, peft_config: RankfoldConfig, adapter_name: str
+    ) -> None:
         # On a model without weights the adapter needs none either, and drawing them would only take time.
         has_weights = not is_meta(planned_target.base_layer)
         with nullcontext() if has_weights else torch.device("meta"):
             built_adapter = self._builder.build(
                 planned_target.path, layer.original_weight if has_weights else None
             )
+        is_new = not layer.rankfold_adapters
         layer.update_layer(adapter_name, built_adapter, inference_mode=peft_config.inference_mode)
-        if layer is not target:
-            layer.path = planned_target.name
-            if adapter_name not in self.active_adapters:
-                layer.requires_grad_(requires_grad=False)
-            self._replace_module(parent, target_name, layer, target)
-        if not has_weights and "disk" in getattr(self.model, "hf_device_map", {}).values():
-            # Parameters are read from the disk with those of the base; frozen factors are in no file.
+        layer.path = planned_target.name
+        if is_new and adapter_name not in self.active_adapters:
+            layer.requires_grad_(requires_grad=False)
+
+    def _bring_frozen_factors(self, layer: RankfoldLayer) -> None:
+        """Let frozen factors be in memory where the base layer is on a disk: they are in no file."""
+        is_on_disk = "disk" in getattr(self.model, "hf_device_map", {}).values()
+        if is_on_disk and is_meta(layer.get_base_layer()):
             for part in layer.modules():
                 if isinstance(part, Seeded):
                     part.to("cpu")
@@ -185,6 +256,7 @@ class RankfoldModel(BaseTuner):
         if self.training:
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
         self._check_adapter_names(adapter_names)
+        _check_rows(self.modules(), adapter_names)
         beams = kwargs.get("num_beams")
         # Beam search repeats every row; the encoder of an encoder-decoder model has run before that.
         names_of_beams = [name for name in adapter_names for _ in range(beams or 1)]
@@ -195,6 +267,7 @@ class RankfoldModel(BaseTuner):
             module
             for module in self.modules()
             if isinstance(module, RankfoldLayer | AuxiliaryTrainingWrapper)
+            and not isinstance(module, RankfoldParameter)
         ]
         for module in modules:
             _take_adapter_names(module)
@@ -220,13 +293,25 @@ class RankfoldModel(BaseTuner):
             )
 
 
-def _check_free(targets: Mapping[nn.Module, Target]) -> None:
+def _check_free(targets: Mapping[nn.Module | nn.Parameter, Target]) -> None:
     """Refuse layers inside which another method of PEFT has its adapter."""
     for module, target in targets.items():
         if isinstance(module, BaseTunerLayer) and not isinstance(module, RankfoldLayer):
             raise SpecError(
                 f"'{target.name}' carries an adapter of another PEFT method; unload that one first."
             )
+
+
+def _check_rows(modules: Iterable[nn.Module], adapter_names: Collection[str]) -> None:
+    """Refuse rows with adapters of their own where one of them, or an active one, changes a parameter."""
+    for layer in modules:
+        if isinstance(layer, RankfoldParameter):
+            names = {*adapter_names, *layer.active_adapters} & layer.rankfold_adapters.keys()
+            if names:
+                raise ValueError(
+                    f"Cannot pass `adapter_names`: '{min(names)}' has `target_parameters`, and a parameter "
+                    "is one for all rows of a batch; call the model for one adapter at a time."
+                )
 
 
 def _layers(model: nn.Module) -> list[RankfoldLayer]:

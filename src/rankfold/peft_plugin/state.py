@@ -8,13 +8,19 @@ tolerance.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
-from rankfold.adapter.layout import Layout, common_depth, describe_layer, layers_in, layout_of
+from rankfold.adapter.layout import (
+    Layout,
+    common_depth,
+    describe_layer,
+    layers_in,
+    layout_of,
+    module_path,
+)
 from rankfold.errors import AdapterFileError, RankfoldWarning
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
@@ -89,8 +95,7 @@ def _original_weight(target: Target) -> Tensor:
         return target.module.original_weight()
     if target.quantization_backend is not None:
         return target.quantization_backend.get_base_weight(target.base_layer)
-    # Where weight norm or pruning computes it at every pass, it is no parameter.
-    return cast("Tensor", target.base_layer.weight).detach()
+    return target.weight.detach()
 
 
 def _read(sketch: str) -> tuple[str, Tensor]:
@@ -200,7 +205,7 @@ def expected_shapes(model: nn.Module, config: RankfoldConfig) -> dict[str, torch
         warnings.simplefilter("ignore", RankfoldWarning)
         builder = Builder({target.path: target.site for target in targets}, name="default")
         for target in targets:
-            name = target.name.removeprefix(COMPILED_PREFIX)
+            name = module_path(target.name.removeprefix(COMPILED_PREFIX), target.geometry)
             for role, part in builder.build(target.path).owned_parts.items():
                 for key, tensor in part.state_dict().items():
                     shapes[f"base_model.model.{name}.{PREFIX}{role}.{key}"] = tensor.shape

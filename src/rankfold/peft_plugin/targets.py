@@ -29,10 +29,13 @@ from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Geometry
 from rankfold.adapter.layout import block_of, common_depth
 from rankfold.adapter.site import MlpPosition, Site
+from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, layer_sizes
 from rankfold.peft_plugin.layer_types import geometry_of
+from rankfold.peft_plugin.parameter_targets import check_apart, owner_of, parameter_hint, split_parameters
+from rankfold.peft_plugin.parameters import RankfoldParameters, parameter_geometry
 
 USUAL_TARGETS = cast("Mapping[str, list[str] | str]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
 """By model type, the layers that are adapted where a configuration names none: those of PEFT's LoRA."""
@@ -57,6 +60,7 @@ class Target:
         base_layer: The layer itself, without adapters around it.
         site: Its type, sizes and spec.
         quantization_backend: How to read and write its weight, where it is quantised.
+        parameter: Of a parameter that is adapted itself, its name in the base layer.
     """
 
     name: str
@@ -65,6 +69,12 @@ class Target:
     base_layer: nn.Module
     site: Site
     quantization_backend: QuantizationBackend | None
+    parameter: str | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The base weight as the base layer has it; where it is computed at every pass, no parameter."""
+        return cast("Tensor", getattr(self.base_layer, self.parameter or "weight"))
 
     @property
     def geometry(self) -> Geometry:
@@ -74,22 +84,26 @@ class Target:
 
 def find_targets(
     model: nn.Module, config: RankfoldConfig, state_dict: Mapping[str, Tensor] | None = None
-) -> dict[nn.Module, Target]:
-    """Return the layers that a configuration, or the keys of a state dict, names.
+) -> dict[nn.Module | nn.Parameter, Target]:
+    """Return the layers and parameters that a configuration, or the keys of a state dict, names.
 
     They are found by the module itself: the names that PEFT has for it differ where the model is compiled.
+    Parameters are found by the parameter itself.
 
     Raises:
         SpecError: If a name, pattern or index matches no layer, or a layer is of a type that cannot be
             adapted.
     """
-    modules = _modules_outside_of_adapters(model)
+    modules = modules_outside_of_adapters(model)
     if state_dict is None:
         names, excluded_names = _split_by_targeting(model, config, modules)
-        _check_target_modules(config, names, excluded_names, modules)
-        _check_patterns(config, names)
+        parameters, excluded_parameters = split_parameters(config, modules)
+        _check_target_modules(config, names, [*excluded_names, *excluded_parameters], modules)
+        check_apart(parameters, names)
+        _check_patterns(config, [*names, *parameters])
         _check_modules_to_save(config, modules)
     else:
+        parameters: list[str] = []
         marker = f".{PREFIX}"
         saved_layers = {key.rsplit(marker, 1)[0].removeprefix(COMPILED_PREFIX) for key in state_dict}
         names = [name for name in modules if name.removeprefix(COMPILED_PREFIX) in saved_layers]
@@ -97,9 +111,20 @@ def find_targets(
     positions = mlp_positions(modules)
     _check_mlps(config, names, positions)
     finder = _TargetFinder(
-        config, positions, common_depth(names), _stacks(modules), get_quantization_kwargs(model)
+        config,
+        positions,
+        common_depth([*names, *parameters]),
+        _stacks(modules),
+        get_quantization_kwargs(model),
     )
-    return {modules[name]: finder.target(name, modules[name]) for name in names}
+    targets: dict[nn.Module | nn.Parameter, Target] = {
+        modules[name]: finder.target(name, modules[name]) for name in names
+    }
+    for name in parameters:
+        path, _, leaf = name.rpartition(".")
+        owner = owner_of(modules[path])
+        targets[owner.get_parameter(leaf)] = finder.parameter_target(name, modules[path], owner)
+    return targets
 
 
 def plan_adapters(model: nn.Module, config: RankfoldConfig) -> Builder:
@@ -131,15 +156,26 @@ class _TargetFinder:
         base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         backend = resolve_quantization_backend(base_layer, **self.quantization)
         position = self.positions.get(name)
-        *stack, index = block_of(name) or (None,)
-        spec = self.config.spec_for(name).at(
-            block=None if index is None else int(index),
-            blocks=self.stacks.get(tuple(stack), 1),
-            is_in_mlp=position is not None,
-        )
+        spec = self._spec(name, is_in_mlp=position is not None)
         mlp = None if position is None else replace(position, root=self._path(position.root))
         site = Site(geometry_of(name, base_layer, backend), spec, mlp)
         return Target(name, self._path(name), module, base_layer, site, backend)
+
+    def parameter_target(self, name: str, module: nn.Module, owner: nn.Module) -> Target:
+        leaf = name.rpartition(".")[2]
+        geometry = parameter_geometry(name, owner, owner.get_parameter(leaf))
+        if isinstance(module, RankfoldParameters) and leaf in module.target_parameters:
+            module = module.target_parameters[leaf]
+        site = Site(geometry, self._spec(name, is_in_mlp=False))
+        return Target(name, self._path(name), module, owner, site, None, leaf)
+
+    def _spec(self, name: str, *, is_in_mlp: bool) -> AdapterSpec:
+        *stack, index = block_of(name) or (None,)
+        return self.config.spec_for(name).at(
+            block=None if index is None else int(index),
+            blocks=self.stacks.get(tuple(stack), 1),
+            is_in_mlp=is_in_mlp,
+        )
 
     def _path(self, name: str) -> str:
         """Return a name below the deepest module that holds all targets."""
@@ -163,7 +199,7 @@ def _check_are_called(names: Iterable[str], model: nn.Module) -> None:
             ) from error
 
 
-def _modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
+def modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
     """Return every module by name, adapted layers included, but not the modules inside them."""
     modules: dict[str, nn.Module] = {}
     adapted_prefixes: tuple[str, ...] = ()
@@ -182,7 +218,7 @@ def _split_by_targeting(
     # PEFT completes the configuration in place when it injects; here it must stay as it is.
     own_config: Any = copy.deepcopy(config)
     if own_config.target_modules is None:
-        own_config.target_modules = _usual_targets(model)
+        own_config.target_modules = usual_targets(model, config)
     own_config = _maybe_include_all_linear_layers(own_config, model)
     if own_config.target_modules == MLP_TARGETS:
         own_config.target_modules = set(mlp_positions(modules))
@@ -191,13 +227,17 @@ def _split_by_targeting(
     return [name for name, answer in matches.items() if answer], excluded_names
 
 
-def _usual_targets(model: nn.Module) -> set[str] | str:
+def usual_targets(model: nn.Module, config: RankfoldConfig) -> set[str] | str:
     """Return the layers that PEFT adapts by default in a model of this type.
+
+    None of them where PEFT knows none and the configuration names parameters.
 
     Raises:
         SpecError: If PEFT knows none.
     """
     model_type = str(BaseTuner.get_model_config(model).get("model_type"))
+    if model_type not in USUAL_TARGETS and config.target_parameters:
+        return set()
     if model_type not in USUAL_TARGETS:
         raise SpecError(
             "Please specify `target_modules` in `peft_config`, such as 'all-linear': PEFT knows no usual "
@@ -216,7 +256,7 @@ def _check_target_modules(
     """Check that every name matches a layer, which may be excluded, and that some layer is left."""
     targets, leaves_out = config.target_modules, config.exclude_modules
     for exclusion in sorted(leaves_out) if isinstance(leaves_out, set) else ():
-        if not _is_among(exclusion, modules):
+        if not (_is_among(exclusion, modules) or _is_among(exclusion, excluded_names)):
             raise unknown_name("module to exclude", exclusion, _leaves(modules))
     for target_name in sorted(targets) if isinstance(targets, set) else ():
         if _is_among(target_name, names) or _is_among(target_name, excluded_names):
@@ -225,10 +265,12 @@ def _check_target_modules(
             raise SpecError(
                 f"target module '{target_name}' is in no block of layers_to_transform; leave it out."
             )
+        if hint := parameter_hint(target_name, modules):
+            raise SpecError(hint)
         raise unknown_name(
             "target module", target_name, _leaves(name for name in modules if _is_layer(modules[name]))
         )
-    if targets and not names and targets != DUMMY_TARGET_MODULES:
+    if targets and not (names or config.target_parameters) and targets != DUMMY_TARGET_MODULES:
         choice = f"'{targets}'" if isinstance(targets, str) else sorted(targets)
         raise SpecError(f"target_modules={choice} leaves no layer to adapt; correct it or exclude_modules.")
 

@@ -17,6 +17,7 @@ from rankfold.runs.output import check_output
 from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX, RunRequest
 from rankfold.tasks.data.read import find_source
 from rankfold.tasks.registry import check_named
+from rankfold.train.schedule import QUANTISED_OPTIMIZERS
 
 _THREADS_PER_CORE = 16
 
@@ -36,6 +37,7 @@ def check_request(request: RunRequest, *, writes: bool = True) -> None:
     """
     check_method_name(request.method)
     check_threads(request.threads)
+    check_packages(request)
     if not writes:
         check_writable(request.out)
     elif request.resume and not request.overwrite:
@@ -59,6 +61,23 @@ def check_threads(threads: int | None) -> None:
     if threads is not None and threads > most:
         raise SpecError(
             f"threads is {threads}, and this machine has {os.cpu_count()} cores; give at most {most}."
+        )
+
+
+def check_packages(request: RunRequest) -> None:
+    """Refuse options whose packages are not installed.
+
+    Raises:
+        SpecError: If one is missing, with the command that installs it.
+    """
+    quantises = request.quantise is not None
+    has_torchao = request.quantise == "8bit" and find_spec("torchao") is not None
+    if find_spec("bitsandbytes") is None and (
+        (quantises and not has_torchao) or request.optimizer in QUANTISED_OPTIMIZERS
+    ):
+        option = f"--quantise {request.quantise}" if quantises else f"--optimizer {request.optimizer}"
+        raise SpecError(
+            f"{option} takes the package 'bitsandbytes'; install it with `pip install 'rankfold[quantise]'`."
         )
 
 

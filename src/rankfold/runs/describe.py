@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import math
 import platform
 import random
 import warnings
@@ -175,7 +174,7 @@ def training_part(
         head: What becomes of a new head.
     """
     return TrainingInfo(
-        epochs=schedule.steps / math.ceil(rows / schedule.batch_size),
+        epochs=schedule.epochs(rows),
         steps=schedule.steps,
         batch_size=schedule.batch_size,
         learning_rate=schedule.learning_rate,

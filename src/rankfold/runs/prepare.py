@@ -1,6 +1,5 @@
 """Everything a run needs before its first update: data, base model, adapter, schedule. Writes nothing."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -13,6 +12,7 @@ from transformers import set_seed
 from rankfold.errors import RankfoldError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
+from rankfold.models.loading import Loading
 from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import ParametersInfo
@@ -24,7 +24,7 @@ from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
 from rankfold.train.reducer.reducer import Reducer
 from rankfold.train.reducer.spec import ReducerSpec
-from rankfold.train.schedule import Rates, Schedule
+from rankfold.train.schedule import Rates, Schedule, updates_of_epoch
 
 _Rows = Sequence[Features]
 
@@ -86,8 +86,12 @@ def prepare(request: RunRequest) -> RunSetup:
     """
     method = find_method(request.method)
     device = choose_device(request.device)
-    precision = choose_precision(request.precision, device)
-    base = resolve_model(request.model, trust_remote_code=request.trust_remote_code)
+    # Weights in bf16 take activations in bf16.
+    precision = choose_precision("bf16" if request.base_dtype == "bf16" else request.precision, device)
+    base = replace(
+        resolve_model(request.model, trust_remote_code=request.trust_remote_code),
+        loading=Loading(request.base_dtype, request.attn, request.quantise, precision, device.type),
+    )
     data = load_task(request.task_request, is_causal=base.is_causal)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     log_findings(data.all_findings)
@@ -189,14 +193,21 @@ def schedule_of(request: RunRequest, rows: int, precision: str) -> Schedule:
     """Return how a request is trained on a number of rows."""
     epochs = request.epochs or DEFAULT_EPOCHS
     return Schedule(
-        steps=request.steps or max(1, round(epochs * math.ceil(rows / request.batch_size))),
+        steps=request.steps
+        or max(1, round(epochs * updates_of_epoch(rows, request.batch_size, request.gradient_accumulation))),
         batch_size=request.batch_size,
         learning_rate=request.learning_rate or find_method(request.method).learning_rate,
         scheduler=request.scheduler,
         warmup=request.warmup,
         weight_decay=request.weight_decay,
+        max_grad_norm=request.max_grad_norm,
         precision=precision,
         seed=request.seed,
+        optimizer=request.optimizer,
+        accumulation=request.gradient_accumulation,
+        gradient_checkpointing=request.gradient_checkpointing,
+        compiles=request.compile,
+        groups_lengths=request.group_by_length,
     )
 
 

@@ -24,7 +24,7 @@ from rankfold.tasks.data.decode import MAX_BYTES, ReadOptions
 from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.task import Mixture, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
-from rankfold.train.schedule import Rates, Scheduler
+from rankfold.train.schedule import OptimizerName, Rates, Scheduler
 
 if TYPE_CHECKING:
     from rankfold.runs.record import RunRecord
@@ -40,6 +40,9 @@ HEAD_ONLY_NAME = "head_only"
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+BaseDtype = Literal["fp32", "bf16"]
+Quantisation = Literal["4bit", "8bit"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 BaseRole = Literal["down", "core", "up"]
 ScoringName = Literal["likelihood", "total_likelihood", "generated"]
 
@@ -202,7 +205,12 @@ class RunRequest(DataRequest):
     steps: Annotated[int | None, _TRAINING] = Field(
         None, gt=0, le=10**12, description="Updates, instead of epochs."
     )
-    batch_size: Annotated[int, _TRAINING] = Field(16, gt=0, le=10**6, description="Rows of an update.")
+    batch_size: Annotated[int, _TRAINING] = Field(
+        16, gt=0, le=10**6, description="Rows of a batch, and of an update without --gradient-accumulation."
+    )
+    gradient_accumulation: Annotated[int, Option("How to train", metavar="BATCHES")] = Field(
+        1, gt=0, le=10**6, description="Batches of an update, whose loss is the mean over all their rows."
+    )
     learning_rate: Annotated[float | None, _TRAINING_METHOD] = Field(
         None,
         gt=0,
@@ -217,12 +225,41 @@ class RunRequest(DataRequest):
         0.06, ge=0, lt=1, description="Share of the steps in which the rate rises."
     )
     weight_decay: Annotated[float, _TRAINING_METHOD] = Field(
-        0.0, ge=0, le=10**9, allow_inf_nan=False, description="Weight decay of AdamW."
+        0.0, ge=0, le=10**9, allow_inf_nan=False, description="Weight decay of the optimiser."
+    )
+    optimizer: Annotated[OptimizerName, _TRAINING_METHOD] = Field(
+        "adamw", description="The optimiser; those in 8 bits take the package bitsandbytes."
+    )
+    max_grad_norm: Annotated[float, _TRAINING_METHOD] = Field(
+        1.0,
+        ge=0,
+        le=10**9,
+        allow_inf_nan=False,
+        description="Norm that gradients are scaled down to, if any.",
     )
     seed: Annotated[int, _TRAINING] = Field(
         0, ge=0, le=2**32 - 1, description="Seed of head, adapter, data order and dropout."
     )
     precision: Annotated[Precision, _TRAINING] = Field("auto", description="auto, fp32 or bf16.")
+    base_dtype: Annotated[BaseDtype, _TRAINING] = Field(
+        "fp32", description="Number type of the frozen base model; adapters and new heads are in fp32."
+    )
+    quantise: Annotated[Quantisation | None, _TRAINING] = Field(
+        None, description="Quantise the frozen base model; takes bitsandbytes, or torchao for 8bit."
+    )
+    attn: Annotated[Attention | None, _TRAINING] = Field(
+        None, description="Attention of the base model; what transformers chooses if left out."
+    )
+    gradient_checkpointing: Annotated[bool, _TRAINING] = Field(
+        default=False,
+        description="Compute activations again in the backward pass: less memory, a third more time.",
+    )
+    compile: Annotated[bool, _TRAINING] = Field(
+        default=False, description="Compile the training step with torch.compile; takes a C++ compiler."
+    )
+    group_by_length: Annotated[bool, _TRAINING] = Field(
+        default=False, description="Make batches of rows of similar length: less padding."
+    )
     validate: Annotated[Literal["epochs", "end"], Option("How to train", is_identity=False)] = Field(
         "epochs",
         description="When held-out rows are measured: epochs (before, after every epoch and at the end) or "
@@ -274,6 +311,8 @@ class RunRequest(DataRequest):
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
+        if self.base_dtype == "bf16" and self.precision == "fp32":
+            raise SpecError("base_dtype 'bf16' cannot be trained with precision 'fp32'; use bf16 or auto.")
         _ = self.rates
         if self.reducer is not None:
             ReducerSpec.of(self.reducer)

@@ -161,7 +161,8 @@ class _Validation:
 
 def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
     validation = _Validation(setup)
-    setup.model.to(setup.device)
+    if setup.request.quantise is None:  # quantised weights are where they belong
+        setup.model.to(setup.device)
     curve = train_model(
         setup.model,
         setup.rows,

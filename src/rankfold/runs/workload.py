@@ -117,9 +117,10 @@ class Workload:
         base: Numbers of the base model, its task head included.
         parameters: Numbers of the adapter and of the head beside it.
         trained: How many of them are trained: all, but for a frozen head.
-        step: What one step takes.
+        step: What one step takes, of a single batch.
         probe_flops: Operations of a Reducer's probes, on average over the steps.
         left_out: What `step` does not have of the adapter, in words; None if it has all.
+        batches: Batches of a step.
     """
 
     base: int
@@ -128,10 +129,11 @@ class Workload:
     step: Trace
     probe_flops: float = 0.0
     left_out: str | None = None
+    batches: int = 1
 
     def flops(self, steps: int) -> float:
         """Return the operations of so many steps."""
-        return steps * (self.step.flops + self.probe_flops)
+        return steps * (self.batches * self.step.flops + self.probe_flops)
 
 
 def measure_workload(
@@ -157,10 +159,14 @@ def measure_workload(
     with _rest_inactive_layers(model, request.reducer):
         parameters = replace(parameters, active=parameters_of_run(model).active)
         step, left_out = _step(base, model, config, rows, length)
+    if request.gradient_checkpointing:  # the forward pass is made twice
+        step = replace(step, flops=step.flops + step.forward_flops)
     probe_flops = 0.0
     if request.reducer is not None:
         probe_flops = _probes_per_step(ReducerSpec.of(request.reducer)) * step.forward_flops
-    return Workload(numbers, parameters, trainable, step, probe_flops, left_out)
+    return Workload(
+        numbers, parameters, trainable, step, probe_flops, left_out, request.gradient_accumulation
+    )
 
 
 def _step(

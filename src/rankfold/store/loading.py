@@ -118,11 +118,12 @@ def _base_of(model: nn.Module) -> str | None:
 
 def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
     """Set the values, every one of them and nothing else."""
-    expected: Mapping[str, Tensor] = cast(Any, peft).get_peft_model_state_dict(model, adapter_name=name)
-    names = expected.keys()
+    learned = _state(model, name)
+    # PEFT's LoRA, and rankfold 0.1.0, save the frozen embedding with an adapter on it.
+    expected = {**_state(model, name, with_embedding=True), **learned}
     for problem, keys in (
-        ("lacks", names - adapter.tensors.keys()),
-        ("has no place for", adapter.tensors.keys() - names),
+        ("lacks", learned.keys() - adapter.tensors.keys()),
+        ("has no place for", adapter.tensors.keys() - expected.keys()),
     ):
         if keys:
             others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
@@ -135,6 +136,14 @@ def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
                 f"with {dtypes[1]}; copy the adapter again."
             )
     cast(Any, peft).set_peft_model_state_dict(model, dict(adapter.tensors), adapter_name=name)
+
+
+def _state(model: PeftModel, name: str, *, with_embedding: bool = False) -> Mapping[str, Tensor]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*embedding", category=UserWarning)
+        return cast(Any, peft).get_peft_model_state_dict(
+            model, adapter_name=name, save_embedding_layers=with_embedding or "auto"
+        )
 
 
 def _first_reason(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """From a task's name or a path to checked examples, with everything a record says about them."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -9,6 +8,7 @@ from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
 from rankfold.tasks.bbc_news import SOURCE, read_bbc_news
 from rankfold.tasks.data.columns import Columns, check_columns, find_columns
+from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.missing import drop_missing
 from rankfold.tasks.data.read import Rows, Source, Table, read_split
@@ -18,8 +18,6 @@ from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, s
 from rankfold.tasks.published import as_choices
 from rankfold.tasks.registry import find_task
 from rankfold.tasks.task import MIXTURES, SEPARATOR, Task, TaskData, TaskRequest
-
-logger = logging.getLogger("rankfold.tasks")
 
 SPLITS = ("train", "validation", "test", "validation_mismatched")
 TRAINING_SPLITS = SPLITS[:2]
@@ -68,14 +66,19 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     kind = kind or infer_kind(rows, columns, is_causal=is_causal)
     if columns.group is not None or kind.reads_training:
         tables = reader.with_training(tables)
-    _see_to_groups(tables, columns)
-    if request.task is None or request.data is not None:
-        logger.info("columns read: %s.", columns.summary(rows[0]))
+    findings: list[Finding] = [] if source is None else [*source.findings]
+    findings += [finding for table in tables.values() for finding in table.findings]
+    findings += _see_to_groups(tables, columns)
     check_columns({split: table.rows for split, table in tables.items()}, columns)
-    findings: list[Finding] = []
+    is_own = request.task is None or request.data is not None
+    if is_own:
+        findings.append(Finding("columns", f"columns read: {columns.summary(rows[0])}."))
     if request.drops_missing:
-        own_tables, findings = drop_missing(own_tables, columns)
+        own_tables, remarks = drop_missing(own_tables, columns)
         tables = {**tables, **own_tables}
+        findings += remarks
+    if is_own:
+        findings += duplicate_findings(tables, columns)
     # A part of the mixture that was learned has its classes among those of the others.
     part = label_names_of(task.name, request.learned_names)
     hints = LabelHints(
@@ -95,15 +98,13 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
     task = replace(task, kind=kind.name, metrics=metrics, label_names=examples.label_names)
     sha256 = sha256_of_rows({split: table.rows for split, table in own_tables.items()})
-    remarks = () if source is None else source.findings
-    remarks += tuple(finding for table in tables.values() for finding in table.findings)
     return TaskData(
         task,
         kind,
         SOURCE if source is None else source.name,
         sha256,
         examples,
-        findings=tuple(dict.fromkeys((*remarks, *findings))),
+        findings=tuple(dict.fromkeys(findings)),
         columns=columns,
     )
 
@@ -159,12 +160,6 @@ class _Reader:
             train = tables.get("train") or self._read_split(source, "train")
             if train is not None:
                 tables["train"], tables["validation"] = self._hold_out(train)
-                logger.info(
-                    "'%s' has no validation split; held out %d of its %d rows.",
-                    source.name,
-                    len(tables["validation"].rows),
-                    len(train.rows),
-                )
         return tables
 
     def _read_split(self, source: Source, split: str) -> Table | None:
@@ -173,16 +168,25 @@ class _Reader:
 
     def _hold_out(self, train: Table) -> tuple[Table, Table]:
         columns = self.find_columns(train.rows, self.request.columns)
-        return hold_out(train, columns.label, columns.group)
+        # The cut of a published task is part of its version.
+        keys = content_keys(train, columns) if self.task.version is None else None
+        rest, validation = hold_out(train, columns.label, columns.group, keys)
+        name = self.task.name if self.source is None else self.source.name
+        message = (
+            f"'{name}' has no validation split; held out {len(validation.rows):,} of its "
+            f"{len(train.rows):,} rows."
+        )
+        is_asked = self.request.holds_out
+        return rest, replace(validation, findings=() if is_asked else (Finding("held_out", message),))
 
 
-def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> None:
-    """Check that groups are apart; where nobody named any, say so if that matters."""
+def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> list[Finding]:
+    """Check that groups are apart; where nobody named any, return a remark if that matters."""
     if columns.group is None:
-        recommend_groups(tables, columns)
-        return
+        return recommend_groups(tables, columns)
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     check_groups(tables, columns.group)
+    return []
 
 
 def limit_rows(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:

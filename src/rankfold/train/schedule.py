@@ -1,5 +1,6 @@
 """Training schedule and learning rates by role (TLoRA+, LoRA+), as values that need no torch."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, final
@@ -18,6 +19,21 @@ Scheduler = Literal[
 ]
 """Schedulers of transformers whose only parameters are those of a `Schedule`."""
 
+OptimizerName = Literal[
+    "adamw",
+    "adamw_8bit",
+    "paged_adamw_8bit",
+    "lion_8bit",
+    "adafactor",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+]
+"""Optimisers of transformers that take parameter groups and whose state is in checkpoints."""
+
+QUANTISED_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "lion_8bit")
+"""Optimisers of the package bitsandbytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -25,14 +41,19 @@ class Schedule:
 
     Args:
         steps: Number of updates.
-        batch_size: Rows per update.
+        batch_size: Rows of a batch, over all processes.
         learning_rate: The peak.
         scheduler: Shape of the learning rate after the warm-up.
         warmup: Share of the steps in which the rate rises from zero.
-        weight_decay: AdamW's.
-        max_grad_norm: Gradients are scaled down to this norm.
+        weight_decay: The optimiser's.
+        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them as they are.
         precision: `fp32` or `bf16`.
         seed: Of data order and dropout.
+        optimizer: One of `OptimizerName`.
+        accumulation: Batches of an update, whose loss is the mean over all of them.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        compiles: Compile the model's training step with `torch.compile`.
+        groups_lengths: Make batches of rows of similar length.
     """
 
     steps: int
@@ -44,6 +65,20 @@ class Schedule:
     max_grad_norm: float = 1.0
     precision: str = "fp32"
     seed: int = 0
+    optimizer: OptimizerName = "adamw"
+    accumulation: int = 1
+    gradient_checkpointing: bool = False
+    compiles: bool = False
+    groups_lengths: bool = False
+
+    def epochs(self, rows: int) -> float:
+        """Return the passes over a number of rows that the steps are."""
+        return self.steps / updates_of_epoch(rows, self.batch_size, self.accumulation)
+
+
+def updates_of_epoch(rows: int, batch_size: int, accumulation: int = 1) -> int:
+    """Return the updates of one pass over a number of rows; the last one may have fewer rows."""
+    return math.ceil(math.ceil(rows / batch_size) / accumulation)
 
 
 HEAD = "head"

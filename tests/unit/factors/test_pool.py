@@ -23,9 +23,9 @@ def take_factor(share, layers=LAYERS):
         pool.reserve(rows, cols)
     created = []
 
-    def create(group, rows, cols):
+    def create(group, rows, cols, experts=None):
         created.append(group)
-        factor = Dense(rows, cols)
+        factor = Dense(rows, cols, experts=experts)
         factor.reset(seed=0, name=group)
         return factor
 

@@ -18,6 +18,7 @@ from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import is_unfinished
 from rankfold.runs.run import run
+from tests.support.killing import StopAt
 from tests.support.records import Trainer, fail, make_record
 from tests.support.tiny_models import review_rows, write_bert, write_splits
 
@@ -39,23 +40,6 @@ def request_(tiny_bert, reviews, tmp_path):
         max_length=32,
         checkpoint_every=2,
     )
-
-
-class StopAt:
-    """A progress that stops the run when it hears of a step, as Ctrl-C does."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def start(self, total, description):
-        pass
-
-    def advance(self, done, **fields):
-        if done == self.step:
-            raise KeyboardInterrupt
-
-    def finish(self):
-        pass
 
 
 def stop(request_, step=5):
@@ -85,6 +69,16 @@ def content(folder):
         {"method": "peft:vera", "options": {"r": 4}},
         {"precision": "bf16"},
         {"method": "tlora_plus", "options": {"r": 2}, "lr_groups": {"core": 8, "up": 2.0}},
+        {
+            "gradient_accumulation": 2,
+            "gradient_checkpointing": True,
+            "group_by_length": True,
+            "optimizer": "adafactor",
+            "attn": "eager",
+            "base_dtype": "bf16",
+            "max_grad_norm": 0.5,
+            "reducer": {"active_fraction": 0.5, "interval": 2, "start_step": 2},
+        },
     ],
     ids=str,
 )

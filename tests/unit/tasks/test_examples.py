@@ -70,7 +70,7 @@ def test_a_column_is_read_as_one_thing(given, words):
         ),
         ({"text": "a", "stars": 0}, Columns(), "no label column.*--label-column.*'text', 'stars'"),
         ({"messages": []}, Columns(), "that writes text, call the columns 'instruction', 'output', or"),
-        ({"title": "a", "body": "b", "label": 0}, Columns(), "which column is the text.*--text-column"),
+        ({"name": "a", "note": "b", "label": 0}, Columns(), "which column is the text.*--text-column"),
     ],
 )
 def test_a_missing_column_says_which_there_are(row, given, words):

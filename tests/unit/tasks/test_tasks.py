@@ -142,20 +142,19 @@ def test_a_kind_that_is_given_wins(tmp_path):
     ],
     ids=["labelled", "others", "instructions", "choices"],
 )
-def test_the_columns_that_are_read_of_ones_own_data_are_said(tmp_path, caplog, rows, is_causal, said):
+def test_the_columns_that_are_read_of_ones_own_data_are_said(tmp_path, rows, is_causal, said):
     write_splits(tmp_path, train=rows, validation=rows)
-    with caplog.at_level("INFO", logger="rankfold"):
-        load_task(TaskRequest(data=str(tmp_path)), is_causal=is_causal)
-    assert caplog.records[-1].getMessage().startswith("columns read: ")
-    assert f"{said}." in caplog.text
+    findings = load_task(TaskRequest(data=str(tmp_path)), is_causal=is_causal).findings
+    (message,) = [finding.message for finding in findings if finding.name == "columns"]
+    assert message.startswith("columns read: ")
+    assert message.endswith(f"{said}.")
 
 
-def test_a_validation_split_is_cut_from_the_training_split_and_said(tmp_path, caplog):
+def test_a_validation_split_is_cut_from_the_training_split_and_said(tmp_path):
     folder = write_splits(tmp_path / "d", train=review_rows(40))
-    with caplog.at_level("INFO", logger="rankfold"):
-        data = load_task(TaskRequest(data=str(folder)), is_causal=False)
+    data = load_task(TaskRequest(data=str(folder)), is_causal=False)
     assert [len(items) for items in data.examples.splits.values()] == [36, 4]
-    assert "held out 4 of its 40 rows" in caplog.text
+    assert any("held out 4 of its 40 rows" in finding.message for finding in data.findings)
 
 
 def test_a_held_out_split_is_the_same_alone(tmp_path):

@@ -63,6 +63,7 @@ class MergedModel(ExportFormat):
         weights = {module: dict(module.named_parameters(recurse=False)) for module in model.modules()}
         with quiet_libraries():
             plain_model: Any = cast("Any", model).merge_and_unload()
+            _untie_head(plain_model)
             _check_ties(plain_model, weights)
             plain_model.to(dtype).save_pretrained(folder)
             if (tokenizer := base.tokenizer()) is not None:
@@ -120,8 +121,24 @@ def _check_finite(errors: Sequence[LayerError], dtype: torch.dtype) -> None:
             )
 
 
+def _untie_head(model: Any) -> None:
+    """Let the files hold the weights of the embedding and of the head, where merging made them different."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    config, text_config = model.config, model.config.get_text_config()
+    if (
+        head is not None
+        and text_config.tie_word_embeddings
+        and not torch.equal(embedding.weight, head.weight)
+    ):
+        config.tie_word_embeddings = text_config.tie_word_embeddings = False
+
+
+def _is_untied_head(model: Any, module: nn.Module) -> bool:
+    return module is model.get_output_embeddings() and not model.config.get_text_config().tie_word_embeddings
+
+
 def _check_ties(model: nn.Module, weights: Mapping[nn.Module, Mapping[str, nn.Parameter]]) -> None:
-    """Check that weights which were one before merging are equal: files and other programs hold one.
+    """Check that weights which were one before merging are equal, but for an untied head: files hold one.
 
     Args:
         model: The merged model.
@@ -130,6 +147,8 @@ def _check_ties(model: nn.Module, weights: Mapping[nn.Module, Mapping[str, nn.Pa
     first: dict[nn.Parameter, tuple[str, Tensor]] = {}
     modules = cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
     for name, module in modules:
+        if _is_untied_head(model, module):
+            continue
         for key, parameter in weights.get(module, {}).items():
             weight = module.get_parameter(key)
             first_name, first_weight = first.setdefault(parameter, (name, weight))

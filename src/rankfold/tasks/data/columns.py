@@ -4,17 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rankfold.errors import DataError
-from rankfold.tasks.data.read import Row, Rows
+from rankfold.tasks.data.table import Row, Rows
+from rankfold.tasks.data.texts import find_name, find_texts, text_names
 
 _LABELS = ("label", "labels", "class", "category", "score", "target")
-_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-)
-_SINGLES = ("sentence", "text", "content", "question")
-_NOT_TEXT = ("id", "idx")
 
 INSTRUCTION_COLUMNS = ("instruction", "output")
 CHOICE_COLUMNS = ("question", "choices", "answer")
@@ -25,8 +18,9 @@ class Columns:
     """The columns a task reads.
 
     Args:
-        text: The first or only text; None for instructions and choices, whose columns have fixed names.
-        pair: The second text of a pair.
+        text: The first or only text, or several columns that are joined, as "subject,body"; None for
+            instructions and choices, whose columns have fixed names.
+        pair: The second text of a pair, or several columns.
         label: What is to be predicted; None for instructions and choices.
         group: Whose rows they are: a person or document, which no two splits may share; None if nobody says.
     """
@@ -50,9 +44,13 @@ class Columns:
             names = INSTRUCTION_COLUMNS if has_columns(row, INSTRUCTION_COLUMNS) else CHOICE_COLUMNS
             text = _quote_list(names)
         else:
-            roles = {"text": self.text, "second text": self.pair, "label": self.label}
-            names = tuple(name for name in roles.values() if name is not None)
-            text = ", ".join(f"{role} from '{name}'" for role, name in roles.items() if name is not None)
+            roles = {
+                "text": text_names(self.text, row),
+                "second text": text_names(self.pair, row),
+                "label": (self.label,),
+            }
+            names = tuple(name for columns in roles.values() for name in columns)
+            text = ", ".join(f"{role} from {_join(columns)}" for role, columns in roles.items() if columns)
         unread = [name for name in row if name not in (*names, self.group)]
         # A kind with columns of its own reads others than those named here.
         return f"{text}; not read: {_quote_list(unread)}" if unread and has_columns(row, names) else text
@@ -72,28 +70,26 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
             things at once.
     """
     present = tuple(rows[0])
-    for name in (overrides.text, overrides.pair, overrides.label, overrides.group):
-        if name is not None and name not in present:
-            raise DataError(
-                f"there is no column '{name}'; name one that the data has: {_quote_list(present)}."
-            )
+    _check_present(present, overrides, (overrides.label, overrides.group))
     if overrides == Columns(group=overrides.group) and (
         has_columns(rows[0], INSTRUCTION_COLUMNS) or has_columns(rows[0], CHOICE_COLUMNS)
     ):
         _check_group(overrides.group, (*INSTRUCTION_COLUMNS, *CHOICE_COLUMNS))
         return overrides
-    label = overrides.label or next((name for name in _LABELS if name in present), None)
+    label = overrides.label or find_name(_LABELS, present)
     if label is None:
         raise DataError(
             f"there is no label column; name it with --label-column or, for a model that writes text, call "
             f"the columns {_quote_list(INSTRUCTION_COLUMNS)}, or {_quote_list(CHOICE_COLUMNS)}; "
             f"the data has {_quote_list(present)}."
         )
-    _check_group(overrides.group, (overrides.text, overrides.pair, label))
+    texts = (*text_names(overrides.text, present), *text_names(overrides.pair, present))
+    _check_group(overrides.group, (*texts, label))
     if overrides.text is not None:
-        return _check_distinct(replace(overrides, label=label))
-    text, pair = _texts(rows[0], skip=(label, overrides.group))
-    return _check_distinct(replace(overrides, text=text, pair=overrides.pair or pair, label=label))
+        return _check_distinct(replace(overrides, label=label), present)
+    text, pair = find_texts(rows, skip=(label, overrides.group))
+    columns = replace(overrides, text=text, pair=overrides.pair or pair, label=label)
+    return _check_distinct(columns, present)
 
 
 def find_text_columns(rows: Rows, overrides: Columns) -> Columns:
@@ -107,23 +103,31 @@ def find_text_columns(rows: Rows, overrides: Columns) -> Columns:
     Raises:
         DataError: If a named column does not exist, or no column is the text.
     """
-    present = tuple(rows[0])
-    for name in (overrides.text, overrides.pair):
+    _check_present(tuple(rows[0]), overrides)
+    if overrides.text is not None:
+        return overrides
+    labels = (overrides.label, *_LABELS) if overrides.label is None else (overrides.label,)
+    text, pair = find_texts(rows, skip=(*labels, overrides.group))
+    return replace(overrides, text=text, pair=overrides.pair or pair)
+
+
+def _check_present(present: Sequence[str], columns: Columns, others: Sequence[str | None] = ()) -> None:
+    texts = (*text_names(columns.text, present), *text_names(columns.pair, present))
+    for name in (*texts, *others):
         if name is not None and name not in present:
             raise DataError(
                 f"there is no column '{name}'; name one that the data has: {_quote_list(present)}."
             )
-    if overrides.text is not None:
-        return overrides
-    labels = (overrides.label, *_LABELS) if overrides.label is None else (overrides.label,)
-    text, pair = _texts(rows[0], skip=(*labels, overrides.group))
-    return replace(overrides, text=text, pair=overrides.pair or pair)
 
 
-def _check_distinct(columns: Columns) -> Columns:
-    read = {"text": columns.text, "second text": columns.pair, "label": columns.label}
-    for name in filter(None, read.values()):
-        roles = [role for role, column in read.items() if column == name]
+def _check_distinct(columns: Columns, present: Sequence[str]) -> Columns:
+    read = {
+        "text": text_names(columns.text, present),
+        "second text": text_names(columns.pair, present),
+        "label": () if columns.label is None else (columns.label,),
+    }
+    for name in dict.fromkeys(name for names in read.values() for name in names):
+        roles = [role for role, names in read.items() for column in names if column == name]
         if len(roles) > 1:
             raise DataError(
                 f"the column '{name}' would be {' and '.join(roles)} at once; "
@@ -140,23 +144,6 @@ def _check_group(group: str | None, read: Sequence[str | None]) -> None:
         )
 
 
-def _texts(row: Row, *, skip: Sequence[str | None]) -> tuple[str, str | None]:
-    """Return the columns of the first and the second text, of those that are not to be skipped."""
-    free = {name: value for name, value in row.items() if name not in (*_NOT_TEXT, *skip)}
-    for pair in _PAIRS:
-        if has_columns(free, pair):
-            return pair
-    for name in _SINGLES:
-        if name in free:
-            return name, None
-    strings = [name for name, value in free.items() if isinstance(value, str)]
-    if len(strings) == 1:
-        return strings[0], None
-    raise DataError(
-        f"cannot tell which column is the text; name it with --text-column, the data has {_quote_list(row)}."
-    )
-
-
 def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
     """Check that every split has the columns that were found in the first.
 
@@ -168,7 +155,8 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
         DataError: If a split lacks a column.
     """
     for split, rows in splits.items():
-        for name in (columns.text, columns.pair, columns.label, columns.group):
+        texts = (*text_names(columns.text, rows[0]), *text_names(columns.pair, rows[0]))
+        for name in (*texts, columns.label, columns.group):
             if name is not None and name not in rows[0]:
                 raise DataError(
                     f"the split '{split}' has no column '{name}', but {_quote_list(rows[0])}; "
@@ -179,6 +167,12 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
 def has_columns(row: Row, names: Sequence[str]) -> bool:
     """Return whether a row has all of some columns."""
     return all(name in row for name in names)
+
+
+def _join(names: Sequence[str]) -> str:
+    """Return the names of columns whose texts are joined: "'subject' and 'body' (joined by a line break)"."""
+    quoted = " and ".join(f"'{name}'" for name in names)
+    return f"{quoted} (joined by a line break)" if len(names) > 1 else quoted
 
 
 def _quote_list(names: Sequence[str] | Mapping[str, object]) -> str:

@@ -19,6 +19,7 @@ from rankfold.tasks.data.numbers import (
     is_number_text,
 )
 from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.texts import DROP_REMEDY
 
 # So many different values are no longer a scale of a few steps, such as marks or stars.
 _FEW = 20
@@ -208,10 +209,6 @@ def label_of(row: Row, column: str) -> str:
         else "give each row one label, or learn several with --kind multi_label"
     )
     raise DataError(f"the label '{value}' in '{column}' is neither a whole number nor a text; {remedy}.")
-
-
-DROP_REMEDY = "correct the row, or leave out all such rows with --drop-missing"
-"""The end of an error about a missing value."""
 
 
 def number_of(row: Row, column: str, number_format: NumberFormat | None = None) -> float:

@@ -9,6 +9,7 @@ from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import column_format
 from rankfold.tasks.data.numbers import MISSING, MISSING_NUMBERS, is_missing
 from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.texts import text_names
 
 
 def drop_missing(tables: Mapping[str, Table], columns: Columns) -> tuple[dict[str, Table], list[Finding]]:
@@ -59,7 +60,12 @@ def _label_words(tables: Mapping[str, Table], column: str) -> frozenset[str]:
 
 
 def _missing_columns(row: Row, words: Mapping[str, frozenset[str]]) -> list[str]:
-    return [name for name, missing in words.items() if is_missing(row.get(name), missing)]
+    """Return the columns that have no value; of several that are joined to one text none has."""
+    return [
+        columns
+        for columns, missing in words.items()
+        if all(is_missing(row.get(name), missing) for name in text_names(columns, row))
+    ]
 
 
 def _finding(split: str, table: Table, words: Mapping[str, frozenset[str]], count: int) -> Finding:

@@ -1,6 +1,5 @@
 """A validation split for data that has none."""
 
-import logging
 import math
 import random
 import warnings
@@ -14,9 +13,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import column_format
 from rankfold.tasks.data.numbers import NumberFormat
-from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.data.table import Row, Rows, Table
+from rankfold.tasks.data.texts import text_names
 
 HOLD_OUT_FRACTION = 0.1
 _SEED = 0
@@ -24,24 +25,31 @@ _SEED = 0
 _PARTS = (10, 5, 3, 2)
 
 
-def hold_out(table: Table, label_column: str | None, group_column: str | None = None) -> tuple[Table, Table]:
+def hold_out(
+    table: Table,
+    label_column: str | None,
+    group_column: str | None = None,
+    keys: Sequence[str] | None = None,
+) -> tuple[Table, Table]:
     """Cut a tenth of the rows off as validation, the same for the same rows every time.
 
-    Each label keeps its share; a label with one row stays in the training part. With groups, each is in one
-    part as a whole; labels keep their shares as well as that allows, and a label with one group stays in the
-    training part.
+    Each label keeps its share; a label with one row stays in the training part. Rows with the same key stay
+    together. With groups, each is in one part as a whole; labels keep their shares as well as that allows,
+    and a label with one group stays in the training part.
 
     Args:
         table: At least two rows.
         label_column: The column whose values are kept in proportion; None for rows without labels.
         group_column: The column of groups that are not divided; None if every row may go anywhere.
+        keys: A text for each row that is equal for rows with the same content; None if all are different.
+            Groups go before it.
 
     Raises:
         DataError: If there are too few rows or groups to hold any out, or a row has no group.
     """
     labels = _labels(table.rows, label_column)
     if group_column is None:
-        held_rows = _held_rows(labels)
+        held_rows = _held_rows(labels, keys)
     else:
         held_rows = _held_groups(labels, groups_of(table, group_column), group_column)
     rows = range(len(labels))
@@ -73,22 +81,46 @@ def _is_measured(rows: Rows, column: str) -> bool:
     return has_gaps or len(numbers) == len(rows) or not all(number.is_integer() for number in numbers)
 
 
-def _held_rows(labels: Sequence[object]) -> set[int]:
-    by_label: defaultdict[object, list[int]] = defaultdict(list)
-    for row, label in enumerate(labels):
-        by_label[label].append(row)
+def _held_rows(labels: Sequence[object], keys: Sequence[str] | None) -> set[int]:
     generator = random.Random(_SEED)  # noqa: S311 (a split is no secret)
     held_rows: set[int] = set()
-    for rows in by_label.values():
-        generator.shuffle(rows)
-        count = max(1, round(HOLD_OUT_FRACTION * len(rows)))
-        held_rows.update(rows[: min(count, len(rows) - 1)])
+    for copies in _copies_by_label(labels, keys).values():
+        generator.shuffle(copies)
+        held_rows.update(_held_copies(copies))
     if not held_rows:
         raise DataError(
-            f"{len(labels)} rows with {len(by_label)} different labels are too few to cut a validation split "
-            "from; add a validation split."
+            f"{len(labels)} rows with {len(set(labels))} different labels are too few to cut a validation "
+            "split from; add a validation split."
         )
     return held_rows
+
+
+def _copies_by_label(
+    labels: Sequence[object], keys: Sequence[str] | None
+) -> dict[object, list[Sequence[int]]]:
+    """Return the rows of each label, those with the same key as one item.
+
+    Copies that differ in their label are left out: they stay in the training part, since a label may have no
+    other rows.
+    """
+    copies: defaultdict[object, list[int]] = defaultdict(list)
+    for row in range(len(labels)):
+        copies[row if keys is None else keys[row]].append(row)
+    by_label: defaultdict[object, list[Sequence[int]]] = defaultdict(list)
+    for rows in copies.values():
+        if len({labels[row] for row in rows}) == 1:
+            by_label[labels[rows[0]]].append(rows)
+    return by_label
+
+
+def _held_copies(copies: Sequence[Sequence[int]]) -> list[int]:
+    """Return a tenth of the rows, of one item at least if there are two; what is too large is passed over."""
+    count = max(1, round(HOLD_OUT_FRACTION * sum(map(len, copies))))
+    held_rows: list[int] = []
+    for rows in copies[: len(copies) - 1]:
+        if len(held_rows) + len(rows) <= count:
+            held_rows += rows
+    return held_rows or [*min(copies[: len(copies) - 1], key=len, default=())]
 
 
 def _held_groups(labels: Sequence[object], groups: Sequence[str], column: str) -> set[int]:
@@ -139,8 +171,6 @@ def _dealt(labels: Sequence[object], groups: Sequence[str], count: int) -> list[
         return [part.tolist() for _, part in dealer.split(targets, targets, groups)]
 
 
-logger = logging.getLogger("rankfold.tasks")
-
 _USUAL = frozenset(
     {
         *("speaker", "subject", "patient", "participant", "person", "user", "author", "client"),
@@ -190,26 +220,31 @@ def check_groups(splits: Mapping[str, Table], column: str) -> None:
             )
 
 
-def recommend_groups(splits: Mapping[str, Table], columns: Columns) -> None:
-    """Log a note if a column that is called like one of groups has the same values in two splits.
+def recommend_groups(splits: Mapping[str, Table], columns: Columns) -> list[Finding]:
+    """Return a remark for each column that is called like one of groups and has values in two splits.
 
     Args:
         splits: Tables by split name.
-        columns: What is read; a column that is read already is no column of groups.
+        columns: Those that are read; a column that is read already is no column of groups.
     """
-    for column in next(iter(splits.values())).rows[0]:
-        if column in (columns.text, columns.pair, columns.label) or not _is_usual(column):
+    first_row = next(iter(splits.values())).rows[0]
+    read = {*text_names(columns.text, first_row), *text_names(columns.pair, first_row), columns.label}
+    findings: list[Finding] = []
+    for column in first_row:
+        if column in read or not _is_usual(column):
             continue
         for first, second in combinations(splits, 2):
             values = _values(splits[second].rows, column)
             common_groups = [value for value in _values(splits[first].rows, column) if value in values]
             if common_groups:
-                logger.info(
-                    "%s of '%s' are in the split '%s' and in '%s'; if their rows are alike, the score is "
-                    "too good, and --group-column %s keeps them apart.",
-                    *(_quote_groups(common_groups), column, first, second, column),
+                message = (
+                    f"{_quote_groups(common_groups)} of '{column}' are in the split '{first}' and in "
+                    f"'{second}'; if their rows are alike, the score is too good, and "
+                    f"--group-column {column} keeps them apart."
                 )
+                findings.append(Finding("groups", message))
                 break
+    return findings
 
 
 def _values(rows: Rows, column: str) -> dict[str, None]:

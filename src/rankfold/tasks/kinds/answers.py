@@ -10,13 +10,10 @@ from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq
 
 from rankfold.errors import DataError, SpecError
-from rankfold.tasks.kinds.kind import Collate
+from rankfold.tasks.kinds.kind import IGNORED_LABEL, Collate
 from rankfold.tasks.kinds.labelled import note_cut
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
-
-IGNORED_LABEL = -100
-"""The label of a token that does not count in the loss; torch's own convention."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
 
+IGNORED_LABEL = -100
+"""The label of a token that does not count in the loss; torch's own convention."""
+
 Batch = Mapping[str, Any]
 Collate = Callable[[Sequence[Features]], dict[str, Any]]
 
@@ -293,6 +296,21 @@ class TaskKind(ABC):
             batch: From `collate`, on the model's device.
         """
         return model(**batch).loss
+
+    def loss_items(self, batch: Batch) -> float:
+        """Return how many items the loss of a batch is a mean over: rows, or labelled tokens.
+
+        Where several batches make one update, their losses are weighed by it. A kind whose loss weighs items
+        itself returns the sum of their weights.
+
+        Args:
+            batch: From `collate`.
+        """
+        labels = batch.get("labels")
+        if self.loss_per_token and labels is not None:
+            # Models predict the next token, so the first one is no label.
+            return float((labels[..., 1:] != IGNORED_LABEL).sum())
+        return float(len(next(iter(batch.values())) if labels is None else labels))
 
     @property
     def has_own_loss(self) -> bool:

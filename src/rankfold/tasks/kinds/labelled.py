@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from rankfold.errors import DataError
 from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.labels import DROP_REMEDY
 from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.data.texts import text_of
 from rankfold.tasks.kinds.kind import Collate, LabelHints, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner
 
@@ -155,18 +155,6 @@ def _ids(table: Table) -> list[int | str]:
     ids = [value for value in column if isinstance(value, int | str)]
     # An id may be that of a person who wrote many rows.
     return ids if len(set(ids)) == len(column) else [index for index, _ in table.enumerate_rows()]
-
-
-def text_of(row: Row, column: str) -> str:
-    """Return the text in a column.
-
-    Raises:
-        DataError: If there is none.
-    """
-    value = row.get(column)
-    if not isinstance(value, str):
-        raise DataError(f"the column '{column}' holds '{value}' where a text is needed; {DROP_REMEDY}.")
-    return value
 
 
 def note_cut(noun: str, token_ids: Sequence[Sequence[int]], max_length: int) -> None:

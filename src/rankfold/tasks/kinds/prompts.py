@@ -10,7 +10,7 @@ from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.read import Row
-from rankfold.tasks.kinds.labelled import text_of
+from rankfold.tasks.data.texts import text_of
 
 _CHOICE = ("question", "choices", "answer")
 

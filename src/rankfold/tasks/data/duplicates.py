@@ -1,0 +1,119 @@
+"""Duplicates: rows with the same content, within a split and in two splits."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.texts import text_names
+
+_IDS = ("id", "idx")
+_QUOTED = 3
+
+
+def content_keys(table: Table, columns: Columns) -> list[str]:
+    """Return a text for each row that is equal for rows with the same content.
+
+    The content is that of the text columns; of rows without them, such as conversations, all but ids and
+    groups. Spaces at the ends make no difference.
+    """
+    return [_key(row, columns) for row in table.rows]
+
+
+def _key(row: Row, columns: Columns) -> str:
+    names = (*text_names(columns.text, row), *text_names(columns.pair, row))
+    if columns.text is None:
+        names = tuple(name for name in row if name not in (*_IDS, columns.group))
+    values = [value.strip() if isinstance(value := row.get(name), str) else value for name in names]
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def duplicate_findings(tables: Mapping[str, Table], columns: Columns) -> list[Finding]:
+    """Return remarks on rows that are there twice: in a split, in two splits, or with another label.
+
+    Args:
+        tables: By split name.
+        columns: Those that are read.
+    """
+    owners = {split: _owners(table, columns) for split, table in tables.items()}
+    findings = [
+        finding for split, table in tables.items() for finding in _within(split, table, owners[split])
+    ]
+    for first, second in combinations(tables, 2):
+        findings += _between((first, second), tables, owners)
+    if columns.label is not None:
+        for split, table in tables.items():
+            findings += _conflicts(split, table, owners[split], columns.label)
+    return findings
+
+
+def _owners(table: Table, columns: Columns) -> dict[str, list[int]]:
+    """Return the positions of the rows with each content, in order."""
+    owners: defaultdict[str, list[int]] = defaultdict(list)
+    for position, key in enumerate(content_keys(table, columns)):
+        owners[key].append(position)
+    return owners
+
+
+def _within(split: str, table: Table, owners: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+    repeated = [positions for positions in owners.values() if len(positions) > 1]
+    if repeated:
+        count = sum(len(positions) - 1 for positions in repeated)
+        pairs = [(table, positions[1], table, positions[0]) for positions in repeated[:_QUOTED]]
+        yield Finding(
+            "duplicates",
+            f"{count:,} of {len(table.rows):,} rows of the split '{split}' repeat an earlier one: "
+            f"{_quote(pairs)}.",
+        )
+
+
+def _between(
+    splits: tuple[str, str], tables: Mapping[str, Table], owners: Mapping[str, Mapping[str, Sequence[int]]]
+) -> Iterator[Finding]:
+    first, second = splits
+    common = [key for key in owners[second] if key in owners[first]]
+    if common:
+        count = sum(len(owners[second][key]) for key in common)
+        pairs = [
+            (tables[second], owners[second][key][0], tables[first], owners[first][key][0])
+            for key in common[:_QUOTED]
+        ]
+        yield Finding(
+            "shared_rows",
+            f"{count:,} of {len(tables[second].rows):,} rows of the split '{second}' are in '{first}' too, "
+            f"so its score is too good: {_quote(pairs)}; remove them from one of the splits.",
+        )
+
+
+def _conflicts(
+    split: str, table: Table, owners: Mapping[str, Sequence[int]], label: str
+) -> Iterator[Finding]:
+    groups = [
+        positions
+        for positions in owners.values()
+        if len({str(table.rows[position].get(label)) for position in positions}) > 1
+    ]
+    if groups:
+        rows = groups[0]
+        first = table.rows[rows[0]].get(label)
+        other = next(row for row in rows if str(table.rows[row].get(label)) != str(first))
+        yield Finding(
+            "conflicting_labels",
+            f"{len(groups):,} texts of the split '{split}' have different labels, such as '{first}' in "
+            f"{_place(table, rows[0])} and '{table.rows[other].get(label)}' in {_place(table, other)}; "
+            "correct one of them.",
+        )
+
+
+def _quote(pairs: Sequence[tuple[Table, int, Table, int]]) -> str:
+    return ", ".join(
+        f"{_place(table, position)} is {_place(other, earlier)}" for table, position, other, earlier in pairs
+    )
+
+
+def _place(table: Table, position: int) -> str:
+    """Return the place of a row of a table that may be a part of its source."""
+    return table.locate_rows([position])
