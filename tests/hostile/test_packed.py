@@ -11,24 +11,24 @@ import rankfold
 from rankfold.errors import AdapterFileError
 from rankfold.store.container import Container, encode
 from rankfold.store.packed import to_container
-from rankfold.store.rounding import SCALES, TYPES, round_adapter
+from rankfold.store.rounding import GRIDS, round_adapter
 from rankfold.store.size import explain
 from tests.support.stored import adapter_of, make_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TWO = torch.tensor([1.0, 2.0])
 TWICE = adapter_of({"a": TWO, "b": TWO.flip(0), "c": TWO, "d": torch.zeros(3)})
-SMALL = round_adapter(
-    adapter_of({"a": torch.arange(70.0), "b": torch.arange(3), "c": torch.ones(90)}), "int8"
-)
+EXACT = adapter_of({"a": torch.arange(70.0), "b": torch.arange(3), "c": torch.ones(90)})
+SMALL, FOUR = round_adapter(EXACT, "int8"), round_adapter(EXACT, "int4")
+SCALES = GRIDS["int8"].scales
 
 
 def copies(*entries):
     return lambda header, _tensors: header.update(copies=list(entries))
 
 
-def types(text):
-    return lambda header, _tensors: header["metadata"].update({TYPES: text})
+def types(text, dtype="int8"):
+    return lambda header, _tensors: header["metadata"].update({GRIDS[dtype].types: text})
 
 
 def tensor(name, value):
@@ -67,6 +67,15 @@ LIES = {
     "scales of another type": (SMALL, tensor("a" + SCALES, torch.ones(2, dtype=torch.float64))),
     "scales of nothing": (SMALL, tensor("b" + SCALES, torch.ones(1))),
     "scales in a square": (SMALL, tensor("a" + SCALES, torch.ones(1, 2))),
+    "int4 without a shape": (FOUR, types("F32 - F32:90", "int4")),
+    "int4 with a shape of more numbers": (FOUR, types("F32:72 - F32:90", "int4")),
+    "int4 with a negative side": (FOUR, types("F32:-70x-1 - F32:90", "int4")),
+    "int4 with a side without end": (FOUR, types(f"F32:{'9' * 5000} - F32:90", "int4")),
+    "int4 with sides without end": (FOUR, types(f"F32:{'x'.join(['99999'] * 999)} - F32:90", "int4")),
+    "int4 with a side that is no digit": (FOUR, types("F32:\uff170 - F32:90", "int4")),
+    "int4 with scales of int8": (FOUR, tensor("a.int4_scales", torch.ones(3))),
+    "int4 with steps of a byte": (FOUR, tensor("a", torch.ones(35, dtype=torch.int8))),
+    "int8 and int4 at once": (FOUR, types("F32 - F32", "int8")),
 }
 
 

@@ -20,7 +20,7 @@ def command(
     adapter: Path,
     file: Path,
     *,
-    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None,
+    dtype: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:

@@ -1,7 +1,7 @@
 """The packed form of an adapter: a PEFT folder as the content of one container, and back byte for byte.
 
-A tensor that equals an earlier one is stored once. A file that needs this, or is in int8, has format 2, one
-with a manifest format 3; both are refused by rankfold 0.1. Any other has format 1.
+A tensor that equals an earlier one is stored once. A file that needs this, or is in int8 or int4, has
+format 2, one with a manifest format 3; both are refused by rankfold 0.1. Any other has format 1.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from rankfold.errors import AdapterFileError
 from rankfold.store.adapter import SavedAdapter, parse_config, spell_config
 from rankfold.store.container import Container
 from rankfold.store.manifest import Manifest
-from rankfold.store.rounding import is_int8
+from rankfold.store.rounding import grid_of
 from rankfold.store.tensors import TensorEntry, check_name, copies_of
 from rankfold.store.weights import Layout, read_layout
 
@@ -50,7 +50,7 @@ def to_container(adapter: SavedAdapter) -> Container:
 
 
 def from_container(container: Container) -> SavedAdapter:
-    """Return the adapter that a container holds, in int8 if it was packed in it.
+    """Return the adapter that a container holds, in int8 or int4 if it was packed in it.
 
     Raises:
         AdapterFileError: If it holds something else, or contradicts itself.
@@ -86,7 +86,7 @@ def from_container(container: Container) -> SavedAdapter:
 def _format_of(adapter: SavedAdapter, copies: Mapping[str, str]) -> int:
     if adapter.manifest_text is not None:
         return 3
-    return 2 if copies or is_int8(adapter) else 1
+    return 2 if copies or grid_of(adapter) else 1
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -15,13 +15,13 @@ from rankfold.errors import AdapterFileError, SpecError
 from rankfold.store.container import checksum
 
 FORMAT = 1
-INT8_FORMAT = 2
-"""The format of a record whose adapter is stored in int8."""
+ROUNDED_FORMAT = 2
+"""The format of a record whose adapter is stored in int8 or int4."""
 
 MANIFEST_FORMAT = 3
-"""The format of a record whose adapter has a manifest, in int8 or not."""
+"""The format of a record whose adapter has a manifest, rounded or not."""
 
-FORMATS = (FORMAT, INT8_FORMAT, MANIFEST_FORMAT)
+FORMATS = (FORMAT, ROUNDED_FORMAT, MANIFEST_FORMAT)
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@:=+/-]{0,254}$"
 _TIME_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
@@ -75,7 +75,7 @@ class Record:
         digest: The checksum over all of it, in hexadecimal.
         tags: Texts to find it by, by key.
         metrics: Measured numbers, by name.
-        format: 3 if it has a manifest; else 2 if it is stored in int8, or 1.
+        format: 3 if it has a manifest; else 2 if it is stored in int8 or int4, or 1.
     """
 
     name: Name

@@ -16,16 +16,16 @@ from rankfold.store.manifest import Manifest
 from rankfold.store.record import (
     FORMAT,
     FORMATS,
-    INT8_FORMAT,
     MANIFEST_FORMAT,
     NO_DIGEST,
+    ROUNDED_FORMAT,
     TIME,
     Record,
     check_labels,
     digest_of,
     moment_of,
 )
-from rankfold.store.rounding import is_int8
+from rankfold.store.rounding import grid_of
 from rankfold.store.sharing import (
     Family,
     damage_error,
@@ -157,7 +157,7 @@ def describe(
 def _format_of(adapter: SavedAdapter) -> Literal[1, 2, 3]:
     if adapter.manifest_text is not None:
         return MANIFEST_FORMAT
-    return INT8_FORMAT if is_int8(adapter) else FORMAT
+    return ROUNDED_FORMAT if grid_of(adapter) else FORMAT
 
 
 def has(connection: sqlite3.Connection, name: str) -> bool:
@@ -224,7 +224,7 @@ def put(connection: sqlite3.Connection, record: Record, adapter: SavedAdapter, *
 
 
 def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapter]:
-    """Read an adapter, in int8 if it was put so, and its record.
+    """Read an adapter, in int8 or int4 if it was put so, and its record.
 
     Args:
         connection: In a transaction.

@@ -126,7 +126,7 @@ def pack_adapter(
         adapter: As for `open_adapter`.
         file: The file to write, in one step.
         dtype: Round the floating-point tensors to this type; without it the folder comes back byte for byte.
-            Of `int8` come back rounded numbers in the original types.
+            Of `int8` and `int4` come back rounded numbers in the original types.
         overwrite: Whether to replace the file.
 
     Raises:

@@ -61,7 +61,7 @@ class AdapterStore:
             tags: Texts to find it by, such as `{"customer": "a"}`.
             metrics: Measured numbers, such as `{"accuracy": 0.93}`.
             dtype: Round the floating-point tensors to this type; `get` then gives that type, or for `int8`
-                rounded numbers in the original types.
+                and `int4` rounded numbers in the original types.
             replace: Whether to replace an adapter of this name, with its tags and metrics.
 
         Raises:
@@ -78,7 +78,7 @@ class AdapterStore:
             return put(connection, record, adapter, replace=replace)
 
     def get(self, name: str) -> SavedAdapter:
-        """Return an adapter, byte for byte as it was put, or rounded if it was put in int8.
+        """Return an adapter, byte for byte as it was put, or rounded if it was put in int8 or int4.
 
         Raises:
             SpecError: If there is none of this name.
