@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import platform
 import random
 import warnings
