@@ -47,6 +47,10 @@ class OutputExistsError(RankfoldError, FileExistsError):
     """An output that exists already and may not be overwritten."""
 
 
+class DiskError(RankfoldError, OSError):
+    """A disk that is full, or a file that may not become as large as it has to."""
+
+
 class BusyError(OutputExistsError):
     """An output that another process is making at the moment."""
 

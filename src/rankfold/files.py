@@ -1,18 +1,25 @@
 """Files that are there with all their content or not at all, whatever stops the process or the machine."""
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from rankfold.errors import DataError, OutputExistsError, SpecError
+if os.name == "posix":
+    import fcntl
+
+from rankfold.errors import DataError, DiskError, OutputExistsError, SpecError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -33,11 +40,14 @@ def write_into(folder: Path, name: str, content: bytes) -> Path:
     """Write a file in one step into a folder, which is made if it is not there, and return its path.
 
     Raises:
-        SpecError: If it cannot be written: something else is there, say, or the disk is full.
+        DiskError: If the disk is full.
+        SpecError: If it cannot be written: something else is there, say.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, content)
+    except DiskError:
+        raise
     except OSError as error:
         raise SpecError(
             f"cannot write '{folder / name}' ({error.strerror}); choose another folder."
@@ -58,14 +68,57 @@ def whole_file(path: Path, *, check: Callable[[], None]) -> Generator[BinaryIO]:
     """
     draft = path.with_name(draft_name(path.name))
     try:
-        with draft.open("xb") as file:
-            yield file
-        flush(draft)
+        with naming_full_disk(path):
+            with draft.open("xb") as file, _locked(draft):
+                yield file
+            flush(draft)
         check()
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     flush(path.parent)
+
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FULL_TEXTS = (
+    "No space left",
+    "File too large",
+    "quota exceeded",
+    "failed writing file",
+)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Generator[None]:
+    """Turn the errors of a full disk, as several libraries raise them, into one that names the file.
+
+    Args:
+        path: The file or folder that is written.
+
+    Raises:
+        DiskError: If the disk is full, or the file may not become so large.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:
+        is_full = isinstance(error, OSError) and error.errno in _FULL
+        if not is_full and not any(text in str(error) for text in _FULL_TEXTS):
+            raise
+        reason = error.strerror if is_full and isinstance(error, OSError) else "No space left on device"
+        raise DiskError(
+            f"cannot write '{path}' ({reason}); make room on its disk, or raise the limit on the size of "
+            "files, and try again."
+        ) from error
+
+
+def remove_drafts(path: Path) -> None:
+    """Delete the unfinished files beside a path that killed processes left."""
+    for draft in _drafts_of(path):
+        with _locked(draft) as is_free:
+            if is_free and draft.is_file():
+                draft.unlink(missing_ok=True)
 
 
 def draft_name(name: str) -> str:
@@ -91,8 +144,8 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
     """
     place = folder.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
-        work = Path(scratch) / "new"
+    with _scratch_beside(place) as scratch:
+        work = scratch / _NEW
         work.mkdir()
         yield work
         open_to_readers(work)
@@ -101,10 +154,68 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
             if _is_empty(place):
                 _move_into(place, work, last)
             else:
-                put_in_place(work, place, Path(scratch) / "old")
+                put_in_place(work, place, scratch / _OLD)
         except OSError as error:
             raise SpecError(f"cannot write '{folder}' ({error.strerror}); choose another folder.") from error
     flush(place.parent)
+
+
+_NEW, _OLD = "new", "old"
+_DRAFT, _EARLIER_DRAFT = r"[0-9a-f]{16}", r"[a-z0-9_]{8}"  # rankfold 0.1 had other names
+
+
+@contextmanager
+def _scratch_beside(place: Path) -> Generator[Path]:
+    """Give a hidden folder beside a place until the block ends; those of killed processes go first."""
+    for leftover in _drafts_of(place, rf"{_DRAFT}|{_EARLIER_DRAFT}"):
+        with _locked(leftover) as is_free:
+            if is_free and {path.name for path in leftover.iterdir()} <= {_NEW, _OLD}:
+                _drop_scratch(leftover, place)
+    scratch = place.with_name(draft_name(place.name))
+    try:
+        scratch.mkdir()
+        with _locked(scratch):
+            yield scratch
+    finally:
+        _drop_scratch(scratch, place)
+
+
+def _drop_scratch(scratch: Path, place: Path) -> None:
+    """Delete a scratch folder, once what was moved into it is back in its place."""
+    restore_replaced(place, scratch / _OLD)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _drafts_of(path: Path, pattern: str = _DRAFT) -> list[Path]:
+    """Return the files and folders beside a path that a process has begun to write in its place."""
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    drafts = re.compile(rf"\.{re.escape(path.name)}\.({pattern})")
+    return [path.with_name(name) for name in names if drafts.fullmatch(name)]
+
+
+@contextmanager
+def _locked(path: Path) -> Generator[bool]:
+    """Hold the lock of a draft until the block or the process ends, and tell whether it was free."""
+    if os.name != "posix":
+        yield False
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # of another user, or gone
+        yield False
+        return
+    try:
+        yield _try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def open_to_readers(folder: Path) -> None:
@@ -133,6 +244,12 @@ def check_writable(path: Path) -> None:
     """
     try:
         place = next((parent for parent in path.absolute().parents if parent.exists()), path)
+        for parent in (path, *path.absolute().parents):
+            if parent.is_symlink() and not parent.exists():
+                raise SpecError(
+                    f"cannot write '{path}', because '{parent}' is a link to something that is not there; "
+                    "remove the link, or choose another folder."
+                )
         # Permissions alone do not tell: the place may be a file, or a disk that is read-only or full. A file
         # without a name leaves nothing behind, even if the process is killed now.
         with tempfile.TemporaryFile(dir=place):
@@ -154,6 +271,7 @@ def check_free_file(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise OutputExistsError(f"'{path}' exists; choose another file, or add --overwrite to replace it.")
     check_writable(path)
+    remove_drafts(path)
 
 
 def check_replaceable(folder: Path, *, overwrite: bool, marks: Sequence[str], kind: str) -> None:
@@ -179,27 +297,62 @@ def check_replaceable(folder: Path, *, overwrite: bool, marks: Sequence[str], ki
 
 
 def put_in_place(work: Path, folder: Path, old: Path) -> None:
-    """Move a finished folder to its place; an earlier one is moved aside first, and back if that fails.
+    """Move a finished folder to its place; an earlier one that is there is then at `work` or at `old`.
+
+    The two change places in one step. Where the system cannot do that, the earlier one is moved aside, and
+    back if anything stops that; after a kill between the two steps `restore_replaced` moves it back.
 
     Args:
         work: The finished folder.
         folder: Where it belongs.
-        old: Where what is there waits until it can go, on the same disk.
+        old: Where what is there may be moved, on the same disk.
 
     Raises:
         OSError: If it cannot be moved.
     """
+    restore_replaced(folder, old)
     shutil.rmtree(old, ignore_errors=True)
     if not folder.exists():
         work.rename(folder)
-        return
-    folder.rename(old)
-    try:
-        work.rename(folder)
-    except OSError:
+    elif not exchange(work, folder):
+        try:
+            folder.rename(old)
+            work.rename(folder)
+        except BaseException:
+            restore_replaced(folder, old)
+            raise
+
+
+def restore_replaced(folder: Path, old: Path) -> None:
+    """Put back an earlier folder that a process moved aside and was stopped before it could replace it."""
+    if old.is_dir() and not os.path.lexists(folder):
         old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+_NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two files or folders of one disk in one step; return False where the system cannot.
+
+    Raises:
+        OSError: If they cannot be moved.
+    """
+    if (rename := _linux_rename()) is None:
+        return False
+    if rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NOT_SUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+@cache
+def _linux_rename() -> Any:
+    """Return the system's `renameat2`, or None if it has none."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
 
 
 def _is_empty(folder: Path) -> bool:

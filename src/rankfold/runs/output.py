@@ -1,13 +1,23 @@
 """A run's folder appears complete or not at all, and an earlier one is never lost to a failure."""
 
 import json
+import os
 import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
-from rankfold.errors import DataError, OutputExistsError, SpecError
-from rankfold.files import CONFIG_NAME, check_replaceable, check_writable, open_to_readers, put_in_place
+from rankfold.errors import DataError, OutputExistsError, RankfoldError, SpecError
+from rankfold.files import (
+    CONFIG_NAME,
+    check_replaceable,
+    check_writable,
+    naming_full_disk,
+    open_to_readers,
+    put_in_place,
+    restore_replaced,
+)
 from rankfold.runs.archive import archived_run
 from rankfold.runs.fields import differences, quote_differences
 from rankfold.runs.migrate import upgrade_start
@@ -151,25 +161,41 @@ def output_folder(folder: Path, *, scratch: Path, overwrite: bool) -> Generator[
         overwrite: Replace what is there; nothing but the record of a failure is replaced without it, too.
 
     Raises:
-        OutputExistsError: If `folder` may not be written.
+        OutputExistsError: If `folder` may not be written; the new folder then stays beside it.
     """
     work = scratch / _NEW
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        yield work
+        with naming_full_disk(folder):
+            yield work
         open_to_readers(work)
-        check_output(folder, overwrite=overwrite or _holds_only_failure(folder))
-        put_in_place(work, folder, scratch / _OLD)
+        try:
+            check_output(folder, overwrite=overwrite or _holds_only_failure(folder))
+            put_in_place(work, folder, scratch / _OLD)
+        except (RankfoldError, OSError) as error:
+            reason = str(error).partition("; ")[0]
+            raise OutputExistsError(
+                f"{reason}; the finished run is in '{_keep(work, folder)}', move it to where you want it."
+            ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        restore_run(folder, scratch)
+        for leftover in (work, scratch / _OLD):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _keep(work: Path, folder: Path) -> Path:
+    """Move a finished run that cannot take its place to a free name beside it, which is returned."""
+    names = (f"{folder.name}.finished{number or ''}" for number in count())
+    place = next(path for path in map(folder.absolute().with_name, names) if not os.path.lexists(path))
+    work.rename(place)
+    return place
 
 
 def _holds_only_failure(folder: Path) -> bool:
     return read_failure(folder) is not None and len(list(folder.iterdir())) == 1
 
 
-def restore_replaced(folder: Path, scratch: Path) -> None:
-    """Put back an earlier run that a process moved aside and was killed before it could replace it."""
-    if (scratch / _OLD).is_dir() and not folder.exists():
-        (scratch / _OLD).rename(folder)
+def restore_run(folder: Path, scratch: Path) -> None:
+    """Put back an earlier run that a process moved aside and was stopped before it could replace it."""
+    restore_replaced(folder, scratch / _OLD)

@@ -7,6 +7,7 @@ the process that holds it.
 
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Generator
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 from rankfold.errors import (
     BusyError,
     DataError,
+    DiskError,
     OutputExistsError,
     RankfoldError,
     RankfoldWarning,
@@ -26,7 +28,7 @@ from rankfold.errors import (
 from rankfold.files import write_whole
 from rankfold.models.base import resolve_model
 from rankfold.runs.fields import differences, quote_differences
-from rankfold.runs.output import START_NAME, folder_beside, read_start, refuse_differences, restore_replaced
+from rankfold.runs.output import START_NAME, folder_beside, read_start, refuse_differences, restore_run
 from rankfold.runs.record import DataVersion, RunRecord, measured_on
 from rankfold.runs.request import RunRequest
 from rankfold.tasks import load_task
@@ -129,7 +131,7 @@ def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoin
         yield checkpoints
         return
     with _lock(folder, request.out):
-        restore_replaced(request.out, folder)
+        restore_run(request.out, folder)
         newest = checkpoints.newest() if request.resume and is_unfinished(request.out) else None
         if newest is not None:
             _check_same(request.out, read_start(request.out), start)
@@ -142,7 +144,8 @@ def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoin
             yield checkpoints
         except BaseException as error:
             # A training that fails on purpose would come to the same end again.
-            is_over = isinstance(error, RankfoldError) and not isinstance(error, OutputExistsError)
+            can_go_on = isinstance(error, OutputExistsError | DiskError)
+            is_over = isinstance(error, RankfoldError) and not can_go_on
             if is_unfinished(request.out) and not is_over:
                 logger.info("'%s' is not finished; --resume goes on from its last checkpoint.", request.out)
             else:
@@ -152,13 +155,25 @@ def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoin
 
 
 def remove_leftover(out: Path) -> None:
-    """Delete the state beside a finished run that was killed between its last write and the cleanup."""
+    """Delete the state beside a finished run that was killed between its last write and the cleanup.
+
+    The state of a run that has begun anew stays.
+    """
     folder = folder_beside(out)
-    # A result in an archive says nothing about a run that has begun anew.
-    if is_main_process() and out.is_dir() and folder.is_dir():
+    if is_main_process() and os.path.isdir(folder) and _has_finished(out):
         # Another process that holds the lock cleans up itself.
         with suppress(BusyError), _lock(folder, out):
             _clear(folder)
+
+
+def _has_finished(out: Path) -> bool:
+    """Return whether the run in a folder is the one whose state is beside it."""
+    try:
+        record, start = RunRecord.read(out), read_start(out)
+    except DataError:
+        return False
+    is_same = record.request.identity() == start.request.identity()
+    return record.status == "done" and is_same and record.created >= start.created
 
 
 @contextmanager

@@ -4,13 +4,13 @@ import csv
 import logging
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from rankfold.files import check_writable
+from rankfold.files import check_writable, naming_full_disk
 from rankfold.models.hardware import choose_device, peak_memory_bytes
 from rankfold.progress import Progress
 from rankfold.runs.check import check_threads
@@ -65,11 +65,12 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
         DataError: If the data cannot be read or understood, or data or model have changed since the run to
             resume was done.
         TrainingError: If a loss is not a finite number, or the memory is too small.
+        DiskError: If the disk is full; the run can be resumed from its last checkpoint.
     """
     check_threads(request.threads)
     join_processes(choose_device(request.device))
+    remove_leftover(request.out)
     if (finished_record := _done_before(request)) is not None:
-        remove_leftover(request.out)
         return finished_record
     check_unfinished(request)
     wait_for_all()
@@ -82,9 +83,11 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
             if (finished_record := _done_before(request)) is not None:
                 return finished_record
             try:
-                result = _execute(setup, checkpoints, progress)
+                with naming_full_disk(checkpoints.folder):
+                    result = _execute(setup, checkpoints, progress)
             except Exception as error:
-                _leave_failure(start, request.out, checkpoints.folder, error)
+                with suppress(OSError):  # a full disk takes no record either
+                    _leave_failure(start, request.out, checkpoints.folder, error)
                 raise
             seconds = time.perf_counter() - began + result.curve.earlier_seconds
             if is_main_process():

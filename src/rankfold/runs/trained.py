@@ -8,6 +8,7 @@ from rankfold.errors import AdapterFileError
 from rankfold.files import sha256_of_file, write_whole
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import find_record
+from rankfold.runs.resume import remove_leftover
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config, spell_config
 from rankfold.store.manifest import MANIFEST_NAME, BaseManifest, Manifest, TaskManifest
 from rankfold.store.saved import open_adapter
@@ -49,6 +50,7 @@ def open_trained(location: str | Path) -> TrainedAdapter:
         SpecError: If the store has no record of this name.
         StoreError: If the store cannot be read.
     """
+    remove_leftover(Path(location))
     saved, record = open_adapter(location), find_record(Path(location))
     if record is None:
         return TrainedAdapter(saved, saved.manifest, None)

@@ -11,13 +11,22 @@ from safetensors.torch import load_file, save_file
 
 from rankfold.bench.executors.base import Inline
 from rankfold.bench.suites.runner import run_all
-from rankfold.errors import BusyError, DataError, OutputExistsError, RankfoldWarning, SpecError, TrainingError
-from rankfold.runs.output import folder_beside, read_start, restore_replaced
+from rankfold.errors import (
+    BusyError,
+    DataError,
+    DiskError,
+    OutputExistsError,
+    RankfoldWarning,
+    SpecError,
+    TrainingError,
+)
+from rankfold.runs.output import folder_beside, read_start, restore_run
 from rankfold.runs.prepare import prepare
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import is_unfinished
 from rankfold.runs.run import run
+from rankfold.runs.trained import open_trained
 from tests.support.killing import StopAt
 from tests.support.records import Trainer, fail, make_record
 from tests.support.tiny_models import review_rows, write_bert, write_splits
@@ -264,13 +273,14 @@ def test_training_whose_folder_was_taken_can_go_on(request_, tmp_path):
         leave_failure(request_.out)
         thesis.touch()
 
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(OutputExistsError, match=r"the finished run is in '.*run\.finished', move"):
         run(request_, progress=Then(5, take))
+    assert RunRecord.read(tmp_path / "run.finished").status == "done"
     assert thesis.exists()
     assert is_unfinished(request_.out)
     request_.out.rename(tmp_path / "taken")
     assert run(replace(request_, resume=True)).status == "done"
-    assert names(tmp_path) == ["run", "taken"]
+    assert names(tmp_path) == ["run", "run.finished", "taken"]
 
 
 def test_suite_leaves_a_run_of_another_process_alone(request_, tmp_path):
@@ -334,7 +344,7 @@ class Full(StopAt):
 
 def test_run_that_met_a_full_disk_goes_on_when_there_is_room(request_, tmp_path):
     run(replace(request_, out=tmp_path / "whole"))
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match=r"cannot write '.*run\.unfinished' \(No space.*; make room"):
         run(request_, progress=Full(5))
     assert RunRecord.read(request_.out).status == "failed"
     run(replace(request_, resume=True))
@@ -351,10 +361,32 @@ def test_damaged_start_is_named_with_a_remedy(request_):
     assert run(replace(request_, overwrite=True)).status == "done"
 
 
+@pytest.mark.parametrize("use", ["run", "evaluate"])
+def test_state_of_a_run_killed_after_its_result_was_in_place_goes(use, request_, tmp_path):
+    stop(request_)
+    shutil.copytree(folder_beside(request_.out), tmp_path / "copy")
+    run(replace(request_, resume=True))
+    (tmp_path / "copy").rename(folder_beside(request_.out))
+    if use == "evaluate":
+        assert open_trained(request_.out).record is not None
+    else:
+        with pytest.raises(OutputExistsError, match="--overwrite"):
+            run(request_)
+    assert names(tmp_path) == ["run"]
+
+
+def test_state_of_a_run_that_began_anew_stays(request_, tmp_path):
+    run(request_)
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(request_, overwrite=True, seed=1), progress=StopAt(5))
+    assert open_trained(request_.out).record is not None
+    assert names(tmp_path) == ["run", "run.unfinished"]
+
+
 def test_earlier_run_moved_aside_by_a_killed_process_is_put_back(tmp_path):
     (tmp_path / "run.unfinished" / ".old").mkdir(parents=True)
     (tmp_path / "run.unfinished" / ".old" / "run.json").touch()
-    restore_replaced(tmp_path / "run", tmp_path / "run.unfinished")
+    restore_run(tmp_path / "run", tmp_path / "run.unfinished")
     assert names(tmp_path / "run") == ["run.json"]
 
 
