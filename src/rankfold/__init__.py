@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from rankfold.peft_plugin.config import config as config
     from rankfold.peft_plugin.count import ParameterCount as ParameterCount
     from rankfold.peft_plugin.count import count_parameters as count_parameters
+    from rankfold.runs.adapted import AdaptedModel as AdaptedModel
+    from rankfold.runs.adapted import load as load
     from rankfold.store.adapter import SavedAdapter as SavedAdapter
     from rankfold.store.record import Record as Record
     from rankfold.store.saved import Packed as Packed
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptedModel": "rankfold.runs.adapted",
     "AdapterFileError": "rankfold.errors",
     "AdapterSpec": "rankfold.adapter.spec",
     "AdapterStore": "rankfold.store.store",
@@ -91,6 +94,7 @@ _HOMES = {
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.peft_plugin.count",
     "export_lora": "rankfold.export.export",
+    "load": "rankfold.runs.adapted",
     "lora_fa_correction": "rankfold.train.optimizer",
     "open_adapter": "rankfold.store.saved",
     "optimizer": "rankfold.train.optimizer",
@@ -100,6 +104,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaptedModel",
     "AdapterFileError",
     "AdapterSpec",
     "AdapterStore",
@@ -136,6 +141,7 @@ __all__ = [
     "config",
     "count_parameters",
     "export_lora",
+    "load",
     "lora_fa_correction",
     "open_adapter",
     "optimizer",

@@ -25,6 +25,7 @@ from rankfold.errors import (
 COMMANDS = {
     "train": "Fine-tune a model with one method.",
     "evaluate": "Evaluate a trained adapter on held-out data.",
+    "predict": "Answer new texts with a trained adapter.",
     "compare": "Train several methods with the same budget and compare them.",
     "fit": "List the compositions that fit a budget, and choose one on your data.",
     "report": "Write the comparison page from finished runs.",

@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-from peft import PeftModel
-
-from rankfold.errors import AdapterFileError, SpecError
-from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
-from rankfold.models.hardware import choose_device, choose_precision
+from rankfold.errors import SpecError
+from rankfold.models.base import resolve_model
+from rankfold.runs.adapted import Learned, Placement, make_learner
 from rankfold.runs.record import Prediction
 from rankfold.runs.request import CompleteRequest, EvaluateRequest
-from rankfold.runs.trained import TrainedAdapter, open_trained
-from rankfold.store.loading import load_adapter
+from rankfold.runs.trained import open_trained
 from rankfold.store.manifest import Manifest
 from rankfold.tasks import TaskData, load_task
 from rankfold.tasks.data.findings import log_findings
-from rankfold.tasks.kinds import Evaluation, Learner
+from rankfold.tasks.kinds import Evaluation
 from rankfold.tasks.load import TRAINING_SPLITS
 from rankfold.tasks.mixture import with_parts
 
@@ -46,24 +43,16 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
     """
     trained = open_trained(request.adapter)
     complete = request.completed_by(trained.record, trained.manifest)
-    device = choose_device(complete.device)
     base = resolve_model(complete.model, trust_remote_code=complete.trust_remote_code)
     data = _load_data(complete, trained.manifest, is_causal=base.is_causal)
     log_findings(data.all_findings)
     scoring = data.kind.scoring(complete.scoring, data.task.metrics, data.task.name)
-    head = data.kind.head(data.examples.label_names)
-    loaded_base = data.kind.load(base, data.examples.label_names)
-    model = load_adapted(trained, base, loaded_base)
-    learner = Learner(
-        model.to(device),
-        loaded_base.processor,
-        row_length(loaded_base.model.config, head.max_length, complete.max_length, loaded_base.model),
-        complete.batch_size,
-        device,
-        choose_precision(complete.precision, device),
-        scoring,
-        data.examples.settings,
-        data.examples.label_names or (),
+    learner = make_learner(
+        trained,
+        base,
+        data.kind,
+        Learned(data.examples.label_names, data.examples.settings, scoring),
+        Placement(complete.max_length, complete.batch_size, complete.device, complete.precision),
     )
     data.kind.check(learner, data.examples.splits[complete.split])
     return replace(_result(complete, data, data.evaluate(learner, complete.split)), scoring=scoring)
@@ -88,28 +77,6 @@ def _load_data(request: CompleteRequest, manifest: Manifest | None, *, is_causal
     # What was cut off for validation was not trained on.
     splits = TRAINING_SPLITS if request.split == "train" else (request.split,)
     return load_task(known_task, is_causal=is_causal, splits=splits)
-
-
-def load_adapted(trained: TrainedAdapter, base: BaseModel, loaded_base: LoadedModel) -> PeftModel:
-    """Put a saved adapter onto its loaded base model, in evaluation mode.
-
-    Raises:
-        AdapterFileError: If the adapter is damaged or lacks its task head, or was trained on another model.
-    """
-    saved = trained.saved
-    known_base = None if trained.manifest is None else trained.manifest.base
-    if known_base is not None and known_base.sha256 not in (None, base.sha256()):
-        raise AdapterFileError(
-            f"{saved.title} was trained on '{known_base.name}', not on '{base.name}'; "
-            "name the model it was trained on with --model."
-        )
-    for module in loaded_base.fresh_modules:
-        if not any(f".{module}." in key for key in saved.tensors):
-            raise AdapterFileError(
-                f"neither the model '{base.name}' nor {saved.title} has weights for '{module}'; "
-                "save the adapter with its head (task_type, or modules_to_save)."
-            )
-    return load_adapter(loaded_base.model, saved)
 
 
 def _result(request: CompleteRequest, data: TaskData, evaluation: Evaluation) -> EvaluateResult:

@@ -22,7 +22,7 @@ from rankfold.files import write_whole
 from rankfold.models.base import BaseModel, resolve_model
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.progress import quiet_libraries
-from rankfold.runs.evaluate import load_adapted
+from rankfold.runs.adapted import load_adapted
 from rankfold.runs.request import Device, Precision
 from rankfold.runs.trained import open_trained
 from rankfold.store.saved import open_adapter

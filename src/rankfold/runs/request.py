@@ -29,6 +29,7 @@ from rankfold.train.schedule import OptimizerName, Rates, Scheduler
 if TYPE_CHECKING:
     from rankfold.runs.record import RunRecord
     from rankfold.store.manifest import Manifest
+    from rankfold.tasks.kinds.learner import Sampling
 
 DEFAULT_EPOCHS = 3.0
 
@@ -45,6 +46,7 @@ Quantisation = Literal["4bit", "8bit"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 BaseRole = Literal["down", "core", "up"]
 ScoringName = Literal["likelihood", "total_likelihood", "generated"]
+SplitName = Literal["train", "validation", "test", "validation_mismatched"]
 
 _SUBJECT = Option("What to train")
 _DATA = Option("Data")
@@ -53,7 +55,18 @@ _TRAINING_METHOD = Option("How to train", is_per_method=True)
 _RATES = Option("Learning rates by role", is_per_method=True)
 _PATHS = Option("What to train", is_identity=False)
 _PLACE = Option("Where", is_identity=False)
+_ADAPTER, _SAMPLING = Option("Adapter"), Option("How to generate")
 _EVALUATION, _EVALUATION_PLACE = Option("What to evaluate"), Option("Where")
+
+# Fields of every request that reads files.
+_BYTES = Option("Data", metavar="BYTES", is_identity=False)
+_ENCODING: Any = Field(
+    None, description="Encoding of text files, such as cp1252; found by their bytes if left out."
+)
+_DELIMITER: Any = Field(
+    None, description="Delimiter of CSV files: a character, or tab; found by the header if left out."
+)
+_MOST_BYTES: Any = Field(MAX_BYTES, gt=0, le=2**50, description="Most bytes of a split, decompressed.")
 
 
 @request_class
@@ -69,15 +82,9 @@ class DataRequest(Request):
     data: Annotated[str | None, Option("Data", metavar="PATH|HUB_ID")] = Field(
         None, description="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
     )
-    encoding: Annotated[str | None, _DATA] = Field(
-        None, description="Encoding of text files, such as cp1252; found by their bytes if left out."
-    )
-    delimiter: Annotated[str | None, _DATA] = Field(
-        None, description="Delimiter of CSV files: a character, or tab; found by the header if left out."
-    )
-    max_bytes: Annotated[int, Option("Data", metavar="BYTES", is_identity=False)] = Field(
-        MAX_BYTES, gt=0, le=2**50, description="Most bytes of a split, decompressed."
-    )
+    encoding: Annotated[str | None, _DATA] = _ENCODING
+    delimiter: Annotated[str | None, _DATA] = _DELIMITER
+    max_bytes: Annotated[int, _BYTES] = _MOST_BYTES
     task: Annotated[str | None, _DATA] = Field(
         None,
         description="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as "
@@ -406,7 +413,7 @@ class EvaluateRequest(DataRequest):
     trust_remote_code: Annotated[bool, _EVALUATION] = Field(
         default=False, description="Run Python code that comes with the model's files; read it first."
     )
-    split: Annotated[Literal["train", "validation", "test", "validation_mismatched"], _EVALUATION] = Field(
+    split: Annotated[SplitName, _EVALUATION] = Field(
         "validation", description="train, validation, test, or validation_mismatched (of mnli)."
     )
     batch_size: Annotated[int | None, _EVALUATION_PLACE] = Field(
@@ -469,6 +476,98 @@ def _values_of_manifest(manifest: "Manifest | None") -> dict[str, Any]:
         "max_length": manifest.max_length,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+@request_class
+class SamplingRequest(Request):
+    """How texts are generated.
+
+    Raises:
+        SpecError: If a number is out of its range.
+    """
+
+    title: ClassVar[str] = "sampling"
+    sections: ClassVar[tuple[str, ...]] = ("How to generate",)
+
+    max_new_tokens: Annotated[int | None, _SAMPLING] = Field(
+        None, gt=0, le=10**6, description="Maximum tokens of a generated answer.  [default: 256]"
+    )
+    temperature: Annotated[float, _SAMPLING] = Field(
+        0.0, ge=0, le=100, description="Randomness of generated tokens; 0 takes the likeliest token."
+    )
+    top_p: Annotated[float, _SAMPLING] = Field(
+        1.0, gt=0, le=1, description="Draw among the likeliest tokens that together have this probability."
+    )
+    seed: Annotated[int, _SAMPLING] = Field(0, ge=0, le=2**32 - 1, description="Seed of the draws.")
+
+    def sampling(self, new_tokens: int) -> "Sampling":
+        """Return the settings of the generation, with a number of tokens where none was asked for."""
+        from rankfold.tasks.kinds.learner import Sampling  # it needs torch
+
+        return Sampling(self.max_new_tokens or new_tokens, self.temperature, self.top_p, self.seed)
+
+
+@request_class
+class PredictRequest(SamplingRequest):
+    """The use of a saved adapter on rows without labels.
+
+    Raises:
+        SpecError: If a field is unknown or missing, or a number is out of its range.
+    """
+
+    title: ClassVar[str] = "a prediction"
+    sections: ClassVar[tuple[str, ...]] = ("Adapter", "Data", "How to generate", "Where")
+
+    adapter: Annotated[Path, _ADAPTER] = Field(
+        strict=False, description="A folder, a packed file, or a record of a store as STORE#NAME."
+    )
+    model: Annotated[str | None, _ADAPTER] = Field(
+        None, description="The base model; that which the adapter was trained on if left out."
+    )
+    trust_remote_code: Annotated[bool, _ADAPTER] = Field(
+        default=False, description="Run Python code that comes with the model's files; read it first."
+    )
+    kind: Annotated[str | None, _ADAPTER] = Field(
+        None, description="The kind of task, such as regression, for an adapter that does not say."
+    )
+    labels: Annotated[str | None, Option("Adapter", metavar="NAME,NAME,...")] = Field(
+        None, description="Class names in the order of the outputs, for an adapter that does not say."
+    )
+    data: Annotated[str | None, Option("Data", metavar="PATH|HUB_ID")] = Field(
+        None, description="File of rows (JSONL, CSV, Parquet), a folder of splits, or a hub dataset."
+    )
+    encoding: Annotated[str | None, _DATA] = _ENCODING
+    delimiter: Annotated[str | None, _DATA] = _DELIMITER
+    max_bytes: Annotated[int, _BYTES] = _MOST_BYTES
+    split: Annotated[SplitName | None, _DATA] = Field(
+        None, description="Split of --data, where it has several: train, validation, test, ..."
+    )
+    text_column: Annotated[str | None, _DATA] = Field(
+        None, description="Column of the text; that of the training data if left out."
+    )
+    pair_column: Annotated[str | None, _DATA] = Field(
+        None, description="Column of the second text; that of the training data if left out."
+    )
+    max_length: Annotated[int | None, _DATA] = Field(
+        None, gt=0, le=10**7, description="Maximum tokens per row; as in training if left out."
+    )
+    scoring: Annotated[ScoringName | None, _DATA] = Field(
+        None,
+        description="How an answer with choices is found: likelihood, total_likelihood or generated; as in "
+        "training if left out.",
+    )
+    batch_size: Annotated[int, _PLACE] = Field(16, gt=0, le=10**6, description="Rows at a time.")
+    precision: Annotated[Precision, _PLACE] = Field("auto", description="auto, fp32 or bf16.")
+    device: Annotated[Device, _PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
+
+    def __post_init__(self) -> None:
+        """Check that there is such an encoding and that the delimiter can separate cells."""
+        _ = self.read_options
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How files are read."""
+        return ReadOptions(self.encoding, self.delimiter, self.max_bytes)
 
 
 def overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

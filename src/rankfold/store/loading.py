@@ -3,14 +3,15 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import peft
 from peft import PeftConfig, PeftModel
+from pydantic import JsonValue
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
-from rankfold.errors import AdapterFileError, SpecError
+from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.state import check_shapes, expected_shapes
 from rankfold.progress import quiet_libraries
@@ -20,25 +21,29 @@ from rankfold.store.saved import open_adapter
 _MOST_LETTERS = 300
 
 
-def load_adapter(base: PreTrainedModel, adapter: SavedAdapter | str | Path) -> PeftModel:
+def load_adapter(
+    base: PreTrainedModel, adapter: SavedAdapter | str | Path, *, strict: bool = True
+) -> PeftModel:
     """Put one adapter on a base model, in evaluation mode.
 
     Args:
         base: The model it was trained on, with a head of the same size.
         adapter: As for `open_adapter`.
+        strict: Whether fields of its configuration that are unknown are an error; a warning if not.
 
     Raises:
         AdapterFileError: If there is no adapter, it is damaged, or it does not fit the base.
     """
-    return load_into(base, {"default": open_adapter(adapter)})
+    return load_into(base, {"default": open_adapter(adapter)}, strict=strict)
 
 
-def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftModel:
+def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter], *, strict: bool = True) -> PeftModel:
     """Put adapters on a model, in evaluation mode; the first one is active if the model had none.
 
     Args:
         model: A PEFT model, which gets them beside its own, or a base model.
         adapters: By the names that they get in the model.
+        strict: As for `load_adapter`.
 
     Raises:
         AdapterFileError: If one does not fit the model; the adapters before it are there.
@@ -52,7 +57,7 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
             raise SpecError(
                 f"'{name}' cannot be the name of another adapter of this model; give one without '.'."
             )
-        config = peft_config(adapter)
+        config = peft_config(adapter, strict=strict)
         config.inference_mode = True
         # PEFT would ask the hub for it, and its name may be one that only rankfold knows.
         config.base_model_name_or_path = _base_of(target) or config.base_model_name_or_path
@@ -73,33 +78,46 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter]) -> PeftMod
     return cast("PeftModel", target).eval()
 
 
-def peft_config(adapter: SavedAdapter) -> PeftConfig:
+def peft_config(adapter: SavedAdapter, *, strict: bool = True) -> PeftConfig:
     """Return the configuration of a saved adapter as PEFT's object.
+
+    Args:
+        adapter: Whose configuration to read.
+        strict: Whether a field that is unknown is an error; it is left out with a warning if not.
 
     Raises:
         AdapterFileError: If its method or one of its fields is unknown, or a value is wrong.
+
+    Warns:
+        RankfoldWarning: If it is not strict, and fields are left out.
     """
-    values = adapter.config_values
     try:
-        with warnings.catch_warnings():
-            # PEFT would go on without the fields that it does not know.
-            warnings.filterwarnings("error", message="Unexpected keyword arguments", category=UserWarning)
-            values = cast(Any, PeftConfig).check_kwargs(**values)
-            return cast(Any, PeftConfig).from_peft_type(**values)
+        return _parse_values(adapter.config_values, on_unknown="error")
     except KeyError as error:
         raise AdapterFileError(
             f"{adapter.title} has a configuration of the unknown method {error}; update rankfold and peft."
         ) from error
     except UserWarning as warning:
         names = str(warning).partition("[")[2].partition("]")[0]
-        raise AdapterFileError(
-            f"{adapter.title} has a configuration with the unknown fields {names}; update rankfold and peft."
-        ) from warning
+        message = f"{adapter.title} has a configuration with the unknown fields {names}"
+        if strict:
+            raise AdapterFileError(
+                f"{message}; update rankfold and peft, or leave them out with strict=False."
+            ) from warning
+        warnings.warn(f"{message}, which are left out.", RankfoldWarning, stacklevel=2)
+        return _parse_values(adapter.config_values, on_unknown="ignore")
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:_MOST_LETTERS].rstrip(".")
         raise AdapterFileError(
             f"{adapter.title} has a configuration that is damaged ({reason}); save the adapter again."
         ) from error
+
+
+def _parse_values(values: Mapping[str, JsonValue], *, on_unknown: Literal["error", "ignore"]) -> PeftConfig:
+    with warnings.catch_warnings():
+        # PEFT warns of the fields that it does not know, and goes on without them.
+        warnings.filterwarnings(on_unknown, message="Unexpected keyword arguments", category=UserWarning)
+        return cast(Any, PeftConfig).from_peft_type(**cast(Any, PeftConfig).check_kwargs(**values))
 
 
 def _add(model: nn.Module, name: str, config: PeftConfig) -> PeftModel:

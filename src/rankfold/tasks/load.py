@@ -8,10 +8,11 @@ from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
 from rankfold.tasks.bbc_news import SOURCE, read_bbc_news
 from rankfold.tasks.data.columns import Columns, check_columns, find_columns
+from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.missing import drop_missing
-from rankfold.tasks.data.read import Rows, Source, Table, read_split
+from rankfold.tasks.data.read import Rows, Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
 from rankfold.tasks.kinds import LabelHints, find_kind, infer_kind
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
@@ -187,6 +188,28 @@ def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> list[Findin
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     check_groups(tables, columns.group)
     return []
+
+
+def read_whole(data: str, split: str | None = None, options: ReadOptions | None = None) -> Table:
+    """Read all rows of a file, or of one split of a folder or a hub dataset.
+
+    Args:
+        data: As for `find_source`.
+        split: Which split; None if there is only one.
+        options: The encoding and delimiter of files, and the most bytes.
+
+    Raises:
+        DataError: If there is no such data or split, or it cannot be read.
+        SpecError: If there are several splits and none is named.
+    """
+    source = find_source(data)
+    if split is None and len(source.files) != 1:
+        names = f" ({', '.join(source.files)})" if source.files else ""
+        raise SpecError(f"'{data}' has several splits{names}; name one with --split.")
+    table = read_split(source, split or next(iter(source.files)), options)
+    if table is None:
+        raise DataError(f"'{data}' has no split '{split}'; leave --split out, or name a split that it has.")
+    return table
 
 
 def limit_rows(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:

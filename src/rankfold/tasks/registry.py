@@ -191,3 +191,9 @@ _TASKS = (
 
 NAMED_TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
 """The known tasks by name."""
+
+
+def choice_word_of(task: str) -> str:
+    """Return the word for a choice in the prompts of a known task; "answer" for any other task."""
+    known_task = NAMED_TASKS.get(task)
+    return (known_task.choice_word if known_task else None) or "answer"

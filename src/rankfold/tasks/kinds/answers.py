@@ -162,8 +162,7 @@ def _choose_generated(learner: Learner, questions: Sequence[Instruction]) -> lis
 def generate_answers(learner: Learner, instructions: Sequence[Instruction]) -> list[str]:
     """Return the text that the model writes after each prompt, as the learner's `sampling` says."""
     check_room(learner)
-    room = learner.max_length - learner.sampling.max_new_tokens
-    prompts = encode_prompts(learner.processor, instructions, room)
+    prompts = encode_prompts(learner.processor, instructions, learner.prompt_room)
     texts = [""] * len(prompts)
     for indices in learner.similar([len(prompt) for prompt in prompts]):
         batch = learner.generate([prompts[index] for index in indices])
@@ -178,9 +177,9 @@ def check_room(learner: Learner) -> None:
     Raises:
         SpecError: If it does not.
     """
-    new_tokens = learner.sampling.max_new_tokens
-    if learner.max_length <= new_tokens:
+    if learner.prompt_room < 1:
+        length, new_tokens = learner.generation_length or learner.max_length, learner.sampling.max_new_tokens
         raise SpecError(
-            f"max_length is {learner.max_length}, but {new_tokens} tokens of it are for the answer that is "
-            f"generated; raise --max-length above {new_tokens}."
+            f"max_length is {length}, but {new_tokens} tokens of it are for the answer that is generated; "
+            f"raise --max-length above {new_tokens}, or lower --max-new-tokens."
         )

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, TextStreamer
 
 from rankfold.models.hardware import autocast
 from rankfold.models.tokenizer import unknown_share
@@ -76,6 +76,8 @@ class Learner:
         settings: The `Examples.settings` that the model is trained with.
         label_names: Class names in the order of their ids, for kinds that have classes.
         sampling: How texts are generated.
+        generation_length: The most tokens of a prompt with its generated text; `max_length` if None.
+        on_text: Gets a generated text piece by piece, where one is generated alone.
     """
 
     model: nn.Module
@@ -88,6 +90,8 @@ class Learner:
     settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     label_names: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
+    generation_length: int | None = None
+    on_text: Callable[[str], None] | None = None
 
     def token_findings(self, rows: Sequence[Features]) -> list[Finding]:
         """Return a remark if the tokenizer does not know many of the words of encoded rows."""
@@ -132,7 +136,12 @@ class Learner:
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 
-    def generate(self, prompts: Sequence[Sequence[int]], streamer: Any = None) -> list[str]:
+    @property
+    def prompt_room(self) -> int:
+        """The most tokens of a prompt that is continued; below 1 if the new ones leave no room."""
+        return (self.generation_length or self.max_length) - self.sampling.max_new_tokens
+
+    def generate(self, prompts: Sequence[Sequence[int]]) -> list[str]:
         """Return the continuation of each prompt, up to its end of text, as `sampling` says.
 
         Shorter prompts are padded on the left and the padding is masked, so that no greedy continuation
@@ -140,7 +149,6 @@ class Learner:
 
         Args:
             prompts: Token ids.
-            streamer: Gets the tokens of a single prompt as they come, as transformers' streamers do.
         """
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), cast(int, self.processor.pad_token_id))
@@ -153,9 +161,22 @@ class Learner:
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
                 generation_config=self.sampling.config(self.processor),
-                streamer=streamer,
+                streamer=self._streamer() if len(prompts) == 1 else None,
             )
         return cast("list[str]", self.processor.batch_decode(tokens[:, width:], skip_special_tokens=True))
+
+    def _streamer(self) -> TextStreamer | None:
+        """Return transformers' object that decodes tokens as they come, and passes whole words on."""
+        if (on_text := self.on_text) is None:
+            return None
+
+        def pass_on(text: str, *, stream_end: bool = False) -> None:
+            _ = stream_end
+            on_text(text)
+
+        streamer: Any = TextStreamer(self.processor, skip_prompt=True, skip_special_tokens=True)
+        streamer.on_finalized_text = pass_on
+        return streamer
 
     @contextmanager
     def _draw_from_seed(self) -> Generator[None]:

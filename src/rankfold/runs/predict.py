@@ -1,0 +1,234 @@
+"""Predict: the answers of a saved adapter to rows of data, in their order, and files of them."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, cast, final
+
+from pydantic import JsonValue
+
+from rankfold.errors import OutputExistsError, SpecError
+from rankfold.files import check_free_file, whole_file
+from rankfold.progress import Progress, Silent
+from rankfold.runs.adapted import AdaptedModel, Answer, InputText, load
+from rankfold.runs.request import PredictRequest
+from rankfold.tasks.data.read import Row
+from rankfold.tasks.load import read_whole
+
+ENDINGS = (".jsonl", ".csv")
+"""The endings of files that answers are written to."""
+
+PREDICTION = "prediction"
+"""The column of the answer itself: a class, a number, a text."""
+
+_PROBABILITIES, _PROBABILITY = "probabilities", "probability"
+_BATCHES = 16
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AnsweredRow:
+    """A row of the input with its answer."""
+
+    row: Row
+    answer: Answer
+
+    @property
+    def prediction(self) -> JsonValue:
+        """The answer itself, which is the first value of the answer's object."""
+        return next(iter(self.answer.values()))
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of the answer; None if the model gives none, or one for each of several labels."""
+        shares = self.answer.get(_PROBABILITIES)
+        share = shares.get(str(self.prediction)) if isinstance(shares, dict) else None
+        return share if isinstance(share, float) else None
+
+    def values(self) -> dict[str, object]:
+        """Return the columns of the row, and behind them those of the answer."""
+        details = dict(self.answer)
+        prediction = details.pop(next(iter(details)))
+        answer = {PREDICTION: prediction, **details}
+        return {**{name: value for name, value in self.row.items() if name not in answer}, **answer}
+
+
+def load_for(request: PredictRequest) -> AdaptedModel:
+    """Load the adapter that a request names.
+
+    Raises:
+        AdapterFileError: If there is no adapter, it is damaged, or it does not belong to the base model.
+        SpecError: If nothing names the base model, or it is not found.
+    """
+    names = None if request.labels is None else [name.strip() for name in request.labels.split(",")]
+    model = load(
+        str(request.adapter),
+        request.model,
+        kind=request.kind,
+        label_names=names,
+        max_length=request.max_length,
+        scoring=request.scoring,
+        batch_size=request.batch_size,
+        device=request.device,
+        precision=request.precision,
+        trust_remote_code=request.trust_remote_code,
+    )
+    return model.with_columns(request.text_column, request.pair_column)
+
+
+def predict(request: PredictRequest, *, progress: Progress | None = None) -> Iterator[AnsweredRow]:
+    """Yield each row of the data with its answer, in order.
+
+    Args:
+        request: Names the adapter and the data.
+        progress: Gets the number of rows that are answered.
+
+    Raises:
+        AdapterFileError: If there is no adapter, it is damaged, or it does not belong to the base model.
+        SpecError: If nothing names the base model, it is not found, or no data is named.
+        DataError: If the data cannot be read, or a text is missing.
+    """
+    if request.data is None:
+        raise SpecError("there is no data to predict; name it with --data, or give texts with --text.")
+    rows = read_whole(request.data, request.split, request.read_options).rows
+    return answer_rows(load_for(request), rows, request, progress=progress)
+
+
+def answer_rows(
+    model: AdaptedModel,
+    rows: Sequence[Row],
+    request: PredictRequest,
+    *,
+    progress: Progress | None = None,
+    on_text: Callable[[str], None] | None = None,
+) -> Iterator[AnsweredRow]:
+    """Yield each row with its answer, in order; all rows are read as examples before the first is answered.
+
+    Args:
+        model: Made by `load`.
+        rows: In any number.
+        request: How texts are generated.
+        progress: Gets the number of rows that are answered.
+        on_text: Gets a generated answer piece by piece, if there is one row.
+
+    Raises:
+        DataError: If a column or a text is missing, with the number of its row.
+    """
+    examples = model.examples(rows)
+    bar = progress or Silent()
+    bar.start(len(rows), "predict")
+    # Rows of a part are sorted by length before they are put into batches.
+    size = model.learner.batch_size * _BATCHES
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        for row, answer in zip(
+            rows[part], model.answer(examples[part], request, on_text=on_text), strict=True
+        ):
+            yield AnsweredRow(row, answer)
+        bar.advance(min(start + size, len(rows)))
+    bar.finish()
+
+
+def parse_lines(lines: Iterable[str]) -> list[InputText]:
+    """Return lines as inputs: a line that is an object of JSON is a row, any other a text."""
+    return [_object_of(line) or line.rstrip("\r\n") for line in lines]
+
+
+def _object_of(line: str) -> Mapping[str, object] | None:
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else None
+
+
+# Files of answers
+
+
+def check_answer_file(path: Path, *, overwrite: bool) -> None:
+    """Check, before any work is done, that answers can be written to a file.
+
+    Raises:
+        SpecError: If its ending is not one of `ENDINGS`, or nothing can be written there.
+        OutputExistsError: If it exists and shall not be replaced.
+    """
+    if path.suffix not in ENDINGS:
+        raise SpecError(f"'{path}' ends in '{path.suffix}'; name a file that ends in {' or '.join(ENDINGS)}.")
+    check_free_file(path, overwrite=overwrite)
+
+
+def write_answers(
+    answers: Iterable[AnsweredRow], path: Path, *, classes: Sequence[str] = (), overwrite: bool = False
+) -> int:
+    """Write rows with their answers as JSON Lines or CSV; the file appears when it is whole.
+
+    A CSV file has the columns of the input, `prediction`, and for a task with classes `probability` and a
+    column `probability: CLASS` for each; lists and objects are written as JSON.
+
+    Args:
+        answers: In the order of the file.
+        path: The file; its ending says the form.
+        classes: The class names of the task, if it has classes.
+        overwrite: Whether to replace an earlier file.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        SpecError: If its ending is not one of `ENDINGS`, or nothing can be written there.
+        OutputExistsError: If it exists and shall not be replaced.
+    """
+    check_answer_file(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, check=partial(_check_absent, path, overwrite=overwrite)) as file:
+        if path.suffix == ".csv":
+            return _write_csv(file, [_cells(answer, classes) for answer in answers])
+        count = 0
+        for count, answer in enumerate(answers, 1):  # noqa: B007 (the number of the last one)
+            file.write(f"{json_line(answer)}\n".encode())
+        return count
+
+
+def _check_absent(path: Path, *, overwrite: bool) -> None:
+    """Check that nobody has written the file in the meantime."""
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"'{path}' has been written by another program; choose another file.")
+
+
+def json_line(answer: AnsweredRow) -> str:
+    """Return a row with its answer as one line of JSON."""
+    return json.dumps(answer.values(), ensure_ascii=False, default=str)
+
+
+def _write_csv(file: BinaryIO, rows: Sequence[Mapping[str, object]]) -> int:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    # Not every row need have the same columns, nor every answer.
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    text.flush()
+    text.detach()
+    return len(rows)
+
+
+def _cells(answer: AnsweredRow, classes: Sequence[str]) -> dict[str, object]:
+    """Return a row with its answer as cells of a table."""
+    values = answer.values()
+    shares = values.get(_PROBABILITIES)
+    # The candidates of a question are its own, and make no columns.
+    if isinstance(shares, dict) and classes:
+        del values[_PROBABILITIES]
+        values[_PROBABILITY] = answer.probability
+        values |= {f"{_PROBABILITY}: {name}": shares[name] for name in classes}
+    return {name: _cell(value) for name, value in values.items()}
+
+
+def _cell(value: object) -> object:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else value
