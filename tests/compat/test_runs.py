@@ -47,7 +47,13 @@ def read_curve(folder):
         return list(csv.DictReader(file))
 
 
-ADDED = {"settings", "columns", "weights_sha256"}  # fields that 0.1.0 did not have
+ADDED = {
+    "settings",
+    "columns",
+    "weights_sha256",
+    "best_step",
+    "stopped_early",
+}  # fields that 0.1.0 did not have
 
 
 def assert_close(one, other, *, tolerance):

@@ -14,7 +14,7 @@ from rankfold.files import check_writable
 from rankfold.models.names import check_model_name
 from rankfold.plugins import file_names
 from rankfold.runs.output import check_output
-from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX, RunRequest
+from rankfold.runs.request import HEAD_ONLY_NAME, LOGGERS, PEFT_PREFIX, RunRequest
 from rankfold.tasks.data.read import find_source
 from rankfold.tasks.registry import check_named
 from rankfold.train.schedule import QUANTISED_OPTIMIZERS
@@ -79,6 +79,13 @@ def check_packages(request: RunRequest) -> None:
         raise SpecError(
             f"{option} takes the package 'bitsandbytes'; install it with `pip install 'rankfold[quantise]'`."
         )
+    for logger in request.loggers:
+        package = LOGGERS[logger]
+        if find_spec(package) is None:
+            raise SpecError(
+                f"--report-to {logger} takes the package '{package}'; "
+                f"install it with `pip install {package}`."
+            )
 
 
 def check_method_name(name: str) -> None:

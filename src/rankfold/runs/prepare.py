@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from rankfold.errors import RankfoldError, SpecError
+from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.loading import Loading
@@ -20,6 +20,7 @@ from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.tasks import TaskData, limit_rows, load_task
 from rankfold.tasks.data.findings import Finding, log_findings
 from rankfold.tasks.kinds import Features, Learner, TaskKind
+from rankfold.train.held_out import LOSS
 from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
 from rankfold.train.reducer.reducer import Reducer
@@ -96,6 +97,8 @@ def prepare(request: RunRequest) -> RunSetup:
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     log_findings(data.all_findings)
     data = limit_rows(data, {"train": request.train_rows, "validation": request.eval_rows})
+    if request.save_best not in (None, LOSS, *data.task.metrics):
+        raise unknown_name("metric of save_best", str(request.save_best), (LOSS, *data.task.metrics))
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     head = data.kind.head(data.examples.label_names)

@@ -119,7 +119,8 @@ class TrainingInfo:
     """The training. `steps` counts the updates that were made; `epochs` may be a fraction.
 
     `rates` is what was asked about learning rates by role, and `groups` what came of it; both are empty where
-    everything learned at `learning_rate`.
+    everything learned at `learning_rate`. `best_step` is the update whose adapter was saved, where the best
+    evaluation decided it.
     """
 
     epochs: float
@@ -136,6 +137,8 @@ class TrainingInfo:
     head: Literal["trained", "frozen", "none"]
     rates: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     groups: tuple[RateGroup, ...] = ()
+    best_step: int | None = None
+    stopped_early: bool = False
 
 
 @dataclass(frozen=True, slots=True)

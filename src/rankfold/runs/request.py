@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 from pydantic import Field, JsonValue
 from pydantic.fields import FieldInfo
 
-from rankfold.errors import SpecError
+from rankfold.errors import SpecError, unknown_name
 from rankfold.runs.fields import (
     Option,
     Request,
@@ -24,7 +24,7 @@ from rankfold.tasks.data.decode import MAX_BYTES, ReadOptions
 from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.task import Mixture, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
-from rankfold.train.schedule import OptimizerName, Rates, Scheduler
+from rankfold.train.schedule import Moments, OptimizerName, Rates, Scheduler
 
 if TYPE_CHECKING:
     from rankfold.runs.record import RunRecord
@@ -38,6 +38,9 @@ PEFT_PREFIX = "peft:"
 
 HEAD_ONLY_NAME = "head_only"
 """The method that trains the task head alone."""
+
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+"""Integrations of transformers' Trainer, with the packages that they take."""
 
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -221,7 +224,6 @@ class RunRequest(DataRequest):
     learning_rate: Annotated[float | None, _TRAINING_METHOD] = Field(
         None,
         gt=0,
-        le=10**9,
         allow_inf_nan=False,
         description="Highest learning rate; the method's own if left out.",
     )
@@ -232,7 +234,7 @@ class RunRequest(DataRequest):
         0.06, ge=0, lt=1, description="Share of the steps in which the rate rises."
     )
     weight_decay: Annotated[float, _TRAINING_METHOD] = Field(
-        0.0, ge=0, le=10**9, allow_inf_nan=False, description="Weight decay of the optimiser."
+        0.0, ge=0, allow_inf_nan=False, description="Weight decay of the optimiser."
     )
     optimizer: Annotated[OptimizerName, _TRAINING_METHOD] = Field(
         "adamw", description="The optimiser; those in 8 bits take the package bitsandbytes."
@@ -267,10 +269,22 @@ class RunRequest(DataRequest):
     group_by_length: Annotated[bool, _TRAINING] = Field(
         default=False, description="Make batches of rows of similar length: less padding."
     )
-    validate: Annotated[Literal["epochs", "end"], Option("How to train", is_identity=False)] = Field(
-        "epochs",
-        description="When held-out rows are measured: epochs (before, after every epoch and at the end) or "
-        "end.",
+    validate: Annotated[Moments, Option("How to train", is_identity=False)] = Field(
+        "auto",
+        description="When held-out rows are measured: auto (before, after, and some in between in at most "
+        "2 % of the time), epochs (before, and after every epoch) or end.",
+    )
+    eval_every: Annotated[int | None, Option("How to train", metavar="STEPS", is_identity=False)] = Field(
+        None, gt=0, le=10**12, description="Measure all held-out rows every STEPS updates instead."
+    )
+    early_stopping: Annotated[int | None, Option("How to train", metavar="N")] = Field(
+        None,
+        gt=0,
+        le=10**6,
+        description="Stop after N evaluations without a better --save-best metric, or else held-out loss.",
+    )
+    save_best: Annotated[str | None, Option("How to train", metavar="METRIC")] = Field(
+        None, description="Save the adapter of the best evaluation by a metric, or by loss, not the last one."
     )
     reducer: Annotated[
         Mapping[str, JsonValue] | None,
@@ -301,6 +315,9 @@ class RunRequest(DataRequest):
     lr_base_role: Annotated[BaseRole, _RATES] = Field(
         "down", description="TLoRA+: which of down, core and up has the learning rate itself."
     )
+    report_to: Annotated[str | None, Option("Where", metavar="LOGGERS", is_identity=False)] = Field(
+        None, description=f"Log the curve, separated by commas: {', '.join(LOGGERS)}."
+    )
     checkpoint_every: Annotated[int, Option("Where", metavar="STEPS", is_identity=False)] = Field(
         200, ge=0, le=10**12, description="Save a checkpoint every STEPS updates; 0 disables."
     )
@@ -318,6 +335,7 @@ class RunRequest(DataRequest):
             raise SpecError(
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
+        self._check_evaluations()
         if self.base_dtype == "bf16" and self.precision == "fp32":
             raise SpecError("base_dtype 'bf16' cannot be trained with precision 'fp32'; use bf16 or auto.")
         _ = self.rates
@@ -340,12 +358,35 @@ class RunRequest(DataRequest):
             groups=cast("Mapping[str, float]", self.lr_groups),
         )
 
+    def _check_evaluations(self) -> None:
+        if self.validate == "end" and self.selects and self.eval_every is None:
+            option = "save_best" if self.save_best else "early_stopping"
+            raise SpecError(
+                f"validate is 'end', but {option} takes evaluations in between; "
+                "use epochs, or give eval_every."
+            )
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise unknown_name("logger of report_to", name, LOGGERS)
+
+    @property
+    def selects(self) -> bool:
+        """Whether evaluations in between decide about the result."""
+        return self.save_best is not None or self.early_stopping is not None
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The names in `report_to`."""
+        return tuple(name.strip() for name in (self.report_to or "").split(",") if name.strip())
+
     def identity(self) -> Values:
         """Return the JSON values that decide the run's result: equal for the same run, wherever it is."""
         values = self.to_dict()
         if self.epochs is None and self.steps is None:
             values["epochs"] = DEFAULT_EPOCHS
-        return {name: value for name, value in values.items() if name in IDENTITY_FIELDS}
+        # Evaluations decide nothing, unless the best of them does.
+        names = (*IDENTITY_FIELDS, "eval_every") if self.selects else IDENTITY_FIELDS
+        return {name: value for name, value in values.items() if name in names}
 
     def identity_of_seeds(self) -> str:
         """Return the identity without the seed, as a text: the same for all seeds of a variant."""

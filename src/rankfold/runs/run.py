@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shutil
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from rankfold.runs.record import (
     ReducerPoint,
     RunRecord,
     SecondsInfo,
+    TrainingInfo,
 )
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unchanged, check_unfinished, remove_leftover, unfinished_run
@@ -33,15 +35,20 @@ from rankfold.runs.trained import finish_adapter
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
 from rankfold.store.manifest import MANIFEST_NAME
 from rankfold.store.saved import open_adapter
+from rankfold.tasks import limit_rows
 from rankfold.tasks.kinds import Evaluation
 from rankfold.tasks.mixture import baselines, with_parts
 from rankfold.train.checkpoint import Checkpoints
+from rankfold.train.curve import Curve
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
-from rankfold.train.trainer import Curve, train_model
+from rankfold.train.held_out import LOSS, HeldOut
+from rankfold.train.trainer import train_model
 
 logger = logging.getLogger("rankfold.runs")
 
 CURVE_NAME = "curve.csv"
+LOGS_NAME = "runs"
+"""The folder of TensorBoard's files, as transformers names it."""
 
 
 def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
@@ -144,17 +151,25 @@ class _Result:
 
 @dataclass(slots=True)
 class _Validation:
-    """Measures the validation split, and keeps the last measurement."""
+    """Measures the validation split, and keeps the last measurement of all its rows."""
 
     setup: RunSetup
     latest: Evaluation | None = None
 
-    def during(self) -> Evaluation:
-        self.latest = self._measure(is_final=False)
+    def during(self, rows: int | None) -> Evaluation:
+        """Measure so many rows, or all of them."""
+        setup = self.setup
+        if rows is not None:
+            return limit_rows(setup.data, {"validation": rows}).evaluate(
+                setup.learner, "validation", is_final=False
+            )
+        # A metric of predictions takes predictions, however long they take.
+        self.latest = self._measure(is_final=setup.request.save_best not in (None, LOSS))
         return self.latest
 
-    def final(self) -> Evaluation:
-        if self.latest is None or self.setup.data.kind.predicts_at_end:
+    def final(self, *, is_current: bool) -> Evaluation:
+        """Return the last measurement of all rows, or measure again where the model is another since."""
+        if self.latest is None or not is_current or self.setup.data.kind.predicts_at_end:
             self.latest = self._measure(is_final=True)
         return self.latest
 
@@ -163,8 +178,8 @@ class _Validation:
 
 
 def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
-    validation = _Validation(setup)
-    if setup.request.quantise is None:  # quantised weights are where they belong
+    validation, request = _Validation(setup), setup.request
+    if request.quantise is None:  # quantised weights are where they belong
         setup.model.to(setup.device)
     curve = train_model(
         setup.model,
@@ -174,14 +189,21 @@ def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | Non
         collate=setup.data.kind.collate(setup.learner),
         device=setup.device,
         groups=setup.groups,
-        evaluate=validation.during,
-        at_end_only=setup.request.validate == "end",
+        held_out=HeldOut(
+            validation.during,
+            len(setup.data.examples.splits["validation"]),
+            request.validate,
+            request.eval_every,
+            request.save_best,
+            request.early_stopping,
+        ),
+        report_to=request.loggers,
         progress=progress,
         callbacks=[setup.reducer] if setup.reducer else [],
         checkpoints=checkpoints,
     )
     began = time.perf_counter()
-    evaluation = validation.final()
+    evaluation = validation.final(is_current=curve.best_step in (None, curve.steps))
     return _Result(curve, evaluation, curve.evaluate_seconds + time.perf_counter() - began)
 
 
@@ -195,6 +217,8 @@ def _write(start: RunRecord, setup: RunSetup, result: _Result, scratch: Path, to
         _write_curve(result.curve, work / CURVE_NAME)
         if request.keep_texts:
             _write_examples(setup, result.evaluation, work)
+        if (scratch / LOGS_NAME).is_dir():
+            shutil.move(scratch / LOGS_NAME, work / LOGS_NAME)
         replace(record, bytes=adapter_bytes(work)).write(work)
 
 
@@ -207,6 +231,8 @@ def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seco
         status="done",
         error=None,
         seconds=SecondsInfo(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
+        training=_made(start.training, setup, result.curve),
+        flops=None if start.flops is None else start.flops * result.curve.steps / setup.schedule.steps,
         peak_memory_bytes=peak_memory_bytes(setup.device),
         metrics=with_parts(setup.data.task, evaluation),
         baselines=baselines(setup.data, evaluation),
@@ -214,6 +240,14 @@ def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seco
         curve=CurveInfo(tuple(result.curve.train), tuple(result.curve.validation)),
         reducer=_with_history(start.reducer, setup),
     )
+
+
+def _made(training: TrainingInfo, setup: RunSetup, curve: Curve) -> TrainingInfo:
+    """Return the training as it was made: it may have stopped early, and not with its last weights."""
+    epochs = training.epochs * curve.steps / setup.schedule.steps
+    if curve.steps == setup.schedule.steps:
+        return replace(training, best_step=curve.best_step)
+    return replace(training, steps=curve.steps, epochs=epochs, best_step=curve.best_step, stopped_early=True)
 
 
 def _with_history(part: ReducerInfo | None, setup: RunSetup) -> ReducerInfo | None:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, Protocol, cast, final, runtime_checkable
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -82,6 +82,17 @@ def _files(checkpoint: Path) -> list[str]:
     return sorted(path.relative_to(checkpoint).as_posix() for path in paths)
 
 
+@runtime_checkable
+class HasFiles(Protocol):
+    """A callback whose state is more than JSON: it writes files into a checkpoint, and reads them again."""
+
+    def write_files(self, checkpoint: Path) -> None:
+        """Write the files of this state."""
+
+    def read_files(self, checkpoint: Path) -> None:
+        """Read the files that `write_files` wrote, if they are there."""
+
+
 @final
 class Checkpointer(TrainerCallback):
     """Callback that requests checkpoints from the Trainer, seals them, and restores other callbacks' state.
@@ -103,6 +114,9 @@ class Checkpointer(TrainerCallback):
             self._checkpoints.remove_partial()
         if state.global_step:
             restore_callbacks(self._callbacks, state.stateful_callbacks)
+            for callback in self._callbacks:
+                if isinstance(callback, HasFiles):
+                    callback.read_files(self._checkpoint(args, state))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Request a checkpoint if one is due."""
@@ -119,12 +133,19 @@ class Checkpointer(TrainerCallback):
         # Every process writes its own random state.
         wait_for_all()
         if state.is_world_process_zero:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            for callback in self._callbacks:
+                if isinstance(callback, HasFiles):
+                    callback.write_files(self._checkpoint(args, state))
+            seal(self._checkpoint(args, state))
+
+    def _checkpoint(self, args: Any, state: Any) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
     def _request_checkpoint(self, state: Any, control: Any) -> None:
         step, every = state.global_step, self._checkpoints.every
         # From a checkpoint of the last update, transformers would make one more.
-        if every and step % every == 0 and step < state.max_steps:
+        is_due = every and step % every == 0 and step < state.max_steps
+        if is_due and not control.should_training_stop:
             control.should_save = True
 
 

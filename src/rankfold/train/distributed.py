@@ -7,7 +7,7 @@ import os
 from typing import Any, cast
 
 import torch
-from accelerate import PartialState
+from accelerate import PartialState, utils
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
@@ -30,6 +30,15 @@ def is_main_process() -> bool:
 def wait_for_all() -> None:
     """Wait until every process has called this."""
     PartialState().wait_for_everyone()
+
+
+def same_everywhere(value: float) -> float:
+    """Return the main process's value, such as a time, in every process."""
+    if cast(Any, PartialState()).num_processes == 1:
+        return value
+    values = [value]
+    cast(Any, utils).broadcast_object_list(values)
+    return values[0]
 
 
 def rows_per_process(batch_size: int) -> int:

@@ -31,6 +31,9 @@ OptimizerName = Literal[
 ]
 """Optimisers of transformers that take parameter groups and whose state is in checkpoints."""
 
+Moments = Literal["auto", "epochs", "end"]
+"""When held-out rows are measured."""
+
 QUANTISED_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "lion_8bit")
 """Optimisers of the package bitsandbytes."""
 

@@ -87,7 +87,10 @@ def content(folder):
             "base_dtype": "bf16",
             "max_grad_norm": 0.5,
             "reducer": {"active_fraction": 0.5, "interval": 2, "start_step": 2},
+            "save_best": "loss",
+            "eval_every": 2,
         },
+        {"save_best": "accuracy", "early_stopping": 2, "eval_every": 1, "learning_rate": 0.5},
     ],
     ids=str,
 )

@@ -17,6 +17,7 @@ from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.train.checkpoint import SEAL, Checkpoints, is_complete, restore_callbacks, seal
+from rankfold.train.held_out import HeldOut
 from rankfold.train.schedule import Schedule
 from rankfold.train.trainer import train_model
 from tests.support.tiny_models import review_rows
@@ -88,7 +89,9 @@ def train(tiny_bert):
             Schedule(**{"steps": STEPS, "batch_size": 8, "learning_rate": 1e-2, **schedule}),
             collate=CLASSIFICATION.collate(learner),
             device=torch.device("cpu"),
-            evaluate=lambda: Evaluation(float(sum(p.sum() for p in trained(model).values())), {}),
+            held_out=HeldOut(
+                lambda _: Evaluation(float(sum(p.sum() for p in trained(model).values())), {}), 16, "epochs"
+            ),
             checkpoints=checkpoints,
             callbacks=[pacer] if stop_after is None else [pacer, Stop(stop_after)],
         )

@@ -15,8 +15,10 @@ from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.labelled import Example
+from rankfold.train.curve import CURVE_POINTS
+from rankfold.train.held_out import HeldOut
 from rankfold.train.schedule import Schedule, Scheduler
-from rankfold.train.trainer import CURVE_POINTS, train_model
+from rankfold.train.trainer import train_model
 from tests.support.tiny_models import review_rows
 
 CPU = torch.device("cpu")
@@ -109,7 +111,8 @@ def test_the_rate_rises_during_the_warm_up_and_then_falls(train):
 def test_held_out_data_is_measured_before_between_and_after(train):
     steps_of_an_epoch = 4
     curve = train(
-        Schedule(2 * steps_of_an_epoch + 1, 8, 1e-3), evaluate=lambda: Evaluation(1.5, {"accuracy": 0.5})
+        Schedule(2 * steps_of_an_epoch + 1, 8, 1e-3),
+        held_out=HeldOut(lambda _: Evaluation(1.5, {"accuracy": 0.5}), 16, "epochs"),
     )[1]
     assert [point["step"] for point in curve.validation] == [0, 4, 8, 9]
     assert curve.validation[0] == {"step": 0, "loss": 1.5, "accuracy": 0.5}
