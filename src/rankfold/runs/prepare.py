@@ -103,6 +103,10 @@ def prepare(request: RunRequest) -> RunSetup:
     set_seed(request.seed)
     head = data.kind.head(data.examples.label_names)
     loaded_base = data.kind.load(base, data.examples.label_names)
+    data = replace(
+        data,
+        examples=replace(data.examples, settings=data.kind.model_settings(loaded_base, data.examples)),
+    )
     max_length = row_length(loaded_base.model.config, head.max_length, request.max_length, loaded_base.model)
     config = method.config(
         request.options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
@@ -129,6 +133,8 @@ def prepare(request: RunRequest) -> RunSetup:
     rows = data.kind.encode(learner, data.examples.splits["train"], training=True)
     token_remarks = learner.token_findings(rows)
     log_findings(token_remarks)
+    if request.packing:
+        rows = data.kind.pack(learner, rows)
     rows, probe_rows, reducer = _reducer(request, data.kind, learner, rows)
     if reducer is not None:
         reducer.attach(model).detach()  # what it cannot work with is refused now

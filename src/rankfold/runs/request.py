@@ -99,6 +99,9 @@ class DataRequest(Request):
     text_column: Annotated[str | None, _DATA] = Field(None, description="Column of the text.")
     pair_column: Annotated[str | None, _DATA] = Field(None, description="Column of the second text.")
     label_column: Annotated[str | None, _DATA] = Field(None, description="Column of the label.")
+    choices_column: Annotated[str | None, _DATA] = Field(
+        None, description="Column of the choices of a question, or several as A,B,C,D."
+    )
     group_column: Annotated[str | None, _DATA] = Field(
         None,
         description="Column of the speaker, person or document, of which none is on both sides of a split.",
@@ -131,7 +134,9 @@ class DataRequest(Request):
     @property
     def task_request(self) -> TaskRequest:
         """The data to read, as a value of `rankfold.tasks`."""
-        columns = Columns(self.text_column, self.pair_column, self.label_column, self.group_column)
+        columns = Columns(
+            self.text_column, self.pair_column, self.label_column, self.group_column, self.choices_column
+        )
         return TaskRequest(
             self.task,
             self.data,
@@ -193,6 +198,16 @@ class RunRequest(DataRequest):
     )
     freeze_head: Annotated[bool, Option("What to train", is_per_method=True)] = Field(
         default=False, description="Keep a new classification head at its random initial values (frozen)."
+    )
+    chat_template: Annotated[str | None, _DATA] = Field(
+        None,
+        description="Template of conversations: chatml, alpaca, vicuna or a Jinja file; the model's own if "
+        "left out.",
+    )
+    packing: Annotated[bool, _TRAINING] = Field(
+        default=False,
+        description="Put several short texts into one row, which do not see each other; for kinds that write "
+        "text.",
     )
     train_rows: Annotated[int | None, _DATA] = Field(
         None, gt=0, le=10**12, description="Train on this many rows, drawn with a fixed seed."
@@ -345,7 +360,12 @@ class RunRequest(DataRequest):
     @property
     def task_request(self) -> TaskRequest:
         """The data to read, as a value of `rankfold.tasks`."""
-        return replace(super().task_request, holds_out=self.hold_out, mixture=self.mixture)
+        return replace(
+            super().task_request,
+            holds_out=self.hold_out,
+            mixture=self.mixture,
+            chat_template=self.chat_template,
+        )
 
     @property
     def rates(self) -> Rates:

@@ -7,11 +7,12 @@ from typing import Any, final
 from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
 from rankfold.tasks.bbc_news import SOURCE, read_bbc_news
-from rankfold.tasks.data.columns import Columns, check_columns, find_columns
+from rankfold.tasks.data.columns import Columns, check_columns, find_columns, is_question
 from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.missing import drop_missing
+from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Rows, Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
 from rankfold.tasks.kinds import LabelHints, find_kind, infer_kind
@@ -65,6 +66,8 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     rows = next(iter(own_tables.values())).rows
     columns = reader.find_columns(rows, request.columns)
     kind = kind or infer_kind(rows, columns, is_causal=is_causal)
+    if request.chat_template is not None and not kind.uses_chat_template:
+        raise SpecError(f"a chat template is of no use to the kind {kind.name}; leave --chat-template out.")
     if columns.group is not None or kind.reads_training:
         tables = reader.with_training(tables)
     findings: list[Finding] = [] if source is None else [*source.findings]
@@ -89,11 +92,14 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         request.learned_settings,
         request.decimal,
         is_published=task.version is not None,
+        chat_template=request.chat_template,
     )
     read = (
         {"train": tables["train"], **own_tables} if kind.reads_training and "train" in tables else own_tables
     )
-    examples = kind.examples(read, columns, hints).part(splits)
+    read, read_columns, remarks = _as_questions(read, columns)
+    findings += remarks
+    examples = kind.examples(read, read_columns, hints).part(splits)
     if part and request.learned_names:
         examples = as_part(task.name, kind, examples, request.learned_names)
     metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
@@ -108,6 +114,16 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         findings=tuple(dict.fromkeys(findings)),
         columns=columns,
     )
+
+
+def _as_questions(
+    tables: Mapping[str, Table], columns: Columns
+) -> tuple[Mapping[str, Table], Columns, list[Finding]]:
+    """Return questions with choices in columns of any names with the usual ones; other rows as they are."""
+    if columns.choices is None and not is_question(next(iter(tables.values())).rows[0], columns):
+        return tables, columns, []
+    tables, findings = as_questions(tables, columns.question)
+    return tables, Columns(group=columns.group), findings
 
 
 @final

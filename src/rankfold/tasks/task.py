@@ -121,6 +121,7 @@ class TaskRequest:
         learned_settings: The settings of the kind that a model was trained with, if one was.
         decimal: The decimal separator of numbers that are written as texts; found in the data if None.
         drops_missing: Leave out rows whose text or label is missing, instead of refusing them.
+        chat_template: Name or file of a template for kinds that write conversations; the model's if None.
         holds_out: Take as validation split a tenth of the training split, even where there is another.
         mixture: How many training rows each task of a mixture has, one of `MIXTURES`.
         reading: How files are read: their encoding, the delimiter of CSV, the most bytes.
@@ -135,6 +136,7 @@ class TaskRequest:
     learned_settings: "Mapping[str, JsonValue] | None" = None
     decimal: Decimal | None = None
     drops_missing: bool = False
+    chat_template: str | None = None
     holds_out: bool = False
     mixture: Mixture = "equal"
     reading: ReadOptions = ReadOptions()

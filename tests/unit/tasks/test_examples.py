@@ -69,7 +69,7 @@ def test_a_column_is_read_as_one_thing(given, words):
             "no column 'body'; name one that the data has: 'text', 'label'",
         ),
         ({"text": "a", "stars": 0}, Columns(), "no label column.*--label-column.*'text', 'stars'"),
-        ({"messages": []}, Columns(), "that writes text, call the columns 'instruction', 'output', or"),
+        ({"notes": []}, Columns(), "that writes text, call the columns 'instruction', 'output', or"),
         ({"name": "a", "note": "b", "label": 0}, Columns(), "which column is the text.*--text-column"),
     ],
 )
@@ -89,7 +89,7 @@ def test_the_kind_follows_from_the_labels(labels, kind):
 def test_instructions_are_refused_for_a_model_that_does_not_generate_text():
     rows = [{"instruction": "add 1 and 1", "output": "2"}]
     assert infer_kind(rows, Columns(), is_causal=True) is INSTRUCTION
-    with pytest.raises(DataError, match="generates text, such as 'smollm2'"):
+    with pytest.raises(DataError, match="use a causal language model, such as 'smollm2'"):
         infer_kind(rows, Columns(), is_causal=False)
 
 

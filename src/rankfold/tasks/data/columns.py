@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from rankfold.errors import DataError
+from rankfold.tasks.data.questions import QuestionColumns, find_question_columns, split_names
 from rankfold.tasks.data.table import Row, Rows
 from rankfold.tasks.data.texts import find_name, find_texts, text_names
 
@@ -11,6 +13,16 @@ _LABELS = ("label", "labels", "class", "category", "score", "target")
 
 INSTRUCTION_COLUMNS = ("instruction", "output")
 CHOICE_COLUMNS = ("question", "choices", "answer")
+
+_LAYOUTS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("messages",): ("system",),
+    ("conversations",): ("system",),
+    ("conversation",): ("system",),
+    INSTRUCTION_COLUMNS: ("input", "system", "history"),
+    ("prompt", "completion"): ("system", "history"),
+    CHOICE_COLUMNS: ("context",),
+}
+"""Columns of conversations, instructions and questions, with those that may stand beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +35,22 @@ class Columns:
         pair: The second text of a pair, or several columns.
         label: What is to be predicted; None for instructions and choices.
         group: Whose rows they are: a person or document, which no two splits may share; None if nobody says.
+        choices: The choices of a question: a column of lists, or several columns with commas between them.
     """
 
     text: str | None = None
     pair: str | None = None
     label: str | None = None
     group: str | None = None
+    choices: str | None = None
+
+    @property
+    def question(self) -> QuestionColumns:
+        """The columns of a question with choices, those that are None by their usual names."""
+        fixed = QuestionColumns()
+        return QuestionColumns(
+            self.text or fixed.text, self.label or fixed.label, self.choices or fixed.choices
+        )
 
     def by_role(self) -> dict[str, str]:
         """Return the names of the columns that are known, by their role here."""
@@ -41,7 +63,7 @@ class Columns:
         An example is "text from 'text', label from 'class'; not read: 'id'".
         """
         if self.label is None:
-            names = INSTRUCTION_COLUMNS if has_columns(row, INSTRUCTION_COLUMNS) else CHOICE_COLUMNS
+            names = layout_of(row) or tuple(filter(None, (self.text,)))
             text = _quote_list(names)
         else:
             roles = {
@@ -49,7 +71,10 @@ class Columns:
                 "second text": text_names(self.pair, row),
                 "label": (self.label,),
             }
-            names = tuple(name for columns in roles.values() for name in columns)
+            if self.choices is not None:
+                choices = split_names(row, self.choices)
+                roles = {"question": (self.text,), "choices": choices, "answer": (self.label,)}
+            names = tuple(name for columns in roles.values() for name in columns if name is not None)
             text = ", ".join(f"{role} from {_join(columns)}" for role, columns in roles.items() if columns)
         unread = [name for name in row if name not in (*names, self.group)]
         # A kind with columns of its own reads others than those named here.
@@ -59,7 +84,8 @@ class Columns:
 def find_columns(rows: Rows, overrides: Columns) -> Columns:
     """Return the columns to read: those in `overrides`, the rest by their usual names.
 
-    Rows with `instruction` and `output`, or with `question`, `choices` and `answer`, need none.
+    Conversations (`messages`), instructions (`instruction` and `output`) and questions (`question`, `choices`
+    and `answer`) need none.
 
     Args:
         rows: At least one row.
@@ -71,11 +97,14 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
     """
     present = tuple(rows[0])
     _check_present(present, overrides, (overrides.label, overrides.group))
-    if overrides == Columns(group=overrides.group) and (
-        has_columns(rows[0], INSTRUCTION_COLUMNS) or has_columns(rows[0], CHOICE_COLUMNS)
-    ):
-        _check_group(overrides.group, (*INSTRUCTION_COLUMNS, *CHOICE_COLUMNS))
+    if overrides == Columns(group=overrides.group) and (layout := layout_of(rows[0])):
+        _check_group(overrides.group, layout)
         return overrides
+    if overrides.label is None and _is_conversation(rows[0].get(overrides.text or "")):
+        return overrides
+    named = QuestionColumns(overrides.text, overrides.label, overrides.choices)
+    if overrides.pair is None and (question := find_question_columns(rows[0], named)):
+        return replace(overrides, **question._asdict())
     label = overrides.label or find_name(_LABELS, present)
     if label is None:
         raise DataError(
@@ -156,12 +185,35 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
     """
     for split, rows in splits.items():
         texts = (*text_names(columns.text, rows[0]), *text_names(columns.pair, rows[0]))
-        for name in (*texts, columns.label, columns.group):
+        choices = () if columns.choices is None else split_names(rows[0], columns.choices)
+        for name in (*texts, columns.label, columns.group, *choices):
             if name is not None and name not in rows[0]:
                 raise DataError(
                     f"the split '{split}' has no column '{name}', but {_quote_list(rows[0])}; "
                     "give every split the same columns."
                 )
+
+
+def layout_of(row: Row) -> tuple[str, ...]:
+    """Return the columns of a conversation, an instruction or a question that a row has; empty if of none."""
+    for names, others in _LAYOUTS.items():
+        first: str = next(iter(names), "")
+        if has_columns(row, names) and (len(names) > 1 or _is_conversation(row[first], is_strict=False)):
+            return (*names, *(name for name in others if name in row))
+    return ()
+
+
+def is_question(row: Row, columns: Columns) -> bool:
+    """Return whether a row is a question whose choices are compared, and nothing else."""
+    return columns.label is None and layout_of(row)[: len(CHOICE_COLUMNS)] == CHOICE_COLUMNS
+
+
+def _is_conversation(value: object, *, is_strict: bool = True) -> bool:
+    """Return whether a value is a list of messages, perhaps written as JSON; unless strict, any list."""
+    if isinstance(value, str):
+        return value.lstrip().startswith("[{")
+    items = cast("list[object]", value) if isinstance(value, list) else None
+    return items is not None and (not is_strict or all(isinstance(item, Mapping) for item in items))
 
 
 def has_columns(row: Row, names: Sequence[str]) -> bool:

@@ -1,6 +1,7 @@
 """Answers in text: their token ids, how likely a model finds them, and which of several it gives."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,10 +11,16 @@ from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq
 
 from rankfold.errors import DataError, SpecError
+from rankfold.tasks.kinds.chat_template import ASSISTANT, USER, ChatTemplate, Message, Segment
 from rankfold.tasks.kinds.kind import IGNORED_LABEL, Collate
-from rankfold.tasks.kinds.labelled import note_cut
 from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.packing import SharedPrompt, collate_packed, shared_log_likelihoods
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
+
+logger = logging.getLogger("rankfold.tasks")
+
+_CHUNK = 256
+"""Rows that are tokenised at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,93 +32,185 @@ class Instruction:
         prompt: Without the model's chat template.
         answer: The text to learn; empty if it is not known.
         candidates: All answers that are possible, in order; empty if the answer is open.
+        turns: All turns before the answer, the prompt among them, where the row says who speaks.
     """
 
     id: int | str
     prompt: str
     answer: str = ""
     candidates: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Token ids of a part of a row, and whether they count in the loss."""
+
+    ids: list[int]
+    is_learned: bool
+
+
+# Encoding
+
+
+def encode_answers(
+    learner: Learner, answers: Sequence[tuple[Instruction, str]], *, is_compared: bool = False
+) -> list[dict[str, list[int]]]:
+    """Tokenise prompts, each with one answer; only the assistant's tokens have labels, in every turn.
+
+    A prompt that is too long loses its beginning; an answer is never cut.
+
+    Args:
+        learner: Its chat template frames the prompts, if there is one.
+        answers: Instructions with the text after the prompt; the end-of-text token is added.
+        is_compared: Whether only these answers have labels, not the earlier turns of the assistant.
+
+    Raises:
+        DataError: If an answer leaves no room for its prompt, with how many do.
+        SpecError: If there are conversations and no chat template.
+    """
+    rows: list[dict[str, list[int]]] = []
+    too_long: list[tuple[int, Instruction]] = []
+    cut = 0
+    with learner.reporting(len(answers), "reading texts") as report:
+        for start in range(0, len(answers), _CHUNK):
+            chunk = answers[start : start + _CHUNK]
+            for (item, _), parts in zip(
+                chunk, _tokenise(learner, chunk, is_compared=is_compared), strict=True
+            ):
+                answer = len(parts[-1].ids)
+                if answer >= learner.max_length:
+                    too_long.append((answer, item))
+                    continue
+                cut += sum(len(part.ids) for part in parts) > learner.max_length
+                rows.append(_as_row(parts, learner.max_length))
+            report(start + len(chunk))
+    if too_long:
+        raise _no_room(too_long, len(answers))
+    if cut:
+        logger.info(
+            "%d of %d prompts have more than %d tokens with their answers and lose their beginning; "
+            "--max-length takes more.",
+            cut,
+            len(answers),
+            learner.max_length,
+        )
+    return rows
 
 
 def encode_answer(
     tokenizer: Any, instruction: Instruction, answer: str, max_length: int
 ) -> dict[str, list[int]]:
-    """Tokenise one prompt with one answer; only the answer's tokens have labels.
-
-    A prompt that is too long loses its beginning; an answer is never cut.
-
-    Args:
-        tokenizer: Its chat template frames the prompt, if it has one.
-        instruction: Whose prompt to use.
-        answer: The text after the prompt; the end-of-text token is added.
-        max_length: The most tokens, prompt and answer together.
+    """Tokenise one prompt with one answer, as `encode_answers` does.
 
     Raises:
-        DataError: If the answer alone is longer than `max_length`.
+        DataError: If the answer leaves no room for the prompt.
     """
-    answer_ids = answer_token_ids(tokenizer, instruction, answer, max_length)
-    prompt_ids = _prompt_token_ids(tokenizer, instruction.prompt)[-(max_length - len(answer_ids)) :]
-    input_ids = prompt_ids + answer_ids
-    return {
-        "input_ids": input_ids,
-        "attention_mask": [1] * len(input_ids),
-        "labels": [IGNORED_LABEL] * len(prompt_ids) + answer_ids,
-    }
+    learner = Learner(cast(Any, None), tokenizer, max_length)
+    return encode_answers(learner, [(instruction, answer)])[0]
 
 
-def encode_prompts(tokenizer: Any, instructions: Sequence[Instruction], max_length: int) -> list[list[int]]:
+def encode_prompts(learner: Learner, instructions: Sequence[Instruction], max_length: int) -> list[list[int]]:
     """Tokenise prompts up to where their answers begin; one that is too long loses its beginning."""
-    token_ids = [_prompt_token_ids(tokenizer, item.prompt)[-max_length:] for item in instructions]
-    note_cut("prompts", token_ids, max_length)
-    return token_ids
-
-
-def answer_token_ids(tokenizer: Any, instruction: Instruction, answer: str, max_length: int) -> list[int]:
-    """Return the token ids of an answer with the end of text.
-
-    Raises:
-        DataError: If they leave no room for the prompt.
-    """
-    ids: list[int] = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    if tokenizer.eos_token_id is not None:
-        ids = [*ids, tokenizer.eos_token_id]
-    if len(ids) >= max_length:
-        raise DataError(
-            f"the answer of '{instruction.id}' has {len(ids)} tokens, which leaves no room for its prompt; "
-            f"raise --max-length above {len(ids)}."
+    prompts = [parts[0].ids for parts in _tokenise(learner, [(item, None) for item in instructions])]
+    cut = sum(len(ids) > max_length for ids in prompts)
+    if cut:
+        logger.info(
+            "%d of %d prompts have more than %d tokens and lose their beginning; --max-length takes more.",
+            cut,
+            len(prompts),
+            max_length,
         )
-    return ids
+    return [ids[-max_length:] for ids in prompts]
 
 
-def _prompt_token_ids(tokenizer: Any, prompt: str) -> list[int]:
-    if tokenizer.chat_template is None:
-        begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        return begin + tokenizer(f"{prompt}\n\n", add_special_tokens=False)["input_ids"]
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def _tokenise(
+    learner: Learner, answers: Sequence[tuple[Instruction, str | None]], *, is_compared: bool = True
+) -> Iterator[list[_Part]]:
+    """Yield the tokens of each prompt and its answer; an answer that is None is left out."""
+    tokenizer = learner.processor
+    template = learner.chat_template
+    segments = [_segments(template, item, answer, is_compared=is_compared) for item, answer in answers]
+    texts = [segment.text for row in segments for segment in row]
+    token_ids: Iterator[list[int]] = iter(
+        tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    )
+    begin: int | None = tokenizer.bos_token_id if template.source is None else None
+    for (_, answer), row in zip(answers, segments, strict=True):
+        parts = [_Part(next(token_ids), segment.is_learned) for segment in row]
+        if begin is not None:
+            parts[0].ids.insert(0, begin)
+        ending = [] if answer is None or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        if parts[-1].ids[-1:] != ending:
+            parts[-1].ids.extend(ending)
+        yield parts
 
 
-def answer_collator(tokenizer: Any) -> Collate:
+def _segments(
+    template: ChatTemplate, item: Instruction, answer: str | None, *, is_compared: bool
+) -> list[Segment]:
+    turns = item.turns or (Message(USER, item.prompt),)
+    if item.turns and answer is not None and not is_compared:
+        return template.segments([*turns, Message(ASSISTANT, answer)], item.id)
+    is_bare = template.source is None and not item.turns
+    prompt = f"{item.prompt}\n\n" if is_bare else template.prompt(turns, item.id)
+    answers = [] if answer is None else [Segment(answer, is_learned=True)]
+    return [Segment(prompt, is_learned=False), *answers]
+
+
+def _as_row(parts: Sequence[_Part], max_length: int) -> dict[str, list[int]]:
+    input_ids = [token for part in parts for token in part.ids]
+    labels = [token if part.is_learned else IGNORED_LABEL for part in parts for token in part.ids]
+    input_ids, labels = input_ids[-max_length:], labels[-max_length:]
+    return {"input_ids": input_ids, "attention_mask": [1] * len(input_ids), "labels": labels}
+
+
+def _no_room(too_long: Sequence[tuple[int, Instruction]], rows: int) -> DataError:
+    longest, count = max(length for length, _ in too_long), len(too_long)
+    subject = f"the answer of '{too_long[0][1].id}' has"
+    if count > 1:
+        subject = f"{count} of {rows} answers, the first of '{too_long[0][1].id}', have up to"
+    return DataError(
+        f"{subject} {longest} tokens, which leaves no room for {'a' if count > 1 else 'its'} prompt; "
+        f"raise --max-length above {longest}, or remove what is longer."
+    )
+
+
+def answer_collator(learner: Learner) -> Collate:
     """Return the function that pads rows, and the labels of their tokens, to the longest of their batch."""
-    collator: Any = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED_LABEL)
-    return collator
+    collator: Any = DataCollatorForSeq2Seq(learner.processor, label_pad_token_id=IGNORED_LABEL)
+
+    def collate(rows: Sequence[Features]) -> dict[str, Any]:
+        if any("sequence_ids" in row for row in rows):
+            return collate_packed(learner, rows)
+        return dict(collator(rows))
+
+    return collate
+
+
+# Likelihoods
 
 
 def log_likelihoods(learner: Learner, rows: Sequence[Features]) -> list[tuple[float, int]]:
     """Return the log-likelihood of each row's labelled tokens, and their number."""
     scores = [(0.0, 0)] * len(rows)
-    for indices, batch in learner.batches(rows, answer_collator(learner.processor)):
-        targets = batch.pop("labels")[:, 1:]
-        logits = learner.logits(batch)[:, :-1]
-        is_labelled = targets != IGNORED_LABEL
-        losses = functional.cross_entropy(logits[is_labelled], targets[is_labelled].cpu(), reduction="none")
-        likelihoods = torch.zeros(targets.shape)
-        likelihoods[is_labelled.cpu()] = -losses
-        totals: list[float] = cast(Any, likelihoods.sum(1)).tolist()
-        counts: list[int] = is_labelled.sum(1).tolist()
-        for index, total, tokens in zip(indices, totals, counts, strict=True):
-            scores[index] = (total, tokens)
+    done = 0
+    with learner.reporting(len(rows), "measuring answers") as report:
+        for indices, batch in learner.batches(rows, answer_collator(learner)):
+            targets = batch.pop("labels")[:, 1:]
+            logits = learner.logits(batch)[:, :-1]
+            is_labelled = targets != IGNORED_LABEL
+            losses = functional.cross_entropy(
+                logits[is_labelled], targets[is_labelled].cpu(), reduction="none"
+            )
+            likelihoods = torch.zeros(targets.shape, dtype=logits.dtype)
+            likelihoods[is_labelled.cpu()] = -losses
+            totals: list[float] = cast(Any, likelihoods.sum(1)).tolist()
+            counts: list[int] = is_labelled.sum(1).tolist()
+            for index, total, tokens in zip(indices, totals, counts, strict=True):
+                scores[index] = (total, tokens)
+            done += len(indices)
+            report(done)
     return scores
 
 
@@ -128,16 +227,16 @@ def choose(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
 
 
 def candidate_scores(learner: Learner, questions: Sequence[Instruction]) -> list[list[float]]:
-    """Return the log-likelihood of each candidate of each question: a token's on average, or in total."""
-    rows = [
-        encode_answer(learner.processor, item, candidate, learner.max_length)
-        for item in questions
-        for candidate in item.candidates
-    ]
+    """Return the log-likelihood of each candidate of each question: a token's on average, or in total.
+
+    The model reads a prompt once for all its candidates, where it can.
+    """
+    pairs = [(item, candidate) for item in questions for candidate in item.candidates]
+    rows = encode_answers(learner, pairs, is_compared=True)
     is_total = learner.scoring == Scoring.TOTAL_LIKELIHOOD
-    likelihoods = iter(
-        [total if is_total else total / tokens for total, tokens in log_likelihoods(learner, rows)]
-    )
+    prompts = SharedPrompt.group(rows)
+    totals = shared_log_likelihoods(learner, prompts, lambda part: log_likelihoods(learner, part))
+    likelihoods = iter([total if is_total else total / tokens for total, tokens in totals])
     return [[next(likelihoods) for _ in item.candidates] for item in questions]
 
 
@@ -151,6 +250,9 @@ def likeliest_answers(learner: Learner, questions: Sequence[Instruction]) -> lis
     return answers
 
 
+# Generated texts
+
+
 def _choose_generated(learner: Learner, questions: Sequence[Instruction]) -> list[int]:
     """Let the model answer, and read which candidate it names."""
     predictions = [NO_CHOICE] * len(questions)
@@ -162,12 +264,16 @@ def _choose_generated(learner: Learner, questions: Sequence[Instruction]) -> lis
 def generate_answers(learner: Learner, instructions: Sequence[Instruction]) -> list[str]:
     """Return the text that the model writes after each prompt, as the learner's `sampling` says."""
     check_room(learner)
-    prompts = encode_prompts(learner.processor, instructions, learner.prompt_room)
+    prompts = encode_prompts(learner, instructions, learner.prompt_room)
     texts = [""] * len(prompts)
-    for indices in learner.similar([len(prompt) for prompt in prompts]):
-        batch = learner.generate([prompts[index] for index in indices])
-        for index, text in zip(indices, batch, strict=True):
-            texts[index] = text
+    done = 0
+    with learner.reporting(len(prompts), "writing answers") as report:
+        for indices in learner.similar([len(prompt) for prompt in prompts]):
+            batch = learner.generate([prompts[index] for index in indices])
+            for index, text in zip(indices, batch, strict=True):
+                texts[index] = text
+            done += len(indices)
+            report(done)
     return texts
 
 

@@ -28,8 +28,9 @@ class Classification(LabelledText):
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether labels are words or whole numbers, or choices that only a head can tell apart."""
-        if columns.label is None:
-            return not is_causal and has_columns(rows[0], CHOICE_COLUMNS)
+        if columns.label is None or columns.choices is not None:
+            has_choices = columns.choices is not None or has_columns(rows[0], CHOICE_COLUMNS)
+            return not is_causal and has_choices
         values = [row.get(columns.label) for row in rows]
         return not isinstance(values[0], list) and not is_measured(values, columns.label)
 

@@ -10,23 +10,25 @@ from transformers import AutoModelForCausalLM
 
 from rankfold.errors import DataError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, TaskHead
-from rankfold.tasks.data.columns import CHOICE_COLUMNS, INSTRUCTION_COLUMNS, Columns, has_columns
+from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns, layout_of
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.answers import (
     Instruction,
     answer_collator,
-    answer_token_ids,
     check_room,
     choose,
-    encode_answer,
+    encode_answers,
     generate_answers,
     likeliest_answers,
     log_likelihoods,
 )
+from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATE, ChatTemplate, read_template
+from rankfold.tasks.kinds.conversations import InstructionReader, drop_empty
 from rankfold.tasks.kinds.kind import Collate, Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import note_cut, read_rows
+from rankfold.tasks.kinds.labelled import read_rows
 from rankfold.tasks.kinds.learner import Features, Learner
-from rankfold.tasks.kinds.prompts import candidate_answers, closed_answers, prompt_and_answer, prompt_of
+from rankfold.tasks.kinds.packing import pack_rows
+from rankfold.tasks.kinds.prompts import closed_answers
 from rankfold.tasks.metrics import ANSWER_LOSS, UNPARSED
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, check_scoring
 
@@ -45,6 +47,7 @@ class InstructionKind(TaskKind):
     name: ClassVar[str] = "instruction"
     default_for_causal: ClassVar[bool | None] = True
     loss_per_token: ClassVar[bool] = True
+    uses_chat_template: ClassVar[bool] = True
     reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
     derived_settings: ClassVar[frozenset[str]] = frozenset({_ANSWERS})
 
@@ -56,24 +59,19 @@ class InstructionKind(TaskKind):
         """
         if columns.label is not None:
             return False
-        columns_text = ", ".join(map(repr, INSTRUCTION_COLUMNS))
         if not is_causal and not has_columns(rows[0], CHOICE_COLUMNS):
+            layout = layout_of(rows[0]) or (columns.text or "",)
             raise DataError(
-                f"the rows are instructions ({columns_text}), which this model cannot answer; "
-                "use one that generates text, such as 'smollm2', or name the columns to classify by "
-                "with --text-column and --label-column."
+                f"the rows are instructions ({', '.join(map(repr, layout))}), which this model cannot "
+                "answer; use a causal language model, such as 'smollm2' (not an encoder-decoder), or name "
+                "the columns to classify by with --text-column and --label-column."
             )
         return is_causal and not has_columns(rows[0], ("choices", "answer"))
 
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return prompts with answers; few different answers in training are the candidates of all rows."""
-        _ = columns
-
-        def instruction(row: Row, name: int | str) -> Instruction:
-            prompt, answer = prompt_and_answer(row, hints.choice_word)
-            return Instruction(name, prompt, answer, candidate_answers(row, answer))
-
-        splits = read_rows(tables, instruction)
+        reader = InstructionReader(columns, hints.choice_word)
+        splits, findings = drop_empty(tables, read_rows(tables, reader.read))
         answers = _learned_answers(hints)
         if answers is None:
             answers = closed_answers([item.answer for item in next(iter(splits.values()))])
@@ -91,7 +89,18 @@ class InstructionKind(TaskKind):
                     split,
                     len(answers),
                 )
-        return Examples(None, splits, settings={_ANSWERS: list(answers)} if answers else {})
+        settings: dict[str, JsonValue] = {_ANSWERS: list(answers)} if answers else {}
+        if (template := _template_of(hints)) is not None:
+            settings[CHAT_TEMPLATE] = template
+        return Examples(None, splits, (*reader.findings(), *findings), settings)
+
+    def model_settings(self, base: LoadedModel, examples: Examples) -> Mapping[str, JsonValue]:
+        """Return the settings with the model's own chat template, where conversations are written by it."""
+        template = ChatTemplate(base.processor).source
+        is_chat = any(item.turns for items in examples.splits.values() for item in items)
+        if not is_chat or template is None or CHAT_TEMPLATE in examples.settings:
+            return examples.settings
+        return {**examples.settings, CHAT_TEMPLATE: template}
 
     def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the columns as they are: those of instructions have fixed names."""
@@ -105,14 +114,10 @@ class InstructionKind(TaskKind):
 
     def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Instruction]:
         """Return rows as prompts without answers; choices are their candidates."""
-        _ = columns
         hints = hints or LabelHints()
         answers = _learned_answers(hints) or ()
-        prompts = [prompt_of(row, hints.choice_word) for row in rows]
-        return [
-            Instruction(index, prompt, "", choices or answers)
-            for index, (prompt, choices) in enumerate(prompts)
-        ]
+        reader = InstructionReader(columns, hints.choice_word)
+        return [reader.read_prompt(row, index, answers) for index, row in enumerate(rows)]
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the loss of answers, behind the accuracy where there are candidates."""
@@ -166,13 +171,19 @@ class InstructionKind(TaskKind):
     ) -> Sequence[Features]:
         """Tokenise prompts with their answers."""
         _ = training  # the answer is part of the row
-        rows = [encode_answer(learner.processor, item, item.answer, learner.max_length) for item in examples]
-        note_cut("prompts", [row["input_ids"] for row in rows], learner.max_length)
-        return rows
+        return encode_answers(learner, [(item, item.answer) for item in examples])
+
+    def pack(self, learner: Learner, rows: Sequence[Features]) -> Sequence[Features]:
+        """Return encoded rows, several of them in one, which do not see each other.
+
+        Raises:
+            SpecError: If the model reads packed texts in another way than each alone.
+        """
+        return pack_rows(learner, rows)
 
     def collate(self, learner: Learner) -> Collate:
         """Return the function that pads rows and the labels of their tokens."""
-        return answer_collator(learner.processor)
+        return answer_collator(learner)
 
     def check(self, learner: Learner, examples: Sequence[Instruction]) -> None:
         """Check that every answer that will be scored or generated leaves room for a prompt.
@@ -183,9 +194,9 @@ class InstructionKind(TaskKind):
         """
         if learner.scoring == Scoring.GENERATED:
             check_room(learner)
-        owners = {answer: item for item in examples for answer in (item.answer, *item.candidates)}
-        for answer, item in owners.items():
-            answer_token_ids(learner.processor, item, answer, learner.max_length)
+        owners = {answer: item for item in examples for answer in item.candidates}
+        encode_answers(learner, [(item, answer) for answer, item in owners.items()], is_compared=True)
+        encode_answers(learner, [(item, item.answer) for item in examples if not item.candidates])
 
     def scoring(self, name: str | None, metrics: Sequence[str], task: str) -> str | None:
         """Return the way in which answers with choices are found: by likelihood if nobody asked.
@@ -267,6 +278,14 @@ class InstructionKind(TaskKind):
     def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return the accuracy first if some task has it."""
         return max(metrics, key=len)
+
+
+def _template_of(hints: LabelHints) -> str | None:
+    """Return the text of the chat template that the user named, or that a model was trained with."""
+    if hints.chat_template is not None:
+        return read_template(hints.chat_template)
+    template = (hints.learned_settings or {}).get(CHAT_TEMPLATE)
+    return template if isinstance(template, str) else None
 
 
 def _generated_answers(learner: Learner, examples: Sequence[Instruction]) -> list[dict[str, JsonValue]]:

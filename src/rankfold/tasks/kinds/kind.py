@@ -63,6 +63,7 @@ class LabelHints:
         learned_settings: The `Examples.settings` that a model was trained with; None if none has been yet.
         decimal: The decimal separator of numbers that are written as texts; found in the data if None.
         is_published: Whether the task is a known one, whose protocol is not changed.
+        chat_template: The name or file of a chat template, if the user named one.
     """
 
     names: Sequence[str] | None = None
@@ -71,6 +72,7 @@ class LabelHints:
     learned_settings: Mapping[str, JsonValue] | None = None
     decimal: Decimal | None = None
     is_published: bool = False
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class TaskKind(ABC):
         default_for_causal: Whether it is the usual kind of models that generate text (True), or of all others
             (False), where there is no data to infer it from; None if neither.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
+        uses_chat_template: Whether its examples are written by the model's chat template.
         reads_training: Whether the examples of any split depend on the training split.
         baselines: Constant predictions by name, each computed from the training labels: the scores of a model
             that never looks at its input.
@@ -120,6 +123,7 @@ class TaskKind(ABC):
     former_names: ClassVar[tuple[str, ...]] = ()
     derived_settings: ClassVar[frozenset[str]] = frozenset()
     loss_per_token: ClassVar[bool] = False
+    uses_chat_template: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
 
@@ -268,6 +272,16 @@ class TaskKind(ABC):
         """
         return load_model(base, self.head(label_names))
 
+    def model_settings(self, base: LoadedModel, examples: Examples) -> Mapping[str, JsonValue]:
+        """Return the settings of examples with those that come from the model; by default none do.
+
+        Args:
+            base: The model with its processor.
+            examples: With every split that will be used.
+        """
+        _ = base
+        return examples.settings
+
     def start_head(self, base: LoadedModel, examples: Examples) -> None:
         """Set a new head up for the training examples; by default it stays as it was drawn."""
         _ = base, examples
@@ -316,6 +330,15 @@ class TaskKind(ABC):
     def has_own_loss(self) -> bool:
         """Whether the loss is another than the model's own."""
         return type(self).loss is not TaskKind.loss
+
+    def pack(self, learner: Learner, rows: Sequence[Features]) -> Sequence[Features]:
+        """Return encoded rows, several of them in one, which do not see each other; by default none can be.
+
+        Raises:
+            SpecError: If the kind's rows or the model cannot be packed.
+        """
+        _ = learner, rows
+        raise SpecError(f"packing is for kinds that learn to write text, not for {self.name}; leave it out.")
 
     def findings(self, learner: Learner, examples: Mapping[str, Sequence[Any]]) -> list[Finding]:
         """Return remarks on examples as the model will see them, such as unknown tokens; by default none.

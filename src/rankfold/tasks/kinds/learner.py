@@ -12,8 +12,9 @@ from transformers import GenerationConfig, TextStreamer
 
 from rankfold.models.hardware import autocast
 from rankfold.models.tokenizer import unknown_share
-from rankfold.progress import quiet_libraries
+from rankfold.progress import Progress, Silent, quiet_libraries
 from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATE, ChatTemplate
 
 Features = Mapping[str, Any]
 """One example as the model's keyword arguments: token ids and so on, without padding."""
@@ -24,6 +25,9 @@ NEW_TOKENS = 32
 
 _MOST_UNKNOWN = 0.2
 """The share of unknown tokens above which a remark is made."""
+
+_REPORTED_EXAMPLES = 64
+"""More examples than this are worth a report of their progress."""
 
 _CPU = torch.device("cpu")
 
@@ -44,8 +48,9 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
 
-    def config(self, tokenizer: Any) -> GenerationConfig:
-        """Return the settings for `generate`."""
+    def config(self, tokenizer: Any, end_of_turn: int | None = None) -> GenerationConfig:
+        """Return the settings for `generate`, which ends at the end of text, or at one of a turn."""
+        ends: list[int] = [token for token in (tokenizer.eos_token_id, end_of_turn) if token is not None]
         # Settings that are left out would be taken from the model's own, made for conversation.
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
@@ -57,7 +62,7 @@ class Sampling:
             top_k=0 if self.temperature > 0 else 50,
             top_p=self.top_p,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=ends if len(ends) > 1 else tokenizer.eos_token_id,
         )
 
 
@@ -78,6 +83,7 @@ class Learner:
         sampling: How texts are generated.
         generation_length: The most tokens of a prompt with its generated text; `max_length` if None.
         on_text: Gets a generated text piece by piece, where one is generated alone.
+        progress: Gets the progress of long encodings and evaluations.
     """
 
     model: nn.Module
@@ -92,6 +98,33 @@ class Learner:
     sampling: Sampling = Sampling()
     generation_length: int | None = None
     on_text: Callable[[str], None] | None = None
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """The template of the settings, or the tokenizer's own."""
+        template = self.settings.get(CHAT_TEMPLATE)
+        return ChatTemplate(self.processor, template if isinstance(template, str) else None)
+
+    @contextmanager
+    def reporting(self, total: int, description: str) -> Generator[Callable[[int], None]]:
+        """Report the progress of work on many examples while the block runs, if there is much of it.
+
+        Args:
+            total: How many examples.
+            description: Shown beside the bar.
+
+        Yields:
+            A function that takes how many examples are done.
+        """
+        if total <= _REPORTED_EXAMPLES:
+            yield lambda done: None
+            return
+        self.progress.start(total, description)
+        try:
+            yield self.progress.advance
+        finally:
+            self.progress.finish()
 
     def token_findings(self, rows: Sequence[Features]) -> list[Finding]:
         """Return a remark if the tokenizer does not know many of the words of encoded rows."""
@@ -118,9 +151,10 @@ class Learner:
             self.model.train(was_training)
 
     def logits(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the logits of a batch, in single precision on the CPU."""
+        """Return the logits of a batch on the CPU, in single precision at least."""
         with self.evaluating():
-            return self.model(**batch).logits.float().cpu()
+            logits: Tensor = self.model(**batch).logits
+            return (logits if logits.dtype == torch.float64 else logits.float()).cpu()
 
     def batches(
         self, rows: Sequence[Features], collate: Callable[[Sequence[Features]], dict[str, Any]]
@@ -160,7 +194,7 @@ class Learner:
             tokens = cast(Any, self.model).generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
-                generation_config=self.sampling.config(self.processor),
+                generation_config=self.sampling.config(self.processor, self.chat_template.end_of_turn()),
                 streamer=self._streamer() if len(prompts) == 1 else None,
             )
         return cast("list[str]", self.processor.batch_decode(tokens[:, width:], skip_special_tokens=True))

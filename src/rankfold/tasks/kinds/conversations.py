@@ -1,0 +1,299 @@
+"""Conversations: rows in the layouts of chat data as messages of the system, the user and the assistant.
+
+The layouts are OpenAI's `messages`, ShareGPT's `conversations`, `prompt` and `completion` as texts or as
+messages, and Alpaca's `instruction` with `system` and `history`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast, final
+
+from rankfold.errors import DataError
+from rankfold.tasks.data.columns import Columns, is_question
+from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.texts import text_of
+from rankfold.tasks.kinds.answers import Instruction
+from rankfold.tasks.kinds.chat_template import ASSISTANT, SYSTEM, USER, Message
+from rankfold.tasks.kinds.prompts import candidate_answers, prompt_and_answer, prompt_of
+
+_ROLES = {
+    **dict.fromkeys(("system", "developer"), SYSTEM),
+    **dict.fromkeys(("user", "human", "prompter"), USER),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), ASSISTANT),
+}
+_READ_FIELDS = {"role", "content", "from", "value"}
+_TOOLS = ("tool_calls", "function_call")
+_QUOTED_ROWS = 5
+_LISTS = ("messages", "conversations", "conversation")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A row as turns.
+
+    Args:
+        turns: In order.
+        is_chat: Whether the row says who speaks, so that a chat template is needed; a bare prompt does not.
+        unread_fields: Fields of its messages that nothing reads, such as `name`.
+    """
+
+    turns: tuple[Message, ...]
+    is_chat: bool
+    unread_fields: frozenset[str] = frozenset()
+
+
+def conversation_of(row: Row, columns: Columns) -> Conversation:
+    """Return a row as a conversation.
+
+    Args:
+        row: In one of the layouts.
+        columns: `text` and `label`, where they are named, are the conversation or prompt, and the answer.
+
+    Raises:
+        DataError: If the row is in none of the layouts, or a message cannot be read.
+    """
+    name = columns.text or next((name for name in _LISTS if name in row), None)
+    if name is not None and columns.label is None and not isinstance(parse_json(row.get(name)), str | None):
+        messages = _messages(row.get(name), name)
+    elif "instruction" in row and columns.text is None:
+        messages = _pair(row, "instruction", "output")
+    else:
+        messages = _pair(row, columns.text or "prompt", columns.label or "completion")
+    earlier = [*_system(row, messages), *_history(row)]
+    turns, fields, is_chat = [*earlier], frozenset[str](), bool(earlier)
+    for number, message in enumerate(messages, 1):
+        turns.append(message if isinstance(message, Message) else _turn(message, number))
+        if not isinstance(message, Message):
+            is_chat = True
+            fields |= {key for key, value in message.items() if value not in (None, [], "")} - _READ_FIELDS
+    return Conversation(tuple(turns), is_chat, fields)
+
+
+def _pair(row: Row, prompt: str, answer: str) -> list[Mapping[str, Any] | Message]:
+    """Return prompt and answer, each a text or messages; the answer may be missing."""
+    messages: list[Mapping[str, Any] | Message] = []
+    for name, role in ((prompt, USER), (answer, ASSISTANT)):
+        if role == ASSISTANT and name not in row:
+            continue
+        if isinstance(value := parse_json(row.get(name)), list):
+            messages += _messages(cast("list[Any]", value), name)
+            continue
+        text, details = text_of(row, name), row.get("input") if name == "instruction" else None
+        if isinstance(details, str) and details:
+            text = f"{text}\n\n{details}"
+        messages.append(Message(role, text))
+    return messages
+
+
+def _messages(value: object, column: str) -> list[Mapping[str, Any] | Message]:
+    items = parse_json(value)
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in cast("list[Any]", items)):
+        raise DataError(
+            f"'{column}' holds '{_short(value)}' where a list of messages is needed; write each as an object "
+            "with 'role' and 'content'."
+        )
+    if not items:
+        raise DataError(f"'{column}' has no messages; mend or remove the row.")
+    return cast("list[Mapping[str, Any] | Message]", items)
+
+
+def _turn(message: Mapping[str, Any], number: int) -> Message:
+    word = message.get("role") or message.get("from")
+    role = _ROLES.get(word.strip().lower()) if isinstance(word, str) else None
+    if role is None:
+        known = ", ".join(f"'{name}'" for name in _ROLES)
+        raise DataError(
+            f"message {number} is of the role '{word}', which is not trained on; tools and the like must be "
+            f"written as turns of one of these roles, or the row removed: {known}."
+        )
+    if any(message.get(name) for name in _TOOLS):
+        raise DataError(
+            f"message {number} calls a tool, which is not trained on; write the call into its text, or "
+            "remove the row."
+        )
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    return Message(role, _text(content, number))
+
+
+def _text(content: object, number: int) -> str:
+    """Return the text of a message, which may be a list of parts."""
+    if isinstance(content, str):
+        return content
+    texts: list[str] = []
+    for part in cast("list[Any]", content) if isinstance(content, list) else [content]:
+        fields = cast("Mapping[str, Any]", part) if isinstance(part, Mapping) else {"text": part}
+        text = fields.get("text")
+        if fields.get("type", "text") != "text" or not isinstance(text, str):
+            quote = _short(cast(object, part))
+            raise DataError(
+                f"message {number} has the content '{quote}' where a text is needed; pictures and sounds are "
+                "not trained on: mend or remove the row."
+            )
+        texts.append(text)
+    return "".join(texts)
+
+
+def _system(row: Row, messages: Sequence[Mapping[str, Any] | Message]) -> list[Message]:
+    text = row.get("system")
+    if not text:
+        return []
+    first = messages[0]
+    word = first.role if isinstance(first, Message) else first.get("role") or first.get("from")
+    if word == SYSTEM:
+        raise DataError("there is a column 'system' and a first message of the system; keep one of them.")
+    return [Message(SYSTEM, text_of(row, "system"))]
+
+
+def _history(row: Row) -> list[Message]:
+    """Return Alpaca's earlier turns: pairs of a question and its answer."""
+    turns: list[Message] = []
+    value = parse_json(row.get("history"))
+    for pair in cast("Iterable[Any]", value or []):
+        match pair:
+            case [str(question), str(answer)]:
+                turns += [Message(USER, question), Message(ASSISTANT, answer)]
+            case _:
+                raise DataError(
+                    f"'history' holds '{_short(pair)}' where a pair of a question and its answer is needed; "
+                    "mend or remove the row."
+                )
+    return turns
+
+
+def parse_json(value: object) -> object:
+    """Return the list that a text holds as JSON, as cells of CSV files do; other values as they are."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "[[")):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _short(value: object, length: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+# Rows as instructions
+
+
+@final
+@dataclass(slots=True)
+class InstructionReader:
+    """Reads rows as instructions, and counts what of them is not learned.
+
+    Args:
+        columns: Those that are named.
+        choice_word: The word for a choice in the prompts of questions.
+    """
+
+    columns: Columns
+    choice_word: str = "answer"
+    _fields: Counter[str] = field(default_factory=Counter[str])
+    _unanswered: list[int | str] = field(default_factory=list[int | str])
+
+    def read(self, row: Row, name: int | str) -> Instruction:
+        """Return a row as an instruction; one without an answer has an empty one.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        if is_question(row, self.columns):
+            prompt, answer = prompt_and_answer(row, self.choice_word)
+            return Instruction(name, prompt, answer, candidate_answers(row, answer))
+        conversation = conversation_of(row, self.columns)
+        self._fields.update(conversation.unread_fields)
+        roles = [turn.role for turn in conversation.turns]
+        if ASSISTANT not in roles:
+            return self._instruction(name, conversation, len(roles), "")
+        last = len(roles) - 1 - roles[::-1].index(ASSISTANT)
+        if last < len(roles) - 1:
+            self._unanswered.append(name)
+        turns = conversation.turns
+        is_empty = any(turn.role == ASSISTANT and not turn.content.strip() for turn in turns[: last + 1])
+        # What an assistant says before anyone else does is no answer.
+        is_answer = USER in roles[:last] and not is_empty
+        item = self._instruction(name, conversation, last, turns[last].content if is_answer else "")
+        return replace(item, candidates=candidate_answers(row, item.answer))
+
+    def read_prompt(self, row: Row, name: int | str, answers: Sequence[str] = ()) -> Instruction:
+        """Return a row without its answer, if it has one.
+
+        Args:
+            row: What is asked.
+            name: Its id.
+            answers: Those to choose from, where the row brings no choices.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        if not any(column in row for column in (*_LISTS, "instruction", "prompt", self.columns.text)):
+            prompt, choices = prompt_of(row, self.choice_word)
+            return Instruction(name, prompt, "", choices or tuple(answers))
+        conversation = conversation_of(row, self.columns)
+        count = len(conversation.turns)
+        if count > 1 and conversation.turns[-1].role == ASSISTANT:
+            count -= 1
+        return replace(self._instruction(name, conversation, count, ""), candidates=tuple(answers))
+
+    def _instruction(
+        self, name: int | str, conversation: Conversation, count: int, answer: str
+    ) -> Instruction:
+        before = conversation.turns[:count]
+        prompt = "\n\n".join(turn.content for turn in before)
+        return Instruction(name, prompt, answer, turns=before if conversation.is_chat else ())
+
+    def findings(self) -> list[Finding]:
+        """Return remarks on messages that are not learned, or only in part."""
+        remarks: list[Finding] = []
+        if self._fields:
+            names = ", ".join(f"'{name}' ({count:,})" for name, count in sorted(self._fields.items()))
+            message = f"messages have fields that are not used, in so many rows: {names}."
+            remarks.append(Finding("unread_fields", message))
+        if self._unanswered:
+            message = (
+                f"{len(self._unanswered):,} conversations, the first of row '{self._unanswered[0]}', end "
+                "with turns that nobody answers; these turns are not learned."
+            )
+            remarks.append(Finding("unanswered_turns", message))
+        return remarks
+
+
+def drop_empty(
+    tables: Mapping[str, Table], splits: Mapping[str, Sequence[Instruction]]
+) -> tuple[dict[str, list[Instruction]], list[Finding]]:
+    """Return the instructions that have an answer, and remarks on those that are left out.
+
+    Args:
+        tables: The rows by split name.
+        splits: The same rows as instructions.
+
+    Raises:
+        DataError: If no row of a split has an answer.
+    """
+    answered: dict[str, list[Instruction]] = {}
+    findings: list[Finding] = []
+    for split, items in splits.items():
+        empty = [
+            place
+            for (place, _), item in zip(tables[split].enumerate_rows(), items, strict=True)
+            if not item.answer.strip()
+        ]
+        answered[split] = [item for item in items if item.answer.strip()]
+        if empty:
+            places = ", ".join(tables[split].locate(place) for place in empty[:_QUOTED_ROWS])
+            places += ", …" if len(empty) > _QUOTED_ROWS else ""
+            words = f"{len(empty):,} of {len(items):,} rows of the split '{split}' have no or an empty answer"
+            if len(empty) == len(items):
+                raise DataError(f"{words}; fill them in.")
+            findings.append(
+                Finding(
+                    "empty_answers",
+                    f"{words}, and are left out ({places}); fill them in, or remove them.",
+                )
+            )
+    return answered, findings
