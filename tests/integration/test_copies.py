@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.integration.models import METHODS, adapted, bert, config_of, learned, scores, train
+from tests.support.tolerance import assert_close
 
 ALL = pytest.mark.parametrize("method", METHODS)
 
@@ -90,3 +91,14 @@ def test_shared_factor_stays_one_object_after_every_move(method):
     owned = {id(parameter) for parameter in learned(twin).values()}
     assert {id(parameter) for adapter in adapters for parameter in adapter.parameters()} == owned
     assert len(owned) == count
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("copied", [_deepcopy, _pickle])
+@pytest.mark.parametrize("method", ["tlora", "lora_fa", "seeded_down_relayed_up", "nora"])
+def test_copy_of_a_model_can_be_compiled(method, copied, tmp_path):
+    model = adapted(config_of(method), bert(num_hidden_layers=1))
+    expected = scores(model)
+    torch.compiler.reset()
+    compiled = torch.compile(copied(model, tmp_path), fullgraph=True, backend="aot_eager")
+    assert_close(scores(compiled), expected)

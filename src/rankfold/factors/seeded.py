@@ -117,8 +117,19 @@ class Seeded(Factor):
         # A meta tensor cannot be moved, so the anchor is made anew; only its device matters.
         device = torch.device("cpu") if self.anchor.is_meta else self.anchor.device
         self.anchor = fn(torch.empty(0, device=device))
+        self._follow_anchor()
         return self
+
+    def _follow_anchor(self) -> None:
+        """Make the matrix where the anchor is now: compiled code cannot draw it."""
+        if not self.anchor.is_meta and (self._matrix is None or self._matrix.device != self.anchor.device):
+            self._materialise()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the derived matrix out of copies and pickles."""
         return {**self.__dict__, "_matrix": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the matrix of a copy."""
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
+        self._follow_anchor()

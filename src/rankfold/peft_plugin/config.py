@@ -6,11 +6,13 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, cast, final, get_origin
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, final, get_origin
 
 import numpy as np
+import torch
 from peft.config import PeftConfig
-from peft.utils import PeftType, TaskType
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, PeftType, TaskType
 from peft.utils.other import get_pattern_key
 from pydantic import (
     ConfigDict,
@@ -22,6 +24,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from safetensors import safe_open
 
 from rankfold.adapter.layout import Layout
 from rankfold.adapter.router import RouterSpec
@@ -70,7 +73,9 @@ class RankfoldConfig(PeftConfig):
         heads_in: Which layers have several heads: `all`, or those in an `mlp`.
         down_per_head: Whether each head has a down factor of its own.
         router: What weighs the heads.
-        seed: Seed of frozen factors, and of the initial values of the others.
+        seed: Seed of frozen factors, and of the initial values of the others; None takes torch's own, as
+            `torch.manual_seed` and `transformers.set_seed` set it, when the adapter is added to a model, and
+            keeps it here.
         target_modules: Names or a regular expression of the layers, "all-linear", or "mlp" for those of
             the MLPs; the model's usual ones if left out.
         target_parameters: Names of parameters that are adapted themselves, such as "experts.down_proj", where
@@ -110,7 +115,7 @@ class RankfoldConfig(PeftConfig):
     heads_in: HeadsIn = "all"
     down_per_head: bool = False
     router: RouterSpec | None = None
-    seed: int = 0
+    seed: int | None = 0
     target_modules: Collection[str] | str | None = None
     target_parameters: list[str] | None = None
     exclude_modules: Collection[str] | str | None = None
@@ -127,6 +132,16 @@ class RankfoldConfig(PeftConfig):
     # PEFT saves the frozen embedding with an adapter on it, unless single tokens are trained: here none are.
     trainable_token_indices: ClassVar[dict[str, list[int]]] = {}
 
+    def __new__(cls, *_args: Any, **options: Any) -> Self:
+        """Refuse a field that does not exist: PEFT would leave out those of a file with a warning.
+
+        Raises:
+            SpecError: If there is one.
+        """
+        for name in options.keys() - cls.__dataclass_fields__:
+            raise unknown_name("field of a configuration", name, cls.__dataclass_fields__)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Convert values that may come from a file, then check everything that needs no model."""
         if self.task_type is not None and self.task_type not in list(TaskType):
@@ -142,6 +157,7 @@ class RankfoldConfig(PeftConfig):
         # Only what came with the configuration is compared: what is written into it later is a record.
         self.expected_fingerprint = self.base_fingerprint
         self.expected_layers = self.layers
+        self.saved_tensors: frozenset[str] | None = None
         if self.layers_pattern and self.layers_to_transform is None:
             raise SpecError("layers_pattern without layers_to_transform selects nothing; give both.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
@@ -155,6 +171,27 @@ class RankfoldConfig(PeftConfig):
         for path in {*self.rank_pattern, *self.alpha_pattern}:
             self.spec_for(path)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as values that JSON has: sets and tuples are lists."""
+        return _json_values(super().to_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> Self:
+        """Read a configuration as PEFT does, and the names of the tensors beside it if it is a folder."""
+        config = cast("Self", super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs))
+        weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
+        if weights.is_file():
+            with safe_open(weights, "pt") as file:
+                config.saved_tensors = frozenset(file.keys())
+        return config
+
+    def keep_seed(self) -> None:
+        """Write torch's seed into the configuration where it has none, so that a file has it."""
+        if self.seed is None:
+            self.seed = torch.initial_seed()
+
     def spec_for(self, path: str) -> AdapterSpec:
         """Return the spec that holds for the layer at `path`.
 
@@ -162,6 +199,7 @@ class RankfoldConfig(PeftConfig):
             SpecError: If it is not possible.
         """
         values = {name: getattr(self, option) for option, name in _SPEC_FIELDS.items()}
+        values["seed"] = torch.initial_seed() if self.seed is None else self.seed
         values["rank"] = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), path), self.r)
         values["alpha"] = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), path), self.alpha)
         spec = AdapterSpec(**values)
@@ -200,18 +238,38 @@ def config(method: str, **options: Any) -> RankfoldConfig:
     for name in options:
         if name not in own_options and name not in targeting:
             raise unknown_name(f"option of method '{method}'", name, {*own_options, *targeting})
-    spec = preset.spec(**{name: value for name, value in options.items() if name in own_options})
+    takes_torch_seed = options.get("seed", 0) is None
+    spec = preset.spec(
+        **{
+            name: value
+            for name, value in options.items()
+            if name in own_options and not (name == "seed" and takes_torch_seed)
+        }
+    )
     if options.get("alpha") is not None and spec.scaling in WITHOUT_ALPHA:
         raise SpecError(
             f"alpha={options['alpha']} has no effect with scaling='{spec.scaling}'; leave it out."
         )
     if preset.targets is not None:
         options = {"target_modules": preset.targets, **options}
+    values = {name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()}
+    if takes_torch_seed:
+        values["seed"] = None  # read when the adapter is added to a model
     return RankfoldConfig(
         preset=method,
-        **{name: getattr(spec, attribute) for name, attribute in _SPEC_FIELDS.items()},
+        **values,
         **{name: value for name, value in options.items() if name not in own_options},
     )
+
+
+def _json_values(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_values(part) for key, part in cast("dict[str, Any]", value).items()}
+    if isinstance(value, set):
+        return sorted(cast("set[str]", value))
+    if isinstance(value, list | tuple):
+        return [_json_values(part) for part in cast("list[Any]", value)]
+    return value
 
 
 _WHOLE = "a whole number"

@@ -1,7 +1,7 @@
 """The tuner: puts adapters on a model's layers."""
 
 import warnings
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from threading import Lock
 from typing import Any, cast, final
@@ -26,6 +26,9 @@ from rankfold.peft_plugin.parameters import RankfoldParameter, RankfoldParameter
 from rankfold.peft_plugin.passes import ForwardPasses, row_adapters, rows_with_adapters
 from rankfold.peft_plugin.state import (
     check_fingerprint,
+    check_finite,
+    check_head_sizes,
+    check_heads,
     check_layers,
     check_tensors,
     fingerprint,
@@ -66,6 +69,7 @@ class RankfoldModel(BaseTuner):
             AdapterFileError: If the adapter was trained on another base model.
         """
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
+        config.keep_seed()
         if config.spec_for("").shares or config.target_parameters:
             # A layer that owns nothing of what it shares has no key there, and parameters PEFT refuses.
             state_dict = None
@@ -74,10 +78,7 @@ class RankfoldModel(BaseTuner):
         _check_free(self._targets)
         if config.expected_layers is None:
             warn_of_share(model, config, modules_outside_of_adapters(model))
-        else:
-            check_layers(config.expected_layers, targets)
-        if config.expected_fingerprint is not None:
-            check_fingerprint(config.expected_fingerprint, targets)
+        _check_fits(model, config, targets)
         config.layers, config.base_fingerprint = layout_of_targets(targets), fingerprint(targets)
         if str(config.target_modules).lower() in (INCLUDE_LINEAR_LAYERS_SHORTHAND, MLP_TARGETS):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
@@ -238,6 +239,10 @@ class RankfoldModel(BaseTuner):
         """Refuse a file that lacks some of the adapter: PEFT would go on with random values in its place."""
         tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own_keys = check_tensors(model, adapter_name, tensors)
+        check_finite(tensors)
+        for module in model.modules():
+            if isinstance(module, AuxiliaryTrainingWrapper):
+                check_head_sizes(module)
         # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and
         # its products may differ in the last bit.
         return {key: tensor.clone() if key in own_keys else tensor for key, tensor in tensors.items()}
@@ -291,6 +296,16 @@ class RankfoldModel(BaseTuner):
                 f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; "
                 f"loaded are {', '.join(sorted(loaded_names))}, and '{BASE}' stands for none."
             )
+
+
+def _check_fits(model: nn.Module, config: RankfoldConfig, targets: Sequence[Target]) -> None:
+    """Compare a model with the one that a saved adapter was trained on, as its configuration has it."""
+    if config.expected_layers is not None:
+        check_layers(config.expected_layers, targets)
+    if config.expected_fingerprint is not None:
+        check_fingerprint(config.expected_fingerprint, targets)
+    if config.saved_tensors is not None:
+        check_heads(model, config.modules_to_save or (), config.saved_tensors)
 
 
 def _check_free(targets: Mapping[nn.Module | nn.Parameter, Target]) -> None:

@@ -7,7 +7,8 @@ tolerance.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +184,65 @@ def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Ten
             f"'{surplus[0]}'; it belongs to another base model or configuration."
         )
     return own_keys
+
+
+def check_finite(tensors: Mapping[str, Tensor], title: str = "the adapter") -> None:
+    """Check that every value of a saved adapter is finite.
+
+    Args:
+        tensors: Its tensors, by name.
+        title: The adapter, as the message names it.
+
+    Raises:
+        AdapterFileError: If one is not.
+    """
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not (tensor.is_meta or torch.isfinite(tensor).all()):
+            raise AdapterFileError(
+                f"{title} has values that are not finite, in '{key}'; load another checkpoint of it, or "
+                "train it again with a smaller learning rate."
+            )
+
+
+def check_heads(model: nn.Module, modules_to_save: Sequence[str], saved_tensors: Collection[str]) -> None:
+    """Check that a file has the modules that are saved whole, before PEFT looks for them.
+
+    Args:
+        model: The model that the adapter is added to.
+        modules_to_save: Endings of the names of these modules.
+        saved_tensors: The names of the file's tensors.
+
+    Raises:
+        AdapterFileError: If the model has one that the file lacks.
+    """
+    for name, module in model.named_modules():
+        is_saved_whole = name.endswith(tuple(modules_to_save)) and any(True for _ in module.parameters())
+        if is_saved_whole and not any(f".{name}." in key for key in saved_tensors):
+            raise AdapterFileError(
+                f"the adapter was saved without '{name}', which this model has and its task_type or "
+                "modules_to_save asks for; load it on the model it was trained on, or set both to null in "
+                f"its adapter_config.json to keep the '{name}' of this model."
+            )
+
+
+def check_head_sizes(head: nn.Module) -> None:
+    """Let the next loading of a module that is saved whole compare sizes, with an error that names both.
+
+    Only then has PEFT left out the tensors of other sizes, if it is told to by `ignore_mismatched_sizes`.
+    """
+
+    def compare(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+        handle.remove()
+        for key, tensor in module.state_dict().items():
+            saved_tensor = state.get(f"{prefix}{key}", tensor)
+            if saved_tensor.shape != tensor.shape:
+                name = f"{prefix}{key}".removeprefix("base_model.model.").split(".modules_to_save.")[0]
+                raise AdapterFileError(
+                    f"the adapter's '{name}' has the size {tuple(saved_tensor.shape)} and this model's "
+                    f"{tuple(tensor.shape)}; load a model with as many labels as the adapter was trained on."
+                )
+
+    handle = head.register_load_state_dict_pre_hook(compare)
 
 
 def expected_shapes(model: nn.Module, config: RankfoldConfig) -> dict[str, torch.Size]:

@@ -1,19 +1,19 @@
 """Put saved adapters onto a model, as PEFT would load them from their folders."""
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import peft
 from peft import PeftConfig, PeftModel
-from pydantic import JsonValue
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.state import check_shapes, expected_shapes
+from rankfold.peft_plugin.state import check_finite, check_shapes, expected_shapes
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.saved import open_adapter
@@ -29,7 +29,8 @@ def load_adapter(
     Args:
         base: The model it was trained on, with a head of the same size.
         adapter: As for `open_adapter`.
-        strict: Whether fields of its configuration that are unknown are an error; a warning if not.
+        strict: Refuse fields of its configuration that are unknown here; without it they are left out with a
+            warning.
 
     Raises:
         AdapterFileError: If there is no adapter, it is damaged, or it does not fit the base.
@@ -57,6 +58,7 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter], *, strict:
             raise SpecError(
                 f"'{name}' cannot be the name of another adapter of this model; give one without '.'."
             )
+        check_finite(adapter.tensors, adapter.title)
         config = peft_config(adapter, strict=strict)
         config.inference_mode = True
         # PEFT would ask the hub for it, and its name may be one that only rankfold knows.
@@ -69,6 +71,7 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter], *, strict:
                     # Before anything is built: the configuration may ask for more than memory holds.
                     base = target.get_base_model() if isinstance(target, PeftModel) else target
                     check_shapes(expected_shapes(base, config), adapter.tensors)
+                    config.saved_tensors = frozenset(adapter.tensors)
                 target = _add(target, name, config)
                 _fill(target, name, adapter)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -82,30 +85,27 @@ def peft_config(adapter: SavedAdapter, *, strict: bool = True) -> PeftConfig:
     """Return the configuration of a saved adapter as PEFT's object.
 
     Args:
-        adapter: Whose configuration to read.
-        strict: Whether a field that is unknown is an error; it is left out with a warning if not.
+        adapter: The adapter.
+        strict: Refuse unknown fields; without it they are left out with a warning.
 
     Raises:
-        AdapterFileError: If its method or one of its fields is unknown, or a value is wrong.
-
-    Warns:
-        RankfoldWarning: If it is not strict, and fields are left out.
+        AdapterFileError: If its method is unknown, a field is unknown, or a value is wrong.
     """
-    try:
-        return _parse_values(adapter.config_values, on_unknown="error")
-    except KeyError as error:
+    methods: Mapping[str, type[PeftConfig]] = cast(Any, peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING)
+    if adapter.method not in methods:
         raise AdapterFileError(
-            f"{adapter.title} has a configuration of the unknown method {error}; update rankfold and peft."
-        ) from error
-    except UserWarning as warning:
-        names = str(warning).partition("[")[2].partition("]")[0]
-        message = f"{adapter.title} has a configuration with the unknown fields {names}"
-        if strict:
-            raise AdapterFileError(
-                f"{message}; update rankfold and peft, or leave them out with strict=False."
-            ) from warning
-        warnings.warn(f"{message}, which are left out.", RankfoldWarning, stacklevel=2)
-        return _parse_values(adapter.config_values, on_unknown="ignore")
+            f"{adapter.title} has a configuration of the unknown method '{adapter.method}'; "
+            "update rankfold and peft."
+        )
+    try:
+        with warnings.catch_warnings():
+            # PEFT's own check of fields would be this warning.
+            warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
+            values = cast(Any, PeftConfig).check_kwargs(**adapter.config_values)
+            values = _known_fields(adapter, values, methods[adapter.method], strict=strict)
+            return cast(Any, PeftConfig).from_peft_type(**values)
+    except AdapterFileError:
+        raise
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:_MOST_LETTERS].rstrip(".")
         raise AdapterFileError(
@@ -113,11 +113,21 @@ def peft_config(adapter: SavedAdapter, *, strict: bool = True) -> PeftConfig:
         ) from error
 
 
-def _parse_values(values: Mapping[str, JsonValue], *, on_unknown: Literal["error", "ignore"]) -> PeftConfig:
-    with warnings.catch_warnings():
-        # PEFT warns of the fields that it does not know, and goes on without them.
-        warnings.filterwarnings(on_unknown, message="Unexpected keyword arguments", category=UserWarning)
-        return cast(Any, PeftConfig).from_peft_type(**cast(Any, PeftConfig).check_kwargs(**values))
+def _known_fields(
+    adapter: SavedAdapter, values: Mapping[str, Any], method: type[PeftConfig], *, strict: bool
+) -> dict[str, Any]:
+    """Return the fields that a method's configuration has."""
+    known = inspect.signature(cast(Any, method).__init__).parameters
+    if unknown := sorted(values.keys() - known):
+        message = (
+            f"{adapter.title} has a configuration with the unknown fields {', '.join(map(repr, unknown))}"
+        )
+        if strict:
+            raise AdapterFileError(
+                f"{message}; update rankfold and peft, or leave them out with strict=False."
+            )
+        warnings.warn(f"{message}, which are left out.", RankfoldWarning, stacklevel=4)
+    return {name: value for name, value in values.items() if name in known}
 
 
 def _add(model: nn.Module, name: str, config: PeftConfig) -> PeftModel:
