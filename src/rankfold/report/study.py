@@ -9,6 +9,7 @@ from rankfold.bench.statistics.claims import JudgedClaim
 from rankfold.bench.statistics.comparison import (
     Difference,
     baselines_of,
+    knows_metric,
     mean_score,
     paired_difference,
     scores_of,
@@ -29,7 +30,6 @@ from rankfold.report.selection import (
     without_earlier_rungs,
 )
 from rankfold.runs.record import RunRecord, measured_on, note_different_data
-from rankfold.tasks.metrics import METRICS
 
 # The number of parts of a group's key before those of the data.
 _WITHOUT_DATA = 5
@@ -179,7 +179,8 @@ def _obstacle(result: Result, first: Result, metric: str, examples: Sequence[int
         return "no finished seed in common"
     if not examples:
         return "no example in common"
-    return "" if metric in METRICS else f"the metric '{metric}' is unknown"
+    is_known = knows_metric([*result.records, *first.records], metric)
+    return "" if is_known else f"the metric '{metric}' is unknown"
 
 
 def _difference(
@@ -187,7 +188,8 @@ def _difference(
 ) -> Difference | None:
     if _obstacle(result, first, metric, examples):
         return None
-    return paired_difference(scores_of(result.records, examples), scores_of(first.records, examples), metric)
+    ours, reference = (scores_of(item.records, examples, metric) for item in (result, first))
+    return paired_difference(ours, reference, metric)
 
 
 @final

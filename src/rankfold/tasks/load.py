@@ -1,6 +1,6 @@
 """From a task's name or a path to checked examples, with everything a record says about them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -15,7 +15,7 @@ from rankfold.tasks.data.missing import drop_missing
 from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Rows, Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
-from rankfold.tasks.kinds import LabelHints, find_kind, infer_kind
+from rankfold.tasks.kinds import LabelHints, TaskKind, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.published import as_choices
 from rankfold.tasks.registry import find_task
@@ -60,12 +60,12 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     task, source = find_task(request)
     name = request.kind or task.kind
     kind = None if name is None else find_kind(name)
-    reader = _Reader(task, source, request, find_columns if kind is None else kind.columns)
+    reader = _Reader(task, source, request, kind)
     tables = reader.tables(splits)
     own_tables = {split: tables[split] for split in splits}
     rows = next(iter(own_tables.values())).rows
     columns = reader.find_columns(rows, request.columns)
-    kind = kind or infer_kind(rows, columns, is_causal=is_causal)
+    kind = kind or claiming_kind(rows, request.columns) or infer_kind(rows, columns, is_causal=is_causal)
     if request.chat_template is not None and not kind.uses_chat_template:
         raise SpecError(f"a chat template is of no use to the kind {kind.name}; leave --chat-template out.")
     if columns.group is not None or kind.reads_training:
@@ -135,13 +135,18 @@ class _Reader:
         task: The task.
         source: Where its data is; None for the embedded data.
         request: Says the columns, and whether validation rows are held out of the training split.
-        find_columns: Finds the columns in rows, those that were named among them.
+        kind: The kind of task, if it is known.
     """
 
     task: Task
     source: Source | None
     request: TaskRequest
-    find_columns: Callable[[Rows, Columns], Columns]
+    kind: TaskKind | None
+
+    def find_columns(self, rows: Rows, overrides: Columns) -> Columns:
+        """Return the columns to read, by the kind if it is known or only one kind reads such columns."""
+        kind = self.kind or claiming_kind(rows, overrides)
+        return (find_columns if kind is None else kind.columns)(rows, overrides)
 
     def tables(self, splits: Sequence[str]) -> Mapping[str, Table]:
         """Return the splits that are asked for, and others that had to be read for them.

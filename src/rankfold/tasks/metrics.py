@@ -35,12 +35,15 @@ class Metric:
         least: The smallest value.
         most: The largest value.
         is_error: Whether smaller is better.
+        counts: For labels that are lists: returns integers for each row of labels and predictions `[n]`,
+            which take the place of the predictions in `function`.
     """
 
     function: MetricFunction
     least: float = 0.0
     most: float = 1.0
     is_error: bool = False
+    counts: Callable[[Sequence[Any], Sequence[Any]], Values] | None = None
 
 
 def is_smaller_better(name: str) -> bool:
@@ -91,12 +94,12 @@ def _f1(labels: Values, predictions: Values) -> NDArray[np.float64]:
 def _f1_of_class(labels: Values, predictions: Values, label: object) -> NDArray[np.float64]:
     truth, guess = labels == label, predictions == label
     hits = np.sum(truth & guess, axis=-1)
-    return _ratio(2 * hits, np.sum(truth, axis=-1) + np.sum(guess, axis=-1))
+    return ratio(2 * hits, np.sum(truth, axis=-1) + np.sum(guess, axis=-1))
 
 
 def _precision_of_class(labels: Values, predictions: Values, label: object) -> NDArray[np.float64]:
     guess = predictions == label
-    return _ratio(np.sum((labels == label) & guess, axis=-1), np.sum(guess, axis=-1))
+    return ratio(np.sum((labels == label) & guess, axis=-1), np.sum(guess, axis=-1))
 
 
 def _recall_of_class(labels: Values, predictions: Values, label: object) -> NDArray[np.float64]:
@@ -139,14 +142,14 @@ def _matthews(labels: Values, predictions: Values) -> NDArray[np.float64]:
         joint = joint + np.mean(truth & guess, axis=-1) - truth_share * guess_share
         truth_squares = truth_squares + truth_share * (1 - truth_share)
         guess_squares = guess_squares + guess_share * (1 - guess_share)
-    return _ratio(joint, np.sqrt(truth_squares * guess_squares))
+    return ratio(joint, np.sqrt(truth_squares * guess_squares))
 
 
 def _pearson(labels: Values, predictions: Values) -> NDArray[np.float64]:
     truth = labels - np.mean(labels, axis=-1, keepdims=True)
     guess = predictions - np.mean(predictions, axis=-1, keepdims=True)
     norms = np.sqrt(np.sum(truth**2, axis=-1) * np.sum(guess**2, axis=-1))
-    return _ratio(np.sum(truth * guess, axis=-1), norms)
+    return ratio(np.sum(truth * guess, axis=-1), norms)
 
 
 def _spearman(labels: Values, predictions: Values) -> NDArray[np.float64]:
@@ -171,7 +174,7 @@ def _mae(labels: Values, predictions: Values) -> NDArray[np.float64]:
     return np.mean(np.abs(labels - predictions), axis=-1)
 
 
-def _ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
+def ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
     """Divide; where there is nothing to divide by, nothing was learned, which is zero."""
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     is_defined = below > np.finfo(float).eps

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections import Counter
-from itertools import permutations
 
 import pytest
 
@@ -295,16 +294,19 @@ ROWS_OF_A_KIND = {
     "classification": ({"text": "good", "label": "yes"}, False),
     "regression": ({"text": "good", "label": 0.5}, False),
     "instruction": ({"instruction": "add 1 and 1", "output": "2"}, True),
+    "multi_label": ({"text": "good", "labels": ["a", "b"]}, False),
+    "token_labels": ({"tokens": ["good"], "ner_tags": ["O"]}, False),
     "multiple_choice": ({"question": "which?", "choices": ["a", "b"], "answer": 0}, True),
 }
 
 
-@pytest.mark.parametrize("order", list(permutations(KINDS)), ids=" ".join)
+@pytest.mark.parametrize("order", [list(KINDS), list(reversed(KINDS))], ids=" ".join)
 def test_kind_of_rows_does_not_depend_on_the_order_of_the_kinds(order, monkeypatch):
     monkeypatch.setattr(kinds, "KINDS", {name: KINDS[name] for name in order})
     for name, (row, is_causal) in ROWS_OF_A_KIND.items():
         columns = KINDS[name].columns([row], Columns())
-        assert kinds.infer_kind([row], columns, is_causal=is_causal).name == name
+        kind = kinds.claiming_kind([row], Columns()) or kinds.infer_kind([row], columns, is_causal=is_causal)
+        assert kind.name == name
 
 
 def test_each_type_of_model_has_one_usual_kind():
@@ -312,9 +314,5 @@ def test_each_type_of_model_has_one_usual_kind():
         "instruction",
         "classification",
     ]
-    assert sorted(str(kind.default_for_causal) for kind in KINDS.values()) == [
-        "False",
-        "None",
-        "None",
-        "True",
-    ]
+    usual = [kind.default_for_causal for kind in KINDS.values() if kind.default_for_causal is not None]
+    assert sorted(usual) == [False, True]

@@ -14,6 +14,7 @@ from rankfold.bench.statistics.comparison import (
     Scores,
     baselines_of,
     holm_rejections,
+    knows_metric,
     mean_metric,
     metric_interval,
     paired_contrast,
@@ -21,7 +22,6 @@ from rankfold.bench.statistics.comparison import (
     shared_examples,
 )
 from rankfold.runs.record import RunRecord, measured_on
-from rankfold.tasks.metrics import METRICS
 
 Expect = Literal["greater", "within", "rising"]
 ClaimVerdict = Literal["supported", "contradicted", "not separated", "not run"]
@@ -140,7 +140,7 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
     runs = [[run for run in row if run.training.seed in seeds] for row in runs]
     metric = next((run.task.metric for row in runs for run in row), "")
     finding = Finding(model, task, metric, labels, (), len(seeds), None)
-    if metric not in METRICS:
+    if not metric or not knows_metric([run for row in runs for run in row], metric):
         return finding
     if len({measured_on(run) for row in runs for run in row}) > 1:
         return replace(finding, note="measured on different data")
@@ -151,7 +151,7 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
     examples = shared_examples([run for row in runs for run in row])
     if not examples:
         return replace(finding, note="measured on no example in common")
-    scores = [scores_of(row, examples) for row in runs]
+    scores = [scores_of(row, examples, metric) for row in runs]
     has_learned = any(
         _has_learned(row, row_scores, metric) for row, row_scores in zip(runs, scores, strict=True)
     )

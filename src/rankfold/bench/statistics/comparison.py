@@ -4,9 +4,11 @@ One run says how good a method was on these examples with this seed. Both could 
 `rankfold.bench.statistics.confidence`. Two methods are compared on the same examples and seeds, pair by pair.
 """
 
+import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from rankfold.bench.statistics.confidence import MeanEstimate, Pick, Statistic, estimate_mean
 from rankfold.errors import DataError
 from rankfold.runs.record import RunRecord
-from rankfold.tasks.metrics import METRICS, find_metric, is_smaller_better
+from rankfold.tasks.list_metrics import metric_for
+from rankfold.tasks.metrics import Metric, find_metric, is_smaller_better
 
 LEVEL = 0.95
 
@@ -29,14 +32,24 @@ class Scores:
     """Predictions of one method: the same examples under one or several seeds.
 
     Attributes:
-        labels: The truth, one value per example.
-        predictions: One row per seed, one column per example.
+        labels: The truth, one value per example; a checksum of it where it is a list.
+        predictions: One row per seed, one column per example; for lists the counts of `metric`.
         seeds: The seeds in the order of the rows.
+        metric: The metric that lists were counted for; None for values that every metric takes.
     """
 
     labels: NDArray[Any]
     predictions: NDArray[Any]
     seeds: tuple[int, ...]
+    metric: Metric | None = None
+
+    def find_metric(self, name: str) -> Metric:
+        """Return the metric of a name for these predictions.
+
+        Raises:
+            SpecError: If it is unknown.
+        """
+        return self.metric or find_metric(name)
 
     def __post_init__(self) -> None:
         """Check that there is something to measure.
@@ -55,7 +68,7 @@ class Scores:
     def of_seeds(self, seeds: Sequence[int]) -> "Scores":
         """Return the rows of some seeds, in this order."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Scores(self.labels, self.predictions[rows], tuple(seeds))
+        return replace(self, predictions=self.predictions[rows], seeds=tuple(seeds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +116,13 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
     Raises:
         SpecError: If the metric is unknown.
     """
-    measure = find_metric(metric).function
+    figure = scores.find_metric(metric)
+    measure = figure.function
     estimate = _mean_estimate(
         lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed
     )
     interval = _interval(estimate, level)
-    low, high = max(interval.low, find_metric(metric).least), min(interval.high, find_metric(metric).most)
+    low, high = max(interval.low, figure.least), min(interval.high, figure.most)
     if metric != "accuracy":
         return Interval(estimate.value, low, high)
     wilson = _wilson(estimate, level)
@@ -138,7 +152,7 @@ def mean_metric(scores: Scores, metric: str) -> float:
     Raises:
         SpecError: If the metric is unknown.
     """
-    return float(np.mean(find_metric(metric).function(scores.labels, scores.predictions)))
+    return float(np.mean(scores.find_metric(metric).function(scores.labels, scores.predictions)))
 
 
 def paired_difference(
@@ -183,7 +197,8 @@ def paired_contrast(
         DataError: If the examples differ, or no seed is shared.
         SpecError: If the metric is unknown.
     """
-    measure = find_metric(metric).function
+    figure = scores[0].find_metric(metric)
+    measure = figure.function
     if not all(np.array_equal(method.labels, scores[0].labels) for method in scores):
         raise DataError("the runs were measured on different examples; evaluate all on the same data.")
     shared_seeds = tuple(
@@ -200,7 +215,7 @@ def paired_contrast(
         return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
     estimate = _mean_estimate(gain, paired_scores[0], seed)
-    return Difference(_interval(estimate, level), estimate.p_value(bound), find_metric(metric).is_error)
+    return Difference(_interval(estimate, level), estimate.p_value(bound), figure.is_error)
 
 
 def holm_rejections(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
@@ -259,8 +274,16 @@ def shared_examples(records: Sequence[RunRecord]) -> list[int | str]:
     if not records:
         return []
     other_ids = [{item.id for item in record.predictions} for record in records[1:]]
-    first_ids = dict.fromkeys(item.id for item in records[0].predictions if not isinstance(item.label, list))
+    metric = records[0].task.metric
+    first_ids = dict.fromkeys(
+        item.id for item in records[0].predictions if not _is_foreign_list(item.label, metric)
+    )
     return [example for example in first_ids if all(example in ids for ids in other_ids)]
+
+
+def _is_foreign_list(label: object, metric: str) -> bool:
+    """Return whether a label is a list that no metric of ours is for."""
+    return isinstance(label, list) and metric_for(metric, cast("list[object]", label)) is None
 
 
 def baselines_of(records: Sequence[RunRecord]) -> Mapping[str, float]:
@@ -271,20 +294,39 @@ def baselines_of(records: Sequence[RunRecord]) -> Mapping[str, float]:
     return min(records, key=lambda record: len(record.predictions)).baselines if records else {}
 
 
-def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str]) -> Scores:
-    """Return the predictions of runs of one method, one row per seed."""
+def knows_metric(records: Sequence[RunRecord], metric: str) -> bool:
+    """Return whether a metric of runs can be computed from their predictions."""
+    labels: list[object] = [item.label for record in records for item in record.predictions[:1]]
+    return all(metric_for(metric, label) is not None for label in labels or [None])
+
+
+def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str], metric: str) -> Scores:
+    """Return the predictions of runs of one method, one row per seed.
+
+    Args:
+        records: At least one run.
+        examples: The ids of the examples.
+        metric: The metric that they are for; labels that are lists are counted for it.
+    """
     predictions_by_id = [{item.id: item for item in record.predictions} for record in records]
-    labels = np.array([predictions_by_id[0][name].label for name in examples])
-    predictions = np.array([[run[name].prediction for name in examples] for run in predictions_by_id])
-    return Scores(labels, predictions, tuple(record.training.seed for record in records))
+    labels: list[Any] = [predictions_by_id[0][name].label for name in examples]
+    predictions: list[list[Any]] = [[run[name].prediction for name in examples] for run in predictions_by_id]
+    seeds = tuple(record.training.seed for record in records)
+    figure = metric_for(metric, labels[0]) if labels else None
+    if figure is None or figure.counts is None:
+        return Scores(np.array(labels), np.array(predictions), seeds)
+    # All seeds are counted together, so that they have the same classes.
+    counts = figure.counts(labels * len(seeds), [value for row in predictions for value in row])
+    checksums = np.array([zlib.crc32(json.dumps(label).encode()) for label in labels])
+    return Scores(checksums, counts.reshape(len(seeds), len(labels)), seeds, figure)
 
 
 def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int | str]) -> Interval | None:
     """Return the mean over the runs of one method; None if there is no run."""
     if not records:
         return None
-    if metric in METRICS and examples:
-        return metric_interval(scores_of(records, examples), metric)
+    if knows_metric(records, metric) and examples:
+        return metric_interval(scores_of(records, examples, metric), metric)
     value = float(np.mean([record.metrics[metric] for record in records]))
     return Interval(value, value, value)
 

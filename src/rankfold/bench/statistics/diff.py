@@ -9,6 +9,7 @@ import numpy as np
 from rankfold.bench.statistics.comparison import (
     Difference,
     Verdict,
+    knows_metric,
     paired_difference,
     scores_of,
     shared_examples,
@@ -17,7 +18,6 @@ from rankfold.bench.statistics.comparison import (
 from rankfold.errors import DataError
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import label_with_all
-from rankfold.tasks.metrics import METRICS
 
 ChangeOutcome = Verdict | Literal["the same", "failed", "fixed", "failed in both"]
 """The change of a method: a verdict on its predictions, or a failure in one set or in both."""
@@ -183,9 +183,9 @@ def _compare_runs(change: Change, ours: Sequence[RunRecord], theirs: Sequence[Ru
     if {run.task.version or 1 for run in ours} != {run.task.version or 1 for run in theirs}:
         return replace(change, why="the task has changed: its version differs")
     examples = shared_examples([*ours, *theirs])
-    if change.metric not in METRICS or not examples:
+    if not knows_metric([*ours, *theirs], change.metric) or not examples:
         return replace(change, why=f"there are no predictions that give {change.metric}")
-    new, old = scores_of(ours, examples), scores_of(theirs, examples)
+    new, old = (scores_of(runs, examples, change.metric) for runs in (ours, theirs))
     if np.array_equal(new.labels, old.labels) and np.array_equal(new.predictions, old.predictions):
         return replace(change, outcome="the same")
     return replace(change, difference=paired_difference(new, old, change.metric))

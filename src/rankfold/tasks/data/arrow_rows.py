@@ -119,8 +119,12 @@ def _decoded(batch: Any) -> Any:
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
     """Return the names of class ids that the library `datasets` writes into a file's metadata."""
     try:
-        features: dict[str, dict[str, list[str]]] = json.loads(metadata[b"huggingface"])["info"]["features"]
-        ids = {name: item for name, item in features.items() if "names" in item}
-        return {name: tuple(map(str, item["names"])) for name, item in ids.items()}
+        features: dict[str, Any] = json.loads(metadata[b"huggingface"])["info"]["features"]
+        # Ids in lists have their names one level below.
+        inner = {
+            name: cast("Any", item)[0] if isinstance(item, list) else item for name, item in features.items()
+        }
+        ids: dict[str, Any] = {name: item.get("feature", item) for name, item in inner.items()}
+        return {name: tuple(map(str, item["names"])) for name, item in ids.items() if "names" in item}
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
         return {}

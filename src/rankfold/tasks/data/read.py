@@ -192,9 +192,10 @@ def _hub_table(dataset: Any, name: str) -> Table:
         raise _empty(name)
     class_ids = _datasets().ClassLabel
     names = {
-        column: tuple(feature.names)
+        column: tuple(ids.names)
         for column, feature in dataset.features.items()
-        if isinstance(feature, class_ids)
+        # Ids in lists have their names one level below.
+        if isinstance(ids := getattr(feature, "feature", feature), class_ids)
     }
     return Table(rows, names)
 

@@ -24,6 +24,7 @@ __all__ = [
     "LabelHints",
     "Learner",
     "TaskKind",
+    "claiming_kind",
     "default_kind",
     "find_kind",
     "infer_kind",
@@ -52,6 +53,16 @@ def find_kind(name: str) -> TaskKind:
     if kind is None:
         raise unknown_name("kind", name, kind_names())
     return kind
+
+
+def claiming_kind(rows: Rows, overrides: Columns) -> TaskKind | None:
+    """Return the kind of rows whose columns only one kind reads; None if they are of a usual sort.
+
+    Args:
+        rows: At least one row.
+        overrides: Columns that the user has named.
+    """
+    return next((kind for kind in KINDS.values() if kind.claims(rows, overrides)), None)
 
 
 def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> TaskKind:

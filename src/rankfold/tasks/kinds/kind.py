@@ -114,6 +114,7 @@ class TaskKind(ABC):
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
         uses_chat_template: Whether its examples are written by the model's chat template.
         reads_training: Whether the examples of any split depend on the training split.
+        metric_names: The metrics that can be asked for; those of `metrics` alone if empty.
         baselines: Constant predictions by name, each computed from the training labels: the scores of a model
             that never looks at its input.
     """
@@ -126,6 +127,7 @@ class TaskKind(ABC):
     uses_chat_template: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
+    metric_names: ClassVar[tuple[str, ...]] = ()
 
     def __repr__(self) -> str:
         return f"<task kind '{self.name}'>"
@@ -144,6 +146,18 @@ class TaskKind(ABC):
             DataError: If the rows could mean this kind or another, or the model cannot learn them.
         """
         _ = rows, columns, is_causal
+        return False
+
+    def claims(self, rows: Rows, overrides: Columns) -> bool:
+        """Return whether only this kind reads the columns of rows, such as lists of tags; by default never.
+
+        This is asked before the columns of a text and a label are looked for.
+
+        Args:
+            rows: At least one row.
+            overrides: Columns that the user has named.
+        """
+        _ = rows, overrides
         return False
 
     def columns(self, rows: Rows, overrides: Columns) -> Columns:
