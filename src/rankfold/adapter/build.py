@@ -164,7 +164,7 @@ class Builder:
             for role, (factor, rows, cols) in site.sides.items():
                 pool = self._pools[role]
                 group, *size = pool.group(path, rows, cols)
-                copies = pool.stacked(site.experts) or 1
+                copies = pool.stack_size(site.experts) or 1
                 parts.setdefault(f"{group}.{role}", Part(factor, size[0], size[1], copies))
             spec = site.spec
             if spec.core is not None:

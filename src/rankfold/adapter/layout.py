@@ -198,3 +198,8 @@ def module_path(name: str, geometry: Geometry) -> str:
         return name
     owner, _, leaf = name.rpartition(".")
     return f"{owner}.{PARAMETERS}.{leaf}"
+
+
+def layer_name(path: str) -> str:
+    """Return the name of the layer, or the parameter, whose adapter a module of this path carries."""
+    return path.replace(f".{PARAMETERS}.", ".")

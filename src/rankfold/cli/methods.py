@@ -54,8 +54,8 @@ def _show_one(preset: "Preset", *, as_json: bool) -> None:
     note(
         f"recommended learning rate with AdamW: {preset.learning_rate:g}; "
         f"target_modules if none are given: {preset.targets or 'the usual ones of the model'}. "
-        "Beside these: target_modules, exclude_modules, layers_to_transform, layers_pattern, rank_pattern, "
-        "alpha_pattern, modules_to_save."
+        "Beside these: target_modules, target_parameters, exclude_modules, layers_to_transform, "
+        "layers_pattern, rank_pattern, alpha_pattern, modules_to_save."
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -57,15 +57,21 @@ class Compression:
 def compress(update: LowRankUpdate, compression: Compression) -> LowRankUpdate:
     """Return the nearest update of a smaller rank: the truncated singular value decomposition.
 
+    Experts get one rank, since a file of PEFT's LoRA has one; an error is that of all of them together.
+
     It is computed from the two thin matrices, so its cost follows their rank, not the size of the weight.
     """
-    up, down = _LINALG.qr(update.up.double()), _LINALG.qr(update.down.double().T)
-    left, values, right = _LINALG.svd(up.R @ down.R.T, full_matrices=False)
-    rank = compression.rank_of(values.tolist())
+    up, down = _LINALG.qr(update.up.double()), _LINALG.qr(update.down.double().mT)
+    left, values, right = _LINALG.svd(up.R @ down.R.mT, full_matrices=False)
+    sizes: Tensor = values if values.ndim == 1 else _LINALG.vector_norm(values, dim=0)
+    singular_values: list[float] = cast(Any, sizes).tolist()
+    rank = compression.rank_of(singular_values)
     # The roots on both sides keep both in the range of small dtypes.
-    roots = values[:rank].sqrt()
+    roots = values[..., :rank].sqrt()
     return LowRankUpdate(
-        roots[:, None] * (right[:rank] @ down.Q.T), (up.Q @ left[:, :rank]) * roots, update.geometry
+        roots[..., :, None] * (right[..., :rank, :] @ down.Q.mT),
+        (up.Q @ left[..., :rank]) * roots[..., None, :],
+        update.geometry,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rankfold.adapter.geometry import Conv2d, Geometry
+from rankfold.adapter.geometry import Conv2d, Geometry, Matrices
 from rankfold.adapter.module import Adapter
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import AdapterFileError, NotExactError
@@ -22,28 +22,30 @@ _LINALG: Any = torch.linalg  # torch leaves its functions untyped
 class LowRankUpdate:
     """The update of a base weight as a product of two thin matrices, its scaling included.
 
+    For a parameter with experts both are stacks, with the experts on an axis in front.
+
     Args:
-        down: [rank, in_features].
-        up: [out_features, rank].
+        down: [*experts, rank, in_features].
+        up: [*experts, out_features, rank].
         geometry: Type and sizes of the base layer.
     """
 
-    down: Float[Tensor, "rank in_features"]
-    up: Float[Tensor, "out_features rank"]
+    down: Float[Tensor, "*experts rank in_features"]
+    up: Float[Tensor, "*experts out_features rank"]
     geometry: Geometry
 
     @property
     def rank(self) -> int:
         """The inner width."""
-        return self.down.shape[0]
+        return self.down.shape[-2]
 
     @property
     def file_rank(self) -> int:
         """The rank in a file of PEFT's LoRA, where each group of a convolution has its own."""
         return self.rank * (self.geometry.groups if isinstance(self.geometry, Conv2d) else 1)
 
-    def matrix(self) -> Float[Tensor, "out_features in_features"]:
-        """Return the update as a matrix, in float64."""
+    def matrix(self) -> Float[Tensor, "*experts out_features in_features"]:
+        """Return the update as a matrix, or as those of all experts, in float64."""
         return self.up.double() @ self.down.double()
 
     def to(self, dtype: torch.dtype) -> "LowRankUpdate":
@@ -77,13 +79,20 @@ def check_update(name: str, down: Tensor, up: Tensor, geometry: Geometry) -> Low
     Raises:
         AdapterFileError: If their sizes are not those of the layer.
     """
-    rank = len(down)
-    if down.shape != (rank, geometry.in_features) or up.shape != (geometry.out_features, rank) or not rank:
+    stack, rank = stack_of(geometry), down.shape[-2]
+    down_shape, up_shape = (*stack, rank, geometry.in_features), (*stack, geometry.out_features, rank)
+    if down.shape != down_shape or up.shape != up_shape or not rank:
         raise AdapterFileError(
             f"the file has '{name}' as {tuple(up.shape)} times {tuple(down.shape)}, which does not fit a "
             f"layer of {geometry.in_features} in, {geometry.out_features} out; export the adapter again."
         )
     return LowRankUpdate(down, up, geometry)
+
+
+def stack_of(geometry: Geometry) -> tuple[int, ...]:
+    """Return the axes of a layer's update in front of its matrices: that of the experts, or none."""
+    experts = geometry.experts if isinstance(geometry, Matrices) else None
+    return () if experts is None else (experts,)
 
 
 def folding_obstacle(spec: AdapterSpec) -> str | None:
@@ -136,7 +145,7 @@ def fold(adapter: Adapter) -> LowRankUpdate:
     match adapter.core:
         case None:
             pass
-        case LowRank(left=left, right=right) if left.shape[1] < min(left.shape[0], right.shape[1]):
+        case LowRank(left=left, right=right) if left.shape[-1] < min(left.shape[-2], right.shape[-1]):
             down, up = right.double() @ down, up @ left.double()
         case core:
             matrix = core().double()
@@ -144,7 +153,7 @@ def fold(adapter: Adapter) -> LowRankUpdate:
                 down = matrix @ down
             else:
                 up = up @ matrix
-    return LowRankUpdate(down, up * _multiplier(adapter), adapter.geometry)
+    return _update(down, up * _multiplier(adapter), adapter.geometry)
 
 
 @torch.no_grad()
@@ -160,7 +169,13 @@ def unfolded_update(adapter: Adapter) -> LowRankUpdate:
     down = adapter.down().double()
     if adapter.core is not None:
         down = adapter.core().double() @ down
-    return LowRankUpdate(down, adapter.up().double() * _multiplier(adapter), adapter.geometry)
+    return _update(down, adapter.up().double() * _multiplier(adapter), adapter.geometry)
+
+
+def _update(down: Tensor, up: Tensor, geometry: Geometry) -> LowRankUpdate:
+    """Return an update; a factor that experts share is repeated for each of them."""
+    stack = stack_of(geometry)
+    return LowRankUpdate(down.expand(*stack, *down.shape[-2:]), up.expand(*stack, *up.shape[-2:]), geometry)
 
 
 @torch.no_grad()
@@ -192,8 +207,8 @@ def relative_error(update: LowRankUpdate, reference: LowRankUpdate) -> float:
 
     Neither matrix is formed: the norm of U V is that of R_U R_V', from the QR decompositions of U and V'.
     """
-    down = torch.cat([update.down.double(), reference.down.double()])
-    up = torch.cat([update.up.double(), -reference.up.double()], dim=1)
+    down = torch.cat([update.down.double(), reference.down.double()], dim=-2)
+    up = torch.cat([update.up.double(), -reference.up.double()], dim=-1)
     size = _product_norm(reference.down.double(), reference.up.double())
     error = _product_norm(down, up)
     if size == 0:
@@ -202,9 +217,9 @@ def relative_error(update: LowRankUpdate, reference: LowRankUpdate) -> float:
 
 
 def _product_norm(down: Tensor, up: Tensor) -> float:
-    return frobenius(_LINALG.qr(up).R @ _LINALG.qr(down.T).R.T)
+    return frobenius(_LINALG.qr(up).R @ _LINALG.qr(down.mT).R.mT)
 
 
 def frobenius(matrix: Tensor) -> float:
-    """Return the Frobenius norm."""
+    """Return the Frobenius norm; of several matrices, that of all of them together."""
     return _LINALG.vector_norm(matrix).item()

@@ -13,6 +13,7 @@ from peft import TaskType
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder, BuiltAdapter
+from rankfold.adapter.geometry import Matrices
 from rankfold.adapter.layout import common_depth, layers_in, module_path
 from rankfold.adapter.module import Adapter
 from rankfold.adapter.site import Site
@@ -196,7 +197,7 @@ def _with_other_tensors(
     references: Mapping[str, LowRankUpdate],
 ) -> FoldedAdapter:
     return FoldedAdapter(
-        updates=updates,
+        updates=_in_order(updates, config.target_parameters or ()),
         references=references,
         base_model=config.base_model_name_or_path,
         task_type=None if config.task_type is None else TaskType(config.task_type).value,
@@ -204,6 +205,22 @@ def _with_other_tensors(
         modules_to_save=tuple(dict.fromkeys(config.modules_to_save or ())),
         tensors={key: tensor for key, tensor in tensors.items() if MARKER not in key},
     )
+
+
+def _in_order(
+    updates: Mapping[str, LowRankUpdate], target_parameters: Sequence[str]
+) -> dict[str, LowRankUpdate]:
+    """Return the updates with the parameters last, in the order that the configuration has from the model.
+
+    A list of layers that was written to a file is sorted, but PEFT nests its wrappers in the model's order.
+    """
+    order = {name.rpartition(".")[2]: index for index, name in enumerate(target_parameters, 1)}
+
+    def rank(name: str) -> int:
+        is_parameter = isinstance(updates[name].geometry, Matrices)
+        return order.get(name.rpartition(".")[2], len(order) + 1) if is_parameter else 0
+
+    return {name: updates[name] for name in sorted(updates, key=rank)}
 
 
 def needs_base_weights(config: RankfoldConfig) -> bool:

@@ -84,12 +84,12 @@ class Pool:
         group, *size = self.group(path, rows, cols)
         is_first = group not in self._factors
         if is_first:
-            self._factors[group] = create(group, size[0], size[1], self.stacked(experts))
+            self._factors[group] = create(group, size[0], size[1], self.stack_size(experts))
         factor = self._factors[group]
         view = factor if size == [rows, cols] else Window(factor, rows, cols)
         return view, factor if is_first else None
 
-    def stacked(self, experts: int | None) -> int | None:
+    def stack_size(self, experts: int | None) -> int | None:
         """Return how many matrices the factor of a layer with experts holds: one if layers share it."""
         return experts if self.share == "none" else None
 

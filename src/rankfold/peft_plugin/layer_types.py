@@ -18,6 +18,7 @@ from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
 from rankfold.errors import SpecError
 from rankfold.factors.base import is_transformed
 from rankfold.peft_plugin.layer import RankfoldLayer, layer_sizes
+from rankfold.peft_plugin.parameters import own_matrices
 
 
 @final
@@ -142,6 +143,12 @@ def geometry_of(name: str, layer: nn.Module, backend: QuantizationBackend | None
         in_features, out_features = layer_sizes(layer)
         if in_features is not None and out_features is not None:
             return Linear(in_features, out_features, transposed=isinstance(layer, Conv1D))
+    if matrices := own_matrices(layer):
+        names = [f"{name.rpartition('.')[2]}.{leaf}" for leaf in matrices]
+        raise SpecError(
+            f"Target module '{name}' is not supported: it is a {type(layer).__name__}; name its parameters "
+            f"in target_parameters={names} in place of it, or exclude it by exclude_modules."
+        )
     raise SpecError(
         f"Target module '{name}' is not supported: it is a {type(layer).__name__}; "
         "name Linear, Conv1D, Conv2d or Embedding layers in target_modules, or exclude it by exclude_modules."

@@ -112,22 +112,43 @@ def short_name(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
 
-def parameter_hint(target_name: str, modules: Mapping[str, nn.Module]) -> str | None:
-    """Return the remedy where a name of a layer is that of a parameter; None where it is not."""
-    names = sorted({short_name(name) for name in matrices_in(modules) if _is_named(name, [target_name])})
-    if not names:
+def unknown_layer(
+    target_name: str, target_names: Collection[str], model: nn.Module, modules: Mapping[str, nn.Module]
+) -> SpecError | None:
+    """Return the error for a name of a layer in a model whose experts are parameters; None for another model.
+
+    Args:
+        target_name: The name, which matches no layer.
+        target_names: All names that were given; the remedy has all those of parameters.
+        model: The model.
+        modules: Its modules by name, without those inside adapters.
+    """
+    matrices = {short_name(name): None for name in matrices_in(modules)}
+    names = [name for name in matrices if _is_named(name, target_names)]
+    if any(_is_named(name, [target_name]) for name in names):
+        return SpecError(
+            f"'{target_name}' is a parameter, not a layer; name it in target_parameters={names}."
+        )
+    share, names = left_out(model, modules)
+    if share < NOTABLE_SHARE:
         return None
-    return f"'{target_name}' is a parameter, not a layer; give target_parameters={names} for it."
+    return SpecError(
+        f"unknown target module '{target_name}': {share:.0%} of this model's numbers are in parameters, such "
+        f"as those of its experts; name them in target_parameters={names}, and layers in target_modules."
+    )
 
 
 def left_out(model: nn.Module, modules: Mapping[str, nn.Module]) -> tuple[float, list[str]]:
-    """Return the share of a model's numbers that are in no layer, and the short names of the larger ones."""
+    """Return the share of a model's numbers in parameters that are no layers, and their short names.
+
+    Small ones, such as a router's, are left out of both.
+    """
     total = sum(parameter.numel() for parameter in model.parameters()) or 1
     sizes: dict[str, int] = {}
     for name, parameter in matrices_in(modules).items():
         sizes[short_name(name)] = sizes.get(short_name(name), 0) + parameter.numel()
-    names = [name for name, size in sizes.items() if size >= _WORTH_NAMING * total]
-    return sum(sizes.values()) / total, names
+    larger = {name: size for name, size in sizes.items() if size >= _WORTH_NAMING * total}
+    return sum(larger.values()) / total, list(larger)
 
 
 def warn_of_share(model: nn.Module, config: RankfoldConfig, modules: Mapping[str, nn.Module]) -> None:

@@ -34,7 +34,7 @@ from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, layer_sizes
 from rankfold.peft_plugin.layer_types import geometry_of
-from rankfold.peft_plugin.parameter_targets import check_apart, owner_of, parameter_hint, split_parameters
+from rankfold.peft_plugin.parameter_targets import check_apart, owner_of, split_parameters, unknown_layer
 from rankfold.peft_plugin.parameters import RankfoldParameters, parameter_geometry
 
 USUAL_TARGETS = cast("Mapping[str, list[str] | str]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
@@ -98,7 +98,7 @@ def find_targets(
     if state_dict is None:
         names, excluded_names = _split_by_targeting(model, config, modules)
         parameters, excluded_parameters = split_parameters(config, modules)
-        _check_target_modules(config, names, [*excluded_names, *excluded_parameters], modules)
+        _check_target_modules(config, names, [*excluded_names, *excluded_parameters], model, modules)
         check_apart(parameters, names)
         _check_patterns(config, [*names, *parameters])
         _check_modules_to_save(config, modules)
@@ -251,6 +251,7 @@ def _check_target_modules(
     config: RankfoldConfig,
     names: Sequence[str],
     excluded_names: Iterable[str],
+    model: nn.Module,
     modules: Mapping[str, nn.Module],
 ) -> None:
     """Check that every name matches a layer, which may be excluded, and that some layer is left."""
@@ -265,8 +266,8 @@ def _check_target_modules(
             raise SpecError(
                 f"target module '{target_name}' is in no block of layers_to_transform; leave it out."
             )
-        if hint := parameter_hint(target_name, modules):
-            raise SpecError(hint)
+        if error := unknown_layer(target_name, targets or (), model, modules):
+            raise error
         raise unknown_name(
             "target module", target_name, _leaves(name for name in modules if _is_layer(modules[name]))
         )

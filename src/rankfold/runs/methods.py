@@ -25,6 +25,7 @@ PEFT_LORA = f"{PEFT_PREFIX}{_RATE_OF_OTHERS}"
 """PEFT's own LoRA, what other methods are held against."""
 
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save")
+_PARAMETERS = "target_parameters"
 # PEFT trains and saves these by itself for these types of task.
 _HEADS = {"classifier", "score"}
 _TYPES_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS")
@@ -80,6 +81,8 @@ class Method:
             # PEFT reads a text as a regular expression for the whole path, which a bare name never matches.
             if isinstance(value, str) and value.isidentifier() and not is_own_word:
                 values[name] = [value]
+        if isinstance(values.get(_PARAMETERS), str):
+            values[_PARAMETERS] = [values[_PARAMETERS]]  # never a regular expression
         saved_heads = _HEADS if task_type in _TYPES_WITH_HEADS else set[str]()
         unsaved_modules = [name for name in fresh_modules if not saved_heads & set(name.split("."))]
         if unsaved_modules:

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from rankfold.adapter.geometry import Geometry
-from rankfold.adapter.layout import layers_in
 from rankfold.errors import SpecError, unknown_name
 from rankfold.export.base import AdapterBase
 from rankfold.export.certificate import LayerError, LogitsError, Method
@@ -155,7 +154,7 @@ class LayerFormat(ExportFormat):
         return self._errors(source.fold(), source, folder)
 
     def _errors(self, adapter: FoldedAdapter, source: ExportSource, folder: Path) -> tuple[LayerError, ...]:
-        geometries = layers_in(source.adapter.config.layers or {})
+        geometries = {name: update.geometry for name, update in adapter.updates.items()}
         in_files = self.read_updates(geometries, source.base, folder)
         return tuple(
             LayerError(

@@ -12,7 +12,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 
-from rankfold.adapter.geometry import Geometry, Linear
+from rankfold.adapter.geometry import Geometry, Linear, Matrices
 from rankfold.errors import AdapterFileError, NotExactError, SpecError, unknown_name
 from rankfold.export.base import AdapterBase
 from rankfold.export.fold import LowRankUpdate, check_update
@@ -59,6 +59,12 @@ class GgufLora(LayerFormat):
                 f"llama.cpp's LoRA cannot hold '{name}', which was trained in full; export --to merged, and "
                 "convert the model."
             )
+        for name, update in adapter.updates.items():
+            if isinstance(update.geometry, Matrices):
+                raise NotExactError(
+                    f"llama.cpp's LoRA is not written for '{name}', which is a parameter and no layer; merge "
+                    "the adapter into its base instead, with --to merged, and convert the model."
+                )
         write_gguf(adapter.updates, _layout_of(base), folder / FILE_NAME, dtype)
 
     def read_updates(

@@ -9,6 +9,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 
+from rankfold.adapter.layout import layer_name
 from rankfold.adapter.module import hosts_in
 from rankfold.errors import NotExactError, RankfoldWarning, SpecError
 from rankfold.export.base import AdapterBase
@@ -97,7 +98,7 @@ def merge_errors(model: nn.Module, dtype: torch.dtype) -> Iterator[LayerError]:
         assert isinstance(layer, RankfoldLayer), "the layers of a PEFT model are ours"
         for adapter in layer.rankfold_adapters.values():
             error = _rounding_error(layer.get_base_weight().double(), adapter.delta_weight())
-            name, rank = path.removeprefix(PREFIX), fold(adapter).rank
+            name, rank = layer_name(path.removeprefix(PREFIX)), fold(adapter).rank
             yield LayerError(name, rank, error(torch.float32), error(dtype))
 
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
-from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear
+from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear, Matrices
 from rankfold.errors import AdapterFileError, NotExactError
 from rankfold.export.base import AdapterBase
 from rankfold.export.fold import LowRankUpdate, check_update
@@ -122,11 +122,28 @@ def lora_tensors(updates: Mapping[str, LowRankUpdate], dtype: torch.dtype) -> di
             hold a value.
     """
     tensors: dict[str, Tensor] = {}
+    paths = _wrapper_paths({name: update.geometry for name, update in updates.items()})
     for name, update in updates.items():
         down, up = (matrix.contiguous() for matrix in _matrices(name, update.to_finite(name, dtype)))
         for side, matrix in (("A", down), ("B", up)):
-            tensors[_tensor_name(name, side, update.geometry)] = matrix
+            tensors[_tensor_name(paths[name], side, update.geometry)] = matrix
     return tensors
+
+
+def _wrapper_paths(geometries: Mapping[str, Geometry]) -> dict[str, str]:
+    """Return the path of the module of PEFT that has the LoRA of each layer or parameter.
+
+    PEFT wraps a module once for each of its parameters, in their order, each time around the wrapper before.
+    """
+    paths = {name: name for name in geometries}
+    owners: dict[str, list[str]] = {}
+    for name, geometry in geometries.items():
+        if isinstance(geometry, Matrices):
+            owners.setdefault(name.rpartition(".")[0], []).append(name)
+    for owner, names in owners.items():
+        for outer, name in enumerate(reversed(names)):
+            paths[name] = ".".join([owner, *["base_layer"] * outer])
+    return paths
 
 
 def lora_config(adapter: FoldedAdapter) -> dict[str, Any]:
@@ -139,6 +156,14 @@ def lora_config(adapter: FoldedAdapter) -> dict[str, Any]:
     ranks = {name: update.file_rank for name, update in adapter.updates.items()}
     largest = max(ranks.values())
     pattern = {_rank_pattern(name, ranks): rank for name, rank in ranks.items() if rank != largest}
+    is_parameter = {name: isinstance(update.geometry, Matrices) for name, update in adapter.updates.items()}
+    layers = sorted(name for name in ranks if not is_parameter[name])
+    transposed = any(_is_transposed(update.geometry) for update in adapter.updates.values())
+    if transposed and any(is_parameter.values()):
+        raise NotExactError(
+            "PEFT's LoRA takes no parameters beside layers with transposed weights; merge the adapter into "
+            "its base instead, with --to merged."
+        )
     return {
         "peft_type": "LORA",
         "task_type": adapter.task_type,
@@ -148,8 +173,9 @@ def lora_config(adapter: FoldedAdapter) -> dict[str, Any]:
         "lora_alpha": largest,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": any(_is_transposed(update.geometry) for update in adapter.updates.values()),
-        "target_modules": _target_modules(sorted(adapter.updates)),
+        "fan_in_fan_out": transposed,
+        "target_modules": _target_modules(layers),
+        "target_parameters": [name for name in ranks if is_parameter[name]] or None,
         "rank_pattern": pattern,
         "alpha_pattern": pattern,
         "modules_to_save": list(adapter.modules_to_save) or None,
@@ -167,14 +193,19 @@ def read_lora_tensors(
         AdapterFileError: If a layer is missing, or its tensors have other shapes.
     """
     updates: dict[str, LowRankUpdate] = {}
+    paths = _wrapper_paths(geometries)
     for name, geometry in geometries.items():
         try:
-            down, up = (tensors[_tensor_name(name, side, geometry)] for side in "AB")
+            down, up = (tensors[_tensor_name(paths[name], side, geometry)] for side in "AB")
         except KeyError as error:
             raise AdapterFileError(f"the file lacks '{name}'; export the adapter again.") from error
         if isinstance(geometry, Conv2d):
             rank, channels = up.shape[1], geometry.in_channels // geometry.groups
             down, up = down[:rank, :channels].flatten(1), up.flatten(1)
+        if isinstance(geometry, Matrices) and geometry.experts is not None:
+            # The columns of PEFT's B are in the order of the ranks, and of the experts within each.
+            down = down.reshape(geometry.experts, -1, down.shape[-1])
+            up = up.reshape(len(up), -1, geometry.experts).permute(2, 0, 1)
         updates[name] = check_update(name, down, up, geometry)
     return updates
 
@@ -190,6 +221,8 @@ def _matrices(name: str, update: LowRankUpdate) -> tuple[Tensor, Tensor]:
     match update.geometry:
         case Conv2d() as convolution:
             return _kernels(name, update, convolution)
+        case Matrices(experts=int()):
+            return update.down.flatten(0, 1), update.up.permute(1, 2, 0).flatten(1)
         case _:
             # The same for a Conv1D: PEFT holds its two modules as linear ones, whichever way the base lies.
             return update.down, update.up
