@@ -137,6 +137,17 @@ def chats(rng: random.Random) -> Iterable[dict[str, Any]]:
         }
 
 
+def quiz(rng: random.Random) -> Iterable[dict[str, Any]]:
+    """Yield questions with four choices."""
+    for index in range(80):
+        country, capital = rng.choice(list(CAPITALS.items()))
+        choices = [capital, *rng.sample([city for city in CAPITALS.values() if city != capital], 3)]
+        rng.shuffle(choices)
+        letters = dict(zip("ABCD", choices, strict=True))
+        answer = next(letter for letter, city in letters.items() if city == capital)
+        yield {"question": f"({index}) What is the capital of {country}?", **letters, "answer": answer}
+
+
 def reviews(rng: random.Random) -> Iterable[dict[str, Any]]:
     """Yield German reviews."""
     for index in range(120):
@@ -180,6 +191,7 @@ def main() -> None:
     write_csv("bewertungen-cp1252.csv", reviews(seeded()), "cp1252", ";")
     write_csv("bewertungen-utf16.csv", reviews(seeded()), "utf-16", ";")
     write_csv("alarms.csv", alarms(seeded()))
+    write_csv("quiz.csv", quiz(seeded()))
     write_jsonl("names.jsonl", names(seeded()))
     write_jsonl("chats.jsonl", chats(seeded()))
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, final, get_args, get_origin, get_type_hints
 
@@ -109,6 +109,7 @@ class Preset:
         targets: The layers that the method is made for, as PEFT's `target_modules`; the model's usual ones if
             None.
         router_type: The type of the spec's router, where it is not `RouterSpec` itself; by it files are read.
+        former_defaults: Defaults of version 0.1.0 that have changed since, for the runs of that version.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Preset:
     build: Callable[..., AdapterSpec]
     targets: str | None = None
     router_type: type[RouterSpec] = RouterSpec
+    former_defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def options(self) -> Mapping[str, Option]:

@@ -51,4 +51,5 @@ PRESET = Preset(
     summary="Both factors are read from square products of two small matrices: 2k(d_up + d_down) parameters.",
     learning_rate=2e-3,
     build=_spec,
+    former_defaults={"zero": "down"},
 )

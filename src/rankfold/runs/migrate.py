@@ -53,9 +53,10 @@ def upgrade_start(values: dict[str, Any]) -> dict[str, Any]:
 
 def with_former_defaults(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a method with those stated whose default has changed since 0.1.0."""
-    if method == "relayed_lora" and options.get("reading") != "paper":
-        return {**options, "zero": options.get("zero", "down")}
-    return dict(options)
+    from rankfold.presets import discover  # imports torch, which a command that is refused does without
+
+    preset = discover().get(method)
+    return {**(preset.former_defaults if preset else {}), **options}
 
 
 def _upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
