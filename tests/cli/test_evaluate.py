@@ -54,7 +54,60 @@ def test_evaluating_a_run_gives_its_own_metrics(trained):
     record = json.loads((trained / "run.json").read_text("utf-8"))
     measured = json.loads(result.stdout)
     assert measured["metrics"] == record["metrics"]
-    assert measured["predictions"] == record["predictions"]
+    names = record["task"]["label_names"]
+    assert measured["predictions"] == [
+        {**item, "label": names[item["label"]], "prediction": names[item["prediction"]]}
+        for item in record["predictions"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def new_file(tmp_path_factory):
+    """Rows that the run has not seen, in one file."""
+    path = tmp_path_factory.mktemp("new") / "new.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in review_rows(30, seed=7)), "utf-8")
+    return path
+
+
+def test_all_rows_of_a_new_file_are_measured_unless_a_split_is_asked_for(trained, new_file):
+    measured = json.loads(_call("evaluate", trained, "--data", new_file, "--json").stdout)
+    assert (measured["split"], measured["rows"], len(measured["predictions"])) == ("all", 30, 30)
+    held_out, rest = (
+        json.loads(_call("evaluate", trained, "--data", new_file, "--split", split, "--json").stdout)
+        for split in ("validation", "train")
+    )
+    assert 0 < held_out["rows"] < 15
+    assert held_out["rows"] + rest["rows"] == 30
+    refused = _call("evaluate", trained, "--data", new_file, "--split", "test")
+    assert (refused.exit_code, "leave --split out" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("splits", "split", "count"),
+    [(("test",), "test", 10), (("train", "test"), "test", 10), (("validation", "test"), "validation", 20)],
+)
+def test_the_split_of_a_folder_is_the_one_that_was_not_trained_on(trained, tmp_path, splits, split, count):
+    sizes = {"train": 40, "validation": 20, "test": 10}
+    folder = write_splits(tmp_path / "new", **{name: review_rows(sizes[name], seed=7) for name in splits})
+    measured = json.loads(_call("evaluate", trained, "--data", folder, "--json").stdout)
+    assert (measured["split"], measured["rows"]) == (split, count)
+
+
+def test_the_columns_of_new_data_are_those_of_the_run(trained, tmp_path):
+    rows = [{"label": row["label"], "text": "the", "sentence": row["sentence"]} for row in review_rows(20)]
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    result = _call("evaluate", trained, "--data", path)
+    assert "text from 'sentence'" in result.stderr
+    other = _call("evaluate", trained, "--data", path, "--text-column", "text")
+    assert "text from 'text'" in other.stderr
+
+
+def test_the_file_of_the_run_itself_is_measured_with_a_remark(tiny_bert, new_file, tmp_path):
+    words = ("--model", tiny_bert, "--data", new_file, "--method", "lora", "--steps", 1, "--max-length", 32)
+    assert _call("train", *words, "--out", tmp_path / "run").exit_code == 0
+    assert "trained on most of its rows" in _call("evaluate", tmp_path / "run", "--data", new_file).stderr
+    assert "trained on" not in _call("evaluate", tmp_path / "run").stderr
 
 
 def test_that_a_run_had_fewer_rows_is_told(adapter):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rankfold.bench.estimates import Estimate
 
 _FIELDS = (
-    *("model", "method", "options", "task", "kind", "freeze_head"),
+    *("model", "method", "options", "task", "data_root", "kind", "freeze_head"),
     *("epochs", "steps", "batch_size", "max_length", "precision", "reducer"),
 )
 _HELP_TEXTS = {

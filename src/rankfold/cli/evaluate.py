@@ -89,7 +89,8 @@ def command(
     if then is not None and then < result.rows:
         note(f"the run had {then:,} of these {result.rows:,} rows, so its figures may differ.")
     if as_json:
-        print_json(asdict(result))
+        values = asdict(result)
+        print_json({**values, "predictions": values.pop("described")})
     else:
         _print(result)
 

@@ -454,8 +454,8 @@ _DATA_FIELDS_OF_RUN = tuple(name for name in fields_of(DataRequest) if name != "
 class EvaluateRequest(DataRequest):
     """One evaluation: a saved adapter on a split of a task.
 
-    Fields that are None are those of the run whose `run.json` lies beside the adapter; the fields of the data
-    only where neither `task` nor `data` names others.
+    Fields that are None are those of the run whose `run.json` lies beside the adapter, or of the adapter's
+    manifest. Where `task` or `data` names other data, only the columns are those of the run.
 
     Raises:
         SpecError: If a field is unknown or missing, a number is out of its range, or a name not one of its
@@ -474,8 +474,10 @@ class EvaluateRequest(DataRequest):
     trust_remote_code: Annotated[bool, _EVALUATION] = Field(
         default=False, description="Run Python code that comes with the model's files; read it first."
     )
-    split: Annotated[SplitName, _EVALUATION] = Field(
-        "validation", description="train, validation, test, or validation_mismatched (of mnli)."
+    split: Annotated[SplitName | None, _EVALUATION] = Field(
+        None,
+        description="train, validation, test, or validation_mismatched (of mnli).  [default: validation; all "
+        "rows of a file that --data names]",
     )
     batch_size: Annotated[int | None, _EVALUATION_PLACE] = Field(
         None, gt=0, le=10**6, description="Rows at a time; those of the run if left out, else 16."
@@ -484,6 +486,11 @@ class EvaluateRequest(DataRequest):
         None, description="auto, fp32 or bf16; that of the run if left out, else auto."
     )
     device: Annotated[Device, _EVALUATION_PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
+
+    @property
+    def is_own_data(self) -> bool:
+        """Whether the data is that of the run, because no other is named."""
+        return self.task is None and self.data is None
 
     def completed_by(
         self, record: "RunRecord | None", manifest: "Manifest | None" = None
@@ -497,7 +504,8 @@ class EvaluateRequest(DataRequest):
         Raises:
             SpecError: If nothing names the base model.
         """
-        values = _values_of_manifest(manifest) if record is None else _values_of_run(self, record)
+        values = {} if self.is_own_data else _columns_of(manifest)
+        values |= _values_of_manifest(manifest) if record is None else _values_of_run(self, record)
         values |= {
             name: value for name in fields_of(type(self)) if (value := getattr(self, name)) is not None
         }
@@ -520,12 +528,16 @@ class CompleteRequest(EvaluateRequest):
 
 def _values_of_run(request: EvaluateRequest, record: "RunRecord") -> dict[str, Any]:
     """Return the values of a run that hold for its evaluation too."""
-    is_same_data = request.task is None and request.data is None
-    # Other data has other columns: then nothing about the run's data holds.
-    names = (*_FIELDS_OF_RUN, *_DATA_FIELDS_OF_RUN) if is_same_data else _FIELDS_OF_RUN
+    names = (*_FIELDS_OF_RUN, *_DATA_FIELDS_OF_RUN) if request.is_own_data else _FIELDS_OF_RUN
     values = {name: getattr(record.request, name) for name in names}
     values |= {"max_length": record.training.max_length, "precision": record.training.precision}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _columns_of(manifest: "Manifest | None") -> dict[str, Any]:
+    """Return the names of the columns that an adapter was trained on, by the fields of a request."""
+    columns = {} if manifest is None else manifest.columns
+    return {f"{role}_column": columns[role] for role in ("text", "pair", "label") if role in columns}
 
 
 def _values_of_manifest(manifest: "Manifest | None") -> dict[str, Any]:
