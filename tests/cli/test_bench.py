@@ -71,6 +71,19 @@ def test_estimate_prints_the_same_numbers_as_table_and_as_json():
     assert data["memory"]["total"] == sum(data["memory"].values()) - data["memory"]["total"]
 
 
+def test_estimate_counts_the_rows_and_classes_of_own_data(reviews, tiny_bert):
+    by_root = ["--data-root", str(reviews.parent), "--task", reviews.name]
+    for words in (["--data", str(reviews)], by_root):
+        result = CliRunner().invoke(
+            cli, ["bench", "estimate", "--model", str(tiny_bert), "--method", "lora", *words, "--json"]
+        )
+        assert result.exit_code == 0, result.stderr
+        told = json.loads(result.stdout)
+        assert (told["rows"], told["steps"], told["kind"]) == (48, 9, "classification")
+    known = ["bench", "estimate", *ROBERTA, "--method", "lora", "--task", "mrpc", "--data-root", str(reviews)]
+    assert json.loads(CliRunner().invoke(cli, [*known, "--json"]).stdout)["rows"] == 3668
+
+
 def test_estimate_says_when_the_memory_is_too_small_and_what_is_not_counted():
     words = ["bench", "estimate", *ROBERTA, "--method", "nora", "--steps", "1", "--batch-size", "200000"]
     result = CliRunner().invoke(cli, words)

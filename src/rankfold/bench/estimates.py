@@ -153,13 +153,16 @@ class Estimator:
         self._device = device
         self._measured: dict[str, Workload] = {}
 
-    def estimate(self, request: RunRequest, *, rows: int | None = None) -> Estimate:
+    def estimate(
+        self, request: RunRequest, *, rows: int | None = None, classes: int | None = None
+    ) -> Estimate:
         """Estimate a run; neither data nor weights are read.
 
         Args:
             request: The run. Its task says the classes, and the rows of its official training split; a task
                 or data of the user's own has two classes.
             rows: Of the training split, where the task does not say.
+            classes: Of the task, where it does not say.
 
         Raises:
             SpecError: If there is no such model, method or task, they cannot be built as asked, or neither
@@ -171,7 +174,7 @@ class Estimator:
         is_free = request.precision == "auto"
         precision = "bf16" if is_free else choose_precision(request.precision, torch.device("cpu"))
         trainer = self._device or A100[precision]
-        base = _base(request, tasks)
+        base = _base(request, tasks, classes)
         length = row_length(base.config, base.head.max_length, request.max_length)
         work = self._workload(request, base, length)
         return Estimate(
@@ -207,9 +210,36 @@ class Estimator:
         return self._measured[key]
 
 
-def estimate(request: RunRequest, *, rows: int | None = None, device: Device | None = None) -> Estimate:
+def estimate(
+    request: RunRequest,
+    *,
+    rows: int | None = None,
+    classes: int | None = None,
+    device: Device | None = None,
+) -> Estimate:
     """Estimate one run, as `Estimator.estimate` does."""
-    return Estimator(device).estimate(request, rows=rows)
+    return Estimator(device).estimate(request, rows=rows, classes=classes)
+
+
+def read_size(request: RunRequest) -> tuple[RunRequest, int, int | None]:
+    """Read the data of a run for its kind of task, its training rows and its classes.
+
+    Args:
+        request: The run, with data of the user's own.
+
+    Returns:
+        The request with the kind, the rows, and the number of classes if the kind has any.
+
+    Raises:
+        SpecError: If there is no such model or task.
+        DataError: If the data cannot be read or understood.
+    """
+    # The estimate itself subtracts the rows that are held out.
+    whole = replace(request.task_request, holds_out=False)
+    data = load_task(whole, is_causal=generates_text(request.model))
+    names = data.examples.label_names
+    classes = None if names is None else len(names)
+    return replace(request, kind=data.kind.name), data.examples.counts["train"], classes
 
 
 def step_settings(request: RunRequest) -> list[JsonValue]:
@@ -228,11 +258,11 @@ def _tasks(request: RunRequest, *, is_own: bool) -> list[Task]:
     return [] if unknown else [NAMED_TASKS[name] for name in names]
 
 
-def _base(request: RunRequest, tasks: list[Task]) -> MetaBase:
+def _base(request: RunRequest, tasks: list[Task], classes: int | None) -> MetaBase:
     kinds = [task.kind for task in tasks if task.kind is not None]
     labels = sum(len(task.label_names or ()) for task in tasks)
     kind = request.kind or (kinds[0] if kinds else None)
-    return kind_base(request.model, kind=kind, num_labels=labels or 2)
+    return kind_base(request.model, kind=kind, num_labels=labels or classes or 2)
 
 
 def _used_rows(request: RunRequest, tasks: list[Task], own_rows: int | None) -> int | None:

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from rankfold.bench.estimates import Estimate
 
 _FIELDS = (
-    *("model", "method", "options", "task", "data_root", "kind", "freeze_head"),
+    *("model", "method", "options", "task", "data", "data_root", "kind", "freeze_head"),
+    *("text_column", "pair_column", "label_column", "hold_out"),
     *("epochs", "steps", "batch_size", "max_length", "precision", "reducer"),
 )
 _HELP_TEXTS = {
     "model": "minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.",
     "task": "A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.",
+    "data": "Data whose rows and classes are counted, if there is no such task.",
+    "data_root": "Folder with one subfolder per task, whose rows and classes are counted.",
     "kind": "The kind of task, such as regression; the task's or the model's if left out.",
     "max_length": "Tokens of every row.  [default: 128; 256 for instructions]",
     "precision": "auto (bf16, as on a GPU), fp32 or bf16.  [default: auto]",
@@ -53,17 +56,20 @@ def estimate(
     as_json: bool,
     **_options: Any,  # read off the context
 ) -> None:
-    """Estimate a run: parameters, operations, memory and hours, without data and without weights.
+    """Estimate a run: parameters, operations, memory and hours, without weights; data is only counted.
 
     A step is followed through the model's structure alone, which for the papers' models comes with rankfold.
     """
     request = RunRequest(**merge_values(context, RunRequest), out=Path())
     check_method_name(request.method)
-    from rankfold.bench.estimates import Device, estimate  # seconds of imports
+    from rankfold.bench.estimates import Device, estimate, read_size  # seconds of imports
 
     device = None if flops is None else Device("the device", flops, f"{flops:.3g} FLOP/s")
     with shown_notes():
-        run_estimate = estimate(request, rows=rows, device=device)
+        classes = None
+        if rows is None and _has_own_data(request):
+            request, rows, classes = read_size(request)
+        run_estimate = estimate(request, rows=rows, classes=classes, device=device)
     if as_json:
         print_json(run_estimate.to_dict())
         return
@@ -83,6 +89,12 @@ def estimate(
         f"every row has {run_estimate.length} tokens, evaluations are not counted, and "
         f"{run_estimate.device.name} reaches {run_estimate.device.assumption}."
     )
+
+
+def _has_own_data(request: RunRequest) -> bool:
+    """Whether data is named that is there; a task in no folder has the rows of its official splits."""
+    root = request.data_root
+    return request.data is not None or bool(root and request.task and (Path(root) / request.task).is_dir())
 
 
 def _cells(run_estimate: "Estimate") -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """A saved adapter, measured on a split of a task."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def _choose_split(request: EvaluateRequest, record: RunRecord | None) -> _Split:
         SpecError: If a split of a single file is asked for that is not cut from it.
     """
     name = request.split
-    files = {} if request.data is None else find_source(request.data).files
+    files: Sequence[str] = () if request.data is None else tuple(find_source(request.data).files)
     is_file = request.data is not None and Path(request.data).expanduser().is_file()
     if is_file and name not in (None, *TRAINING_SPLITS):
         raise SpecError(f"'{request.data}' is one file and has no split '{name}'; leave --split out.")
@@ -109,7 +110,7 @@ def _choose_split(request: EvaluateRequest, record: RunRecord | None) -> _Split:
             request.data,
         )
     if is_file or len(files) == 1:
-        only = next(iter(files))
+        only = files[0]
         return _Split(only, "all" if is_file else only)
     has_no_validation = bool(files) and "validation" not in files and "test" in files
     return _Split(*("test", "test") if has_no_validation else ("validation", "validation"))
