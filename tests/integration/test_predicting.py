@@ -49,12 +49,14 @@ def _prices(count, seed):
 
 
 def _choices(count, seed):
+    """Questions with choices that the tiny model knows; it finds unknown words equally likely."""
     rows = review_rows(count, seed=seed)
+    orders = (["false", "true"], ["true", "false"])
     return [
         {
             "question": f"{row['sentence']} ?",
-            "choices": ["bad film", "good film", "a story"][: 2 + index % 2],
-            "answer": row["label"],
+            "choices": orders[index % 3 == 0],
+            "answer": row["label"] if index % 3 else 1 - row["label"],
         }
         for index, row in enumerate(rows)
     ]
