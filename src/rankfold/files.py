@@ -79,6 +79,37 @@ def whole_file(path: Path, *, check: Callable[[], None]) -> Generator[BinaryIO]:
     flush(path.parent)
 
 
+@contextmanager
+def fresh_file(path: Path) -> Generator[Path]:
+    """Give the path of an empty file, which gets its name when the block ends, unless that is taken by then.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    remove_drafts(path)
+    draft = path.with_name(draft_name(path.name))
+    try:
+        draft.touch(exist_ok=False)
+        with _locked(draft):
+            yield draft
+            flush(draft)
+            _name_once(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def _name_once(draft: Path, path: Path) -> None:
+    """Give a file a name that no other may have got meanwhile."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            draft.rename(path)
+
+
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FULL_TEXTS = (
     "No space left",

@@ -12,6 +12,7 @@ The migrations are numbered steps from an empty file; a step that was published 
 
 import logging
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -23,7 +24,11 @@ from pathlib import Path
 from typing import Literal, final
 from urllib.parse import quote
 
+if os.name == "posix":
+    import fcntl
+
 from rankfold.errors import NoStoreError, SpecError, StoreError
+from rankfold.files import fresh_file
 
 logger = logging.getLogger("rankfold.store")
 
@@ -100,8 +105,10 @@ VERSION = len(MIGRATIONS)
 
 Mode = Literal["create", "write", "read"]
 
-_OPEN = {"create": "rwc", "write": "rw", "read": "ro"}
+_OPEN = {"create": "rw", "write": "rw", "read": "ro"}
 _RETRY_SECONDS = 0.02
+_TURN_SECONDS = 0.002
+_WRITING = "BEGIN IMMEDIATE"
 _OLDEST_SQLITE = (3, 37)
 
 _PRAGMAS = (
@@ -171,7 +178,7 @@ class Database:
         """
         if self._mode == "read":
             raise StoreError(f"'{self.path}' was opened for reading; open it for writing.")
-        with self._transaction("BEGIN IMMEDIATE") as connection:
+        with self._transaction(_WRITING) as connection:
             yield connection
 
     @contextmanager
@@ -185,9 +192,34 @@ class Database:
     def _transaction(self, begin: str) -> Generator[sqlite3.Connection]:
         with self._lock, self._translate_errors():
             self._reopen_after_fork()
-            is_nested = self._connection.in_transaction
-            with _savepoint(self._connection) if is_nested else _transaction(self._connection, begin):
+            if self._connection.in_transaction:
+                transaction = _savepoint(self._connection)
+            else:
+                self._begin(begin)
+                transaction = _begun(self._connection)
+            with transaction:
                 yield self._connection
+
+    def _begin(self, statement: str) -> None:
+        """Begin a transaction; writers take turns.
+
+        SQLite alone gives its lock to whoever asks at the right moment, mostly to the process that had it. So
+        one process waits for it, and the others wait for that one: for a lock on the store's folder.
+        """
+        if statement != _WRITING or os.name != "posix":
+            self._connection.execute(statement)
+            return
+        handle = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            end = time.monotonic() + self._wait
+            while not _try_lock(handle) and time.monotonic() < end:
+                _pause()
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            while not _try_begin(self._connection, is_last=time.monotonic() >= end):
+                _pause()
+        finally:
+            os.close(handle)
+            self._connection.execute(f"PRAGMA busy_timeout = {round(self._wait * 1000)}")
 
     def _reopen_after_fork(self) -> None:
         # A connection that two processes share destroys the file.
@@ -200,7 +232,9 @@ class Database:
         if self._mode != "create" and not self.path.is_file():
             raise NoStoreError(f"there is no store '{self.path}'; name one that `rankfold store put` made.")
         with self._translate_errors():
-            connection = self._connect(f"file:{quote(str(self.path.absolute()))}?{self._options()}")
+            if self._mode == "create" and not self.path.exists():
+                self._create()
+            connection = self._connect(self.path, self._options())
             try:
                 self._prepare(connection)
             except BaseException:
@@ -208,13 +242,27 @@ class Database:
                 raise
             return connection
 
+    def _create(self) -> None:
+        """Make the file, which appears with all its tables."""
+        try:
+            with fresh_file(self.path.resolve()) as draft:
+                connection = self._connect(draft, "mode=rw")
+                try:
+                    self._begin_file(connection)
+                    self._migrate(connection, 0)
+                finally:
+                    connection.close()
+        except OSError as error:
+            raise StoreError(f"'{self.path}' {_REASONS['CANTOPEN']} ({error.strerror}).") from error
+
     def _options(self) -> str:
         wal = self.path.with_name(f"{self.path.name}-wal")
         # Where nothing may be written, SQLite cannot share the file with a writer, and need not.
         alone = self._mode == "read" and not os.access(self.path.parent, os.W_OK) and not wal.exists()
         return f"mode={_OPEN[self._mode]}{'&immutable=1' if alone else ''}"
 
-    def _connect(self, address: str) -> sqlite3.Connection:
+    def _connect(self, path: Path, options: str) -> sqlite3.Connection:
+        address = f"file:{quote(str(path.absolute()))}?{options}"
         connection = sqlite3.connect(
             address, uri=True, timeout=self._wait, isolation_level=None, check_same_thread=False
         )
@@ -230,11 +278,13 @@ class Database:
             return
         if self._mode == "read":
             raise StoreError(f"'{self.path}' has version {version} of {VERSION}; open it once for writing.")
-        if version == 0:
-            self._begin_file(connection)
-        with _transaction(connection, "BEGIN IMMEDIATE"):
+        with _transaction(connection, _WRITING):
             # Another process may have done it by now.
-            version = self._version(connection)
+            self._migrate(connection, self._version(connection))
+
+    def _migrate(self, connection: sqlite3.Connection, version: int) -> None:
+        """Bring the tables of a file from a version to the newest."""
+        with _savepoint(connection):
             for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
                 for statement in statements:
                     connection.execute(statement)
@@ -246,8 +296,10 @@ class Database:
         (mark,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         tables = _tables(connection)
-        if not tables and mark == version == 0 and self._mode == "create":
-            return 0
+        if not tables and mark == version == 0:
+            raise NoStoreError(
+                f"'{self.path}' is empty, and no store begins so; remove the file, or name another."
+            )
         if mark != APPLICATION_ID or version < 1 or (version <= VERSION and tables != _tables_of(version)):
             raise NoStoreError(f"'{self.path}' {_REASONS['NOTADB']}.")
         if version > VERSION:
@@ -287,10 +339,39 @@ class Database:
             raise SpecError(f"{error.object!r} is no valid text; write it in UTF-8.") from error
 
 
+def _pause() -> None:
+    time.sleep(random.uniform(0, _TURN_SECONDS))  # noqa: S311 (no secret)
+
+
+def _try_begin(connection: sqlite3.Connection, *, is_last: bool) -> bool:
+    try:
+        connection.execute(_WRITING)
+    except sqlite3.OperationalError as error:
+        if is_last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def _transaction(connection: sqlite3.Connection, begin: str) -> Generator[None]:
     """Do all of it or nothing."""
     connection.execute(begin)
+    with _begun(connection):
+        yield
+
+
+@contextmanager
+def _begun(connection: sqlite3.Connection) -> Generator[None]:
+    """End a transaction that has begun: with all of it, or with nothing."""
     try:
         yield
         connection.execute("COMMIT")
