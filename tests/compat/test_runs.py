@@ -53,6 +53,7 @@ ADDED = {
     "weights_sha256",
     "best_step",
     "stopped_early",
+    "init",
 }  # fields that 0.1.0 did not have
 
 

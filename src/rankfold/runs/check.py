@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from rankfold.errors import SpecError, unknown_name
+from rankfold.errors import AdapterFileError, SpecError, unknown_name
 from rankfold.files import check_writable
 from rankfold.models.names import check_model_name
 from rankfold.plugins import file_names
@@ -33,6 +33,7 @@ def check_request(request: RunRequest, *, writes: bool = True) -> None:
         SpecError: If the method, the model or the task is unknown, nothing can be written, or there are too
             many threads.
         DataError: If there is no data of that name.
+        AdapterFileError: If there is no adapter to begin with.
         OutputExistsError: If the folder exists and may not be replaced.
     """
     check_method_name(request.method)
@@ -45,10 +46,25 @@ def check_request(request: RunRequest, *, writes: bool = True) -> None:
     else:
         check_output(request.out, overwrite=request.overwrite)
     check_model_name(request.model)
+    if request.init_from is not None:
+        check_adapter_exists(request.init_from)
     if request.data is None:
         check_named(request.task_request)
     else:
         find_source(request.data)
+
+
+def check_adapter_exists(location: str) -> None:
+    """Refuse an adapter of which there is neither a folder, nor a file, nor a store.
+
+    Raises:
+        AdapterFileError: If there is nothing of that name.
+    """
+    file, sign, _ = location.rpartition("#")
+    if not Path(location).exists() and not (sign and Path(file).is_file()):
+        raise AdapterFileError(
+            f"there is no adapter '{location}'; name a folder, a packed file, or a record as STORE#NAME."
+        )
 
 
 def check_threads(threads: int | None) -> None:

@@ -70,6 +70,7 @@ def starting_record(setup: RunSetup) -> RunRecord:
         reducer=_reducer(setup),
         flops=_flops(setup),
         lengths=_lengths(setup),
+        init=setup.init,
         findings=tuple(dict.fromkeys(finding.message for finding in setup.findings)),
     )
 

@@ -15,8 +15,10 @@ from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.loading import Loading
 from rankfold.progress import quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
-from rankfold.runs.record import ParametersInfo
+from rankfold.runs.record import InitInfo, ParametersInfo
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
+from rankfold.runs.warm_start import start_from, with_seed_of
+from rankfold.store.saved import open_adapter
 from rankfold.tasks import TaskData, limit_rows, load_task
 from rankfold.tasks.data.findings import Finding, log_findings
 from rankfold.tasks.kinds import Features, Learner, TaskKind
@@ -46,6 +48,7 @@ class RunSetup:
         learner: The model, and how to run it.
         reducer: Chooses the layers that train, if it was asked for.
         probe_rows: Encoded rows that were held out of the training split for the Reducer's probes.
+        init: The saved adapter that it begins with, if any.
         findings: Remarks on data, examples and tokens, which have been logged.
     """
 
@@ -60,6 +63,7 @@ class RunSetup:
     learner: Learner
     reducer: Reducer | None = None
     probe_rows: _Rows = ()
+    init: InitInfo | None = None
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -108,12 +112,17 @@ def prepare(request: RunRequest) -> RunSetup:
         examples=replace(data.examples, settings=data.kind.model_settings(loaded_base, data.examples)),
     )
     max_length = row_length(loaded_base.model.config, head.max_length, request.max_length, loaded_base.model)
+    start = None if request.init_from is None else open_adapter(request.init_from)
+    options = request.options
+    if start is not None and method.draws_factors:
+        options = with_seed_of(start, options)
     config = method.config(
-        request.options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
+        options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
     )
     data.kind.start_head(loaded_base, data.examples)
     set_seed(request.seed)
     model = _with_adapter(loaded_base, config)
+    init = None if start is None else start_from(model, start, config, data.examples.label_names)
     freeze_rest(model, method, freeze_head=request.freeze_head)
     learner = Learner(
         model,
@@ -151,6 +160,7 @@ def prepare(request: RunRequest) -> RunSetup:
         learner=learner,
         reducer=reducer,
         probe_rows=probe_rows,
+        init=init,
         findings=(*data.all_findings, *remarks, *token_remarks),
     )
 

@@ -142,6 +142,21 @@ class TrainingInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class InitInfo:
+    """The adapter that a training began with.
+
+    Args:
+        source: Where it was.
+        sha256: The digest of its weights.
+        head: Whether its head was taken over, or is new since the classes are others.
+    """
+
+    source: str
+    sha256: str
+    head: Literal["taken", "new", "none"]
+
+
+@dataclass(frozen=True, slots=True)
 class HardwareInfo:
     """Processor, threads and GPU of the run."""
 
@@ -283,6 +298,7 @@ class RunRecord:
     weights_sha256: str | None = None
     lengths: LengthsInfo | None = None
     findings: tuple[str, ...] = ()
+    init: InitInfo | None = None
     format: Literal[2] = FORMAT
 
     @property

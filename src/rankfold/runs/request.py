@@ -185,6 +185,9 @@ class RunRequest(DataRequest):
     options: Annotated[
         Mapping[str, JsonValue], Option("What to train", flag="--set", metavar="KEY=VALUE")
     ] = Field(default_factory=dict, description="An option of the method; may be repeated.")
+    init_from: Annotated[str | None, Option("What to train", metavar="ADAPTER")] = Field(
+        None, description="Begin with the weights of a saved adapter of the same method and options."
+    )
     out: Annotated[Path, _PATHS] = Field(strict=False, description="Folder to write; it must not exist.")
     overwrite: Annotated[bool, _PATHS] = Field(
         default=False, description="Replace the run in --out, once this one has succeeded."

@@ -39,7 +39,7 @@ from rankfold.train.distributed import is_main_process, wait_for_all
 logger = logging.getLogger("rankfold.runs")
 
 _LOCK = "lock"
-_SAME = ("method", "model", "task", "data", "training", "parameters")
+_SAME = ("method", "model", "task", "data", "training", "parameters", "init")
 _ALIKE = ("versions", "hardware")
 _HASH_DIGITS = 8
 

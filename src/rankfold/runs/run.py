@@ -231,7 +231,7 @@ def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seco
         status="done",
         error=None,
         seconds=SecondsInfo(result.curve.train_seconds, result.evaluate_seconds, total_seconds, step_seconds),
-        training=_made(start.training, setup, result.curve),
+        training=_training_made(start.training, setup, result.curve),
         flops=None if start.flops is None else start.flops * result.curve.steps / setup.schedule.steps,
         peak_memory_bytes=peak_memory_bytes(setup.device),
         metrics=with_parts(setup.data.task, evaluation),
@@ -242,7 +242,7 @@ def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seco
     )
 
 
-def _made(training: TrainingInfo, setup: RunSetup, curve: Curve) -> TrainingInfo:
+def _training_made(training: TrainingInfo, setup: RunSetup, curve: Curve) -> TrainingInfo:
     """Return the training as it was made: it may have stopped early, and not with its last weights."""
     epochs = training.epochs * curve.steps / setup.schedule.steps
     if curve.steps == setup.schedule.steps:

@@ -204,7 +204,7 @@ class _LengthSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed + self._epoch())
-        order = _shuffled(len(self._lengths), generator)
+        order = _random_order(len(self._lengths), generator)
         window = _SORTED_BATCHES * self._batch_size
         batches: list[list[int]] = []
         for first in range(0, len(order), window):
@@ -212,7 +212,7 @@ class _LengthSampler(Sampler[int]):
             batches += [rows[row : row + self._batch_size] for row in range(0, len(rows), self._batch_size)]
         # A batch that is not full must be the last one.
         full = [batch for batch in batches if len(batch) == self._batch_size]
-        for index in _shuffled(len(full), generator):
+        for index in _random_order(len(full), generator):
             yield from full[index]
         yield from (row for batch in batches if len(batch) < self._batch_size for row in batch)
 
@@ -221,7 +221,7 @@ def _arguments_of(trainer: Trainer) -> Any:
     return cast(Any, trainer).args
 
 
-def _shuffled(count: int, generator: torch.Generator) -> list[int]:
+def _random_order(count: int, generator: torch.Generator) -> list[int]:
     return cast(Any, torch.randperm(count, generator=generator)).tolist()
 
 
