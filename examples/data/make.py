@@ -76,7 +76,7 @@ def tickets(rng: random.Random) -> Iterable[dict[str, Any]]:
         yield {
             "id": 1000 + index,
             "subject": rng.choice(subjects),
-            "body": f"{body} Ticket from {rng.choice(PEOPLE)}.",
+            "body": f"{body} My number is {rng.randint(10_000, 99_999)}.",
             "team": team,
             "priority": rng.choice(("low", "normal", "high")),
         }
@@ -119,7 +119,8 @@ def houses(rng: random.Random) -> Iterable[dict[str, Any]]:
         rooms, old = rng.randint(1, 8), rng.random() < 0.5
         price = 90_000 * rooms + (0 if old else 150_000) + rng.randint(-20_000, 20_000)
         state = "in need of repair" if old else "newly built"
-        yield {"advert": f"House with {rooms} rooms, {state}.", "price": "" if rng.random() < 0.03 else price}
+        advert = f"House with {rooms} rooms, {state}, {rng.randint(2, 99) * 50} m from the station."
+        yield {"advert": advert, "price": "" if rng.random() < 0.03 else price}
 
 
 def chats(rng: random.Random) -> Iterable[dict[str, Any]]:
