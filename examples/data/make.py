@@ -124,16 +124,17 @@ def houses(rng: random.Random) -> Iterable[dict[str, Any]]:
 
 
 def chats(rng: random.Random) -> Iterable[dict[str, Any]]:
-    """Yield conversations with an assistant that answers in few words."""
+    """Yield conversations with an assistant of few words that knows its guest's name."""
     for index in range(120):
         country, capital = rng.choice(list(CAPITALS.items()))
+        guest = f"{rng.choice(PEOPLE)} {index}"
         yield {
             "messages": [
-                {"role": "system", "content": "You answer in one word."},
-                {"role": "user", "content": f"({index}) What is the capital of {country}?"},
-                {"role": "assistant", "content": capital},
+                {"role": "system", "content": "You answer in few words, with the guest's name."},
+                {"role": "user", "content": f"I am {guest}. What is the capital of {country}?"},
+                {"role": "assistant", "content": f"{capital}, {guest}."},
                 {"role": "user", "content": "And of which country is it the capital?"},
-                {"role": "assistant", "content": country},
+                {"role": "assistant", "content": f"{country}, {guest}."},
             ]
         }
 
