@@ -15,6 +15,8 @@ from rankfold.runs.run import run
 from rankfold.store.store import AdapterStore
 from rankfold.tasks.kinds import KINDS
 from tests.support.tiny_models import (
+    BAD,
+    GOOD,
     question_rows,
     review_rows,
     tiny_bert,
@@ -62,9 +64,27 @@ def _choices(count, seed):
     ]
 
 
+def _topics(count, seed):
+    rows = review_rows(count, seed=seed)
+    return [
+        {"text": row["sentence"], "labels": [("bad", "good")[row["label"]], *(["long"] if index % 3 else [])]}
+        for index, row in enumerate(rows)
+    ]
+
+
+def _tags(count, seed):
+    rows = [row["sentence"].split() for row in review_rows(count, seed=seed)]
+    return [
+        {"tokens": tokens, "tags": ["B-JUDGE" if word in (*GOOD, *BAD) else "O" for word in tokens]}
+        for tokens in rows
+    ]
+
+
 CASES = {
     "classification": (_reviews, "label", {}),
     "regression": (_prices, "score", {}),
+    "multi_label": (_topics, "labels", {}),
+    "token_labels": (_tags, "tags", {}),
     "instruction": (lambda count, seed: question_rows(count, seed=seed), "output", {}),
     "multiple_choice": (_choices, "answer", {}),
     "multiple_choice generated": (_choices, "answer", {"scoring": "generated", "max_length": 60}),
@@ -107,10 +127,20 @@ def _comparable(answer, settings):
             return label
         case {"value": value}:
             return value
+        case {"labels": values} | {"tags": values}:
+            return values
         case {"choice": choice}:
             return -1 if choice is None else choice
         case {"text": text}:
             return settings["answers"].index(text)
+
+
+def _as_recorded(answer, names):
+    return names.index(answer) if isinstance(answer, str) and names else answer
+
+
+def _close_to(values):
+    return pytest.approx(values, rel=1e-5) if isinstance(values[0], float) else values
 
 
 def test_rows_without_labels_get_the_predictions_of_an_evaluation(trained):
@@ -120,14 +150,12 @@ def test_rows_without_labels_get_the_predictions_of_an_evaluation(trained):
     unlabelled = [{name: value for name, value in row.items() if name != label} for row in rows]
     answers = [_comparable(answer, model.learner.settings) for answer in model.predict(unlabelled)]
     expected = [item.prediction for item in measured.predictions]
-    if model.label_names:
-        answers = [model.label_names.index(name) for name in answers]
-    assert answers == pytest.approx(expected, rel=1e-5)
+    answers = [_as_recorded(answer, model.label_names) for answer in answers]
+    assert answers == _close_to(expected)
     # Labels are not looked at, and neither is the order.
     again = [_comparable(answer, model.learner.settings) for answer in model.predict(rows[::-1])][::-1]
-    if model.label_names:
-        again = [model.label_names.index(name) for name in again]
-    assert again == pytest.approx(expected, rel=1e-5)
+    again = [_as_recorded(answer, model.label_names) for answer in again]
+    assert again == _close_to(expected)
 
 
 @pytest.mark.parametrize("form", ["packed", "store", "moved folder"])
@@ -167,11 +195,14 @@ def test_a_file_of_answers_has_the_rows_of_its_input_in_order(trained, tmp_path,
             assert {name: line[name] for name in row} == row
             assert line["prediction"] == (pytest.approx(main) if isinstance(main, float) else main)
         else:
-            assert {name: line[name] for name in row} == {
-                name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()
-            }
-            assert line["prediction"] == str(main) or float(line["prediction"]) == pytest.approx(main)
+            assert {name: line[name] for name in row} == {name: _text(value) for name, value in row.items()}
+            prediction = float(line["prediction"]) if isinstance(main, float) else line["prediction"]
+            assert prediction == (pytest.approx(main) if isinstance(main, float) else _text(main))
     assert CliRunner().invoke(cli, words).exit_code == 2  # it is not replaced unasked
+
+
+def _text(value):
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _read(path: Path):

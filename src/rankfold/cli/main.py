@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "Fine-tune a model with one method.",
     "evaluate": "Evaluate a trained adapter on held-out data.",
     "predict": "Answer new texts with a trained adapter.",
+    "chat": "Converse with an instruction adapter in the terminal.",
     "compare": "Train several methods with the same budget and compare them.",
     "fit": "List the compositions that fit a budget, and choose one on your data.",
     "report": "Write the comparison page from finished runs.",

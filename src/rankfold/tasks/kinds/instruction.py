@@ -119,6 +119,12 @@ class InstructionKind(TaskKind):
         reader = InstructionReader(columns, hints.choice_word)
         return [reader.read_prompt(row, index, answers) for index, row in enumerate(rows)]
 
+    def conversation_row(self, learner: Learner, turns: Sequence[tuple[str, str]]) -> Row:
+        """Return all turns, or without a chat template the last one alone, as an instruction."""
+        if learner.chat_template.source is None:
+            return {"instruction": turns[-1][1]}
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the loss of answers, behind the accuracy where there are candidates."""
         _ = task_metrics

@@ -233,6 +233,21 @@ class TaskKind(ABC):
             return {columns.text or "text": text}
         return {columns.text or "sentence1": text, columns.pair or "sentence2": pair}
 
+    def conversation_row(self, learner: Learner, turns: Sequence[tuple[str, str]]) -> Row:
+        """Return a conversation, up to where the assistant answers, as a row that `inputs` reads.
+
+        Args:
+            learner: The model, whose chat template may write the turns.
+            turns: Role (`system`, `user` or `assistant`) and text of each turn; the last is the user's.
+
+        Raises:
+            SpecError: If this kind answers no conversation.
+        """
+        _ = learner, turns
+        raise SpecError(
+            f"the adapter learned {self.name}, which holds no conversation; use `rankfold predict`."
+        )
+
     @abstractmethod
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the names of the metrics, the primary one first.

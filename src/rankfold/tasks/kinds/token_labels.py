@@ -159,7 +159,7 @@ class TokenLabels(TaskKind):
         return [tags for _, tags in self._predictions(learner, examples)]
 
     def answer(self, learner: Learner, examples: Sequence[TokenExample]) -> list[dict[str, JsonValue]]:
-        """Return the tokens of each example with their tags, and the entities these make."""
+        """Return the tags of each example's tokens, the entities these make, and the tokens."""
         answers: list[dict[str, JsonValue]] = []
         for example, tags in zip(examples, self.predict(learner, examples), strict=True):
             entities: list[JsonValue] = [
@@ -168,9 +168,9 @@ class TokenLabels(TaskKind):
             ]
             answers.append(
                 {
-                    "tokens": list[JsonValue](example.tokens),
                     "tags": list[JsonValue](tags),
                     "entities": entities,
+                    "tokens": list[JsonValue](example.tokens),
                 }
             )
         return answers

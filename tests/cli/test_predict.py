@@ -1,0 +1,210 @@
+"""`rankfold predict` and `rankfold chat`: texts, lines and files in, answers out, and refusals in words."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+import rankfold
+from rankfold.cli.main import cli
+from tests.support.tiny_models import question_rows, review_rows, write_llama, write_splits
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+_TEMPLATE = (
+    "{% for m in messages %}{{ 'question : ' if m.role == 'user' else 'answer : ' }}{{ m.content }} [SEP]"
+    "{% endfor %}{% if add_generation_prompt %}answer :{% endif %}"
+)
+
+
+def _call(*words, stdin=None):
+    return CliRunner().invoke(cli, [str(word) for word in words], input=stdin)
+
+
+def _train(folder, model, data, *words):
+    result = _call(
+        *("train", "--model", model, "--data", data, "--method", "lora", "--out", folder, "--steps", 6),
+        *("--batch-size", 8, "--max-length", 32, "--learning-rate", 0.02, *words),
+    )
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classes(tiny_bert, tmp_path_factory):
+    """A run with named classes."""
+    folder = tmp_path_factory.mktemp("classes")
+    names = ("bad", "good")
+    rows = [{"text": row["sentence"], "label": names[row["label"]]} for row in review_rows(48)]
+    return _train(folder / "run", tiny_bert, write_splits(folder / "data", train=rows, validation=rows[:8]))
+
+
+def _open(rows):
+    """The answers of a training that nobody can choose from, since all differ."""
+    return [
+        {**row, "output": f"{row['output']} {' '.join(row['instruction'].split()[: 1 + index % 6])}"}
+        for index, row in enumerate(rows)
+    ]
+
+
+@pytest.fixture(scope="module")
+def open_answers(tiny_llama, tmp_path_factory):
+    """A run of instructions with open answers, without a chat template."""
+    folder = tmp_path_factory.mktemp("open")
+    rows = _open(question_rows(48))
+    return _train(folder / "run", tiny_llama, write_splits(folder / "data", train=rows, validation=rows[:8]))
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory):
+    """A run of conversations, whose model has a chat template."""
+    folder = tmp_path_factory.mktemp("chats")
+    model = write_llama(folder / "llama", chat_template=_TEMPLATE)
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": row["instruction"]},
+                {"role": "assistant", "content": row["output"]},
+            ]
+        }
+        for row in _open(question_rows(48))
+    ]
+    return _train(folder / "run", model, write_splits(folder / "data", train=rows, validation=rows[:8]))
+
+
+def test_texts_and_lines_and_rows_get_the_same_answers_in_their_order(classes, tmp_path):
+    texts = [row["sentence"] for row in review_rows(5, seed=3)]
+    expected = rankfold.load(classes).predict(texts)
+    options = [word for text in texts for word in ("--text", text)]
+    by_text = _call("predict", classes, *options, "--json")
+    by_line = _call("predict", classes, "--json", stdin="".join(f"{text}\n" for text in texts))
+    objects = "".join(json.dumps({"id": f"r{i}", "text": text}) + "\n" for i, text in enumerate(texts))
+    by_row = _call("predict", classes, "--json", stdin=objects)
+    for result in (by_text, by_line, by_row):
+        assert result.exit_code == 0, result.stderr
+        rows = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [row["text"] for row in rows] == texts
+        assert [row["prediction"] for row in rows] == [answer["label"] for answer in expected]
+    assert [json.loads(line)["id"] for line in by_row.stdout.splitlines()] == [f"r{i}" for i in range(5)]
+    table = _call("predict", classes, *options).stdout
+    assert all(text in table for text in (*texts, "probability"))
+
+
+def test_a_generated_answer_is_printed_as_text(open_answers):
+    words = ("predict", open_answers, "--text", "question : the film ?", "--max-new-tokens", 6)
+    answer = rankfold.load(open_answers).predict("question : the film ?", max_new_tokens=6)[0]["text"]
+    shown = _call(*words)
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.split() == answer.split()
+    sampled = [_call(*words, "--temperature", 3, "--seed", seed).stdout for seed in (0, 0, 1)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_chat_takes_piped_lines_and_remembers_them_by_the_chat_template(chats):
+    one = "question : the film ?"
+    user, model = {"role": "user", "content": one}, rankfold.load(chats)
+    remembered = 0
+    for seed in range(5):
+        sampling = {"max_new_tokens": 6, "temperature": 2.0, "seed": seed}
+        words = ("chat", chats, "--max-new-tokens", 6, "--temperature", 2, "--seed", seed)
+        result = _call(*words, stdin=f"{one}\n\n{one}\n/reset\n{one}\n/exit\nunread\n")
+        assert result.exit_code == 0, result.stderr
+        first, second, third = result.stdout.splitlines()
+        turns = [user, {"role": "assistant", "content": first.strip()}, user]
+        replies = [
+            model.predict([{"messages": messages}], **sampling)[0]["text"] for messages in ([user], turns)
+        ]
+        assert [reply.split() for reply in replies] == [first.split(), second.split()]
+        assert first == third
+        assert "begins anew" in result.stderr
+        assert "answered alone" not in result.stderr
+        remembered += first != second
+    assert remembered  # some second answer shows that the first turn was read
+
+
+def test_chat_without_a_template_answers_each_line_alone(open_answers):
+    one = "question : the film ?"
+    result = _call("chat", open_answers, "--max-new-tokens", 4, stdin=f"{one}\n{one}\n")
+    first, second = result.stdout.splitlines()
+    assert first == second
+    assert "each line is answered alone" in result.stderr
+
+
+def test_an_adapter_of_another_program_says_less_and_is_asked_for_the_rest(classes, tiny_bert, tmp_path):
+    adapter = shutil.copytree(classes, tmp_path / "adapter")
+    for name in ("run.json", "rankfold.json"):
+        (adapter / name).unlink()
+    expected = rankfold.load(classes).predict("the film was good")[0]["probabilities"]
+    for words in ((), ("--model", tiny_bert)):
+        bare = _call("predict", adapter, "--text", "the film was good", "--json", "--max-length", 32, *words)
+        assert bare.exit_code == 0, bare.stderr
+        found = json.loads(bare.stdout)["probabilities"]
+        assert list(found) == ["LABEL_0", "LABEL_1"]
+        assert list(found.values()) == pytest.approx(list(expected.values()))
+    named = _call("predict", adapter, "--text", "a", "--labels", "bad, good", "--json")
+    assert set(json.loads(named.stdout)["probabilities"]) == {"bad", "good"}
+    wrong = _call("predict", adapter, "--text", "a", "--labels", "a,b,c")
+    assert (wrong.exit_code, "2 outputs, not 3 classes" in wrong.stderr) == (2, True)
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    lost = _call("predict", adapter, "--text", "a")
+    assert (lost.exit_code, "--model" in lost.stderr) == (2, True)
+
+
+def test_a_base_model_that_is_gone_or_another_is_refused(classes, tmp_path):
+    moved = shutil.copytree(classes, tmp_path / "moved")
+    manifest = json.loads((moved / "rankfold.json").read_text("utf-8"))
+    manifest["base"]["name"] = str(tmp_path / "gone")
+    (moved / "rankfold.json").write_text(json.dumps(manifest))
+    gone = _call("predict", moved, "--text", "a")
+    assert (gone.exit_code, "which is not found here" in gone.stderr, "--model" in gone.stderr) == (
+        2,
+        True,
+        True,
+    )
+    other = write_llama(tmp_path / "llama")
+    assert _call("predict", classes, "--text", "a", "--model", other).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("--text", "a", "--data", "b.csv"), "give one of them"),
+        (("--text", "a", "--pair", "b"), "single texts were learned"),
+        (("--text", "a", "--pair", "b", "--pair", "c"), "--pair is given 2 times for 1"),
+        (("--text", "a", "--out", "a.txt"), "name a file that ends in .jsonl or .csv"),
+        (("--text", "a", "--overwrite"), "leave it out"),
+        (("--text", "a", "--json", "--out", "a.csv"), "give one of them"),
+        (("--text", "a", "--temperature", "-1"), "temperature is -1"),
+        (("--text", "a", "--top-p", "0"), "top_p is 0"),
+        (("--text", "a", "--kind", "regression"), "leave it out"),
+        (("--text", "a", "--labels", "a,b"), "its own class names"),
+        (("--data", "absent.csv"), "absent.csv"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(classes, words, fault):
+    result = _call("predict", classes, *words)
+    assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+    assert fault in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_row_without_its_text_is_named_and_nothing_is_written(classes, tmp_path):
+    data, out = tmp_path / "rows.jsonl", tmp_path / "out.csv"
+    data.write_text('{"text": "a film"}\n{"text": null}\n', "utf-8")
+    result = _call("predict", classes, "--data", data, "--out", out)
+    assert (result.exit_code, "row 2" in result.stderr) == (2, True)
+    assert not out.exists()
+    assert _call("chat", classes, stdin="a\n").exit_code == 2  # it holds no conversation
+
+
+def test_unknown_fields_of_a_configuration_are_refused_unless_they_may_be_left_out(classes, tmp_path):
+    adapter = shutil.copytree(classes, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "from_the_future": 1}))
+    with pytest.raises(rankfold.AdapterFileError, match="from_the_future"):
+        rankfold.load(adapter)
+    with pytest.warns(rankfold.RankfoldWarning, match="from_the_future"):
+        model = rankfold.load(adapter, strict=False)
+    assert model.predict("a film") == rankfold.load(classes).predict("a film")
