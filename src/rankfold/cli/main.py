@@ -24,6 +24,7 @@ from rankfold.errors import (
 
 COMMANDS = {
     "train": "Fine-tune a model with one method.",
+    "data": "Show what a run would learn from data.",
     "evaluate": "Evaluate a trained adapter on held-out data.",
     "predict": "Answer new texts with a trained adapter.",
     "chat": "Converse with an instruction adapter in the terminal.",

@@ -257,6 +257,30 @@ def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
     return LoadedModel(model, tokenizer, fresh)
 
 
+def load_processor(base: BaseModel) -> Any:
+    """Return the tokenizer of a base model as `load_model` does, without loading the model.
+
+    Raises:
+        SpecError: If its files cannot be read.
+        DataError: If a GGUF file cannot be read.
+    """
+    with quiet_libraries():
+        try:
+            tokenizer = load_tokenizer(base.loadable(), base.name, trust_remote_code=base.trust_remote_code)
+        except SpecError:
+            raise
+        except _UNREADABLE as error:
+            if needs_code(error):
+                raise refuse_code(base.name) from error
+            raise SpecError(
+                f"cannot load the tokenizer of '{base.name}' ({_first_line(error)}); check its files."
+            ) from error
+    config = base.config()
+    check_vocabulary(tokenizer, config, base.name)
+    set_padding(tokenizer, config, base.name)
+    return tokenizer
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0].rstrip(".")
 

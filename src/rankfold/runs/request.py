@@ -454,6 +454,22 @@ _DATA_FIELDS_OF_RUN = tuple(name for name in fields_of(DataRequest) if name != "
 
 
 @request_class
+class PreviewRequest(DataRequest):
+    """One preview: data as a run with the same options would learn it.
+
+    Raises:
+        SpecError: If a field is unknown, a number is out of its range, or a name not one of its choices.
+    """
+
+    title: ClassVar[str] = "a preview"
+    sections: ClassVar[tuple[str, ...]] = ("What to show", "Data")
+
+    model: Annotated[str | None, Option("What to show")] = Field(
+        None, description="The model whose tokens are shown: minilm, smollm2, a folder, a hub id."
+    )
+
+
+@request_class
 class EvaluateRequest(DataRequest):
     """One evaluation: a saved adapter on a split of a task.
 

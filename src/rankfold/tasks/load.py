@@ -15,6 +15,7 @@ from rankfold.tasks.data.missing import drop_missing
 from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Rows, Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
+from rankfold.tasks.data.table import rows_to_hash
 from rankfold.tasks.kinds import LabelHints, TaskKind, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.published import as_choices
@@ -81,8 +82,6 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         own_tables, remarks = drop_missing(own_tables, columns)
         tables = {**tables, **own_tables}
         findings += remarks
-    if is_own:
-        findings += duplicate_findings(tables, columns)
     # A part of the mixture that was learned has its classes among those of the others.
     part = label_names_of(task.name, request.learned_names)
     hints = LabelHints(
@@ -100,11 +99,14 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     read, read_columns, remarks = _as_questions(read, columns)
     findings += remarks
     examples = kind.examples(read, read_columns, hints).part(splits)
+    if is_own:
+        has_classes = examples.label_names is not None
+        findings += duplicate_findings(tables, columns, has_classes=has_classes)
     if part and request.learned_names:
         examples = as_part(task.name, kind, examples, request.learned_names)
     metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
     task = replace(task, kind=kind.name, metrics=metrics, label_names=examples.label_names)
-    sha256 = sha256_of_rows({split: table.rows for split, table in own_tables.items()})
+    sha256 = sha256_of_rows({split: rows_to_hash(table) for split, table in own_tables.items()})
     return TaskData(
         task,
         kind,
@@ -113,6 +115,7 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         examples,
         findings=tuple(dict.fromkeys(findings)),
         columns=columns,
+        unused_columns=columns.unread_names(rows[0]),
     )
 
 
@@ -196,7 +199,7 @@ class _Reader:
         name = self.task.name if self.source is None else self.source.name
         message = (
             f"'{name}' has no validation split; held out {len(validation.rows):,} of its "
-            f"{len(train.rows):,} rows."
+            f"{len(train.rows):,} rows{', copies together' if keys and len(set(keys)) < len(keys) else ''}."
         )
         is_asked = self.request.holds_out
         return rest, replace(validation, findings=() if is_asked else (Finding("held_out", message),))

@@ -59,6 +59,7 @@ class TaskData:
         source: Where the rows are from.
         sha256: Hash of the content of the rows that were read.
         examples: By split.
+        unused_columns: The columns of the first split that are not read.
         findings: Remarks on files, columns and splits; those on rows are in `examples`.
         columns: The columns that were read, as far as they have one of these roles; of a mixture none.
     """
@@ -70,6 +71,7 @@ class TaskData:
     examples: "Examples"
     findings: tuple[Finding, ...] = ()
     columns: Columns = Columns()
+    unused_columns: tuple[str, ...] = ()
 
     @property
     def all_findings(self) -> tuple[Finding, ...]:

@@ -148,7 +148,9 @@ def _findings(splits, columns):
         split: Table(rows, origins=[Origin(f"{split}.csv", 0, range(2, 99))])
         for split, rows in splits.items()
     }
-    return {finding.name: finding.message for finding in duplicate_findings(tables, columns)}
+    return {
+        finding.name: finding.message for finding in duplicate_findings(tables, columns, has_classes=True)
+    }
 
 
 def test_duplicates_are_counted_and_their_first_lines_are_named():
@@ -156,8 +158,8 @@ def test_duplicates_are_counted_and_their_first_lines_are_named():
     validation = [{"id": place, "text": text, "label": "x"} for place, text in enumerate("dab")]
     findings = _findings({"train": train, "validation": validation}, Columns("text", None, "label"))
     assert findings == {
-        "duplicates": "2 of 5 rows of the split 'train' repeat an earlier one: line 5 of 'train.csv' is "
-        "line 2 of 'train.csv', line 6 of 'train.csv' is line 3 of 'train.csv'.",
+        "duplicates": "2 of 5 rows of the split 'train' repeat an earlier one: line 5 is line 2, "
+        "line 6 is line 3 of 'train.csv'.",
         "shared_rows": "2 of 3 rows of the split 'validation' are in 'train' too, so its score is too good: "
         "line 3 of 'validation.csv' is line 2 of 'train.csv', line 4 of 'validation.csv' is line 3 of "
         "'train.csv'; remove them from one of the splits.",

@@ -74,7 +74,8 @@ def _read(path, **options):
 @example(rows=[{"text": "a\nb", "label": ""}, {"text": 'say "x"', "label": "a;b,c|d\te"}], packing=".zst")
 def test_the_same_rows_are_read_from_every_format(tmp_path, rows, packing):
     for form in _FORMS:
-        # The library writes carriage returns at line ends, and CSV has no way to mark a lone one.
+        if form == "tab.tsv" and any("\n" in cell and "\t" in cell for row in rows for cell in row.values()):
+            continue  # between tabs such a quoted cell looks like two rows with a quotation mark each
         path = tmp_path / f"rows.{form}{packing}"
         path.write_bytes(_PACKERS[packing](_content(rows, form)))
         delimiter = _DELIMITERS.get(form)
@@ -419,8 +420,19 @@ def test_the_same_rows_give_the_same_task_as_csv_and_as_jsonl(tmp_path, labels):
         data = load_task(TaskRequest(data=str(tmp_path / f"rows.{form}")), is_causal=False)
         assert sorted(data.examples.label_names) == sorted(labels)
         examples = data.examples
-        tasks.append((data.kind, examples.label_names, examples.splits, examples.settings, data.sha256))
+        tasks.append((data.kind, examples.label_names, examples.splits, examples.settings))
     assert tasks[0] == tasks[1]
+
+
+def test_the_hash_is_that_of_the_values_whether_the_format_has_numbers_or_not(tmp_path):
+    rows = [
+        {"text": f"t{row}", "label": row % 2, "x": row / 4, "is": row > 3, "code": "01"} for row in range(9)
+    ]
+    hashes = set()
+    for form in ("csv", "jsonl"):
+        (tmp_path / f"rows.{form}").write_bytes(_content(rows, form))
+        hashes.add(load_task(TaskRequest(data=str(tmp_path / f"rows.{form}")), is_causal=False).sha256)
+    assert len(hashes) == 1
 
 
 def test_a_label_that_appears_late_is_a_class_like_the_others(tmp_path):

@@ -62,23 +62,29 @@ class Columns:
 
         An example is "text from 'text', label from 'class'; not read: 'id'".
         """
+        roles = self._roles(row)
         if self.label is None:
-            names = layout_of(row) or tuple(filter(None, (self.text,)))
-            text = _quote_list(names)
+            text = _quote_list(roles[""])
         else:
-            roles = {
-                "text": text_names(self.text, row),
-                "second text": text_names(self.pair, row),
-                "label": (self.label,),
-            }
-            if self.choices is not None:
-                choices = split_names(row, self.choices)
-                roles = {"question": (self.text,), "choices": choices, "answer": (self.label,)}
-            names = tuple(name for columns in roles.values() for name in columns if name is not None)
-            text = ", ".join(f"{role} from {_join(columns)}" for role, columns in roles.items() if columns)
-        unread = [name for name in row if name not in (*names, self.group)]
-        # A kind with columns of its own reads others than those named here.
-        return f"{text}; not read: {_quote_list(unread)}" if unread and has_columns(row, names) else text
+            text = ", ".join(f"{role} from {_join(role, names)}" for role, names in roles.items() if names)
+        unread = self.unread_names(row)
+        return f"{text}; not read: {_quote_list(unread)}" if unread else text
+
+    def unread_names(self, row: Row) -> tuple[str, ...]:
+        """Return the columns of a row that are not read; none for a kind with columns of its own."""
+        names = [name for columns in self._roles(row).values() for name in columns]
+        is_known = has_columns(row, names)
+        return tuple(name for name in row if is_known and name not in (*names, self.group))
+
+    def _roles(self, row: Row) -> dict[str, tuple[str, ...]]:
+        """Return the columns that are read by their role; those of conversations and such have none."""
+        if self.label is None:
+            return {"": layout_of(row) or text_names(self.text, row)}
+        texts = text_names(self.text, row)
+        if self.choices is not None:
+            choices = tuple(split_names(row, self.choices))
+            return {"question": texts, "choices": choices, "answer": (self.label,)}
+        return {"text": texts, "second text": text_names(self.pair, row), "label": (self.label,)}
 
 
 def find_columns(rows: Rows, overrides: Columns) -> Columns:
@@ -221,10 +227,11 @@ def has_columns(row: Row, names: Sequence[str]) -> bool:
     return all(name in row for name in names)
 
 
-def _join(names: Sequence[str]) -> str:
-    """Return the names of columns whose texts are joined: "'subject' and 'body' (joined by a line break)"."""
+def _join(role: str, names: Sequence[str]) -> str:
+    """Return the names of columns, and how their texts are joined if they are one text."""
     quoted = " and ".join(f"'{name}'" for name in names)
-    return f"{quoted} (joined by a line break)" if len(names) > 1 else quoted
+    is_joined = len(names) > 1 and role != "choices"
+    return f"{quoted} (joined by a line break)" if is_joined else quoted
 
 
 def _quote_list(names: Sequence[str] | Mapping[str, object]) -> str:

@@ -76,22 +76,31 @@ def _read(text: str, name: str, delimiter: str | None, *, is_tsv: bool) -> FileR
             findings.append(Finding("quotes", f"quotation marks in '{name}' are part of the texts."))
     records = list(_records(text, name, dialect))
     if not records:
-        return FileRows([], findings=findings)
+        return FileRows([], findings=findings, is_typed=False)
     header = _header(records[0].cells, name)
     _check_widths(records[1:], header, name, delimiter)
     rows: list[Row] = [dict(zip(header, record.cells, strict=True)) for record in records[1:]]
-    return FileRows(rows, [record.line for record in records[1:]], findings=findings)
+    return FileRows(rows, [record.line for record in records[1:]], findings=findings, is_typed=False)
 
 
 def _has_quotes(text: str, name: str, dialect: _Dialect) -> bool:
-    """Return whether quotation marks quote cells; most programs that write tabs write them as they are."""
+    """Return whether quotation marks quote cells; most programs that write tabs write them as they are.
+
+    They do if the rows fit the header that way, and only that way, or if they fit both ways and no cell would
+    have swallowed the end of a row with the beginning of another.
+    """
+    if '"' not in text:
+        return False
     try:
-        records = _records(text, name, dialect)
-        return '"' in text and not any(
-            "\n" in cell and "\t" in cell for item in records for cell in item.cells
-        )
+        records = list(_records(text, name, dialect))
     except DataError:
         return False
+    if len({len(record.cells) for record in records}) > 1:
+        return False
+    plain = _records(text, name, _Dialect(dialect.delimiter, has_quotes=False))
+    if len({len(record.cells) for record in plain}) > 1:
+        return True
+    return not any("\n" in cell and "\t" in cell for record in records for cell in record.cells)
 
 
 def _records(text: str, name: str, dialect: _Dialect, *, is_strict: bool = True) -> Iterator[_Record]:

@@ -31,12 +31,13 @@ def _key(row: Row, columns: Columns) -> str:
     return json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def duplicate_findings(tables: Mapping[str, Table], columns: Columns) -> list[Finding]:
+def duplicate_findings(tables: Mapping[str, Table], columns: Columns, *, has_classes: bool) -> list[Finding]:
     """Return remarks on rows that are there twice: in a split, in two splits, or with another label.
 
     Args:
         tables: By split name.
         columns: Those that are read.
+        has_classes: Whether labels are classes, of which a text has one; measurements may differ.
     """
     owners = {split: _owners(table, columns) for split, table in tables.items()}
     findings = [
@@ -44,7 +45,7 @@ def duplicate_findings(tables: Mapping[str, Table], columns: Columns) -> list[Fi
     ]
     for first, second in combinations(tables, 2):
         findings += _between((first, second), tables, owners)
-    if columns.label is not None:
+    if has_classes and columns.label is not None:
         for split, table in tables.items():
             findings += _conflicts(split, table, owners[split], columns.label)
     return findings
@@ -98,22 +99,25 @@ def _conflicts(
     ]
     if groups:
         rows = groups[0]
-        first = table.rows[rows[0]].get(label)
-        other = next(row for row in rows if str(table.rows[row].get(label)) != str(first))
+        labels = [str(table.rows[row].get(label)) for row in rows]
+        other = next(place for place, name in enumerate(labels) if name != labels[0])
+        first, second = (f"'{labels[place]}' in {table.locate_rows([rows[place]])}" for place in (0, other))
         yield Finding(
             "conflicting_labels",
-            f"{len(groups):,} texts of the split '{split}' have different labels, such as '{first}' in "
-            f"{_place(table, rows[0])} and '{table.rows[other].get(label)}' in {_place(table, other)}; "
-            "correct one of them.",
+            f"{len(groups):,} texts of the split '{split}' have different labels, such as {first} and "
+            f"{second}; correct one of them.",
         )
 
 
 def _quote(pairs: Sequence[tuple[Table, int, Table, int]]) -> str:
-    return ", ".join(
-        f"{_place(table, position)} is {_place(other, earlier)}" for table, position, other, earlier in pairs
+    """Return pairs of equal rows in words; a file that all of them are in is named once."""
+    places = [
+        (table.locate_rows([position]), other.locate_rows([earlier]))
+        for table, position, other, earlier in pairs
+    ]
+    files = {place.partition(" of ")[2] for pair in places for place in pair}
+    file = f" of {next(iter(files))}" if len(files) == 1 and "" not in files else ""
+    return (
+        ", ".join(f"{place.removesuffix(file)} is {earlier.removesuffix(file)}" for place, earlier in places)
+        + file
     )
-
-
-def _place(table: Table, position: int) -> str:
-    """Return the place of a row of a table that may be a part of its source."""
-    return table.locate_rows([position])

@@ -128,7 +128,13 @@ def _join(paths: Sequence[Path], files: Sequence[FileRows]) -> Table:
     findings = tuple(finding for file in files for finding in file.findings)
     if len(files) > 1:
         rows = [*_with_same_columns(rows)]
-    return Table(_with_same_numbers(rows), files[0].class_names, origins=origins, findings=findings)
+    return Table(
+        _with_same_numbers(rows),
+        files[0].class_names,
+        origins=origins,
+        findings=findings,
+        is_typed=files[0].is_typed,
+    )
 
 
 def _with_same_columns(rows: Rows) -> Rows:

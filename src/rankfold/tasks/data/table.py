@@ -1,7 +1,8 @@
 """Tables: the rows of a split, and where each of them is in the files."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -24,6 +25,7 @@ class FileRows:
         class_names: For columns of class ids, the names the ids stand for.
         findings: Remarks on the file.
         size: Its bytes, decompressed.
+        is_typed: Whether the format tells numbers from texts.
     """
 
     rows: Rows
@@ -31,6 +33,7 @@ class FileRows:
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     findings: Sequence[Finding] = ()
     size: int = 0
+    is_typed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Table:
         indices: The index of each row in the source, from 0; None if these are all its rows, in order.
         origins: The files of the source, in the order of its rows; empty if it has none.
         findings: Remarks on these files.
+        is_typed: Whether the format tells numbers from texts.
     """
 
     rows: Rows
@@ -65,6 +69,7 @@ class Table:
     indices: Sequence[int] | None = None
     origins: Sequence[Origin] = ()
     findings: tuple[Finding, ...] = ()
+    is_typed: bool = True
 
     def enumerate_rows(self) -> Iterator[tuple[int, Row]]:
         """Yield each row with its index in the source."""
@@ -117,6 +122,29 @@ def _plural(noun: str, numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:_NAMED_ROWS]))
     rest = len(numbers) - _NAMED_ROWS
     return f"{noun}{'s' if len(numbers) > 1 else ''} {shown}" + (f" and {rest} more" if rest > 0 else "")
+
+
+def rows_to_hash(table: Table) -> Rows:
+    """Return the rows as they are hashed: the same whether their format tells numbers from texts or not.
+
+    In columns of texts that are all written as JSON writes a number or a truth value, these are meant.
+    """
+    if table.is_typed:
+        return table.rows
+    readers = {name: _reader([str(row[name]) for row in table.rows]) for name in table.rows[0]}
+    return [{name: readers[name](str(value)) for name, value in row.items()} for row in table.rows]
+
+
+def _reader(texts: Sequence[str]) -> Callable[[str], object]:
+    """Return the function that gives back the values of which all of these are the texts."""
+    for read, write in ((int, str), (float, repr), (_TRUTH.__getitem__, str)):
+        with suppress(ValueError, KeyError):
+            if all(write(read(text)) == text for text in texts):
+                return read
+    return str
+
+
+_TRUTH = {"True": True, "False": False}
 
 
 def quote_list(names: Iterable[object]) -> str:
