@@ -158,6 +158,16 @@ def test_rows_without_labels_get_the_predictions_of_an_evaluation(trained):
     assert again == _close_to(expected)
 
 
+def test_the_snippet_of_the_quickstart_works_for_every_kind(trained, tmp_path, monkeypatch, root, capsys):
+    page = (root / "docs" / "quickstart.md").read_text("utf-8")
+    snippet = page.partition("### Use it")[2].partition("```python")[2].partition("```")[0]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "relayed").symlink_to(trained[0])
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    assert capsys.readouterr().out.startswith("[{'")
+
+
 @pytest.mark.parametrize("form", ["packed", "store", "moved folder"])
 def test_every_form_of_an_adapter_answers_alike(trained, tmp_path, form):
     folder, rows, _ = trained
