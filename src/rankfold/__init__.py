@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rankfold.factors import RelaySpec as RelaySpec
     from rankfold.factors import SeededSpec as SeededSpec
     from rankfold.factors import SvdSpec as SvdSpec
+    from rankfold.peft_plugin.combine import rescale_adapter_scale as rescale_adapter_scale
     from rankfold.peft_plugin.config import RankfoldConfig as RankfoldConfig
     from rankfold.peft_plugin.config import config as config
     from rankfold.peft_plugin.count import ParameterCount as ParameterCount
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rankfold.runs.adapted import AdaptedModel as AdaptedModel
     from rankfold.runs.adapted import load as load
     from rankfold.store.adapter import SavedAdapter as SavedAdapter
+    from rankfold.store.loading import hotswap_adapter as hotswap_adapter
     from rankfold.store.record import Record as Record
     from rankfold.store.saved import Packed as Packed
     from rankfold.store.saved import open_adapter as open_adapter
@@ -94,12 +96,14 @@ _HOMES = {
     "config": "rankfold.peft_plugin.config",
     "count_parameters": "rankfold.peft_plugin.count",
     "export_lora": "rankfold.export.export",
+    "hotswap_adapter": "rankfold.store.loading",
     "load": "rankfold.runs.adapted",
     "lora_fa_correction": "rankfold.train.optimizer",
     "open_adapter": "rankfold.store.saved",
     "optimizer": "rankfold.train.optimizer",
     "pack_adapter": "rankfold.store.saved",
     "parameter_groups": "rankfold.train.optimizer",
+    "rescale_adapter_scale": "rankfold.peft_plugin.combine",
     "unpack_adapter": "rankfold.store.saved",
 }
 
@@ -141,12 +145,14 @@ __all__ = [
     "config",
     "count_parameters",
     "export_lora",
+    "hotswap_adapter",
     "load",
     "lora_fa_correction",
     "open_adapter",
     "optimizer",
     "pack_adapter",
     "parameter_groups",
+    "rescale_adapter_scale",
     "unpack_adapter",
 ]
 

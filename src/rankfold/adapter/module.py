@@ -158,12 +158,21 @@ class Adapter(nn.Module):
         Raises:
             NotExactError: If a router weighs the heads, so that no single weight is the adapter.
         """
+        down, up = self.matrices()
+        return self.geometry.as_base_weight(up @ down)
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """Return s C V and U, whose product U s C V is the change of the base weight, in float32 at least.
+
+        Raises:
+            NotExactError: If a router weighs the heads, so that no single weight is the adapter.
+        """
         self.check_is_a_weight("this adapter")
         dtype = torch.promote_types(self.dtype, torch.float32)
-        matrix = self.down().to(dtype)
+        down = self.down().to(dtype)
         if self.core is not None:
-            matrix = self.core().to(dtype) @ matrix
-        return self.geometry.as_base_weight(self.up().to(dtype) @ self._scale(matrix))
+            down = self.core().to(dtype) @ down
+        return self._scale(down), self.up().to(dtype)
 
     def check_is_a_weight(self, name: str) -> None:
         """Check that the adapter equals one change of the base weight.

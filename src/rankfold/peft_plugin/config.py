@@ -30,7 +30,7 @@ from rankfold.adapter.layout import Layout
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import WITHOUT_ALPHA, AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, Share
+from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, SeededSpec, Share
 from rankfold.presets import find, router_types
 
 # Fields of an adapter by the names they have in a configuration, where the rank is PEFT's `r`.
@@ -270,6 +270,14 @@ def _json_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json_values(part) for part in cast("list[Any]", value)]
     return value
+
+
+def difference_for_hotswap(old: RankfoldConfig, new: RankfoldConfig) -> list[str]:
+    """Return the fields in which two configurations differ so that one's tensors mean something else here."""
+    options = [*_SPEC_FIELDS, "rank_pattern", "alpha_pattern", "layers"]
+    if not any(isinstance(factor, SeededSpec) for factor in (old.down, old.core, old.up)):
+        options.remove("seed")  # of initial values only
+    return [option for option in options if getattr(old, option) != getattr(new, option)]
 
 
 _WHOLE = "a whole number"

@@ -18,6 +18,7 @@ from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Matrices
 from rankfold.errors import RankfoldWarning, SpecError, unknown_name
 from rankfold.factors import Seeded
+from rankfold.peft_plugin.combine import check_sum, fill_factors, sum_config, weighted_factors
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta
 from rankfold.peft_plugin.layer_types import wrap
@@ -198,6 +199,40 @@ class RankfoldModel(BaseTuner):
             if adapter_name in layer.rankfold_adapters:
                 layer.passes = passes
                 layer.rankfold_hooks[adapter_name] = hooks
+
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "cat",
+        svd_rank: int | None = None,
+    ) -> None:
+        """Add a new adapter that is a weighted sum of others: a plain LoRA, whatever methods they are of.
+
+        Args:
+            adapters: Names of the adapters.
+            weights: The weight of each; negative ones take away.
+            adapter_name: Name of the new adapter, which is not activated.
+            combination_type: `cat`, exactly, with the sum of their ranks; or `svd`, the nearest of a rank.
+            svd_rank: The rank for `svd`; that of the largest adapter if None.
+
+        Raises:
+            SpecError: If the name is taken, an adapter is unknown or has a head, or an option is wrong.
+            NotExactError: If the gates of an adapter depend on the input, or for another combination.
+        """
+        configs = cast("dict[str, RankfoldConfig]", self.peft_config)
+        if adapter_name in configs:
+            raise SpecError(
+                f"'{adapter_name}' is an adapter of this model already; give another adapter_name."
+            )
+        check_sum(configs, weights, adapters)
+        layers = _named_layers(self.model)
+        sums = dict(zip(adapters, weights, strict=True))
+        factors = weighted_factors(layers, sums, combination_type, svd_rank)
+        configs[adapter_name] = sum_config(factors, configs[adapters[0]])
+        self.inject_adapter(self.model, adapter_name)
+        fill_factors(layers, adapter_name, factors)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge adapters into the base weights, all of them or none.

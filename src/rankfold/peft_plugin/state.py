@@ -57,17 +57,27 @@ def check_fingerprint(saved_value: str, targets: Sequence[Target]) -> None:
     Raises:
         AdapterFileError: If they are of another model, or the sketch is damaged.
     """
-    actual = fingerprint(targets)
-    if actual is None:
-        return
-    (kind, values), (actual_kind, actual_values) = _read(saved_value), _read(actual)
-    tolerance = max(_TOLERANCE[kind], _TOLERANCE[actual_kind])
-    if values.shape == actual_values.shape and (values - actual_values).norm() <= tolerance * values.norm():
+    if are_of_one_base(saved_value, fingerprint(targets)):
         return
     raise AdapterFileError(
         "the adapter was trained on another base model: the base weights differ from its 'base_fingerprint'; "
         "load the base model it was trained on, or remove 'base_fingerprint' from its adapter_config.json to "
         "use it here all the same; a new adapter takes a configuration that no other was trained with."
+    )
+
+
+def are_of_one_base(sketch: str | None, other_sketch: str | None) -> bool:
+    """Return whether two sketches may be of one base model, in whatever dtypes; None may be of any.
+
+    Raises:
+        AdapterFileError: If one is damaged.
+    """
+    if sketch is None or other_sketch is None:
+        return True
+    (kind, values), (other_kind, other_values) = _read(sketch), _read(other_sketch)
+    tolerance = max(_TOLERANCE[kind], _TOLERANCE[other_kind])
+    return bool(
+        values.shape == other_values.shape and (values - other_values).norm() <= tolerance * values.norm()
     )
 
 

@@ -11,9 +11,10 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
+from rankfold.adapter.module import hosts_in
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
-from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.state import check_finite, check_shapes, expected_shapes
+from rankfold.peft_plugin.config import RankfoldConfig, difference_for_hotswap
+from rankfold.peft_plugin.state import are_of_one_base, check_finite, check_shapes, expected_shapes
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.saved import open_adapter
@@ -79,6 +80,38 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter], *, strict:
                 raise
             raise _misfit(adapter, _first_reason(error)) from error
     return cast("PeftModel", target).eval()
+
+
+def hotswap_adapter(
+    model: PeftModel, adapter: SavedAdapter | str | Path, adapter_name: str = "default"
+) -> None:
+    """Give an adapter of a model the values of a saved one in place, so that compiled code goes on as it is.
+
+    Args:
+        model: The model.
+        adapter: As for `open_adapter`; of the same layers and options as the one in the model.
+        adapter_name: The adapter in the model.
+
+    Raises:
+        AdapterFileError: If there is no adapter, or it is of other layers or options.
+        SpecError: If the model has no adapter of rankfold with this name, or it is merged.
+    """
+    saved = open_adapter(adapter)
+    check_finite(saved.tensors, saved.title)
+    old, new = model.peft_config.get(adapter_name), peft_config(saved)
+    if not (isinstance(old, RankfoldConfig) and isinstance(new, RankfoldConfig)):
+        raise SpecError(
+            f"'{adapter_name}' and {saved.title} are not both of rankfold; use PEFT's own hotswap_adapter "
+            "for two of LoRA."
+        )
+    hosts = [host for _, host in hosts_in(model) if adapter_name in host.rankfold_adapters]
+    if any(adapter_name in cast(Any, host).merged_adapters for host in hosts):
+        raise SpecError(f"'{adapter_name}' is merged into the base weights; unmerge it first.")
+    for option in difference_for_hotswap(old, new):
+        raise _misfit(saved, f"its {option} is another than that of '{adapter_name}'")
+    if not are_of_one_base(old.base_fingerprint, new.base_fingerprint):
+        raise _misfit(saved, "it was trained on other base weights")
+    _fill(model, adapter_name, saved)
 
 
 def peft_config(adapter: SavedAdapter, *, strict: bool = True) -> PeftConfig:
