@@ -7,7 +7,7 @@ from typing import cast
 from rankfold.errors import DataError
 from rankfold.tasks.data.questions import QuestionColumns, find_question_columns, split_names
 from rankfold.tasks.data.table import Row, Rows
-from rankfold.tasks.data.texts import find_name, find_texts, text_names
+from rankfold.tasks.data.texts import find_name, find_texts, picture_columns, text_names
 
 _LABELS = ("label", "labels", "class", "category", "score", "target")
 
@@ -103,6 +103,7 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
     """
     present = tuple(rows[0])
     _check_present(present, overrides, (overrides.label, overrides.group))
+    _check_pictures(rows, overrides)
     if overrides == Columns(group=overrides.group) and (layout := layout_of(rows[0])):
         _check_group(overrides.group, layout)
         return overrides
@@ -169,6 +170,16 @@ def _check_distinct(columns: Columns, present: Sequence[str]) -> Columns:
                 "name another with --text-column, --pair-column or --label-column."
             )
     return columns
+
+
+def _check_pictures(rows: Rows, overrides: Columns) -> None:
+    """Refuse rows with pictures, which would not be seen, unless the user has named the text."""
+    pictures = [name for name in picture_columns(rows) if name not in (overrides.label, overrides.group)]
+    if pictures and overrides.text is None:
+        raise DataError(
+            f"the column {_quote_list(pictures)} holds pictures, which a model of texts cannot see; name the "
+            "text with --text-column to learn from it alone, or name a kind of task for pictures with --kind."
+        )
 
 
 def _check_group(group: str | None, read: Sequence[str | None]) -> None:

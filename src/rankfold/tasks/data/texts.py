@@ -137,7 +137,7 @@ _PICTURE_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x0
 
 
 def _are_pictures(values: Sequence[object]) -> bool:
-    present = [value for value in values if value is not None]
+    present = [value for value in values if value is not None and value != ""]
     return bool(present) and all(map(_is_picture, present))
 
 
@@ -149,4 +149,6 @@ def _is_picture(value: object) -> bool:
     if isinstance(value, list):
         items = cast("list[object]", value)
         return bool(items) and all(map(_is_picture, items))
-    return isinstance(value, Mapping) and set(cast("Mapping[object, object]", value)) == {"bytes", "path"}
+    if isinstance(value, Mapping):  # as `datasets` stores its feature Image
+        return set(cast("Mapping[object, object]", value)) == {"bytes", "path"}
+    return any(cls.__module__.startswith("PIL.") for cls in type(value).__mro__)
