@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rankfold.cli.console import note, print_json, print_table, shown_notes
+from rankfold.cli.console import note, print_json, print_table, progress_screen, shown_notes
 from rankfold.cli.options import SectionedCommand, json_option, merge_values, request_options, section
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
@@ -82,8 +82,8 @@ def command(
         return
     from rankfold.runs.evaluate import evaluate
 
-    with shown_notes():
-        result = evaluate(request)
+    with shown_notes(), progress_screen() as new_bar:
+        result = evaluate(request, progress=new_bar())
     record = find_record(request.adapter)
     then = record.data.rows.get(result.split) if record and record.task.name == result.task else None
     if then is not None and then < result.rows:

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from rankfold.errors import SpecError
 from rankfold.models.base import resolve_model
+from rankfold.progress import Progress, Silent
 from rankfold.runs.adapted import Learned, Placement, make_learner
 from rankfold.runs.record import Prediction, RunRecord
 from rankfold.runs.request import CompleteRequest, EvaluateRequest
@@ -44,8 +45,12 @@ class EvaluateResult:
     scoring: str | None = None
 
 
-def evaluate(request: EvaluateRequest) -> EvaluateResult:
+def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> EvaluateResult:
     """Measure an adapter.
+
+    Args:
+        request: Names the adapter and the data.
+        progress: Gets the progress of long evaluations.
 
     Raises:
         AdapterFileError: If the adapter is damaged, or does not belong to the model.
@@ -67,6 +72,7 @@ def evaluate(request: EvaluateRequest) -> EvaluateResult:
         Learned(data.examples.label_names, data.examples.settings, scoring),
         Placement(complete.max_length, complete.batch_size, complete.device, complete.precision),
     )
+    learner = replace(learner, progress=progress or Silent())
     data.kind.check(learner, data.examples.splits[measured.name])
     evaluation = data.evaluate(learner, measured.name)
     return replace(_result(complete, measured, data, evaluation), scoring=scoring)

@@ -13,7 +13,7 @@ from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.loading import Loading
-from rankfold.progress import quiet_libraries
+from rankfold.progress import Progress, Silent, quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import InitInfo, ParametersInfo
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
@@ -82,8 +82,12 @@ class RunSetup:
         return replace(counts, active=active)
 
 
-def prepare(request: RunRequest) -> RunSetup:
+def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
     """Read data, load the base model and add the adapter.
+
+    Args:
+        request: The run.
+        progress: Gets the progress of encoding many rows.
 
     Raises:
         SpecError: If method, options, model or task cannot be built as asked.
@@ -134,6 +138,7 @@ def prepare(request: RunRequest) -> RunSetup:
         scoring,
         data.examples.settings,
         data.examples.label_names or (),
+        progress=progress or Silent(),
     )
     remarks = data.kind.findings(learner, data.examples.splits)
     log_findings(remarks)
@@ -157,7 +162,7 @@ def prepare(request: RunRequest) -> RunSetup:
         schedule=schedule,
         groups=_groups(model, schedule, request.rates),
         rows=rows,
-        learner=learner,
+        learner=replace(learner, progress=Silent()),
         reducer=reducer,
         probe_rows=probe_rows,
         init=init,

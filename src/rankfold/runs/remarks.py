@@ -44,7 +44,8 @@ def _no_gain(record: RunRecord) -> Iterator[str]:
             return
         is_better = value < baseline if is_smaller_better(metric) else value > baseline
         if not is_better:
+            other = "the untrained model" if name == "untrained" else f"a model that never looks ({name})"
             yield (
-                f"{metric} is {value:.4g}, and a model that never looks ({name}) has {baseline:.4g}: nothing "
+                f"{metric} is {value:.4g}, and {other} has {baseline:.4g}: nothing "
                 "was learned that counts; train for more steps, or look at the data."
             )

@@ -13,7 +13,7 @@ import torch
 
 from rankfold.files import check_writable, naming_full_disk
 from rankfold.models.hardware import choose_device, peak_memory_bytes
-from rankfold.progress import Progress
+from rankfold.progress import Progress, Silent
 from rankfold.runs.check import check_threads
 from rankfold.runs.describe import starting_record
 from rankfold.runs.examples import choose_examples, write_examples
@@ -83,7 +83,7 @@ def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
     wait_for_all()
     began = time.perf_counter()
     with _threads(request.threads):
-        setup = prepare(request)
+        setup = prepare(request, progress)
         start = starting_record(setup)
         with unfinished_run(request, start) as checkpoints:
             # Until now another process may have been at it, and may have finished it.
@@ -154,6 +154,7 @@ class _Validation:
     """Measures the validation split, and keeps the last measurement of all its rows."""
 
     setup: RunSetup
+    progress: Progress
     latest: Evaluation | None = None
 
     def during(self, rows: int | None) -> Evaluation:
@@ -170,15 +171,17 @@ class _Validation:
     def final(self, *, is_current: bool) -> Evaluation:
         """Return the last measurement of all rows, or measure again where the model is another since."""
         if self.latest is None or not is_current or self.setup.data.kind.predicts_at_end:
-            self.latest = self._measure(is_final=True)
+            # In the course of a training its own progress is shown.
+            self.latest = self._measure(is_final=True, progress=self.progress)
         return self.latest
 
-    def _measure(self, *, is_final: bool) -> Evaluation:
-        return self.setup.data.evaluate(self.setup.learner, "validation", is_final=is_final)
+    def _measure(self, *, is_final: bool, progress: Progress | None = None) -> Evaluation:
+        learner = replace(self.setup.learner, progress=progress or Silent())
+        return self.setup.data.evaluate(learner, "validation", is_final=is_final)
 
 
 def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | None) -> _Result:
-    validation, request = _Validation(setup), setup.request
+    validation, request = _Validation(setup, progress or Silent()), setup.request
     if request.quantise is None:  # quantised weights are where they belong
         setup.model.to(setup.device)
     curve = train_model(
@@ -235,11 +238,18 @@ def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seco
         flops=None if start.flops is None else start.flops * result.curve.steps / setup.schedule.steps,
         peak_memory_bytes=peak_memory_bytes(setup.device),
         metrics=with_parts(setup.data.task, evaluation),
-        baselines=baselines(setup.data, evaluation),
+        baselines=baselines(setup.data, evaluation) or _untrained_metric(setup, result.curve),
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurveInfo(tuple(result.curve.train), tuple(result.curve.validation)),
         reducer=_with_history(start.reducer, setup),
     )
+
+
+def _untrained_metric(setup: RunSetup, curve: Curve) -> dict[str, float]:
+    """Return the primary metric before the first update, if it was measured."""
+    first = curve.validation[0] if curve.validation else {"step": -1}
+    metric = setup.data.task.metrics[0]
+    return {"untrained": first[metric]} if first["step"] == 0 and metric in first else {}
 
 
 def _training_made(training: TrainingInfo, setup: RunSetup, curve: Curve) -> TrainingInfo:

@@ -6,9 +6,11 @@ better, unless the name ends in `_loss` or `_error`.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -181,6 +183,44 @@ def ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
     return np.where(is_defined, above / np.where(is_defined, below, 1.0), 0.0)
 
 
+def _exact_match(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return _mean_of_pairs(lambda label, prediction: float(label == prediction), labels, predictions)
+
+
+def _rouge_l(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return _mean_of_pairs(_rouge_l_of_texts, labels, predictions)
+
+
+def _mean_of_pairs(
+    score: Callable[[str, str], float], labels: Values, predictions: Values
+) -> NDArray[np.float64]:
+    """Return the mean score of texts, without the space around them and with one space for several."""
+
+    def score_pair(label: object, prediction: object) -> float:
+        return score(" ".join(str(label).split()), " ".join(str(prediction).split()))
+
+    return np.asarray(np.vectorize(score_pair, otypes=[float])(labels, predictions)).mean(axis=-1)
+
+
+@lru_cache(maxsize=100_000)  # a bootstrap asks for the same pairs again and again
+def _rouge_l_of_texts(label: str, prediction: str) -> float:
+    """F1 of the longest common subsequence of words, in any case (Lin, "ROUGE", ACL 2004, section 3)."""
+    one, other = (re.findall(r"\w+", text.lower()) for text in (label, prediction))
+    if not one or not other:
+        return float(one == other)
+    lengths = [0] * (len(other) + 1)
+    for word in one:
+        previous = lengths
+        lengths = [0]
+        for index, candidate in enumerate(other):
+            step = previous[index] + 1 if word == candidate else max(previous[index + 1], lengths[-1])
+            lengths.append(step)
+    return 2 * lengths[-1] / (len(one) + len(other))
+
+
+TEXT_METRICS = ("exact_match", "rouge_l")
+"""Metrics of texts that a model has written, which takes much longer than measuring their loss."""
+
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(_accuracy),
     "f1": Metric(_f1),
@@ -195,6 +235,8 @@ METRICS: Mapping[str, Metric] = {
     "r2": Metric(_r2, least=-math.inf),
     "rmse": Metric(_rmse, most=math.inf, is_error=True),
     "mae": Metric(_mae, most=math.inf, is_error=True),
+    "exact_match": Metric(_exact_match),
+    "rouge_l": Metric(_rouge_l),
 }
 """Metrics by name. `f1` is that of class 1; a correlation with a constant is zero."""
 
@@ -213,6 +255,9 @@ _OTHER_NAMES = {
     "roc_auc": "auroc",
     "f1_micro": "micro_f1",
     "r_squared": "r2",
+    "em": "exact_match",
+    "rouge": "rouge_l",
+    "rougel": "rouge_l",
 }
 
 

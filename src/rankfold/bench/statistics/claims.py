@@ -22,6 +22,7 @@ from rankfold.bench.statistics.comparison import (
     shared_examples,
 )
 from rankfold.runs.record import RunRecord, measured_on
+from rankfold.tasks.metrics import is_smaller_better
 
 Expect = Literal["greater", "within", "rising"]
 ClaimVerdict = Literal["supported", "contradicted", "not separated", "not run"]
@@ -165,8 +166,10 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
 
 def _has_learned(runs: Sequence[RunRecord], scores: Scores, metric: str) -> bool:
     """Whether a row is clear of a model that never looks at its input."""
-    guessing = max(baselines_of(runs).values(), default=0.0)
-    return metric_interval(scores, metric).low > guessing
+    guessing, interval = baselines_of(runs).values(), metric_interval(scores, metric)
+    if guessing and is_smaller_better(metric):
+        return interval.high < min(guessing)
+    return interval.low > max(guessing, default=0.0)
 
 
 def _weights(claim: Claim, count: int) -> tuple[float, ...]:

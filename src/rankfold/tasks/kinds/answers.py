@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,9 @@ logger = logging.getLogger("rankfold.tasks")
 
 _CHUNK = 256
 """Rows that are tokenised at a time."""
+
+_MOST_WRITTEN = 256
+"""The most tokens of an answer that is written to be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,3 +292,13 @@ def check_room(learner: Learner) -> None:
             f"max_length is {length}, but {new_tokens} tokens of it are for the answer that is generated; "
             f"raise --max-length above {new_tokens}, or lower --max-new-tokens."
         )
+
+
+def write_answers(learner: Learner, examples: Sequence[Instruction]) -> list[str]:
+    """Return the texts that the model writes, with as many tokens as the longest right answer at most."""
+    tokenizer = learner.processor
+    token_ids = tokenizer([item.answer for item in examples], add_special_tokens=False)["input_ids"]
+    longest = 1 + max(map(len, token_ids))
+    room = max(1, min(longest, _MOST_WRITTEN, learner.max_length // 2))
+    sampling = replace(learner.sampling, max_new_tokens=room)
+    return [text.strip() for text in generate_answers(replace(learner, sampling=sampling), examples)]

@@ -21,6 +21,7 @@ from rankfold.tasks.kinds.answers import (
     generate_answers,
     likeliest_answers,
     log_likelihoods,
+    write_answers,
 )
 from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATE, ChatTemplate, read_template
 from rankfold.tasks.kinds.conversations import InstructionReader, drop_empty
@@ -29,7 +30,7 @@ from rankfold.tasks.kinds.labelled import read_rows
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.kinds.packing import pack_rows
 from rankfold.tasks.kinds.prompts import closed_answers
-from rankfold.tasks.metrics import ANSWER_LOSS, UNPARSED
+from rankfold.tasks.metrics import ANSWER_LOSS, TEXT_METRICS, UNPARSED, metric_name
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, check_scoring
 
 logger = logging.getLogger("rankfold.tasks")
@@ -126,10 +127,16 @@ class InstructionKind(TaskKind):
         return {"messages": [{"role": role, "content": text} for role, text in turns]}
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the loss of answers, behind the accuracy where there are candidates."""
-        _ = task_metrics
+        """Return the loss of answers, behind the accuracy where there are candidates, and metrics of texts.
+
+        Raises:
+            SpecError: If a metric is asked for that answers in text do not have.
+        """
         last_split = list(examples.splits.values())[-1]
-        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
+        usual = ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
+        known_names = (*TEXT_METRICS, "accuracy", ANSWER_LOSS)
+        asked = [metric_name(name, known_names, self.name) for name in task_metrics]
+        return tuple(dict.fromkeys([*(name for name in asked if name in (*TEXT_METRICS, *usual)), *usual]))
 
     def label(self, example: Instruction) -> int | None:
         """Return the index of the right candidate; None if the answer is open."""
@@ -255,14 +262,20 @@ class InstructionKind(TaskKind):
         *,
         is_final: bool = True,
     ) -> Evaluation:
-        """Return the mean loss of an answer's token, and predictions where there are candidates."""
-        _ = metrics
+        """Return the mean loss of an answer's token, and predictions where there are candidates.
+
+        The metrics of texts compare what the model writes, greedily, with the right answers.
+        """
         likelihoods = log_likelihoods(learner, self.encode(learner, examples, training=True))
         loss = -sum(total for total, _ in likelihoods) / sum(tokens for _, tokens in likelihoods)
         scores = {ANSWER_LOSS: loss}
         questions = [item for item in examples if item.candidates]
+        text_metrics = [name for name in metrics if name in TEXT_METRICS]
+        texts = write_answers(learner, examples) if text_metrics and is_final else []
+        if texts:
+            scores = self.score(text_metrics, [item.answer for item in examples], texts) | scores
         if not questions or not is_final:
-            return Evaluation(loss, scores)
+            return _text_evaluation(loss, scores, examples if texts else [], texts, likelihoods)
         predictions = choose(learner, questions)
         labels = [self.label(item) for item in questions]
         if learner.scoring == Scoring.GENERATED:
@@ -284,6 +297,19 @@ class InstructionKind(TaskKind):
     def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return the accuracy first if some task has it."""
         return max(metrics, key=len)
+
+
+def _text_evaluation(
+    loss: float,
+    scores: dict[str, float],
+    examples: Sequence[Instruction],
+    texts: Sequence[str],
+    likelihoods: Sequence[tuple[float, int]],
+) -> Evaluation:
+    """Return an evaluation without choices: of the texts that were written, if any were."""
+    labels = [item.answer for item in examples]
+    losses = [-total / tokens for total, tokens in likelihoods[: len(examples)]]
+    return Evaluation(loss, scores, [item.id for item in examples], labels, list(texts), losses)
 
 
 def _template_of(hints: LabelHints) -> str | None:
