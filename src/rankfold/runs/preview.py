@@ -178,7 +178,7 @@ def _learner(request: PreviewRequest, data: TaskData) -> Learner:
         loaded.model,
         loaded.processor,
         length,
-        settings=data.examples.settings,
+        settings=data.kind.model_settings(loaded, data.examples),
         label_names=data.examples.label_names or (),
     )
 
@@ -194,15 +194,10 @@ def _label_counts(data: TaskData, examples: Iterable[Any]) -> dict[str, int]:
 
 
 def _labels(kind: TaskKind, example: Any, names: Sequence[str] | None) -> list[str]:
-    """Return the labels of an example in words."""
-    label = kind.label(example)
-    names = names or getattr(example, "candidates", None)
-    if not names or label is None:
-        return []
-    values = list(cast("Sequence[Any]", label)) if isinstance(label, list | tuple) else [label]
-    if len(values) == len(names) and isinstance(label, list | tuple) and set(values) <= {0, 1}:
-        return [name for name, value in zip(names, values, strict=True) if value]
-    return [names[value] for value in values if isinstance(value, int) and 0 <= value < len(names)]
+    """Return the labels of an example in words; none if it has a number, or a text of its own."""
+    label = kind.describe_label(example, kind.label(example), names)
+    values: list[object] = [*label] if isinstance(label, list) else [label]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _number_range(kind: TaskKind, examples: Iterable[Any]) -> tuple[float, float, float] | None:
@@ -224,7 +219,7 @@ def _encoded(kind: TaskKind, learner: Learner, examples: Sequence[Any]) -> Seque
 
 def _lengths(kind: TaskKind, learner: Learner | None, examples: Sequence[Any]) -> Lengths:
     if learner is None:
-        words = [len(" ".join(_texts(item)).split()) for item in _sample(examples)]
+        words = [len(" ".join(_texts(kind, item)).split()) for item in _sample(examples)]
         return Lengths("words", len(words), median(words), max(words))
     whole = _encoded(kind, replace(learner, max_length=_ENDLESS), examples)
     sizes = [len(row.get("input_ids", ())) for row in whole]
@@ -234,9 +229,11 @@ def _lengths(kind: TaskKind, learner: Learner | None, examples: Sequence[Any]) -
     return Lengths("tokens", len(sizes), median(sizes), max(sizes), most, cut, lost)
 
 
-def _texts(example: Any) -> list[str]:
-    """Return the texts of an example, whatever its kind calls them."""
-    return [value for name, value in asdict(example).items() if name != "id" and isinstance(value, str)]
+def _texts(kind: TaskKind, example: Any) -> list[str]:
+    """Return the inputs of an example, and its answer if that is a text too."""
+    answer = kind.reference(example)
+    is_written = kind.loss_per_token and isinstance(answer, str)
+    return [*kind.input_texts(example).values(), *([answer] if is_written else [])]
 
 
 def _example(data: TaskData, learner: Learner | None) -> ExamplePreview:
@@ -245,11 +242,12 @@ def _example(data: TaskData, learner: Learner | None) -> ExamplePreview:
     number = data.kind.label(example)
     label = ", ".join(names) or (f"{number:g}" if isinstance(number, float) else None)
     if learner is None:
-        segments = tuple(Segment(text, is_learned=False) for text in _texts(example))
+        segments = tuple(Segment(text, is_learned=False) for text in _texts(data.kind, example))
     else:
         (features,) = data.kind.encode(learner, [example], training=True)
         segments = _segments(features, learner.processor)
-    return ExamplePreview(example.id, segments, label)
+    is_written = any(segment.text == label for segment in segments)
+    return ExamplePreview(example.id, segments, None if is_written else label)
 
 
 def _segments(features: Features, processor: Any) -> tuple[Segment, ...]:

@@ -43,7 +43,7 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     folder = _folder(request, name)
     if folder is not None and folder.is_dir():
         return _lookup_task(name) or Task(name, None, ()), find_source(str(folder))
-    task = _require_task(name)
+    task = _require_task(name, folder)
     if folder is not None and _holds_splits(folder.parent):
         raise DataError(
             f"'{folder.parent}' holds splits itself; name the folder above it, or give it with --data."
@@ -62,7 +62,7 @@ def check_named(request: TaskRequest) -> None:
     for name in filter(None, (request.task or "").split(SEPARATOR)):
         folder = _folder(request, name)
         if folder is None or not folder.is_dir():
-            _require_task(name)
+            _require_task(name, folder)
 
 
 def _folder(request: TaskRequest, name: str) -> Path | None:
@@ -90,9 +90,13 @@ def _on_hub(task: Task, nowhere_else: str) -> tuple[Task, Source]:
     return task, replace(find_source(task.hub), instead=remedy)
 
 
-def _require_task(name: str) -> Task:
+def _require_task(name: str, folder: Path | None = None) -> Task:
+    """Return the task of a name; where there is none, folders beside its own are suggested too."""
     if (task := _lookup_task(name)) is None:
-        raise unknown_name("task", name, {*NAMED_TASKS, *entry_points(group=GROUP).names})
+        names = {*NAMED_TASKS, *entry_points(group=GROUP).names}
+        if folder is not None and folder.parent.is_dir():
+            names |= {path.name for path in folder.parent.iterdir() if path.is_dir()}
+        raise unknown_name("task", name, names)
     return task
 
 

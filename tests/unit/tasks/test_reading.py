@@ -397,6 +397,12 @@ def test_a_folder_that_is_spelt_otherwise_is_suggested(tmp_path, monkeypatch):
             read_split(find_source(name), "train")
 
 
+def test_a_folder_of_a_data_root_is_suggested_too(tmp_path):
+    _write(tmp_path / "sms_spam" / "train.csv")
+    with pytest.raises(SpecError, match="Did you mean 'sms_spam'"):
+        load_task(TaskRequest(task="sms-spam", data_root=str(tmp_path)), is_causal=False)
+
+
 # From rows to a task.
 
 

@@ -121,6 +121,10 @@ class TokenLabels(TaskKind):
         has_entities = OUTSIDE & set(examples.label_names or ())
         return tuple(TAG_METRICS) if has_entities else ("token_accuracy",)
 
+    def input_texts(self, example: TokenExample) -> dict[str, str]:
+        """Return the tokens, with spaces between them."""
+        return {"text": " ".join(example.tokens)}
+
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a token classification model with an output for each tag."""
         names = label_names or ("LABEL_0", "LABEL_1")
