@@ -1,9 +1,11 @@
 """The generated parts of the pages; `make docs` runs cog, which calls these functions, and then this file."""
 
 import ast
+import importlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -110,6 +112,28 @@ def task_table() -> str:
         cells = [f"`{task.name}`", kind, metrics, str(task.version), *counts, task.licence or "", hub]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+_LIMITS = ("limits.py", "tasks/data/decode.py", "tasks/data/json_rows.py", "store/strict_json.py")
+
+
+def limits_table() -> str:
+    """Return the limits on numbers in files and options, each with its meaning."""
+    rows: list[list[str]] = []
+    for name in _LIMITS:
+        module = importlib.import_module(f"rankfold.{name.removesuffix('.py').replace('/', '.')}")
+        body = ast.parse((_PACKAGE / name).read_text()).body
+        for statement, meaning in pairwise(body):
+            match statement, meaning:
+                case (
+                    ast.Assign(targets=[ast.Name(id=constant)]),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ) if constant.startswith(("MOST_", "MAX_", "MATCH_")):
+                    meaning_text = " ".join(text.split()).rstrip(".")
+                    rows.append([meaning_text, f"{getattr(module, constant):,}"])
+                case _:
+                    pass
+    return _table_of_numbers(["limit", "value"], rows)
 
 
 def cost_table() -> str:

@@ -9,12 +9,10 @@ from itertools import pairwise, takewhile
 
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear, Matrices
 from rankfold.errors import AdapterFileError
+from rankfold.limits import MOST_LAYERS
 
 Layout = dict[str, list[str]]
 """By type and sizes, such as "linear 384 -> 1536", the names, such as "layer.{0-5}.dense"."""
-
-MOST_LAYERS = 100_000
-"""More layers than this are refused when a layout is read: a few bytes could name billions."""
 
 _PLAIN = re.compile(r"(linear|conv1d|embedding) ([1-9]\d{0,7}) -> ([1-9]\d{0,7})")
 _PARAMETER = re.compile(

@@ -7,6 +7,7 @@ from typing import Literal, Self, final, get_args
 from rankfold.adapter.router import RouterSpec
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors import SHARES, CoreSpec, DenseSpec, DiagonalSpec, FactorSpec, SeededSpec, Share, SvdSpec
+from rankfold.limits import MOST_HEADS, MOST_RANK, check_most
 
 Scaling = Literal["alpha_over_r", "alpha_over_sqrt_r", "none", "learned"]
 """The multiplier: alpha / r (LoRA), alpha / sqrt(r) (rsLoRA), 1, or one trained number a layer (TLoRA)."""
@@ -168,6 +169,7 @@ def _check_ranges(spec: AdapterSpec) -> None:
     for name, value in (("r", spec.rank), ("rank_up", spec.up_rank)):
         if value < 1:
             raise SpecError(f"{name}={value} leaves an adapter without entries; give {name} at least 1.")
+        check_most(name, value, MOST_RANK)
     if not 0 <= spec.dropout < 1:
         raise SpecError(f"dropout={spec.dropout} is not a probability below 1; give one from 0 up to 1.")
     if not (math.isfinite(spec.alpha) and spec.alpha != 0):
@@ -217,6 +219,7 @@ def _check_heads(spec: AdapterSpec) -> None:
     numbers = _numbers_of_heads(spec)
     if not numbers or min(numbers) < 1:
         raise SpecError(f"heads={spec.heads} leaves layers without any; give at least 1.")
+    check_most("heads", spec.most_heads, MOST_HEADS)
     if spec.most_heads == 1:
         if spec.router is not None:
             raise SpecError(

@@ -23,6 +23,7 @@ from rankfold.export.compress import Compression, compress, fold_with_mean_gates
 from rankfold.export.fold import LowRankUpdate, exact_rank, fold, unfolded_update
 from rankfold.export.logits import Texts, reads_text, text_logits
 from rankfold.factors import SvdSpec, Window
+from rankfold.limits import MOST_MADE, MOST_MADE_IN_ALL
 from rankfold.peft_plugin.config import RankfoldConfig
 
 PREFIX = "base_model.model."
@@ -30,12 +31,6 @@ PREFIX = "base_model.model."
 
 MARKER = ".rankfold_"
 """The text between the name of a layer and the role of a part that it owns, in the names of a file."""
-
-MOST_MADE = 1 << 27
-"""How many values a factor may have beyond those in the file: a seed, or a relay, stands for any number."""
-
-MOST_MADE_IN_ALL = 1 << 30
-"""The same of all factors of an adapter. A model with 70 billion weights has fewer at rank 64."""
 
 
 @final

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rankfold.errors import SpecError
 from rankfold.factors.base import Factor, Initial, initial_matrix, stack_experts, standard_deviation
+from rankfold.limits import MOST_RANK, check_most
 
 
 @final
@@ -33,6 +34,7 @@ class LowRankSpec:
         """Check both fields."""
         if self.inner < 1:
             raise SpecError(f"inner={self.inner} leaves a factor without entries; give inner at least 1.")
+        check_most("inner", self.inner, MOST_RANK)
         standard_deviation(self.initial, 1, 1)
 
     @property

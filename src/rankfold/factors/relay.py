@@ -18,6 +18,7 @@ from rankfold.factors.base import (
     stack_experts,
     standard_deviation,
 )
+from rankfold.limits import MOST_RANK, check_most
 from rankfold.seeding import random_matrix, random_order
 from rankfold.shapes import FlatIndex
 
@@ -56,6 +57,7 @@ class RelaySpec:
         """Check every field."""
         if self.k < 1:
             raise SpecError(f"k={self.k} leaves a relayed factor without entries; give k at least 1.")
+        check_most("k", self.k, MOST_RANK)
         if self.map not in RELAY_MAPS:
             raise unknown_name("relay map", self.map, RELAY_MAPS)
         if self.std is not None and not (self.std > 0 and math.isfinite(self.std)):

@@ -15,6 +15,7 @@ from transformers.utils import hub
 
 from rankfold.errors import SpecError
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
+from rankfold.limits import model_excess
 from rankfold.models.gguf import convert_gguf, read_gguf_config
 from rankfold.models.loading import Loading
 from rankfold.models.names import EMBEDDED_MODELS, REMEDY, check_model_name, is_gguf
@@ -177,13 +178,16 @@ def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrained
         SpecError: If it cannot be read, or not without code that may not run.
     """
     try:
-        return cast(Any, AutoConfig).from_pretrained(location, trust_remote_code=trust_remote_code)
+        config = cast(Any, AutoConfig).from_pretrained(location, trust_remote_code=trust_remote_code)
     except _UNREADABLE as error:
         if needs_code(error):
             raise refuse_code(location) from error
         raise SpecError(
             f"cannot read the configuration of '{location}' ({_first_line(error)}); check the file."
         ) from error
+    if excess := model_excess(config.to_dict()):
+        raise SpecError(f"the configuration of '{location}' asks for too much ({excess}); check the file.")
+    return config
 
 
 _UNREADABLE = (

@@ -2,7 +2,6 @@
 
 import enum
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -31,6 +30,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import WITHOUT_ALPHA, AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
 from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, SeededSpec, Share
+from rankfold.peft_plugin.patterns import check_expression, check_names, check_time
 from rankfold.presets import find, router_types
 
 # Fields of an adapter by the names they have in a configuration, where the rank is PEFT's `r`.
@@ -167,6 +167,8 @@ class RankfoldConfig(PeftConfig):
             )
         if self.alpha_pattern and self.scaling in WITHOUT_ALPHA:
             raise SpecError(f"alpha_pattern has no effect with scaling='{self.scaling}'; leave it out.")
+        patterns = {*self.rank_pattern, *self.alpha_pattern}
+        check_time(self.expressions(), patterns)
         self.spec_for("")
         for path in {*self.rank_pattern, *self.alpha_pattern}:
             self.spec_for(path)
@@ -191,6 +193,26 @@ class RankfoldConfig(PeftConfig):
         """Write torch's seed into the configuration where it has none, so that a file has it."""
         if self.seed is None:
             self.seed = torch.initial_seed()
+
+    def expressions(self) -> dict[str, tuple[str, str]]:
+        """Return the regular expressions that are matched with names, each with its option and pattern.
+
+        They are as PEFT puts them together, to be matched from the beginning of a name.
+        """
+        expressions: dict[str, tuple[str, str]] = {}
+        for option in ("target_modules", "exclude_modules"):
+            pattern = getattr(self, option)
+            if isinstance(pattern, str):
+                expressions[rf"(?:{pattern})\Z"] = option, pattern
+        for option in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, option):
+                expressions[rf"(.*\.)?({pattern})$"] = option, pattern
+        for pattern in self.modules_to_save or ():
+            expressions[rf"(^|.*\.){pattern}($|\..*)"] = "modules_to_save", pattern
+        lists = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        for pattern in lists or ():
+            expressions[rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\."] = "layers_pattern", pattern
+        return expressions
 
     def spec_for(self, path: str) -> AdapterSpec:
         """Return the spec that holds for the layer at `path`.
@@ -305,6 +327,7 @@ _VALUES: Mapping[Any, tuple[TypeAdapter[Any], str]] = {
     Layout | None: (TypeAdapter(dict[StrictStr, list[StrictStr]] | None), "what was saved"),
 }
 
+_NAMES_OF_LAYERS = ("target_modules", "exclude_modules", "target_parameters", "layers_pattern")
 _STRICT = ConfigDict(extra="forbid", strict=True)
 _KIND = Field(discriminator="kind")
 _FACTOR = ("factor", "DenseSpec()")
@@ -327,12 +350,14 @@ def read_options(options: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[s
         SpecError: If a value is of another type, or a regular expression cannot be read.
     """
     read = {name: _read(name, options[name], hint) for name, hint in hints.items()}
-    for name in ("target_modules", "exclude_modules"):
+    for name in _NAMES_OF_LAYERS:
         if isinstance(read[name], str):
-            _check_expression(name, read[name])
-    for name in ("rank_pattern", "alpha_pattern"):
-        for pattern in read[name]:
-            _check_expression(name, pattern)
+            check_expression(name, read[name])
+        else:
+            check_names(name, read[name] or ())
+    for name in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+        for pattern in read[name] or ():
+            check_expression(name, pattern)
     return read
 
 
@@ -392,12 +417,3 @@ def _router_reader(kind: str) -> TypeAdapter[Any]:
     if kind not in types:
         raise unknown_name("router", kind, types)
     return TypeAdapter(cast(Any, types[kind] | None), config=_STRICT)
-
-
-def _check_expression(option: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise SpecError(
-            f"{option} has '{pattern}', which is no regular expression ({error}); correct it."
-        ) from error

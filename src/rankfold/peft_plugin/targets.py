@@ -34,8 +34,15 @@ from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, layer_sizes
 from rankfold.peft_plugin.layer_types import geometry_of
-from rankfold.peft_plugin.parameter_targets import check_apart, owner_of, split_parameters, unknown_layer
+from rankfold.peft_plugin.parameter_targets import (
+    check_apart,
+    matrices_in,
+    owner_of,
+    split_parameters,
+    unknown_layer,
+)
 from rankfold.peft_plugin.parameters import RankfoldParameters, parameter_geometry
+from rankfold.peft_plugin.patterns import check_time
 
 USUAL_TARGETS = cast("Mapping[str, list[str] | str]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
 """By model type, the layers that are adapted where a configuration names none: those of PEFT's LoRA."""
@@ -95,6 +102,7 @@ def find_targets(
             adapted.
     """
     modules = modules_outside_of_adapters(model)
+    check_time(config.expressions(), [*modules, *matrices_in(modules)])
     if state_dict is None:
         names, excluded_names = _split_by_targeting(model, config, modules)
         parameters, excluded_parameters = split_parameters(config, modules)

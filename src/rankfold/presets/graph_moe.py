@@ -11,6 +11,7 @@ from rankfold.adapter.router import Router, RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError
 from rankfold.factors import DenseSpec
+from rankfold.limits import MOST_ROUNDS, check_most
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed
 from rankfold.seeding import random_matrix
 
@@ -35,6 +36,7 @@ class RecurrentRouterSpec(RouterSpec):
         super().__post_init__()
         if self.rounds < 1:
             raise SpecError(f"rounds={self.rounds} never decides; give at least 1.")
+        check_most("rounds", self.rounds, MOST_ROUNDS)
         if self.rounds == 1:
             raise SpecError("rounds=1 leaves a recurrent router nothing to take in; use a RouterSpec.")
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankfold.adapter.geometry import Conv2d, Embedding, Linear
-from rankfold.adapter.layout import MOST_LAYERS, describe_layer, layers_in, layout_of
+from rankfold.adapter.layout import describe_layer, layers_in, layout_of
 from rankfold.errors import AdapterFileError
+from rankfold.limits import MOST_LAYERS
 
 PARTS = st.sampled_from(("layer", "attention", "query", "0", "1", "2", "7", "007", "0-2"))
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map(".".join)
