@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast, final
 
 import torch
@@ -15,7 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.models.base import BaseModel, head_options, resolve_model
+from rankfold.models.base import BaseModel, head_options, refuse_pickle, resolve_model
 from rankfold.models.names import EMBEDDED_MODELS
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
@@ -73,6 +74,7 @@ def open_rankfold_adapter(location: str | Path) -> RankfoldAdapter:
         StoreError: If the store cannot be read.
     """
     saved = open_adapter(location)
+    saved.check_finite()
     config = peft_config(saved)
     if not isinstance(config, RankfoldConfig):
         remedy = (
@@ -118,6 +120,8 @@ class AdapterBase:
                     trust_remote_code=False,
                     **self._head_options(),
                 )
+            except UnpicklingError as error:
+                raise refuse_pickle(self.model.name) from error
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 first = str(error).strip().split("\n", 1)[0].rstrip(".")
                 raise SpecError(

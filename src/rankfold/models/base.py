@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 from safetensors import SafetensorError
@@ -249,6 +250,8 @@ def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
             model, fresh = _from_pretrained(location, head, base.loading, **trust)
         except SpecError:
             raise
+        except UnpicklingError as error:
+            raise refuse_pickle(base.name) from error
         except _UNREADABLE as error:
             if needs_code(error):
                 raise refuse_code(base.name) from error
@@ -287,6 +290,14 @@ def load_processor(base: BaseModel) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
+def refuse_pickle(name: str) -> SpecError:
+    """Return the error for a model whose weights are a pickle with more in it than tensors."""
+    return SpecError(
+        f"the weights of the model '{name}' are a pickle that is damaged or holds more than tensors, which "
+        "can run code when opened, so they are not read; name a model with its weights in safetensors."
+    )
 
 
 def head_options(outputs: int, names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def open_trained(location: str | Path) -> TrainedAdapter:
     """
     remove_leftover(Path(location))
     saved, record = open_adapter(location), find_record(Path(location))
+    saved.check_finite()
     if record is None:
         return TrainedAdapter(saved, saved.manifest, None)
     _check_weights(saved, record)

@@ -106,6 +106,21 @@ class SavedAdapter:
                 f"yourself, remove {MANIFEST_NAME}."
             )
 
+    def check_finite(self) -> None:
+        """Check that every number is finite: with others no output is one.
+
+        Raises:
+            AdapterFileError: If some are not; it names the first such tensor.
+        """
+        for name, tensor in self.tensors.items():
+            # Eight-bit types do not know which of their numbers are finite.
+            wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+            if not (is_finite := wide.isfinite()).all():
+                raise AdapterFileError(
+                    f"{self.title} is of no use: '{name}' has {int((~is_finite).sum()):,} values that are "
+                    "not finite (NaN or infinite); restore the file, or train with a lower learning rate."
+                )
+
     def with_manifest(self, manifest: Manifest | None) -> "SavedAdapter":
         """Return the adapter with another manifest, or with none."""
         return replace(self, manifest_text=None if manifest is None else manifest.to_json())

@@ -335,6 +335,8 @@ class Database:
             reason = _REASONS.get(word, f"cannot be used ({error}); check the file and its folder")
             error_class = NoStoreError if word == "NOTADB" else StoreError
             raise error_class(f"'{self.path}' {reason}.") from error
+        except UnicodeDecodeError as error:
+            raise StoreError(f"'{self.path}' {_REASONS['CORRUPT']}.") from error
         except UnicodeEncodeError as error:
             raise SpecError(f"{error.object!r} is no valid text; write it in UTF-8.") from error
 

@@ -138,6 +138,7 @@ def pack_adapter(
     target = Path(file)
     check_free_file(target, overwrite=overwrite)
     exact = open_adapter(adapter)
+    exact.check_finite()
     small = exact if dtype is None else round_adapter(exact, dtype)
     content = to_container(small)
     data = container.encode(content)

@@ -71,6 +71,7 @@ class AdapterStore:
             StoreError: If the store cannot be written; it is then as it was.
         """
         adapter = open_adapter(adapter)
+        adapter.check_finite()
         if dtype is not None:
             adapter = round_adapter(adapter, dtype)
         record = describe(name, adapter, created=datetime.now(UTC), tags=tags or {}, metrics=metrics or {})

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ from itertools import groupby
 import pytest
 
 from rankfold import AdapterStore
-from rankfold.errors import NoStoreError, StoreError
+from rankfold.errors import NoStoreError, RankfoldError, StoreError
 from rankfold.store.database import Database
 from tests.support.stored import make_adapter
 
@@ -60,6 +61,27 @@ def test_file_that_is_no_store_is_never_made_one(content, mode, tmp_path):
     with pytest.raises(NoStoreError, match="; "):
         AdapterStore(tmp_path / "mine", mode)
     assert (tmp_path / "mine").read_bytes() == content
+
+
+def test_store_with_damaged_names_is_refused_with_a_remedy(tmp_path):
+    """Whichever byte of the schema is flipped, the error is ours and names the file."""
+    with AdapterStore(tmp_path / "store.db") as store:
+        store.put("a", make_adapter())
+    content = (tmp_path / "store.db").read_bytes()
+    draw = random.Random(0)
+    for number in range(150):
+        damaged = bytearray(content)
+        damaged[draw.randrange(16384)] ^= 0x80
+        file = tmp_path / f"{number}.db"
+        file.write_bytes(damaged)
+        try:
+            with AdapterStore(file, "read") as store:
+                list(store.list())
+        except RankfoldError as error:
+            if str(file) not in str(error) or "; " not in str(error):
+                pytest.fail(str(error))
+        for leftover in tmp_path.glob(f"{number}.db*"):
+            leftover.unlink()
 
 
 def _create(file, barrier, number):
