@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rankfold.peft_plugin.count import count_parameters as count_parameters
     from rankfold.runs.adapted import AdaptedModel as AdaptedModel
     from rankfold.runs.adapted import load as load
+    from rankfold.runs.push import push_adapter as push_adapter
     from rankfold.store.adapter import SavedAdapter as SavedAdapter
     from rankfold.store.loading import hotswap_adapter as hotswap_adapter
     from rankfold.store.record import Record as Record
@@ -104,6 +105,7 @@ _HOMES = {
     "pack_adapter": "rankfold.store.saved",
     "parameter_groups": "rankfold.train.optimizer",
     "rescale_adapter_scale": "rankfold.peft_plugin.combine",
+    "push_adapter": "rankfold.runs.push",
     "unpack_adapter": "rankfold.store.saved",
 }
 
@@ -152,6 +154,7 @@ __all__ = [
     "optimizer",
     "pack_adapter",
     "parameter_groups",
+    "push_adapter",
     "rescale_adapter_scale",
     "unpack_adapter",
 ]

@@ -51,6 +51,10 @@ class DiskError(RankfoldError, OSError):
     """A disk that is full, or a file that may not become as large as it has to."""
 
 
+class HubError(RankfoldError, OSError):
+    """A model hub that cannot be reached, or refuses."""
+
+
 class BusyError(OutputExistsError):
     """An output that another process is making at the moment."""
 

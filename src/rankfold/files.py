@@ -69,7 +69,7 @@ def whole_file(path: Path, *, check: Callable[[], None]) -> Generator[BinaryIO]:
     draft = path.with_name(draft_name(path.name))
     try:
         with naming_full_disk(path):
-            with draft.open("xb") as file, _locked(draft):
+            with draft.open("xb") as file, _hold_lock(draft):
                 yield file
             flush(draft)
         check()
@@ -90,7 +90,7 @@ def fresh_file(path: Path) -> Generator[Path]:
     draft = path.with_name(draft_name(path.name))
     try:
         draft.touch(exist_ok=False)
-        with _locked(draft):
+        with _hold_lock(draft):
             yield draft
             flush(draft)
             _name_once(draft, path)
@@ -147,7 +147,7 @@ def naming_full_disk(path: Path) -> Generator[None]:
 def remove_drafts(path: Path) -> None:
     """Delete the unfinished files beside a path that killed processes left."""
     for draft in _drafts_of(path):
-        with _locked(draft) as is_free:
+        with _hold_lock(draft) as is_free:
             if is_free and draft.is_file():
                 draft.unlink(missing_ok=True)
 
@@ -199,13 +199,13 @@ _DRAFT, _EARLIER_DRAFT = r"[0-9a-f]{16}", r"[a-z0-9_]{8}"  # rankfold 0.1 had ot
 def _scratch_beside(place: Path) -> Generator[Path]:
     """Give a hidden folder beside a place until the block ends; those of killed processes go first."""
     for leftover in _drafts_of(place, rf"{_DRAFT}|{_EARLIER_DRAFT}"):
-        with _locked(leftover) as is_free:
+        with _hold_lock(leftover) as is_free:
             if is_free and {path.name for path in leftover.iterdir()} <= {_NEW, _OLD}:
                 _drop_scratch(leftover, place)
     scratch = place.with_name(draft_name(place.name))
     try:
         scratch.mkdir()
-        with _locked(scratch):
+        with _hold_lock(scratch):
             yield scratch
     finally:
         _drop_scratch(scratch, place)
@@ -225,7 +225,7 @@ def _drafts_of(path: Path, pattern: str = _DRAFT) -> list[Path]:
 
 
 @contextmanager
-def _locked(path: Path) -> Generator[bool]:
+def _hold_lock(path: Path) -> Generator[bool]:
     """Hold the lock of a draft until the block or the process ends, and tell whether it was free."""
     if os.name != "posix":
         yield False

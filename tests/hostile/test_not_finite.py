@@ -1,4 +1,4 @@
-"""Weights with NaN or infinities are refused at every door, by the name of the tensor, before a model loads."""
+"""Weights with NaN or infinities are refused at every door by the tensor's name, before a model loads."""
 
 import dataclasses
 

@@ -40,6 +40,7 @@ COMMANDS = {
     "pack": "Pack a saved adapter into one file.",
     "unpack": "Unpack a packed adapter into a directory.",
     "store": "Keep many adapters in one file.",
+    "push": "Upload an adapter with a model card to the Hugging Face hub.",
 }
 
 EXIT_FAILURE, EXIT_MISUSE, EXIT_INTERRUPT = 1, 2, 130

@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Pack ADAPTER, of any PEFT method, into one FILE.
 
-    ADAPTER is a PEFT folder, or a record of a store as STORE#NAME. `rankfold unpack` gives both files of the
-    folder back, without --dtype byte for byte.
+    ADAPTER is a PEFT folder, or a record of a store as STORE#NAME. `rankfold unpack` gives the adapter's
+    files back, without --dtype byte for byte.
     """
     from rankfold.store.saved import pack_adapter  # torch is slow to import, and --help can do without it
 

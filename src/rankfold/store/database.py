@@ -196,7 +196,7 @@ class Database:
                 transaction = _savepoint(self._connection)
             else:
                 self._begin(begin)
-                transaction = _begun(self._connection)
+                transaction = _commit_or_roll_back(self._connection)
             with transaction:
                 yield self._connection
 
@@ -367,12 +367,12 @@ def _try_lock(handle: int) -> bool:
 def _transaction(connection: sqlite3.Connection, begin: str) -> Generator[None]:
     """Do all of it or nothing."""
     connection.execute(begin)
-    with _begun(connection):
+    with _commit_or_roll_back(connection):
         yield
 
 
 @contextmanager
-def _begun(connection: sqlite3.Connection) -> Generator[None]:
+def _commit_or_roll_back(connection: sqlite3.Connection) -> Generator[None]:
     """End a transaction that has begun: with all of it, or with nothing."""
     try:
         yield
