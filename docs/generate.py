@@ -21,6 +21,8 @@ from rankfold.presets import Option, discover
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells
 from rankfold.runs.archive import NAME as ARCHIVED
 from rankfold.runs.archive import read_archive
+from rankfold.runs.fields import choices_of, fields_of, flag_of, option_of, value_type
+from rankfold.runs.request import RunRequest
 from rankfold.store.record import schema
 
 SCHEMA = Path(__file__).with_name("store.schema.json")
@@ -30,6 +32,9 @@ _PACKAGE = _ROOT / "src" / "rankfold"
 _RECORDS = _ROOT / "benchmarks" / "records"
 _SIZES = _RECORDS / "size.json"
 _TITLES = {"lora": "LoRA", "relayed_lora": "Relayed LoRA", "tlora": "TLoRA", "tlora_plus": "TLoRA+"}
+_TRAINING_SECTIONS = ("How to train", "Learning rates by role")
+_OTHER_OPTIONS = ("init_from", "checkpoint_every", "report_to", "device", "threads")
+_VALUES = {int: "whole number", float: "number", bool: "", str: "text", dict: "NAME=VALUE"}
 _TYPES = ("factor", "duplicate", "frozen")
 
 
@@ -134,6 +139,20 @@ def limits_table() -> str:
                 case _:
                     pass
     return _table_of_numbers(["limit", "value"], rows)
+
+
+def training_options() -> str:
+    """Return the options of a training as a table: option, values, default, meaning."""
+    lines = ["| option | values | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in fields_of(RunRequest).items():
+        if option_of(field).section not in _TRAINING_SECTIONS and name not in _OTHER_OPTIONS:
+            continue
+        default = field.get_default(call_default_factory=True)
+        values = " ".join(f"`{choice}`" for choice in choices_of(field)) or _VALUES[value_type(field)]
+        text = (field.description or "").partition("  [default")[0].replace("|", "\\|")
+        shown = "" if default is None or isinstance(default, dict) else f"`{str(default).lower()}`"
+        lines.append(f"| `{flag_of(name, field)}` | {values} | {shown} | {text} |")
+    return "\n".join(lines)
 
 
 def cost_table() -> str:
