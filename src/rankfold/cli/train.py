@@ -122,13 +122,14 @@ def _note_missing_start(request: RunRequest) -> None:
 def _print_plan(record: "RunRecord", out: str) -> None:
     training, parameters = record.training, record.parameters
     rows = ", ".join(f"{count} {split}" for split, count in record.data.rows.items())
+    rows_of_update = training.batch_size * record.request.gradient_accumulation
     lines = [
         ("model", f"{record.model.name} ({record.model.source})"),
         ("task", f"{record.task.name}, {record.task.kind}, measured by {record.task.metric}"),
         ("rows", rows),
         ("method", record.method.name),
         ("trainable parameters", f"{parameters.trainable:,} in the adapter, {parameters.head:,} in the head"),
-        ("steps", f"{training.steps:,} of {training.batch_size} rows ({training.epochs:.3g} epochs)"),
+        ("steps", f"{training.steps:,} of {rows_of_update} rows ({training.epochs:.3g} epochs)"),
         ("learning rate", f"{training.learning_rate:g}, {training.scheduler}, warm-up {training.warmup:.0%}"),
         ("precision", f"{training.precision}, {record.hardware.gpu or record.hardware.cpu}"),
         ("would write", out),
@@ -146,6 +147,13 @@ def _print_result(record: "RunRecord", out: Path) -> None:
         ("seconds", f"{seconds.total:.1f} ({seconds.train:.1f} training, {seconds.evaluate:.1f} evaluating)"),
         ("written to", str(out)),
     ]
+    training = record.training
+    if training.stopped_early:
+        lines.insert(-1, ("stopped early", f"after {training.steps:,} updates"))
+    if training.best_step is not None:
+        lines.insert(
+            -1, ("saved adapter", f"of update {training.best_step:,}, the best in {record.request.save_best}")
+        )
     task = f"{record.task.name} by {record.task.scoring}" if record.task.scoring else record.task.name
     title = f"{record.method.name} on {task} with {record.model.name}, seed {record.training.seed}"
     print_table((title, ""), lines, left=(0, 1))

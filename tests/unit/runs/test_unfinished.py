@@ -91,6 +91,7 @@ def content(folder):
             "eval_every": 2,
         },
         {"save_best": "accuracy", "early_stopping": 2, "eval_every": 1, "learning_rate": 0.5},
+        pytest.param({"compile": True, "gradient_accumulation": 2}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
