@@ -61,6 +61,14 @@ def test_evaluating_a_run_gives_its_own_metrics(trained):
     ]
 
 
+def test_a_run_on_a_base_in_bf16_is_measured_on_a_base_in_bf16(tiny_bert, reviews, tmp_path):
+    words = ("--model", tiny_bert, "--data", reviews, "--method", "lora", "--steps", 2, "--max-length", 32)
+    trained = _call("train", *words, "--base-dtype", "bf16", "--out", tmp_path / "run", "--json")
+    assert trained.exit_code == 0, trained.stderr
+    measured = json.loads(_call("evaluate", tmp_path / "run", "--json").stdout)
+    assert measured["loss"] == json.loads(trained.stdout)["curve"]["validation"][-1]["loss"]
+
+
 @pytest.fixture(scope="module")
 def new_file(tmp_path_factory):
     """Rows that the run has not seen, in one file."""

@@ -1,16 +1,20 @@
 """An adapter in use: load it onto its base model, and ask it for labels, numbers or texts."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast, final
 
+import torch
 from peft import PeftModel
 from pydantic import JsonValue
 
 from rankfold.errors import AdapterFileError, DataError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, position_limit, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
+from rankfold.models.loading import Loading
+from rankfold.runs.record import RunRecord
 from rankfold.runs.request import Device, Precision, SamplingRequest, ScoringName
 from rankfold.runs.trained import TrainedAdapter, open_trained
 from rankfold.store.adapter import SavedAdapter
@@ -21,6 +25,8 @@ from rankfold.tasks.data.read import Row
 from rankfold.tasks.kinds import LabelHints, Learner, TaskKind, default_kind, find_kind
 from rankfold.tasks.registry import choice_word_of
 from rankfold.tasks.scoring import Scoring
+
+logger = logging.getLogger("rankfold.runs")
 
 Answer = dict[str, JsonValue]
 """The answer to one text as JSON: `label` with `probabilities`, `value`, `text`, …, by the kind of task."""
@@ -285,6 +291,9 @@ def make_learner(
         SpecError: If the model cannot do the task, or takes fewer tokens than `max_length`.
     """
     device = choose_device(placement.device)
+    loading = _loading_of(trained.record, device)
+    precision = choose_precision("bf16" if loading.dtype == "bf16" else placement.precision, device)
+    base = replace(base, loading=replace(loading, compute_dtype=precision))
     loaded_base = kind.load(base, learned.label_names)
     model = load_adapted(trained, base, loaded_base, strict=strict)
     usual = kind.head(learned.label_names).max_length
@@ -294,11 +303,32 @@ def make_learner(
         row_length(loaded_base.model.config, usual, placement.max_length, loaded_base.model),
         placement.batch_size,
         device,
-        choose_precision(placement.precision, device),
+        precision,
         learned.scoring,
         learned.settings,
         learned.label_names or (),
     )
+
+
+def _loading_of(record: RunRecord | None, device: torch.device) -> Loading:
+    """Return the form in which a base model was trained on, so that its run is measured as it was.
+
+    Where the package that quantises is not installed, the base is loaded as its files have it.
+    """
+    if record is None:
+        return Loading()
+    request = record.request
+    loading = Loading(request.base_dtype, quantisation=request.quantise, device=device.type)
+    try:
+        _ = loading.keywords()
+    except SpecError:
+        logger.info(
+            "the base was quantised to %s for the training, and is loaded whole, because no package for it "
+            "is installed; figures may differ a little.",
+            request.quantise,
+        )
+        return replace(loading, quantisation=None)
+    return loading
 
 
 def load_adapted(
