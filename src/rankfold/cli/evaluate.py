@@ -149,8 +149,12 @@ def _metric_cells(metric: "HarnessMetric") -> tuple[str, ...]:
 
 
 def _print(result: "EvaluateResult") -> None:
-    lines = [(name, f"{value:.4f}") for name, value in result.metrics.items()]
-    lines += [("loss", f"{result.loss:.4f}"), ("rows", f"{result.rows:,}")]
+    from rankfold.cli.results import class_lines, metric_lines
+
+    lines = metric_lines(result.metrics, result.predictions)
+    lines += [("loss", f"{result.loss:.4f}", ""), ("rows", f"{result.rows:,}", "")]
     scoring = f" by {result.scoring}" if result.scoring else ""
     title = f"{result.adapter} on {result.task} ({result.split}) with {result.model}{scoring}"
-    print_table((title, ""), lines, left=(0, 1))
+    print_table((title, "", "95 % interval"), lines, left=(0, 1, 2))
+    if classes := class_lines(result.predictions, result.label_names):
+        print_table(("class", "precision", "recall", "F1", "rows", "predicted"), classes)

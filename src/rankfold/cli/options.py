@@ -169,6 +169,8 @@ def _options_of(
         options.append(click.option(f"{flag}/--no-{name.replace('_', '-')}", name, is_flag=True, **settings))
     elif kind is dict:
         options.append(click.option(flag, name, multiple=True, callback=_parse, **settings))
+    elif option.is_list:
+        options.append(click.option(flag, name, multiple=True, callback=_join, **settings))
     else:
         value = click.Path(path_type=Path) if kind is Path else kind
         variable = {"envvar": option.envvar, "show_envvar": option.envvar is not None}
@@ -184,6 +186,10 @@ def _help(field: FieldInfo, *, shows_default: bool) -> str:
         return f"{text}  [required]"
     is_shown = isinstance(default, str | int | float) and not isinstance(default, bool)
     return f"{text}  [default: {default}]" if is_shown else text
+
+
+def _join(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> str | None:
+    return ",".join(values) if values else None
 
 
 def _parse(

@@ -1,16 +1,49 @@
 """The results of a comparison on the terminal, as a table or as JSON."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rankfold.bench.statistics.claims import JudgedClaim
+from rankfold.bench.statistics.comparison import metric_intervals
 from rankfold.cli.console import note, print_table
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells, claims_sentence
 from rankfold.report.findings import budgets_text, headline
+from rankfold.report.format import range_text
 from rankfold.report.results import Result
 from rankfold.report.selection import Choice, choice_cells, choice_columns
 from rankfold.report.study import Report, Study
 from rankfold.report.tables import cells, columns, heading, settings_text
+from rankfold.runs.record import Prediction
+from rankfold.runs.remarks import class_figures
+
+_MOST_CLASSES = 30
+
+
+def metric_lines(
+    metrics: Mapping[str, float], predictions: Sequence[Prediction], seed: int = 0
+) -> list[tuple[str, str, str]]:
+    """Return each metric of a run with its interval over the held-out rows, if these give it."""
+    intervals = metric_intervals(predictions, metrics, seed=seed)
+    return [
+        (name, f"{value:.4f}", range_text(intervals[name]) if name in intervals else "")
+        for name, value in metrics.items()
+    ]
+
+
+def class_lines(
+    predictions: Sequence[Prediction], label_names: Sequence[str] | None
+) -> list[tuple[str, ...]]:
+    """Return precision, recall, F1 and rows of each class, the most frequent first; of many the first."""
+    return [
+        (
+            item.name,
+            *("–" if value is None else f"{value:.4f}" for value in (item.precision, item.recall, item.f1)),
+            f"{item.rows:,}",
+            f"{item.predicted:,}",
+        )
+        for item in class_figures(predictions, label_names)[:_MOST_CLASSES]
+    ]
 
 
 def print_report(report: Report) -> None:

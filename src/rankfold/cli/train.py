@@ -139,13 +139,30 @@ def _print_plan(record: "RunRecord", out: str) -> None:
 
 def _print_result(record: "RunRecord", out: Path) -> None:
     parameters, seconds = record.parameters, record.seconds
-    lines = [(name, f"{value:.4f}") for name, value in record.metrics.items()]
-    lines += [(f"{record.task.metric} of {name}", f"{value:.4f}") for name, value in record.baselines.items()]
+    from rankfold.cli.results import metric_lines
+    from rankfold.runs.remarks import remarks
+
+    baselines = record.baseline_metrics or {
+        name: {record.task.metric: value} for name, value in record.baselines.items()
+    }
+    lines = metric_lines(record.metrics, record.predictions, record.training.seed)
     lines += [
-        ("trainable parameters", f"{parameters.trainable:,} in the adapter, {parameters.head:,} in the head"),
-        ("weights file", f"{record.bytes.weights_file:,} bytes"),
-        ("seconds", f"{seconds.total:.1f} ({seconds.train:.1f} training, {seconds.evaluate:.1f} evaluating)"),
-        ("written to", str(out)),
+        (f"{metric} of {name}", f"{value:.4f}", "")
+        for name, scores in baselines.items()
+        for metric, value in scores.items()
+    ]
+    rows = ", ".join(f"{count:,} {split}" for split, count in record.data.rows.items())
+    heads = f"{parameters.trainable:,} in the adapter, {parameters.head:,} in the head"
+    lines += [
+        ("rows", rows, ""),
+        ("trainable parameters", heads, ""),
+        ("weights file", f"{record.bytes.weights_file:,} bytes", ""),
+        (
+            "seconds",
+            f"{seconds.total:.1f} ({seconds.train:.1f} training, {seconds.evaluate:.1f} evaluating)",
+            "",
+        ),
+        ("written to", str(out), ""),
     ]
     training = record.training
     if training.stopped_early:
@@ -156,4 +173,6 @@ def _print_result(record: "RunRecord", out: Path) -> None:
         )
     task = f"{record.task.name} by {record.task.scoring}" if record.task.scoring else record.task.name
     title = f"{record.method.name} on {task} with {record.model.name}, seed {record.training.seed}"
-    print_table((title, ""), lines, left=(0, 1))
+    print_table((title, "", "95 % interval"), lines, left=(0, 1, 2))
+    for remark in remarks(record):
+        note(remark)

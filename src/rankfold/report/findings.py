@@ -15,6 +15,7 @@ from rankfold.report.format import (
 from rankfold.report.results import Result
 from rankfold.report.selection import CHOSEN
 from rankfold.report.study import Study
+from rankfold.runs.remarks import remarks
 
 # With more methods than these, one sentence speaks of all of them, or gives their number alone.
 _MOST_SENTENCES, _MOST_NAMES = 3, 6
@@ -48,6 +49,7 @@ def headline(study: Study) -> list[str]:
         *_difference_sentences(study),
         *_unseparated_sentences(study),
         *_smallest_file(study),
+        *_without_gain(study),
     ]
     if reference.score is None:
         sentences.insert(
@@ -116,8 +118,15 @@ def _unseparated_sentences(study: Study) -> list[str]:
 
 
 def _smallest_file(study: Study) -> list[str]:
-    """Return which adapter has the smallest file, unless it is the reference; a head alone is no adapter."""
-    adapters = [result for result in study.results if result.mean(lambda run: run.parameters.trainable)]
+    """Return which adapter has the smallest file, unless it is the reference.
+
+    A head alone is no adapter, and one that has learned nothing may be of any size.
+    """
+    adapters = [
+        result
+        for result in study.results
+        if result.mean(lambda run: run.parameters.trainable) and not all(map(remarks, result.records))
+    ]
     sizes = [
         (size, result) for result in adapters if (size := result.mean(lambda run: run.bytes.weights_file))
     ]
@@ -132,6 +141,22 @@ def _smallest_file(study: Study) -> list[str]:
         f"{result.label} has the smallest file: {bytes_text(size)}, {share} "
         f"of {study.results[0].label}'s {bytes_text(reference)}."
     ]
+
+
+def _without_gain(study: Study) -> list[str]:
+    """Return which methods have runs that learned nothing: one prediction for every row, or no gain."""
+    runs = {
+        result.label: (count, len(result.records), remarks(record)[0])
+        for result in study.results
+        if (count := sum(bool(remarks(record)) for record in result.records))
+        for record in result.records
+        if remarks(record)
+    }
+    if len(runs) > _MOST_SENTENCES:
+        count = f"{len(runs)} of the {len(study.results)} methods"
+        names = f" ({join_names(list(runs))})" if len(runs) <= _MOST_NAMES else ""
+        return [f"{count}{names} have runs that are not above a model that never looks at its input."]
+    return [f"{label}, {count} of {total} runs: {remark}" for label, (count, total, remark) in runs.items()]
 
 
 def _names_or_count(labels: Sequence[str], study: Study) -> str:

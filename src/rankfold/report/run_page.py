@@ -1,15 +1,13 @@
 """The page of one run: result, curves, mistakes with their texts, cost, and the command that repeats it."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-import numpy as np
 from pydantic import JsonValue
 
-from rankfold.bench.statistics.comparison import Interval, Scores, metric_interval
+from rankfold.bench.statistics.comparison import Interval, metric_intervals
 from rankfold.report.chart_style import Figure
 from rankfold.report.format import (
     bytes_text,
@@ -31,11 +29,9 @@ from rankfold.report.sections import run_facts
 from rankfold.report.tables import baseline_name
 from rankfold.runs.examples import HeldOutExample
 from rankfold.runs.record import RunRecord
-from rankfold.runs.remarks import remarks
-from rankfold.tasks.metrics import METRICS
+from rankfold.runs.remarks import class_figures, remarks
 
 _CONFUSIONS = 10
-_FEWEST_FOR_INTERVAL = 2
 
 
 def run_page(record: RunRecord, examples: Sequence[HeldOutExample], *, version: str) -> str:
@@ -132,17 +128,8 @@ def _scores_note(record: RunRecord) -> str:
 
 def _interval(record: RunRecord, name: str) -> Interval | None:
     """Return the interval of a metric that is computed from labels and predictions; None for others."""
-    rows = [item for item in record.predictions if not isinstance(item.label, list)]
-    if name not in METRICS or len(rows) < _FEWEST_FOR_INTERVAL or len(rows) < len(record.predictions):
-        return None
-    labels, predictions = (
-        np.array([item.label for item in rows]),
-        np.array([item.prediction for item in rows]),
-    )
-    interval = metric_interval(Scores(labels, predictions[None], (record.training.seed,)), name)
-    # Another package may have a metric of the same name.
-    is_same = math.isclose(interval.value, record.metrics.get(name, math.nan), rel_tol=1e-3, abs_tol=1e-6)
-    return interval if is_same else None
+    metrics = {name: record.metrics[name]} if name in record.metrics else {}
+    return metric_intervals(record.predictions, metrics, seed=record.training.seed).get(name)
 
 
 def _number(value: float) -> str:
@@ -189,19 +176,13 @@ def _unit(record: RunRecord) -> str:
 
 def _classes(record: RunRecord) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and rows of each class, the most frequent first."""
-    names = _class_names(record)
-    pairs = _class_pairs(record, names) if names else []
-    true, predicted, hits = Counter(a for a, _ in pairs), Counter(b for _, b in pairs), Counter[str]()
-    hits.update(a for a, b in pairs if a == b)
     rows: list[dict[str, Any]] = []
-    for name in sorted(names, key=lambda name: -true[name]):
-        precision = hits[name] / predicted[name] if predicted[name] else None
-        recall = hits[name] / true[name] if true[name] else None
-        total = true[name] + predicted[name]
-        cells = (precision, recall, 2 * hits[name] / total if total else None)
-        texts = ["–" if value is None else f"{value:.3f}" for value in cells]
-        rows.append({"name": name, "cells": [*texts, f"{true[name]:,}", f"{predicted[name]:,}"]})
-    return rows if pairs else []
+    for item in class_figures(record.predictions, record.task.label_names):
+        ratios = [
+            "–" if value is None else f"{value:.3f}" for value in (item.precision, item.recall, item.f1)
+        ]
+        rows.append({"name": item.name, "cells": [*ratios, f"{item.rows:,}", f"{item.predicted:,}"]})
+    return rows
 
 
 def _confusions(record: RunRecord) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from rankfold.runs.record import Prediction, RunRecord
 from rankfold.runs.request import CompleteRequest, EvaluateRequest
 from rankfold.runs.trained import open_trained
 from rankfold.store.manifest import Manifest
-from rankfold.tasks import TaskData, load_task
+from rankfold.tasks import TaskData, choose_metrics, load_task
 from rankfold.tasks.data.findings import log_findings
 from rankfold.tasks.data.read import find_source
 from rankfold.tasks.kinds import Evaluation
@@ -43,6 +43,7 @@ class EvaluateResult:
     predictions: tuple[Prediction, ...]
     described: tuple[Prediction, ...] = ()
     scoring: str | None = None
+    label_names: tuple[str, ...] | None = None
 
 
 def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> EvaluateResult:
@@ -63,6 +64,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress | None = None) -> E
     measured = _choose_split(request, trained.record)
     base = resolve_model(complete.model, trust_remote_code=complete.trust_remote_code)
     data = _load_data(complete, measured, trained.manifest, is_causal=base.is_causal)
+    data = choose_metrics(data, complete.metrics)
     log_findings(data.all_findings)
     scoring = data.kind.scoring(complete.scoring, data.task.metrics, data.task.name)
     learner = make_learner(
@@ -162,6 +164,7 @@ def _result(
         rows=data.examples.counts[measured.name],
         loss=evaluation.loss,
         metrics=with_parts(data.task, evaluation),
+        label_names=names,
         predictions=tuple(Prediction(*row) for row in rows),
         described=tuple(
             Prediction(name, describe(name, label), describe(name, prediction))

@@ -63,6 +63,7 @@ class Option:
         envvar: An environment variable that gives the default.
         is_identity: Whether two requests with different values ask for different runs.
         is_per_method: Whether it may differ from method to method in a comparison.
+        is_list: Whether the option may be repeated; its values are joined by commas.
     """
 
     section: str
@@ -72,6 +73,7 @@ class Option:
     envvar: str | None = None
     is_identity: bool = True
     is_per_method: bool = False
+    is_list: bool = False
 
 
 class Request:

@@ -19,7 +19,7 @@ from rankfold.runs.record import InitInfo, ParametersInfo
 from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
 from rankfold.runs.warm_start import start_from, with_seed_of
 from rankfold.store.saved import open_adapter
-from rankfold.tasks import TaskData, limit_rows, load_task
+from rankfold.tasks import TaskData, choose_metrics, limit_rows, load_task
 from rankfold.tasks.data.findings import Finding, log_findings
 from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.train.held_out import LOSS
@@ -101,10 +101,12 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
         resolve_model(request.model, trust_remote_code=request.trust_remote_code),
         loading=Loading(request.base_dtype, request.attn, request.quantise, precision, device.type),
     )
-    data = load_task(request.task_request, is_causal=base.is_causal)
+    data = choose_metrics(load_task(request.task_request, is_causal=base.is_causal), request.metrics)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     log_findings(data.all_findings)
     data = limit_rows(data, {"train": request.train_rows, "validation": request.eval_rows})
+    if request.class_weights is not None:
+        data = replace(data, kind=data.kind.weigh_classes(data.examples))
     if request.save_best not in (None, LOSS, *data.task.metrics):
         raise unknown_name("metric of save_best", str(request.save_best), (LOSS, *data.task.metrics))
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.

@@ -295,6 +295,9 @@ class RunRecord:
     fit: FitInfo | None = None
     tuning: TuningInfo | None = None
     flops: float | None = None
+    baseline_metrics: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
     weights_sha256: str | None = None
     lengths: LengthsInfo | None = None
     findings: tuple[str, ...] = ()

@@ -1,10 +1,13 @@
 """Remarks on a result: signs that a run has learned nothing, to be read beside its metrics."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
-from rankfold.runs.record import RunRecord
-from rankfold.tasks.metrics import is_smaller_better
+from pydantic import JsonValue
+
+from rankfold.runs.record import Prediction, RunRecord
+from rankfold.tasks.metrics import ClassFigures, is_smaller_better, per_class
 
 _FEWEST_ROWS = 5
 
@@ -18,6 +21,31 @@ def remarks(record: RunRecord) -> list[str]:
     if record.status == "failed":
         return []
     return [*_constant(record), *_no_gain(record)]
+
+
+def class_figures(predictions: Sequence[Prediction], label_names: Sequence[str] | None) -> list[ClassFigures]:
+    """Return the figures of each class; none for predictions that are not of classes.
+
+    Args:
+        predictions: Of a run or an evaluation.
+        label_names: The classes in the order of their ids, if there are any.
+    """
+    known_names = set(label_names or ())
+
+    def is_of_class(value: JsonValue) -> bool:
+        if isinstance(value, list):
+            items = cast("list[object]", value)
+            return all(isinstance(item, str) and item in known_names for item in items) and (
+                len(set(map(str, items))) == len(items)
+            )
+        return type(value) is int and 0 <= value < len(known_names)
+
+    values = [value for item in predictions for value in (item.label, item.prediction)]
+    if not values or not label_names or not all(map(is_of_class, values)):
+        return []
+    return per_class(
+        [item.label for item in predictions], [item.prediction for item in predictions], label_names
+    )
 
 
 def _constant(record: RunRecord) -> Iterator[str]:

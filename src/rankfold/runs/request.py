@@ -106,6 +106,11 @@ class DataRequest(Request):
         None,
         description="Column of the speaker, person or document, of which none is on both sides of a split.",
     )
+    metric: Annotated[str | None, Option("Data", metavar="NAMES", is_list=True)] = Field(
+        None,
+        description="Metrics such as macro_f1, the first of which results are compared by; may be repeated; "
+        "those of the kind of task if left out.",
+    )
     decimal: Annotated[Decimal | None, _DATA] = Field(
         None,
         description="Decimal separator of numbers in the label column, '.' or ','; found in the data if "
@@ -147,6 +152,11 @@ class DataRequest(Request):
             drops_missing=bool(self.drop_missing),
             reading=self.read_options,
         )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names in `metric`."""
+        return tuple(name.strip() for name in (self.metric or "").split(",") if name.strip())
 
     @property
     def read_options(self) -> ReadOptions:
@@ -217,6 +227,10 @@ class RunRequest(DataRequest):
     )
     eval_rows: Annotated[int | None, _DATA] = Field(
         None, gt=0, le=10**12, description="Evaluate on this many rows, drawn with a fixed seed."
+    )
+    class_weights: Annotated[Literal["balanced"] | None, _TRAINING] = Field(
+        None,
+        description="balanced: rows of rare classes count more in the loss, so that all classes count alike.",
     )
     hold_out: Annotated[bool, _DATA] = Field(
         default=False,

@@ -228,6 +228,7 @@ def _write(start: RunRecord, setup: RunSetup, result: _Result, scratch: Path, to
 def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seconds: float) -> RunRecord:
     evaluation = result.evaluation
     examples = zip(evaluation.ids, evaluation.labels, evaluation.predictions, strict=True)
+    baseline_metrics = baselines(setup.data, evaluation)
     step_seconds = result.curve.median_step_seconds
     return replace(
         start,
@@ -238,7 +239,11 @@ def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seco
         flops=None if start.flops is None else start.flops * result.curve.steps / setup.schedule.steps,
         peak_memory_bytes=peak_memory_bytes(setup.device),
         metrics=with_parts(setup.data.task, evaluation),
-        baselines=baselines(setup.data, evaluation) or _untrained_metric(setup, result.curve),
+        baselines=(
+            {name: scores[start.task.metric] for name, scores in baseline_metrics.items()}
+            or _untrained_metric(setup, result.curve)
+        ),
+        baseline_metrics=baseline_metrics,
         predictions=tuple(Prediction(*example) for example in examples),
         curve=CurveInfo(tuple(result.curve.train), tuple(result.curve.validation)),
         reducer=_with_history(start.reducer, setup),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankfold.tasks.load import SPLITS as SPLITS
+    from rankfold.tasks.load import choose_metrics as choose_metrics
     from rankfold.tasks.load import limit_rows as limit_rows
     from rankfold.tasks.load import load_task as load_task
     from rankfold.tasks.registry import NAMED_TASKS as NAMED_TASKS
@@ -23,6 +24,7 @@ _HOMES = {
     "Task": "rankfold.tasks.task",
     "TaskData": "rankfold.tasks.task",
     "TaskRequest": "rankfold.tasks.task",
+    "choose_metrics": "rankfold.tasks.load",
     "limit_rows": "rankfold.tasks.load",
     "load_task": "rankfold.tasks.load",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "Task",
     "TaskData",
     "TaskRequest",
+    "choose_metrics",
     "limit_rows",
     "load_task",
 ]

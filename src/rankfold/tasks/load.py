@@ -18,6 +18,7 @@ from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
 from rankfold.tasks.data.table import rows_to_hash
 from rankfold.tasks.data.texts import check_pictures
 from rankfold.tasks.kinds import LabelHints, TaskKind, claiming_kind, find_kind, infer_kind
+from rankfold.tasks.metrics import metric_name
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.published import as_choices
 from rankfold.tasks.registry import find_task
@@ -237,6 +238,21 @@ def read_whole(data: str, split: str | None = None, options: ReadOptions | None 
     if table is None:
         raise DataError(f"'{data}' has no split '{split}'; leave --split out, or name a split that it has.")
     return table
+
+
+def choose_metrics(data: TaskData, names: Sequence[str]) -> TaskData:
+    """Return a task that is measured by some metrics first, and by its usual ones behind them.
+
+    Args:
+        data: The task.
+        names: Ours, or those that other libraries have; the first is the primary one.
+
+    Raises:
+        SpecError: If the kind of task has no such metric, with the nearest one.
+    """
+    possible = data.kind.possible_metrics(data.examples) or data.task.metrics
+    chosen = tuple(metric_name(name, possible, data.kind.name) for name in names)
+    return replace(data, task=replace(data.task, metrics=tuple(dict.fromkeys((*chosen, *data.task.metrics)))))
 
 
 def limit_rows(data: TaskData, limits: Mapping[str, int | None]) -> TaskData:

@@ -261,6 +261,95 @@ _OTHER_NAMES = {
 }
 
 
+AUROC = "auroc"
+"""The area under the ROC curve, of more than two classes the mean over each against the rest."""
+
+
+def auroc(labels: Sequence[int], probabilities: ArrayLike) -> float:
+    """Return the area under the ROC curve; 0.5 where the labels are of one class.
+
+    Args:
+        labels: Class ids.
+        probabilities: Of each class, one row for each label.
+    """
+    import sklearn.metrics  # of an extra, and slow to import
+
+    truth, scores = np.asarray(labels), np.asarray(probabilities)
+    area = cast("Any", sklearn.metrics).roc_auc_score
+    present = [label for label in np.unique(truth) if not np.all(truth == label)]
+    # Of two classes both have the same area.
+    areas = [float(area(truth == label, scores[:, label])) for label in present]
+    return float(np.mean(areas)) if areas else 0.5
+
+
+def balanced_weights(labels: Sequence[int], count: int) -> list[float]:
+    """Return a weight for each class with which all classes count alike: `rows / (classes * its rows)`.
+
+    Args:
+        labels: Class ids.
+        count: The number of classes; one without rows has the weight 1.
+    """
+    rows = Counter(labels)
+    return [len(labels) / (len(rows) * rows[label]) if rows[label] else 1.0 for label in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """Precision, recall and F1 of one class, with the rows that have it and those that are predicted to.
+
+    A ratio is None where there is nothing to divide by.
+    """
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    rows: int
+    predicted: int
+
+
+def per_class(labels: Sequence[Any], predictions: Sequence[Any], names: Sequence[str]) -> list[ClassFigures]:
+    """Return the figures of each class, the most frequent first.
+
+    Args:
+        labels: Class ids, or lists of class names.
+        predictions: In the same order.
+        names: The classes in the order of their ids.
+    """
+    truth, guess = (set(_class_rows(values, names)) for values in (labels, predictions))
+    rows, predicted, hits = (Counter(name for _, name in part) for part in (truth, guess, truth & guess))
+    figures = [
+        ClassFigures(
+            name,
+            hits[name] / predicted[name] if predicted[name] else None,
+            hits[name] / rows[name] if rows[name] else None,
+            2 * hits[name] / (rows[name] + predicted[name]) if rows[name] + predicted[name] else None,
+            rows[name],
+            predicted[name],
+        )
+        for name in names
+    ]
+    return sorted(figures, key=lambda item: -item.rows)
+
+
+def _class_rows(values: Sequence[Any], names: Sequence[str]) -> list[tuple[int, str]]:
+    """Return each row with each of its classes by name."""
+    rows = [cast("list[str]", value if isinstance(value, list) else [names[value]]) for value in values]
+    return [(row, name) for row, own_names in enumerate(rows) for name in own_names]
+
+
+def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], count: int) -> list[list[int]]:
+    """Return how many rows of each class, a row of the matrix, are predicted as each class, a column.
+
+    Args:
+        labels: Class ids.
+        predictions: In the same order.
+        count: The number of classes.
+    """
+    pairs = Counter(zip(labels, predictions, strict=True))
+    return [[pairs[label, prediction] for prediction in range(count)] for label in range(count)]
+
+
 def metric_name(name: str, names: Sequence[str], task: str) -> str:
     """Return our name of a metric that somebody has asked for.
 

@@ -115,15 +115,16 @@ def with_parts(task: Task, evaluation: Evaluation) -> dict[str, float]:
     return metrics
 
 
-def baselines(data: TaskData, evaluation: Evaluation) -> dict[str, float]:
-    """Return the primary metric of models that never look at a row, only at the task it is from.
+def baselines(data: TaskData, evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Return the metrics of models that never look at a row, only at the task it is from.
 
     Args:
         data: With its training split.
         evaluation: The labels, and which rows they are of.
 
     Returns:
-        By the name of the baseline; empty without labels, or where training has none for one of the tasks.
+        Metrics by the name of the baseline; empty without labels, or where training has none for one of the
+        tasks.
     """
     train = [(item.id, data.kind.label(item)) for item in data.examples.splits["train"]]
     train = [(name, label) for name, label in train if label is not None]
@@ -131,15 +132,16 @@ def baselines(data: TaskData, evaluation: Evaluation) -> dict[str, float]:
     parts = {part: indices for part, indices in rows_by_part(data.task, evaluation.ids).items() if indices}
     if not parts or any(not training[part] for part in parts):
         return {}
-    metric = data.task.metrics[0]
-    scores: dict[str, float] = {}
+    possible = {data.task.metrics[0], *data.kind.possible_metrics(data.examples)}
+    metrics = [name for name in data.task.metrics if name in possible]
+    scores: dict[str, dict[str, float]] = {}
     for name, constant in data.kind.baselines.items():
         predictions: list[Any] = [None] * len(evaluation.ids)
         for part, indices in parts.items():
             guess = constant([train[index][1] for index in training[part]])
             for index in indices:
                 predictions[index] = guess
-        scores[name] = data.kind.score((metric,), evaluation.labels, predictions)[metric]
+        scores[name] = data.kind.score(metrics, evaluation.labels, predictions)
     return scores
 
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from rankfold.bench.statistics.confidence import MeanEstimate, Pick, Statistic, estimate_mean
 from rankfold.errors import DataError
-from rankfold.runs.record import RunRecord
+from rankfold.runs.record import Prediction, RunRecord
 from rankfold.tasks.list_metrics import metric_for
 from rankfold.tasks.metrics import Metric, find_metric, is_smaller_better
 
 LEVEL = 0.95
+_FEWEST_ROWS = 2
 
 Verdict = Literal["reference", "better", "worse", "not separated", "not comparable"]
 
@@ -294,6 +295,26 @@ def baselines_of(records: Sequence[RunRecord]) -> Mapping[str, float]:
     return min(records, key=lambda record: len(record.predictions)).baselines if records else {}
 
 
+def metric_intervals(
+    predictions: Sequence[Prediction], metrics: Mapping[str, float], *, seed: int = 0
+) -> dict[str, Interval]:
+    """Return the intervals over held-out rows of the metrics of one run that follow from its predictions.
+
+    Args:
+        predictions: Of the run.
+        metrics: By name. A metric of another package may have the name of one of ours; its value differs.
+        seed: The run's.
+    """
+    intervals: dict[str, Interval] = {}
+    for name, value in metrics.items():
+        if len(predictions) < _FEWEST_ROWS or metric_for(name, predictions[0].label) is None:
+            continue
+        interval = metric_interval(_scores_of_rows([predictions], [seed], name), name)
+        if math.isclose(interval.value, value, rel_tol=1e-3, abs_tol=1e-6):
+            intervals[name] = interval
+    return intervals
+
+
 def knows_metric(records: Sequence[RunRecord], metric: str) -> bool:
     """Return whether a metric of runs can be computed from their predictions."""
     labels: list[object] = [item.label for record in records for item in record.predictions[:1]]
@@ -309,16 +330,21 @@ def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str], metri
         metric: The metric that they are for; labels that are lists are counted for it.
     """
     predictions_by_id = [{item.id: item for item in record.predictions} for record in records]
-    labels: list[Any] = [predictions_by_id[0][name].label for name in examples]
-    predictions: list[list[Any]] = [[run[name].prediction for name in examples] for run in predictions_by_id]
-    seeds = tuple(record.training.seed for record in records)
+    rows = [[run[name] for name in examples] for run in predictions_by_id]
+    return _scores_of_rows(rows, [record.training.seed for record in records], metric)
+
+
+def _scores_of_rows(rows: Sequence[Sequence[Prediction]], seeds: Sequence[int], metric: str) -> Scores:
+    """Return predictions of the same examples under one or several seeds."""
+    labels: list[Any] = [item.label for item in rows[0]]
+    predictions: list[list[Any]] = [[item.prediction for item in row] for row in rows]
     figure = metric_for(metric, labels[0]) if labels else None
     if figure is None or figure.counts is None:
-        return Scores(np.array(labels), np.array(predictions), seeds)
+        return Scores(np.array(labels), np.array(predictions), tuple(seeds))
     # All seeds are counted together, so that they have the same classes.
     counts = figure.counts(labels * len(seeds), [value for row in predictions for value in row])
     checksums = np.array([zlib.crc32(json.dumps(label).encode()) for label in labels])
-    return Scores(checksums, counts.reshape(len(seeds), len(labels)), seeds, figure)
+    return Scores(checksums, counts.reshape(len(seeds), len(labels)), tuple(seeds), figure)
 
 
 def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int | str]) -> Interval | None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.errors import DataError
@@ -14,16 +15,27 @@ from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns
 from rankfold.tasks.data.label_findings import label_findings
 from rankfold.tasks.data.labels import find_labels, is_measured, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints, TaskKind
+from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Learner
 from rankfold.tasks.kinds.prompts import answer_index, choices_of
+from rankfold.tasks.metrics import AUROC, auroc, balanced_weights, measure
 
 
 class Classification(LabelledText):
     """Texts in classes, scored by accuracy."""
 
     name: ClassVar[str] = "classification"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "macro_f1",
+        "weighted_f1",
+        "macro_precision",
+        "macro_recall",
+        "balanced_accuracy",
+        "matthews",
+        AUROC,
+    )
     default_for_causal: ClassVar[bool | None] = False
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
@@ -54,6 +66,16 @@ class Classification(LabelledText):
         has_several = len(examples.label_names or ()) > 2  # noqa: PLR2004
         return tuple(task_metrics) or (("accuracy", "macro_f1") if has_several else ("accuracy",))
 
+    def possible_metrics(self, examples: Examples) -> tuple[str, ...]:
+        """Return the metrics of classes; the F1 of class 1 only of two classes."""
+        is_binary = len(examples.label_names or ()) == 2  # noqa: PLR2004
+        return (*self.metric_names, "f1") if is_binary else self.metric_names
+
+    def weigh_classes(self, examples: Examples) -> TaskKind:
+        """Return classification with the weights `rows / (classes * rows of the class)` in its loss."""
+        ids = [int(item.label) for item in examples.splits["train"]]
+        return WeightedClassification(balanced_weights(ids, len(examples.label_names or ())))
+
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[int]:
         """Return the class id of each example."""
         return cast(Any, self.outputs(learner, examples).argmax(-1)).tolist()
@@ -81,9 +103,22 @@ class Classification(LabelledText):
         loss = functional.cross_entropy(outputs, torch.tensor(labels)).item()
         # A diverged model has no metric; its loss says so.
         scores = self.score(metrics, labels, predictions) if math.isfinite(loss) else {}
+        if AUROC in scores:
+            scores[AUROC] = auroc(labels, outputs.double().softmax(-1).numpy())
         losses = functional.cross_entropy(outputs, torch.tensor(labels), reduction="none")
         ids = [example.id for example in examples]
         return Evaluation(loss, scores, ids, labels, predictions, cast(Any, losses).tolist())
+
+    def score(
+        self, metrics: Sequence[str], labels: Sequence[Any], predictions: Sequence[Any]
+    ) -> dict[str, float]:
+        """Return metrics by name; without probabilities a predicted class has all of it."""
+        scores = measure([name for name in metrics if name != AUROC], labels, predictions)
+        if AUROC not in metrics:
+            return scores
+        count = max(*labels, *predictions) + 1
+        area = auroc(labels, [[float(index == value) for index in range(count)] for value in predictions])
+        return {name: scores.get(name, area) for name in metrics}
 
     def mixture_kind(self, kinds: Sequence[TaskKind]) -> TaskKind | None:
         """Return classification: one head tells the classes of all tasks apart."""
@@ -97,6 +132,24 @@ class Classification(LabelledText):
     def shift_label(self, example: Example, first: int) -> Example:
         """Return the example with its class id among those of all tasks."""
         return replace(example, label=int(example.label) + first)
+
+
+class WeightedClassification(Classification):
+    """Classification whose loss weighs classes.
+
+    Args:
+        weights: One for each class.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = tuple(weights)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross-entropy, weighted by class."""
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs).logits
+        weights = torch.tensor(self._weights, dtype=logits.dtype, device=logits.device)
+        return functional.cross_entropy(logits, batch["labels"], weights)
 
 
 def _choice_examples(tables: Mapping[str, Table], learned_names: Sequence[str] | None) -> Examples:

@@ -259,6 +259,15 @@ class TaskKind(ABC):
             task_metrics: Those of the task, if it is a named one; most kinds return these.
         """
 
+    def possible_metrics(self, examples: Examples) -> tuple[str, ...]:
+        """Return the metrics that can be asked for; by default `metric_names`.
+
+        Args:
+            examples: With every split that will be used.
+        """
+        _ = examples
+        return self.metric_names
+
     def label(self, example: Any) -> Any:
         """Return the label that a prediction is compared with; None if the example has none."""
         return example.label
@@ -356,6 +365,15 @@ class TaskKind(ABC):
             # Models predict the next token, so the first one is no label.
             return float((labels[..., 1:] != IGNORED_LABEL).sum())
         return float(len(next(iter(batch.values())) if labels is None else labels))
+
+    def weigh_classes(self, examples: Examples) -> "TaskKind":
+        """Return this kind with a loss in which all classes of the training split count alike.
+
+        Raises:
+            SpecError: If the kind has no classes.
+        """
+        _ = examples
+        raise SpecError(f"class weights are for kinds with classes, not for {self.name}; leave them out.")
 
     @property
     def has_own_loss(self) -> bool:

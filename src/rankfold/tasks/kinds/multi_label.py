@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.errors import DataError
@@ -18,7 +18,7 @@ from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.label_findings import SEPARATORS, counts_text, find_separator, split_labels
 from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
 from rankfold.tasks.data.read import Rows, Table
-from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
+from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.list_metrics import SET_METRICS, score_lists
@@ -83,6 +83,13 @@ class MultiLabel(LabelledText):
         _ = examples
         return tuple(task_metrics) or ("micro_f1", "macro_f1", "exact_match")
 
+    def weigh_classes(self, examples: Examples) -> TaskKind:
+        """Return multi-label with the weight `rows without / rows with` of each class that holds."""
+        rows = examples.splits["train"]
+        counts = Counter(name for item in rows for name in item.label)
+        names = examples.label_names or ()
+        return WeightedMultiLabel([(len(rows) - counts[name]) / max(1, counts[name]) for name in names])
+
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a sequence classification model with an output for each class."""
         head = super().head(label_names or ("LABEL_0", "LABEL_1"))
@@ -121,11 +128,13 @@ class MultiLabel(LabelledText):
         outputs = self.outputs(learner, examples)
         labels = [list(example.label) for example in examples]
         truth = [[float(name in row) for name in learner.label_names] for row in labels]
-        loss = functional.binary_cross_entropy_with_logits(outputs, torch.tensor(truth)).item()
+        losses = functional.binary_cross_entropy_with_logits(outputs, torch.tensor(truth), reduction="none")
+        loss = losses.mean().item()
         predictions = _names_above(learner, outputs)
         # A diverged model has no metric; its loss says so.
         scores = self.score(metrics, labels, predictions) if math.isfinite(loss) else {}
-        return Evaluation(loss, scores, [example.id for example in examples], labels, predictions)
+        ids = [example.id for example in examples]
+        return Evaluation(loss, scores, ids, labels, predictions, cast(Any, losses.mean(-1)).tolist())
 
     def score(
         self, metrics: Sequence[str], labels: Sequence[Any], predictions: Sequence[Any]
@@ -148,6 +157,26 @@ class MultiLabel(LabelledText):
         "majority": most_common_set,
         "all labels": all_labels,
     }
+
+
+class WeightedMultiLabel(MultiLabel):
+    """Multi-label whose loss weighs the classes that hold.
+
+    Args:
+        weights: One for each class.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = tuple(weights)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the binary cross-entropy, weighted by class."""
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs).logits
+        weights = torch.tensor(self._weights, dtype=logits.dtype, device=logits.device)
+        return functional.binary_cross_entropy_with_logits(
+            logits, batch["labels"].to(logits.dtype), pos_weight=weights
+        )
 
 
 class _Reader:

@@ -60,6 +60,7 @@ class Regression(LabelledText):
 
     name: ClassVar[str] = "regression"
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"mean": fmean}
+    metric_names: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "r2", "rmse", "mae")
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether the labels are measurements: numbers with fractions, units or separators.
@@ -102,7 +103,7 @@ class Regression(LabelledText):
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the correlations of Pearson and Spearman, and the errors in the unit of the labels."""
         _ = examples
-        return tuple(task_metrics) or ("pearson", "spearman", "r2", "rmse", "mae")
+        return tuple(task_metrics) or self.metric_names
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a sequence classification model with one output."""

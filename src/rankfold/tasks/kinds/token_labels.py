@@ -195,7 +195,8 @@ class TokenLabels(TaskKind):
         labels, predictions = [item.label for item in examples], [tags for _, tags in pairs]
         # A diverged model has no metric; its loss says so.
         scores = self.score(metrics, labels, predictions) if math.isfinite(loss) else {}
-        return Evaluation(loss, scores, [item.id for item in examples], labels, predictions)
+        means = [sum(values) / max(1, len(values)) for values, _ in pairs]
+        return Evaluation(loss, scores, [item.id for item in examples], labels, predictions, means)
 
     def _predictions(
         self, learner: Learner, examples: Sequence[TokenExample]
