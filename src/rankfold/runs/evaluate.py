@@ -1,7 +1,6 @@
 """A saved adapter, measured on a split of a task."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,7 +104,7 @@ def _choose_split(request: EvaluateRequest, record: RunRecord | None) -> _Split:
         SpecError: If a split of a single file is asked for that is not cut from it.
     """
     name = request.split
-    files: Sequence[str] = () if request.data is None else tuple(find_source(request.data).files)
+    files: list[str] = [] if request.data is None else list(find_source(request.data).files)
     is_file = request.data is not None and Path(request.data).expanduser().is_file()
     if is_file and name not in (None, *TRAINING_SPLITS):
         raise SpecError(f"'{request.data}' is one file and has no split '{name}'; leave --split out.")
