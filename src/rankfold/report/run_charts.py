@@ -96,7 +96,7 @@ def confusion_figure(pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> 
         for true in names
         for predicted in names
     ]
-    caption = "True classes are lines, predicted ones columns; the colour is the share of the line."
+    caption = "Each line is a true class, each column a predicted one; the colour is the share of the line."
     width = "half" if len(names) <= _FEW_CLASSES else "wide"
     return Figure("confusion", "Confusion matrix", caption, _matrix(cells, list(short.values())), width)
 
@@ -115,7 +115,9 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
 
 def _matrix(cells: Rows, names: Sequence[str]) -> Spec:
     def axis(angle: int) -> alt.Axis:
-        return alt.Axis(ticks=False, domain=False, labelAngle=angle, grid=False, labelLimit=150)
+        return alt.Axis(
+            ticks=False, domain=False, labelAngle=angle, grid=False, labelLimit=150, labelOverlap=False
+        )
 
     few = len(names) <= 12  # noqa: PLR2004
     base = alt.Chart().encode(
