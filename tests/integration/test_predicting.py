@@ -1,6 +1,7 @@
 """Predicting: rows without labels get the predictions of an evaluation, for every kind of task and form."""
 
 import csv
+import html
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from click.testing import CliRunner
 import rankfold
 from rankfold.cli.main import cli
 from rankfold.runs.evaluate import evaluate
+from rankfold.runs.examples import read_examples
+from rankfold.runs.record import RunRecord
 from rankfold.runs.request import EvaluateRequest, RunRequest
 from rankfold.runs.run import run
 from rankfold.store.store import AdapterStore
@@ -166,6 +169,23 @@ def test_the_snippet_of_the_quickstart_works_for_every_kind(trained, tmp_path, m
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})
     assert capsys.readouterr().out.startswith("[{'")
+
+
+def test_the_page_of_a_run_of_every_kind_has_its_result_and_its_texts(trained, tmp_path):
+    folder, rows, _ = trained
+    result = CliRunner().invoke(cli, ["report", str(folder), "--out", str(tmp_path / "page.html")])
+    assert result.exit_code == 0, result.stderr
+    page = (tmp_path / "page.html").read_text("utf-8")
+    record = RunRecord.read(folder)
+    assert f"on {len(rows)} held-out rows" in page
+    assert record.lengths is not None
+    assert sum(record.lengths.counts) == record.data.rows["train"]
+    examples = read_examples(folder)
+    wrong = {item.id for item in record.predictions if item.label != item.prediction}
+    assert {item.id for item in examples if item.role == "mistake"} == wrong
+    for item in examples:
+        assert all(item.texts.values())
+        assert html.escape(next(iter(item.texts.values())), quote=False)[:20] in page
 
 
 @pytest.mark.parametrize("form", ["packed", "store", "moved folder"])
