@@ -123,7 +123,7 @@ def preview_data(request: PreviewRequest) -> DataPreview:
     findings = list(data.all_findings)
     if learner is not None:
         findings += data.kind.findings(learner, splits)
-        findings += learner.token_findings(_encoded(data.kind, learner, splits["train"]))
+        findings += learner.token_findings(_encode_sample(data.kind, learner, splits["train"]))
     labels = {split: _label_counts(data, examples) for split, examples in splits.items()}
     numbers = {split: _number_range(data.kind, examples) for split, examples in splits.items()}
     return DataPreview(
@@ -196,7 +196,7 @@ def _label_counts(data: TaskData, examples: Iterable[Any]) -> dict[str, int]:
 def _labels(kind: TaskKind, example: Any, names: Sequence[str] | None) -> list[str]:
     """Return the labels of an example in words; none if it has a number, or a text of its own."""
     label = kind.describe_label(example, kind.label(example), names)
-    values: list[object] = [*label] if isinstance(label, list) else [label]
+    values = cast("list[object]", label if isinstance(label, list) else [label])
     return [value for value in values if isinstance(value, str)]
 
 
@@ -213,7 +213,7 @@ def _sample(examples: Sequence[Any]) -> Sequence[Any]:
     return examples[:: max(1, -(-len(examples) // MEASURED_ROWS))]
 
 
-def _encoded(kind: TaskKind, learner: Learner, examples: Sequence[Any]) -> Sequence[Features]:
+def _encode_sample(kind: TaskKind, learner: Learner, examples: Sequence[Any]) -> Sequence[Features]:
     return kind.encode(learner, _sample(examples), training=True)
 
 
@@ -221,7 +221,7 @@ def _lengths(kind: TaskKind, learner: Learner | None, examples: Sequence[Any]) -
     if learner is None:
         words = [len(" ".join(_texts(kind, item)).split()) for item in _sample(examples)]
         return Lengths("words", len(words), median(words), max(words))
-    whole = _encoded(kind, replace(learner, max_length=_ENDLESS), examples)
+    whole = _encode_sample(kind, replace(learner, max_length=_ENDLESS), examples)
     sizes = [len(row.get("input_ids", ())) for row in whole]
     most = learner.max_length
     cut = sum(size > most for size in sizes) / len(sizes)

@@ -96,7 +96,7 @@ def _rows(path: Path, schema: Any, batches: Iterator[Any], max_bytes: int) -> Fi
         raise DataError(f"'{path}' has {quote_list(repeated)} twice; rename one of the columns.")
     rows: list[Row] = []
     size = 0
-    for batch in map(_decoded, batches):
+    for batch in map(_decode_batch, batches):
         size += cast(int, batch.nbytes) + _ROW_BYTES * cast(int, batch.num_rows)
         check_size(path, size, max_bytes)
         batch.validate(full=True)
@@ -104,7 +104,7 @@ def _rows(path: Path, schema: Any, batches: Iterator[Any], max_bytes: int) -> Fi
     return FileRows(rows, class_names=_class_names(schema.metadata or {}), size=size)
 
 
-def _decoded(batch: Any) -> Any:
+def _decode_batch(batch: Any) -> Any:
     """Return a batch whose values are all there, in place of numbers that stand for repeated ones."""
     import pyarrow
 

@@ -236,7 +236,7 @@ def decode(content: bytes, path: Path, encoding: str | None) -> tuple[str, list[
         is_usual = encoding.lower().replace("_", "-").startswith(("utf-8", "utf8"))
         return text, [] if is_usual else [Finding("encoding", f"'{path}' is read as {encoding}.")]
     if guess := _guess_utf16(content):
-        return decode(content, path, guess)[0], [_guessed(path, "UTF-16 without a mark", guess, "")]
+        return decode(content, path, guess)[0], [_guess_finding(path, "UTF-16 without a mark", guess, "")]
     try:
         return content.decode("utf-8"), []
     except UnicodeDecodeError as error:
@@ -244,10 +244,12 @@ def decode(content: bytes, path: Path, encoding: str | None) -> tuple[str, list[
         if text is None:
             raise _undecodable(content, path, "utf-8", error) from error
     words = ", ".join(f"'{word}'" for word in _accented_words(text)[:_QUOTED_WORDS])
-    return text, [_guessed(path, "not UTF-8", "cp1252 (Western European)", f": {words}" if words else "")]
+    return text, [
+        _guess_finding(path, "not UTF-8", "cp1252 (Western European)", f": {words}" if words else "")
+    ]
 
 
-def _guessed(path: Path, description: str, encoding: str, words: str) -> Finding:
+def _guess_finding(path: Path, description: str, encoding: str, words: str) -> Finding:
     return Finding(
         "encoding",
         f"'{path}' is {description} and is read as {encoding}{words}; "

@@ -92,7 +92,7 @@ def _search(folder: Path, depth: int) -> Layout | None:
         return Layout({"train": _saved_files(folder)})
     files = _split_files(folder) or _split_folders(folder)
     if files:
-        return Layout(files, _ignored(folder, files))
+        return Layout(files, _find_ignored(folder, files))
     if depth == 0:
         return None
     inner = {path: layout for path in _folders(folder) if (layout := _search_inside(path, depth - 1))}
@@ -101,7 +101,7 @@ def _search(folder: Path, depth: int) -> Layout | None:
         raise DataError(f"'{folder}' has several data sets: {names}; name one of these folders.")
     if inner:
         path, layout = next(iter(inner.items()))
-        return Layout(layout.files, (*_ignored(folder, {"": [path]}), *layout.findings))
+        return Layout(layout.files, (*_find_ignored(folder, {"": [path]}), *layout.findings))
     return _only_file(folder)
 
 
@@ -122,7 +122,7 @@ def _only_file(folder: Path) -> Layout | None:
     if not files:
         return None
     note = Finding("only_file", f"'{files[0]}' is read as the training split, as the only file.")
-    return Layout({"train": files}, (note, *_ignored(folder, {"train": files})))
+    return Layout({"train": files}, (note, *_find_ignored(folder, {"train": files})))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -138,7 +138,7 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if path.is_dir() and not path.is_symlink()]
 
 
-def _ignored(folder: Path, files: Mapping[str, Sequence[Path]]) -> tuple[Finding, ...]:
+def _find_ignored(folder: Path, files: Mapping[str, Sequence[Path]]) -> tuple[Finding, ...]:
     used = {path for paths in files.values() for path in paths}
     used |= {parent for path in used for parent in path.parents}
     names = [f"{path.name}/" if path.is_dir() else path.name for path in _entries(folder) if path not in used]
