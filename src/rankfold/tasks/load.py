@@ -199,7 +199,10 @@ class _Reader:
         columns = self.find_columns(train.rows, self.request.columns)
         # The cut of a published task is part of its version.
         keys = content_keys(train, columns) if self.task.version is None else None
-        rest, validation = hold_out(train, columns.label, columns.group, keys)
+        # Answers in text are no classes whose shares could be kept.
+        is_text = columns.choices is not None or (self.kind is not None and self.kind.uses_chat_template)
+        label = None if is_text else columns.label
+        rest, validation = hold_out(train, label, columns.group, keys)
         name = self.task.name if self.source is None else self.source.name
         message = (
             f"'{name}' has no validation split; held out {len(validation.rows):,} of its "

@@ -313,3 +313,14 @@ def test_generation_ends_with_a_turn_where_the_template_ends_it_by_another_token
     assert ChatTemplate(llama.processor, template).end_of_turn() == llama.processor.bos_token_id
     assert ChatTemplate(llama.processor, LLAMA2).end_of_turn() is None
     assert ChatTemplate(llama.processor).end_of_turn() is None
+
+
+def test_columns_of_any_names_are_a_prompt_and_its_answer(tmp_path):
+    rows = [{"ask": f"film {index}", "reply": f"good {index}", "id": index} for index in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = Columns("ask", None, "reply")
+    request = TaskRequest(data=str(tmp_path / "a.jsonl"), kind="instruction", columns=columns)
+    data = load_task(request, is_causal=True)
+    items = [item for split in data.examples.splits.values() for item in split]
+    assert {(item.prompt, item.answer) for item in items} == {(row["ask"], row["reply"]) for row in rows}
+    assert data.examples.counts == {"train": 27, "validation": 3}

@@ -199,3 +199,20 @@ def test_a_head_learns_them_only_if_all_choices_are_the_same(tmp_path):
 def test_other_rows_are_not_taken_for_questions(row):
     named = Columns("question" if "question" in row else "text", None, "label")
     assert find_columns([row], named) == named
+
+
+def test_a_single_file_whose_answers_are_all_different_is_cut_and_read(tmp_path):
+    rows = [
+        {
+            "question": f"q{i}",
+            "context": f"c{i}",
+            "opa": f"x{i}",
+            "opb": f"y{i}",
+            "answer": f"{'xy'[i % 2]}{i}",
+        }
+        for i in range(30)
+    ]
+    data = load_task(TaskRequest(data=_write(tmp_path, rows)), is_causal=True)
+    assert data.examples.counts == {"train": 27, "validation": 3}
+    assert "c0 q0" in data.examples.splits["train"][0].prompt
+    assert "not read" not in " ".join(finding.message for finding in data.findings)

@@ -83,7 +83,8 @@ class Columns:
         texts = text_names(self.text, row)
         if self.choices is not None:
             choices = tuple(split_names(row, self.choices))
-            return {"question": texts, "choices": choices, "answer": (self.label,)}
+            context = ("context",) if "context" in row else ()
+            return {"context": context, "question": texts, "choices": choices, "answer": (self.label,)}
         return {"text": texts, "second text": text_names(self.pair, row), "label": (self.label,)}
 
 
@@ -116,7 +117,8 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
     if label is None:
         raise DataError(
             f"there is no label column; name it with --label-column or, for a model that writes text, call "
-            f"the columns {_quote_list(INSTRUCTION_COLUMNS)}, or {_quote_list(CHOICE_COLUMNS)}; "
+            f"the columns {_quote_list(INSTRUCTION_COLUMNS)}, or {_quote_list(CHOICE_COLUMNS)}, or name "
+            "prompt and answer with --kind instruction --text-column and --label-column; "
             f"the data has {_quote_list(present)}."
         )
     texts = (*text_names(overrides.text, present), *text_names(overrides.pair, present))

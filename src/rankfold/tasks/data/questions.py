@@ -22,7 +22,7 @@ _ANSWERS = (
 )
 _FIXED = ("question", "choices", "answer")
 _OPTION_COLUMN = re.compile(
-    r"(?:(option|choice|opt|answer|ending|sol|candidate)[ _-]?)?([a-z]|\d)", re.IGNORECASE
+    r"(?:(option|choice|opt|op|answer|ending|sol|candidate)[ _-]?)?([a-z]|\d)", re.IGNORECASE
 )
 _LEAST_CHOICES = 2
 

@@ -115,7 +115,8 @@ def _turn(message: Mapping[str, Any], number: int) -> Message:
             "remove the row."
         )
     content = message.get("content") if message.get("content") is not None else message.get("value")
-    return Message(role, _text(content, number))
+    # Nothing at all is an empty answer, and counted as such.
+    return Message(role, "" if content is None and role == ASSISTANT else _text(content, number))
 
 
 def _text(content: object, number: int) -> str:
