@@ -272,6 +272,16 @@ def test_report_says_settings_and_how_to_read_it(written):
     assert all(part.split(";")[0] in text for part in READING)
 
 
+def test_method_that_learned_nothing_is_named_and_not_praised_for_its_file():
+    lora, blind = make_record(size=90_000), make_record("tlora", size=9_000, quality=0.0)
+    blind = replace(blind, predictions=tuple(replace(item, prediction=2) for item in blind.predictions))
+    (study,) = make_report([lora, blind]).studies
+    sentences = headline(study)
+    assert not [line for line in sentences if "smallest" in line]
+    (sentence,) = [line for line in sentences if line.startswith("tlora, 1 of 1 runs: ")]
+    assert "predicts 'politics' for each of the 445 held-out rows" in sentence
+
+
 def test_a_head_alone_has_no_smallest_file():
     lora, tlora = make_record(size=90_000), make_record("tlora", size=9_000)
     head = replace(make_record("head_only", size=900), parameters=ParametersInfo(0, 0, 0, 9))

@@ -30,8 +30,8 @@ def _library(name, labels, predictions):
     if name == "hamming_error":
         return sklearn.metrics.hamming_loss(truth, guess)
     average, score = name.split("_")
-    if average == "micro" and len(names) == 1:  # else the library takes the absence of the one for a class
-        truth, guess = (np.hstack([part, 0 * part]) for part in (truth, guess))
+    if len(names) == 1:  # the library would take the absence of the one for a class
+        average, truth, guess = "binary", truth.ravel(), guess.ravel()
     return getattr(sklearn.metrics, f"{score}_score")(truth, guess, average=average, zero_division=0.0)
 
 
