@@ -1,5 +1,6 @@
 """`rankfold predict` and `rankfold chat`: texts, lines and files in, answers out, and refusals in words."""
 
+import csv
 import json
 import shutil
 
@@ -89,6 +90,28 @@ def test_texts_and_lines_and_rows_get_the_same_answers_in_their_order(classes, t
     assert [json.loads(line)["id"] for line in by_row.stdout.splitlines()] == [f"r{i}" for i in range(5)]
     table = _call("predict", classes, *options).stdout
     assert all(text in table for text in (*texts, "probability"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+def test_other_encodings_and_delimiters_come_back_as_the_same_texts_in_utf_8(classes, tmp_path, encoding):
+    rows = [["007", "Größe, süß", 'the film was "good"'], ["08", "1,50 €", "a poor film\nand music"]]
+    with (tmp_path / "new.csv").open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=";").writerows([["number", "note", "text"], *rows])
+    out = tmp_path / "out.csv"
+    result = _call("predict", classes, "--data", tmp_path / "new.csv", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    with out.open(encoding="utf-8", newline="") as file:
+        written = list(csv.reader(file))
+    assert [row[:3] for row in written] == [["number", "note", "text"], *rows]
+    assert written[0][3:] == ["prediction", "probability", "probability: bad", "probability: good"]
+    for row in written[1:]:
+        shares = dict(zip(("bad", "good"), map(float, row[5:]), strict=True))
+        assert row[3] == max(shares, key=shares.get)
+        assert float(row[4]) == max(shares.values())
+    # The answers are data again, and are answered anew in the same columns.
+    again = _call("predict", classes, "--data", out, "--out", tmp_path / "again.csv")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "again.csv").read_text("utf-8") == out.read_text("utf-8")
 
 
 def test_a_generated_answer_is_printed_as_text(open_answers):
@@ -181,6 +204,8 @@ def test_a_base_model_that_is_gone_or_another_is_refused(classes, tmp_path):
         (("--text", "a", "--kind", "regression"), "leave it out"),
         (("--text", "a", "--labels", "a,b"), "its own class names"),
         (("--data", "absent.csv"), "absent.csv"),
+        (("--text", "a", "--split", "test"), "--split is given without --data"),
+        (("--text", "a", "--temperature", "0.5"), "leave 'temperature' out"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(classes, words, fault):

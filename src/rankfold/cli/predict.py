@@ -109,6 +109,9 @@ def _check_options(
         raise SpecError("--overwrite is given without --out, whose file it would replace; leave it out.")
     if as_json and out is not None:
         raise SpecError("--json prints the answers that --out would write; give one of them.")
+    unused = [name for name in ("split", "encoding", "delimiter") if getattr(request, name) is not None]
+    if request.data is None and unused:
+        raise SpecError(f"--{unused[0]} is given without --data, which it is for; leave it out.")
     if not texts and request.data is None and sys.stdin.isatty():
         raise SpecError("there is nothing to answer; give --text or --data, or pipe lines of text in.")
 

@@ -14,6 +14,7 @@ from rankfold.errors import AdapterFileError, DataError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, position_limit, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.loading import Loading
+from rankfold.runs.fields import fields_of
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import Device, Precision, SamplingRequest, ScoringName
 from rankfold.runs.trained import TrainedAdapter, open_trained
@@ -159,7 +160,16 @@ class AdaptedModel:
             examples: Those of `examples`.
             sampling: How texts are generated.
             on_text: Gets the generated answer piece by piece, if there is one example.
+
+        Raises:
+            SpecError: If options of the generation are given, and the kind generates nothing.
         """
+        options = [f"'{name}'" for name in sampling.changed_values() if name in fields_of(SamplingRequest)]
+        if options and not self.kind.generates:
+            raise SpecError(
+                f"what was learned is {self.kind.name}, and no texts are generated; leave "
+                f"{', '.join(options)} out."
+            )
         learner = replace(self._sampler(sampling), on_text=on_text)
         return self.kind.answer(learner, examples)
 

@@ -49,12 +49,28 @@ class AnsweredRow:
         share = shares.get(str(self.prediction)) if isinstance(shares, dict) else None
         return share if isinstance(share, float) else None
 
-    def values(self) -> dict[str, object]:
-        """Return the columns of the row, and behind them those of the answer."""
-        details = dict(self.answer)
-        prediction = details.pop(next(iter(details)))
-        answer = {PREDICTION: prediction, **details}
-        return {**{name: value for name, value in self.row.items() if name not in answer}, **answer}
+    def values(self, classes: Sequence[str] = ()) -> dict[str, object]:
+        """Return the columns of the row, and behind them those of the answer.
+
+        Args:
+            classes: Those whose probabilities get columns of their own; else they are one object.
+        """
+        details: dict[str, object] = dict(self.answer)
+        answer: dict[str, object] = {PREDICTION: details.pop(next(iter(details)))}
+        shares = details.get(_PROBABILITIES)
+        # The candidates of a question are its own, and make no columns.
+        if isinstance(shares, dict) and classes:
+            del details[_PROBABILITIES]
+            answer[_PROBABILITY] = self.probability
+            by_class = cast("dict[str, object]", shares)
+            answer |= {f"{_PROBABILITY}: {name}": by_class[name] for name in classes}
+        answer |= details
+        return {**{name: value for name, value in self.row.items() if not _is_answer(name)}, **answer}
+
+
+def _is_answer(column: str) -> bool:
+    """Whether a column is that of an answer, which an earlier prediction may have left in the data."""
+    return column in (PREDICTION, _PROBABILITY, _PROBABILITIES) or column.startswith(f"{_PROBABILITY}: ")
 
 
 def load_for(request: PredictRequest) -> AdaptedModel:
@@ -188,7 +204,7 @@ def write_answers(
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, check=partial(_check_absent, path, overwrite=overwrite)) as file:
         if path.suffix == ".csv":
-            return _write_csv(file, [_cells(answer, classes) for answer in answers])
+            return _write_csv(file, [_cells(answer.values(classes)) for answer in answers])
         count = 0
         for count, answer in enumerate(answers, 1):  # noqa: B007 (the number of the last one)
             file.write(f"{json_line(answer)}\n".encode())
@@ -218,15 +234,7 @@ def _write_csv(file: BinaryIO, rows: Sequence[Mapping[str, object]]) -> int:
     return len(rows)
 
 
-def _cells(answer: AnsweredRow, classes: Sequence[str]) -> dict[str, object]:
-    """Return a row with its answer as cells of a table."""
-    values = answer.values()
-    shares = values.get(_PROBABILITIES)
-    # The candidates of a question are its own, and make no columns.
-    if isinstance(shares, dict) and classes:
-        del values[_PROBABILITIES]
-        values[_PROBABILITY] = answer.probability
-        values |= {f"{_PROBABILITY}: {name}": shares[name] for name in classes}
+def _cells(values: Mapping[str, object]) -> dict[str, object]:
     return {name: _cell(value) for name, value in values.items()}
 
 

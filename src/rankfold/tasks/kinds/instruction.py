@@ -48,6 +48,7 @@ class InstructionKind(TaskKind):
     name: ClassVar[str] = "instruction"
     default_for_causal: ClassVar[bool | None] = True
     loss_per_token: ClassVar[bool] = True
+    generates: ClassVar[bool] = True
     uses_chat_template: ClassVar[bool] = True
     reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
     derived_settings: ClassVar[frozenset[str]] = frozenset({_ANSWERS})
