@@ -182,7 +182,7 @@ def test_injection_by_the_keys_of_a_state_dict_finds_the_same_layers(method):
 
 
 # torch imports its own deprecated parts when it first compiles.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 @ALL
 def test_injection_into_a_compiled_model_finds_the_same_layers(method):
     config = config_of(method, task_type=None)

@@ -217,5 +217,5 @@ test_gradients_of_gradients_are_those_of_the_plain_way = law(
 )
 # Torch compiles what it needs for `jvp` in a way that it warns of itself.
 test_transforms_of_functions_give_the_same_gradients = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
+    "ignore:`torch.jit.script` is deprecated"
 )(law(_transforms_of_functions_give_the_same_gradients, init_weights=False, examples=10))

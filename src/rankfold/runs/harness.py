@@ -12,17 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from rankfold.errors import AdapterFileError, DataError, SpecError, unknown_name
+from rankfold.errors import AdapterFileError, DataError, SpecError
 from rankfold.files import write_whole
 from rankfold.models.base import BaseModel, resolve_model
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.progress import quiet_libraries
 from rankfold.runs.adapted import load_adapted
+from rankfold.runs.fields import Option, Request, request_class
 from rankfold.runs.request import Device, Precision
 from rankfold.runs.trained import open_trained
 from rankfold.store.saved import open_adapter
@@ -32,52 +34,49 @@ from rankfold.tasks.kinds import default_kind
 _PYTHON_SEED, _SEED = 0, 1234
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HarnessRequest:
-    """An evaluation by the harness.
+_WHAT, _WHERE = Option("What to evaluate"), Option("Where")
 
-    Args:
-        adapter: The folder of a saved adapter.
-        model: Its base model, a causal one, as for `rankfold train`.
-        tasks: Names of tasks, groups or tags of the harness, or YAML files that define tasks.
-        include: Folders with further task definitions.
-        limit: Examples per task; all if None.
-        num_fewshot: Solved examples in the prompt; the number of the task's definition if None.
-        chat_template: Put prompts into the chat template of the tokenizer.
-        batch_size: Sequences at a time.
-        max_length: Most tokens of a sequence; those of the model if None.
-        precision: `auto`, `fp32` or `bf16`.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        trust_remote_code: Run Python code that comes with the model.
+
+@request_class
+class HarnessRequest(Request):
+    """An evaluation by the harness.
 
     Raises:
         SpecError: If a number is out of range, a name is not one of its choices, or there is no task.
     """
 
-    adapter: Path
-    model: str
-    tasks: tuple[str, ...]
-    include: tuple[Path, ...] = ()
-    limit: int | None = None
-    num_fewshot: int | None = None
-    chat_template: bool = False
-    batch_size: int = 16
-    max_length: int | None = None
-    precision: Precision = "auto"
-    device: Device = "auto"
-    trust_remote_code: bool = False
+    title: ClassVar[str] = "an evaluation by the harness"
+    sections: ClassVar[tuple[str, ...]] = ("What to evaluate", "Where")
+
+    adapter: Annotated[Path, _WHAT] = Field(strict=False, description="The folder of a saved adapter.")
+    model: Annotated[str, _WHAT] = Field(description="Its base model, a causal one.")
+    tasks: Annotated[tuple[str, ...], _WHAT] = Field(
+        description="Tasks, groups or tags of the harness, or YAML files that define tasks."
+    )
+    include: Annotated[tuple[Path, ...], _WHAT] = Field(
+        (), description="Folders with further task definitions."
+    )
+    limit: Annotated[int | None, _WHAT] = Field(None, gt=0, le=10**12, description="Examples per task.")
+    num_fewshot: Annotated[int | None, _WHAT] = Field(
+        None, ge=0, le=10**6, description="Solved examples in the prompt; those of the task if left out."
+    )
+    chat_template: Annotated[bool, _WHAT] = Field(
+        default=False, description="Put prompts into the chat template of the tokenizer."
+    )
+    batch_size: Annotated[int, _WHERE] = Field(16, gt=0, le=10**6, description="Sequences at a time.")
+    max_length: Annotated[int | None, _WHERE] = Field(
+        None, gt=0, le=10**7, description="Most tokens of a sequence; those of the model if left out."
+    )
+    precision: Annotated[Precision, _WHERE] = Field("auto", description="auto, fp32 or bf16.")
+    device: Annotated[Device, _WHERE] = Field("auto", description="auto, cpu, cuda or mps.")
+    trust_remote_code: Annotated[bool, _WHERE] = Field(
+        default=False, description="Run Python code in the model's folder."
+    )
 
     def __post_init__(self) -> None:
-        """Check every number, and the names of precision and device."""
+        """Check that there is a task."""
         if not self.tasks:
             raise SpecError("no task of the harness is named; name one or more.")
-        for name, minimum in {"limit": 1, "num_fewshot": 0, "batch_size": 1, "max_length": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise SpecError(f"{name} is {value}; give at least {minimum}.")
-        for name, choices in {"precision": get_args(Precision), "device": get_args(Device)}.items():
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, str(getattr(self, name)), choices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,9 +167,9 @@ def test_adapter_of_a_classifier_is_refused(request_, tmp_path):
     ("options", "message"),
     [
         ({"tasks": ()}, "no task of the harness is named"),
-        ({"limit": 0}, "limit is 0; give at least 1"),
-        ({"num_fewshot": -1}, "num_fewshot is -1; give at least 0"),
-        ({"batch_size": 0}, "batch_size is 0; give at least 1"),
+        ({"limit": 0}, "limit is 0; give a whole number above 0"),
+        ({"num_fewshot": -1}, "num_fewshot is -1; give a whole number from 0"),
+        ({"batch_size": 0}, "batch_size is 0; give a whole number above 0"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"precision": "fp23"}, "unknown precision 'fp23'. Did you mean 'fp32'"),
     ],
