@@ -110,12 +110,9 @@ def _name_once(draft: Path, path: Path) -> None:
             draft.rename(path)
 
 
-_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-_FULL_TEXTS = (
-    "No space left",
-    "File too large",
-    "quota exceeded",
-    "failed writing file",
+_FULL = re.compile(
+    r"No space left on device|File too large|Disk quota exceeded"
+    r"|failed writing file|\d+ requested and \d+ written"  # torch, numpy
 )
 
 
@@ -124,20 +121,18 @@ def naming_full_disk(path: Path) -> Generator[None]:
     """Turn the errors of a full disk, as several libraries raise them, into one that names the file.
 
     Args:
-        path: The file or folder that is written.
+        path: The file or folder that is written, as its user knows it.
 
     Raises:
         DiskError: If the disk is full, or the file may not become so large.
     """
     try:
         yield
-    except DiskError:
-        raise
     except Exception as error:
-        is_full = isinstance(error, OSError) and error.errno in _FULL
-        if not is_full and not any(text in str(error) for text in _FULL_TEXTS):
+        match = _FULL.search(str(error))
+        if match is None:
             raise
-        reason = error.strerror if is_full and isinstance(error, OSError) else "No space left on device"
+        reason = match[0] if match[0][0].isupper() else os.strerror(errno.ENOSPC)
         raise DiskError(
             f"cannot write '{path}' ({reason}); make room on its disk, or raise the limit on the size of "
             "files, and try again."
@@ -177,8 +172,9 @@ def whole_folder(folder: Path, *, check: Callable[[], None], last: str) -> Gener
     place.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_beside(place) as scratch:
         work = scratch / _NEW
-        work.mkdir()
-        yield work
+        with naming_full_disk(folder):
+            work.mkdir()
+            yield work
         open_to_readers(work)
         check()
         try:

@@ -1,9 +1,5 @@
 """`rankfold export`: a saved adapter as plain LoRA, for llama.cpp, or merged, with a certificate."""
 
-import signal
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,22 +39,12 @@ def command(locations: tuple[Path, ...], *, verify: bool, as_json: bool, **optio
 
     ADAPTER is a folder, a packed file, or a record of a store as STORE#NAME.
     """
-    with shown_notes(), _exit_when_terminated():
+    with shown_notes():
         if verify:
             _check_no_output_options(options)
             _verify(locations, options["model"], options["data"], as_json=as_json)
         else:
             _export(locations, options, as_json=as_json)
-
-
-@contextmanager
-def _exit_when_terminated() -> Generator[None]:
-    """Turn SIGTERM into an exit, which removes the unfinished folder; by default Python would leave it."""
-    previous = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _export(locations: tuple[Path, ...], options: dict[str, Any], *, as_json: bool) -> None:

@@ -1,9 +1,13 @@
 """The door of the command line: finds a command, imports it only then, and turns errors into exit codes."""
 
+import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, TextIO, final
 
@@ -109,9 +113,33 @@ class Program(click.Group):
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:
-                sys.exit(super().main(words, *more, **extra) or 0)
+                with nullcontext() if _starts_processes(words) else _exit_when_terminated():
+                    sys.exit(super().main(words, *more, **extra) or 0)
             except Exception as error:  # the one place that answers for every failure
                 sys.exit(_explain(error, debug=state.get(_DEBUG, False)))
+
+
+def _starts_processes(words: Sequence[str]) -> bool:
+    """Whether a command has processes of its own to end, or is one of those that torchrun started."""
+    return "RANK" in os.environ or not {"compare", "fit", "bench"}.isdisjoint(words)
+
+
+@contextmanager
+def _exit_when_terminated() -> Generator[None]:
+    """Turn SIGTERM into an exit, which removes what is unfinished; by default Python would leave it."""
+
+    def leave(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not stop the removal
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _explain(error: Exception, *, debug: bool) -> int:

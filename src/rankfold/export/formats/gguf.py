@@ -3,6 +3,8 @@
 The package `gguf` knows the names; it is imported when a file is written or read.
 """
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rankfold.adapter.geometry import Geometry, Linear, Matrices
-from rankfold.errors import AdapterFileError, NotExactError, SpecError, unknown_name
+from rankfold.errors import AdapterFileError, DiskError, NotExactError, SpecError, unknown_name
 from rankfold.export.base import AdapterBase
 from rankfold.export.fold import LowRankUpdate, check_update
 from rankfold.export.formats import LayerFormat
@@ -194,6 +196,21 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    _check_whole(path)
+
+
+def _check_whole(path: Path) -> None:
+    """Check that all of a file is on the disk: the package does not notice when it is cut off.
+
+    Raises:
+        DiskError: If it is not.
+    """
+    try:
+        _gguf().GGUFReader(str(path))
+    except (ValueError, IndexError, KeyError) as error:
+        raise DiskError(
+            f"cannot write '{path}' ({os.strerror(errno.ENOSPC)}); make room on its disk."
+        ) from error
 
 
 def read_gguf(path: Path, layout: GgufLayout, geometries: Mapping[str, Geometry]) -> dict[str, LowRankUpdate]:
