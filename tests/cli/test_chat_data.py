@@ -85,3 +85,14 @@ def test_packing_is_refused_where_nothing_is_written(tmp_path, tiny_bert, review
     words = ["train", "--model", tiny_bert, "--data", reviews, "--method", "lora", "--out", tmp_path / "a"]
     result = _call(*words, "--packing", code=2)
     assert "packing is for kinds that learn to write text, not for classification" in result.stderr
+
+
+def test_texts_are_compared_where_somebody_asks(tmp_path, chats):
+    model = write_llama(tmp_path / "llama", chat_template=TEMPLATE)
+    _train(model, chats, tmp_path / "run", "--metric", "rouge_l,exact_match")
+    record = RunRecord.read(tmp_path / "run")
+    assert record.task.metric == "rouge_l"
+    assert {"rouge_l", "exact_match", "answer_loss"} <= record.metrics.keys()
+    assert all(isinstance(item.prediction, str) for item in record.predictions)
+    evaluated = json.loads(_call("evaluate", tmp_path / "run", "--json").stdout)
+    assert evaluated["metrics"]["rouge_l"] == record.metrics["rouge_l"]

@@ -30,7 +30,7 @@ from rankfold.tasks.kinds.labelled import read_rows
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.kinds.packing import pack_rows
 from rankfold.tasks.kinds.prompts import closed_answers
-from rankfold.tasks.metrics import ANSWER_LOSS, TEXT_METRICS, UNPARSED, metric_name
+from rankfold.tasks.metrics import ANSWER_LOSS, TEXT_METRICS, UNPARSED
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, check_scoring
 
 logger = logging.getLogger("rankfold.tasks")
@@ -128,16 +128,14 @@ class InstructionKind(TaskKind):
         return {"messages": [{"role": role, "content": text} for role, text in turns]}
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the loss of answers, behind the accuracy where there are candidates, and metrics of texts.
-
-        Raises:
-            SpecError: If a metric is asked for that answers in text do not have.
-        """
+        """Return the loss of answers, behind the accuracy where there are candidates."""
+        _ = task_metrics
         last_split = list(examples.splits.values())[-1]
-        usual = ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
-        known_names = (*TEXT_METRICS, "accuracy", ANSWER_LOSS)
-        asked = [metric_name(name, known_names, self.name) for name in task_metrics]
-        return tuple(dict.fromkeys([*(name for name in asked if name in (*TEXT_METRICS, *usual)), *usual]))
+        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
+
+    def possible_metrics(self, examples: Examples) -> tuple[str, ...]:
+        """Return the usual metrics, and those of texts that the model writes."""
+        return (*self.metrics(examples), *TEXT_METRICS)
 
     def label(self, example: Instruction) -> int | None:
         """Return the index of the right candidate; None if the answer is open."""
