@@ -6,7 +6,14 @@ import peft
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
+import rankfold
 from rankfold.errors import AdapterFileError
 from tests.integration.models import FOLDABLE, adapted, bert, config_of, scores
 
@@ -75,3 +82,23 @@ def test_adapter_is_recognised_wherever_the_model_hangs(method, tmp_path):
     }
     peft.set_peft_model_state_dict(wrapped, state)
     assert torch.equal(scores(wrapped["deep"]["inner"]), expected)
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"])
+def test_all_linear_leaves_the_head_to_its_own_training(task_type):
+    kinds = {
+        "SEQ_CLS": BertForSequenceClassification,
+        "TOKEN_CLS": BertForTokenClassification,
+        "QUESTION_ANS": BertForQuestionAnswering,
+    }
+    size = BertConfig(
+        vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8
+    )
+    config = rankfold.config("lora", r=2, target_modules="all-linear", task_type=task_type)
+    model = peft.get_peft_model(kinds[task_type](size), config)
+    heads = [name for name, _ in model.named_modules() if name.endswith(("classifier", "qa_outputs"))]
+    assert not any("classifier" in name or "qa_outputs" in name for name in config.target_modules)
+    assert heads
+    assert all(
+        parameter.requires_grad for name, parameter in model.named_parameters() if ".modules_to_save." in name
+    )

@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import (
     _maybe_include_all_linear_layers,
     check_target_module_exists,
 )
+from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from peft.utils.constants import (
     DUMMY_TARGET_MODULES,
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
@@ -227,12 +228,23 @@ def _split_by_targeting(
     own_config: Any = copy.deepcopy(config)
     if own_config.target_modules is None:
         own_config.target_modules = usual_targets(model, config)
+    is_shorthand = str(own_config.target_modules).lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND
     own_config = _maybe_include_all_linear_layers(own_config, model)
+    if is_shorthand:
+        # PEFT leaves out the head of a sequence classifier alone; those of other tasks are trained whole too.
+        heads = (*(config.modules_to_save or ()), *(_HEADS if config.task_type else ()))
+        own_config.target_modules -= _parts_of(heads, modules)
     if own_config.target_modules == MLP_TARGETS:
         own_config.target_modules = set(mlp_positions(modules))
     matches: dict[str, Any] = {name: check_target_module_exists(own_config, name) for name in modules}
     excluded_names = [name for name, answer in matches.items() if isinstance(answer, _ExcludedModule)]
     return [name for name, answer in matches.items() if answer], excluded_names
+
+
+def _parts_of(modules_to_save: Iterable[str], modules: Iterable[str]) -> set[str]:
+    """Return the names of the modules that `modules_to_save` names, and of those inside them."""
+    endings = tuple(f".{name}." for name in modules_to_save)
+    return {name for name in modules if any(ending in f".{name}." for ending in endings)}
 
 
 def usual_targets(model: nn.Module, config: RankfoldConfig) -> set[str] | str:
