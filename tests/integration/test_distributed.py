@@ -79,7 +79,7 @@ def test_trainer_in_two_processes_learns_what_one_learns(together, tmp_path, met
 
 
 @ALL
-@pytest.mark.parametrize("way", ["fsdp2", "fsdp1"])
+@pytest.mark.parametrize("way", ["fsdp2", "fsdp1", "fsdp1_peft"])
 def test_sharded_model_learns_what_a_whole_one_learns(together, way, method):
     alone = adapted(config_of(method)).train()
     plain_steps(alone, slice(0, 6))

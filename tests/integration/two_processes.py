@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from click.testing import CliRunner
+from peft.utils.other import fsdp_auto_wrap_policy
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -155,7 +156,7 @@ def _through_fsdp2(folder: Path, method: str, rank: int) -> None:
         model.save_pretrained(str(folder / f"fsdp2-{method}"), state_dict=whole)
 
 
-def _through_fsdp1(folder: Path, method: str, rank: int) -> None:
+def _through_fsdp1(folder: Path, method: str, rank: int, *, with_policy_of_peft: bool) -> None:
     model = adapted(config_of(method)).train()
     shared = shared_factors(model)
     for parameter in (each for factor in shared for each in factor.parameters()):
@@ -163,7 +164,9 @@ def _through_fsdp1(folder: Path, method: str, rank: int) -> None:
     sharded = FullyShardedDataParallel(
         model,
         use_orig_params=True,
-        auto_wrap_policy=ModuleWrapPolicy({BertLayer}),
+        auto_wrap_policy=fsdp_auto_wrap_policy(model)
+        if with_policy_of_peft
+        else ModuleWrapPolicy({BertLayer}),
         ignored_modules=shared,
         device_id=torch.device("cpu"),
     )
@@ -175,7 +178,8 @@ def _through_fsdp1(folder: Path, method: str, rank: int) -> None:
         # PEFT finds no adapter inside FSDP1's wrappers, so an unwrapped copy is saved.
         copy = adapted(config_of(method))
         copy.load_state_dict(whole)
-        copy.save_pretrained(str(folder / f"fsdp1-{method}"))
+        way = "fsdp1_peft" if with_policy_of_peft else "fsdp1"
+        copy.save_pretrained(str(folder / f"{way}-{method}"))
 
 
 def _average(parameter: torch.Tensor) -> None:
@@ -194,7 +198,8 @@ def main(folder: Path) -> None:
     for method in METHODS:
         _through_trainer(folder, method)
         _through_fsdp2(folder, method, rank)
-        _through_fsdp1(folder, method, rank)
+        for with_policy_of_peft in (False, True):
+            _through_fsdp1(folder, method, rank, with_policy_of_peft=with_policy_of_peft)
     distributed.barrier()
     distributed.destroy_process_group()
 

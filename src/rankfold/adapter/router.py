@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from rankfold.adapter.balance import BalanceSpec
 from rankfold.errors import RankfoldWarning, SpecError, unknown_name
+from rankfold.factors.base import shard_with_block
 from rankfold.seeding import Distribution, random_matrix
 
 RouterInput = Literal["input", "code"]
@@ -155,6 +156,7 @@ class Router(nn.Module):
             raise SpecError(f"top_k={spec.top_k} is more than the {heads} heads; give at most {heads}.")
         self.heads, self.in_features, self.spec = heads, in_features, spec
         self.weight = nn.Parameter(torch.zeros(heads, in_features))
+        shard_with_block(self)
         self.bias = nn.Parameter(torch.zeros(heads)) if spec.bias else None
         self.decision: Decision | None = None
         self._lost = 0

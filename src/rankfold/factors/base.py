@@ -81,6 +81,15 @@ all zero.
 INITIALS: tuple[Initial, ...] = get_args(Initial)
 
 
+def shard_with_block(module: nn.Module) -> None:
+    """Let fully sharded training put a module into the unit of its block, and not into one of its own.
+
+    PEFT's policy for FSDP makes a unit of every trained module that has a `weight` and no children. A unit's
+    weight is there during its own call only, and adapters use it afterwards; so the module gets a child.
+    """
+    module.add_module("block", nn.Identity())
+
+
 def standard_deviation(initial: Initial, rows: int, cols: int) -> float:
     """Return the standard deviation of an entry of a `rows` x `cols` factor.
 

@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rankfold.factors.base import Factor, Initial, initial_matrix, stack_experts, standard_deviation
+from rankfold.factors.base import (
+    Factor,
+    Initial,
+    initial_matrix,
+    shard_with_block,
+    stack_experts,
+    standard_deviation,
+)
 
 
 @final
@@ -69,6 +76,7 @@ class Dense(Factor):
         super().__init__(rows, cols, experts)
         self.initial: Initial = initial
         self.weight = nn.Parameter(torch.zeros(*self.stack, rows, cols))
+        shard_with_block(self)
 
     def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the trained matrix itself."""

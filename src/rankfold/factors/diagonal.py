@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors.base import Factor
+from rankfold.factors.base import Factor, shard_with_block
 
 
 @final
@@ -65,6 +65,7 @@ class Diagonal(Factor):
         super().__init__(rank, rank, experts)
         self.initial = initial
         self.weight = nn.Parameter(torch.zeros(*self.stack, rank))
+        shard_with_block(self)
 
     def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the diagonal matrix."""

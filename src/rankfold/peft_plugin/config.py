@@ -248,7 +248,7 @@ def config(method: str, **options: Any) -> RankfoldConfig:
 
     Example:
         >>> config("relayed_lora", r=8, k=4, target_modules=["query", "value"]).down
-        RelaySpec(k=4, map='strided', initial='zeros', std=None, kind='relay')
+        RelaySpec(k=4, map='strided', initial='kaiming', std=None, kind='relay')
     """
     preset = find(method)
     own_options = preset.options
