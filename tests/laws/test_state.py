@@ -30,14 +30,14 @@ def _save(model: nn.Module, folder: str) -> dict[str, torch.Tensor]:
 def _cost_predicts_the_built_module(config: rankfold.RankfoldConfig) -> None:
     """The parameters planned, built, counted and saved are as many."""
     plans: list[int] = []
-    create = RankfoldModel._batch_relays
+    create = RankfoldModel._hook_passes
 
     def spy(self: RankfoldModel, *args: Any) -> None:
         plans.append(self._builder.parameter_count())
         create(self, *args)
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(RankfoldModel, "_batch_relays", spy)
+        patch.setattr(RankfoldModel, "_hook_passes", spy)
         model = adapted(config)
         count = rankfold.count_parameters(model)
         file_size = sum(tensor.numel() for tensor in _save(model, folder).values())

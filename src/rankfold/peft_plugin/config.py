@@ -158,6 +158,8 @@ class RankfoldConfig(PeftConfig):
         self.expected_fingerprint = self.base_fingerprint
         self.expected_layers = self.layers
         self.saved_tensors: frozenset[str] | None = None
+        # By the name of a layer in a model that renamed it, its name in the file.
+        self.saved_names: dict[str, str] = {}
         if self.layers_pattern and self.layers_to_transform is None:
             raise SpecError("layers_pattern without layers_to_transform selects nothing; give both.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:

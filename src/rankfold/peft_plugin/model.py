@@ -40,6 +40,7 @@ from rankfold.peft_plugin.targets import (
     USUAL_TARGETS,
     Target,
     find_targets,
+    follow_renamings,
     modules_outside_of_adapters,
     usual_targets,
 )
@@ -71,6 +72,7 @@ class RankfoldModel(BaseTuner):
         """
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
         config.keep_seed()
+        follow_renamings(model, config)
         if config.spec_for("").shares or config.target_parameters:
             # A layer that owns nothing of what it shares has no key there, and parameters PEFT refuses.
             state_dict = None

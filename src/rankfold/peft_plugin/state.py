@@ -25,7 +25,7 @@ from rankfold.adapter.layout import (
 from rankfold.errors import AdapterFileError, RankfoldWarning
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
-from rankfold.peft_plugin.targets import COMPILED_PREFIX, Target, find_targets
+from rankfold.peft_plugin.targets import COMPILED_PREFIX, Target, find_targets, follow_renamings
 
 _LAYERS, _WEIGHTS = 16, 4
 _LARGEST = torch.finfo(torch.float16).max
@@ -268,6 +268,7 @@ def expected_shapes(model: nn.Module, config: RankfoldConfig) -> dict[str, torch
     Raises:
         SpecError: If a target matches nothing or cannot be adapted.
     """
+    follow_renamings(model, config)
     targets = list(find_targets(model, config).values())
     shapes: dict[str, torch.Size] = {}
     with warnings.catch_warnings(), torch.device("meta"):

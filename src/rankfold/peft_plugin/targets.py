@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Geometry
-from rankfold.adapter.layout import block_of, common_depth
+from rankfold.adapter.layout import block_of, common_depth, layers_in, layout_of
 from rankfold.adapter.site import MlpPosition, Site
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
@@ -90,6 +90,34 @@ class Target:
         return self.site.geometry
 
 
+def rename_layer(name: str, model: nn.Module) -> str:
+    """Return the present name of a layer, or of a tensor, that had another one in an older transformers."""
+    renamings: Mapping[str, str] = getattr(model, "_checkpoint_conversion_mapping", None) or {}
+    for pattern, replacement in renamings.items():
+        new_name, count = re.subn(pattern, replacement, name)
+        if count:  # as PEFT does with the tensors of a file, the first one holds
+            return new_name
+    return name
+
+
+def follow_renamings(model: nn.Module, config: RankfoldConfig) -> None:
+    """Let the configuration of a saved adapter have the layers' present names, and remember the old ones.
+
+    Frozen factors are derived from the names that the layers had when the adapter was trained.
+    """
+    if config.expected_layers is None or config.saved_names:
+        return
+    geometries = layers_in(config.expected_layers)
+    names = {name: rename_layer(name, model) for name in geometries}
+    modules = {name for name, _ in model.named_modules()}
+    if all(name in modules for name in geometries) or not all(name in modules for name in names.values()):
+        return
+    config.saved_names = {new: old for old, new in names.items()}
+    config.expected_layers = layout_of({names[name]: geometry for name, geometry in geometries.items()})
+    if isinstance(config.target_modules, set):
+        config.target_modules = {names.get(name, name) for name in config.target_modules}
+
+
 def find_targets(
     model: nn.Module, config: RankfoldConfig, state_dict: Mapping[str, Tensor] | None = None
 ) -> dict[nn.Module | nn.Parameter, Target]:
@@ -122,7 +150,7 @@ def find_targets(
     finder = _TargetFinder(
         config,
         positions,
-        common_depth([*names, *parameters]),
+        common_depth([config.saved_names.get(name, name) for name in (*names, *parameters)]),
         _stacks(modules),
         get_quantization_kwargs(model),
     )
@@ -187,7 +215,11 @@ class _TargetFinder:
         )
 
     def _path(self, name: str) -> str:
-        """Return a name below the deepest module that holds all targets."""
+        """Return a name below the deepest module that holds all targets, as it was when they were saved."""
+        saved_names = self.config.saved_names
+        below = next((layer for layer in saved_names if f"{layer}.".startswith(f"{name}.")), None)
+        if below is not None:
+            name = saved_names[below].removesuffix(below.removeprefix(name))
         return ".".join(name.split(".")[self.depth :])
 
 

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +16,13 @@ from rankfold.adapter.module import hosts_in
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig, difference_for_hotswap
 from rankfold.peft_plugin.state import are_of_one_base, check_finite, check_shapes, expected_shapes
+from rankfold.peft_plugin.targets import rename_layer
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.saved import open_adapter
 
 _MOST_LETTERS = 300
+_PREFIX = "base_model.model."
 
 
 def load_adapter(
@@ -71,6 +74,7 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter], *, strict:
                 if isinstance(config, RankfoldConfig):
                     # Before anything is built: the configuration may ask for more than memory holds.
                     base = target.get_base_model() if isinstance(target, PeftModel) else target
+                    adapter = _with_present_names(adapter, base)
                     check_shapes(expected_shapes(base, config), adapter.tensors)
                     config.saved_tensors = frozenset(adapter.tensors)
                 target = _add(target, name, config)
@@ -197,6 +201,15 @@ def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
                 f"with {dtypes[1]}; copy the adapter again."
             )
     cast(Any, peft).set_peft_model_state_dict(model, dict(adapter.tensors), adapter_name=name)
+
+
+def _with_present_names(adapter: SavedAdapter, model: nn.Module) -> SavedAdapter:
+    """Return an adapter whose tensors have the names that their layers have in this model."""
+    names: dict[str, str] = {}
+    for key in adapter.tensors:
+        prefix = _PREFIX if key.startswith(_PREFIX) else ""
+        names[key] = prefix + rename_layer(key.removeprefix(prefix), model)
+    return replace(adapter, tensors={names[key]: tensor for key, tensor in adapter.tensors.items()})
 
 
 def _state(model: PeftModel, name: str, *, with_embedding: bool = False) -> Mapping[str, Tensor]:
