@@ -206,7 +206,11 @@ def _with_adapter(loaded_base: LoadedModel, config: PeftConfig) -> PeftModel:
 
 def _linear_names(model: torch.nn.Module) -> set[str]:
     modules: Iterable[tuple[str, torch.nn.Module]] = cast(Any, model).named_modules()
-    return {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
+    # Where adding the adapter failed half-way, some layers are inside of others already.
+    names = (
+        name.removesuffix(".base_layer") for name, module in modules if isinstance(module, torch.nn.Linear)
+    )
+    return {name.rpartition(".")[2] for name in names}
 
 
 def _quote_names(names: object) -> str:
