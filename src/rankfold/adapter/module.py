@@ -25,11 +25,12 @@ class LearnedScale(nn.Module):
 
     def __init__(self, experts: int | None = None) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.ones(1) if experts is None else torch.ones(experts, 1, 1))
+        self.experts = experts
+        self.value = nn.Parameter(torch.ones(experts or 1))
 
     def forward(self) -> Tensor:
         """Return the multiplier [1], or those of the experts [experts, 1, 1]."""
-        return self.value
+        return self.value if self.experts is None else self.value[:, None, None]
 
 
 @final

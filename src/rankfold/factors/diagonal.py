@@ -64,12 +64,13 @@ class Diagonal(Factor):
     ) -> None:
         super().__init__(rank, rank, experts)
         self.initial = initial
-        self.weight = nn.Parameter(torch.zeros(*self.stack, rank))
+        # One axis, by which optimisers know what is no matrix.
+        self.weight = nn.Parameter(torch.zeros((experts or 1) * rank))
         shard_with_block(self)
 
     def forward(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the diagonal matrix."""
-        return torch.diag_embed(self.weight)
+        return torch.diag_embed(self.weight.view(*self.stack, self.rows))
 
     @torch.no_grad()
     def reset(self, *, seed: int, name: str) -> None:

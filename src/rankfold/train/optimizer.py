@@ -318,4 +318,4 @@ def _trainable_up_factors(model: nn.Module) -> Iterator[tuple[Adapter, nn.Parame
 def _inverse_gram(adapter: Adapter, delta: float) -> Tensor:
     """Return (V V^T + delta I)^-1; V does not change, so this is done once, on the CPU in float64."""
     down = adapter.down().cpu().double()
-    return (down @ down.T + delta * torch.eye(adapter.down.rows, dtype=torch.float64)).inverse()
+    return (down @ down.mT + delta * torch.eye(adapter.down.rows, dtype=torch.float64)).inverse()
