@@ -134,8 +134,9 @@ class InstructionKind(TaskKind):
         return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
 
     def possible_metrics(self, examples: Examples) -> tuple[str, ...]:
-        """Return the usual metrics, and those of texts that the model writes."""
-        return (*self.metrics(examples), *TEXT_METRICS)
+        """Return the accuracy where there are candidates, else the loss and the metrics of written texts."""
+        usual = self.metrics(examples)
+        return usual[:1] if len(usual) > 1 else (*usual, *TEXT_METRICS)
 
     def label(self, example: Instruction) -> int | None:
         """Return the index of the right candidate; None if the answer is open."""
