@@ -23,6 +23,7 @@ from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.loading import load_adapter, peft_config
 from rankfold.store.saved import open_adapter
+from rankfold.tasks.kinds import find_kind, kind_names
 
 _TASK_HEADS = ("classifier", "score")
 _TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "sentencepiece")
@@ -155,6 +156,11 @@ class AdapterBase:
         labels = self.adapter.labels
         if labels is None:
             return {}
+        manifest = self.adapter.saved.manifest
+        if manifest is not None and manifest.task is not None and manifest.task.kind in kind_names():
+            head = find_kind(manifest.task.kind).head(self.label_names)
+            if head.num_labels == labels:
+                return dict(head.options)
         return head_options(labels, self.label_names)
 
 

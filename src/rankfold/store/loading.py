@@ -71,6 +71,8 @@ def load_into(model: nn.Module, adapters: Mapping[str, SavedAdapter], *, strict:
             with quiet_libraries():
                 # It would look for a vocabulary that was resized, which the tensors show.
                 warnings.filterwarnings("ignore", message="Could not find a config file in")
+                # The warnings on ranks and relays were given when the adapter was made.
+                warnings.filterwarnings("ignore", category=RankfoldWarning)
                 if isinstance(config, RankfoldConfig):
                     # Before anything is built: the configuration may ask for more than memory holds.
                     base = target.get_base_model() if isinstance(target, PeftModel) else target
@@ -192,7 +194,7 @@ def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
     ):
         if keys:
             others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise _misfit(adapter, f"it {problem} '{min(keys)}'{others}")
+            raise _misfit(adapter, f"it {problem} '{min(keys).removeprefix(_PREFIX)}'{others}")
     for key, tensor in adapter.tensors.items():
         if tensor.is_floating_point() != expected[key].is_floating_point():
             dtypes = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, expected[key].dtype)]

@@ -221,7 +221,11 @@ def _store_of(location: str | Path) -> tuple[Path, str] | None:
     """Return the store and the name in `STORE#NAME`, if there is such a file."""
     # A file may have the sign in its name; a record has not.
     file, sign, name = str(location).rpartition(RECORD_SIGN)
-    return (Path(file), name) if sign and Path(file).is_file() else None
+    if not sign or not Path(file).is_file():
+        return None
+    if not name:
+        raise AdapterFileError(f"'{location}' names no record; write it as {file}{RECORD_SIGN}NAME.")
+    return Path(file), name
 
 
 def _read_record(file: Path, name: str) -> SavedAdapter:

@@ -130,3 +130,9 @@ def test_size_counts_the_manifest(tmp_path):
     assert explain(tmp_path / "folder").other_files == {
         name: len(content) for name, content in files_of(tmp_path / "folder").items() if name != WEIGHTS_NAME
     }
+
+
+def test_store_without_the_name_of_a_record_is_explained(tmp_path):
+    rankfold.AdapterStore(tmp_path / "s.db").close()
+    with pytest.raises(AdapterFileError, match=r"s\.db#' names no record; write it as .*s\.db#NAME"):
+        rankfold.open_adapter(f"{tmp_path / 's.db'}#")
