@@ -87,6 +87,10 @@ class Method:
         unsaved_modules = [name for name in fresh_modules if not saved_heads & set(name.split("."))]
         if unsaved_modules:
             values["modules_to_save"] = [*(values.get("modules_to_save") or ()), *unsaved_modules]
+        new_heads = sorted(saved_heads & {part for name in fresh_modules for part in name.split(".")})
+        # Only of heads on whole texts does PEFT know that "all-linear" does not mean them.
+        if task_type == "TOKEN_CLS" and new_heads and (self.target_word or not self.trains_adapter):
+            values.setdefault("exclude_modules", new_heads)
         if self.draws_factors:
             values.setdefault("seed", seed)
         return self.build(**values)

@@ -234,8 +234,10 @@ class _KindTrainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = cast(Any, super()).get_batch_samples(*args, **kwargs)
         if _arguments_of(self).gradient_accumulation_steps > 1:
-            count = torch.tensor(sum(map(self._loss_items, batches)), device=_arguments_of(self).device)
-            self._items = float(cast(Any, self).accelerator.reduce(count, "sum"))
+            self._items = sum(map(self._loss_items, batches))
+            if _arguments_of(self).world_size > 1:
+                count = torch.tensor(self._items, dtype=torch.float64, device=_arguments_of(self).device)
+                self._items = float(cast(Any, self).accelerator.reduce(count, "sum"))
             items = self._items  # any number: it keeps the Trainer from dividing by the number of batches
         return batches, items
 

@@ -12,15 +12,28 @@ from rankfold.runs.prepare import prepare
 from rankfold.runs.request import RunRequest
 from rankfold.train.schedule import QUANTISED_OPTIMIZERS, OptimizerName, updates_of_epoch
 from rankfold.train.trainer import train_model
+from tests.support.tiny_models import GOOD, review_rows, write_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 ROUNDING = 1e-11
 
 
-@pytest.fixture(params=["classification", "instruction"])
+@pytest.fixture(params=["classification", "instruction", "weighted", "tokens"])
 def trained(request, tiny_bert, reviews, tiny_llama, questions, tmp_path):
     """Return a function that trains a tiny model in float64 with options, and returns weights and losses."""
-    model, data = (tiny_bert, reviews) if request.param == "classification" else (tiny_llama, questions)
+    model, data = (tiny_llama, questions) if request.param == "instruction" else (tiny_bert, reviews)
+    chosen = {"class_weights": "balanced"} if request.param == "weighted" else {}
+    if request.param == "weighted":
+        rows = [row for row in review_rows(48) if row["label"] or row["sentence"] < "m"]
+        data = write_splits(tmp_path / "data", train=rows, validation=review_rows(8))
+    elif request.param == "tokens":
+        tagged = [
+            {"tokens": words, "tags": ["GOOD" if word in GOOD else "O" for word in words]}
+            for words in (
+                row["sentence"].split()[: 2 + index % 3] for index, row in enumerate(review_rows(24))
+            )
+        ]
+        data = write_splits(tmp_path / "data", train=tagged, validation=tagged)
 
     def train(*, batches=None, **options):
         values = {"method": "lora", "steps": 4, "batch_size": 6, "learning_rate": 0.1, "optimizer": "sgd"}
@@ -30,7 +43,7 @@ def trained(request, tiny_bert, reviews, tiny_llama, questions, tmp_path):
             out=tmp_path / "run",
             max_length=32,
             train_rows=11,
-            **{**values, **options},
+            **{**values, **chosen, **options},
         )
         setup = prepare(run)
         setup.model.double()
@@ -87,6 +100,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(trained, op
     assert_equal(trained(**options), trained(**options, gradient_checkpointing=True))
 
 
+@pytest.mark.parametrize("trained", ["classification"], indirect=True)
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_every_optimiser_takes_learning_rates_by_role(trained, name):
@@ -98,6 +112,7 @@ def test_every_optimiser_takes_learning_rates_by_role(trained, name):
     assert all(loss > 0 for loss in fast[1])
 
 
+@pytest.mark.parametrize("trained", ["classification"], indirect=True)
 def test_batches_of_similar_lengths_hold_every_row_once_in_each_epoch(trained):
     batches, by_chance = [], []
     trained(group_by_length=True, batch_size=3, steps=8, batches=batches)
@@ -112,6 +127,7 @@ def test_batches_of_similar_lengths_hold_every_row_once_in_each_epoch(trained):
     assert waste <= chance
 
 
+@pytest.mark.parametrize("trained", ["classification"], indirect=True)
 def test_gradients_are_scaled_down_to_a_norm(trained):
     before, _ = trained(steps=1, learning_rate=1e-12)
     for norm in (0.01, 0.02):
@@ -120,7 +136,7 @@ def test_gradients_are_scaled_down_to_a_norm(trained):
         assert moved <= 2 * norm * 1.01
 
 
-def test_missing_package_of_an_optimiser_is_named(trained, monkeypatch):
+def test_missing_package_of_an_optimiser_is_named(monkeypatch):
     from rankfold.runs import check
 
     monkeypatch.setattr(check, "find_spec", lambda _: None)

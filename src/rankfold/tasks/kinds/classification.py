@@ -151,6 +151,10 @@ class WeightedClassification(Classification):
         weights = torch.tensor(self._weights, dtype=logits.dtype, device=logits.device)
         return functional.cross_entropy(logits, batch["labels"], weights)
 
+    def loss_items(self, batch: Batch) -> float:
+        """Return the sum of the rows' weights, by which the loss is a mean."""
+        return sum(self._weights[label] for label in cast("list[int]", cast(Any, batch["labels"]).tolist()))
+
 
 def _choice_examples(tables: Mapping[str, Table], learned_names: Sequence[str] | None) -> Examples:
     """Return questions that all have the same choices, with these as classes."""

@@ -19,7 +19,7 @@ from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.label_findings import counts_text
 from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.kinds.kind import Collate, Evaluation, Examples, LabelHints, TaskKind
+from rankfold.tasks.kinds.kind import Batch, Collate, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import note_cut, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.list_metrics import OUTSIDE, TAG_METRICS, find_entities, score_lists, split_tag
@@ -157,6 +157,10 @@ class TokenLabels(TaskKind):
         """Return the function that pads rows and the labels of their tokens."""
         collator: Any = DataCollatorForTokenClassification(learner.processor)
         return collator
+
+    def loss_items(self, batch: Batch) -> float:
+        """Return the number of labelled tokens."""
+        return float((batch["labels"] != _IGNORED).sum())
 
     def predict(self, learner: Learner, examples: Sequence[TokenExample]) -> list[list[str]]:
         """Return the tag of each token of each example."""
