@@ -1,4 +1,4 @@
-"""A sharded base with an adapter: FSDP1 and FSDP2.
+"""A sharded base with an adapter: FSDP1 by layers, FSDP1 by PEFT's own policy, FSDP2.
 
 Run it with `torchrun --nproc_per_node 2 examples/with_fsdp.py`; without torchrun it is one process.
 """
@@ -7,6 +7,7 @@ import os
 
 import peft
 import torch
+from peft.utils.other import fsdp_auto_wrap_policy
 from tiny import tiny_llama
 from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -22,6 +23,13 @@ ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_POR
 def by_layers(model: nn.Module) -> nn.Module:
     """Shard each layer of the decoder; frozen and trained parameters stay apart."""
     policy = ModuleWrapPolicy({LlamaDecoderLayer})
+    return FullyShardedDataParallel(model, auto_wrap_policy=policy, use_orig_params=True, device_id=CPU)
+
+
+def by_peft_policy(model: nn.Module) -> nn.Module:
+    """Shard by the policy of PEFT's guide."""
+    os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = "LlamaDecoderLayer"
+    policy = fsdp_auto_wrap_policy(model)
     return FullyShardedDataParallel(model, auto_wrap_policy=policy, use_orig_params=True, device_id=CPU)
 
 
@@ -57,7 +65,7 @@ def main() -> None:
     for name, value in ALONE.items():
         os.environ.setdefault(name, value)
     distributed.init_process_group("gloo")
-    for shard in (by_layers, by_fsdp2):
+    for shard in (by_layers, by_peft_policy, by_fsdp2):
         losses = train(shard)
         if distributed.get_rank() == 0:
             print(f"{shard.__name__}: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
