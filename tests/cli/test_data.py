@@ -74,6 +74,14 @@ def test_show_gives_the_range_of_numbers(tmp_path):
     assert preview["labels"] == {}
 
 
+def test_show_takes_a_folder_without_a_training_split(tmp_path, tiny_bert):
+    (tmp_path / "validation.csv").write_text(
+        "text,label\n" + "".join(f"a {row},{row % 2}\n" for row in range(9))
+    )
+    preview = json.loads(show("--data", tmp_path, "--model", tiny_bert, "--json"))
+    assert preview["rows"] == {"validation": 9}
+
+
 def test_show_explains_data_that_cannot_be_read(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,b,c\n")
     result = CliRunner().invoke(cli, ["data", "show", "--data", str(tmp_path / "a.csv")])

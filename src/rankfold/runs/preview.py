@@ -14,7 +14,7 @@ from rankfold.tasks import TaskData, load_task
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.tasks.kinds.kind import IGNORED_LABEL
-from rankfold.tasks.load import SPLITS
+from rankfold.tasks.load import SPLITS, TRAINING_SPLITS
 from rankfold.tasks.registry import find_task
 
 MEASURED_ROWS = 2000
@@ -85,7 +85,7 @@ class DataPreview:
         labels: The number of rows of each label by split; empty where labels are numbers or open texts.
         numbers: Least, mean and greatest label by split, where labels are numbers.
         lengths: By split.
-        example: The first of the training split.
+        example: The first of the training split, or of the first split if there is none.
         findings: Remarks, those of training among them.
     """
 
@@ -123,7 +123,7 @@ def preview_data(request: PreviewRequest) -> DataPreview:
     findings = list(data.all_findings)
     if learner is not None:
         findings += data.kind.findings(learner, splits)
-        findings += learner.token_findings(_encode_sample(data.kind, learner, splits["train"]))
+        findings += learner.token_findings(_encode_sample(data.kind, learner, next(iter(splits.values()))))
     labels = {split: _label_counts(data, examples) for split, examples in splits.items()}
     numbers = {split: _number_range(data.kind, examples) for split, examples in splits.items()}
     return DataPreview(
@@ -145,13 +145,15 @@ def preview_data(request: PreviewRequest) -> DataPreview:
 def _load(request: PreviewRequest) -> TaskData:
     """Return the task for a model that generates text or not; without a model, for the one that suits."""
     task = request.task_request
+    files = _files(request)
+    splits = tuple(files) if files and "train" not in files else TRAINING_SPLITS
     if request.model is not None:
-        return load_task(task, is_causal=resolve_model(request.model).is_causal)
+        return load_task(task, is_causal=resolve_model(request.model).is_causal, splits=splits)
     try:
-        return load_task(task, is_causal=False)
+        return load_task(task, is_causal=False, splits=splits)
     except DataError as error:
         try:
-            return load_task(task, is_causal=True)
+            return load_task(task, is_causal=True, splits=splits)
         except DataError:
             raise error from None
 
@@ -196,8 +198,8 @@ def _label_counts(data: TaskData, examples: Iterable[Any]) -> dict[str, int]:
 def _labels(kind: TaskKind, example: Any, names: Sequence[str] | None) -> list[str]:
     """Return the labels of an example in words; none if it has a number, or a text of its own."""
     label = kind.describe_label(example, kind.label(example), names)
-    values = cast("list[object]", label if isinstance(label, list) else [label])
-    return [value for value in values if isinstance(value, str)]
+    values: Sequence[object] = tuple(label) if isinstance(label, list) else (label,)
+    return [str(value) for value in values if isinstance(value, str)]
 
 
 def _number_range(kind: TaskKind, examples: Iterable[Any]) -> tuple[float, float, float] | None:
@@ -232,8 +234,8 @@ def _lengths(kind: TaskKind, learner: Learner | None, examples: Sequence[Any]) -
 def _texts(kind: TaskKind, example: Any) -> list[str]:
     """Return the inputs of an example, and its answer if that is a text too."""
     answer = kind.reference(example)
-    is_written = kind.loss_per_token and isinstance(answer, str)
-    return [*kind.input_texts(example).values(), *([answer] if is_written else [])]
+    texts = list(kind.input_texts(example).values())
+    return [*texts, answer] if kind.loss_per_token and isinstance(answer, str) else texts
 
 
 def _example(data: TaskData, learner: Learner | None) -> ExamplePreview:

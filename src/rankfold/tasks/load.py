@@ -16,7 +16,6 @@ from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Rows, Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
 from rankfold.tasks.data.table import rows_to_hash
-from rankfold.tasks.data.texts import check_pictures
 from rankfold.tasks.kinds import LabelHints, TaskKind, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.metrics import metric_name
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
@@ -78,8 +77,6 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     findings += _see_to_groups(tables, columns)
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     is_own = request.task is None or request.data is not None
-    if not kind.reads_pictures and request.columns.text is None:
-        check_pictures(rows, columns.unread_names(rows[0]))
     if is_own:
         findings.append(Finding("columns", f"columns read: {columns.summary(rows[0])}."))
     if request.drops_missing:

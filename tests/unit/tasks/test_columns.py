@@ -116,17 +116,6 @@ def test_columns_of_pictures_are_known_by_what_they_hold():
     assert picture_columns([row, row | {"path": None}]) == ["path", "raw", "image", "images"]
 
 
-def test_pictures_are_not_left_out_unless_the_text_is_named(tmp_path):
-    lines = [f"what is this {row},img/{row}.png,{'ab'[row % 2]}" for row in range(20)]
-    (tmp_path / "a.csv").write_text("\n".join(["question,image,label", *lines]))
-    with pytest.raises(
-        DataError, match="pictures in 'image', which a model of texts cannot see; name the text"
-    ):
-        load_task(TaskRequest(data=str(tmp_path / "a.csv")), is_causal=False)
-    request = TaskRequest(data=str(tmp_path / "a.csv"), columns=Columns(text="question"))
-    assert load_task(request, is_causal=False).unused_columns == ("image",)
-
-
 # Duplicates.
 
 

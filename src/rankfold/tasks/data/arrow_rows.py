@@ -92,8 +92,8 @@ def _source(path: Path, max_bytes: int) -> Any:
 def _rows(path: Path, schema: Any, batches: Iterator[Any], max_bytes: int) -> FileRows:
     names: list[str] = list(schema.names)
     if len(set(names)) < len(names):
-        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        raise DataError(f"'{path}' has {quote_list(repeated)} twice; rename one of the columns.")
+        duplicate_names = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        raise DataError(f"'{path}' has {quote_list(duplicate_names)} twice; rename one of the columns.")
     rows: list[Row] = []
     size = 0
     for batch in map(_decode_batch, batches):
@@ -105,7 +105,7 @@ def _rows(path: Path, schema: Any, batches: Iterator[Any], max_bytes: int) -> Fi
 
 
 def _decode_batch(batch: Any) -> Any:
-    """Return a batch whose values are all there, in place of numbers that stand for repeated ones."""
+    """Return a batch whose values are all there, in place of numbers that stand for duplicate_names ones."""
     import pyarrow
 
     library = cast(Any, pyarrow)

@@ -170,21 +170,21 @@ def _header_has_spaces(text: str, delimiter: str) -> bool:
 
 def _header(cells: Sequence[str], name: str) -> list[str]:
     header = [cell.strip() or f"column {place}" for place, cell in enumerate(cells, 1)]
-    repeated = [column for column, count in Counter(header).items() if count > 1]
-    if repeated:
+    duplicate_names = [column for column, count in Counter(header).items() if count > 1]
+    if duplicate_names:
         raise DataError(
-            f"the header of '{name}' has {quote_list(repeated)} twice; rename one of the columns."
+            f"the header of '{name}' has {quote_list(duplicate_names)} twice; rename one of the columns."
         )
     return header
 
 
 def _check_widths(records: Sequence[_Record], header: Sequence[str], name: str, delimiter: str) -> None:
-    ragged = [record for record in records if len(record.cells) != len(header)]
-    if not ragged:
+    misfits = [record for record in records if len(record.cells) != len(header)]
+    if not misfits:
         return
-    first = ragged[0]
-    lines = ", ".join(str(record.line) for record in ragged[1 : 1 + _QUOTED_LINES])
-    others = f" ({len(ragged) - 1} more rows do not fit it, in lines {lines}, …)" if lines else ""
+    first = misfits[0]
+    lines = ", ".join(str(record.line) for record in misfits[1 : 1 + _QUOTED_LINES])
+    others = f" ({len(misfits) - 1} more rows do not fit it, in lines {lines}, …)" if lines else ""
     count = f"{len(first.cells)} cell{'s' if len(first.cells) != 1 else ''}"
     raise DataError(
         f"line {first.line} of '{name}' has {count}, but the header has {len(header)}: "

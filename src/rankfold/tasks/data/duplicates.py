@@ -60,10 +60,10 @@ def _owners(table: Table, columns: Columns) -> dict[str, list[int]]:
 
 
 def _within(split: str, table: Table, owners: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
-    repeated = [positions for positions in owners.values() if len(positions) > 1]
-    if repeated:
-        count = sum(len(positions) - 1 for positions in repeated)
-        pairs = [(table, positions[1], table, positions[0]) for positions in repeated[:_QUOTED]]
+    copies = [positions for positions in owners.values() if len(positions) > 1]
+    if copies:
+        count = sum(len(positions) - 1 for positions in copies)
+        pairs = [(table, positions[1], table, positions[0]) for positions in copies[:_QUOTED]]
         yield Finding(
             "duplicates",
             f"{count:,} of {len(table.rows):,} rows of the split '{split}' repeat an earlier one: "

@@ -9,7 +9,7 @@ logger = logging.getLogger("rankfold.tasks")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One remark on data or examples: not an error, but perhaps not what the user believes.
+    """One remark on data or examples that the user may want to act on; it is no error.
 
     Args:
         name: An identifier for programs, the same for all remarks of this sort, such as "duplicates".

@@ -112,8 +112,10 @@ def _rows_of_columns(fields: Mapping[str, object]) -> list[Row]:
 
 def _row(value: object, place: str) -> Row:
     if not isinstance(value, dict):
-        shown = json.dumps(value, ensure_ascii=False)[:_SHOWN_CHARACTERS]
-        raise DataError(f'{place} is {shown}; write an object with names, such as {{"text": …, "label": …}}.')
+        excerpt = json.dumps(value, ensure_ascii=False)[:_SHOWN_CHARACTERS]
+        raise DataError(
+            f'{place} is {excerpt}; write an object with names, such as {{"text": …, "label": …}}.'
+        )
     return cast("dict[str, object]", value)
 
 
@@ -165,8 +167,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated[:60]!r} is there twice")
+        duplicate_key = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {duplicate_key[:60]!r} is there twice")
     return values
 
 

@@ -132,24 +132,6 @@ def picture_columns(rows: Rows) -> list[str]:
     return [name for name in rows[0] if _are_pictures([row.get(name) for row in sample])]
 
 
-def check_pictures(rows: Rows, unread: Iterable[str]) -> None:
-    """Refuse to leave out pictures, unless the user has named the text.
-
-    Args:
-        rows: At least one row.
-        unread: The columns that would be left out.
-
-    Raises:
-        DataError: If one of them holds pictures.
-    """
-    pictures = [name for name in unread if name in picture_columns(rows)]
-    if pictures:
-        raise DataError(
-            f"the data has pictures in {quote_list(pictures)}, which a model of texts cannot see; "
-            "name the text with --text-column to learn without them."
-        )
-
-
 _PICTURE_FILE = re.compile(r"\S+\.(png|jpe?g|gif|webp|bmp|tiff?)", re.IGNORECASE)
 _PICTURE_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 

@@ -113,7 +113,6 @@ class TaskKind(ABC):
             (False), where there is no data to infer it from; None if neither.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
         uses_chat_template: Whether its examples are written by the model's chat template.
-        reads_pictures: Whether it has a use for columns of pictures, which other kinds refuse to leave out.
         generates: Whether its answers may be texts that a model writes, which sampling options are for.
         reads_training: Whether the examples of any split depend on the training split.
         metric_names: The metrics that can be asked for; those of `metrics` alone if empty.
@@ -127,7 +126,6 @@ class TaskKind(ABC):
     derived_settings: ClassVar[frozenset[str]] = frozenset()
     loss_per_token: ClassVar[bool] = False
     uses_chat_template: ClassVar[bool] = False
-    reads_pictures: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
