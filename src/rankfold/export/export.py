@@ -1,6 +1,7 @@
 """Export a saved adapter: fold it, write one format, and certify the error of the files."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from rankfold.errors import DataError, SpecError, unknown_name
+from rankfold.errors import DataError, RankfoldWarning, SpecError, unknown_name
 from rankfold.export.base import find_base, open_rankfold_adapter
 from rankfold.export.certificate import (
     CERTIFICATE_NAME,
@@ -31,7 +32,8 @@ from rankfold.files import (
     whole_folder,
     write_whole,
 )
-from rankfold.store.manifest import MANIFEST_NAME
+from rankfold.store.manifest import MANIFEST_NAME, Manifest
+from rankfold.tasks.kinds import find_kind, kind_names
 
 
 @final
@@ -95,6 +97,7 @@ def export(request: ExportRequest) -> Certificate:
     manifest = adapter.saved.manifest
     names = request.label_names or (None if manifest is None else manifest.label_names)
     base = find_base(adapter, request.model, names)
+    _warn_of_outputs(manifest)
     with _new_folder(request) as folder:
         source = ExportSource(with_layers(adapter, base), base, request.compression, _texts(request.data))
         certificate = _write(request, source, folder)
@@ -132,6 +135,17 @@ def _write_manifest(source: ExportSource, folder: Path) -> None:
         weights = folder / WEIGHTS_NAME
         digest = sha256_of_file(weights) if weights.is_file() else None
         write_whole(folder / MANIFEST_NAME, manifest.with_weights(digest).to_json())
+
+
+def _warn_of_outputs(manifest: Manifest | None) -> None:
+    """Warn of outputs that a program without rankfold has to convert."""
+    task = None if manifest is None else manifest.task
+    if (
+        task is not None
+        and task.kind in kind_names()
+        and (note := find_kind(task.kind).output_note(task.settings))
+    ):
+        warnings.warn(note, RankfoldWarning, stacklevel=3)
 
 
 def _base_files(source: ExportSource) -> BaseFiles:

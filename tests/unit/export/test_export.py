@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import rankfold
 from rankfold.errors import AdapterFileError, DataError, NotExactError, OutputExistsError, SpecError
 from rankfold.store.loading import load_adapter
+from rankfold.store.manifest import MANIFEST_NAME, Manifest, TaskManifest
 from tests.support.adapters import edit_json, save_adapter
 from tests.support.tolerance import relative_rms
 
@@ -59,6 +60,13 @@ def test_certificate_states_the_error_of_what_the_files_hold(adapter, reviews, t
     }
     assert json.loads((tmp_path / "out" / "certificate.json").read_text()) == certificate.to_dict()
     assert certificate.is_exact
+
+
+def test_export_of_standardised_numbers_warns_how_to_read_them(adapter, reviews, tmp_path):
+    task = TaskManifest("houses", "regression", settings={"scale": {"mean": 500.0, "std": 20.0}})
+    (adapter / MANIFEST_NAME).write_bytes(Manifest(task).to_json())
+    with pytest.warns(rankfold.RankfoldWarning, match="20 times an output, plus 500"):
+        rankfold.export_lora(adapter, tmp_path / "out", data=str(reviews))
 
 
 @pytest.mark.parametrize("is_some_folder", [False, True])

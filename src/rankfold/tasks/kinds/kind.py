@@ -326,6 +326,14 @@ class TaskKind(ABC):
         """Set a new head up for the training examples; by default it stays as it was drawn."""
         _ = base, examples
 
+    def output_note(self, settings: Mapping[str, JsonValue]) -> str | None:
+        """Return how a program without rankfold reads the model's outputs; None if as usual.
+
+        Args:
+            settings: Those of the examples that were learned.
+        """
+        _ = settings
+
     # Training.
 
     @abstractmethod

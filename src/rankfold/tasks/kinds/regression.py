@@ -72,6 +72,16 @@ class Regression(LabelledText):
         column = columns.label
         return column is not None and is_measured([row.get(column) for row in rows], column)
 
+    def output_note(self, settings: Mapping[str, JsonValue]) -> str | None:
+        """Return the scale of the outputs, where labels were standardised."""
+        scale = Scale.of(settings)
+        if scale == Scale():
+            return None
+        return (
+            f"the model's outputs are standardised: {scale.std:g} times an output, plus {scale.mean:g}, is "
+            "in the unit of the labels; rankfold computes it, other programs must (see rankfold.json)."
+        )
+
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return texts with numbers.
 
