@@ -377,8 +377,8 @@ def _find_base(trained: TrainedAdapter, name: str | Path | None, *, trust_remote
         return resolve_model(known_name, trust_remote_code=trust_remote_code)
     except SpecError as error:
         raise SpecError(
-            f"{trained.saved.title} was trained on '{known_name}', which is not found here ({error}) "
-            "Name the base model with --model."
+            f"{trained.saved.title} was trained on '{known_name}', which is not found here; name the "
+            "base model with --model (in Python, as `base`)."
         ) from error
 
 
