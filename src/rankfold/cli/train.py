@@ -166,11 +166,10 @@ def _print_result(record: "RunRecord", out: Path) -> None:
     ]
     training = record.training
     if training.stopped_early:
-        lines.insert(-1, ("stopped early", f"after {training.steps:,} updates"))
+        lines.insert(-1, ("stopped early", f"after {training.steps:,} updates", ""))
     if training.best_step is not None:
-        lines.insert(
-            -1, ("saved adapter", f"of update {training.best_step:,}, the best in {record.request.save_best}")
-        )
+        best = f"of update {training.best_step:,}, the best in {record.request.save_best}"
+        lines.insert(-1, ("saved adapter", best, ""))
     task = f"{record.task.name} by {record.task.scoring}" if record.task.scoring else record.task.name
     title = f"{record.method.name} on {task} with {record.model.name}, seed {record.training.seed}"
     print_table((title, "", "95 % interval"), lines, left=(0, 1, 2))

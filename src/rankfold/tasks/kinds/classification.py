@@ -153,7 +153,8 @@ class WeightedClassification(Classification):
 
     def loss_items(self, batch: Batch) -> float:
         """Return the sum of the rows' weights, by which the loss is a mean."""
-        return sum(self._weights[label] for label in batch["labels"].tolist())
+        labels: list[int] = batch["labels"].tolist()
+        return sum(self._weights[label] for label in labels)
 
 
 def _choice_examples(tables: Mapping[str, Table], learned_names: Sequence[str] | None) -> Examples:
