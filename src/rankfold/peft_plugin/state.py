@@ -207,7 +207,10 @@ def check_finite(tensors: Mapping[str, Tensor], title: str = "the adapter") -> N
         AdapterFileError: If one is not.
     """
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not (tensor.is_meta or torch.isfinite(tensor).all()):
+        if tensor.is_meta or not tensor.is_floating_point():
+            continue
+        # Eight-bit types do not know which of their numbers are finite.
+        if not (tensor.float() if tensor.itemsize == 1 else tensor).isfinite().all():
             raise AdapterFileError(
                 f"{title} has values that are not finite, in '{key}'; load another checkpoint of it, or "
                 "train it again with a smaller learning rate."

@@ -24,11 +24,8 @@ from pathlib import Path
 from typing import Literal, final
 from urllib.parse import quote
 
-if os.name == "posix":
-    import fcntl
-
 from rankfold.errors import NoStoreError, SpecError, StoreError
-from rankfold.files import fresh_file
+from rankfold.files import fresh_file, try_lock
 
 logger = logging.getLogger("rankfold.store")
 
@@ -212,7 +209,7 @@ class Database:
         handle = os.open(self.path.parent, os.O_RDONLY)
         try:
             end = time.monotonic() + self._wait
-            while not _try_lock(handle) and time.monotonic() < end:
+            while not try_lock(handle) and time.monotonic() < end:
                 _pause()
             self._connection.execute("PRAGMA busy_timeout = 0")
             while not _try_begin(self._connection, is_last=time.monotonic() >= end):
@@ -351,14 +348,6 @@ def _try_begin(connection: sqlite3.Connection, *, is_last: bool) -> bool:
     except sqlite3.OperationalError as error:
         if is_last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise
-        return False
-    return True
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
         return False
     return True
 
