@@ -2,13 +2,14 @@
 
 import pytest
 
-from rankfold.errors import DataError
+from rankfold.errors import AdapterFileError, DataError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Learner
 from rankfold.tasks.kinds.answers import IGNORED_LABEL, Instruction, encode_answer
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
+from rankfold.tasks.kinds.regression import Scale
 from tests.support.tiny_models import VOCABULARY, write_llama
 
 CHAT = (
@@ -93,3 +94,25 @@ def test_padding_of_a_batch_does_not_count(llama_tokenizer):
     assert batch["input_ids"].shape == batch["labels"].shape
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED_LABEL).all()
     assert (batch["labels"] != IGNORED_LABEL).sum(1).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("scale", "fault"),
+    [
+        (None, r"scale' in .* is null"),
+        ([1, 2], r"scale' in .* is \[1, 2\]"),
+        ({"mean": 0.0}, "no mean and standard deviation"),
+        ({"mean": 0.0, "std": 1.0, "unit": "m"}, "no mean and standard deviation"),
+        ({"mean": "1", "std": 1.0}, r"scale\.mean' in .* is \"1\", no finite number"),
+        ({"mean": None, "std": 1.0}, r"scale\.mean'"),
+        ({"mean": 0.0, "std": 0}, r"scale\.std' in .* is 0, no finite number above 0"),
+        ({"mean": 0.0, "std": -1}, r"scale\.std'"),
+        ({"mean": 0.0, "std": True}, r"scale\.std'"),
+        ({"mean": 0.0, "std": 10**400}, r"scale\.std'"),
+    ],
+)
+def test_a_scale_that_was_changed_by_hand_is_refused(scale, fault):
+    with pytest.raises(AdapterFileError, match=f"{fault}.*; restore the file"):
+        Scale.of({"scale": scale})
+    assert Scale.of({}) == Scale()
+    assert Scale.of({"scale": {"mean": 3, "std": 0.5}}) == Scale(3, 0.5)

@@ -1,6 +1,8 @@
 """Regression: one number for each text or pair of texts."""
 
+import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
@@ -11,7 +13,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankfold.errors import DataError
+from rankfold.errors import AdapterFileError, DataError
 from rankfold.models.base import LoadedModel, TaskHead
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
@@ -23,6 +25,7 @@ from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_exampl
 from rankfold.tasks.kinds.learner import Features, Learner
 
 _SCALE, _UNIT = "scale", "unit"
+_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,22 @@ class Scale:
 
     @classmethod
     def of(cls, settings: Mapping[str, JsonValue]) -> Self:
-        """Return the scale in the settings of a kind; that of numbers in their own unit if there is none."""
-        return cls(**cast("dict[str, float]", settings.get(_SCALE) or {}))
+        """Return the scale in the settings of a kind; that of numbers in their own unit if there is none.
+
+        Raises:
+            AdapterFileError: If it is no scale, such as after an edit of `rankfold.json`.
+        """
+        if _SCALE not in settings:
+            return cls()
+        scale = settings[_SCALE]
+        if not isinstance(scale, dict) or set(scale) != {"mean", "std"}:
+            raise _scale_error("", scale, "no mean and standard deviation ('mean' and 'std' alone)")
+        mean, std = scale["mean"], scale["std"]
+        if not _is_finite(mean):
+            raise _scale_error(".mean", mean, "no finite number")
+        if not _is_finite(std) or cast("float", std) <= 0:
+            raise _scale_error(".std", std, "no finite number above 0")
+        return cls(cast("float", mean), cast("float", std))
 
     def standardise(self, label: float) -> float:
         """Return a label as the model learns it."""
@@ -198,6 +215,20 @@ def _settings_of(column: str, labels: Sequence[float], number_format: NumberForm
     scale = Scale.fit(labels)
     unit = {_UNIT: number_format.unit} if number_format.unit else {}
     return {_SCALE: {"mean": scale.mean, "std": scale.std}, **unit}
+
+
+def _is_finite(value: JsonValue) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Also of integers that no float holds.
+    return is_number and abs(value) <= sys.float_info.max
+
+
+def _scale_error(field: str, value: JsonValue, fault: str) -> AdapterFileError:
+    text = json.dumps(value)
+    return AdapterFileError(
+        f"'task.settings.scale{field}' in the adapter's 'rankfold.json' is {text[:_MOST_SHOWN]}, {fault}; "
+        "restore the file from the training run."
+    )
 
 
 def _first_text(values: Sequence[object]) -> str:
