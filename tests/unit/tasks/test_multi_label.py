@@ -55,6 +55,13 @@ def test_numbers_of_named_classes_are_names():
     assert [item.label for item in examples.splits["train"]] == [["x", "y"], ["y"]]
 
 
+@pytest.mark.parametrize("names", [None, ("a", "b", "c")])
+@pytest.mark.parametrize("labels", [[[1, 0, 1], [0, 0, 1]], [[True, False, True], [False, True, False]]])
+def test_a_flag_for_each_label_is_refused(labels, names):
+    with pytest.raises(DataError, match=r"'labels' holds a 0 or 1 for each label.*write the names"):
+        KIND.examples({"train": Table(_rows(labels))}, COLUMNS, LabelHints(names=names))
+
+
 @pytest.mark.parametrize(
     ("labels", "words"),
     [

@@ -66,6 +66,7 @@ class MultiLabel(LabelledText):
         separator = _separator_of(tables, column, hints)
         first = next(iter(tables))
         class_names = tables[first].class_names.get(column) or hints.names
+        _check_no_flags(tables, column, class_names or hints.learned_names)
         read = _Reader(column, separator, class_names).read
         values = read_rows(tables, lambda row, _id: read(row.get(column)))
         names = tuple(hints.learned_names or ()) or sort_names(name for row in values[first] for name in row)
@@ -219,6 +220,23 @@ def _is_label_list(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(item, str | int) for item in cast("list[object]", value)
     )
+
+
+def _check_no_flags(tables: Mapping[str, Table], column: str, names: Sequence[str] | None) -> None:
+    """Refuse a 0 or 1 for each class, which would be read as classes that are called "0" and "1"."""
+    values = [row.get(column) for table in tables.values() for row in table.rows]
+    if not values or not all(_is_label_list(value) for value in values):
+        return
+    rows = cast("list[list[str | int]]", values)
+    width = len(rows[0])
+    if width < 2 or any(len(row) != width or any(item not in (0, 1) for item in row) for row in rows):  # noqa: PLR2004
+        return
+    # A row of numbers of named classes has each number once.
+    if not names or any(len(set(row)) < width for row in rows):
+        raise DataError(
+            f"'{column}' holds a 0 or 1 for each label, such as {rows[0]}; "
+            'write the names of the labels that hold, such as ["a", "c"].'
+        )
 
 
 def _separator_of(tables: Mapping[str, Table], column: str, hints: LabelHints) -> str | None:
