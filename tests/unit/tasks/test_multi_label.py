@@ -55,6 +55,15 @@ def test_numbers_of_named_classes_are_names():
     assert [item.label for item in examples.splits["train"]] == [["x", "y"], ["y"]]
 
 
+@pytest.mark.parametrize("write", [str, json.dumps, lambda row: str([int(name in row) for name in "abc"])])
+def test_lists_written_as_text_are_refused(tmp_path, write):
+    with pytest.raises(
+        DataError, match=r"'labels' holds lists written as text, such as \[.*with ';' between"
+    ):
+        _write(tmp_path / "texts.jsonl", _rows([write(row) for row in SETS * 4]))
+    assert not KIND.claims(_rows(["[spam]", "[ham]"]), Columns())
+
+
 @pytest.mark.parametrize("names", [None, ("a", "b", "c")])
 @pytest.mark.parametrize("labels", [[[1, 0, 1], [0, 0, 1]], [[True, False, True], [False, True, False]]])
 def test_a_flag_for_each_label_is_refused(labels, names):

@@ -1,6 +1,7 @@
 """Multi-label: any number of classes for each text or pair of texts."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,8 +27,11 @@ from rankfold.tasks.list_metrics import SET_METRICS, score_lists
 _COLUMNS = ("labels", "tags", "categories", "topics", "classes", "genres", "label")
 # Between these a text is seldom one label; a comma also stands within names.
 _CLEAR_SEPARATORS = (";", "|")
+# A list that was written as text, as pandas writes it to CSV: ['a', 'b'], ["a"], [1, 0] or [].
+_LIST_TEXT = re.compile(r"""\s*\[(\s*|\s*(['"]).*\2\s*|\s*\d+(\s*,\s*\d+)+\s*)\]\s*""", re.DOTALL)
 _SEPARATOR = "separator"
 _THRESHOLD = 0.5
+_SHOWN_CHARACTERS = 60
 
 
 class MultiLabel(LabelledText):
@@ -47,7 +51,8 @@ class MultiLabel(LabelledText):
         if column is None:
             return False
         values = [row.get(column) for row in rows]
-        if all(_is_label_list(value) for value in values):
+        # Lists that are written as text are claimed too, for `examples` to refuse.
+        if all(_is_label_list(value) for value in values) or _are_list_texts(values):
             return any(isinstance(value, str) for name, value in rows[0].items() if name != column)
         texts = [value for value in values if isinstance(value, str)]
         return len(texts) == len(values) and find_separator(texts) in _CLEAR_SEPARATORS
@@ -63,6 +68,7 @@ class MultiLabel(LabelledText):
             DataError: If a row has no list, no row has a label, or a split has labels of its own.
         """
         column = columns.label or ""
+        _check_no_list_texts(tables, column)
         separator = _separator_of(tables, column, hints)
         first = next(iter(tables))
         class_names = tables[first].class_names.get(column) or hints.names
@@ -220,6 +226,23 @@ def _is_label_list(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(item, str | int) for item in cast("list[object]", value)
     )
+
+
+def _are_list_texts(values: Sequence[object]) -> bool:
+    """Return whether most values are lists written as text, and not all of them empty."""
+    found = [value for value in values if isinstance(value, str) and _LIST_TEXT.fullmatch(value)]
+    return 2 * len(found) > len(values) and any(value.strip("[] \t\r\n") for value in found)
+
+
+def _check_no_list_texts(tables: Mapping[str, Table], column: str) -> None:
+    """Refuse lists that are written as text, whose brackets and quotes would be read as parts of names."""
+    values = [row.get(column) for table in tables.values() for row in table.rows]
+    if _are_list_texts(values):
+        example = next(value for value in values if isinstance(value, str) and _are_list_texts([value]))
+        raise DataError(
+            f"'{column}' holds lists written as text, such as {example.strip()[:_SHOWN_CHARACTERS]}; "
+            "write the labels with ';' between them, or JSON lines with lists."
+        )
 
 
 def _check_no_flags(tables: Mapping[str, Table], column: str, names: Sequence[str] | None) -> None:
