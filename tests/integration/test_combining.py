@@ -144,6 +144,20 @@ def test_rescaling_a_model_without_adapters_is_refused():
         pass
 
 
+def test_merged_adapters_are_not_rescaled_and_rescaled_ones_not_merged():
+    model = adapted(config_of("lora", task_type=None))
+    before = scores(model)
+    with rankfold.rescale_adapter_scale(model, 0.5), pytest.raises(SpecError, match="outside of it"):
+        model.merge_adapter()
+    assert torch.equal(scores(model), before)
+    model.merge_adapter()
+    with (
+        pytest.raises(SpecError, match="unmerge it first"),
+        rankfold.rescale_adapter_scale(model, 0.5),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_hotswapped_adapter_is_the_one_in_the_file(method, tmp_path):
     seeds = {} if method in ("tlora", "lora_fa", "tlora_plus", "seeded_down_relayed_up") else {"seed": 5}

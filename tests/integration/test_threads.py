@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import rankfold
 from rankfold import ThreadError
 from tests.integration.models import METHODS, adapted, config_of, ids, scores
 
@@ -101,6 +102,40 @@ def test_change_during_the_pass_of_another_thread_is_refused_on_either_side(chan
     model.base_model.enable_adapter_layers()
     model.set_adapter("first")
     assert torch.equal(scores(model), before)
+
+
+@pytest.mark.parametrize("change", ["rescale", "hotswap"])
+def test_rescaling_and_hotswapping_during_the_pass_of_another_thread_are_refused(change, tmp_path):
+    model = two_adapters(task_type=None)
+    model.save_pretrained(tmp_path)
+    before, answers = scores(model), []
+
+    def work():
+        if change == "hotswap":
+            return rankfold.hotswap_adapter(model, tmp_path / "second", "second")
+        with rankfold.rescale_adapter_scale(model, 0.5):
+            return None
+
+    layer = model.base_model.model.bert.encoder.layer[0]
+    hook = layer.register_forward_pre_hook(lambda *_: answers.append(in_thread(work)))
+    with pytest.raises(ThreadError, match="another thread changed"):
+        scores(model)
+    assert isinstance(answers[0], ThreadError)
+    hook.remove()
+    assert in_thread(work) is None
+    assert torch.equal(scores(model), before)
+
+
+def test_rescaling_of_two_threads_at_once_is_refused():
+    model = two_adapters()
+
+    def work():
+        with rankfold.rescale_adapter_scale(model, 0.0):
+            pass
+
+    with rankfold.rescale_adapter_scale(model, 0.5):
+        assert isinstance(in_thread(work), ThreadError)
+    assert in_thread(work) is None
 
 
 def test_pass_under_the_choice_of_another_thread_is_refused():

@@ -1,7 +1,8 @@
 """Adapters of one model together: a weighted sum as an adapter of its own, and their strength for a while."""
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -13,6 +14,7 @@ from rankfold.errors import NotExactError, SpecError, unknown_name
 from rankfold.factors import Dense, DenseSpec
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import RankfoldLayer
+from rankfold.peft_plugin.passes import ForwardPasses
 
 Combination = Literal["cat", "svd"]
 """How adapters are added: `cat` exactly, with the sum of their ranks; `svd` to the nearest one of a rank."""
@@ -32,18 +34,46 @@ def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Generator[None
         multiplier: The factor; between 0 and 1 it is WiSE-FT (Wortsman et al., 2022).
 
     Raises:
-        SpecError: If the model has no adapter.
+        SpecError: If the model has no adapter, or one is merged.
+        ThreadError: If another thread runs the model, or changes its adapters.
     """
+    layers = [module for module in model.modules() if isinstance(module, RankfoldLayer)]
+    merged = sorted({name for layer in layers for name in layer.merged_adapters})
+    if merged:
+        raise SpecError(f"'{merged[0]}' is merged into the base weights; unmerge it first.")
+    passes = {layer.passes for layer in layers if layer.passes is not None}
     strengths = {adapter: adapter.strength for _, _, adapter in adapters_in(model)}
     if not strengths:
         raise SpecError("the model has no adapter of rankfold to rescale; use peft.helpers for PEFT's own.")
-    for adapter, strength in strengths.items():
-        adapter.strength = strength * multiplier
+    before = {each: each.rescaled_by for each in passes}
+    with changing(passes):
+        for each in passes:
+            each.rescaled_by = threading.get_ident()
+        for adapter, strength in strengths.items():
+            adapter.strength = strength * multiplier
     try:
         yield
     finally:
+        for each in passes:
+            each.note_values()
         for adapter, strength in strengths.items():
             adapter.strength = strength
+        for each in passes:
+            each.note_values()
+            each.rescaled_by = before[each]
+
+
+@contextmanager
+def changing(passes: Collection[ForwardPasses]) -> Generator[None]:
+    """Change adapters while no other thread runs the model.
+
+    Raises:
+        ThreadError: If one does, or changes or rescales adapters itself.
+    """
+    with ExitStack() as stack:
+        for each in passes:
+            stack.enter_context(each.changing())
+        yield
 
 
 @torch.no_grad()

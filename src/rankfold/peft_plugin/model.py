@@ -241,9 +241,15 @@ class RankfoldModel(BaseTuner):
 
         Raises:
             NotExactError: If the gates of one depend on the input.
-            SpecError: If a name is that of no adapter, or a base weight cannot be written.
+            SpecError: If a name is that of no adapter, a base weight cannot be written, or the adapters are
+                rescaled for a while.
             ValueError: If `safe_merge` finds a value that is not finite.
         """
+        if any(layer.passes is not None and layer.passes.rescaled_by for layer in _layers(self.model)):
+            raise SpecError(
+                "adapters cannot be merged within rescale_adapter_scale, which they would outlast; merge "
+                "them outside of it, or use merge_and_unload."
+            )
         self._check_can_merge(adapter_names, safe_merge=safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
         _warn_of_drift({name: layer.merge_drift for name, layer in _named_layers(self.model).items()})

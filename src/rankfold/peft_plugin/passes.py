@@ -80,6 +80,8 @@ class ForwardPasses:
         self._version = 0
         self._state: AdapterState | None = None
         self._changed_by: int | None = None
+        self._changing: int | None = None
+        self.rescaled_by: int | None = None
         self._running: set[int] = set()
         self._thread = _ThisThread()
 
@@ -99,6 +101,8 @@ class ForwardPasses:
         me = threading.get_ident()
         self._running.add(me)
         self._thread.version = self._version
+        if self._changing not in (None, me):
+            raise ThreadError("another thread changes the adapters now; run the model when it is done.")
         if self._changed_by in (None, me) or self._state is None:
             return
         choice, (active, is_disabled, _) = self._thread.choice, self._state
@@ -148,17 +152,40 @@ class ForwardPasses:
         if (self._running - {threading.get_ident()}) & _living_threads():
             self._version += 1  # the pass may have begun between the changes of two layers
             raise ThreadError(
-                "adapters cannot be activated, disabled, merged or deleted while another thread runs the "
-                "model; wait for it, or name the adapter of each call by adapter_names."
+                "adapters cannot be activated, disabled, merged, deleted, rescaled or replaced while another "
+                "thread runs the model; wait for it, or name the adapter of each call by adapter_names."
             )
+
+    @contextmanager
+    def changing(self) -> Generator[None]:
+        """Change the values or the strength of adapters while no other thread runs the model.
+
+        Raises:
+            ThreadError: If another thread runs it, or changes or rescales adapters itself.
+        """
+        me = threading.get_ident()
+        if self._changing not in (None, me) or self.rescaled_by not in (None, me):
+            raise ThreadError("another thread changes or rescales the adapters now; wait for it.")
+        # A pass that begins from here on sees this, and one that began before is seen by the check.
+        self._changing = me
+        try:
+            self.check_can_change()
+            yield
+        finally:
+            self._changing = None
+            self.note_values()
+
+    def note_values(self) -> None:
+        """Note that this thread changed the values or the strength of adapters."""
+        self._version += 1
+        if self._thread.version is not None:
+            self._thread.version = self._version
 
     def note_change(self, state: AdapterState) -> None:
         """Note that this thread changed the adapters of a layer, and to what."""
-        self._version += 1
+        self.note_values()
         self._state, self._changed_by = state, threading.get_ident()
         self._thread.choice = state
-        if self._thread.version is not None:
-            self._thread.version = self._version
 
 
 def _living_threads() -> set[int | None]:

@@ -14,7 +14,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from rankfold.adapter.module import hosts_in
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
+from rankfold.peft_plugin.combine import changing
 from rankfold.peft_plugin.config import RankfoldConfig, difference_for_hotswap
+from rankfold.peft_plugin.layer import RankfoldLayer
 from rankfold.peft_plugin.state import are_of_one_base, check_finite, check_shapes, expected_shapes
 from rankfold.peft_plugin.targets import rename_layer
 from rankfold.progress import quiet_libraries
@@ -101,6 +103,7 @@ def hotswap_adapter(
     Raises:
         AdapterFileError: If there is no adapter, or it is of other layers or options.
         SpecError: If the model has no adapter of rankfold with this name, or it is merged.
+        ThreadError: If another thread runs the model, or changes its adapters.
     """
     saved = open_adapter(adapter)
     check_finite(saved.tensors, saved.title)
@@ -117,7 +120,9 @@ def hotswap_adapter(
         raise _misfit(saved, f"its {option} is another than that of '{adapter_name}'")
     if not are_of_one_base(old.base_fingerprint, new.base_fingerprint):
         raise _misfit(saved, "it was trained on other base weights")
-    _fill(model, adapter_name, saved)
+    passes = {host.passes for host in hosts if isinstance(host, RankfoldLayer) and host.passes is not None}
+    with changing(passes):
+        _fill(model, adapter_name, saved)
 
 
 def peft_config(adapter: SavedAdapter, *, strict: bool = True) -> PeftConfig:
