@@ -44,6 +44,8 @@ LIES = {
     "class names as text": changed("task", "label_names", value="abc"),
     "class names as numbers": changed("task", "label_names", value=[1, 2]),
     "class names as object": changed("task", "label_names", value={"0": "a"}),
+    "a class name twice": changed("task", "label_names", value=["sport", "a", "sport"]),
+    "empty class names": changed("task", "label_names", value=["", ""]),
     "settings as list": changed("task", "settings", value=[]),
     "settings in settings without end": changed("task", "settings", value={}).replace(
         b'"settings": {}', b'"settings": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000
@@ -61,7 +63,7 @@ LIES = {
     "columns as list": changed("columns", value=["text"]),
     "column as number": changed("columns", "text", value=1),
     "base as text": changed("base", value="minilm"),
-    "huge": changed("task", "label_names", value=["x" * 1000] * 10_000),
+    "huge": changed("task", "label_names", value=[f"{index:01000d}" for index in range(10_000)]),
     "many": b'{"columns": {' + b",".join(b'"%d": ""' % index for index in range(600_000)) + b"}}",
 }
 

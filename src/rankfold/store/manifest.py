@@ -6,7 +6,8 @@ its class names, the columns of its data, the base model, and the digest of the 
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -114,7 +115,8 @@ class Manifest:
         """Read the text of a `rankfold.json`, strictly.
 
         Raises:
-            AdapterFileError: If it is no strict JSON, or a field is missing, unknown, or of another type.
+            AdapterFileError: If it is no strict JSON, a field is missing, unknown, or of another type, or two
+                classes have one name.
         """
         values = parse(text, f"'{MANIFEST_NAME}'", most_bytes=MOST_BYTES)
         number = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
@@ -124,21 +126,34 @@ class Manifest:
                 "update rankfold."
             )
         try:
-            return _adapter().validate_json(text)
+            manifest = _adapter().validate_json(text)
         except ValidationError as error:
             faults = [f"{_path_of(fault)}: {fault['msg']}" for fault in error.errors()[:_MOST_FAULTS]]
             raise AdapterFileError(
                 f"'{MANIFEST_NAME}' is no manifest of an adapter ({'; '.join(faults)}); "
                 "copy it again, or remove it to use the adapter without."
             ) from error
+        _check_names(manifest.label_names or ())
+        return manifest
 
 
 _MOST_FAULTS = 3
+_MOST_SHOWN = 40
 
 
 def spell_manifest(values: JsonValue) -> bytes:
     """Return JSON values as the text of a `rankfold.json`."""
     return f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode()
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Check that the classes can be told apart; an empty name is one too, as some data sets have it."""
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise AdapterFileError(
+            f"'task.label_names' in '{MANIFEST_NAME}' has {repeated[:_MOST_SHOWN]!r} more than once; "
+            "restore the file from the training run."
+        )
 
 
 def _path_of(fault: Any) -> str:

@@ -33,7 +33,7 @@ def files_of(folder):
 
 
 @given(
-    label_names=st.none() | st.lists(st.text(max_size=9), max_size=5).map(tuple),
+    label_names=st.none() | st.lists(st.text(max_size=9), max_size=5, unique=True).map(tuple),
     settings=st.dictionaries(st.text(), st.integers() | st.text() | st.none() | st.lists(st.booleans())),
     columns=st.dictionaries(st.text(), st.text()),
     max_length=st.none() | st.integers(1, 10**7),
