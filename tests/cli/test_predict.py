@@ -92,6 +92,22 @@ def test_texts_and_lines_and_rows_get_the_same_answers_in_their_order(classes, t
     assert all(text in table for text in (*texts, "probability"))
 
 
+def test_lines_that_begin_with_a_brace_are_rows_or_refused(classes):
+    marked = _call("predict", classes, "--json", stdin='\ufeff{"text": "a film"}\na film\n')
+    assert marked.exit_code == 0, marked.stderr
+    assert len({json.loads(line)["prediction"] for line in marked.stdout.splitlines()}) == 1
+    assert [json.loads(line)["text"] for line in marked.stdout.splitlines()] == ["a film", "a film"]
+    for line, fault in (
+        ('{"text": "a film"', "no JSON (Expecting"),
+        ("{name}, a film", "--text"),
+        ('{"text": "a", "text": "b"}', "the key 'text' is there twice"),
+    ):
+        result = _call("predict", classes, "--json", stdin=f"a film\n{line}\n")
+        assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+        assert "line 2 of standard input" in result.stderr
+        assert fault in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
 def test_other_encodings_and_delimiters_come_back_as_the_same_texts_in_utf_8(classes, tmp_path, encoding):
     rows = [["007", "Größe, süß", 'the film was "good"'], ["08", "1,50 €", "a poor film\nand music"]]

@@ -64,8 +64,8 @@ def command(
 ) -> None:
     """Answer new texts with the adapter ADAPTER: a folder, a packed file, or STORE#NAME.
 
-    The texts are those of --text, the rows of --data, or the lines of standard input, where a line that is a
-    JSON object is a row. Answers come in the order of the input.
+    The texts are those of --text, the rows of --data, or the lines of standard input, where a line that
+    begins with a brace is a row, a JSON object. Answers come in the order of the input.
     """
     request = PredictRequest(**merge_values(context, PredictRequest))
     _check_options(request, texts, pairs, out, overwrite=overwrite, as_json=as_json)

@@ -16,6 +16,7 @@ from rankfold.files import check_free_file, whole_file
 from rankfold.progress import Progress, Silent
 from rankfold.runs.adapted import AdaptedModel, Answer, InputText, load
 from rankfold.runs.request import PredictRequest
+from rankfold.tasks.data.json_rows import read_json_row
 from rankfold.tasks.data.read import Row
 from rankfold.tasks.load import read_whole
 
@@ -150,18 +151,20 @@ def answer_rows(
 
 
 def parse_lines(lines: Iterable[str]) -> list[InputText]:
-    """Return lines as inputs: a line that is an object of JSON is a row, any other a text."""
-    return [_object_of(line) or line.rstrip("\r\n") for line in lines]
+    """Return lines of standard input as inputs: a line that begins with a brace is a row, any other a text.
+
+    Raises:
+        DataError: If a line that begins with a brace is no object of JSON, or repeats a key.
+    """
+    return [_input_of(line, number) for number, line in enumerate(lines, 1)]
 
 
-def _object_of(line: str) -> Mapping[str, object] | None:
+def _input_of(line: str, number: int) -> InputText:
+    line = line.removeprefix("\ufeff") if number == 1 else line
     if not line.lstrip().startswith("{"):
-        return None
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return cast("Mapping[str, object]", value) if isinstance(value, dict) else None
+        return line.rstrip("\r\n")
+    place = f"line {number} of standard input"
+    return read_json_row(line.strip(), place, "write an object of JSON, or give a text with --text")
 
 
 # Files of answers

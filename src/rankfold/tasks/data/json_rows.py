@@ -16,6 +16,7 @@ MAX_ROW_VALUES = 1_000_000
 """The most values of one row of JSONL; each costs a reader far more memory than the file has bytes."""
 
 _SHOWN_CHARACTERS = 30
+_REMEDY = "write one object a line, or one list of objects"
 
 
 def read_json(text: str, name: str, *, has_lines: bool) -> FileRows:
@@ -39,6 +40,20 @@ def read_json(text: str, name: str, *, has_lines: bool) -> FileRows:
         return _of_document(_parse(text, f"'{name}'", MAX_VALUES), name)
     file = _of_lines(text, name)
     return file if has_lines or len(file.rows) != 1 else _of_document(file.rows[0], name)
+
+
+def read_json_row(text: str, place: str, remedy: str) -> Row:
+    """Return the row that one line of JSON holds, by the rules for files.
+
+    Args:
+        text: The line.
+        place: The line in messages.
+        remedy: What to do if it is no JSON.
+
+    Raises:
+        DataError: If it is no object, repeats a key, or is deeper or larger than allowed.
+    """
+    return _row(_parse(text, place, MAX_ROW_VALUES, remedy), place)
 
 
 def _is_first_line_whole(text: str) -> bool:
@@ -119,7 +134,7 @@ def _row(value: object, place: str) -> Row:
     return cast("dict[str, object]", value)
 
 
-def _parse(text: str, place: str, max_values: int) -> object:
+def _parse(text: str, place: str, max_values: int, remedy: str = _REMEDY) -> object:
     """Return the value of a JSON text.
 
     Raises:
@@ -131,8 +146,7 @@ def _parse(text: str, place: str, max_values: int) -> object:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, " if "\n" in text else ""
         raise DataError(
-            f"{place} is no JSON ({error.msg}, {where}character {error.colno}); "
-            "write one object a line, or one list of objects."
+            f"{place} is no JSON ({error.msg}, {where}character {error.colno}); {remedy}."
         ) from error
     except RecursionError as error:
         raise _too_deep(place) from error
