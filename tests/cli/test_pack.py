@@ -53,4 +53,13 @@ def test_wrong_use_is_one_line_with_its_exit_code(adapter, tmp_path):
     ):
         result = run(*words)
         assert (result.exit_code, len(result.stderr.splitlines()), result.stdout) == (code, 1, "")
-    assert run("pack", adapter, tmp_path / "file", "--overwrite").exit_code == 0
+
+
+def test_only_a_packed_file_is_replaced(adapter, tmp_path):
+    for _ in range(2):
+        assert run("pack", adapter, tmp_path / "file", "--overwrite").exit_code == 0
+    weights = adapter / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    refused = run("pack", adapter, weights, "--overwrite")
+    assert (refused.exit_code, "is no packed file, so it is not replaced" in refused.stderr) == (2, True)
+    assert weights.read_bytes() == before

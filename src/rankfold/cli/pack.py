@@ -14,7 +14,7 @@ from rankfold.cli.options import dtype_option, json_option
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @dtype_option
-@click.option("--overwrite", is_flag=True, help="Replace FILE.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, if it is a packed file.")
 @json_option
 def command(
     adapter: Path,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from rankfold.errors import AdapterFileError
+from rankfold.errors import AdapterFileError, OutputExistsError
 from rankfold.files import check_free_file, write_whole
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config
@@ -127,16 +127,18 @@ def pack_adapter(
         file: The file to write, in one step.
         dtype: Round the floating-point tensors to this type; without it the folder comes back byte for byte.
             Of `int8` and `int4` come back rounded numbers in the original types.
-        overwrite: Whether to replace the file.
+        overwrite: Whether to replace an earlier packed file; no other file is replaced.
 
     Raises:
         AdapterFileError: If there is no adapter, it is damaged, or its weights are a pickle; or if a value is
             not finite or too large for the type.
-        OutputExistsError: If the file exists, or is a folder.
+        OutputExistsError: If the file exists, or is a folder; with `overwrite`, if it is no packed file.
         SpecError: If nothing can be written there.
     """
     target = Path(file)
     check_free_file(target, overwrite=overwrite)
+    if target.exists() and not container.is_container(target):
+        raise OutputExistsError(f"'{target}' is no packed file, so it is not replaced; choose another file.")
     exact = open_adapter(adapter)
     exact.check_finite()
     small = exact if dtype is None else round_adapter(exact, dtype)
