@@ -127,6 +127,8 @@ def test_other_encodings_and_delimiters_come_back_as_the_same_texts_in_utf_8(cla
     # The answers are data again, and are answered anew in the same columns.
     again = _call("predict", classes, "--data", out, "--out", tmp_path / "again.csv")
     assert again.exit_code == 0, again.stderr
+    assert "the answers replace 'prediction', 'probability', 'probability: bad'" in again.stderr
+    assert "the answers replace" not in result.stderr
     assert (tmp_path / "again.csv").read_text("utf-8") == out.read_text("utf-8")
 
 

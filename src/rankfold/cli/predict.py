@@ -69,13 +69,23 @@ def command(
     """
     request = PredictRequest(**merge_values(context, PredictRequest))
     _check_options(request, texts, pairs, out, overwrite=overwrite, as_json=as_json)
-    from rankfold.runs.predict import answer_rows, check_answer_file, json_line, load_for, write_answers
+    from rankfold.runs.predict import (
+        answer_rows,
+        check_answer_file,
+        json_line,
+        load_for,
+        replaced_columns,
+        write_answers,
+    )
+    from rankfold.tasks.data.table import quote_list
 
     if out is not None:
         check_answer_file(out, overwrite=overwrite)
     with shown_notes():
         # What is wrong with the data is said before the model is loaded.
         inputs = _read_inputs(request, texts, pairs)
+        if out is not None and (names := replaced_columns(inputs)):
+            note(f"the answers replace {quote_list(names)} of the input; rename what is to be kept.")
         model = load_for(request)
         if out is None and not as_json and len(inputs) == 1:
             _print_one(model, inputs, request)

@@ -74,6 +74,12 @@ def _is_answer(column: str) -> bool:
     return column in (PREDICTION, _PROBABILITY, _PROBABILITIES) or column.startswith(f"{_PROBABILITY}: ")
 
 
+def replaced_columns(rows: Iterable[InputText]) -> list[str]:
+    """Return the columns of the input that answers take the place of."""
+    names = dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row)
+    return [name for name in names if _is_answer(name)]
+
+
 def load_for(request: PredictRequest) -> AdaptedModel:
     """Load the adapter that a request names.
 
