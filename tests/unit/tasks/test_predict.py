@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rankfold.errors import SpecError, TrainingError
+from rankfold.errors import AdapterFileError, SpecError, TrainingError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Table
@@ -16,6 +16,7 @@ from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.tasks.kinds.learner import Sampling
+from rankfold.tasks.kinds.multi_label import KIND as MULTI_LABEL
 from rankfold.tasks.kinds.multiple_choice import KIND as MULTIPLE_CHOICE
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from rankfold.tasks.task import Task, TaskData
@@ -130,6 +131,20 @@ def test_a_loss_that_is_not_a_number_is_an_error(tiny_bert):
     loaded.model.classifier.bias.data.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss on the split 'test' is nan"):
         _labelled(loaded)
+
+
+@pytest.mark.parametrize("kind", [CLASSIFICATION, MULTI_LABEL, REGRESSION])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_answer_that_is_not_a_number_is_an_error(kind, value, tiny_bert):
+    names = None if kind is REGRESSION else ("bad", "good")
+    loaded = kind.load(resolve_model(str(tiny_bert)), names)
+    learner = Learner(loaded.model, loaded.processor, 48, label_names=names or ())
+    rows = kind.inputs([{"text": text.text} for text in TEXTS], Columns("text"))
+    assert len(kind.answer(learner, rows)) == len(rows)
+    assert kind.answer(learner, []) == []
+    loaded.model.classifier.bias.data[0] = value
+    with pytest.raises(AdapterFileError, match=r"output for row 1 is not a finite number.*; restore"):
+        kind.answer(learner, rows)
 
 
 def test_a_prediction_does_not_look_at_the_label(bert, llama):

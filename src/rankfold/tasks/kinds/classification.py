@@ -16,7 +16,7 @@ from rankfold.tasks.data.label_findings import label_findings
 from rankfold.tasks.data.labels import find_labels, is_measured, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
+from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Learner
 from rankfold.tasks.kinds.prompts import answer_index, choices_of
 from rankfold.tasks.metrics import AUROC, auroc, balanced_weights, measure
@@ -78,11 +78,12 @@ class Classification(LabelledText):
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[int]:
         """Return the class id of each example."""
-        return cast(Any, self.outputs(learner, examples).argmax(-1)).tolist()
+        return cast(Any, check_finite(self.outputs(learner, examples), examples).argmax(-1)).tolist()
 
     def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
         """Return the label of each example, and the probability of every class."""
-        rows: list[list[float]] = cast(Any, self.outputs(learner, examples).double().softmax(-1)).tolist()
+        outputs = check_finite(self.outputs(learner, examples), examples)
+        rows: list[list[float]] = cast(Any, outputs.double().softmax(-1)).tolist()
         names = learner.label_names
         return [
             {

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from rankfold.errors import DataError
+from rankfold.errors import AdapterFileError, DataError
 from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Row, Rows, Table
@@ -80,6 +80,23 @@ class LabelledText(TaskKind):
             chunks.append(learner.logits(batch))
             order += indices
         return torch.cat(chunks)[torch.tensor(order).argsort()]
+
+
+def check_finite(values: Tensor, examples: Sequence[Example]) -> Tensor:
+    """Return what a model gives for examples, a row for each, if all of it can be an answer.
+
+    Raises:
+        AdapterFileError: If a number is not finite, with the first row that has one.
+    """
+    is_fine = cast(Any, values.isfinite().unsqueeze(-1).flatten(1).all(1)).tolist()
+    if not all(is_fine):
+        name = examples[is_fine.index(False)].id
+        row = name + 1 if isinstance(name, int) else f"'{name}'"
+        raise AdapterFileError(
+            f"the model's output for row {row} is not a finite number, so the adapter's weights or settings, "
+            "such as its alpha, are of no use; restore the adapter, or train it again."
+        )
+    return values
 
 
 def example_of(row: Row, columns: Columns, name: int | str, label: Any) -> Example:

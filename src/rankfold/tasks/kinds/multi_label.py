@@ -20,7 +20,7 @@ from rankfold.tasks.data.label_findings import SEPARATORS, counts_text, find_sep
 from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
+from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.list_metrics import SET_METRICS, score_lists
 
@@ -113,11 +113,11 @@ class MultiLabel(LabelledText):
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[list[str]]:
         """Return the names of the classes of each example."""
-        return _names_above(learner, self.outputs(learner, examples))
+        return _names_above(learner, check_finite(self.outputs(learner, examples), examples))
 
     def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
         """Return the labels of each example, and the probability of every class."""
-        outputs = self.outputs(learner, examples)
+        outputs = check_finite(self.outputs(learner, examples), examples)
         rows: list[list[float]] = cast(Any, outputs.double().sigmoid()).tolist()
         return [
             {

@@ -21,7 +21,7 @@ from rankfold.tasks.data.labels import check_published, column_format, is_measur
 from rankfold.tasks.data.numbers import NumberFormat
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
-from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples
+from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples
 from rankfold.tasks.kinds.learner import Features, Learner
 
 _SCALE, _UNIT = "scale", "unit"
@@ -167,7 +167,8 @@ class Regression(LabelledText):
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[float]:
         """Return the number predicted for each example, in the unit of the labels."""
-        return self._numbers(learner, self.outputs(learner, examples))
+        numbers = self._numbers(learner, self.outputs(learner, examples))
+        return cast(Any, check_finite(numbers, examples)).tolist()
 
     def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
         """Return the number predicted for each example, with its unit if the labels have one."""
@@ -185,15 +186,15 @@ class Regression(LabelledText):
         targets = torch.tensor([scale.standardise(label) for label in labels])
         truth = cast(Any, targets).tolist() if scale == Scale() else labels
         loss = functional.mse_loss(outputs.squeeze(-1), targets).item()
-        predictions = self._numbers(learner, outputs)
+        predictions: list[float] = cast(Any, self._numbers(learner, outputs)).tolist()
         # A diverged model has no metric; its loss says so.
         scores = self.score(metrics, truth, predictions) if math.isfinite(loss) else {}
         return Evaluation(loss, scores, [example.id for example in examples], truth, predictions)
 
-    def _numbers(self, learner: Learner, outputs: Tensor) -> list[float]:
+    def _numbers(self, learner: Learner, outputs: Tensor) -> Tensor:
         scale = Scale.of(learner.settings)
         values = outputs.squeeze(-1)
-        return cast(Any, values if scale == Scale() else scale.restore(values)).tolist()
+        return values if scale == Scale() else scale.restore(values)
 
 
 def _check_unnamed(column: str, table: Table, names: Sequence[str] | None) -> None:
