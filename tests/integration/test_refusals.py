@@ -274,3 +274,28 @@ def test_base_weights_beyond_half_precision_are_recognised(tmp_path):
     config = RankfoldConfig(r=2, target_modules=["one"])
     peft.get_peft_model(base(), config).save_pretrained(tmp_path)
     peft.PeftModel.from_pretrained(base(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["value", "encoder", "0", "weight", "bert", "rankfold_up"])
+def test_adapter_beside_others_with_the_name_of_a_part_of_the_model_is_refused(name):
+    model = adapted(config_of("lora"))
+    before = state_of(model)
+    with pytest.raises(SpecError, match=f"'{name}' is also that of a part of the model"):
+        model.add_adapter(name, config_of("lora", seed=7))
+    with pytest.raises(SpecError, match=f"'{name}' is also that of a part of the model"):
+        adapted(config_of("lora"), adapter_name=name).add_adapter("other", config_of("lora"))
+    assert list(model.peft_config) == ["default"]
+    assert state_of(model) == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapters_whose_names_hold_one_another_are_saved_whole(method, tmp_path):
+    model = adapted(config_of(method), adapter_name="11")
+    names = ["11", "111", "val", "query_value"]
+    for name in names[1:]:
+        model.add_adapter(name, config_of(method))
+    model.save_pretrained(tmp_path)
+    adapted(config_of(method)).save_pretrained(tmp_path / "alone")
+    expected = load_file(tmp_path / "alone" / WEIGHTS).keys()
+    for name in names:
+        assert load_file(tmp_path / name / WEIGHTS).keys() == expected

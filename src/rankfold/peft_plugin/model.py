@@ -31,6 +31,7 @@ from rankfold.peft_plugin.state import (
     check_head_sizes,
     check_heads,
     check_layers,
+    check_names,
     check_tensors,
     fingerprint,
     layout_of_targets,
@@ -67,10 +68,13 @@ class RankfoldModel(BaseTuner):
         """Add an adapter to the model, after checking that all of it is possible.
 
         Raises:
-            SpecError: If a target matches nothing or cannot be adapted.
+            SpecError: If a target matches nothing or cannot be adapted, or a name is that of a part of the
+                model.
             AdapterFileError: If the adapter was trained on another base model.
         """
         config = cast("RankfoldConfig", self.peft_config[adapter_name])
+        present = {name for layer in _layers(model) for name in layer.rankfold_adapters}
+        check_names(model, [adapter_name, *sorted(present - {adapter_name})])
         config.keep_seed()
         follow_renamings(model, config)
         if config.spec_for("").shares or config.target_parameters:
@@ -228,6 +232,7 @@ class RankfoldModel(BaseTuner):
             raise SpecError(
                 f"'{adapter_name}' is an adapter of this model already; give another adapter_name."
             )
+        check_names(self.model, {*configs, adapter_name})
         check_sum(configs, weights, adapters)
         layers = _named_layers(self.model)
         sums = dict(zip(adapters, weights, strict=True))

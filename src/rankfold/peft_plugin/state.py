@@ -22,13 +22,20 @@ from rankfold.adapter.layout import (
     layout_of,
     module_path,
 )
-from rankfold.errors import AdapterFileError, RankfoldWarning
+from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
 from rankfold.peft_plugin.targets import COMPILED_PREFIX, Target, find_targets, follow_renamings
 
 _LAYERS, _WEIGHTS = 16, 4
 _LARGEST = torch.finfo(torch.float16).max
+
+# The names of what an adapter's parts hold, and of what PEFT puts around layers and models.
+_RESERVED = (
+    *("bias", "left", "message_gates", "nodes", "right", "state_gates", "value", "weight"),
+    *("base_layer", "model", "modules_to_save", "original_module"),
+)
+_SLOTS = ("modules_to_save", "trainable_tokens", "lora_", PREFIX)
 _FLOAT_BASE, _QUANTISED_BASE = "float", "quantised"
 
 # Rounding a weight to bfloat16 moves it by at most 2**-9 of itself, to 4 bits by about a tenth of a typical
@@ -194,6 +201,34 @@ def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Ten
             f"'{surplus[0]}'; it belongs to another base model or configuration."
         )
     return own_keys
+
+
+def check_names(model: nn.Module, adapter_names: Collection[str]) -> None:
+    """Check that several adapters of one model can be saved apart.
+
+    To save one, PEFT leaves out every tensor that has the name of another between two dots, be it as the
+    name of a layer.
+
+    Raises:
+        SpecError: If one has the name of a part of the model.
+    """
+    if len(adapter_names) <= 1:
+        return
+    parts = set(_RESERVED)
+    for path, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers()):
+        pieces = path.split(".")
+        parts.update(
+            piece
+            for before, piece in zip(("", *pieces), pieces, strict=False)
+            if not before.startswith(_SLOTS)
+        )
+    for name in adapter_names:
+        if name in parts or name.startswith(PREFIX):
+            raise SpecError(
+                f"the adapter name '{name}' is also that of a part of the model, so PEFT would leave tensors "
+                "out of the files of the adapters beside it; give the adapter another name, or keep it alone "
+                "on its model."
+            )
 
 
 def check_finite(tensors: Mapping[str, Tensor], title: str = "the adapter") -> None:
