@@ -116,9 +116,13 @@ def test_terminated_export_leaves_nothing(adapter, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("rankfold.export.export.file_hashes", end)
-    assert _call(adapter, tmp_path / "out").exit_code == 128 + signal.SIGTERM
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # libraries of other tests have their own
+    try:
+        assert _call(adapter, tmp_path / "out").exit_code == 128 + signal.SIGTERM
+        assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def test_base_model_that_is_no_name_is_said(adapter, tmp_path):

@@ -13,6 +13,9 @@ from rankfold import NotExactError, RankfoldWarning
 from tests.integration.models import FOLDABLE, METHODS, adapted, config_of, ids, learned, scores, t5
 from tests.support.tolerance import assert_close
 
+# The weight of torch's attention is a parameter and no layer, as the warning says; it is not adapted here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*numbers are in parameters:rankfold.RankfoldWarning")
+
 WIDTH = 16
 
 

@@ -37,7 +37,7 @@ def test_every_adapter_is_in_one_block_or_outside():
     assert len(blocks.outside) == 1
 
 
-@pytest.mark.parametrize(("method", "zero"), [("lora", "up"), ("relayed_lora", "down"), ("tlora", "core")])
+@pytest.mark.parametrize(("method", "zero"), [("lora", "up"), ("relayed_lora", "up"), ("tlora", "core")])
 def test_the_factor_that_is_zero_is_found(method, zero):
     fresh = find_blocks(adapted(config_of(method, init_weights=True)))
     for adapters in fresh.adapters:
