@@ -59,6 +59,9 @@ class Factor(nn.Module, ABC):
     def reset(self, *, seed: int, name: str) -> None:
         """Set the initial values, which depend on `seed` and `name` alone."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def extra_repr(self) -> str:
         """Return the size for `repr`."""
         return " x ".join(map(str, (*self.stack, self.rows, self.cols)))

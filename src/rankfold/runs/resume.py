@@ -31,7 +31,6 @@ from rankfold.runs.fields import differences, quote_differences
 from rankfold.runs.output import START_NAME, folder_beside, read_start, refuse_differences, restore_run
 from rankfold.runs.record import DataVersion, RunRecord, measured_on
 from rankfold.runs.request import RunRequest
-from rankfold.tasks import load_task
 from rankfold.tasks.kinds import find_kind
 from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.distributed import is_main_process, wait_for_all
@@ -72,6 +71,8 @@ def check_unfinished(request: RunRequest) -> None:
 
 def current_data(request: RunRequest) -> DataVersion | None:
     """Return the hash of the rows and the version of the task that a request names; None if unreadable."""
+    from rankfold.tasks import load_task  # with what reads data, of an extra
+
     try:
         base = resolve_model(request.model, trust_remote_code=request.trust_remote_code)
         data = load_task(request.task_request, is_causal=base.is_causal)

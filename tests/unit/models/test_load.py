@@ -124,7 +124,7 @@ def _other_targets(folder):
         (_without_method, "names no method"),
         (_unknown_field, "unknown fields 'novelty'; update"),
         (_other_rank, r"does not fit this base model \(size mismatch for .*\[3, 16\]\)\); name"),
-        (_other_targets, "lacks 'base_model"),
+        (_other_targets, "lacks 'bert"),
     ],
 )
 def test_a_spoilt_adapter_is_a_clear_error(tiny_bert, adapter, spoil, words):

@@ -15,6 +15,7 @@ from rankfold.models.gguf import new_folder
 from rankfold.models.hardware import choose_precision
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
+from rankfold.tasks.kinds.kind import Examples
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
 from tests.support.tiny_models import write_bert
@@ -56,7 +57,9 @@ def test_a_regression_head_starts_at_the_mean_where_it_has_a_bias(tiny_bert, tin
     bert, llama = (REGRESSION.load(resolve_model(str(item))) for item in (tiny_bert, tiny_llama))
     before = llama.model.score.weight.clone()
     for loaded in (bert, llama):
-        REGRESSION.start_head(loaded, [Example(0, "", None, 1.0), Example(1, "", None, 4.0)])
+        REGRESSION.start_head(
+            loaded, Examples(None, {"train": [Example(0, "", None, 1.0), Example(1, "", None, 4.0)]})
+        )
     assert bert.model.classifier.bias.item() == 2.5
     assert llama.model.score.bias is None
     assert torch.equal(llama.model.score.weight, before)

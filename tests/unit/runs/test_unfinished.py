@@ -319,7 +319,7 @@ def test_what_another_process_did_in_the_meantime_is_not_done_again(request_, tm
 
 
 def test_run_finished_while_this_one_was_prepared_is_taken_as_it_is(request_, monkeypatch):
-    def prepare_slowly(asked):
+    def prepare_slowly(asked, progress=None):
         monkeypatch.undo()
         run(request_)
         return prepare(asked)

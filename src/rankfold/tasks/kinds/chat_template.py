@@ -6,8 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, final
 
-from jinja2 import TemplateError
-
 from rankfold.errors import DataError, SpecError, unknown_name
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
@@ -192,6 +190,8 @@ class ChatTemplate:
                 "the data are conversations, but the model's tokenizer has no chat template; name one with "
                 f"--chat-template: {', '.join(CHAT_TEMPLATES)}, or a Jinja file."
             )
+        from jinja2 import TemplateError  # of an extra, by which transformers renders
+
         messages = [turn.to_dict() for turn in turns]
         try:
             return cast(
