@@ -88,7 +88,7 @@ def check_finite(values: Tensor, examples: Sequence[Example]) -> Tensor:
     Raises:
         AdapterFileError: If a number is not finite, with the first row that has one.
     """
-    is_fine = cast(Any, values.isfinite().unsqueeze(-1).flatten(1).all(1)).tolist()
+    is_fine: list[bool] = cast(Any, values.isfinite().unsqueeze(-1).flatten(1).all(1)).tolist()
     if not all(is_fine):
         name = examples[is_fine.index(False)].id
         row = name + 1 if isinstance(name, int) else f"'{name}'"

@@ -219,9 +219,10 @@ def _settings_of(column: str, labels: Sequence[float], number_format: NumberForm
 
 
 def _is_finite(value: JsonValue) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     # Also of integers that no float holds.
-    return is_number and abs(value) <= sys.float_info.max
+    return abs(value) <= sys.float_info.max
 
 
 def _scale_error(field: str, value: JsonValue, fault: str) -> AdapterFileError:
