@@ -65,7 +65,12 @@ def test_example_script_runs(path, tmp_path, monkeypatch):
     skip_without_packages(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(path.parent))
-    runpy.run_path(str(path), run_name="__main__")
+    before = dict(os.environ)
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:  # an example may set variables, which other tests must not see
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.mark.parametrize("path", MANY_PROCESSES, ids=name_of)
