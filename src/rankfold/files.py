@@ -208,7 +208,7 @@ def _scratch_beside(place: Path) -> Generator[Path]:
 
 
 def _drop_scratch(scratch: Path, place: Path) -> None:
-    """Delete a scratch folder, once what was moved into it is back in its place."""
+    """Delete a scratch folder, once the files that were moved into it are back in their place."""
     restore_replaced(place, scratch / _OLD)
     shutil.rmtree(scratch, ignore_errors=True)
 

@@ -18,7 +18,7 @@ _SHOWN_CHARACTERS = 1200
 
 @click.group()
 def command() -> None:
-    """Show what a run would learn from data."""
+    """Commands on training data."""
 
 
 @command.command()
@@ -26,7 +26,7 @@ def command() -> None:
 @json_option
 @click.pass_context
 def show(context: click.Context, *, as_json: bool, **_options: Any) -> None:
-    """Show the files, columns, labels, lengths and an example of data, and what is odd about it.
+    """Show the files, columns, labels, lengths, an example and the oddities of data.
 
     Nothing is trained, and no weight is loaded. With --model lengths are in tokens, and the example is shown
     as the model sees it.
@@ -90,7 +90,7 @@ def _print_labels(preview: "DataPreview") -> None:
 
 
 def _example_text(example: "ExamplePreview") -> str:
-    """Return an example as text; what the model learns to write stands between « and »."""
+    """Return an example as text, with the learned part between « and »."""
     parts = [f"«{item.text}»" if item.is_learned else item.text for item in example.segments]
     text = "\n".join(parts) if not any(item.is_learned for item in example.segments) else "".join(parts)
     if len(text) > _SHOWN_CHARACTERS:

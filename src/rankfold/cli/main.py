@@ -126,7 +126,7 @@ def _starts_processes(words: Sequence[str]) -> bool:
 
 @contextmanager
 def _exit_when_terminated() -> Generator[None]:
-    """Turn SIGTERM into an exit, which removes what is unfinished; by default Python would leave it."""
+    """Turn SIGTERM into an exit, which removes unfinished files; by default Python would leave them."""
 
     def leave(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one must not stop the removal

@@ -20,7 +20,7 @@ _WORTH_NAMING = 0.01
 
 
 def owner_of(module: nn.Module) -> nn.Module:
-    """Return the module that has the parameters: what adapters wrapped, or the module itself."""
+    """Return the module that has the parameters: the wrapped module, or the module itself."""
     return module.base_layer if isinstance(module, RankfoldParameters) else module
 
 

@@ -155,7 +155,7 @@ class RankfoldParameters(nn.Module, BaseTunerLayer):
         return self.__getattr__("weight")
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the module has under a name; in a forward pass, of a parameter its changed value."""
+        """Return an attribute of the wrapped module; during a forward pass, the adapted parameter."""
         modules: dict[str, Any] = self.__dict__.get("_modules", {})
         if name in modules or "base_layer" not in modules:
             return super().__getattr__(name)

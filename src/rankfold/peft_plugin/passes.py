@@ -54,7 +54,7 @@ def rows_with_adapters(names: Mapping[nn.Module, list[str]]) -> Generator[None]:
 
 @final
 class _ThisThread(threading.local):
-    """What one thread does with a model.
+    """Per-thread state of forward passes: the adapters it began with, and those it chose.
 
     Attributes:
         version: The version of the adapters that the pass under way began with; None outside of a pass.

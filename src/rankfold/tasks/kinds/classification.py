@@ -16,7 +16,14 @@ from rankfold.tasks.data.label_findings import label_findings
 from rankfold.tasks.data.labels import find_labels, is_measured, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples, read_rows
+from rankfold.tasks.kinds.labelled import (
+    Example,
+    LabelledText,
+    check_finite,
+    labelled_examples,
+    logits_and_weights,
+    read_rows,
+)
 from rankfold.tasks.kinds.learner import Learner
 from rankfold.tasks.kinds.prompts import answer_index, choices_of
 from rankfold.tasks.metrics import AUROC, auroc, balanced_weights, measure
@@ -147,9 +154,7 @@ class WeightedClassification(Classification):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the cross-entropy, weighted by class."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        logits = model(**inputs).logits
-        weights = torch.tensor(self._weights, dtype=logits.dtype, device=logits.device)
+        logits, weights = logits_and_weights(model, batch, self._weights)
         return functional.cross_entropy(logits, batch["labels"], weights)
 
     def loss_items(self, batch: Batch) -> float:

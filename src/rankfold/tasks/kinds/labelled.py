@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from rankfold.errors import AdapterFileError, DataError
@@ -14,7 +14,7 @@ from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.texts import text_of
-from rankfold.tasks.kinds.kind import Collate, LabelHints, TaskKind
+from rankfold.tasks.kinds.kind import Batch, Collate, LabelHints, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner
 
 logger = logging.getLogger("rankfold.tasks")
@@ -80,6 +80,18 @@ class LabelledText(TaskKind):
             chunks.append(learner.logits(batch))
             order += indices
         return torch.cat(chunks)[torch.tensor(order).argsort()]
+
+
+def logits_and_weights(model: nn.Module, batch: Batch, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Return the logits of a batch, and the weights of the classes as a tensor beside them.
+
+    Args:
+        model: With a head of one output for each class.
+        batch: With labels, which the model does not get.
+        weights: One for each class.
+    """
+    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    return logits, torch.tensor(weights, dtype=logits.dtype, device=logits.device)
 
 
 def check_finite(values: Tensor, examples: Sequence[Example]) -> Tensor:

@@ -20,7 +20,14 @@ from rankfold.tasks.data.label_findings import SEPARATORS, counts_text, find_sep
 from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples, read_rows
+from rankfold.tasks.kinds.labelled import (
+    Example,
+    LabelledText,
+    check_finite,
+    labelled_examples,
+    logits_and_weights,
+    read_rows,
+)
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.list_metrics import SET_METRICS, score_lists
 
@@ -178,9 +185,7 @@ class WeightedMultiLabel(MultiLabel):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the binary cross-entropy, weighted by class."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        logits = model(**inputs).logits
-        weights = torch.tensor(self._weights, dtype=logits.dtype, device=logits.device)
+        logits, weights = logits_and_weights(model, batch, self._weights)
         return functional.binary_cross_entropy_with_logits(
             logits, batch["labels"].to(logits.dtype), pos_weight=weights
         )
