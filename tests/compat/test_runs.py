@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from rankfold.cli.main import cli
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
-from rankfold.runs.request import EvaluateRequest
 from tests.compat.corpus import CORPUS
 from tests.compat.write_runs import FIT
 

@@ -10,10 +10,11 @@ from click.testing import CliRunner
 
 import rankfold
 from rankfold.cli.main import cli
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
 from rankfold.runs.examples import read_examples
 from rankfold.runs.record import RunRecord
-from rankfold.runs.request import EvaluateRequest, RunRequest
+from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
 from rankfold.store.store import AdapterStore
 from rankfold.tasks.kinds import KINDS

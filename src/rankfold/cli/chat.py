@@ -11,8 +11,8 @@ import click
 
 from rankfold.cli.console import note, shown_notes
 from rankfold.cli.options import SectionedCommand, merge_values, request_options, section
+from rankfold.runs.adapter_request import PredictRequest, SamplingRequest
 from rankfold.runs.fields import fields_of
-from rankfold.runs.request import PredictRequest, SamplingRequest
 
 if TYPE_CHECKING:
     from rankfold.runs.chat import Conversation

@@ -11,8 +11,9 @@ from rankfold.cli.console import note, print_json, print_table, progress_screen,
 from rankfold.cli.options import SectionedCommand, json_option, merge_values, request_options, section
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.fields import fields_of
-from rankfold.runs.request import DataRequest, EvaluateRequest
+from rankfold.runs.request import DataRequest
 
 if TYPE_CHECKING:
     from rankfold.runs.evaluate import EvaluateResult

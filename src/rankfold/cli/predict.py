@@ -10,8 +10,8 @@ import click
 from rankfold.cli.console import note, print_table, progress_screen, shown_notes
 from rankfold.cli.options import SectionedCommand, merge_values, request_options, section
 from rankfold.errors import SpecError
+from rankfold.runs.adapter_request import PredictRequest
 from rankfold.runs.fields import fields_of
-from rankfold.runs.request import PredictRequest
 
 if TYPE_CHECKING:
     from rankfold.runs.adapted import AdaptedModel, InputText

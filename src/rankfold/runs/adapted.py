@@ -14,9 +14,10 @@ from rankfold.errors import AdapterFileError, DataError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, position_limit, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.loading import Loading
+from rankfold.runs.adapter_request import SamplingRequest
 from rankfold.runs.fields import fields_of
 from rankfold.runs.record import RunRecord
-from rankfold.runs.request import Device, Precision, SamplingRequest, ScoringName
+from rankfold.runs.request import Device, Precision, ScoringName
 from rankfold.runs.trained import TrainedAdapter, open_trained
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.loading import load_adapter

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from rankfold.runs.adapted import AdaptedModel
-from rankfold.runs.request import SamplingRequest
+from rankfold.runs.adapter_request import SamplingRequest
 
 
 @final

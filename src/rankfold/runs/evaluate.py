@@ -10,8 +10,8 @@ from rankfold.errors import SpecError
 from rankfold.models.base import resolve_model
 from rankfold.progress import Progress, Silent
 from rankfold.runs.adapted import Learned, Placement, make_learner
+from rankfold.runs.adapter_request import CompleteRequest, EvaluateRequest
 from rankfold.runs.record import Prediction, RunRecord
-from rankfold.runs.request import CompleteRequest, EvaluateRequest
 from rankfold.runs.trained import open_trained
 from rankfold.store.manifest import Manifest
 from rankfold.tasks import TaskData, choose_metrics, load_task

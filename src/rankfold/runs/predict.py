@@ -15,7 +15,7 @@ from rankfold.errors import OutputExistsError, SpecError
 from rankfold.files import check_free_file, whole_file
 from rankfold.progress import Progress, Silent
 from rankfold.runs.adapted import AdaptedModel, Answer, InputText, load
-from rankfold.runs.request import PredictRequest
+from rankfold.runs.adapter_request import PredictRequest
 from rankfold.tasks.data.json_rows import read_json_row
 from rankfold.tasks.data.read import Row
 from rankfold.tasks.load import read_whole

@@ -1,10 +1,10 @@
-"""The requests of one run and of one evaluation: every field with its range, default and help text."""
+"""The request of one run: every field with its range, default and help text."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, JsonValue
 from pydantic.fields import FieldInfo
@@ -25,11 +25,6 @@ from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.task import Mixture, TaskRequest
 from rankfold.train.reducer.spec import ReducerSpec
 from rankfold.train.schedule import Moments, OptimizerName, Rates, Scheduler
-
-if TYPE_CHECKING:
-    from rankfold.runs.record import RunRecord
-    from rankfold.store.manifest import Manifest
-    from rankfold.tasks.kinds.learner import Sampling
 
 DEFAULT_EPOCHS = 3.0
 
@@ -52,24 +47,22 @@ ScoringName = Literal["likelihood", "total_likelihood", "generated"]
 SplitName = Literal["train", "validation", "test", "validation_mismatched"]
 
 _SUBJECT = Option("What to train")
-_DATA = Option("Data")
+DATA_OPTION = Option("Data")
 _TRAINING = Option("How to train")
 _TRAINING_METHOD = Option("How to train", is_per_method=True)
 _RATES = Option("Learning rates by role", is_per_method=True)
 _PATHS = Option("What to train", is_identity=False)
-_PLACE = Option("Where", is_identity=False)
-_ADAPTER, _SAMPLING = Option("Adapter"), Option("How to generate")
-_EVALUATION, _EVALUATION_PLACE = Option("What to evaluate"), Option("Where")
+PLACE_OPTION = Option("Where", is_identity=False)
 
 # Fields of every request that reads files.
-_BYTES = Option("Data", metavar="BYTES", is_identity=False)
-_ENCODING: Any = Field(
+BYTES_OPTION = Option("Data", metavar="BYTES", is_identity=False)
+ENCODING_FIELD: Any = Field(
     None, description="Encoding of text files, such as cp1252; found by their bytes if left out."
 )
-_DELIMITER: Any = Field(
+DELIMITER_FIELD: Any = Field(
     None, description="Delimiter of CSV files: a character, or tab; found by the header if left out."
 )
-_MOST_BYTES: Any = Field(MAX_BYTES, gt=0, le=2**50, description="Most bytes of a split, decompressed.")
+MOST_BYTES_FIELD: Any = Field(MAX_BYTES, gt=0, le=2**50, description="Most bytes of a split, decompressed.")
 
 
 @request_class
@@ -85,24 +78,24 @@ class DataRequest(Request):
     data: Annotated[str | None, Option("Data", metavar="PATH|HUB_ID")] = Field(
         None, description="Folder of splits, a JSONL, CSV or Parquet file, or a hub dataset."
     )
-    encoding: Annotated[str | None, _DATA] = _ENCODING
-    delimiter: Annotated[str | None, _DATA] = _DELIMITER
-    max_bytes: Annotated[int, _BYTES] = _MOST_BYTES
-    task: Annotated[str | None, _DATA] = Field(
+    encoding: Annotated[str | None, DATA_OPTION] = ENCODING_FIELD
+    delimiter: Annotated[str | None, DATA_OPTION] = DELIMITER_FIELD
+    max_bytes: Annotated[int, BYTES_OPTION] = MOST_BYTES_FIELD
+    task: Annotated[str | None, DATA_OPTION] = Field(
         None,
         description="A task whose metric is known: bbc_news (embedded), mrpc, stsb, boolq, ...; several as "
         "mrpc+sst2.",
     )
-    kind: Annotated[str | None, _DATA] = Field(
+    kind: Annotated[str | None, DATA_OPTION] = Field(
         None, description="The kind of task, such as regression; inferred from the data if left out."
     )
-    text_column: Annotated[str | None, _DATA] = Field(None, description="Column of the text.")
-    pair_column: Annotated[str | None, _DATA] = Field(None, description="Column of the second text.")
-    label_column: Annotated[str | None, _DATA] = Field(None, description="Column of the label.")
-    choices_column: Annotated[str | None, _DATA] = Field(
+    text_column: Annotated[str | None, DATA_OPTION] = Field(None, description="Column of the text.")
+    pair_column: Annotated[str | None, DATA_OPTION] = Field(None, description="Column of the second text.")
+    label_column: Annotated[str | None, DATA_OPTION] = Field(None, description="Column of the label.")
+    choices_column: Annotated[str | None, DATA_OPTION] = Field(
         None, description="Column of the choices of a question, or several as A,B,C,D."
     )
-    group_column: Annotated[str | None, _DATA] = Field(
+    group_column: Annotated[str | None, DATA_OPTION] = Field(
         None,
         description="Column of the speaker, person or document, of which none is on both sides of a split.",
     )
@@ -111,20 +104,20 @@ class DataRequest(Request):
         description="Metrics such as macro_f1, the first of which results are compared by; may be repeated; "
         "those of the kind of task if left out.",
     )
-    decimal: Annotated[Decimal | None, _DATA] = Field(
+    decimal: Annotated[Decimal | None, DATA_OPTION] = Field(
         None,
         description="Decimal separator of numbers in the label column, '.' or ','; found in the data if "
         "left out.",
     )
-    drop_missing: Annotated[bool | None, _DATA] = Field(
+    drop_missing: Annotated[bool | None, DATA_OPTION] = Field(
         None, description="Leave out rows whose text or label is missing, instead of refusing them."
     )
-    scoring: Annotated[ScoringName | None, _DATA] = Field(
+    scoring: Annotated[ScoringName | None, DATA_OPTION] = Field(
         None,
         description="How a model that writes text chooses: likelihood (a token's, on average), "
         "total_likelihood, or generated (what it answers is read); likelihood if left out.",
     )
-    max_length: Annotated[int | None, _DATA] = Field(
+    max_length: Annotated[int | None, DATA_OPTION] = Field(
         None,
         gt=0,
         le=10**7,
@@ -212,7 +205,7 @@ class RunRequest(DataRequest):
     freeze_head: Annotated[bool, Option("What to train", is_per_method=True)] = Field(
         default=False, description="Keep a new classification head at its random initial values (frozen)."
     )
-    chat_template: Annotated[str | None, _DATA] = Field(
+    chat_template: Annotated[str | None, DATA_OPTION] = Field(
         None,
         description="Template of conversations: chatml, alpaca, vicuna or a Jinja file; the model's own if "
         "left out.",
@@ -222,22 +215,22 @@ class RunRequest(DataRequest):
         description="Put several short texts into one row, which do not see each other; for kinds that write "
         "text.",
     )
-    train_rows: Annotated[int | None, _DATA] = Field(
+    train_rows: Annotated[int | None, DATA_OPTION] = Field(
         None, gt=0, le=10**12, description="Train on this many rows, drawn with a fixed seed."
     )
-    eval_rows: Annotated[int | None, _DATA] = Field(
+    eval_rows: Annotated[int | None, DATA_OPTION] = Field(
         None, gt=0, le=10**12, description="Evaluate on this many rows, drawn with a fixed seed."
     )
     class_weights: Annotated[Literal["balanced"] | None, _TRAINING] = Field(
         None,
         description="balanced: rows of rare classes count more in the loss, so that all classes count alike.",
     )
-    hold_out: Annotated[bool, _DATA] = Field(
+    hold_out: Annotated[bool, DATA_OPTION] = Field(
         default=False,
         description="Evaluate on a tenth of the training split, not trained on, instead of on the validation "
         "split.",
     )
-    mixture: Annotated[Mixture, _DATA] = Field(
+    mixture: Annotated[Mixture, DATA_OPTION] = Field(
         "equal",
         description="Training rows of each task of a mixture: equal, as many as the smallest has, or all.",
     )
@@ -357,8 +350,8 @@ class RunRequest(DataRequest):
         default=True,
         description="Write the texts of the worst held-out rows to examples.jsonl, for `rankfold report`.",
     )
-    device: Annotated[Device, _PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
-    threads: Annotated[int | None, _PLACE] = Field(None, gt=0, le=4096, description="CPU threads.")
+    device: Annotated[Device, PLACE_OPTION] = Field("auto", description="auto, cpu, cuda or mps.")
+    threads: Annotated[int | None, PLACE_OPTION] = Field(None, gt=0, le=4096, description="CPU threads.")
 
     def __post_init__(self) -> None:
         """Check the fields that depend on each other, which their values do by being made."""
@@ -463,9 +456,6 @@ IDENTITY_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if
 METHOD_FIELDS = tuple(name for name, field in fields_of(RunRequest).items() if option_of(field).is_per_method)
 """The fields that belong to how a method is trained, and may differ from method to method in a comparison."""
 
-_FIELDS_OF_RUN = ("model", "batch_size")
-_DATA_FIELDS_OF_RUN = tuple(name for name in fields_of(DataRequest) if name != "max_length")
-
 
 @request_class
 class PreviewRequest(DataRequest):
@@ -481,199 +471,6 @@ class PreviewRequest(DataRequest):
     model: Annotated[str | None, Option("What to show")] = Field(
         None, description="The model whose tokens are shown: minilm, smollm2, a folder, a hub id."
     )
-
-
-@request_class
-class EvaluateRequest(DataRequest):
-    """One evaluation: a saved adapter on a split of a task.
-
-    Fields that are None are those of the run whose `run.json` lies beside the adapter, or of the adapter's
-    manifest. Where `task` or `data` names other data, only the columns are those of the run.
-
-    Raises:
-        SpecError: If a field is unknown or missing, a number is out of its range, or a name not one of its
-            choices.
-    """
-
-    title: ClassVar[str] = "an evaluation"
-    sections: ClassVar[tuple[str, ...]] = ("What to evaluate", "Data", "Where")
-
-    adapter: Annotated[Path, _EVALUATION] = Field(
-        strict=False, description="A folder that `rankfold train` or `save_pretrained` wrote."
-    )
-    model: Annotated[str | None, _EVALUATION] = Field(
-        None, description="The base model; that of the run if left out."
-    )
-    trust_remote_code: Annotated[bool, _EVALUATION] = Field(
-        default=False, description="Run Python code that comes with the model's files; read it first."
-    )
-    split: Annotated[SplitName | None, _EVALUATION] = Field(
-        None,
-        description="train, validation, test, or validation_mismatched (of mnli).  [default: validation; all "
-        "rows of a file that --data names]",
-    )
-    batch_size: Annotated[int | None, _EVALUATION_PLACE] = Field(
-        None, gt=0, le=10**6, description="Rows at a time; those of the run if left out, else 16."
-    )
-    precision: Annotated[Precision | None, _EVALUATION_PLACE] = Field(
-        None, description="auto, fp32 or bf16; that of the run if left out, else auto."
-    )
-    device: Annotated[Device, _EVALUATION_PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
-
-    @property
-    def is_own_data(self) -> bool:
-        """Whether the data is that of the run, because no other is named."""
-        return self.task is None and self.data is None
-
-    def completed_by(
-        self, record: "RunRecord | None", manifest: "Manifest | None" = None
-    ) -> "CompleteRequest":
-        """Return the request with the fields of a run in place of those that are None.
-
-        Args:
-            record: That of the run, if it is beside the adapter.
-            manifest: That of the adapter, which stands in for a record.
-
-        Raises:
-            SpecError: If nothing names the base model.
-        """
-        values = {} if self.is_own_data else _columns_of(manifest)
-        values |= _values_of_manifest(manifest) if record is None else _values_of_run(self, record)
-        values |= {
-            name: value for name in fields_of(type(self)) if (value := getattr(self, name)) is not None
-        }
-        if "model" not in values:
-            raise SpecError(
-                f"'{self.adapter}' has no rankfold.json and no run.json that name its base model; "
-                "name it with --model."
-            )
-        return CompleteRequest(**values)
-
-
-@request_class
-class CompleteRequest(EvaluateRequest):
-    """An evaluation whose model, batch size and precision are known."""
-
-    model: Annotated[str, _EVALUATION] = Field(description="The base model.")
-    batch_size: Annotated[int, _EVALUATION_PLACE] = Field(16, gt=0, le=10**6, description="Rows at a time.")
-    precision: Annotated[Precision, _EVALUATION_PLACE] = Field("auto", description="auto, fp32 or bf16.")
-
-
-def _values_of_run(request: EvaluateRequest, record: "RunRecord") -> dict[str, Any]:
-    """Return the values of a run that hold for its evaluation too."""
-    names = (*_FIELDS_OF_RUN, *_DATA_FIELDS_OF_RUN) if request.is_own_data else _FIELDS_OF_RUN
-    values = {name: getattr(record.request, name) for name in names}
-    values |= {"max_length": record.training.max_length, "precision": record.training.precision}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _columns_of(manifest: "Manifest | None") -> dict[str, Any]:
-    """Return the names of the columns that an adapter was trained on, by the fields of a request."""
-    columns: Mapping[str, str] = {} if manifest is None else manifest.columns
-    return {f"{role}_column": columns[role] for role in ("text", "pair", "label") if role in columns}
-
-
-def _values_of_manifest(manifest: "Manifest | None") -> dict[str, Any]:
-    """Return the values of an adapter's manifest that hold for its evaluation too."""
-    if manifest is None:
-        return {}
-    values = {
-        "model": None if manifest.base is None else manifest.base.name,
-        "max_length": manifest.max_length,
-    }
-    return {name: value for name, value in values.items() if value is not None}
-
-
-@request_class
-class SamplingRequest(Request):
-    """How texts are generated.
-
-    Raises:
-        SpecError: If a number is out of its range.
-    """
-
-    title: ClassVar[str] = "sampling"
-    sections: ClassVar[tuple[str, ...]] = ("How to generate",)
-
-    max_new_tokens: Annotated[int | None, _SAMPLING] = Field(
-        None, gt=0, le=10**6, description="Maximum tokens of a generated answer.  [default: 256]"
-    )
-    temperature: Annotated[float, _SAMPLING] = Field(
-        0.0, ge=0, le=100, description="Randomness of generated tokens; 0 takes the likeliest token."
-    )
-    top_p: Annotated[float, _SAMPLING] = Field(
-        1.0, gt=0, le=1, description="Draw among the likeliest tokens that together have this probability."
-    )
-    seed: Annotated[int, _SAMPLING] = Field(0, ge=0, le=2**32 - 1, description="Seed of the draws.")
-
-    def sampling(self, new_tokens: int) -> "Sampling":
-        """Return the settings of the generation, with a number of tokens where none was asked for."""
-        from rankfold.tasks.kinds.learner import Sampling  # it needs torch
-
-        return Sampling(self.max_new_tokens or new_tokens, self.temperature, self.top_p, self.seed)
-
-
-@request_class
-class PredictRequest(SamplingRequest):
-    """The use of a saved adapter on rows without labels.
-
-    Raises:
-        SpecError: If a field is unknown or missing, or a number is out of its range.
-    """
-
-    title: ClassVar[str] = "a prediction"
-    sections: ClassVar[tuple[str, ...]] = ("Adapter", "Data", "How to generate", "Where")
-
-    adapter: Annotated[Path, _ADAPTER] = Field(
-        strict=False, description="A folder, a packed file, or a record of a store as STORE#NAME."
-    )
-    model: Annotated[str | None, _ADAPTER] = Field(
-        None, description="The base model; that which the adapter was trained on if left out."
-    )
-    trust_remote_code: Annotated[bool, _ADAPTER] = Field(
-        default=False, description="Run Python code that comes with the model's files; read it first."
-    )
-    kind: Annotated[str | None, _ADAPTER] = Field(
-        None, description="The kind of task, such as regression, for an adapter that does not say."
-    )
-    labels: Annotated[str | None, Option("Adapter", metavar="NAME,NAME,...")] = Field(
-        None, description="Class names in the order of the outputs, for an adapter that does not say."
-    )
-    data: Annotated[str | None, Option("Data", metavar="PATH|HUB_ID")] = Field(
-        None, description="File of rows (JSONL, CSV, Parquet), a folder of splits, or a hub dataset."
-    )
-    encoding: Annotated[str | None, _DATA] = _ENCODING
-    delimiter: Annotated[str | None, _DATA] = _DELIMITER
-    max_bytes: Annotated[int, _BYTES] = _MOST_BYTES
-    split: Annotated[SplitName | None, _DATA] = Field(
-        None, description="Split of --data, where it has several: train, validation, test, ..."
-    )
-    text_column: Annotated[str | None, _DATA] = Field(
-        None, description="Column of the text; that of the training data if left out."
-    )
-    pair_column: Annotated[str | None, _DATA] = Field(
-        None, description="Column of the second text; that of the training data if left out."
-    )
-    max_length: Annotated[int | None, _DATA] = Field(
-        None, gt=0, le=10**7, description="Maximum tokens per row; as in training if left out."
-    )
-    scoring: Annotated[ScoringName | None, _DATA] = Field(
-        None,
-        description="How an answer with choices is found: likelihood, total_likelihood or generated; as in "
-        "training if left out.",
-    )
-    batch_size: Annotated[int, _PLACE] = Field(16, gt=0, le=10**6, description="Rows at a time.")
-    precision: Annotated[Precision, _PLACE] = Field("auto", description="auto, fp32 or bf16.")
-    device: Annotated[Device, _PLACE] = Field("auto", description="auto, cpu, cuda or mps.")
-
-    def __post_init__(self) -> None:
-        """Check that there is such an encoding and that the delimiter can separate cells."""
-        _ = self.read_options
-
-    @property
-    def read_options(self) -> ReadOptions:
-        """How files are read."""
-        return ReadOptions(self.encoding, self.delimiter, self.max_bytes)
 
 
 def overlay(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

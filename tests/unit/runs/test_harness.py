@@ -15,9 +15,9 @@ from lm_eval.models.huggingface import HFLM
 import rankfold
 from rankfold.errors import AdapterFileError, DataError, SpecError
 from rankfold.models.base import resolve_model
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
 from rankfold.runs.harness import HarnessRequest, evaluate_with_harness
-from rankfold.runs.request import EvaluateRequest
 from rankfold.store.loading import load_adapter
 from rankfold.tasks.kinds import default_kind
 from tests.support.tiny_models import question_rows, review_rows, write_splits

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from rankfold.cli.main import cli
 from rankfold.cli.train import command, make_request
 from rankfold.errors import DataError, SpecError
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.fields import differences, fields_of, flag_of, read_yaml
 from rankfold.runs.migrate import request_of_command
 from rankfold.runs.record import parse_record
-from rankfold.runs.request import EvaluateRequest, RunRequest, ScoringName
+from rankfold.runs.request import RunRequest, ScoringName
 from rankfold.tasks.scoring import Scoring
 from tests.support.records import make_record
 

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
 from rankfold.presets import discover
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
 from rankfold.runs.examples import read_examples
 from rankfold.runs.record import RunRecord
-from rankfold.runs.request import EvaluateRequest, RunRequest
+from rankfold.runs.request import RunRequest
 from rankfold.runs.run import dry_run, run
 from tests.support.tiny_models import question_rows, write_splits
 

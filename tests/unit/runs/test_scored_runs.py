@@ -7,9 +7,10 @@ import pytest
 
 from rankfold.errors import SpecError
 from rankfold.report.study import make_studies
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
 from rankfold.runs.record import RunRecord
-from rankfold.runs.request import EvaluateRequest, RunRequest
+from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.scoring import Scoring

@@ -6,8 +6,9 @@ import pytest
 
 from rankfold.bench.suites.suite_file import read_suite
 from rankfold.errors import DataError
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
-from rankfold.runs.request import EvaluateRequest, RunRequest
+from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.data.columns import Columns

@@ -8,8 +8,9 @@ from statistics import mean
 import pytest
 
 from rankfold.errors import DataError, SpecError
+from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
-from rankfold.runs.request import EvaluateRequest, RunRequest
+from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks import TaskRequest, limit_rows, load_task
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
