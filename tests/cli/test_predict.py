@@ -251,3 +251,9 @@ def test_unknown_fields_of_a_configuration_are_refused_unless_they_may_be_left_o
     with pytest.warns(rankfold.RankfoldWarning, match="from_the_future"):
         model = rankfold.load(adapter, strict=False)
     assert model.predict("a film") == rankfold.load(classes).predict("a film")
+
+
+@pytest.mark.parametrize("item", [None, 3, b"text", ("a", None), ("a", "b", "c"), []], ids=repr)
+def test_input_that_is_no_text_is_named_with_its_number(item, classes):
+    with pytest.raises(rankfold.DataError, match=r"input 2 is .*give a text"):
+        rankfold.load(classes).predict(["a film", item])

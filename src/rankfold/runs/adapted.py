@@ -120,16 +120,24 @@ class AdaptedModel:
         """Return texts, pairs and rows as rows that `examples` reads.
 
         Raises:
+            DataError: If an input is none of them, with its number.
             SpecError: If pairs were learned and these are none, or the other way round.
         """
-        rows: list[Row] = []
-        for item in texts:
-            if isinstance(item, Mapping):
-                rows.append(item)
-            else:
-                text, pair = (item, None) if isinstance(item, str) else item
-                rows.append(self.kind.text_row(text, pair, self.columns))
-        return rows
+        return [self._row(number, item) for number, item in enumerate(texts, 1)]
+
+    def _row(self, number: int, item: object) -> Row:
+        """Return one input as a row; callers from Python are not held to the annotation of `InputText`."""
+        match item:
+            case Mapping():
+                return cast(Row, item)
+            case str():
+                return self.kind.text_row(item, None, self.columns)
+            case (str() as text, str() as pair):
+                return self.kind.text_row(text, pair, self.columns)
+            case _:
+                raise DataError(
+                    f"input {number} is {item!r}; give a text, a pair of texts, or a row with named columns."
+                )
 
     def examples(self, rows: Sequence[Row]) -> list[Any]:
         """Return rows without labels as examples of the kind.
@@ -168,7 +176,7 @@ class AdaptedModel:
         options = [f"'{name}'" for name in sampling.changed_values() if name in fields_of(SamplingRequest)]
         if options and not self.kind.generates:
             raise SpecError(
-                f"what was learned is {self.kind.name}, and no texts are generated; leave "
+                f"the adapter has learned {self.kind.name}, which generates no text; leave "
                 f"{', '.join(options)} out."
             )
         learner = replace(self._sampler(sampling), on_text=on_text)

@@ -55,7 +55,7 @@ def _constant(record: RunRecord) -> Iterator[str]:
         return
     prediction = record.predictions[0].prediction
     names = record.task.label_names or ()
-    name = str(prediction)
+    name = "no label" if prediction == [] else str(prediction)
     if isinstance(prediction, int) and 0 <= prediction < len(names):
         name = f"'{names[prediction]}'"
     yield (

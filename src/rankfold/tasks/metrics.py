@@ -338,18 +338,6 @@ def _class_rows(values: Sequence[Any], names: Sequence[str]) -> list[tuple[int, 
     return [(row, name) for row, own_names in enumerate(rows) for name in own_names]
 
 
-def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], count: int) -> list[list[int]]:
-    """Return how many rows of each class, a row of the matrix, are predicted as each class, a column.
-
-    Args:
-        labels: Class ids.
-        predictions: In the same order.
-        count: The number of classes.
-    """
-    pairs = Counter(zip(labels, predictions, strict=True))
-    return [[pairs[label, prediction] for prediction in range(count)] for label in range(count)]
-
-
 def metric_name(name: str, names: Sequence[str], task: str) -> str:
     """Return our name of a metric that somebody has asked for.
 

@@ -5,7 +5,7 @@ import pytest
 from rankfold.errors import AdapterFileError, DataError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Learner
-from rankfold.tasks.kinds.answers import IGNORED_LABEL, Instruction, encode_answer
+from rankfold.tasks.kinds.answers import IGNORED_LABEL, Instruction, encode_answers
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.labelled import Example
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
@@ -40,6 +40,10 @@ def tokenizer(request, llama_tokenizer, chat_tokenizer):
     return {"plain": llama_tokenizer, "chat": chat_tokenizer}[request.param]
 
 
+def _encode_answer(tokenizer, instruction, answer, max_length):
+    return encode_answers(Learner(None, tokenizer, max_length), [(instruction, answer)])[0]
+
+
 def _encode(tokenizer, examples, max_length):
     return REGRESSION.encode(Learner(None, tokenizer, max_length), examples, training=True)
 
@@ -63,7 +67,7 @@ def test_texts_that_may_have_been_cut_are_told(bert_tokenizer, text, is_told, ca
 
 
 def test_only_the_answer_has_labels_and_it_ends(tokenizer):
-    row = encode_answer(tokenizer, Instruction(0, "the film ?", "true"), "true", 32)
+    row = _encode_answer(tokenizer, Instruction(0, "the film ?", "true"), "true", 32)
     labelled = [token for token in row["labels"] if token != IGNORED_LABEL]
     assert labelled == [VOCABULARY["true"], VOCABULARY["[SEP]"]]
     assert row["input_ids"][-2:] == labelled
@@ -71,20 +75,20 @@ def test_only_the_answer_has_labels_and_it_ends(tokenizer):
 
 
 def test_a_chat_template_frames_the_prompt(chat_tokenizer):
-    row = encode_answer(chat_tokenizer, Instruction(0, "film", "true"), "true", 32)
+    row = _encode_answer(chat_tokenizer, Instruction(0, "film", "true"), "true", 32)
     words = ("question", ":", "film", "answer", ":", "true", "[SEP]")
     assert row["input_ids"] == [VOCABULARY[word] for word in words]
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(tokenizer):
-    row = encode_answer(tokenizer, Instruction(0, LONG, "is true"), "is true", 10)
+    row = _encode_answer(tokenizer, Instruction(0, LONG, "is true"), "is true", 10)
     assert len(row["input_ids"]) == 10
     assert [token for token in row["labels"] if token != IGNORED_LABEL] == row["input_ids"][-3:]
 
 
 def test_an_answer_without_room_for_a_prompt_is_refused(tokenizer):
     with pytest.raises(DataError, match="--max-length"):
-        encode_answer(tokenizer, Instruction("x7", "film", LONG), LONG, 20)
+        _encode_answer(tokenizer, Instruction("x7", "film", LONG), LONG, 20)
 
 
 def test_padding_of_a_batch_does_not_count(llama_tokenizer):

@@ -101,18 +101,6 @@ def encode_answers(
     return rows
 
 
-def encode_answer(
-    tokenizer: Any, instruction: Instruction, answer: str, max_length: int
-) -> dict[str, list[int]]:
-    """Tokenise one prompt with one answer, as `encode_answers` does.
-
-    Raises:
-        DataError: If the answer leaves no room for the prompt.
-    """
-    learner = Learner(cast(Any, None), tokenizer, max_length)
-    return encode_answers(learner, [(instruction, answer)])[0]
-
-
 def encode_prompts(learner: Learner, instructions: Sequence[Instruction], max_length: int) -> list[list[int]]:
     """Tokenise prompts up to where their answers begin; one that is too long loses its beginning."""
     prompts = [parts[0].ids for parts in _tokenise(learner, [(item, None) for item in instructions])]
