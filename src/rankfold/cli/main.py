@@ -176,7 +176,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
 def _with_suggestion(error: click.NoSuchOption) -> click.UsageError:
     """Return the error for an unknown option with the one that is meant."""
     parameters = [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
-    near = nearest(error.option_name, (flag for each in parameters for flag in each.opts))
+    near = nearest(error.option_name, (flag for parameter in parameters for flag in parameter.opts))
     hint = f" Did you mean '{near}'?" if near else ""
     return click.UsageError(f"No such option '{error.option_name}'.{hint}", error.ctx)
 

@@ -45,22 +45,22 @@ def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Generator[None
     strengths = {adapter: adapter.strength for _, _, adapter in adapters_in(model)}
     if not strengths:
         raise SpecError("the model has no adapter of rankfold to rescale; use peft.helpers for PEFT's own.")
-    before = {each: each.rescaled_by for each in passes}
+    before = {model_passes: model_passes.rescaled_by for model_passes in passes}
     with changing(passes):
-        for each in passes:
-            each.rescaled_by = threading.get_ident()
+        for model_passes in passes:
+            model_passes.rescaled_by = threading.get_ident()
         for adapter, strength in strengths.items():
             adapter.strength = strength * multiplier
     try:
         yield
     finally:
-        for each in passes:
-            each.note_values()
+        for model_passes in passes:
+            model_passes.note_values()
         for adapter, strength in strengths.items():
             adapter.strength = strength
-        for each in passes:
-            each.note_values()
-            each.rescaled_by = before[each]
+        for model_passes in passes:
+            model_passes.note_values()
+            model_passes.rescaled_by = before[model_passes]
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def changing(passes: Collection[ForwardPasses]) -> Generator[None]:
         ThreadError: If one does, or changes or rescales adapters itself.
     """
     with ExitStack() as stack:
-        for each in passes:
-            stack.enter_context(each.changing())
+        for model_passes in passes:
+            stack.enter_context(model_passes.changing())
         yield
 
 

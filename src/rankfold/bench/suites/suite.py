@@ -103,7 +103,7 @@ class LabelledVariant:
 
 # What a suite says by its methods and seeds, or is said where it is run.
 _RESERVED = frozenset({"method", "options", "seed", "out", "overwrite"})
-BUDGET_KEYS = tuple(each.name for each in fields(RunRequest) if each.name not in _RESERVED)
+BUDGET_KEYS = tuple(item.name for item in fields(RunRequest) if item.name not in _RESERVED)
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 """Where nothing is said. Fewer than three say little of what another seed would have given."""

@@ -183,8 +183,9 @@ def _check_widths(records: Sequence[_Record], header: Sequence[str], name: str, 
     if not misfits:
         return
     first = misfits[0]
-    lines = ", ".join(str(record.line) for record in misfits[1 : 1 + _QUOTED_LINES])
-    others = f" ({len(misfits) - 1} more rows do not fit it, in lines {lines}, …)" if lines else ""
+    lines = [str(record.line) for record in misfits[1 : 1 + _QUOTED_LINES]]
+    lines += ["…"] if len(misfits) > 1 + _QUOTED_LINES else []
+    others = f" ({len(misfits) - 1} more misfit: line {', '.join(lines)})" if lines else ""
     count = f"{len(first.cells)} cell{'s' if len(first.cells) != 1 else ''}"
     raise DataError(
         f"line {first.line} of '{name}' has {count}, but the header has {len(header)}: "

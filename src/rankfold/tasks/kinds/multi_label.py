@@ -235,8 +235,8 @@ def _is_label_list(value: object) -> bool:
 
 def _are_list_texts(values: Sequence[object]) -> bool:
     """Return whether most values are lists written as text, and not all of them empty."""
-    found = [value for value in values if isinstance(value, str) and _LIST_TEXT.fullmatch(value)]
-    return 2 * len(found) > len(values) and any(value.strip("[] \t\r\n") for value in found)
+    lists = [value for value in values if isinstance(value, str) and _LIST_TEXT.fullmatch(value)]
+    return 2 * len(lists) > len(values) and any(value.strip("[] \t\r\n") for value in lists)
 
 
 def _check_no_list_texts(tables: Mapping[str, Table], column: str) -> None:

@@ -271,8 +271,8 @@ def _measure_shared(learner: Learner, prompts: Sequence[SharedPrompt]) -> list[L
     is_seen = ((other == 0) | (one == other)) & (one >= 0) & (other >= 0)
     is_seen &= torch.ones(width, width, dtype=torch.bool).tril()
     batch = {"input_ids": ids, "position_ids": positions, "attention_mask": block_mask(is_seen, learner)}
-    kept = 1 + max(prompt.length - len(prompt.prompt) for prompt in prompts)
-    logits = _last_logits(learner, _on_device(batch, learner), kept)
+    last_tokens = 1 + max(prompt.length - len(prompt.prompt) for prompt in prompts)
+    logits = _last_logits(learner, _on_device(batch, learner), last_tokens)
     return [_answer_likelihoods(prompt, row) for prompt, row in zip(prompts, logits, strict=True)]
 
 
