@@ -7,7 +7,7 @@ from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.label_findings import find_separator, label_findings
 from rankfold.tasks.data.missing import drop_missing
 from rankfold.tasks.data.table import Table
-from rankfold.tasks.kinds import LabelHints
+from rankfold.tasks.kinds import KINDS, LabelHints
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
 
@@ -43,6 +43,26 @@ def test_labels_that_are_almost_the_same_are_named_with_their_rows(common, rare)
     message = _findings(*[common] * 40, *["other"] * 40, rare)["near_duplicate_labels"]
     assert f"'{common}' (40), '{rare}' (1)" in message
     assert "row 81" in message
+
+
+@pytest.mark.parametrize("labels", [("true", "1", "false"), ("yes", "no", "N"), ("True", "TRUE", "0")])
+def test_words_for_true_and_false_are_not_several_classes_without_a_word(labels):
+    assert "almost the same" in _findings(*labels * 9)["near_duplicate_labels"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"), [("multi_label", ["spam", "Spam "]), ("token_labels", ["B-PER", "b-PER"])]
+)
+def test_lists_of_labels_have_the_same_remarks(kind, label):
+    rows = [{"text": ["one", "two"] if kind == "token_labels" else "one two", "label": label}] * 3
+    examples = KINDS[kind].examples({"train": Table(rows)}, COLUMNS, LabelHints())
+    assert any(finding.name == "near_duplicate_labels" for finding in examples.findings)
+
+
+@pytest.mark.parametrize(("labels", "is_said"), [(("1.000", "60.183"), True), (("1.25", "60.183"), False)])
+def test_points_that_may_separate_thousands_are_named(labels, is_said):
+    findings = REGRESSION.examples({"train": _table(labels)}, COLUMNS, LabelHints()).findings
+    assert any("--decimal ," in finding.message for finding in findings) is is_said
 
 
 @pytest.mark.parametrize("labels", [("level1", "level2"), ("cat", "car"), ("positive", "negative")])

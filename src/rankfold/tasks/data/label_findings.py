@@ -12,6 +12,16 @@ from rankfold.tasks.data.table import Table
 SEPARATORS = (";", "|", ",")
 """Separators of several labels in one text."""
 
+_TRUTHS = {
+    word: meaning
+    for meaning, words in {
+        True: ("true", "t", "yes", "y", "1"),
+        False: ("false", "f", "no", "n", "0"),
+    }.items()
+    for word in words
+}
+"""Words for true and false, each with its meaning."""
+
 _LISTED = 20
 _LISTED_GROUPS = 5
 _RARE = 0.05
@@ -36,7 +46,7 @@ def label_findings(column: str, labels: Sequence[str], table: Table) -> list[Fin
     owners = {label: table.locate_rows(items) for label, items in positions.items()}
     return [
         Finding("classes", f"{len(counts)} classes in '{column}': {counts_text(counts)}."),
-        *_near_duplicates(column, counts, owners),
+        *near_duplicates(column, [[label] for label in labels], table),
         *_missing(column, counts, owners),
         *_separator_remarks(column, labels),
         *_numbers(column, counts),
@@ -56,19 +66,34 @@ def plain_label(label: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", label).casefold().split())
 
 
-def _near_duplicates(column: str, counts: Mapping[str, int], owners: Mapping[str, str]) -> Iterator[Finding]:
-    groups: defaultdict[str, list[str]] = defaultdict(list)
+def near_duplicates(column: str, rows: Sequence[Sequence[str]], table: Table) -> Iterator[Finding]:
+    """Yield findings on labels that differ in case, spaces or one letter, or are two words for true or false.
+
+    Args:
+        column: Where they are.
+        rows: The labels of each row.
+        table: The rows, for messages.
+    """
+    counts = dict(count_labels(label for labels in rows for label in labels))
+    positions: defaultdict[str, dict[int, None]] = defaultdict(dict)
+    for position, labels in enumerate(rows):
+        for label in labels:
+            positions[label][position] = None
+    are_truths = all(plain_label(label) in _TRUTHS for label in counts)
+    groups: defaultdict[str | bool, list[str]] = defaultdict(list)
     for label in counts:
-        groups[plain_label(label)].append(label)
+        plain = plain_label(label)
+        groups[_TRUTHS[plain] if are_truths else plain].append(label)
     alike = [labels for labels in groups.values() if len(labels) > 1]
     typos = [[label, other] for label, other in _typos(counts, [labels[0] for labels in groups.values()])]
     for labels in (*alike, *typos)[:_LISTED_GROUPS]:
         rarest = labels[-1]
+        owner = table.locate_rows(list(positions[rarest]))
         quoted = ", ".join(f"'{label}' ({counts[label]:,})" for label in labels)
         yield Finding(
             "near_duplicate_labels",
             f"the labels {quoted} of '{column}' are almost the same and count as {len(labels)} classes "
-            f"('{rarest}' in {owners[rarest]}); write them alike if one is meant.",
+            f"('{rarest}' in {owner}); write them alike if one is meant.",
         )
 
 

@@ -27,6 +27,8 @@ _BODY = r"[+-]?[0-9.,' ]*[0-9][0-9.,' ]*(?:[eE][+-]?[0-9]+)?"
 _TEXT = re.compile(rf"(?P<prefix>[^0-9.,'+\- ]*) *(?P<body>{_BODY}?) *(?P<suffix>[^0-9.,' ][^0-9]*)?")
 _CURRENCY_CODE = re.compile(r"[A-Z]{3}")
 _UNIT_LETTERS = 8
+# A point with three digits behind it, and one to three before it: it may separate either.
+_THOUSANDS = re.compile(r"(?<![0-9.])[1-9][0-9]{0,2}\.[0-9]{3}(?![0-9.])")
 _MAX_LENGTH = 64
 # So many values with one comma before three digits are no coincidence: the comma separates thousands.
 _SURE = 5
@@ -61,9 +63,19 @@ class NumberFormat:
         """Return whether a number without its unit is written in this format."""
         return self._number(body) is not None
 
-    def explain(self, column: str, example: str) -> str:
-        """Return how a value of a column is read, in a sentence; "" if there is nothing to say."""
+    def explain(self, column: str, texts: Sequence[str]) -> str:
+        """Return how the numbers of a column are read, in a sentence; "" if there is nothing to say.
+
+        Args:
+            column: Its name.
+            texts: The numbers as they are written, at least one.
+        """
         notes: list[str] = []
+        example = texts[0]
+        with_point = [text for text in texts if "." in text]
+        if self.decimal == "." and with_point and all(map(_THOUSANDS.search, with_point)):
+            example = with_point[0]
+            notes.append("a point separates decimals (give --decimal , if it separates thousands)")
         if self.group:
             name = {" ": "a space", "'": "an apostrophe", ",": "a comma", ".": "a point"}[self.group]
             notes.append(f"{name} separates thousands")

@@ -16,7 +16,13 @@ from rankfold.errors import DataError
 from rankfold.models.base import TaskHead
 from rankfold.tasks.data.columns import Columns, find_columns
 from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.label_findings import SEPARATORS, counts_text, find_separator, split_labels
+from rankfold.tasks.data.label_findings import (
+    SEPARATORS,
+    counts_text,
+    find_separator,
+    near_duplicates,
+    split_labels,
+)
 from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
@@ -89,7 +95,7 @@ class MultiLabel(LabelledText):
             tables, columns, lambda row: sorted(read(row.get(column)), key=order.__getitem__)
         )
         settings: dict[str, JsonValue] = {} if separator is None else {_SEPARATOR: separator}
-        findings = () if hints.learned_names else _findings(column, values[first], separator)
+        findings = () if hints.learned_names else _findings(column, values[first], separator, tables[first])
         return Examples(names, splits, tuple(findings), settings)
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
@@ -301,11 +307,13 @@ def _check(
                 )
 
 
-def _findings(column: str, rows: Sequence[Sequence[str]], separator: str | None) -> list[Finding]:
+def _findings(
+    column: str, rows: Sequence[Sequence[str]], separator: str | None, table: Table
+) -> list[Finding]:
     counts = dict(count_labels(name for row in rows for name in row))
     without = sum(not row for row in rows)
     count_text = f"{len(counts)} labels in '{column}': {counts_text(counts)}; {without:,} rows have none."
-    findings = [Finding("classes", count_text)]
+    findings = [Finding("classes", count_text), *near_duplicates(column, rows, table)]
     if separator is not None:
         findings.append(
             Finding(

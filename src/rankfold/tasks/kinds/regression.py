@@ -122,7 +122,8 @@ class Regression(LabelledText):
         if settings is None:
             labels = [item.label for item in next(iter(splits.values()))]
             settings = {} if hints.is_published else _settings_of(column, labels, number_format)
-        remark = number_format.explain(column, _first_text(values))
+        texts = [value for value in values if isinstance(value, str) and value.strip()]
+        remark = number_format.explain(column, texts) if texts else ""
         return Examples(
             None, splits, (Finding("number_format", remark),) if remark else (), settings=settings
         )

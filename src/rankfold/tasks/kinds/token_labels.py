@@ -16,7 +16,7 @@ from rankfold.errors import DataError, SpecError
 from rankfold.models.base import TaskHead
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.label_findings import counts_text
+from rankfold.tasks.data.label_findings import counts_text, near_duplicates
 from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Collate, Evaluation, Examples, LabelHints, TaskKind
@@ -350,6 +350,7 @@ def _findings(column: str, items: Sequence[TokenExample], table: Table) -> Itera
             f"the tags in '{column}' are numbers without names: 0 is read as outside of entities, and equal "
             "neighbours as one entity; give names such as 'B-PER' to tell entities apart that touch.",
         )
+    yield from near_duplicates(column, rows, table)
     yield from _inconsistent(column, rows, table)
 
 
