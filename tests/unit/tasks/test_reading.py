@@ -116,6 +116,13 @@ def test_a_quotation_mark_that_does_not_fit_is_an_error_with_its_line(tmp_path, 
         _read(tmp_path / "rows.csv")
 
 
+@pytest.mark.parametrize(("text", "is_named"), [("a,b\n" * 5, True), ("one, two\nthree\n" * 3, False)])
+def test_a_cell_whose_lines_look_like_rows_is_named(tmp_path, text, is_named):
+    (tmp_path / "rows.csv").write_text(f'text,label\nx,y\n"{text}",y\nx,y\n')
+    names = [finding.name for finding in _read(tmp_path / "rows.csv").findings]
+    assert ("swallowed_rows" in names) is is_named
+
+
 def test_quotation_marks_between_tabs_belong_to_the_texts(tmp_path):
     (tmp_path / "rows.tsv").write_text('text\tlabel\n"a\tx\n"b" c\ty\nd"\tz\n')
     assert [row["text"] for row in _read(tmp_path / "rows.tsv").rows] == ['"a', '"b" c', 'd"']

@@ -79,6 +79,7 @@ def _read(text: str, name: str, delimiter: str | None, *, is_tsv: bool) -> FileR
         return FileRows([], findings=findings, is_typed=False)
     header = _header(records[0].cells, name)
     _check_widths(records[1:], header, name, delimiter)
+    findings += _swallowed_rows(records[1:], len(header), name, delimiter)
     rows: list[Row] = [dict(zip(header, record.cells, strict=True)) for record in records[1:]]
     return FileRows(rows, [record.line for record in records[1:]], findings=findings, is_typed=False)
 
@@ -191,6 +192,22 @@ def _check_widths(records: Sequence[_Record], header: Sequence[str], name: str, 
         f"line {first.line} of '{name}' has {count}, but the header has {len(header)}: "
         f"{quote_list(header)}{others}; {_remedy(records, first, header, delimiter)}."
     )
+
+
+def _swallowed_rows(records: Sequence[_Record], width: int, name: str, delimiter: str) -> Iterator[Finding]:
+    """Yield a finding on cells with lines that look like rows, as a stray quotation mark makes them."""
+    for record in records:
+        lines = max((cell.split("\n") for cell in record.cells), key=len)
+        if (
+            width > 1
+            and len(lines) > _QUOTED_LINES
+            and all(line.count(delimiter) == width - 1 for line in lines[1:-1])
+        ):
+            yield Finding(
+                "swallowed_rows",
+                f"line {record.line} of '{name}' has a cell of {len(lines)} lines that look like rows; if "
+                "they are, a quotation mark is missing or too many there.",
+            )
 
 
 def _remedy(records: Sequence[_Record], first: _Record, header: Sequence[str], delimiter: str) -> str:
