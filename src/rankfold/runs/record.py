@@ -48,16 +48,19 @@ class TuningInfo:
     """The tuning of a run: the search that chose its settings, or the trial that it is.
 
     Args:
-        trials: How many were made for the method on this task and model.
-        trial: Which of them the run is, from 1; None for a run with what was chosen.
-        values: What is tried, or was chosen.
+        trials: Number of trials for the method; at least so many are planned while they are made.
+        trial: The number of this trial, from 1; None for a run with the chosen values.
+        values: The values of this trial, or the chosen ones.
         score: The metric of the chosen trial on rows cut from the training split; None if all of them failed.
+        curve: Every trial's values with its `score`, averaged over the tasks that share the values; None as
+            the score of one that failed. Empty for a trial.
     """
 
     trials: int
     trial: int | None
     values: Mapping[str, JsonValue]
     score: float | None = None
+    curve: tuple[Mapping[str, JsonValue], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

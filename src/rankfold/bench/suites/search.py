@@ -1,7 +1,7 @@
 """Equal tuning: every method gets as many trials as any other, measured on rows cut from the training split.
 
-A trial is a run like any other, with a record, so a search that was stopped goes on: what is asked next
-follows from the records of what was asked before.
+A trial is a run like any other, with a record, so a search that was stopped goes on: the next suggestion
+follows from the records of the earlier ones.
 """
 
 import math
@@ -14,7 +14,12 @@ from rankfold.errors import SpecError
 
 Values = dict[str, Any]
 Space = Mapping[str, Any]
-"""What is searched, by name: a list of values, or `{low, high, log}` for a range."""
+"""Values to search by name: a list, `{low, high, log}` for a range, or `{center, factor}` for a ladder."""
+
+Sampler = Literal["grid", "tpe", "ladder"]
+
+MOST_RUNGS = 12
+"""A ladder ends after this many trials, also if its best value is still the first or the last."""
 
 
 @final
@@ -23,23 +28,28 @@ class Tuning:
     """How each method's learning rate and options are chosen.
 
     Args:
-        space: What is searched, for methods that do not say otherwise.
-        sampler: `grid` tries all combinations of lists; `tpe` asks optuna's tree-structured Parzen estimator.
-        trials: How many; of a grid as many as it has.
-        seed: Of the trials' runs and of the sampler.
+        space: The values to search, for methods without a space of their own.
+        sampler: `ladder` tries one value on a log scale around a centre and climbs until the best one has a
+            worse one on both sides; `grid` tries all combinations of lists; `tpe` asks optuna's
+            tree-structured Parzen estimator.
+        trials: Number of trials; a grid has as many as combinations, and a ladder takes this as an estimate.
+        seed: Seed of the trials' runs and of the sampler.
         base: Settings of the trials that differ from those of the suite, such as fewer epochs.
         tasks: Settings of the trials on single tasks that differ from these.
+        shared: Tasks whose mean score chooses one value for all tasks of the suite; each task has its own
+            value if empty.
 
     Raises:
-        SpecError: If the seed is none.
+        SpecError: If the seed is out of range.
     """
 
     space: Space
-    sampler: Literal["grid", "tpe"] = "grid"
+    sampler: Sampler = "grid"
     trials: int | None = None
     seed: int = 0
     base: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    shared: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the seed."""
@@ -54,6 +64,10 @@ class Tuning:
         """
         for name, values in space.items():
             self._check(name, values)
+        if self.sampler == "ladder":
+            if len(space) != 1:
+                raise SpecError(f"a ladder has {len(space)} names; give one, such as learning_rate.")
+            return min(max(self.trials or 5, 3), MOST_RUNGS)
         if self.sampler == "tpe":
             if not self.trials or self.trials < 1:
                 raise SpecError(f"trials of the tuning is {self.trials}; give a number above 0 for 'tpe'.")
@@ -68,7 +82,9 @@ class Tuning:
 
     def _check(self, name: str, values: Any) -> None:
         """Check that there is something to choose from for one name."""
-        if self.sampler == "tpe" and isinstance(values, Mapping):
+        if self.sampler == "ladder":
+            _rungs(name, values)
+        elif self.sampler == "tpe" and isinstance(values, Mapping):
             _limits(name, cast("Space", values))
         elif not isinstance(values, list | tuple) or not values:
             alternative = 'sampler = "tpe"' if self.sampler == "grid" else "a range with low and high"
@@ -78,6 +94,8 @@ class Tuning:
 
     def search(self, space: Space) -> "Search":
         """Return a new search of a space."""
+        if self.sampler == "ladder":
+            return Ladder(space)
         return Grid(space) if self.sampler == "grid" else Tpe(space, self.trials_of(space), self.seed)
 
 
@@ -90,6 +108,10 @@ class Search(Protocol):
 
     def report(self, scores: Sequence[float]) -> None:
         """Report the metric of each of the values last suggested; -inf for a trial that failed."""
+        ...
+
+    def refine(self) -> list[Values]:
+        """Return one more value near the best, for a search that ended earlier than others; or none."""
         ...
 
 
@@ -107,6 +129,52 @@ class Grid:
 
     def report(self, scores: Sequence[float]) -> None:
         """Learn nothing."""
+
+    def refine(self) -> list[Values]:
+        """Return nothing: a grid has the values it was given."""
+        return []
+
+
+@final
+class Ladder:
+    """Values `center * factor**rung`, extended until the best one has a worse one on both sides.
+
+    A trial that failed or diverged counts as worse. Between equal scores the one nearest to the centre is the
+    best. `refine` halves the distance to the neighbours of the best rung.
+    """
+
+    def __init__(self, space: Space) -> None:
+        ((self._name, values),) = space.items()
+        self._center, self._factor = _rungs(self._name, values)
+        self._scores: dict[float, float] = {}
+        self._suggested: list[float] = []
+
+    def suggest(self) -> list[Values]:
+        """Return the centre with both neighbours, then one rung at a time; none once the best is inside."""
+        if not self._scores:
+            return self._values([0.0, -1.0, 1.0])
+        best, rungs = self._best(), sorted(self._scores)
+        if len(rungs) >= MOST_RUNGS or best not in (rungs[0], rungs[-1]):
+            return []
+        return self._values([best - 1.0 if best == rungs[0] else best + 1.0])
+
+    def refine(self) -> list[Values]:
+        """Return the nearest value to the best that was not tried, halfway to a neighbour or nearer."""
+        best = self._best()
+        steps = (sign * 0.5**halving for halving in range(1, 4) for sign in (1, -1))
+        rung = next((best + step for step in steps if best + step not in self._scores), None)
+        return [] if rung is None else self._values([rung])
+
+    def report(self, scores: Sequence[float]) -> None:
+        """Remember the scores of the rungs."""
+        self._scores |= zip(self._suggested, scores, strict=True)
+
+    def _best(self) -> float:
+        return max(self._scores, key=lambda rung: (self._scores[rung], -abs(rung)))
+
+    def _values(self, rungs: list[float]) -> list[Values]:
+        self._suggested = rungs
+        return [{self._name: float(f"{self._center * self._factor**rung:.3g}")} for rung in rungs]
 
 
 @final
@@ -141,6 +209,10 @@ class Tpe:
         else:
             self._study.tell(self._trial, state=failed_state)
 
+    def refine(self) -> list[Values]:
+        """Return nothing: the sampler had all of its trials."""
+        return []
+
 
 def _suggest_value(trial: Any, name: str, values: Any) -> Any:
     if isinstance(values, Mapping):
@@ -149,6 +221,18 @@ def _suggest_value(trial: Any, name: str, values: Any) -> Any:
             return trial.suggest_int(name, low, high, log=log)
         return trial.suggest_float(name, low, high, log=log)
     return trial.suggest_categorical(name, list(values))
+
+
+def _rungs(name: str, ladder: Any) -> tuple[float, float]:
+    """Return the centre and the factor of a ladder."""
+    entries = dict(cast("Space", ladder)) if isinstance(ladder, Mapping) else {"": ladder}
+    center, factor = entries.pop("center", None), entries.pop("factor", 2.0)
+    if entries or not _is_number(center) or not _is_number(factor) or center <= 0 or factor <= 1:
+        raise SpecError(
+            f"the ladder of '{name}' is {ladder}; give a center above 0 and a factor above 1, such as "
+            "{ center = 1e-3, factor = 2 }."
+        )
+    return center, factor
 
 
 def _limits(name: str, limits: Space) -> tuple[float, float, bool]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rankfold.bench.statistics.claims import Claim, Expect
-from rankfold.bench.suites.search import Space, Tuning
+from rankfold.bench.suites.search import Sampler, Space, Tuning
 from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, Variant
 from rankfold.errors import SpecError, nearest, unknown_name
 from rankfold.runs.methods import find_method
@@ -45,11 +45,12 @@ class _MethodEntry(BaseModel):
 
 class _TuningEntry(_Strict):
     space: dict[str, Any]
-    sampler: Literal["grid", "tpe"] = "grid"
+    sampler: Sampler = "grid"
     trials: int | None = None
     seed: int = 0
     base: dict[str, Any] = Field(default_factory=dict)
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    shared: list[str] = []
 
 
 class _ClaimEntry(_Strict):
@@ -144,7 +145,9 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         tuple(read.models),
         read.tuning and _tuning(read.tuning),
     )
-    _check_tasks("the tuning", suite.tuning.tasks if suite.tuning else (), suite)
+    suite = _center_ladders(suite)
+    tuning_tasks = (*suite.tuning.tasks, *suite.tuning.shared) if suite.tuning else ()
+    _check_tasks("the tuning", tuning_tasks, suite)
     for method in suite.methods:
         _check_tasks(f"the method '{method.name}'", method.tasks, suite)
         if suite.tuning and (space := suite.tuning.space if method.space is None else method.space):
@@ -263,7 +266,31 @@ def _expand_entry(
 
 
 def _tuning(entry: _TuningEntry) -> Tuning:
-    return Tuning(entry.space, entry.sampler, entry.trials, entry.seed, entry.base, entry.tasks)
+    return Tuning(
+        entry.space, entry.sampler, entry.trials, entry.seed, entry.base, entry.tasks, tuple(entry.shared)
+    )
+
+
+def _center_ladders(suite: Suite) -> Suite:
+    """Return the suite with a centre for every ladder of rates: that of the method if none is given."""
+    tuning = suite.tuning
+    if tuning is None or tuning.sampler != "ladder":
+        return suite
+    return replace(
+        suite,
+        methods=tuple(
+            replace(
+                method,
+                space={
+                    name: {"center": find_method(method.name).learning_rate, **values}
+                    if name == "learning_rate" and isinstance(values, Mapping)
+                    else values
+                    for name, values in (tuning.space if method.space is None else method.space).items()
+                },
+            )
+            for method in suite.methods
+        ),
+    )
 
 
 def _faults(error: ValidationError) -> str:

@@ -3,9 +3,11 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from statistics import mean
+
+from pydantic import JsonValue
 
 from rankfold.bench.statistics.comparison import goodness
 from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_common_error, record_purpose
@@ -14,6 +16,7 @@ from rankfold.bench.suites.suite import Condition, Suite, Variant, trial_name
 from rankfold.errors import SpecError
 from rankfold.runs.record import TuningInfo
 from rankfold.runs.request import RunRequest, overlay
+from rankfold.tasks.metrics import is_smaller_better
 
 logger = logging.getLogger("rankfold.bench")
 
@@ -29,26 +32,34 @@ class OngoingSearch:
     """A search under way.
 
     Attributes:
-        method: Whose settings are searched.
-        space: Where.
-        search: What to try next.
-        trials: How many there will be.
-        done: How many there were.
-        best: What was best so far, as the record of a run with it says it; None before the first trial.
+        method: The method whose settings are searched.
+        space: The values to choose from.
+        search: Suggests the next trials.
+        conditions: Where every suggestion is tried; it is judged by the mean over them.
+        trials: The expected number of trials.
+        curve: The values tried so far with their score, as records have them.
+        best: The best values so far; None before the first trial.
         best_goodness: How good that was; more is better.
     """
 
     method: Variant
     space: Space
     search: Search
+    conditions: tuple[Condition, ...]
     trials: int
-    done: int = 0
+    curve: list[dict[str, JsonValue]] = field(default_factory=list[dict[str, JsonValue]])
     best: TuningInfo | None = None
     best_goodness: float = -math.inf
+
+    def choice(self) -> TuningInfo | None:
+        """The chosen values with the number of trials that were made and all their scores."""
+        return self.best and replace(self.best, trials=len(self.curve), curve=tuple(self.curve))
 
 
 def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], dict[Key, TuningInfo]]:
     """Run the trials in rounds, one batch for all searches, and return the chosen values.
+
+    Searches that end early refine near their best value until every method had as many trials as any other.
 
     Args:
         suite: What to tune.
@@ -62,33 +73,65 @@ def tune(suite: Suite, out: Path, run_batch: RunBatch) -> tuple[list[Outcome], d
     """
     searches = new_searches(suite)
     outcomes: list[Outcome] = []
-    while suggestions := [
-        (key, values) for key, state in searches.items() for values in state.search.suggest()
-    ]:
-        requests: list[RunRequest] = []
-        parts: list[TuningInfo] = []
-        for key, values in suggestions:
-            state = searches[key]
-            state.done += 1
-            requests.append(trial_request(suite, out, key, state, values, state.done))
-            parts.append(TuningInfo(state.trials, state.done, values))
-        batch = run_batch(requests, "trials")
-        check_none_elsewhere(batch)
-        batch = [record_purpose(outcome, part) for outcome, part in zip(batch, parts, strict=True)]
-        outcomes += batch
-        for key in dict.fromkeys(key for key, _ in suggestions):
-            indices = [index for index, (other_key, _) in enumerate(suggestions) if other_key == key]
-            _report_scores(
-                searches[key], [batch[index] for index in indices], [parts[index] for index in indices]
-            )
+    while suggestions := _suggestions(searches):
+        outcomes += _run_round(suite, out, searches, suggestions, run_batch)
     if outcomes and all(outcome.error for outcome in outcomes):
         raise_common_error(outcomes)
     _log_edges(searches)
-    return outcomes, {key: state.best for key, state in searches.items() if state.best}
+    return outcomes, _choices(suite, searches)
+
+
+def _suggestions(searches: Mapping[Key, OngoingSearch]) -> dict[Key, list[Values]]:
+    """Return the next trials of every search; once all have ended, those that had fewer than others."""
+    suggestions = {key: state.search.suggest() for key, state in searches.items()}
+    if not any(suggestions.values()):
+        most = max((len(state.curve) for state in searches.values()), default=0)
+        suggestions = {
+            key: state.search.refine() if len(state.curve) < most else [] for key, state in searches.items()
+        }
+    return {key: values for key, values in suggestions.items() if values}
+
+
+def _run_round(
+    suite: Suite,
+    out: Path,
+    searches: Mapping[Key, OngoingSearch],
+    suggestions: Mapping[Key, Sequence[Values]],
+    run_batch: RunBatch,
+) -> list[Outcome]:
+    """Run the trials of one round, and report their scores to the searches."""
+    trials = [
+        (key, condition, values, len(searches[key].curve) + number)
+        for key, suggested in suggestions.items()
+        for number, values in enumerate(suggested, start=1)
+        for condition in searches[key].conditions
+    ]
+    batch = run_batch(
+        [
+            trial_request(suite, out, (condition, key[1]), searches[key], values, number)
+            for key, condition, values, number in trials
+        ],
+        "trials",
+    )
+    check_none_elsewhere(batch)
+    scores: dict[Key, list[list[float]]] = {
+        key: [[] for _ in suggested] for key, suggested in suggestions.items()
+    }
+    outcomes: list[Outcome] = []
+    for outcome, (key, _, values, number) in zip(batch, trials, strict=True):
+        state = searches[key]
+        outcomes.append(record_purpose(outcome, TuningInfo(max(state.trials, number), number, values)))
+        score = goodness(outcome.record) if outcome.record else -math.inf
+        scores[key][number - len(state.curve) - 1].append(-math.inf if math.isnan(score) else score)
+    for key, suggested in suggestions.items():
+        _report_scores(searches[key], suggested, [mean(trial_scores) for trial_scores in scores[key]], batch)
+    return outcomes
 
 
 def new_searches(suite: Suite) -> dict[Key, OngoingSearch]:
     """Return a new search for each condition and entry of a suite that has something to tune.
+
+    Where tasks share their values there is one search for each model, at the first of the conditions.
 
     Raises:
         SpecError: If the methods would not get equally many trials.
@@ -99,10 +142,11 @@ def new_searches(suite: Suite) -> dict[Key, OngoingSearch]:
     for condition in suite.conditions():
         for row in suite.variants_at(condition):
             space = suite.tuning.space if row.method.space is None else row.method.space
-            if space and row.label == row.search_label:
+            conditions = _searched_conditions(suite, condition, row.method)
+            if space and row.label == row.search_label and condition == conditions[0]:
                 trials = suite.tuning.trials_of(space)
                 searches[condition, row.label] = OngoingSearch(
-                    row.method, space, suite.tuning.search(space), trials
+                    row.method, space, suite.tuning.search(space), conditions, trials
                 )
     counts = {label: state.trials for (_, label), state in searches.items()}
     if len(set(counts.values())) > 1:
@@ -114,6 +158,29 @@ def new_searches(suite: Suite) -> dict[Key, OngoingSearch]:
     return searches
 
 
+def _searched_conditions(suite: Suite, condition: Condition, method: Variant) -> tuple[Condition, ...]:
+    """Return where the values of a method at a condition are searched: there, or on the shared tasks."""
+    assert suite.tuning is not None, "only a suite with tuning has searches"
+    if not suite.tuning.shared:
+        return (condition,)
+    own_tasks = method.tasks or tuple(suite.tasks)
+    tasks = [task for task in suite.tuning.shared if task in own_tasks] or own_tasks
+    return tuple(Condition(condition.model, task) for task in tasks)
+
+
+def _choices(suite: Suite, searches: Mapping[Key, OngoingSearch]) -> dict[Key, TuningInfo]:
+    """Return the chosen values for every condition and searched variant."""
+    choices: dict[Key, TuningInfo] = {}
+    for condition in suite.conditions():
+        for row in suite.variants_at(condition):
+            if suite.tuning is None or row.label != row.search_label:
+                continue
+            state = searches.get((_searched_conditions(suite, condition, row.method)[0], row.label))
+            if state and (choice := state.choice()):
+                choices[condition, row.label] = choice
+    return choices
+
+
 def trial_requests(suite: Suite, out: Path) -> list[RunRequest]:
     """Return all trials; those that depend on the outcome of others have the values of the first."""
     requests: list[RunRequest] = []
@@ -121,8 +188,9 @@ def trial_requests(suite: Suite, out: Path) -> list[RunRequest]:
         suggestions = state.search.suggest()
         values = suggestions + suggestions[-1:] * (state.trials - len(suggestions))
         requests += [
-            trial_request(suite, out, key, state, trial_values, number)
+            trial_request(suite, out, (condition, key[1]), state, trial_values, number)
             for number, trial_values in enumerate(values, start=1)
+            for condition in state.conditions
         ]
     return requests
 
@@ -143,35 +211,43 @@ def trial_request(
     )
 
 
-def _report_scores(state: OngoingSearch, outcomes: Sequence[Outcome], parts: Sequence[TuningInfo]) -> None:
-    """Report scores to a search, and remember the best; the first of equals stays."""
-    scores = [goodness(outcome.record) if outcome.record else -math.inf for outcome in outcomes]
+def _report_scores(
+    state: OngoingSearch, suggested: Sequence[Values], scores: Sequence[float], batch: Sequence[Outcome]
+) -> None:
+    """Report scores to a search, and remember the curve and the best; the first of equals stays."""
     state.search.report(scores)
-    for outcome, score, part in zip(outcomes, scores, parts, strict=True):
+    is_error = any(
+        is_smaller_better(outcome.record.task.metric) for outcome in batch if outcome.record is not None
+    )
+    for values, score in zip(suggested, scores, strict=True):
+        metric = None if math.isinf(score) else -score if is_error else score
+        state.curve.append({**values, "score": metric})
         if state.best is None or score > state.best_goodness:
-            metric = outcome.record and outcome.record.metrics.get(outcome.record.task.metric)
-            state.best, state.best_goodness = replace(part, trial=None, score=metric), score
+            state.best = TuningInfo(state.trials, None, values, metric)
+            state.best_goodness = score
 
 
 def _log_edges(searches: Mapping[Key, OngoingSearch]) -> None:
-    """Log where the best value is the first or the last of a grid: there may be a better one beyond it."""
+    """Log where the best value is the first or the last that was tried: there may be a better one beyond."""
     for (condition, label), state in searches.items():
-        if state.best is None:
-            continue
-        for name, value in state.best.values.items():
-            if _is_edge(value, state.space[name]):
-                logger.info(
-                    "the best %s of %s%s is %s, at the edge of its grid; a wider one may have a better.",
-                    name,
-                    label,
-                    f" on {condition.task}" if condition.task else "",
-                    value,
-                )
+        choice = state.choice()
+        for name in edge_names(choice) if choice else ():
+            logger.info(
+                "the best %s of %s%s is %s, at the edge of its grid; a wider one may have a better.",
+                name,
+                label,
+                f" on {condition.task}" if condition.task else "",
+                choice.values[name] if choice else None,
+            )
 
 
-def _is_edge(value: object, values: object) -> bool:
-    """Whether a value is the least or the greatest of a grid of numbers with others between them."""
-    grid = cast("list[object]", values) if isinstance(values, list) else []
-    numbers = [value for value in grid if isinstance(value, int | float)]
-    edges = {min(numbers), max(numbers)} if numbers else set[float]()
-    return value in edges and len(numbers) > len(edges)
+def edge_names(choice: TuningInfo) -> list[str]:
+    """Return the names whose chosen number is the least or the greatest of three or more."""
+    return [name for name, value in choice.values.items() if _is_edge(name, value, choice)]
+
+
+def _is_edge(name: str, value: object, choice: TuningInfo) -> bool:
+    tried = [point[name] for point in choice.curve if name in point]
+    numbers = [number for number in tried if isinstance(number, int | float)]
+    edges = {min(numbers), max(numbers)} if len(numbers) == len(tried) and numbers else set[float]()
+    return value in edges and len(set(numbers)) > len(edges)

@@ -2,22 +2,28 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rankfold.bench.executors.base import Inline
 from rankfold.bench.suites.protocol import check_suite, run_suite
-from rankfold.bench.suites.search import Tuning
+from rankfold.bench.suites.search import MOST_RUNGS, Ladder, Tuning
 from rankfold.bench.suites.suite import Suite, Variant
+from rankfold.bench.suites.suite_file import read_suite
 from rankfold.bench.suites.tuning import trial_requests
 from rankfold.errors import BusyError, OutputExistsError, SpecError, TrainingError
 from rankfold.runs.archive import write_archive
+from rankfold.runs.methods import find_method
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import find_places, find_records
 from tests.support.records import Trainer
 
 RATES = [1e-4, 1e-3, 1e-2]
+LADDER = {"learning_rate": {"center": 1e-3, "factor": 2}}
 BEST = {"lora": 1e-3, "tlora": 1e-2}
 SUITE = Suite(
     "some",
@@ -219,6 +225,9 @@ def test_suite_whose_trials_all_fail_says_why(tmp_path):
                 ({"low": 1e-4, "high": 1e-2, "log": "no"}, "log of .* is 'no'; give true or false"),
             ]
         ),
+        ({"tuning": Tuning({"learning_rate": {"center": 0}}, "ladder")}, "give a center above 0"),
+        ({"tuning": Tuning({"learning_rate": {"centre": 1.0}}, "ladder")}, "give a center above 0"),
+        ({"tuning": Tuning({**LADDER, "r": {"center": 8}}, "ladder")}, "a ladder has 2 names"),
         ({"tuning": Tuning({"rnak": [1, 2]})}, "unknown option .*rnak"),
     ],
 )
@@ -244,3 +253,70 @@ def test_suite_that_was_stopped_in_its_trials_is_not_taken_for_nothing(tmp_path)
         run(SUITE, tmp_path, Stopping())
     with pytest.raises(OutputExistsError, match="holds the runs of another suite"):
         run(replace(SUITE, name="other"), tmp_path, Tuned())
+
+
+def climbed(score):
+    """Return the rates that a ladder tried with their scores, and the ladder."""
+    ladder, tried = Ladder(LADDER), {}
+    while suggested := ladder.suggest():
+        scores = [score(values["learning_rate"]) for values in suggested]
+        ladder.report(scores)
+        tried |= zip((values["learning_rate"] for values in suggested), scores, strict=True)
+    return tried, ladder
+
+
+@given(st.floats(-6, 6), st.floats(0.01, 5), st.integers(-1, 8))
+def test_ladder_ends_with_a_worse_rate_on_both_sides_of_the_best(peak, slope, diverges):
+    """The score falls on both sides of a peak, and every rate above a bound fails."""
+
+    def score(rate):
+        rung = math.log2(rate / 1e-3)
+        return -math.inf if rung > diverges + 0.5 else -slope * abs(rung - peak)
+
+    tried, ladder = climbed(score)
+    rates = sorted(tried)
+    position = rates.index(max(tried, key=tried.get))
+    assert 0 < position < len(rates) - 1
+    assert all(right / left == pytest.approx(2, rel=0.01) for left, right in pairwise(rates))
+    (refined,) = ladder.refine()
+    assert rates[position - 1] < refined["learning_rate"] < rates[position + 1]
+
+
+def test_ladder_without_a_peak_ends_at_the_limit_and_equal_scores_at_once():
+    rising, _ = climbed(lambda rate: rate)
+    assert len(rising) == MOST_RUNGS
+    flat, _ = climbed(lambda rate: 0.5)
+    assert len(flat) == 3
+
+
+def test_methods_on_ladders_get_equally_many_trials_and_records_have_the_curve(tmp_path):
+    tuning = Tuning(LADDER, "ladder", base={"steps": 5})
+    run(replace(SUITE, tuning=tuning), tmp_path, Tuned())
+    curves = {method: RunRecord.read(tmp_path / f"{method}-seed0").tuning.curve for method in BEST}
+    assert len(curves["lora"]) == len(curves["tlora"]) > 3
+    for method, curve in curves.items():
+        assert (
+            abs(math.log2(max(curve, key=lambda point: point["score"])["learning_rate"] / BEST[method])) < 0.6
+        )
+
+
+def test_tasks_share_the_rate_that_is_best_on_average(tmp_path):
+    tasks = {"mrpc": {}, "stsb": {}, "sst2": {}}
+    tuning = replace(SUITE.tuning, shared=("mrpc", "stsb"))
+    trainer = Tuned()
+    run(replace(SUITE, base={"model": "minilm"}, tasks=tasks, tuning=tuning), tmp_path, trainer)
+    assert {request.task for request in trainer.requests if request.hold_out} == {"mrpc", "stsb"}
+    record = RunRecord.read(tmp_path / "sst2-lora-seed0")
+    assert (record.tuning.values, len(record.tuning.curve)) == ({"learning_rate": BEST["lora"]}, 3)
+    assert record.training.learning_rate == BEST["lora"]
+
+
+def test_ladder_begins_at_the_rate_of_its_method(tmp_path):
+    file = tmp_path / "some.toml"
+    file.write_text(
+        'name = "some"\n[tuning]\nsampler = "ladder"\nspace = { learning_rate = { factor = 2 } }\n'
+        '[[methods]]\nname = "lora"\n[[methods]]\nname = "tlora"\n'
+        "tune = { learning_rate = { center = 0.02 } }\n"
+    )
+    centers = [method.space["learning_rate"]["center"] for method in read_suite(str(file)).methods]
+    assert centers == [find_method("lora").learning_rate, 0.02]
