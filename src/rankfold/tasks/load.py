@@ -13,10 +13,10 @@ from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.missing import drop_missing
 from rankfold.tasks.data.questions import as_questions
-from rankfold.tasks.data.read import Rows, Source, Table, find_source, read_split
-from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
+from rankfold.tasks.data.read import Source, Table, find_source, read_split
+from rankfold.tasks.data.splits import Stratum, check_groups, hold_out, recommend_groups
 from rankfold.tasks.data.table import rows_to_hash
-from rankfold.tasks.kinds import LabelHints, TaskKind, claiming_kind, find_kind, infer_kind
+from rankfold.tasks.kinds import LabelHints, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.metrics import metric_name
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.published import as_choices
@@ -60,29 +60,17 @@ def load_task(request: TaskRequest, *, is_causal: bool, splits: Sequence[str] = 
 
 def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -> TaskData:
     task, source = find_task(request)
-    name = request.kind or task.kind
-    kind = None if name is None else find_kind(name)
-    reader = _Reader(task, source, request, kind)
+    reader = _Reader(task, source, request)
     tables = reader.tables(splits)
-    own_tables = {split: tables[split] for split in splits}
-    rows = next(iter(own_tables.values())).rows
-    columns = reader.find_columns(rows, request.columns)
-    kind = kind or claiming_kind(rows, request.columns) or infer_kind(rows, columns, is_causal=is_causal)
+    rows = next(iter(tables.values())).rows
+    name = request.kind or task.kind
+    kind = claiming_kind(rows, request.columns) if name is None else find_kind(name)
+    columns = (find_columns if kind is None else kind.columns)(rows, request.columns)
+    kind = kind or infer_kind(rows, columns, is_causal=is_causal)
     if request.chat_template is not None and not kind.uses_chat_template:
         raise SpecError(f"a chat template is of no use to the kind {kind.name}; leave --chat-template out.")
     if columns.group is not None or kind.reads_training:
         tables = reader.with_training(tables)
-    findings: list[Finding] = [] if source is None else [*source.findings]
-    findings += [finding for table in tables.values() for finding in table.findings]
-    findings += _see_to_groups(tables, columns)
-    check_columns({split: table.rows for split, table in tables.items()}, columns)
-    is_own = request.task is None or request.data is not None
-    if is_own:
-        findings.append(Finding("columns", f"columns read: {columns.summary(rows[0])}."))
-    if request.drops_missing:
-        own_tables, remarks = drop_missing(own_tables, columns)
-        tables = {**tables, **own_tables}
-        findings += remarks
     # A part of the mixture that was learned has its classes among those of the others.
     part = label_names_of(task.name, request.learned_names)
     hints = LabelHints(
@@ -94,6 +82,22 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         is_published=task.version is not None,
         chat_template=request.chat_template,
     )
+    findings: list[Finding] = [] if source is None else [*source.findings]
+    findings += dict.fromkeys(finding for table in tables.values() for finding in table.findings)
+    check_columns({split: table.rows for split, table in tables.items()}, columns)
+    if request.drops_missing:
+        tables, remarks = drop_missing(tables, columns)
+        findings += remarks
+    if "validation" in splits and (request.holds_out or "validation" not in tables):
+        tables, remarks = _hold_out(
+            request, task, tables, kind.strata(tables["train"], columns, hints), columns
+        )
+        findings += remarks
+    findings += _see_to_groups(tables, columns)
+    own_tables = {split: tables[split] for split in splits}
+    is_own = request.task is None or request.data is not None
+    if is_own:
+        findings.append(Finding("columns", f"columns read: {columns.summary(rows[0])}."))
     read = (
         {"train": tables["train"], **own_tables} if kind.reads_training and "train" in tables else own_tables
     )
@@ -133,80 +137,67 @@ def _as_questions(
 @final
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads the splits of one task.
+    """Reads the splits of one task, none of them cut yet.
 
     Args:
         task: The task.
         source: Where its data is; None for the embedded data.
-        request: Says the columns, and whether validation rows are held out of the training split.
-        kind: The kind of task, if it is known.
+        request: Says how files are read, and whether validation rows are held out of the training split.
     """
 
     task: Task
     source: Source | None
     request: TaskRequest
-    kind: TaskKind | None
-
-    def find_columns(self, rows: Rows, overrides: Columns) -> Columns:
-        """Return the columns to read, by the kind if it is known or only one kind reads such columns."""
-        kind = self.kind or claiming_kind(rows, overrides)
-        return (find_columns if kind is None else kind.columns)(rows, overrides)
 
     def tables(self, splits: Sequence[str]) -> Mapping[str, Table]:
-        """Return the splits that are asked for, and others that had to be read for them.
+        """Return the splits that are asked for, and the training split where validation is cut from it.
 
         Raises:
             DataError: If a split is missing or cannot be read.
         """
-        needed_splits = ("train",) if self.request.holds_out else splits
-        tables = read_bbc_news() if self.source is None else self._read(self.source, needed_splits)
-        for split in needed_splits:
-            if split not in tables:
-                name = self.task.name if self.source is None else self.source.name
-                raise DataError(f"'{name}' has no split '{split}'; add it, or use a split that it has.")
-        if not self.request.holds_out:
-            return tables
-        train, validation = self._hold_out(tables["train"])
-        return {"train": train, "validation": validation}
+        tables: dict[str, Table] = {}
+        for split in splits:
+            name = "train" if split == "validation" and self.request.holds_out else split
+            table = tables.get(name) or self._read(name)
+            if table is None and name == "validation":
+                name, table = "train", self._read("train")
+            if table is None:
+                source = self.task.name if self.source is None else self.source.name
+                raise DataError(f"'{source}' has no split '{split}'; add it, or use a split that it has.")
+            tables[name] = table
+        return tables
 
     def with_training(self, tables: Mapping[str, Table]) -> Mapping[str, Table]:
         """Return the splits with that for training, if there is one."""
-        if self.source is None or "train" in tables:
-            return tables
-        train = self._read_split(self.source, "train")
+        train = None if self.source is None or "train" in tables else self._read("train")
         return tables if train is None else {"train": train, **tables}
 
-    def _read(self, source: Source, splits: Sequence[str]) -> Mapping[str, Table]:
-        tables: dict[str, Table] = {}
-        for split in splits:
-            table = self._read_split(source, split)
-            if table is not None:
-                tables[split] = table
-        if "validation" in splits and "validation" not in tables:
-            train = tables.get("train") or self._read_split(source, "train")
-            if train is not None:
-                tables["train"], tables["validation"] = self._hold_out(train)
-        return tables
-
-    def _read_split(self, source: Source, split: str) -> Table | None:
-        table = read_split(source, split, self.request.reading)
+    def _read(self, split: str) -> Table | None:
+        if self.source is None:
+            return read_bbc_news().get(split)
+        table = read_split(self.source, split, self.request.reading)
         return table if table is None or self.task.choice_word is None else as_choices(table)
 
-    def _hold_out(self, train: Table) -> tuple[Table, Table]:
-        columns = self.find_columns(train.rows, self.request.columns)
-        # The cut of a published task is part of its version.
-        keys = content_keys(train, columns) if self.task.version is None else None
-        # Answers in text are no classes whose shares could be kept.
-        is_text = columns.choices is not None or (self.kind is not None and self.kind.uses_chat_template)
-        label = None if is_text else columns.label
-        rest, validation = hold_out(train, label, columns.group, keys)
-        name = self.task.name if self.source is None else self.source.name
-        message = (
-            f"'{name}' has no validation split; held out {len(validation.rows):,} of its "
-            f"{len(train.rows):,} rows{', copies together' if keys and len(set(keys)) < len(keys) else ''}."
-        )
-        is_asked = self.request.holds_out
-        return rest, replace(validation, findings=() if is_asked else (Finding("held_out", message),))
+
+def _hold_out(
+    request: TaskRequest,
+    task: Task,
+    tables: Mapping[str, Table],
+    strata: Sequence[Stratum],
+    columns: Columns,
+) -> tuple[Mapping[str, Table], list[Finding]]:
+    """Return the splits with a validation split that is cut from the training split, and a remark on it."""
+    train = tables["train"]
+    # The cut of a published task is part of its version.
+    keys = content_keys(train, columns) if task.version is None else None
+    rest, validation = hold_out(train, strata, columns.group, keys)
+    copies = ", copies together" if keys and len(set(keys)) < len(keys) else ""
+    message = (
+        f"'{request.data or task.name}' has no validation split; held out {len(validation.rows):,} of its "
+        f"{len(train.rows):,} rows{copies}."
+    )
+    findings = [] if request.holds_out else [Finding("held_out", message)]
+    return {**tables, "train": rest, "validation": validation}, findings
 
 
 def _see_to_groups(tables: Mapping[str, Table], columns: Columns) -> list[Finding]:

@@ -10,9 +10,9 @@ from rankfold.errors import DataError
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.data.columns import Columns, find_columns
 from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
-from rankfold.tasks.data.splits import hold_out
 from rankfold.tasks.data.table import Origin, Table
 from rankfold.tasks.data.texts import picture_columns, text_of
+from tests.support.cuts import cut
 
 _SUBJECTS = ["No wifi in building 4", "User locked out again", "Vpn drops every hour"]
 _TEAMS = ["network", "accounts", "hardware"]
@@ -130,7 +130,7 @@ def test_rows_with_the_same_text_are_never_on_both_sides_of_the_cut(texts, label
         for place, text in enumerate([*texts, *range(100, 140)])
     ]
     table = Table(rows)
-    train, validation = hold_out(table, "label", keys=content_keys(table, Columns("text", None, "label")))
+    train, validation = cut(table, keys=content_keys(table, Columns("text", None, "label")))
     held = {row["text"].strip() for row in validation.rows}
     assert held
     assert not held & {row["text"].strip() for row in train.rows}
@@ -140,7 +140,7 @@ def test_rows_with_the_same_text_are_never_on_both_sides_of_the_cut(texts, label
 
 def test_without_duplicates_the_cut_is_the_one_it_always_was():
     table = Table([{"text": str(row), "label": row % 3} for row in range(100)])
-    assert hold_out(table, "label", keys=content_keys(table, Columns("text"))) == hold_out(table, "label")
+    assert cut(table, keys=content_keys(table, Columns("text"))) == cut(table)
 
 
 def _findings(splits, columns):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rankfold.errors import DataError
 from rankfold.files import sha256_of_rows
 from rankfold.tasks.data.read import Table, find_source, read_split
-from rankfold.tasks.data.splits import HOLD_OUT_FRACTION, hold_out
+from rankfold.tasks.data.splits import HOLD_OUT_FRACTION
+from tests.support.cuts import cut
 from tests.support.tiny_models import review_rows, write_splits
 
 ROWS = [
@@ -148,7 +149,7 @@ def test_a_file_of_another_kind_says_which_are_read(tmp_path):
 
 def test_a_hold_out_splits_the_rows_and_keeps_the_share_of_each_label():
     rows = [{"id": index, "label": "rare" if index % 5 == 0 else "common"} for index in range(200)]
-    train_part, held_part = hold_out(Table(rows), "label")
+    train_part, held_part = cut(Table(rows))
     numbered_rows = [*train_part.enumerate_rows(), *held_part.enumerate_rows()]
     assert sorted(row["id"] for _, row in numbered_rows) == list(range(200))
     assert all(row["id"] == place for place, row in numbered_rows)
@@ -158,14 +159,14 @@ def test_a_hold_out_splits_the_rows_and_keeps_the_share_of_each_label():
 
 def test_a_hold_out_is_the_same_every_time_and_no_prefix():
     rows = review_rows(100)
-    first, second = hold_out(Table(rows), "label"), hold_out(Table(rows), "label")
+    first, second = cut(Table(rows)), cut(Table(rows))
     assert first == second
     assert first[1].rows != rows[: len(first[1].rows)]
 
 
 def test_a_hold_out_of_measurements_ignores_them():
     rows = [{"label": index / 7} for index in range(50)]
-    train_part, held_part = hold_out(Table(rows), "label")
+    train_part, held_part = cut(Table(rows))
     assert (len(train_part.rows), len(held_part.rows)) == (45, 5)
 
 
@@ -173,7 +174,7 @@ def test_a_hold_out_of_measurements_ignores_them():
 @given(rows=st.integers(20, 80), alone=st.integers(1, 20))
 def test_a_label_with_one_row_stays_in_training_however_many_labels_there_are(write, rows, alone):
     labels = [write(row % 5) for row in range(rows)] + [write(5 + number) for number in range(alone)]
-    train_part, held_part = hold_out(Table([{"label": label} for label in labels]), "label")
+    train_part, held_part = cut(Table([{"label": label} for label in labels]))
     assert (
         {row["label"] for row in held_part.rows}
         == set(labels[:5])
@@ -184,27 +185,25 @@ def test_a_label_with_one_row_stays_in_training_however_many_labels_there_are(wr
 @pytest.mark.parametrize("write", [int, float, str])
 def test_a_hold_out_of_whole_measurements_with_gaps_ignores_them(write):
     labels = [write(3 * row) for row in range(50)]
-    train_part, held_part = hold_out(Table([{"label": label} for label in labels]), "label")
+    train_part, held_part = cut(Table([{"label": label} for label in labels]))
     assert (len(train_part.rows), len(held_part.rows)) == (45, 5)
 
 
 def test_a_hold_out_of_measurements_of_which_one_is_missing_ignores_them():
     rows = [{"label": index / 7 if index else None} for index in range(50)]
-    assert len(hold_out(Table(rows), "label")[1].rows) == 5
+    assert len(cut(Table(rows))[1].rows) == 5
 
 
 def test_a_hold_out_of_places_in_a_row_takes_a_tenth_of_them():
-    train_part, held_part = hold_out(Table([{"label": place} for place in range(50)]), "label")
+    train_part, held_part = cut(Table([{"label": place} for place in range(50)]))
     assert (len(train_part.rows), len(held_part.rows)) == (45, 5)
 
 
 def test_a_hold_out_of_one_row_is_refused():
     with pytest.raises(DataError, match="too few"):
-        hold_out(Table([{"label": 1}]), "label")
+        cut(Table([{"label": 1}]))
 
 
 def test_rows_whose_labels_are_lists_can_be_cut_so_that_reading_them_says_what_is_wrong():
-    train_part, held_part = hold_out(
-        Table([{"text": "a", "label": [number]} for number in range(20)]), "label"
-    )
+    train_part, held_part = cut(Table([{"text": "a", "label": [number]} for number in range(20)]))
     assert (len(train_part.rows), len(held_part.rows)) == (18, 2)

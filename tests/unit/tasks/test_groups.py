@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Table
-from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
+from rankfold.tasks.data.splits import check_groups, recommend_groups
+from tests.support.cuts import cut
 
 
 def _speakers(counts, label=lambda speaker: speaker % 2):
@@ -30,7 +31,7 @@ def _of(table, column):
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=40))
 def test_no_group_is_on_both_sides_and_no_row_is_lost(counts):
     table = _speakers(counts)
-    train_part, held_part = hold_out(table, "label", "speaker")
+    train_part, held_part = cut(table, "speaker")
     assert not _of(train_part, "speaker") & _of(held_part, "speaker")
     assert sorted(row["id"] for part in (train_part, held_part) for row in part.rows) == [
         r["id"] for r in table.rows
@@ -40,47 +41,45 @@ def test_no_group_is_on_both_sides_and_no_row_is_lost(counts):
 
 def test_labels_keep_their_shares_as_well_as_groups_allow():
     table = _speakers([6] * 100, label=lambda speaker: int(speaker % 5 == 0))
-    _, held_part = hold_out(table, "label", "speaker")
+    _, held_part = cut(table, "speaker")
     assert Counter(row["label"] for row in held_part.rows) == {0: 48, 1: 12}
 
 
 def test_few_groups_are_held_out_whole_and_with_both_labels():
-    _, held_part = hold_out(_speakers([4] * 6), "label", "speaker")
+    _, held_part = cut(_speakers([4] * 6), "speaker")
     assert (len(_of(held_part, "speaker")), _of(held_part, "label")) == (2, {0, 1})
 
 
 def test_a_label_with_one_group_stays_in_the_training_part():
     table = _speakers([4] * 30, label=lambda speaker: "rare" if speaker == 7 else speaker % 2)
-    train_part, held_part = hold_out(
-        Table([{**row, "label": str(row["label"])} for row in table.rows]), "label", "speaker"
-    )
+    train_part, held_part = cut(Table([{**row, "label": str(row["label"])} for row in table.rows]), "speaker")
     assert _of(train_part, "label") == {"0", "1", "rare"}
     assert _of(held_part, "label") == {"0", "1"}
 
 
 def test_measurements_are_held_out_by_group_too():
     table = _speakers([3] * 20, label=lambda speaker: speaker / 7)
-    train_part, held_part = hold_out(table, "label", "speaker")
+    train_part, held_part = cut(table, "speaker")
     assert not _of(train_part, "speaker") & _of(held_part, "speaker")
     assert len(held_part.rows) == len(table.rows) / 10
 
 
 def test_a_cut_by_group_is_the_same_every_time():
     table = _speakers(range(1, 30))
-    assert hold_out(table, "label", "speaker") == hold_out(table, "label", "speaker")
+    assert cut(table, "speaker") == cut(table, "speaker")
 
 
 @pytest.mark.parametrize("counts", [[9], [4, 4]])
 def test_too_few_groups_are_refused_with_their_column(counts):
     with pytest.raises(DataError, match=f"'speaker' has {len(counts)} groups, too few"):
-        hold_out(_speakers(counts), "label", "speaker")
+        cut(_speakers(counts), "speaker")
 
 
 @pytest.mark.parametrize("value", [None, "", float("nan"), 0.5])
 def test_a_row_without_group_is_named(value):
     rows = [*_speakers([3] * 8).rows, {"speaker": value, "label": 1}]
     with pytest.raises(DataError, match="row 25 has no group in 'speaker'"):
-        hold_out(Table(rows), "label", "speaker")
+        cut(Table(rows), "speaker")
 
 
 def _split(*speakers):

@@ -5,7 +5,7 @@ another.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rankfold.errors import DataError
@@ -75,7 +75,7 @@ def find_labels(
     else:
         classes = sort_names(splits[first])
         labels = Labels(classes, _ids_of(classes, by_name=True))
-        _check_repeated(column, splits[first], classes)
+        check_repeated(column, splits[first])
     for split, values in splits.items():
         check_published(split, values, labels.ids)
         unknown = sort_names(value for value in values if value not in labels.ids)
@@ -128,8 +128,13 @@ def _is_whole(text: str) -> bool:
     return text.isascii() and text.removeprefix("-").isdigit()
 
 
-def _check_repeated(column: str, values: Sequence[str], classes: Sequence[str]) -> None:
-    """Check that classes have several rows each, as labels of a classification do."""
+def check_repeated(column: str, values: Sequence[str]) -> None:
+    """Check that classes have several rows each, as labels of a classification do.
+
+    Raises:
+        DataError: If most rows have one of their own.
+    """
+    classes = sort_names(values)
     if len(classes) > _FEW_UNIQUE and 2 * len(classes) > len(values):
         raise DataError(
             f"'{column}' has {len(classes)} different values in {len(values)} rows, such as "
@@ -231,11 +236,20 @@ def number_of(row: Row, column: str, number_format: NumberFormat | None = None) 
 
 
 def column_format(
-    values: Iterable[object], column: str, decimal: Decimal | None = None
+    values: Iterable[object],
+    column: str,
+    decimal: Decimal | None = None,
+    quote: Callable[[str], str] = "'{}'".format,
 ) -> NumberFormat | None:
     """Return the format of the numbers in a column; None if it holds no numbers.
 
     Missing values do not count, and up to a tenth of other texts neither: reading them names their rows.
+
+    Args:
+        values: Those of the column.
+        column: Its name.
+        decimal: The decimal separator, if somebody has named it.
+        quote: Returns a text as messages quote it, perhaps with its place.
 
     Raises:
         DataError: If the texts are numbers in more than one format.
@@ -248,7 +262,7 @@ def column_format(
     if len(readable) < _MOST * len(texts):
         return None
     try:
-        return find_number_format(readable, decimal)
+        return find_number_format(readable, decimal, quote)
     except DataError as error:
         raise DataError(f"in '{column}' {error}") from error
 

@@ -7,7 +7,7 @@ same, and a column that has both has no format.
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,22 +96,24 @@ class NumberFormat:
         return _finite(float(plain.replace(self.decimal, ".")))
 
 
-def find_number_format(texts: Iterable[str], decimal: Decimal | None = None) -> NumberFormat | None:
+def find_number_format(
+    texts: Iterable[str], decimal: Decimal | None = None, quote: Callable[[str], str] = "'{}'".format
+) -> NumberFormat | None:
     """Return the one format in which all texts are numbers; None if some are none.
 
     Args:
         texts: At least one.
         decimal: The decimal separator, if somebody has named it.
+        quote: Returns a text as messages quote it, perhaps with its place.
 
     Raises:
         DataError: If the texts are numbers in two formats that give different values, or each is a number but
             no format fits all.
     """
-    parts: list[tuple[str, str]] = []
-    for text in dict.fromkeys(texts):
-        if (part := _split(text)) is None:
-            return None
-        parts.append(part)
+    different = list(dict.fromkeys(texts))
+    parts = [part for text in different if (part := _split(text)) is not None]
+    if len(parts) < len(different):
+        return None
     units = {unit for _, unit in parts}
     bodies = [body for body, _ in parts]
     formats = [
@@ -125,7 +127,7 @@ def find_number_format(texts: Iterable[str], decimal: Decimal | None = None) -> 
     fitting = [item for item in fitting if not item.group or any(item.group in body for body in bodies)]
     if len(units) > 1 or not fitting:
         if all(any(item.fits(body) for item in formats) for body in bodies):
-            raise _mixed_formats(parts)
+            raise _mixed_formats(different, parts, quote)
         return None
     return _unambiguous(fitting, bodies)
 
@@ -179,21 +181,22 @@ def _numbers(formats: Sequence[NumberFormat], body: str) -> list[float]:
     return [number for item in formats if (number := item.read(body)) is not None]
 
 
-def _mixed_formats(parts: Sequence[tuple[str, str]]) -> DataError:
+def _mixed_formats(
+    texts: Sequence[str], parts: Sequence[tuple[str, str]], quote: Callable[[str], str]
+) -> DataError:
     first_body, first_unit = parts[0]
     formats = [NumberFormat(decimal, group) for decimal in (".", ",") for group in ("", ",", ".", "'", " ")]
     own = [item for item in formats if item.fits(first_body)]
     other = next(
         (
-            (body, unit)
-            for body, unit in parts
+            text
+            for text, (body, unit) in zip(texts, parts, strict=True)
             if unit != first_unit or not any(item.fits(body) for item in own)
         ),
-        parts[-1],
+        texts[-1],
     )
-    first, second = (f"{body} {unit}".strip() for body, unit in (parts[0], other))
     return DataError(
-        f"the numbers are written in different ways, such as '{first}' and '{second}'; "
+        f"the numbers are written in different ways, such as {quote(texts[0])} and {quote(other)}; "
         "write all with the same separators and the same unit."
     )
 

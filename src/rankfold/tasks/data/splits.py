@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import combinations
 from typing import Any, cast
@@ -25,21 +25,26 @@ _SEED = 0
 _PARTS = (10, 5, 3, 2)
 
 
+Stratum = object
+"""What an automatic validation split keeps of a row: a label in proportion, or each of a set of labels."""
+
+
 def hold_out(
     table: Table,
-    label_column: str | None,
+    strata: Sequence[Stratum],
     group_column: str | None = None,
     keys: Sequence[str] | None = None,
 ) -> tuple[Table, Table]:
     """Cut a tenth of the rows off as validation, the same for the same rows every time.
 
-    Each label keeps its share; a label with one row stays in the training part. Rows with the same key stay
-    together. With groups, each is in one part as a whole; labels keep their shares as well as that allows,
-    and a label with one group stays in the training part.
+    Each label keeps its share; a label with one row stays in the training part. So does one row of each label
+    where rows have sets of them. Rows with the same key stay together. With groups, each is in one part as a
+    whole; labels keep their shares as well as that allows, and a label with one group stays in the training
+    part.
 
     Args:
         table: At least two rows.
-        label_column: The column whose values are kept in proportion; None for rows without labels.
+        strata: For each row its label, a set of labels, or None if it may go anywhere.
         group_column: The column of groups that are not divided; None if every row may go anywhere.
         keys: A text for each row that is equal for rows with the same content; None if all are different.
             Groups go before it.
@@ -47,69 +52,81 @@ def hold_out(
     Raises:
         DataError: If there are too few rows or groups to hold any out, or a row has no group.
     """
-    labels = _labels(table.rows, label_column)
     if group_column is None:
-        held_rows = _held_rows(labels, keys)
+        units = list(range(len(strata))) if keys is None else keys
+        held_rows = _held_rows(strata, units)
     else:
-        held_rows = _held_groups(labels, groups_of(table, group_column), group_column)
-    rows = range(len(labels))
+        labels = [None if isinstance(stratum, frozenset) else stratum for stratum in strata]
+        units = groups_of(table, group_column)
+        held_rows = _held_groups(labels, units, group_column)
+    held_rows -= _last_rows(strata, units, held_rows)
+    if not held_rows:
+        raise DataError(
+            f"{len(strata)} rows with {len(set(strata))} different labels are too few to cut a validation "
+            "split from; add a validation split."
+        )
+    rows = range(len(strata))
     return table.part(row for row in rows if row not in held_rows), table.part(sorted(held_rows))
 
 
-def _labels(rows: Rows, column: str | None) -> list[object]:
-    labels = [None if column is None else row.get(column) for row in rows]
-    if not all(isinstance(label, Hashable) for label in labels):  # such as a list, which is no label
-        return [None] * len(rows)
-    if column is not None and _is_measured(rows, column):
-        return [None] * len(rows)
-    return labels
+def value_strata(rows: Rows, column: str | None) -> list[Stratum]:
+    """Return the values of a column as labels; None for each row where they are lists, or measured."""
+    values = [None if column is None else row.get(column) for row in rows]
+    is_label = all(isinstance(value, Hashable) for value in values) and not _is_measured(values, column)
+    return values if is_label else [None] * len(rows)
 
 
-def _is_measured(rows: Rows, column: str) -> bool:
-    """Whether a column holds values of a measurement: many different numbers, which may be written as texts.
+def _is_measured(values: Sequence[object], column: str | None) -> bool:
+    """Whether values are of a measurement: many different numbers, which may be written as texts.
 
     Whole numbers without a gap are ids of classes, however many there are, unless no two rows have the same.
     """
-    values = [row.get(column) for row in rows]
     number_format = NumberFormat()
     with suppress(DataError):
-        number_format = column_format(values, column) or number_format
+        number_format = column_format(values, column or "") or number_format
     numbers = {number for value in values if (number := number_format.read(value)) is not None}
-    if len(numbers) <= math.sqrt(len(rows)):
+    if len(numbers) <= math.sqrt(len(values)):
         return False
     has_gaps = max(numbers) - min(numbers) >= len(numbers)
-    return has_gaps or len(numbers) == len(rows) or not all(number.is_integer() for number in numbers)
+    return has_gaps or len(numbers) == len(values) or not all(number.is_integer() for number in numbers)
 
 
-def _held_rows(labels: Sequence[object], keys: Sequence[str] | None) -> set[int]:
+def _held_rows(strata: Sequence[Stratum], keys: Sequence[Hashable]) -> set[int]:
     generator = random.Random(_SEED)  # noqa: S311 (a split is no secret)
     held_rows: set[int] = set()
-    for copies in _copies_by_label(labels, keys).values():
+    for copies in _copies_by_label(strata, keys).values():
         generator.shuffle(copies)
         held_rows.update(_held_copies(copies))
-    if not held_rows:
-        raise DataError(
-            f"{len(labels)} rows with {len(set(labels))} different labels are too few to cut a validation "
-            "split from; add a validation split."
-        )
     return held_rows
 
 
+def _last_rows(strata: Sequence[Stratum], units: Sequence[Hashable], held_rows: Set[int]) -> set[int]:
+    """Return the held rows that have a label of a set that no row outside has, with their units."""
+    sets = {
+        row: cast("frozenset[str]", part) for row, part in enumerate(strata) if isinstance(part, frozenset)
+    }
+    outside = {label for row, labels in sets.items() if row not in held_rows for label in labels}
+    last = {row for row in held_rows if sets.get(row, frozenset()) - outside}
+    last_units = {units[row] for row in last}
+    return {row for row in held_rows if units[row] in last_units}
+
+
 def _copies_by_label(
-    labels: Sequence[object], keys: Sequence[str] | None
-) -> dict[object, list[Sequence[int]]]:
-    """Return the rows of each label, those with the same key as one item.
+    strata: Sequence[Stratum], keys: Sequence[Hashable]
+) -> dict[Stratum, list[Sequence[int]]]:
+    """Return the rows of each label, those with the same key as one item, and those with sets as of one.
 
     Copies that differ in their label are left out: they stay in the training part, since a label may have no
     other rows.
     """
-    copies: defaultdict[object, list[int]] = defaultdict(list)
-    for row in range(len(labels)):
-        copies[row if keys is None else keys[row]].append(row)
-    by_label: defaultdict[object, list[Sequence[int]]] = defaultdict(list)
+    copies: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        copies[key].append(row)
+    by_label: defaultdict[Stratum, list[Sequence[int]]] = defaultdict(list)
     for rows in copies.values():
-        if len({labels[row] for row in rows}) == 1:
-            by_label[labels[rows[0]]].append(rows)
+        labels = {None if isinstance(strata[row], frozenset) else strata[row] for row in rows}
+        if len(labels) == 1:
+            by_label[labels.pop()].append(rows)
     return by_label
 
 

@@ -101,6 +101,15 @@ class Table:
             [position if indices is None else indices[position] for position in positions], split
         )
 
+    def quote(self, column: str, text: str) -> str:
+        """Return a text of a column in quotation marks, with the rows that have it: "'12 EUR' (line 3 …)"."""
+        positions = [
+            position
+            for position, row in enumerate(self.rows)
+            if isinstance(value := row.get(column), str) and value.strip() == text
+        ]
+        return f"'{text}' ({self.locate_rows(positions)})" if positions else f"'{text}'"
+
     def _locate(self, indices: Sequence[int], split: str | None) -> str:
         if not self.origins:
             numbers = _plural("row", [index + 1 for index in indices])

@@ -13,8 +13,9 @@ from torch.nn import functional
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns
 from rankfold.tasks.data.label_findings import label_findings
-from rankfold.tasks.data.labels import find_labels, is_measured, label_of, not_learned
+from rankfold.tasks.data.labels import check_repeated, find_labels, is_measured, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.data.splits import Stratum, value_strata
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import (
     Example,
@@ -67,6 +68,20 @@ class Classification(LabelledText):
             labelled_examples(tables, columns, lambda row: labels.ids[label_of(row, column)]),
             () if hints.learned_names else tuple(label_findings(column, values[first], tables[first])),
         )
+
+    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> Sequence[Stratum]:
+        """Return the class of each row; None for questions with choices.
+
+        Raises:
+            DataError: If a label is missing, or most rows have one of their own.
+        """
+        column = columns.label
+        if column is None or columns.choices is not None:
+            return [None] * len(table.rows)
+        values = read_rows({"train": table}, lambda row, _id: label_of(row, column))["train"]
+        if not (table.class_names.get(column) or hints.names or hints.learned_names):
+            check_repeated(column, values)
+        return value_strata([{column: value} for value in values], column)
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the accuracy, and with three or more classes the mean F1 of the classes."""

@@ -96,6 +96,11 @@ class InstructionKind(TaskKind):
             settings[CHAT_TEMPLATE] = template
         return Examples(None, splits, (*reader.findings(), *findings), settings)
 
+    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> list[None]:
+        """Return nothing for each row: answers in text are no classes whose shares could be kept."""
+        _ = columns, hints
+        return [None] * len(table.rows)
+
     def model_settings(self, base: LoadedModel, examples: Examples) -> Mapping[str, JsonValue]:
         """Return the settings with the model's own chat template, where conversations are written by it."""
         template = ChatTemplate(base.processor).source

@@ -14,6 +14,7 @@ from rankfold.tasks.data.columns import Columns, find_columns, find_text_columns
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.data.splits import Stratum, value_strata
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
 
@@ -187,6 +188,23 @@ class TaskKind(ABC):
             DataError: If a value is missing or of the wrong type, or a label is not one of the training
                 split's, or was not learned.
         """
+
+    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> Sequence[Stratum]:
+        """Return the label of each row, which an automatic validation split keeps in proportion.
+
+        A set of labels says that each has to stay in the training part; None, that the row may go anywhere.
+        By default these are the values of the label column, unless they are lists or measurements.
+
+        Args:
+            table: All rows that are to be cut.
+            columns: Those that `columns` returned.
+            hints: What is known about the labels beside the rows.
+
+        Raises:
+            DataError: If a label is missing or of the wrong type.
+        """
+        _ = hints
+        return value_strata(table.rows, columns.label)
 
     def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the columns to read of rows without labels; by default a text, perhaps a second one.

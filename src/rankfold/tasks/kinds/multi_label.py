@@ -81,12 +81,9 @@ class MultiLabel(LabelledText):
             DataError: If a row has no list, no row has a label, or a split has labels of its own.
         """
         column = columns.label or ""
-        _check_no_list_texts(tables, column)
-        separator = _separator_of(tables, column, hints)
         first = next(iter(tables))
-        class_names = tables[first].class_names.get(column) or hints.names
-        _check_no_flags(tables, column, class_names or hints.learned_names)
-        read = _Reader(column, separator, class_names).read
+        separator = _separator_of(tables, column, hints)
+        read = _reader(tables, column, hints)
         values = read_rows(tables, lambda row, _id: read(row.get(column)))
         names = tuple(hints.learned_names or ()) or sort_names(name for row in values[first] for name in row)
         _check(column, tables, values, names, hints)
@@ -97,6 +94,12 @@ class MultiLabel(LabelledText):
         settings: dict[str, JsonValue] = {} if separator is None else {_SEPARATOR: separator}
         findings = () if hints.learned_names else _findings(column, values[first], separator, tables[first])
         return Examples(names, splits, tuple(findings), settings)
+
+    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> list[frozenset[str]]:
+        """Return the labels of each row, each of which has to stay in the training part."""
+        column, tables = columns.label or "", {"train": table}
+        read = _reader(tables, column, hints)
+        return read_rows(tables, lambda row, _id: frozenset(read(row.get(column))))["train"]
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the F1 over all labels, that over classes, and the share of rows that are right."""
@@ -195,6 +198,18 @@ class WeightedMultiLabel(MultiLabel):
         return functional.binary_cross_entropy_with_logits(
             logits, batch["labels"].to(logits.dtype), pos_weight=weights
         )
+
+
+def _reader(tables: Mapping[str, Table], column: str, hints: LabelHints) -> Callable[[object], list[str]]:
+    """Return the function that reads a value of a column as class names.
+
+    Raises:
+        DataError: If its values are lists written as text, or a 0 or 1 for each class.
+    """
+    _check_no_list_texts(tables, column)
+    class_names = next(iter(tables.values())).class_names.get(column) or hints.names
+    _check_no_flags(tables, column, class_names or hints.learned_names)
+    return _Reader(column, _separator_of(tables, column, hints), class_names).read
 
 
 class _Reader:

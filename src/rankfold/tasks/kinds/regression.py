@@ -18,10 +18,11 @@ from rankfold.models.base import LoadedModel, TaskHead
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import check_published, column_format, is_measured, number_of
-from rankfold.tasks.data.numbers import NumberFormat
+from rankfold.tasks.data.numbers import MISSING_NUMBERS, NumberFormat, is_missing, is_number_text
 from rankfold.tasks.data.read import Rows, Table
+from rankfold.tasks.data.splits import Stratum
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
-from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples
+from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner
 
 _SCALE, _UNIT = "scale", "unit"
@@ -106,15 +107,9 @@ class Regression(LabelledText):
             DataError: If the labels are names, or a number is missing.
         """
         column = columns.label or ""
-        first = next(iter(tables.values()))
-        _check_unnamed(column, first, hints.names)
+        _check_unnamed(column, next(iter(tables.values())), hints.names)
         values = [row.get(column) for table in tables.values() for row in table.rows]
-        number_format = column_format(values, column, hints.decimal)
-        if number_format is None:
-            raise DataError(
-                f"the labels in '{column}' are no numbers, such as '{_first_text(values)}'; learn them with "
-                "--kind classification, or name the column of the numbers with --label-column."
-            )
+        number_format = _format_of(tables, column, hints)
         splits = labelled_examples(tables, columns, lambda row: number_of(row, column, number_format))
         for split, rows in splits.items():
             check_published(split, [row.label for row in rows])
@@ -127,6 +122,18 @@ class Regression(LabelledText):
         return Examples(
             None, splits, (Finding("number_format", remark),) if remark else (), settings=settings
         )
+
+    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> Sequence[Stratum]:
+        """Return the numbers of a scale of a few steps, such as stars; None for each of other numbers.
+
+        Raises:
+            DataError: If a label is no number.
+        """
+        column, tables = columns.label or "", {"train": table}
+        _check_unnamed(column, table, hints.names)
+        number_format = _format_of(tables, column, hints)
+        _ = read_rows(tables, lambda row, _id: number_of(row, column, number_format))
+        return super().strata(table, columns, hints)
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the correlations of Pearson and Spearman, and the errors in the unit of the labels."""
@@ -198,6 +205,31 @@ class Regression(LabelledText):
         return values if scale == Scale() else scale.restore(values)
 
 
+def _format_of(tables: Mapping[str, Table], column: str, hints: LabelHints) -> NumberFormat:
+    """Return how the numbers of a column are written.
+
+    Raises:
+        DataError: If they are written in several ways, or most labels are no numbers, with the rows.
+    """
+    values = [row.get(column) for table in tables.values() for row in table.rows]
+    texts = [value.strip() for value in values if isinstance(value, str)]
+
+    def quote(text: str) -> str:
+        quotes = (table.quote(column, text) for table in tables.values())
+        return next((quoted for quoted in quotes if quoted != f"'{text}'"), f"'{text}'")
+
+    number_format = column_format(values, column, hints.decimal, quote)
+    if number_format is None:
+        wrong = next(
+            text for text in texts if not is_missing(text, MISSING_NUMBERS) and not is_number_text(text)
+        )
+        raise DataError(
+            f"the labels in '{column}' are no numbers, such as {quote(wrong)}; learn them with "
+            "--kind classification, or name the column of the numbers with --label-column."
+        )
+    return number_format
+
+
 def _check_unnamed(column: str, table: Table, names: Sequence[str] | None) -> None:
     """Check that the labels do not stand for names, whose numbers measure nothing."""
     class_names = table.class_names.get(column) or names
@@ -232,10 +264,6 @@ def _scale_error(field: str, value: JsonValue, fault: str) -> AdapterFileError:
         f"'task.settings.scale{field}' in the adapter's 'rankfold.json' is {text[:_MOST_SHOWN]}, {fault}; "
         "restore the file from the training run."
     )
-
-
-def _first_text(values: Sequence[object]) -> str:
-    return next((value for value in values if isinstance(value, str) and value.strip()), "")
 
 
 KIND = Regression()

@@ -96,6 +96,12 @@ class TokenLabels(TaskKind):
         findings = () if hints.learned_names else _findings(column, splits[first], tables[first])
         return Examples(label_names, splits, tuple(findings))
 
+    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> list[frozenset[str]]:
+        """Return the tags of each row, each of which has to stay in the training part."""
+        names = table.class_names.get(columns.label or "") or hints.names
+        items = read_rows({"train": table}, lambda row, name: _example(row, name, columns, names))["train"]
+        return [frozenset(item.label or ()) for item in items]
+
     def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the column of the tokens, or of a text that is split into tokens.
 
