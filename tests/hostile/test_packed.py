@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import random
 
 import pytest
 import torch
@@ -11,24 +12,32 @@ import rankfold
 from rankfold.errors import AdapterFileError
 from rankfold.store.container import Container, encode
 from rankfold.store.packed import to_container
-from rankfold.store.rounding import GRIDS, round_adapter
+from rankfold.store.rounding import GRIDS, METADATA, round_adapter
 from rankfold.store.size import explain
 from tests.support.stored import adapter_of, make_adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TWO = torch.tensor([1.0, 2.0])
 TWICE = adapter_of({"a": TWO, "b": TWO.flip(0), "c": TWO, "d": torch.zeros(3)})
-EXACT = adapter_of({"a": torch.arange(70.0), "b": torch.arange(3), "c": torch.ones(90)})
-SMALL, FOUR = round_adapter(EXACT, "int8"), round_adapter(EXACT, "int4")
-SCALES = GRIDS["int8"].scales
+EXACT = adapter_of({"lora_A": torch.arange(70.0), "b": torch.arange(3), "lora_C": torch.ones(90)})
+SMALL = round_adapter(EXACT, "int4")
+STEPS, SCALES = 35, 6  # bytes of the first tensor
 
 
 def copies(*entries):
     return lambda header, _tensors: header.update(copies=list(entries))
 
 
-def types(text, dtype="int8"):
-    return lambda header, _tensors: header["metadata"].update({GRIDS[dtype].types: text})
+def types(text):
+    return lambda header, _tensors: header["metadata"].update({METADATA: text})
+
+
+def scale(low, high, *, at=STEPS):
+    def change(_header, tensors):
+        tensors["lora_A"] = tensors["lora_A"].clone()
+        tensors["lora_A"][at : at + 2] = torch.tensor([low, high], dtype=torch.uint8)
+
+    return change
 
 
 def tensor(name, value):
@@ -55,27 +64,34 @@ LIES = {
     ),
     "format 4": (TWICE, lambda header, _: header.update(format=4)),
     "manifest that is no text": (TWICE, lambda header, _: header.update(manifest={})),
-    "one type too few": (SMALL, types("F32 -")),
-    "one type too many": (SMALL, types("F32 - F32 F32")),
-    "unknown type": (SMALL, types("F32 - F99")),
-    "integer type": (SMALL, types("F32 - I64")),
-    "type of a tensor that is not int8": (SMALL, types("F32 F32 F32")),
-    "tensor without its type": (SMALL, types("F32 - -")),
-    "no scales": (SMALL, lambda _, tensors: tensors.pop("a" + SCALES)),
-    "too few scales": (SMALL, tensor("a" + SCALES, torch.ones(1))),
-    "too many scales": (SMALL, tensor("a" + SCALES, torch.ones(3))),
-    "scales of another type": (SMALL, tensor("a" + SCALES, torch.ones(2, dtype=torch.float64))),
-    "scales of nothing": (SMALL, tensor("b" + SCALES, torch.ones(1))),
-    "scales in a square": (SMALL, tensor("a" + SCALES, torch.ones(1, 2))),
-    "int4 without a shape": (FOUR, types("F32 - F32:90", "int4")),
-    "int4 with a shape of more numbers": (FOUR, types("F32:72 - F32:90", "int4")),
-    "int4 with a negative side": (FOUR, types("F32:-70x-1 - F32:90", "int4")),
-    "int4 with a side without end": (FOUR, types(f"F32:{'9' * 5000} - F32:90", "int4")),
-    "int4 with sides without end": (FOUR, types(f"F32:{'x'.join(['99999'] * 999)} - F32:90", "int4")),
-    "int4 with a side that is no digit": (FOUR, types("F32:\uff170 - F32:90", "int4")),
-    "int4 with scales of int8": (FOUR, tensor("a.int4_scales", torch.ones(3))),
-    "int4 with steps of a byte": (FOUR, tensor("a", torch.ones(35, dtype=torch.int8))),
-    "int8 and int4 at once": (FOUR, types("F32 - F32", "int8")),
+    "no type": (SMALL, types("")),
+    "unknown type of the adapter": (SMALL, types("int5 int4:F32:70 - 1+int4:F32:90")),
+    "one entry too few": (SMALL, types("int4 int4:F32:70 -")),
+    "one entry too many": (SMALL, types("int4 int4:F32:70 - 1+int4:F32:90 -")),
+    "unknown type of numbers": (SMALL, types("int4 int4:F99:70 - 1+int4:F32:90")),
+    "integers of integers": (SMALL, types("int4 int4:I64:70 - 1+int4:F32:90")),
+    "unknown type of steps": (SMALL, types("int4 int5:F32:70 - 1+int4:F32:90")),
+    "other origin": (SMALL, types("int4 int4:F32:70 - 2+int4:F32:90")),
+    "origin twice": (SMALL, types("int4 int4:F32:70 - 1+1+int4:F32:90")),
+    "steps of other bits": (SMALL, types("int4 int3:F32:70 - 1+int4:F32:90")),
+    "entry of a tensor that is not rounded": (SMALL, types("int4 int4:F32:70 int4:F32:3 1+int4:F32:90")),
+    "no shape": (SMALL, types("int4 int4:F32 - 1+int4:F32:90")),
+    "shape of more numbers": (SMALL, types("int4 int4:F32:72 - 1+int4:F32:90")),
+    "shape of fewer blocks": (SMALL, types("int4 int4:F32:64 - 1+int4:F32:90")),
+    "negative side": (SMALL, types("int4 int4:F32:-70x-1 - 1+int4:F32:90")),
+    "side without end": (SMALL, types(f"int4 int4:F32:{'9' * 5000} - 1+int4:F32:90")),
+    "sides without end": (SMALL, types(f"int4 int4:F32:{'x'.join(['99999'] * 999)} - 1+int4:F32:90")),
+    "side that is no digit": (SMALL, types("int4 int4:F32:\uff170 - 1+int4:F32:90")),
+    "scale that is infinite": (SMALL, scale(0x80, 0x7F)),
+    "scale that is no number": (SMALL, scale(0xC0, 0x7F)),
+    "scale that is negative": (SMALL, scale(0x80, 0xBF)),
+    "scale that is minus zero": (SMALL, scale(0x00, 0x80)),
+    "scale that some machines take for zero": (SMALL, scale(0x01, 0x00)),
+    "scale of numbers that are too large": (SMALL, scale(0x7F, 0x7F, at=STEPS + 2)),
+    "too few scales": (SMALL, tensor("lora_A", SMALL.tensors["lora_A"][:-2])),
+    "too many scales": (SMALL, tensor("lora_A", torch.zeros(STEPS + SCALES + 2, dtype=torch.uint8))),
+    "signed bytes": (SMALL, tensor("lora_A", SMALL.tensors["lora_A"].view(torch.int8))),
+    "bytes in a square": (SMALL, tensor("lora_A", SMALL.tensors["lora_A"].view(1, -1))),
 }
 
 
@@ -100,6 +116,32 @@ def test_packed_adapter_that_lies_is_refused(lie, tmp_path):
         assert not len(store)
     assert not (tmp_path / "again").exists()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("dtype", GRIDS)
+def test_any_flipped_byte_is_refused_or_gives_finite_numbers(dtype, tmp_path):
+    """Flips with a new checksum, which only the checks of the content see."""
+    generator = random.Random(0)
+    container = to_container(round_adapter(EXACT, dtype))
+    for _ in range(150):
+        tensors = {name: tensor.clone() for name, tensor in container.tensors.items()}
+        flat = tensors[generator.choice(["lora_A", "lora_C"])]
+        flat[generator.randrange(len(flat))] ^= 1 << generator.randrange(8)
+        (tmp_path / "flipped").write_bytes(encode(Container("adapter", container.header, tensors)))
+        try:
+            opened = rankfold.open_adapter(tmp_path / "flipped")
+        except AdapterFileError:
+            continue
+        opened.check_finite()
+        assert opened.layout.entries == EXACT.layout.entries
+
+
+def test_rounded_file_that_is_cut_anywhere_is_refused(tmp_path):
+    data = encode(to_container(SMALL))
+    for length in range(0, len(data), 7):
+        (tmp_path / "cut").write_bytes(data[:length])
+        with pytest.raises(AdapterFileError):
+            rankfold.open_adapter(tmp_path / "cut")
 
 
 def test_file_that_only_an_earlier_version_expands_is_refused_with_the_way_out(tmp_path):

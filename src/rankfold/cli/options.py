@@ -67,7 +67,7 @@ json_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option
 
 dtype_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--dtype",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4", "int3", "int2"]),
     help="Round the values to this type; the error is stated.",
 )
 

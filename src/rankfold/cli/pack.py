@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from rankfold.cli.console import note, print_json
 from rankfold.cli.options import dtype_option, json_option
+
+if TYPE_CHECKING:
+    from rankfold.store.rounding import Dtype
 
 
 @click.command()
@@ -20,7 +23,7 @@ def command(
     adapter: Path,
     file: Path,
     *,
-    dtype: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None,
+    dtype: "Dtype | None",
     overwrite: bool,
     as_json: bool,
 ) -> None:

@@ -44,6 +44,7 @@ def _print_parts(explanation: "Explanation", parts: "tuple[Part, ...]") -> None:
         [
             part.name,
             part.type,
+            part.stored_as,
             f"{part.tensors:,}" if part.tensors else "",
             f"{part.numbers:,}" if part.tensors else "",
             f"{part.bytes:,}",
@@ -51,11 +52,11 @@ def _print_parts(explanation: "Explanation", parts: "tuple[Part, ...]") -> None:
         ]
         for part in parts
     ]
-    rows.append(["whole file", "", "", "", f"{total:,}", "100.0%"])
+    rows.append(["whole file", "", "", "", "", f"{total:,}", "100.0%"])
     print_table(
-        ["part", "type", "tensors", "numbers", "bytes", "share"],
+        ["part", "type", "stored as", "tensors", "numbers", "bytes", "share"],
         rows,
         title=explanation.file,
-        left=(0, 1),
+        left=(0, 1, 2),
         caption=f"learned: {explanation.learned_bytes:,} of {total:,} bytes ({types})",
     )

@@ -1,6 +1,6 @@
 """The packed form of an adapter: a PEFT folder as the content of one container, and back byte for byte.
 
-A tensor that equals an earlier one is stored once. A file that needs this, or is in int8 or int4, has
+A tensor that equals an earlier one is stored once. A file that needs this, or is in integers, has
 format 2, one with a manifest format 3; both are refused by rankfold 0.1. Any other has format 1.
 """
 
@@ -50,7 +50,7 @@ def to_container(adapter: SavedAdapter) -> Container:
 
 
 def from_container(container: Container) -> SavedAdapter:
-    """Return the adapter that a container holds, in int8 or int4 if it was packed in it.
+    """Return the adapter that a container holds, in integers if it was packed in it.
 
     Raises:
         AdapterFileError: If it holds something else, or contradicts itself.

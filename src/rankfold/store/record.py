@@ -16,7 +16,7 @@ from rankfold.store.container import checksum
 
 FORMAT = 1
 ROUNDED_FORMAT = 2
-"""The format of a record whose adapter is stored in int8 or int4."""
+"""The format of a record whose adapter is stored in integers."""
 
 MANIFEST_FORMAT = 3
 """The format of a record whose adapter has a manifest, rounded or not."""
@@ -75,7 +75,7 @@ class Record:
         digest: The checksum over all of it, in hexadecimal.
         tags: Texts to find it by, by key.
         metrics: Measured numbers, by name.
-        format: 3 if it has a manifest; else 2 if it is stored in int8 or int4, or 1.
+        format: 3 if it has a manifest; else 2 if it is stored in integers, or 1.
     """
 
     name: Name

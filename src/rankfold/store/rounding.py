@@ -1,13 +1,24 @@
-"""Round an adapter to fewer bytes: to another floating-point type, or to int8 or int4 with a scale a block.
+"""Round an adapter to fewer bytes: to another floating-point type, or to integers of 8, 4, 3 or 2 bits.
 
-An adapter in int8 or int4 is again a `SavedAdapter`, which packed files, stores and exports hold like any
-other: a rounded tensor has its steps (one signed byte a number, or two numbers a byte) and a second tensor
-with its scales, and the metadata has the original types. `restore` goes back; whoever opens an adapter gets
-it restored. A number is its step times its scale, one product in float32, and so the same on every machine.
+An adapter in integers is again a `SavedAdapter`, which packed files, stores and exports hold like any other:
+a rounded tensor is a row of bytes, its steps and then a 16-bit scale for every 32 of them, and the metadata
+has the original types. `restore` goes back; whoever opens an adapter gets it restored.
+
+A number is its step times its scale. The step has at most 8 bits and the scale (bfloat16) 8, so the product
+is exact in float32, and the same on every machine, with any number of threads and any version of torch.
+
+In every integer type these are rounded and these are exact:
+
+- matrices and vectors of the adapter itself are rounded, around one where they lie around one (a factor of
+  the activations, as IA3 has it, that changes nothing at one), else around zero;
+- matrices that are stored whole (task heads, embeddings, prompts) are rounded to 8 bits: they may hold base
+  weights, of which the training has changed little;
+- routers and other numbers that choose, vectors that are stored whole (biases, norms, DoRA's magnitudes),
+  integers, and tensors of fewer than 8 numbers are exact.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -20,10 +31,28 @@ from rankfold.store.adapter import SavedAdapter
 from rankfold.store.tensors import DTYPES, TensorEntry
 from rankfold.store.weights import Layout
 
-Dtype = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Dtype = Literal["fp32", "fp16", "bf16", "int8", "int4", "int3", "int2"]
 
 FLOATS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """The floating-point types that an adapter can be rounded to, as the command line names them."""
+
+BLOCK = 32
+"""How many numbers share one scale."""
+
+METADATA = "rankfold.rounded"
+"""The key of the metadata with the integer type, and the entry of each tensor, or `-` where it is exact."""
+
+_SCALE_BYTES = 2
+_EXACT = "-"
+_DIGITS = 10  # of one side of a shape
+_FEWEST_NUMBERS = 8
+_PACKED_STEPS = 8  # as many of any type fill whole bytes
+# Clipping the largest numbers of a block costs less than coarse steps for all the others; int8 gains nothing.
+_SHRINKS = (1.0, 0.9, 0.8, 0.7)
+
+_PREFIXES = ("rankfold_", "lora_", "hada_")
+_WHOLE = ("magnitude", "trainable_tokens")
+_CHOOSING = ("router", "logits")
 
 
 @final
@@ -32,60 +61,187 @@ class Grid:
     """A type of integers with a scale for each block of numbers.
 
     Args:
-        name: As the command line names it; also part of the names of scales and of the metadata.
-        bits: Bits of a number.
-        block: How many numbers share one scale.
-        scale: The type of a scale, one that holds every finite number of the adapter's types nearly.
-        keeps_routers: Whether routers stay as they are: a small change of theirs chooses other heads.
+        name: As the command line and the metadata have it.
+        bits: Bits of a step, 2 to 8.
     """
 
-    name: Literal["int8", "int4"]
+    name: str
     bits: int
-    block: int
-    scale: torch.dtype
-    keeps_routers: bool
-
-    @property
-    def is_bytewise(self) -> bool:
-        """Whether a step takes a byte of its own; otherwise two share one."""
-        return self.bits == 8  # noqa: PLR2004 (a byte)
 
     @property
     def largest(self) -> int:
-        """The largest step; the smallest is its negative."""
-        return 2 ** (self.bits - 1) - 1
+        """The largest step; the smallest is its negative. The four steps of two bits are -3, -1, 1 and 3."""
+        return 3 if self.bits == 2 else 2 ** (self.bits - 1) - 1  # noqa: PLR2004
 
     @property
-    def scales(self) -> str:
-        """The end of the name of the tensor with the scales of a rounded one."""
-        return f".{self.name}_scales"
+    def bits_per_number(self) -> float:
+        """Bits of a number with its share of the scale."""
+        return self.bits + 8 * _SCALE_BYTES / BLOCK
 
-    @property
-    def types(self) -> str:
-        """The key of the metadata with the original type of each tensor, or `-` where it was not rounded."""
-        return f"rankfold.{self.name}"
+    @torch.no_grad()
+    def round(self, tensor: Tensor) -> Tensor:
+        """Return a tensor with its numbers as they are after storing, in its own type and shape."""
+        numbers = tensor.detach().reshape(-1).float()
+        origin = _origin_of(numbers)
+        steps, scales = self.quantise(numbers - origin)
+        return (_product(steps, scales) + origin).to(tensor.dtype).reshape(tensor.shape)
 
-    def blocks(self, numbers: int) -> int:
-        """Return how many blocks, and scales, so many numbers have."""
-        return -(-numbers // self.block)  # whole numbers: those of a hostile file have no end
+    def quantise(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the step of each number (float32, a whole number) and the scale of each block (float32).
 
-    def takes(self, entry: TensorEntry) -> bool:
-        """Whether a tensor is rounded: real numbers that take less room then, and no router that is kept."""
-        if not DTYPES[entry.dtype].is_floating_point or (self.keeps_routers and _ROUTER in entry.name):
-            return False
-        small = -(-entry.numbers * self.bits // 8) + self.scale.itemsize * self.blocks(entry.numbers)
-        return small < entry.bytes
+        Of a few scales each block takes the one with the smallest squared error. The largest number of a
+        block has the largest step with any of them, so numbers that were rounded are rounded to themselves.
+
+        Args:
+            numbers: One row of float32.
+        """
+        blocks = pad(numbers, (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
+        is_number = pad(torch.ones_like(numbers), (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
+        top = blocks.abs().amax(dim=1, keepdim=True) / self.largest
+        best_steps, best_scales, least = torch.zeros_like(blocks), torch.zeros_like(top), None
+        for shrink in _SHRINKS if self.bits < 8 else _SHRINKS[:1]:  # noqa: PLR2004
+            scales = (top * shrink).to(torch.bfloat16).float()
+            # Numbers below float32's normal ones are zero on some machines, so here they are on all.
+            scales = scales.where(scales >= torch.finfo(torch.float32).tiny, 0.0)
+            steps = self._nearest(blocks / scales).where(scales > 0, 0.0)
+            errors = ((steps * scales - blocks) * is_number).square().sum(dim=1, keepdim=True)
+            better = torch.ones_like(scales, dtype=torch.bool) if least is None else errors < least
+            best_steps, best_scales = steps.where(better, best_steps), scales.where(better, best_scales)
+            least = errors if least is None else errors.where(better, least)
+        return best_steps.view(-1)[: len(numbers)], best_scales.view(-1)
+
+    def _nearest(self, ratios: Tensor) -> Tensor:
+        steps = 2 * (ratios / 2).floor() + 1 if self.bits == 2 else ratios.round()  # noqa: PLR2004
+        return steps.clamp(-self.largest, self.largest)
+
+    def pack(self, steps: Tensor) -> Tensor:
+        """Return steps as bytes: one after another, each from its lowest bit, in two's complement."""
+        codes = (steps.long() - 1) // 2 if self.bits == 2 else steps.long()  # noqa: PLR2004
+        codes = pad(codes & (2**self.bits - 1), (0, -len(codes) % _PACKED_STEPS)).view(-1, _PACKED_STEPS)
+        words = (codes << self.bits * torch.arange(_PACKED_STEPS)).sum(dim=1, keepdim=True)
+        parts = (words >> 8 * torch.arange(self.bits)) & 255
+        return parts.to(torch.uint8).view(-1)[: self.packed_bytes(len(steps))]
+
+    def unpack(self, packed: Tensor, numbers: int) -> Tensor:
+        """Return so many steps (float32) of `pack`."""
+        parts = pad(packed, (0, -len(packed) % self.bits)).view(-1, self.bits).long()
+        words = (parts << 8 * torch.arange(self.bits)).sum(dim=1, keepdim=True)
+        codes = (words >> self.bits * torch.arange(_PACKED_STEPS)) & (2**self.bits - 1)
+        codes = codes.view(-1)[:numbers]
+        codes = codes - ((codes >> self.bits - 1) << self.bits)
+        return (2 * codes + 1 if self.bits == 2 else codes).float()  # noqa: PLR2004
+
+    def packed_bytes(self, numbers: int) -> int:
+        """Return the bytes of so many steps."""
+        return -(-numbers * self.bits // 8)
+
+    def scale_bytes(self, numbers: int) -> int:
+        """Return the bytes of the scales of so many numbers."""
+        return _SCALE_BYTES * _blocks(numbers)
 
 
-GRIDS: Mapping[str, Grid] = {
-    "int8": Grid("int8", bits=8, block=64, scale=torch.float32, keeps_routers=False),
-    "int4": Grid("int4", bits=4, block=32, scale=torch.bfloat16, keeps_routers=True),
-}
+GRIDS: Mapping[str, Grid] = {f"int{bits}": Grid(f"int{bits}", bits) for bits in (8, 4, 3, 2)}
 """The integer types that an adapter can be rounded to."""
 
-_ROUTER = ".rankfold_router."
-_EXACT = "-"
-_DIGITS = 10  # of one side of a shape
+
+@final
+@dataclass(frozen=True, slots=True)
+class RoundedEntry:
+    """The entry of a rounded tensor in the metadata, such as `int4:F32:8x384` or, around one, `1+int4:…`.
+
+    Args:
+        grid: The type of its steps.
+        origin: Zero or one, which is added to each product.
+        dtype: The original type, a key of `DTYPES`.
+        shape: The original shape.
+    """
+
+    grid: Grid
+    origin: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numbers(self) -> int:
+        """The number of its values."""
+        return math.prod(self.shape)  # whole numbers: those of a hostile file have no end
+
+    @property
+    def step_bytes(self) -> int:
+        """The bytes of its steps."""
+        return self.grid.packed_bytes(self.numbers)
+
+    @property
+    def blocks(self) -> int:
+        """The number of its scales."""
+        return _blocks(self.numbers)
+
+    @property
+    def scale_bytes(self) -> int:
+        """The bytes of its scales."""
+        return self.grid.scale_bytes(self.numbers)
+
+    def spell(self) -> str:
+        """Return the entry as text."""
+        origin = f"{self.origin}+" if self.origin else ""
+        return f"{origin}{self.grid.name}:{self.dtype}:{'x'.join(map(str, self.shape))}"
+
+    @classmethod
+    def read(cls, text: str) -> "RoundedEntry":
+        """Read an entry.
+
+        Raises:
+            AdapterFileError: If it is none.
+        """
+        match text.removeprefix("1+").split(":"):
+            case [grid, dtype, shape] if grid in GRIDS and dtype in DTYPES:
+                sides = shape.split("x") if shape else []
+            case _:
+                raise _contradiction()
+        is_number = all(side.isascii() and side.isdigit() and len(side) < _DIGITS for side in sides)
+        if not is_number or not DTYPES[dtype].is_floating_point:
+            raise _contradiction()
+        return cls(GRIDS[grid], int(text.startswith("1+")), dtype, tuple(map(int, sides)))
+
+    def encode(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the bytes of a tensor: its steps, then its scales.
+
+        Raises:
+            AdapterFileError: If a value is not finite, or too large.
+        """
+        numbers = tensor.detach().cpu().reshape(-1).float()
+        steps, scales = self.grid.quantise(numbers - self.origin)
+        bits = scales.to(torch.bfloat16).view(torch.int16).int()
+        halves = torch.stack((bits & 255, (bits >> 8) & 255), dim=1).to(torch.uint8).view(-1)
+        data = torch.cat((self.grid.pack(steps), halves))
+        # Twice half of the largest number may be rounded up to more than there is.
+        if not numbers.isfinite().all() or not self._decode(data).isfinite().all():
+            raise AdapterFileError(f"'{name}' has values that {self.grid.name} cannot hold; keep more bits.")
+        return data
+
+    def decode(self, data: Tensor) -> Tensor:
+        """Return the tensor of these bytes.
+
+        Raises:
+            AdapterFileError: If they are too many or too few, or a scale or a number is none.
+        """
+        if data.dtype != torch.uint8 or data.shape != (self.step_bytes + self.scale_bytes,):
+            raise _contradiction()
+        numbers = self._decode(data)
+        # Eight-bit types do not know which of their numbers are finite.
+        if not numbers.float().isfinite().all():
+            raise _contradiction()
+        return numbers
+
+    def _decode(self, data: Tensor) -> Tensor:
+        halves = data[self.step_bytes :].int().view(-1, _SCALE_BYTES)
+        bits = halves[:, 0] | halves[:, 1] << 8
+        scales = (bits << 16).view(torch.float32)
+        # Zero, or a normal number: some machines take the smaller ones for zero.
+        if not ((bits == 0) | ((bits >= 1 << 7) & (bits < 255 << 7))).all():
+            raise _contradiction()
+        numbers = _product(self.grid.unpack(data[: self.step_bytes], self.numbers), scales) + self.origin
+        return numbers.to(DTYPES[self.dtype]).reshape(self.shape)
 
 
 def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
@@ -93,12 +249,11 @@ def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
 
     Args:
         adapter: The adapter.
-        dtype: A floating-point type, which the tensors then have; or `int8` or `int4`, from which `restore`
-            gives rounded numbers in the original types. Integers, and tensors that would not become smaller,
-            are kept as they are; `int4` keeps routers too.
+        dtype: A floating-point type, which the tensors then have; or a type of integers, from which `restore`
+            gives rounded numbers in the original types. The rules above say which tensors are exact in it.
 
     Raises:
-        AdapterFileError: If a value is not finite or too large, or the adapter is in int8 or int4 already.
+        AdapterFileError: If a value is not finite or too large, or the adapter is in integers already.
     """
     check_exact(adapter)
     grid = GRIDS.get(dtype)
@@ -107,85 +262,118 @@ def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
         rounded = _with_tensors(adapter, tensors, adapter.layout.metadata)
         return rounded.with_digest_of(rounded)
     tensors: dict[str, Tensor] = {}
-    types: list[str] = []
-    for entry in adapter.layout.entries:
-        name, tensor = entry.name, adapter.tensors[entry.name]
-        if grid.takes(entry):
-            tensors[name], tensors[name + grid.scales] = _to_steps(name, tensor, grid)
-            types.append(_spell_type(entry, grid))
-        else:
+    entries: list[str] = []
+    for name, tensor_grid in choose_grids(adapter, grid).items():
+        tensor = adapter.tensors[name]
+        if tensor_grid is None:
             tensors[name] = tensor
-            types.append(_EXACT)
-    rounded = _with_tensors(
-        adapter, tensors, {**(adapter.layout.metadata or {}), grid.types: " ".join(types)}
-    )
+            entries.append(_EXACT)
+        else:
+            entry = _entry_of(name, tensor, tensor_grid)
+            tensors[name] = entry.encode(name, tensor)
+            entries.append(entry.spell())
+    metadata = {**(adapter.layout.metadata or {}), METADATA: " ".join([grid.name, *entries])}
+    rounded = _with_tensors(adapter, tensors, metadata)
     # The digest is that of the file which a reader gets.
     return rounded.with_digest_of(restore(rounded))
 
 
+def choose_grids(adapter: SavedAdapter, grid: Grid) -> dict[str, Grid | None]:
+    """Return the type that each tensor of an adapter is rounded to; None if it is exact.
+
+    Args:
+        adapter: The adapter; its configuration says the method and the modules that are stored whole.
+        grid: The type of the adapter.
+    """
+    prefixes = (*_PREFIXES, f"{adapter.method.lower()}_")
+    modules = tuple(f".{module}." for module in adapter.modules_to_save)
+    entries = (TensorEntry.of(name, tensor) for name, tensor in adapter.tensors.items())
+    return {entry.name: _choose_grid(entry, prefixes, modules, grid) for entry in entries}
+
+
+def _choose_grid(
+    entry: TensorEntry, prefixes: tuple[str, ...], modules: tuple[str, ...], grid: Grid
+) -> Grid | None:
+    if not DTYPES[entry.dtype].is_floating_point or entry.numbers < _FEWEST_NUMBERS:
+        return None
+    own = [part for part in entry.name.split(".") if part.startswith(prefixes)]
+    if any(word in part for part in own for word in _CHOOSING):
+        return None
+    is_replaced = any(module in f".{entry.name}" for module in modules)
+    if is_replaced or not own or any(word in part for part in own for word in _WHOLE):
+        if len(entry.shape) < 2:  # noqa: PLR2004
+            return None
+        grid = GRIDS["int8"]
+    size = grid.packed_bytes(entry.numbers) + grid.scale_bytes(entry.numbers)
+    return grid if size < entry.bytes else None
+
+
 def restore(adapter: SavedAdapter) -> SavedAdapter:
-    """Return an adapter in int8 or int4 with rounded numbers in the original types; any other as it is.
+    """Return an adapter in integers with rounded numbers in the original types; any other as it is.
 
     Raises:
-        AdapterFileError: If the types, the scales and the tensors do not fit.
+        AdapterFileError: If the entries and the tensors do not fit.
     """
-    grid = grid_of(adapter)
-    if grid is None:
+    if grid_of(adapter) is None:
         return adapter
     metadata = dict(adapter.layout.metadata or {})
-    types = metadata.pop(grid.types).split()
-    scales = {name: tensor for name, tensor in adapter.tensors.items() if name.endswith(grid.scales)}
-    names = [name for name in adapter.tensors if name not in scales]
-    if len(types) != len(names):
-        raise _contradiction()
-    tensors: dict[str, Tensor] = {}
-    for name, text in zip(names, types, strict=True):
-        tensors[name] = adapter.tensors[name]
-        if text != _EXACT:
-            tensors[name] = _from_steps(tensors[name], text, scales.pop(name + grid.scales, None), grid)
-    if scales:
-        raise _contradiction()
+    del metadata[METADATA]
+    tensors = {
+        name: adapter.tensors[name] if entry is None else entry.decode(adapter.tensors[name])
+        for name, entry in rounded_entries(adapter)
+    }
     return _with_tensors(adapter, tensors, metadata or None)
 
 
-def grid_of(adapter: SavedAdapter) -> Grid | None:
-    """Return the grid that an adapter was rounded to and not restored from; None for any other.
+def rounded_entries(adapter: SavedAdapter) -> Iterator[tuple[str, RoundedEntry | None]]:
+    """Yield the name of each tensor of an adapter with its entry; None for a tensor that is exact.
 
     Raises:
-        AdapterFileError: If it has the types of two.
+        AdapterFileError: If an entry is none, or their number is not that of the tensors.
     """
-    grids = [grid for grid in GRIDS.values() if grid.types in (adapter.layout.metadata or {})]
-    if len(grids) > 1:
+    text = (adapter.layout.metadata or {}).get(METADATA)
+    texts = [_EXACT] * len(adapter.tensors) if text is None else text.split()[1:]
+    if len(texts) != len(adapter.tensors):
         raise _contradiction()
-    return grids[0] if grids else None
+    for name, text in zip(adapter.tensors, texts, strict=True):
+        yield name, None if text == _EXACT else RoundedEntry.read(text)
+
+
+def grid_of(adapter: SavedAdapter) -> Grid | None:
+    """Return the type of integers that an adapter was rounded to and not restored from; None for any other.
+
+    Raises:
+        AdapterFileError: If there is no such type.
+    """
+    text = (adapter.layout.metadata or {}).get(METADATA)
+    if text is None:
+        return None
+    grid = GRIDS.get(text.partition(" ")[0])
+    if grid is None:
+        raise _contradiction()
+    return grid
 
 
 def check_exact(adapter: SavedAdapter) -> None:
-    """Check that an adapter is not in int8 or int4.
+    """Check that an adapter is not in integers.
 
     Raises:
-        AdapterFileError: If it is, or has a tensor with a name that is reserved for scales.
+        AdapterFileError: If it is.
     """
     if grid := grid_of(adapter):
         raise AdapterFileError(
             f"{adapter.title} is in {grid.name} already; unpack it with `rankfold unpack` first."
         )
-    endings = tuple(grid.scales for grid in GRIDS.values())
-    for name in adapter.tensors:
-        if name.endswith(endings):
-            raise AdapterFileError(
-                f"{adapter.title} has a tensor '{name}', and this ending is for scales of packed files; "
-                "rename it."
-            )
 
 
 def relative_error(exact: SavedAdapter, rounded: SavedAdapter) -> float:
     """Return the largest relative error of a tensor: RMS of its change over RMS of its values."""
-    errors = (_rms_error(tensor, rounded.tensors[name]) for name, tensor in exact.tensors.items())
+    errors = (tensor_error(tensor, rounded.tensors[name]) for name, tensor in exact.tensors.items())
     return max(errors, default=0.0)
 
 
-def _rms_error(exact: Tensor, rounded: Tensor) -> float:
+def tensor_error(exact: Tensor, rounded: Tensor) -> float:
+    """Return the relative error of one tensor; 0 for integers."""
     if not exact.is_floating_point():
         return 0.0
     wide = exact.double()
@@ -193,6 +381,25 @@ def _rms_error(exact: Tensor, rounded: Tensor) -> float:
     wide, rounded = wide[is_finite], rounded.double()[is_finite]
     size = wide.square().sum().sqrt().item()
     return (rounded - wide).square().sum().sqrt().item() / size if size else 0.0
+
+
+def _entry_of(name: str, tensor: Tensor, grid: Grid) -> RoundedEntry:
+    entry = TensorEntry.of(name, tensor)
+    return RoundedEntry(grid, _origin_of(tensor.detach().reshape(-1).float()), entry.dtype, entry.shape)
+
+
+def _blocks(numbers: int) -> int:
+    return -(-numbers // BLOCK)
+
+
+def _origin_of(numbers: Tensor) -> int:
+    """Return one if numbers are nearer to one than to zero on average, else zero."""
+    return int(numbers.double().mean().item() > 0.5) if len(numbers) else 0  # noqa: PLR2004
+
+
+def _product(steps: Tensor, scales: Tensor) -> Tensor:
+    """Return each step times the scale of its block; exact."""
+    return steps * scales.repeat_interleave(BLOCK)[: len(steps)]
 
 
 def _to_float(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
@@ -203,77 +410,6 @@ def _to_float(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
     if not torch.equal(narrow.isfinite(), tensor.double().isfinite()):
         raise AdapterFileError(f"'{name}' has values too large for {dtype}; keep more bits.")
     return narrow
-
-
-def _to_steps(name: str, tensor: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return the steps and the scale of each block; in int8 the steps have the tensor's shape."""
-    numbers = tensor.reshape(-1).to(torch.float32)
-    if not numbers.isfinite().all():
-        raise AdapterFileError(f"'{name}' has values that {grid.name} cannot hold; keep more bits.")
-    blocks = pad(numbers, (0, -len(numbers) % grid.block)).view(-1, grid.block)
-    scales = (blocks.abs().amax(dim=1, keepdim=True) / grid.largest).to(grid.scale)
-    # A block of zeros has no scale, nor has one whose largest number is too small for it.
-    steps = (blocks / scales).nan_to_num(nan=0.0).round().clamp(-grid.largest, grid.largest).to(torch.int8)
-    steps = steps.view(-1)[: len(numbers)]
-    steps = steps.reshape(tensor.shape) if grid.is_bytewise else _join_halves(steps)
-    return steps, scales.view(-1)
-
-
-def _from_steps(steps: Tensor, text: str, scales: Tensor | None, grid: Grid) -> Tensor:
-    """Return the numbers of steps.
-
-    Args:
-        steps: In the form of `_to_steps`.
-        text: Type, and for int4 the shape.
-        scales: One for each block.
-        grid: That of the steps.
-    """
-    dtype, shape = _read_type(text, steps, grid)
-    numbers = math.prod(shape)
-    is_whole = steps.dtype == torch.int8 if grid.is_bytewise else _is_joined(steps, numbers)
-    if (
-        scales is None
-        or not is_whole
-        or scales.dtype != grid.scale
-        or scales.shape != (grid.blocks(numbers),)
-    ):
-        raise _contradiction()
-    flat = steps.reshape(-1) if grid.is_bytewise else _split_halves(steps)[:numbers]
-    values = flat.float() * scales.float().repeat_interleave(grid.block)[:numbers]
-    return values.to(dtype).reshape(shape)
-
-
-def _spell_type(entry: TensorEntry, grid: Grid) -> str:
-    """Return the original type as the metadata has it: `F32`, or with the shape `F32:8x384` for int4."""
-    return entry.dtype if grid.is_bytewise else f"{entry.dtype}:{'x'.join(map(str, entry.shape))}"
-
-
-def _read_type(text: str, steps: Tensor, grid: Grid) -> tuple[torch.dtype, tuple[int, ...]]:
-    name, colon, shape = text.partition(":")
-    if name not in DTYPES or not DTYPES[name].is_floating_point or bool(colon) != (not grid.is_bytewise):
-        raise _contradiction()
-    if not colon:
-        return DTYPES[name], tuple(steps.shape)
-    sides = shape.split("x") if shape else []
-    if not all(side.isascii() and side.isdigit() and len(side) < _DIGITS for side in sides):
-        raise _contradiction()
-    return DTYPES[name], tuple(map(int, sides))
-
-
-def _join_halves(steps: Tensor) -> Tensor:
-    """Return steps of four bits as bytes, the first of two in the lower half."""
-    low, high = pad(steps, (0, len(steps) % 2)).view(-1, 2).to(torch.uint8).unbind(dim=1)
-    return (low & 15) | (high << 4)
-
-
-def _split_halves(joined: Tensor) -> Tensor:
-    """Return the steps of `_join_halves`, one more where their number was odd."""
-    halves = torch.stack((joined & 15, joined >> 4), dim=1).view(-1).to(torch.int8)
-    return halves - 16 * (halves > 7).to(torch.int8)  # noqa: PLR2004 (two's complement of four bits)
-
-
-def _is_joined(steps: Tensor, numbers: int) -> bool:
-    return steps.dtype == torch.uint8 and steps.shape == (-(-numbers // 2),)
 
 
 def _with_tensors(

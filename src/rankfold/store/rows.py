@@ -224,7 +224,7 @@ def put(connection: sqlite3.Connection, record: Record, adapter: SavedAdapter, *
 
 
 def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapter]:
-    """Read an adapter, in int8 or int4 if it was put so, and its record.
+    """Read an adapter, in integers if it was put so, and its record.
 
     Args:
         connection: In a transaction.

@@ -65,6 +65,23 @@ def open_adapter(location: SavedAdapter | str | Path) -> SavedAdapter:
     if isinstance(location, SavedAdapter):
         location.check_weights()
         return location
+    restored = restore(open_stored(location))
+    _check_types(restored)
+    restored.check_weights()
+    return restored
+
+
+def open_stored(location: str | Path) -> SavedAdapter:
+    """Read a saved adapter as it is stored: in integers where it was rounded to them.
+
+    Args:
+        location: As for `open_adapter`.
+
+    Raises:
+        AdapterFileError: If there is no adapter, a file is damaged, or its weights are a pickle.
+        SpecError: If the store has no record of this name.
+        StoreError: If the store cannot be read.
+    """
     path = Path(location)
     if path.is_dir():
         adapter = _read_folder(path)
@@ -79,10 +96,7 @@ def open_adapter(location: SavedAdapter | str | Path) -> SavedAdapter:
             f"there is no folder or file '{location}'; name a saved adapter: a folder, a packed file, "
             "or a record of a store as STORE#NAME."
         )
-    restored = restore(dataclasses.replace(adapter, source=str(location)))
-    _check_types(restored)
-    restored.check_weights()
-    return restored
+    return dataclasses.replace(adapter, source=str(location))
 
 
 def _check_types(adapter: SavedAdapter) -> None:
@@ -126,7 +140,7 @@ def pack_adapter(
         adapter: As for `open_adapter`.
         file: The file to write, in one step.
         dtype: Round the floating-point tensors to this type; without it the folder comes back byte for byte.
-            Of `int8` and `int4` come back rounded numbers in the original types.
+            Of a type of integers come back rounded numbers in the original types.
         overwrite: Whether to replace an earlier packed file; no other file is replaced.
 
     Raises:

@@ -10,12 +10,14 @@ from torch import Tensor
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter
 from rankfold.store.manifest import MANIFEST_NAME
-from rankfold.store.saved import open_adapter, other_files
+from rankfold.store.rounding import rounded_entries
+from rankfold.store.saved import open_adapter, open_stored, other_files
 from rankfold.store.tensors import TensorEntry, bytes_of, copies_of
 
-PartType = Literal["factor", "head", "frozen", "duplicate", "header", "padding"]
+PartType = Literal["factor", "head", "scale", "frozen", "duplicate", "header", "padding"]
 
-_TYPES: tuple[PartType, ...] = ("factor", "head", "frozen", "duplicate", "header", "padding")
+_TYPES: tuple[PartType, ...] = ("factor", "head", "scale", "frozen", "duplicate", "header", "padding")
+_SCALES = "scales"
 _LEAVES = ("weight", "bias")
 _BASE_WEIGHT = ".base_layer.weight"
 _OUR_PREFIX = "rankfold_"
@@ -45,6 +47,7 @@ class Part:
         tensors: How many tensors; 0 for overhead.
         numbers: How many numbers these hold.
         bytes: How many bytes.
+        stored_as: The type that the numbers are stored in, such as F32 or int4; "" for overhead.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Part:
     tensors: int
     numbers: int
     bytes: int
+    stored_as: str = ""
 
 
 @final
@@ -61,10 +65,10 @@ class Explanation:
 
     Args:
         file: The weights file, the packed file, or the store's record.
-        file_bytes: Its size; of a record, that of its weights file.
+        file_bytes: Its size; of a record, that of its weights file as it is stored.
         method: PEFT's name of the method.
         bytes_by_type: The bytes of each type of part that occurs.
-        learned_bytes: The bytes of adapter and task head, each tensor once.
+        learned_bytes: The bytes of adapter and task head with their scales, each tensor once.
         parts: The file's parts in groups.
         tensors: The file's parts tensor by tensor.
         other_files: Sizes of the other files in the adapter's folder.
@@ -91,10 +95,11 @@ def explain(location: Path) -> Explanation:
         SpecError: If the store has no record of this name.
         StoreError: If the store cannot be read.
     """
-    adapter = open_adapter(location)
+    open_adapter(location)  # every check of its numbers
+    adapter = open_stored(location)
     tensors = adapter.tensors
     if container.is_container(location):
-        # The values as they are stored, which may be rounded or left out.
+        # Without the copies, which are left out.
         tensors = container.read(location).tensors
         size = location.stat().st_size - sum(len(bytes_of(tensor)) for tensor in tensors.values())
         overhead = [Part("names, configuration and checksum", "header", 0, 0, size)]
@@ -117,17 +122,18 @@ def explain(location: Path) -> Explanation:
 
 def _tensor_parts(adapter: SavedAdapter, tensors: Mapping[str, Tensor]) -> list[Part]:
     copies = copies_of(tensors)
-    entries = (TensorEntry.of(name, tensor) for name, tensor in tensors.items())
-    return [
-        Part(
-            entry.name,
-            "duplicate" if entry.name in copies else _type_of(entry.name, adapter),
-            1,
-            entry.numbers,
-            entry.bytes,
-        )
-        for entry in entries
-    ]
+    rounded = dict(rounded_entries(adapter))
+    parts: list[Part] = []
+    for name, tensor in tensors.items():
+        type_ = "duplicate" if name in copies else _type_of(name, adapter)
+        stored, entry = TensorEntry.of(name, tensor), rounded[name]
+        if entry is None:
+            parts.append(Part(name, type_, 1, stored.numbers, stored.bytes, stored.dtype))
+            continue
+        parts.append(Part(name, type_, 1, entry.numbers, entry.step_bytes, entry.grid.name))
+        type_ = type_ if type_ in ("duplicate", "frozen") else "scale"
+        parts.append(Part(f"{name}.{_SCALES}", type_, 1, entry.blocks, entry.scale_bytes, "BF16"))
+    return parts
 
 
 def _type_of(name: str, adapter: SavedAdapter) -> PartType:
@@ -146,6 +152,8 @@ def _role_of(name: str, adapter: SavedAdapter) -> str:
     if head := _head_of(name, adapter):
         return head
     parts = [part for part in name.split(".") if not part.isdigit()]
+    if parts[-1] == _SCALES:
+        return _SCALES
     while len(parts) > 1 and parts[-1] in _LEAVES:
         parts.pop()
     prefixes = (_OUR_PREFIX, f"{adapter.method.lower()}_")
@@ -161,32 +169,33 @@ def _head_of(name: str, adapter: SavedAdapter) -> str | None:
 def _explain(
     file: str, adapter: SavedAdapter, tensors: Sequence[Part], files: Mapping[str, int]
 ) -> Explanation:
-    groups: dict[tuple[PartType, str], list[Part]] = {}
+    groups: dict[tuple[PartType, str, str], list[Part]] = {}
     for part in tensors:
         role = _role_of(part.name, adapter) if part.tensors else part.name
         name = f"{role}, again" if part.type == "duplicate" else role
-        groups.setdefault((part.type, name), []).append(part)
-    parts = (_sum(name, type_, group) for (type_, name), group in groups.items())
+        groups.setdefault((part.type, name, part.stored_as), []).append(part)
+    parts = (_sum(*key, group) for key, group in groups.items())
     by_type = {type_: sum(part.bytes for part in tensors if part.type == type_) for type_ in _TYPES}
     return Explanation(
         file=file,
         file_bytes=sum(part.bytes for part in tensors),
         method=adapter.method,
         bytes_by_type={type_: size for type_, size in by_type.items() if size},
-        learned_bytes=by_type["factor"] + by_type["head"],
+        learned_bytes=by_type["factor"] + by_type["head"] + by_type["scale"],
         parts=tuple(sorted(_nonempty(parts), key=_sort_key)),
         tensors=tuple(_nonempty(tensors)),
         other_files=files,
     )
 
 
-def _sum(name: str, type_: PartType, group: Sequence[Part]) -> Part:
+def _sum(type_: PartType, name: str, stored_as: str, group: Sequence[Part]) -> Part:
     return Part(
         name,
         type_,
         sum(part.tensors for part in group),
         sum(part.numbers for part in group),
         sum(part.bytes for part in group),
+        stored_as,
     )
 
 

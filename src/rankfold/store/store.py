@@ -60,8 +60,8 @@ class AdapterStore:
             adapter: As for `open_adapter`.
             tags: Texts to find it by, such as `{"customer": "a"}`.
             metrics: Measured numbers, such as `{"accuracy": 0.93}`.
-            dtype: Round the floating-point tensors to this type; `get` then gives that type, or for `int8`
-                and `int4` rounded numbers in the original types.
+            dtype: Round the floating-point tensors to this type; `get` then gives that type, or for a
+                type of integers rounded numbers in the original types.
             replace: Whether to replace an adapter of this name, with its tags and metrics.
 
         Raises:
@@ -79,7 +79,7 @@ class AdapterStore:
             return put(connection, record, adapter, replace=replace)
 
     def get(self, name: str) -> SavedAdapter:
-        """Return an adapter, byte for byte as it was put, or rounded if it was put in int8 or int4.
+        """Return an adapter, byte for byte as it was put, or rounded if it was put in integers.
 
         Raises:
             SpecError: If there is none of this name.
