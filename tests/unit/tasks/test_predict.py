@@ -19,6 +19,8 @@ from rankfold.tasks.kinds.learner import Sampling
 from rankfold.tasks.kinds.multi_label import KIND as MULTI_LABEL
 from rankfold.tasks.kinds.multiple_choice import KIND as MULTIPLE_CHOICE
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
+from rankfold.tasks.kinds.token_labels import KIND as TOKEN_LABELS
+from rankfold.tasks.scoring import Scoring
 from rankfold.tasks.task import Task, TaskData
 from tests.support.tiny_models import review_rows
 
@@ -133,18 +135,48 @@ def test_a_loss_that_is_not_a_number_is_an_error(tiny_bert):
         _labelled(loaded)
 
 
-@pytest.mark.parametrize("kind", [CLASSIFICATION, MULTI_LABEL, REGRESSION])
+def _asked(kind, learner):
+    """Return two inputs of a kind."""
+    if kind is TOKEN_LABELS:
+        return kind.inputs([{"tokens": text.text.split()} for text in TEXTS[:2]], Columns("tokens"))
+    if kind in (INSTRUCTION, MULTIPLE_CHOICE):
+        return QUESTIONS[:2]
+    return kind.inputs([{"text": text.text} for text in TEXTS[:2]], Columns("text"))
+
+
+KINDS = [
+    *((kind, None) for kind in (CLASSIFICATION, MULTI_LABEL, REGRESSION, TOKEN_LABELS)),
+    *((kind, scoring) for kind in (INSTRUCTION, MULTIPLE_CHOICE) for scoring in Scoring),
+]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_answer_that_is_not_a_number_is_an_error(kind, value, tiny_bert):
-    names = None if kind is REGRESSION else ("bad", "good")
-    loaded = kind.load(resolve_model(str(tiny_bert)), names)
-    learner = Learner(loaded.model, loaded.processor, 48, label_names=names or ())
-    rows = kind.inputs([{"text": text.text} for text in TEXTS], Columns("text"))
-    assert len(kind.answer(learner, rows)) == len(rows)
-    assert kind.answer(learner, []) == []
-    loaded.model.classifier.bias.data[0] = value
-    with pytest.raises(AdapterFileError, match=r"output for row 1 is not a finite number.*; restore"):
-        kind.answer(learner, rows)
+@pytest.mark.parametrize(("kind", "scoring"), KINDS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_that_is_not_a_number_is_an_error(kind, scoring, value, temperature, request):
+    if temperature and scoring is not Scoring.GENERATED:
+        return
+    folder = request.getfixturevalue("tiny_bert" if scoring is None else "tiny_llama")
+    names = None if kind is REGRESSION or scoring else ("bad", "good")
+    loaded = kind.load(resolve_model(str(folder)), names)
+    learner = Learner(
+        loaded.model,
+        loaded.processor,
+        48,
+        label_names=names or (),
+        scoring=scoring,
+        sampling=Sampling(4, temperature),
+    )
+    rows = _asked(kind, learner)
+    for use in (kind.answer, kind.predict):
+        assert len(use(learner, rows)) == len(rows)
+        assert use(learner, []) == []
+    head = loaded.model.get_output_embeddings() if scoring else loaded.model.classifier
+    with torch.no_grad():
+        head.weight[0] = value
+    for use in (kind.answer, kind.predict):
+        with pytest.raises(AdapterFileError, match=r"output for row 1 is not a finite number.*; restore"):
+            use(learner, rows)
 
 
 def test_a_prediction_does_not_look_at_the_label(bert, llama):

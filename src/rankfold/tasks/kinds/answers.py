@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq
 from rankfold.errors import DataError, SpecError
 from rankfold.tasks.kinds.chat_template import ASSISTANT, USER, ChatTemplate, Message, Segment
 from rankfold.tasks.kinds.kind import IGNORED_LABEL, Collate
-from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 from rankfold.tasks.kinds.packing import SharedPrompt, collate_packed, shared_log_likelihoods
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
 
@@ -221,13 +221,18 @@ def candidate_scores(learner: Learner, questions: Sequence[Instruction]) -> list
     """Return the log-likelihood of each candidate of each question: a token's on average, or in total.
 
     The model reads a prompt once for all its candidates, where it can.
+
+    Raises:
+        AdapterFileError: If one is not a finite number.
     """
     pairs = [(item, candidate) for item in questions for candidate in item.candidates]
     rows = encode_answers(learner, pairs, is_compared=True)
     is_total = learner.scoring == Scoring.TOTAL_LIKELIHOOD
     prompts = SharedPrompt.group(rows)
     totals = shared_log_likelihoods(learner, prompts, lambda part: log_likelihoods(learner, part))
-    likelihoods = iter([total if is_total else total / tokens for total, tokens in totals])
+    values = [total if is_total else total / tokens for total, tokens in totals]
+    check_finite(torch.tensor(values), [item.id for item, _ in pairs])
+    likelihoods = iter(values)
     return [[next(likelihoods) for _ in item.candidates] for item in questions]
 
 
@@ -260,7 +265,8 @@ def generate_answers(learner: Learner, instructions: Sequence[Instruction]) -> l
     done = 0
     with learner.reporting(len(prompts), "writing answers") as report:
         for indices in learner.similar([len(prompt) for prompt in prompts]):
-            batch = learner.generate([prompts[index] for index in indices])
+            names = [instructions[index].id for index in indices]
+            batch = learner.generate([prompts[index] for index in indices], names)
             for index, text in zip(indices, batch, strict=True):
                 texts[index] = text
             done += len(indices)

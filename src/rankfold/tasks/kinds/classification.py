@@ -20,7 +20,6 @@ from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, T
 from rankfold.tasks.kinds.labelled import (
     Example,
     LabelledText,
-    check_finite,
     labelled_examples,
     logits_and_weights,
     read_rows,
@@ -100,11 +99,11 @@ class Classification(LabelledText):
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[int]:
         """Return the class id of each example."""
-        return cast(Any, check_finite(self.outputs(learner, examples), examples).argmax(-1)).tolist()
+        return cast(Any, self.finite_outputs(learner, examples).argmax(-1)).tolist()
 
     def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
         """Return the label of each example, and the probability of every class."""
-        outputs = check_finite(self.outputs(learner, examples), examples)
+        outputs = self.finite_outputs(learner, examples)
         rows: list[list[float]] = cast(Any, outputs.double().softmax(-1)).tolist()
         names = learner.label_names
         return [

@@ -1,6 +1,7 @@
 """Instruction: a prompt that a model answers in text, perhaps with one of few answers."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -274,6 +275,7 @@ class InstructionKind(TaskKind):
         likelihoods = log_likelihoods(learner, self.encode(learner, examples, training=True))
         loss = -sum(total for total, _ in likelihoods) / sum(tokens for _, tokens in likelihoods)
         scores = {ANSWER_LOSS: loss}
+        is_final &= math.isfinite(loss)  # a diverged model has no answers; its loss says so
         questions = [item for item in examples if item.candidates]
         text_metrics = [name for name in metrics if name in TEXT_METRICS]
         texts = write_answers(learner, examples) if text_metrics and is_final else []

@@ -3,19 +3,19 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from rankfold.errors import AdapterFileError, DataError
+from rankfold.errors import DataError
 from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.texts import text_of
 from rankfold.tasks.kinds.kind import Batch, Collate, LabelHints, TaskKind
-from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 
 logger = logging.getLogger("rankfold.tasks")
 
@@ -81,6 +81,14 @@ class LabelledText(TaskKind):
             order += indices
         return torch.cat(chunks)[torch.tensor(order).argsort()]
 
+    def finite_outputs(self, learner: Learner, examples: Sequence[Example]) -> Tensor:
+        """Return the outputs of the head, if all of them can be answers.
+
+        Raises:
+            AdapterFileError: If one is not a finite number.
+        """
+        return check_finite(self.outputs(learner, examples), [example.id for example in examples])
+
 
 def logits_and_weights(model: nn.Module, batch: Batch, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Return the logits of a batch, and the weights of the classes as a tensor beside them.
@@ -92,23 +100,6 @@ def logits_and_weights(model: nn.Module, batch: Batch, weights: Sequence[float])
     """
     logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
     return logits, torch.tensor(weights, dtype=logits.dtype, device=logits.device)
-
-
-def check_finite(values: Tensor, examples: Sequence[Example]) -> Tensor:
-    """Return what a model gives for examples, a row for each, if all of it can be an answer.
-
-    Raises:
-        AdapterFileError: If a number is not finite, with the first row that has one.
-    """
-    is_fine: list[bool] = cast(Any, values.isfinite().unsqueeze(-1).flatten(1).all(1)).tolist()
-    if not all(is_fine):
-        name = examples[is_fine.index(False)].id
-        row = name + 1 if isinstance(name, int) else f"'{name}'"
-        raise AdapterFileError(
-            f"the model's output for row {row} is not a finite number, so the adapter's weights or settings, "
-            "such as its alpha, are of no use; restore the adapter, or train it again."
-        )
-    return values
 
 
 def example_of(row: Row, columns: Columns, name: int | str, label: Any) -> Example:

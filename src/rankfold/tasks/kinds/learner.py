@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from transformers import GenerationConfig, TextStreamer
 
+from rankfold.errors import AdapterFileError
 from rankfold.models.hardware import autocast
 from rankfold.models.tokenizer import unknown_share
 from rankfold.progress import Progress, Silent, quiet_libraries
@@ -64,6 +65,27 @@ class Sampling:
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=ends if len(ends) > 1 else tokenizer.eos_token_id,
         )
+
+
+def check_finite(values: Tensor, names: Sequence[int | str]) -> Tensor:
+    """Return what a model gives for some rows, if all of it can be an answer.
+
+    Args:
+        values: With the rows as the first axis.
+        names: The id of each row.
+
+    Raises:
+        AdapterFileError: If a number is not finite, with the first row that has one.
+    """
+    is_fine: list[bool] = cast(Any, values.isfinite().unsqueeze(-1).flatten(1).all(1)).tolist()
+    if not all(is_fine):
+        name = names[is_fine.index(False)]
+        row = name + 1 if isinstance(name, int) else f"'{name}'"
+        raise AdapterFileError(
+            f"the model's output for row {row} is not a finite number, so the adapter's weights or settings, "
+            "such as its alpha, are of no use; restore the adapter, or train it again."
+        )
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +197,7 @@ class Learner:
         """The most tokens of a prompt that is continued; below 1 if the new ones leave no room."""
         return (self.generation_length or self.max_length) - self.sampling.max_new_tokens
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+    def generate(self, prompts: Sequence[Sequence[int]], names: Sequence[int | str]) -> list[str]:
         """Return the continuation of each prompt, up to its end of text, as `sampling` says.
 
         Shorter prompts are padded on the left and the padding is masked, so that no greedy continuation
@@ -183,7 +205,17 @@ class Learner:
 
         Args:
             prompts: Token ids.
+            names: Of each prompt the id of its row, for the error.
+
+        Raises:
+            AdapterFileError: If the model gives no finite number for a token.
         """
+
+        def check(_tokens: Tensor, scores: Tensor) -> Tensor:
+            # A token that must not come next has -inf, but never all of them.
+            check_finite(scores.amax(-1, keepdim=True), names)
+            return scores
+
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), cast(int, self.processor.pad_token_id))
         mask = torch.zeros_like(ids)
@@ -195,6 +227,7 @@ class Learner:
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
                 generation_config=self.sampling.config(self.processor, self.chat_template.end_of_turn()),
+                logits_processor=[check],
                 streamer=self._streamer() if len(prompts) == 1 else None,
             )
         return cast("list[str]", self.processor.batch_decode(tokens[:, width:], skip_special_tokens=True))

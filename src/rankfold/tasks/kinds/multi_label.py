@@ -29,7 +29,6 @@ from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, T
 from rankfold.tasks.kinds.labelled import (
     Example,
     LabelledText,
-    check_finite,
     labelled_examples,
     logits_and_weights,
     read_rows,
@@ -129,11 +128,11 @@ class MultiLabel(LabelledText):
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[list[str]]:
         """Return the names of the classes of each example."""
-        return _names_above(learner, check_finite(self.outputs(learner, examples), examples))
+        return _names_above(learner, self.finite_outputs(learner, examples))
 
     def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
         """Return the labels of each example, and the probability of every class."""
-        outputs = check_finite(self.outputs(learner, examples), examples)
+        outputs = self.finite_outputs(learner, examples)
         rows: list[list[float]] = cast(Any, outputs.double().sigmoid()).tolist()
         return [
             {

@@ -22,11 +22,12 @@ from rankfold.tasks.data.numbers import MISSING_NUMBERS, NumberFormat, is_missin
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.data.splits import Stratum
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
-from rankfold.tasks.kinds.labelled import Example, LabelledText, check_finite, labelled_examples, read_rows
-from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
+from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 
 _SCALE, _UNIT = "scale", "unit"
 _MOST_SHOWN = 40
+_LIMIT = 1e150
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,14 @@ class Scale:
             raise _scale_error(".mean", mean, "no finite number")
         if not _is_finite(std) or cast("float", std) <= 0:
             raise _scale_error(".std", std, "no finite number above 0")
-        return cls(cast("float", mean), cast("float", std))
+        if not (scale := cls(cast("float", mean), cast("float", std))).is_usable:
+            raise _scale_error("", settings[_SCALE], "which no labels have that could be learned")
+        return scale
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether numbers of this scale can be told apart, and their squares written down."""
+        return self.std > abs(self.mean) * sys.float_info.epsilon and max(abs(self.mean), self.std) < _LIMIT
 
     def standardise(self, label: float) -> float:
         """Return a label as the model learns it."""
@@ -176,7 +184,7 @@ class Regression(LabelledText):
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[float]:
         """Return the number predicted for each example, in the unit of the labels."""
         numbers = self._numbers(learner, self.outputs(learner, examples))
-        return cast(Any, check_finite(numbers, examples)).tolist()
+        return cast(Any, check_finite(numbers, [example.id for example in examples])).tolist()
 
     def answer(self, learner: Learner, examples: Sequence[Example]) -> list[dict[str, JsonValue]]:
         """Return the number predicted for each example, with its unit if the labels have one."""
@@ -246,7 +254,12 @@ def _settings_of(column: str, labels: Sequence[float], number_format: NumberForm
         raise DataError(
             f"all labels in '{column}' are {labels[0]:g}; a regression needs two or more different numbers."
         )
-    scale = Scale.fit(labels)
+    largest = max(labels, key=abs)
+    if abs(largest) >= _LIMIT or not (scale := Scale.fit(labels)).is_usable:
+        raise DataError(
+            f"the labels in '{column}' go to {largest:g}, too far to be told apart or squared; give them in "
+            "another unit, or without the part that all have."
+        )
     unit = {_UNIT: number_format.unit} if number_format.unit else {}
     return {_SCALE: {"mean": scale.mean, "std": scale.std}, **unit}
 

@@ -21,7 +21,7 @@ from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, s
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Collate, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import note_cut, read_rows
-from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 from rankfold.tasks.list_metrics import OUTSIDE, TAG_METRICS, find_entities, score_lists, split_tag
 from rankfold.tasks.metrics import most_common
 
@@ -170,7 +170,7 @@ class TokenLabels(TaskKind):
 
     def predict(self, learner: Learner, examples: Sequence[TokenExample]) -> list[list[str]]:
         """Return the tag of each token of each example."""
-        return [tags for _, tags in self._predictions(learner, examples)]
+        return [tags for _, tags in self._predictions(learner, examples, is_checked=True)]
 
     def answer(self, learner: Learner, examples: Sequence[TokenExample]) -> list[dict[str, JsonValue]]:
         """Return the tags of each example's tokens, the entities these make, and the tokens."""
@@ -209,9 +209,15 @@ class TokenLabels(TaskKind):
         return Evaluation(loss, scores, [item.id for item in examples], labels, predictions, means)
 
     def _predictions(
-        self, learner: Learner, examples: Sequence[TokenExample]
+        self, learner: Learner, examples: Sequence[TokenExample], *, is_checked: bool = False
     ) -> list[tuple[list[float], list[str]]]:
-        """Return the losses of the tokens of each example, where tags are known, and the predicted tags."""
+        """Return the losses of the tokens of each example, where tags are known, and the predicted tags.
+
+        Args:
+            learner: The model, and how to run it.
+            examples: The rows.
+            is_checked: Whether outputs that are not finite are an error.
+        """
         names = learner.label_names
         ids = {name: index for index, name in enumerate(names)}
         outside = next((name for name in names if name in OUTSIDE), names[0])
@@ -224,6 +230,8 @@ class TokenLabels(TaskKind):
                 example, (tokens, starts) = examples[index], encoded[index]
                 first = offset - len(tokens["input_ids"]) if offset else 0
                 outputs = logits[row, [first + piece for piece in starts.values()]]
+                if is_checked:
+                    check_finite(outputs[None], [example.id])
                 tags = [outside] * len(example.tokens)
                 for word, best in zip(starts, cast(Any, outputs.argmax(-1)).tolist(), strict=True):
                     tags[word] = names[best]
