@@ -213,6 +213,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, keeping the weight as it was for `unmerge`.
 
+        Until then the layer acts with the merged adapters alone, also where it has none of them, so that a
+        model of which some layers have one adapter and some another is the base plus the merged ones.
+
         The merged weight is this layer's own: another module that reads the same weight keeps the base's.
         Where the base is quantised or of less than 32 bits, `merge_drift` is the relative error.
 
@@ -231,13 +234,13 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
 
     def _merge(self, names: Sequence[str]) -> None:
         for name in names:
+            self.merged_adapters.append(name)
             if name not in self.rankfold_adapters:
                 continue
             weight, delta = self.get_base_weight(), self.get_delta_weight(name)
             if self._before_merge is None:
                 self._keep_base()
             self.set_base_weight(_sum(weight, delta))
-            self.merged_adapters.append(name)
             if self.quantization_backend is not None or torch.finfo(weight.dtype).bits < _BITS:
                 drift = _drift(self.get_base_weight(), weight, delta.to(weight.device))
                 self.merge_drift = max(self.merge_drift or 0.0, drift)

@@ -255,9 +255,56 @@ class RankfoldModel(BaseTuner):
                 "adapters cannot be merged within rescale_adapter_scale, which they would outlast; merge "
                 "them outside of it, or use merge_and_unload."
             )
+        if any(layer.disable_adapters for layer in _layers(self.model)):
+            raise SpecError("the adapters are disabled; enable them before you merge one.")
         self._check_can_merge(adapter_names, safe_merge=safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
+        self._choose_heads(self._merged_adapters())
         _warn_of_drift({name: layer.merge_drift for name, layer in _named_layers(self.model).items()})
+
+    def unmerge_adapter(self) -> None:
+        """Take merged adapters back out of every layer; the active ones act again, with their heads."""
+        super().unmerge_adapter()
+        self._choose_heads(self.active_adapters)
+
+    def disable_adapter_layers(self) -> None:
+        """Disable all adapters, after taking merged ones back out."""
+        if self._merged_adapters():
+            self.unmerge_adapter()
+        super().disable_adapter_layers()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter.
+
+        If no other is active, the first of the others by name is from then on, in every layer; PEFT chooses
+        for each layer by itself.
+
+        Raises:
+            ValueError: If there is no adapter of this name, or it is merged.
+        """
+        merged_adapters = self._merged_adapters()
+        if adapter_name in self.peft_config and adapter_name not in merged_adapters:
+            others = sorted(self.peft_config.keys() - {adapter_name})
+            active = [name for name in self.active_adapters if name != adapter_name] or others[:1]
+            if active != self.active_adapters:
+                for layer in _layers(self.model):
+                    layer.set_adapter(active)
+            for head in self._heads():
+                own_names = merged_adapters or active
+                head.delete_adapter(adapter_name, [name for name in own_names if name in head._adapters])
+        super().delete_adapter(adapter_name)
+
+    def _merged_adapters(self) -> list[str]:
+        return next((layer.merged_adapters for layer in _layers(self.model)), [])
+
+    def _heads(self) -> list[AuxiliaryTrainingWrapper]:
+        """Return the modules that adapters have whole, such as a new classification head."""
+        return [module for module in self.model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+
+    def _choose_heads(self, adapter_names: Collection[str]) -> None:
+        """Let the model have the heads of some adapters, of which each head has at most one."""
+        for head in self._heads():
+            head._active_adapter = next((name for name in adapter_names if name in head._adapters), [])
 
     def _unload_and_optionally_merge(
         self,
@@ -269,6 +316,8 @@ class RankfoldModel(BaseTuner):
         layers = _named_layers(self.model)
         if merge:
             self._check_can_merge(adapter_names, safe_merge=safe_merge)
+            # PEFT would keep the head of the active adapter.
+            self._choose_heads({*self._merged_adapters(), *(adapter_names or self.active_adapters)})
         # PEFT declares that it returns nothing, but it returns the model.
         model = cast(
             "nn.Module", super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
@@ -332,6 +381,14 @@ class RankfoldModel(BaseTuner):
         for name in adapter_names or ():
             if name not in self.peft_config:  # PEFT would pass over it
                 raise unknown_name("adapter", name, self.peft_config)
+        names = list(dict.fromkeys([*self._merged_adapters(), *(adapter_names or self.active_adapters)]))
+        for path, head in self.model.named_modules():
+            own_names = [name for name in names if name in getattr(head, "_adapters", ())]
+            if isinstance(head, AuxiliaryTrainingWrapper) and len(own_names) > 1:
+                raise SpecError(
+                    f"each of {', '.join(own_names)} has a '{path.rpartition('.')[2]}' of its own, and a "
+                    "merged model has one; merge one of these adapters."
+                )
         for layer in _layers(self.model):
             with onload_layer(layer) if safe_merge else nullcontext():
                 layer.check_can_merge(adapter_names, safe_merge=safe_merge)
