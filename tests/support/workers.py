@@ -38,6 +38,10 @@ def _environment(_request):
     raise SpecError(os.environ.get("RANKFOLD_OF_A_TEST", "unset"))
 
 
+def _waiting(_request):
+    raise SpecError(os.environ.get("OMP_WAIT_POLICY", "unset"))
+
+
 def _endless(request):
     (request.out.parent / f"{request.out.name}.pid").write_text(str(os.getpid()))
     while True:
@@ -54,6 +58,7 @@ _ENDS = {
     "refused": _refused,
     "odd": _odd,
     "environment": _environment,
+    "waiting": _waiting,
     "endless": _endless,
     "warning": _warning,
 }

@@ -116,7 +116,9 @@ class Builder:
         views: dict[Side, Factor] = {}
         for role, (factor, rows, cols) in site.sides.items():
             create = partial(self._create, factor, spec.seed, role)
-            views[role], new_factor = self._pools[role].take(path, rows, cols, create, site.experts)
+            views[role], new_factor = self._pools[site.tower, role].take(
+                path, rows, cols, create, site.experts
+            )
             if new_factor is not None:
                 owned_parts[role] = new_factor
         core = None
@@ -162,7 +164,7 @@ class Builder:
         parts: dict[str, Part] = {}
         for path, site in self.sites.items():
             for role, (factor, rows, cols) in site.sides.items():
-                pool = self._pools[role]
+                pool = self._pools[site.tower, role]
                 group, *size = pool.group(path, rows, cols)
                 copies = pool.stack_size(site.experts) or 1
                 parts.setdefault(f"{group}.{role}", Part(factor, size[0], size[1], copies))
@@ -240,11 +242,11 @@ def _take_from_weight(views: Mapping[Side, Factor], site: Site, base_weight: Cal
             factor.take(decomposition, role)
 
 
-def _pools(sites: Mapping[str, Site]) -> dict[Side, Pool]:
-    """Return the pool of each side, with the size of every layer announced."""
-    pools: dict[Side, Pool] = {}
+def _pools(sites: Mapping[str, Site]) -> dict[tuple[str, Side], Pool]:
+    """Return the pool of each tower and side, with the size of every layer announced."""
+    pools: dict[tuple[str, Side], Pool] = {}
     for site in sites.values():
         shares: dict[Side, Share] = {"down": site.spec.share_down, "up": site.spec.share_up}
         for role, (_, rows, cols) in site.sides.items():
-            pools.setdefault(role, Pool(shares[role])).reserve(rows, cols)
+            pools.setdefault((site.tower, role), Pool(shares[role], site.tower)).reserve(rows, cols)
     return pools

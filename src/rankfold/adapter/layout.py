@@ -186,6 +186,12 @@ def common_depth(names: Iterable[str]) -> int:
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, parents))
 
 
+def tower_of(path: str, towers: Iterable[str]) -> str:
+    """Return the innermost of some towers, given by their paths, that a layer is in; empty if in none."""
+    around = (tower for tower in towers if path.startswith(f"{tower}."))
+    return max(around, key=len, default="")
+
+
 PARAMETERS = "target_parameters"
 """In the path of a parameter's adapter, between the module that has the parameter and its name there."""
 

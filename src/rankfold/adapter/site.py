@@ -38,11 +38,14 @@ class Site:
         geometry: Kind and sizes of the base layer.
         spec: What it gets, with the rank, the alpha and the number of heads that hold for this layer.
         mlp: Its position in an MLP, if it is in one.
+        tower: Path of the tower that it is in, such as a vision encoder, where a model has several; layers
+            share factors within one.
     """
 
     geometry: Geometry
     spec: AdapterSpec
     mlp: MlpPosition | None = None
+    tower: str = ""
 
     @property
     def experts(self) -> int | None:

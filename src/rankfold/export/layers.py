@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder, BuiltAdapter
 from rankfold.adapter.geometry import Matrices
-from rankfold.adapter.layout import common_depth, layers_in, module_path
+from rankfold.adapter.layout import common_depth, layers_in, module_path, tower_of
 from rankfold.adapter.module import Adapter
 from rankfold.adapter.site import Site
 from rankfold.errors import AdapterFileError, DataError, NotExactError, RankfoldWarning, SpecError
@@ -253,7 +253,10 @@ def detached_adapters(
     with warnings.catch_warnings():
         # The warnings on ranks and relays were given when the adapter was made.
         warnings.simplefilter("ignore", RankfoldWarning)
-        sites = {paths[name]: Site(geometry, config.spec_for(name)) for name, geometry in geometries.items()}
+        sites = {
+            path: Site(geometries[name], config.spec_for(name), tower=tower_of(path, config.towers or ()))
+            for name, path in paths.items()
+        }
         builder = Builder(sites, name="default")
     _check_sizes(builder, config)
     adapters: dict[str, BuiltAdapter] = {}

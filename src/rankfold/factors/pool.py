@@ -17,8 +17,7 @@ from rankfold.factors.base import Factor
 Share = Literal["none", "module_type", "in_features", "slice"]
 """Which layers use one factor: `none` each its own; `module_type` those whose names end alike and whose sizes
 agree (ShareLoRA); `in_features` those of one input width (EffiLoRA; down side only); `slice` all of them,
-each using the first
-rows and columns of one factor as large as the largest."""
+each using the first rows and columns of one factor as large as the largest. Always within one tower."""
 
 SHARES: tuple[Share, ...] = get_args(Share)
 
@@ -47,16 +46,18 @@ class Window(Factor):
 
 @final
 class Pool:
-    """The factors of one side of one adapter, by group of layers.
+    """The factors of one side of one adapter in one tower, by group of layers.
 
     Reserve every layer's size first: a sliced factor must be as large as the largest.
 
     Args:
         share: Which layers use one factor.
+        tower: Path of the tower, part of the names of shared factors; empty in a model with a single one.
     """
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: Share, tower: str = "") -> None:
         self.share: Share = share
+        self._prefix = f"shared.{tower}." if tower else "shared."
         self._largest = (1, 1)
         self._factors: dict[str, Factor] = {}
 
@@ -99,8 +100,8 @@ class Pool:
             case "none":
                 return path, rows, cols
             case "module_type":
-                return f"shared.{path.rpartition('.')[2]}.{rows}x{cols}", rows, cols
+                return f"{self._prefix}{path.rpartition('.')[2]}.{rows}x{cols}", rows, cols
             case "in_features":
-                return f"shared.in_features.{rows}x{cols}", rows, cols
+                return f"{self._prefix}in_features.{rows}x{cols}", rows, cols
             case "slice":
-                return "shared.slice", self._largest[0], self._largest[1]
+                return f"{self._prefix}slice", self._largest[0], self._largest[1]

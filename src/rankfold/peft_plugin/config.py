@@ -38,7 +38,10 @@ _SPEC_FIELDS = {
     "r" if spec_field.name == "rank" else spec_field.name: spec_field.name
     for spec_field in fields(AdapterSpec)
 }
-_INTERNAL_FIELDS = {"peft_type", "auto_mapping", "peft_version", "preset", "base_fingerprint", "layers"}
+_INTERNAL_FIELDS = {
+    *("peft_type", "auto_mapping", "peft_version", "preset"),
+    *("base_fingerprint", "layers", "towers"),
+}
 
 
 class RankfoldPeftType(str, enum.Enum):  # noqa: UP042 (as PEFT's own: a StrEnum prints differently)
@@ -95,6 +98,8 @@ class RankfoldConfig(PeftConfig):
             compares it.
         layers: The layers that got it, with their types and sizes, written at the same time; loading compares
             them, and without the base model they describe the adapter's tensors.
+        towers: Paths of the model's towers, such as a vision encoder and a language model, that got it and
+            share no factor with each other, written at the same time.
 
     Raises:
         SpecError: If a value is not possible.
@@ -129,6 +134,7 @@ class RankfoldConfig(PeftConfig):
     preset: str | None = None
     base_fingerprint: str | None = None
     layers: Layout | None = None
+    towers: list[str] | None = None
     # PEFT saves the frozen embedding with an adapter on it, unless single tokens are trained: here none are.
     trainable_token_indices: ClassVar[dict[str, list[int]]] = {}
 
@@ -298,7 +304,7 @@ def _json_values(value: Any) -> Any:
 
 def difference_for_hotswap(old: RankfoldConfig, new: RankfoldConfig) -> list[str]:
     """Return the fields in which two configurations differ so that one's tensors mean something else here."""
-    options = [*_SPEC_FIELDS, "rank_pattern", "alpha_pattern", "layers"]
+    options = [*_SPEC_FIELDS, "rank_pattern", "alpha_pattern", "layers", "towers"]
     if not any(isinstance(factor, SeededSpec) for factor in (old.down, old.core, old.up)):
         options.remove("seed")  # of initial values only
     return [option for option in options if getattr(old, option) != getattr(new, option)]

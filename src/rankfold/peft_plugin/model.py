@@ -20,6 +20,7 @@ from rankfold.errors import RankfoldWarning, SpecError, unknown_name
 from rankfold.factors import Seeded
 from rankfold.peft_plugin.combine import check_sum, fill_factors, sum_config, weighted_factors
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
+from rankfold.peft_plugin.diffusers_saving import add_lora_saver, remove_lora_saver
 from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta
 from rankfold.peft_plugin.layer_types import wrap
 from rankfold.peft_plugin.parameter_targets import warn_of_share
@@ -36,14 +37,12 @@ from rankfold.peft_plugin.state import (
     fingerprint,
     layout_of_targets,
 )
+from rankfold.peft_plugin.structure import MLP_TARGETS, USUAL_TARGETS, usual_targets
 from rankfold.peft_plugin.targets import (
-    MLP_TARGETS,
-    USUAL_TARGETS,
     Target,
     find_targets,
     follow_renamings,
     modules_outside_of_adapters,
-    usual_targets,
 )
 
 
@@ -87,12 +86,13 @@ class RankfoldModel(BaseTuner):
             warn_of_share(model, config, modules_outside_of_adapters(model))
         _check_fits(model, config, targets)
         config.layers, config.base_fingerprint = layout_of_targets(targets), fingerprint(targets)
+        config.towers = sorted({target.site.tower for target in targets} - {""}) or None
         if str(config.target_modules).lower() in (INCLUDE_LINEAR_LAYERS_SHORTHAND, MLP_TARGETS):
             # PEFT would also list the layers inside heads that other adapters wrapped, which no base has.
             config.target_modules = {target.name for target in targets if target.parameter is None}
+        if config.target_modules is None:
+            config.target_modules = usual_targets(model, config)
         if config.target_parameters:
-            if config.target_modules is None:
-                config.target_modules = usual_targets(model, config)
             # In the order of the model, as PEFT nests its wrappers of one module.
             order = dict.fromkeys(target.parameter for target in targets)
             leaves = {name: name.rpartition(".")[2] for name in config.target_parameters}
@@ -108,6 +108,7 @@ class RankfoldModel(BaseTuner):
                     model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict
                 )
             self._hook_passes(model, adapter_name)
+            add_lora_saver(model)
         finally:
             del self._targets, self._builder
 
@@ -327,6 +328,7 @@ class RankfoldModel(BaseTuner):
         for layer in layers.values():
             for adapter_name in layer.rankfold_adapters:
                 layer.remove_hooks(adapter_name)
+        remove_lora_saver(model)
         return model
 
     @classmethod

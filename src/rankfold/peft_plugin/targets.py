@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast, final
 
 from peft.tuners.tuners_utils import (
-    BaseTuner,
     BaseTunerLayer,
     _check_lora_target_modules_mamba,
     _ExcludedModule,
@@ -15,10 +14,7 @@ from peft.tuners.tuners_utils import (
     check_target_module_exists,
 )
 from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
-from peft.utils.constants import (
-    DUMMY_TARGET_MODULES,
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-)
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.quantization_utils import (
     QuantizationBackend,
     get_quantization_kwargs,
@@ -28,12 +24,12 @@ from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Geometry
-from rankfold.adapter.layout import block_of, common_depth, layers_in, layout_of
+from rankfold.adapter.layout import block_of, common_depth, layers_in, layout_of, tower_of
 from rankfold.adapter.site import MlpPosition, Site
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.layer import PREFIX, layer_sizes
+from rankfold.peft_plugin.layer import PREFIX
 from rankfold.peft_plugin.layer_types import geometry_of
 from rankfold.peft_plugin.parameter_targets import (
     check_apart,
@@ -44,9 +40,7 @@ from rankfold.peft_plugin.parameter_targets import (
 )
 from rankfold.peft_plugin.parameters import RankfoldParameters, parameter_geometry
 from rankfold.peft_plugin.patterns import check_time
-
-USUAL_TARGETS = cast("Mapping[str, list[str] | str]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
-"""By model type, the layers that are adapted where a configuration names none: those of PEFT's LoRA."""
+from rankfold.peft_plugin.structure import MLP_TARGETS, mlp_positions, tower_paths, usual_targets
 
 # Where torch.compile puts the model that it wraps.
 COMPILED_PREFIX = "_orig_mod."
@@ -147,11 +141,13 @@ def find_targets(
     _check_are_called(names, model)
     positions = mlp_positions(modules)
     _check_mlps(config, names, positions)
+    depth = common_depth([config.saved_names.get(name, name) for name in (*names, *parameters)])
     finder = _TargetFinder(
         config,
         positions,
-        common_depth([config.saved_names.get(name, name) for name in (*names, *parameters)]),
+        depth,
         _stacks(modules),
+        _towers(model, config, [*names, *parameters], depth),
         get_quantization_kwargs(model),
     )
     targets: dict[nn.Module | nn.Parameter, Target] = {
@@ -187,6 +183,7 @@ class _TargetFinder:
     positions: Mapping[str, MlpPosition]
     depth: int
     stacks: Mapping[tuple[str, ...], int]
+    towers: Sequence[str]
     quantization: dict[str, Any]
 
     def target(self, name: str, module: nn.Module) -> Target:
@@ -195,16 +192,18 @@ class _TargetFinder:
         position = self.positions.get(name)
         spec = self._spec(name, is_in_mlp=position is not None)
         mlp = None if position is None else replace(position, root=self._path(position.root))
-        site = Site(geometry_of(name, base_layer, backend), spec, mlp)
-        return Target(name, self._path(name), module, base_layer, site, backend)
+        path = self._path(name)
+        site = Site(geometry_of(name, base_layer, backend), spec, mlp, tower_of(path, self.towers))
+        return Target(name, path, module, base_layer, site, backend)
 
     def parameter_target(self, name: str, module: nn.Module, owner: nn.Module) -> Target:
         leaf = name.rpartition(".")[2]
         geometry = parameter_geometry(name, owner, owner.get_parameter(leaf))
         if isinstance(module, RankfoldParameters) and leaf in module.target_parameters:
             module = module.target_parameters[leaf]
-        site = Site(geometry, self._spec(name, is_in_mlp=False))
-        return Target(name, self._path(name), module, owner, site, None, leaf)
+        path, spec = self._path(name), self._spec(name, is_in_mlp=False)
+        site = Site(geometry, spec, tower=tower_of(path, self.towers))
+        return Target(name, path, module, owner, site, None, leaf)
 
     def _spec(self, name: str, *, is_in_mlp: bool) -> AdapterSpec:
         *stack, index = block_of(name) or (None,)
@@ -221,6 +220,18 @@ class _TargetFinder:
         if below is not None:
             name = saved_names[below].removesuffix(below.removeprefix(name))
         return ".".join(name.split(".")[self.depth :])
+
+
+def _towers(model: nn.Module, config: RankfoldConfig, names: Iterable[str], depth: int) -> list[str]:
+    """Return the paths of the towers that share no factor with each other; none if a single one is adapted.
+
+    A saved adapter has them in its configuration. Earlier ones have none, since layers of all towers shared.
+    """
+    if config.expected_layers is not None or config.saved_tensors is not None:
+        return config.towers or []
+    towers = tower_paths(model)
+    adapted = {tower_of(name, towers) for name in names}
+    return sorted(".".join(tower.split(".")[depth:]) for tower in adapted) if len(adapted) > 1 else []
 
 
 def _check_are_called(names: Iterable[str], model: nn.Module) -> None:
@@ -277,26 +288,6 @@ def _parts_of(modules_to_save: Iterable[str], modules: Iterable[str]) -> set[str
     """Return the names of the modules that `modules_to_save` names, and of those inside them."""
     endings = tuple(f".{name}." for name in modules_to_save)
     return {name for name in modules if any(ending in f".{name}." for ending in endings)}
-
-
-def usual_targets(model: nn.Module, config: RankfoldConfig) -> set[str] | str:
-    """Return the layers that PEFT adapts by default in a model of this type.
-
-    None of them where PEFT knows none and the configuration names parameters.
-
-    Raises:
-        SpecError: If PEFT knows none.
-    """
-    model_type = str(BaseTuner.get_model_config(model).get("model_type"))
-    if model_type not in USUAL_TARGETS and config.target_parameters:
-        return set()
-    if model_type not in USUAL_TARGETS:
-        raise SpecError(
-            "Please specify `target_modules` in `peft_config`, such as 'all-linear': PEFT knows no usual "
-            f"layers of a model of type '{model_type}'."
-        )
-    usual = USUAL_TARGETS[model_type]
-    return usual if isinstance(usual, str) else set(usual)
 
 
 def _check_target_modules(
@@ -407,55 +398,3 @@ def _stacks(names: Iterable[str]) -> dict[tuple[str, ...], int]:
     for *stack, index in filter(None, map(block_of, names)):
         stacks[tuple(stack)] = max(stacks.get(tuple(stack), 0), int(index) + 1)
     return stacks
-
-
-MLP_TARGETS = "mlp"
-"""As `target_modules`: the linear layers of every MLP."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class MlpNames:
-    """Names of the linear layers of an MLP in an architecture, below the MLP's root.
-
-    Args:
-        entries: The layers that read the MLP's input.
-        exit: The layer that writes its output.
-    """
-
-    entries: tuple[str, ...]
-    exit: str
-
-
-KNOWN_MLPS = (
-    MlpNames(("gate_proj", "up_proj"), "down_proj"),  # Llama, Mistral, Qwen, Gemma, SmolLM
-    MlpNames(("gate_up_proj",), "down_proj"),  # Phi-3
-    MlpNames(("intermediate.dense",), "output.dense"),  # BERT, RoBERTa, DeBERTa, ELECTRA, ViT
-    MlpNames(("c_fc",), "c_proj"),  # GPT-2, GPT-Neo
-    MlpNames(("fc1",), "fc2"),  # OPT, BART, Phi, CLIP
-    MlpNames(("lin1",), "lin2"),  # DistilBERT
-    MlpNames(("dense_h_to_4h",), "dense_4h_to_h"),  # GPT-NeoX, BLOOM, Falcon
-    MlpNames(("wi_0", "wi_1"), "wo"),  # T5 1.1, mT5
-    MlpNames(("wi",), "wo"),  # T5
-    MlpNames(("fc_in",), "fc_out"),  # GPT-J
-)
-
-
-def mlp_positions(modules: Mapping[str, nn.Module]) -> dict[str, MlpPosition]:
-    """Return the position of every linear layer of every known MLP, by the layer's name."""
-    positions: dict[str, MlpPosition] = {}
-    for name, module in modules.items():
-        for mlp in KNOWN_MLPS:
-            if not f".{name}".endswith(f".{mlp.entries[0]}"):
-                continue
-            root = name[: -len(mlp.entries[0])]
-            layers = [*mlp.entries, mlp.exit]
-            width, _ = layer_sizes(module)
-            if width is not None and all(f"{root}{layer}" in modules for layer in layers):
-                positions |= {
-                    f"{root}{layer}": MlpPosition(
-                        root.removesuffix("."), "exit" if layer == mlp.exit else "entry", width
-                    )
-                    for layer in layers
-                }
-    return positions

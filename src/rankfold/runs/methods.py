@@ -16,7 +16,7 @@ from rankfold.errors import RankfoldError, SpecError, unknown_name
 from rankfold.factors import DenseSpec, SeededSpec
 from rankfold.peft_plugin.config import RankfoldConfig, config
 from rankfold.peft_plugin.count import count_parameters
-from rankfold.peft_plugin.targets import MLP_TARGETS
+from rankfold.peft_plugin.structure import MLP_TARGETS
 from rankfold.runs.record import ParametersInfo
 from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX
 

@@ -13,6 +13,9 @@ from rankfold.runs.request import RunRequest
 
 Run = Callable[..., RunRecord]
 
+OPENMP_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""The environment of runs beside each other: up to ten times faster than with threads that spin."""
+
 
 def run_request(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
     """Do one run in this process; torch and PEFT are imported only now. See `rankfold.runs.run.run`."""

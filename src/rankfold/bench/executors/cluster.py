@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from rankfold.bench.executors.base import FinishedRun, Run, picklable_error, run_request
+from rankfold.bench.executors.base import OPENMP_WAITING, FinishedRun, Run, picklable_error, run_request
 from rankfold.errors import SpecError, TrainingError
 from rankfold.progress import Progress
 from rankfold.runs.record import RunRecord
@@ -35,7 +35,8 @@ class Cluster:
             ) from error
         self._ray: Any = ray
         self._threads, self._run_one = threads, run_one
-        variables = {name: os.environ[name] for name in (DATA_ROOT,) if name in os.environ}
+        inherited = {name: os.environ[name] for name in (DATA_ROOT, *OPENMP_WAITING) if name in os.environ}
+        variables = {**OPENMP_WAITING, **inherited}
         if not ray.is_initialized():
             try:
                 self._ray.init(

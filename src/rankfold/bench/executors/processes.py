@@ -6,7 +6,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -14,7 +14,7 @@ from typing import Any, cast, final
 
 import torch
 
-from rankfold.bench.executors.base import FinishedRun, Run, picklable_error, run_request
+from rankfold.bench.executors.base import OPENMP_WAITING, FinishedRun, Run, picklable_error, run_request
 from rankfold.errors import RankfoldWarning, TrainingError
 from rankfold.progress import Progress
 from rankfold.runs.record import RunRecord
@@ -83,12 +83,29 @@ class Processes:
 
     def _begin(self, request: RunRequest, progress: Progress, threads: int) -> _Job:
         ours, theirs = _START.Pipe(duplex=False)
-        # The server has the environment of its own beginning.
-        arguments = (self.run_one, request, threads, theirs, dict(os.environ))
-        process = _START.Process(target=_work, args=arguments, daemon=True)
-        process.start()
+        with _passive_threads() if self.jobs > 1 else nullcontext():
+            # The server has the environment of its own beginning.
+            arguments = (self.run_one, request, threads, theirs, dict(os.environ))
+            process = _START.Process(target=_work, args=arguments, daemon=True)
+            process.start()
         theirs.close()  # so that the pipe ends when the process does
         return _Job(request, process, ours, progress)
+
+
+@contextmanager
+def _passive_threads() -> Generator[None]:
+    """Have the threads of the processes begun in the block sleep while they wait, unless the user chose.
+
+    Threads that spin between two operations take the cores from the other runs. OpenMP reads this once, when
+    it is loaded, which is in the server that runs are forked from.
+    """
+    chosen = OPENMP_WAITING.keys() & os.environ.keys()
+    os.environ.update({name: value for name, value in OPENMP_WAITING.items() if name not in chosen})
+    try:
+        yield
+    finally:
+        for name in OPENMP_WAITING.keys() - chosen:
+            os.environ.pop(name, None)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from rankfold.errors import RankfoldWarning, SpecError
 from rankfold.models.meta import MetaBase
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.layer import layer_sizes
-from rankfold.peft_plugin.targets import USUAL_TARGETS, plan_adapters
+from rankfold.peft_plugin.structure import USUAL_TARGETS
+from rankfold.peft_plugin.targets import plan_adapters
 from rankfold.runs.methods import find_method, head_parameters
 
 ALL_LINEAR = "all-linear"

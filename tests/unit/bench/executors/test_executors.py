@@ -83,6 +83,17 @@ def test_process_of_a_run_has_the_environment_of_its_beginning(tmp_path, monkeyp
         assert str(outcome.error) == value
 
 
+def test_threads_of_runs_beside_each_other_sleep_while_they_wait(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for jobs, chosen, expected in ((2, None, "PASSIVE"), (2, "ACTIVE", "ACTIVE"), (1, None, "unset")):
+        if chosen is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+        run_here = ending(tmp_path, "waiting")
+        assert [str(run.error) for run in run_all(run_here, executor=processes(jobs))] == [expected]
+        assert os.environ.get("OMP_WAIT_POLICY") == chosen
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+
 def test_warning_of_many_runs_is_shown_once(tmp_path):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default")
