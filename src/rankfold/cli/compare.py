@@ -155,6 +155,7 @@ def _plan(
     suite: str | None, profile: str | None, methods: Sequence[str], settings: dict[str, Any]
 ) -> "Suite":
     """Return the suite to run: a named one with changed settings, or one of the given methods."""
+    from rankfold.bench.statistics.claims import Rules
     from rankfold.bench.suites.suite import DEFAULT_SEEDS, Suite
     from rankfold.bench.suites.suite_file import parse_method, read_suite
 
@@ -169,7 +170,7 @@ def _plan(
             "there is nothing to compare; give --suite quick, or --task with two or more --method."
         )
     variants = tuple(parse_method(words, parse_settings) for words in methods)
-    return Suite("compare", {"model": "minilm", **settings}, variants, DEFAULT_SEEDS)
+    return Suite("compare", {"model": "minilm", **settings}, variants, DEFAULT_SEEDS, rules=Rules())
 
 
 def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> None:

@@ -1,15 +1,19 @@
 """Claims of papers as comparisons of variants, and the verdict of records on them.
 
-Every comparison is one number per task: a weighted sum of the rows' metrics, paired over examples and seeds,
-held against a bound. Verdicts are corrected together (Holm), and a claim with several comparisons is
-supported only if all of them are, and contradicted if any of them is.
+Every comparison is one number: a weighted sum of the rows' metrics, paired over examples and seeds, held
+against a bound. It is decided on the mean over the tasks, or on each task, as the rules of the suite say.
+Verdicts are corrected together (Holm), and a claim with several comparisons is supported only if all of them
+are, and contradicted if any of them is.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import Annotated, Any, Literal, final
+
+from pydantic import BeforeValidator
 
 from rankfold.bench.statistics.comparison import (
+    LEVEL,
     Difference,
     Scores,
     baselines_of,
@@ -21,14 +25,48 @@ from rankfold.bench.statistics.comparison import (
     scores_of,
     shared_examples,
 )
+from rankfold.bench.statistics.confidence import mean_estimate
 from rankfold.runs.record import RunRecord, measured_on
 from rankfold.tasks.metrics import is_smaller_better
 
-Expect = Literal["greater", "within", "rising"]
+
+def _present_name(expect: Any) -> Any:
+    """Return the name of an expectation; version 0.1.0 called one of them otherwise."""
+    return "not inferior" if expect == "within" else expect
+
+
+Expect = Annotated[Literal["greater", "not inferior", "equivalent", "rising"], BeforeValidator(_present_name)]
 ClaimVerdict = Literal["supported", "contradicted", "not separated", "not run"]
 
 # Of several answers the first of these is that of the claim.
 _STRONGEST: tuple[ClaimVerdict, ...] = ("contradicted", "not run", "not separated", "supported")
+
+# The relation of the first row to the second, by expectation and verdict.
+_RELATIONS: Mapping[tuple[str, ClaimVerdict], str] = {
+    ("greater", "supported"): "better",
+    ("greater", "contradicted"): "worse",
+    ("not inferior", "supported"): "not inferior",
+    ("not inferior", "contradicted"): "worse",
+    ("equivalent", "supported"): "equivalent",
+    ("equivalent", "contradicted"): "different",
+    ("rising", "supported"): "rising",
+    ("rising", "contradicted"): "falling",
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the claims of a suite are decided; stated before its runs.
+
+    Args:
+        margin: The largest difference that does not matter, in units of the metric, where a claim has no
+            margin of its own.
+        tasks: Whether a comparison is decided on the mean over the tasks, or on each of them.
+    """
+
+    margin: float = 0.01
+    tasks: Literal["mean", "each"] = "mean"
 
 
 @final
@@ -39,10 +77,10 @@ class Claim:
     Args:
         id: Its number in the list of experiments, such as "X7".
         source: The paper, and the table or figure.
-        text: What it says, in a sentence.
-        expect: How the rows of each comparison should lie: `greater`, the first above the second; `within`,
-            the first not below the second by more than `margin`; `rising`, a straight line through all of
-            them goes up.
+        text: The sentence.
+        expect: How the rows of each comparison should lie: `greater`, the first above the second;
+            `not inferior`, the first not below the second by more than `margin`; `equivalent`, the two no
+            more than `margin` apart; `rising`, a straight line through all of them goes up.
         comparisons: Labels of the rows of the suite.
         margin: In units of the metric.
         tasks: The tasks it speaks of; all of the suite if empty.
@@ -58,18 +96,24 @@ class Claim:
 
     @property
     def bound(self) -> float:
-        """The value that the difference has to exceed."""
-        return -self.margin if self.expect == "within" else self.margin
+        """The value that the difference has to exceed; for `equivalent` the margin on both sides."""
+        return -self.margin if self.expect == "not inferior" else self.margin
+
+    def detectable(self, difference: Difference, level: float) -> float:
+        """Return the smallest difference that the design shows with 80 % power, or the smallest margin."""
+        if self.expect == "equivalent":
+            return difference.estimate.detectable_margin(level)
+        return difference.estimate.detectable(level)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One comparison on one task.
+    """One comparison on one task, or on the mean over several.
 
     Attributes:
         model: The base model's name.
-        task: The task's name.
+        task: The task's name; how many they are if several.
         metric: The metric.
         rows: Labels, in the order of the claim.
         means: The metric of each row over the examples and seeds all rows share; empty if there are none.
@@ -78,6 +122,9 @@ class Finding:
             the first to the last. None if it cannot be said.
         verdict: The verdict, corrected for all comparisons of the suite.
         note: Why the runs cannot speak to the claim although they ended well; empty if they can.
+        detectable: The smallest difference that this design shows with 80 % power among the comparisons of
+            the suite; for `equivalent` the smallest margin. None without a difference.
+        parts: The findings on single tasks, if this one is on their mean.
     """
 
     model: str
@@ -89,6 +136,12 @@ class Finding:
     difference: Difference | None
     verdict: ClaimVerdict = "not run"
     note: str = ""
+    detectable: float | None = None
+    parts: tuple["Finding", ...] = ()
+
+    def relation(self, claim: Claim) -> str:
+        """Return the verdict as the relation of the rows: better, worse, equivalent, not inferior, ..."""
+        return _RELATIONS.get((claim.expect, self.verdict), self.verdict)
 
 
 @final
@@ -99,7 +152,7 @@ class JudgedClaim:
     Attributes:
         claim: The claim.
         verdict: The strongest verdict of its findings.
-        findings: One for each comparison, model and task.
+        findings: One for each comparison and model, and for each task if they are decided one by one.
     """
 
     claim: Claim
@@ -111,23 +164,40 @@ VariantRecords = Mapping[str, Sequence[RunRecord]]
 """Records that ended well by the label of their row, for one model and task."""
 
 
-def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], VariantRecords]) -> list[JudgedClaim]:
+def judge(
+    claims: Sequence[Claim],
+    studies: Mapping[tuple[str, str], VariantRecords],
+    *,
+    rules: Rules | None = None,
+    reference: str | None = None,
+) -> list[JudgedClaim]:
     """Return the verdict of records on each claim.
 
     Args:
-        claims: What is claimed.
+        claims: The claims.
         studies: The rows of each model and task, by the names of both.
+        rules: How they are decided; each task by itself if None, as suites of version 0.1.0 were.
+        reference: Label of the row without whose learning a task decides nothing; any row if None.
     """
     findings = [
-        (claim, _finding(claim, rows, model, task, studies[model, task]))
+        (claim, finding)
         for claim in claims
         for rows in claim.comparisons
-        for model, task in studies
-        if (not claim.tasks or task in claim.tasks) and set(rows) <= studies[model, task].keys()
+        for finding in _findings(claim, rows, studies, rules, reference)
     ]
-    rejected = iter(holm_rejections([finding.difference for _, finding in findings if finding.difference]))
+    p_values = [_p_value(claim, finding.difference) for claim, finding in findings if finding.difference]
+    rejected = iter(holm_rejections(p_values))
+    # In the first step of Holm's method every comparison has this share of the chance.
+    level = 1 - (1 - LEVEL) / max(1, len(p_values))
     judged = [
-        (claim, replace(finding, verdict=_verdict(claim, finding, is_rejected=next(rejected))))
+        (
+            claim,
+            replace(
+                finding,
+                verdict=_verdict(claim, finding, is_rejected=next(rejected)),
+                detectable=claim.detectable(finding.difference, level),
+            ),
+        )
         if finding.difference
         else (claim, finding)
         for claim, finding in findings
@@ -135,7 +205,78 @@ def judge(claims: Sequence[Claim], studies: Mapping[tuple[str, str], VariantReco
     return [_judge_claim(claim, [finding for other, finding in judged if other is claim]) for claim in claims]
 
 
-def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows: VariantRecords) -> Finding:
+def _findings(
+    claim: Claim,
+    rows: tuple[str, ...],
+    studies: Mapping[tuple[str, str], VariantRecords],
+    rules: Rules | None,
+    reference: str | None,
+) -> list[Finding]:
+    """Return the findings of one comparison: on each task, or for each model on the mean over its tasks."""
+    by_model: dict[str, list[Finding]] = {}
+    for (model, task), study in studies.items():
+        if (not claim.tasks or task in claim.tasks) and set(rows) <= study.keys():
+            finding = _finding(claim, rows, model, task, study, reference)
+            by_model.setdefault(model, []).append(finding)
+    if rules is None or rules.tasks == "each":
+        return [finding for findings in by_model.values() for finding in findings]
+    return [_mean_finding(claim, findings) for findings in by_model.values()]
+
+
+def _mean_finding(claim: Claim, findings: Sequence[Finding]) -> Finding:
+    """Return the finding on the mean over the tasks that can speak to the claim."""
+    usable = [finding for finding in findings if finding.difference and not finding.note]
+    if len(findings) == 1 or not usable:
+        return findings[0]
+    estimate = mean_estimate([finding.difference.estimate for finding in usable if finding.difference])
+    is_error = any(finding.difference.is_error for finding in usable if finding.difference)
+    columns = zip(*(finding.means for finding in usable), strict=True)
+    names = [finding.task for finding in usable]
+    return Finding(
+        usable[0].model,
+        names[0] if len(names) == 1 else f"mean of {len(names)} tasks",
+        usable[0].metric,
+        usable[0].rows,
+        tuple(sum(means) / len(means) for means in columns),
+        min(finding.seeds for finding in usable),
+        Difference(estimate, _tested_bound(claim), is_error),
+        parts=tuple(findings),
+    )
+
+
+def _tested_bound(claim: Claim) -> float:
+    """Return the value that the two-sided p-value is of; an equivalence has tests of its own."""
+    return 0.0 if claim.expect == "equivalent" else claim.bound
+
+
+def _p_value(claim: Claim, difference: Difference) -> float:
+    """Return the p-value of the test that decides a claim, in whichever direction.
+
+    A claim of equivalence is supported by two one-sided tests, and contradicted by one of a difference beyond
+    the margin. At most one of the two is a false statement, whatever the truth.
+    """
+    if claim.expect != "equivalent":
+        return difference.p_value
+    estimate = difference.estimate
+    return min(estimate.p_value_within(claim.margin), _p_value_beyond(difference, claim.margin))
+
+
+def _p_value_beyond(difference: Difference, margin: float) -> float:
+    """Return the two-sided p-value of a difference that is larger than a margin."""
+    estimate = difference.estimate
+    size = replace(estimate, value=abs(estimate.value))
+    return min(1.0, 2 * size.p_value_above(margin))
+
+
+def _finding(
+    claim: Claim,
+    labels: tuple[str, ...],
+    model: str,
+    task: str,
+    rows: VariantRecords,
+    reference: str | None,
+) -> Finding:
+    """Return the finding of one comparison on one task, without a verdict."""
     runs = [rows.get(label, ()) for label in labels]
     seeds = set[int].intersection(*({run.training.seed for run in row} for row in runs))
     runs = [[run for run in row if run.training.seed in seeds] for row in runs]
@@ -153,15 +294,28 @@ def _finding(claim: Claim, labels: tuple[str, ...], model: str, task: str, rows:
     if not examples:
         return replace(finding, note="measured on no example in common")
     scores = [scores_of(row, examples, metric) for row in runs]
-    has_learned = any(
-        _has_learned(row, row_scores, metric) for row, row_scores in zip(runs, scores, strict=True)
-    )
     return replace(
         finding,
         means=tuple(mean_metric(row_scores, metric) for row_scores in scores),
-        difference=paired_contrast(scores, _weights(claim, len(labels)), metric, bound=claim.bound),
-        note="" if has_learned else "no row is above guessing",
+        difference=paired_contrast(scores, _weights(claim, len(labels)), metric, bound=_tested_bound(claim)),
+        note=_missing_learning(runs, scores, metric, rows, reference),
     )
+
+
+def _missing_learning(
+    runs: Sequence[Sequence[RunRecord]],
+    scores: Sequence[Scores],
+    metric: str,
+    rows: VariantRecords,
+    reference: str | None,
+) -> str:
+    """Return which row has not learned the task, so that it decides nothing; empty if all is well."""
+    if reference and (records := rows.get(reference)):
+        own_scores = scores_of(records, shared_examples(records), metric)
+        is_above = _has_learned(records, own_scores, metric)
+        return "" if is_above else f"the reference {reference} is not above guessing"
+    is_above = any(_has_learned(*row, metric) for row in zip(runs, scores, strict=True))
+    return "" if is_above else "no row is above guessing"
 
 
 def _has_learned(runs: Sequence[RunRecord], scores: Scores, metric: str) -> bool:
@@ -185,7 +339,9 @@ def _verdict(claim: Claim, finding: Finding, *, is_rejected: bool) -> ClaimVerdi
     assert finding.difference is not None, "what was not compared has no verdict"
     if not is_rejected or finding.note:
         return "not separated"
-    return "supported" if finding.difference.interval.value > claim.bound else "contradicted"
+    value = finding.difference.interval.value
+    is_supported = abs(value) < claim.margin if claim.expect == "equivalent" else value > claim.bound
+    return "supported" if is_supported else "contradicted"
 
 
 def _judge_claim(claim: Claim, findings: Sequence[Finding]) -> JudgedClaim:

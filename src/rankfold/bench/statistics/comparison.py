@@ -8,7 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -25,7 +25,9 @@ from rankfold.tasks.metrics import Metric, find_metric, is_smaller_better
 LEVEL = 0.95
 _FEWEST_ROWS = 2
 
-Verdict = Literal["reference", "better", "worse", "not separated", "not comparable"]
+Verdict = Literal[
+    "reference", "better", "worse", "equivalent", "not inferior", "not separated", "not comparable"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +93,30 @@ class Difference:
     """How far one method is from the reference on the same examples and seeds.
 
     Attributes:
-        interval: The paired difference; positive when the metric is larger than the reference's.
-        p_value: Two-sided, not corrected; of a difference from the bound, which is 0 unless something else
-            was asked for.
+        estimate: The paired difference with its standard errors; positive when the metric is larger than the
+            reference's.
+        bound: The value it is tested against.
         is_error: Whether the metric is an error, so that a negative difference is the better.
+        interval: The difference with its confidence interval.
+        p_value: Two-sided, not corrected; of a difference from the bound.
     """
 
-    interval: Interval
-    p_value: float
+    estimate: MeanEstimate
+    bound: float = 0.0
     is_error: bool = False
+    level: InitVar[float] = LEVEL
+    interval: Interval = field(init=False)
+    p_value: float = field(init=False)
+
+    def __post_init__(self, level: float) -> None:
+        """Compute the interval and the p-value."""
+        object.__setattr__(self, "interval", _interval(self.estimate, level))
+        object.__setattr__(self, "p_value", self.estimate.p_value(self.bound))
+
+    @property
+    def gain(self) -> MeanEstimate:
+        """The estimate, turned so that more is better."""
+        return replace(self.estimate, value=-self.estimate.value) if self.is_error else self.estimate
 
 
 def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float = LEVEL) -> Interval:
@@ -216,38 +233,57 @@ def paired_contrast(
         return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
     estimate = _mean_estimate(gain, paired_scores[0], seed)
-    return Difference(_interval(estimate, level), estimate.p_value(bound), figure.is_error)
+    return Difference(estimate, bound, figure.is_error, level)
 
 
-def holm_rejections(differences: Sequence[Difference], *, level: float = LEVEL) -> list[bool]:
-    """Return which differences are not their bound, corrected together by Holm's method.
+def holm_rejections(p_values: Sequence[float], *, level: float = LEVEL) -> list[bool]:
+    """Return which hypotheses are rejected, corrected together by Holm's method.
 
     Args:
-        differences: Every comparison made.
+        p_values: Of every comparison made.
         level: One minus the chance of any false rejection.
     """
-    if not differences:
+    if not p_values:
         return []
-    p_values = [difference.p_value for difference in differences]
     correct = cast("Any", statsmodels.stats.multitest).multipletests
     return [bool(sure) for sure in correct(p_values, alpha=1 - level, method="holm")[0]]
 
 
-def verdicts(differences: Sequence[Difference], *, level: float = LEVEL) -> list[Verdict]:
-    """Return "better", "worse" or "not separated" for each comparison, corrected together by Holm's method.
+def verdicts(
+    differences: Sequence[Difference], *, margin: float | None = None, level: float = LEVEL
+) -> list[Verdict]:
+    """Return the verdict on each comparison, each question corrected over all comparisons by Holm's method.
+
+    A difference from 0 makes "better" or "worse". Without one, and with a margin, two one-sided tests may
+    show "equivalent", and one alone "not inferior".
 
     Args:
         differences: Every comparison made with one reference.
-        level: One minus the chance of any false verdict.
+        margin: The largest difference that does not matter, in units of the metric; stated before the runs.
+        level: One minus the chance of any false verdict of a kind.
     """
+
+    def answers(p_values: Sequence[float]) -> list[bool]:
+        return holm_rejections(p_values, level=level)
+
+    separated = answers([difference.p_value for difference in differences])
+    gains = [difference.gain for difference in differences]
+    equivalent = answers([1.0 if margin is None else gain.p_value_within(margin) for gain in gains])
+    not_inferior = answers(
+        [1.0 if margin is None else min(1.0, 2 * gain.p_value_above(-margin)) for gain in gains]
+    )
     return [
-        "not separated" if not sure else "better" if _is_gain(difference) else "worse"
-        for difference, sure in zip(differences, holm_rejections(differences, level=level), strict=True)
+        ("better" if gain.value > 0 else "worse")
+        if is_separated
+        else "equivalent"
+        if is_equivalent
+        else "not inferior"
+        if is_not_inferior
+        else "not separated"
+        for gain, is_separated, is_equivalent, is_not_inferior in zip(
+            gains, separated, equivalent, not_inferior, strict=True
+        )
     ]
-
-
-def _is_gain(difference: Difference) -> bool:
-    return (difference.interval.value > 0) is not difference.is_error
 
 
 def _mean_estimate(statistic: Statistic, scores: Scores, seed: int) -> MeanEstimate:

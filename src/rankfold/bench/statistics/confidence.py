@@ -2,14 +2,17 @@
 
 Seeds and examples could both have been others. The examples are many, so a bootstrap shows what they leave
 open. The seeds are few: three of them agree by chance a quarter of the time, and then resampling them shows
-no doubt at all. Their spread is judged by Student's t instead, and the two doubts are added in squares (Howe,
-1974, "Approximate confidence limits on the mean of X + Y where X and Y are two tabled independent random
-variables"). Where seeds matter little that is more careful than it had to be, and nowhere less.
+no doubt at all. So the bootstrap has two levels: examples are resampled, alike in all seeds, and the level of
+seeds is Student's t of their spread, to which a bootstrap of many seeds converges. The two are added in
+squares (Howe, 1974, "Approximate confidence limits on the mean of X + Y where X and Y are two tabled
+independent random variables"). Where seeds matter little that is wider than it had to be, and nowhere less.
+
+Tasks are a third level, a fixed one: the mean over tasks speaks of these tasks, not of others.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +22,9 @@ from numpy.typing import NDArray
 
 # A standard deviation of this many numbers is sure to two parts in a hundred.
 RESAMPLES = 1000
+
+POWER = 0.8
+"""The usual chance with which a design should find what there is."""
 
 # Bounds the memory of the bootstrap, not its result.
 _BATCH_NUMBERS = 500_000
@@ -44,6 +50,7 @@ class MeanEstimate:
         spread: Standard error of the mean that the spread over the seeds shows; 0 for a single seed.
         shared: Standard error that other examples would make in all seeds alike.
         least: Standard error that other examples would make, by `shared` and in each seed apart.
+        freedom: Degrees of freedom of `spread`; those of the seeds if None.
     """
 
     value: float
@@ -52,6 +59,7 @@ class MeanEstimate:
     spread: float
     shared: float
     least: float
+    freedom: float | None = None
 
     def half_width(self, level: float) -> float:
         """Return how far the truth may be from the value, at a confidence level such as 0.95."""
@@ -70,6 +78,52 @@ class MeanEstimate:
         power = cast("Any", scipy.optimize).brentq(beyond, math.log(_LEAST_P_VALUE), 0.0)
         return max(math.exp(power), least)
 
+    def p_value_above(self, bound: float) -> float:
+        """Return how probable a value as far above `bound` is if the truth is not above it (one-sided)."""
+        half = self.p_value(bound) / 2
+        return half if self.value > bound else 1 - half
+
+    def p_value_within(self, margin: float) -> float:
+        """Return the p-value of two one-sided tests (TOST): that the truth is less than `margin` from 0.
+
+        Schuirmann, 1987, "A comparison of the two one-sided tests procedure and the power approach".
+        """
+        opposite = replace(self, value=-self.value)
+        return max(self.p_value_above(-margin), opposite.p_value_above(-margin))
+
+    def detectable(self, level: float, power: float = POWER) -> float:
+        """Return the smallest true difference that such a design separates from 0 with a power.
+
+        It is the noncentrality of Student's t at which the test succeeds so often, in standard errors.
+
+        Args:
+            level: One minus the two-sided chance of a false verdict.
+            power: The chance to find a true difference of this size.
+        """
+        return self._resolution(1 - level, power)
+
+    def detectable_margin(self, level: float, power: float = POWER) -> float:
+        """Return the smallest margin within which such a design shows equal methods to be, with a power.
+
+        Args:
+            level: One minus the chance of a false "equivalent".
+            power: The chance that both tests show two equal methods to be equivalent.
+        """
+        return self._resolution(2 * (1 - level), (1 + power) / 2)
+
+    def _resolution(self, chance: float, power: float) -> float:
+        """Return the distance that a two-sided test finds with a power in the one direction that it has.
+
+        Where nothing varied it is the share of examples that may have differed unseen.
+        """
+        seeds, examples = (_noncentrality(chance, power, freedom) for freedom in self._freedoms())
+        distance = max(math.hypot(seeds * self.spread, examples * self.shared), examples * self.least)
+        return distance or 1 - chance ** (1 / self.examples)
+
+    def _freedoms(self) -> tuple[float, float]:
+        """Return the degrees of freedom of seeds and of examples."""
+        return self.seeds - 1 if self.freedom is None else self.freedom, self.examples - 1
+
     def _least_p_value(self, bound: float) -> float:
         """Return how probable it is that all examples say the same, which resampling them cannot know.
 
@@ -82,9 +136,8 @@ class MeanEstimate:
 
     def _reach(self, chance: float) -> float:
         """Return the distance that a value has from the truth with this chance, or less of it."""
-        of_examples = _student(chance, self.examples - 1)
-        of_seeds = _student(chance, self.seeds - 1)
-        return max(math.hypot(of_seeds * self.spread, of_examples * self.shared), of_examples * self.least)
+        seeds, examples = (_student(chance, freedom) for freedom in self._freedoms())
+        return max(math.hypot(seeds * self.spread, examples * self.shared), examples * self.least)
 
 
 def estimate_mean(statistic: Statistic, *, seeds: int, examples: int, seed: int) -> MeanEstimate:
@@ -111,6 +164,32 @@ def estimate_mean(statistic: Statistic, *, seeds: int, examples: int, seed: int)
     )
 
 
+def mean_estimate(estimates: Sequence[MeanEstimate]) -> MeanEstimate:
+    """Return the mean of independent estimates, such as those of a difference on several tasks.
+
+    Standard errors are added in squares; the degrees of freedom of the spread over seeds are those of
+    Satterthwaite, 1946.
+
+    Args:
+        estimates: At least one.
+    """
+    count = len(estimates)
+    squares = [(estimate.spread / count) ** 2 for estimate in estimates]
+    seeds = min(estimate.seeds for estimate in estimates)
+    weighted = sum(
+        square**2 / max(1, estimate.seeds - 1) for square, estimate in zip(squares, estimates, strict=True)
+    )
+    return MeanEstimate(
+        sum(estimate.value for estimate in estimates) / count,
+        seeds,
+        min(estimate.examples for estimate in estimates),
+        math.sqrt(sum(squares)),
+        math.hypot(*(estimate.shared for estimate in estimates)) / count,
+        math.hypot(*(estimate.least for estimate in estimates)) / count,
+        sum(squares) ** 2 / weighted if weighted else None,
+    )
+
+
 def _resample(statistic: Statistic, seeds: int, examples: int, seed: int) -> NDArray[np.float64]:
     """Return the statistic of each seed on resampled examples, alike for all seeds, `[seeds, RESAMPLES]`."""
     generator = np.random.default_rng(seed)
@@ -122,6 +201,13 @@ def _resample(statistic: Statistic, seeds: int, examples: int, seed: int) -> NDA
     return np.concatenate(batches, axis=1)
 
 
-def _student(chance: float, freedom: int) -> float:
+def _student(chance: float, freedom: float) -> float:
     """Return the two-sided quantile of Student's t; 0 where there is nothing to be free."""
     return -float(cast("Any", scipy.special).stdtrit(freedom, chance / 2)) if freedom > 0 else 0.0
+
+
+def _noncentrality(chance: float, power: float, freedom: float) -> float:
+    """Return how many standard errors from 0 a two-sided t-test of a level succeeds with a power."""
+    if freedom <= 0:
+        return 0.0
+    return float(cast("Any", scipy.special).nctdtrinc(freedom, 1 - power, _student(chance, freedom)))

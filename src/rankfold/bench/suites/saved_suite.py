@@ -93,7 +93,8 @@ def judge_suite(suite: Suite, records: Iterable[RunRecord]) -> list[JudgedClaim]
         (model_of(suite, condition), task_of(suite, condition)): variants
         for condition, variants in rows.items()
     }
-    return judge(suite.claims, studies)
+    reference = suite.labels()[0] if suite.rules else None
+    return judge(suite.claims, studies, rules=suite.rules, reference=reference)
 
 
 def _has_runs(suite: Suite, folder: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, cast, final
 
 from pydantic import JsonValue
 
-from rankfold.bench.statistics.claims import Claim
+from rankfold.bench.statistics.claims import Claim, Rules
 from rankfold.bench.suites.search import Space, Tuning
 from rankfold.errors import SpecError, unknown_name
 from rankfold.runs.records import labels_of, reducer_settings
@@ -123,7 +123,8 @@ class Suite:
         tasks: Settings of each task; the task of `base` alone if empty.
         models: The models; that of `base` alone if empty.
         tuning: How learning rates and options are chosen before; as they are given if None.
-        claims: What the records are asked.
+        claims: The claims that its records are asked.
+        rules: How claims and comparisons are decided; None for suites of version 0.1.0, which had no margins.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Suite:
     models: tuple[str, ...] = ()
     tuning: Tuning | None = None
     claims: tuple[Claim, ...] = ()
+    rules: Rules | None = None
 
     def with_settings(self, settings: Settings) -> "Suite":
         """Return the suite with settings that hold for all of its tasks, methods and trials.

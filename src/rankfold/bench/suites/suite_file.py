@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from rankfold.bench.statistics.claims import Claim, Expect
+from rankfold.bench.statistics.claims import Claim, Expect, Rules
 from rankfold.bench.suites.search import Sampler, Space, Tuning
 from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, Variant
 from rankfold.errors import SpecError, nearest, unknown_name
 from rankfold.runs.methods import find_method
+from rankfold.runs.records import value_text
 from rankfold.runs.request import overlay
 
 
@@ -62,8 +63,14 @@ class _ClaimEntry(_Strict):
     expect: Expect
     compare: list[list[str]] = Field(min_length=1)
     each: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(default_factory=dict)
-    margin: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    margin: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     tasks: list[str] = Field(default_factory=list)
+    profiles: list[str] = []
+
+
+class _RulesEntry(_Strict):
+    margin: float = Field(default=Rules().margin, gt=0.0, allow_inf_nan=False)
+    tasks: Literal["mean", "each"] = Rules().tasks
 
 
 class _Profile(_Strict):
@@ -78,6 +85,7 @@ class _Profile(_Strict):
     tuning: _TuningEntry | Literal[False] | None = None
     methods: list[_MethodEntry] | None = None
     claims: list[_ClaimEntry] | None = None
+    rules: _RulesEntry | None = None
 
 
 class _File(_Strict):
@@ -94,6 +102,7 @@ class _File(_Strict):
     tuning: _TuningEntry | None = None
     methods: list[_MethodEntry]
     claims: list[_ClaimEntry] = []
+    rules: _RulesEntry = _RulesEntry()
     profiles: dict[str, _Profile] = Field(default_factory=dict)
 
 
@@ -101,6 +110,7 @@ _TABLES: Mapping[str | int, type[BaseModel]] = {
     "profiles": _Profile,
     "tuning": _TuningEntry,
     "claims": _ClaimEntry,
+    "rules": _RulesEntry,
 }
 
 
@@ -144,6 +154,7 @@ def read_suite(name: str, profile: str | None = None) -> Suite:
         read.tasks,
         tuple(read.models),
         read.tuning and _tuning(read.tuning),
+        rules=Rules(read.rules.margin, read.rules.tasks),
     )
     suite = _center_ladders(suite)
     tuning_tasks = (*suite.tuning.tasks, *suite.tuning.shared) if suite.tuning else ()
@@ -208,7 +219,8 @@ def _apply_profile(file: _File, profile: str | None) -> _File:
     name = profile or next(iter(file.profiles))
     merged = file.model_copy(update=_profile_values({"base": file.base, "options": file.options}, file, name))
     methods = [entry for entry in merged.methods if not entry.profiles or name in entry.profiles]
-    return merged.model_copy(update={"methods": methods, "tuning": merged.tuning or None})
+    claims = [entry for entry in merged.claims if not entry.profiles or name in entry.profiles]
+    return merged.model_copy(update={"methods": methods, "claims": claims, "tuning": merged.tuning or None})
 
 
 def _profile_values(settings: Mapping[str, Any], read: _File, name: str) -> dict[str, Any]:
@@ -236,15 +248,21 @@ def _check_entries(read: _File) -> None:
         _profile_values({"base": {}, "options": {}}, read, name)
     profile_entries = [entry for profile in read.profiles.values() for entry in profile.methods or ()]
     is_tuned = read.tuning or any(profile.tuning for profile in read.profiles.values())
+    for claim in read.claims:
+        _check_profiles(f"the claim '{claim.id}'", claim.profiles, read)
     for entry in (*read.methods, *profile_entries):
-        for profile in entry.profiles:
-            if profile not in read.profiles:
-                raise unknown_name(f"profile of the method '{entry.name}'", profile, read.profiles)
+        _check_profiles(f"the method '{entry.name}'", entry.profiles, read)
         if entry.tune and not is_tuned:
             raise SpecError(
                 f"the method '{entry.name}' gives a tuning space, and the suite '{read.name}' tunes nothing; "
                 "add [tuning], or leave tune out."
             )
+
+
+def _check_profiles(owner: str, profiles: Iterable[str], read: _File) -> None:
+    for profile in profiles:
+        if profile not in read.profiles:
+            raise unknown_name(f"profile of {owner}", profile, read.profiles)
 
 
 def _expand_entry(
@@ -309,6 +327,9 @@ def _unknown(location: tuple[str | int, ...]) -> str:
     return f"unknown, did you mean '{near}'?" if near else "unknown"
 
 
+_WITH_MARGIN = ("not inferior", "equivalent")
+
+
 def _with_claims(suite: Suite, entries: Sequence[_ClaimEntry]) -> Suite:
     """Return the suite with its claims, each row that they name being one of the suite's.
 
@@ -336,18 +357,16 @@ def _claim(suite: Suite, entry: _ClaimEntry) -> Claim:
         for rows in _written_out(template, entry)
     )
     _check(entry, comparisons)
+    margin = entry.margin
+    if margin is None:
+        margin = suite.rules.margin if suite.rules and entry.expect in _WITH_MARGIN else 0.0
     return Claim(
-        entry.id, entry.source, entry.text, entry.expect, tuple(comparisons), entry.margin, tuple(entry.tasks)
+        entry.id, entry.source, entry.text, entry.expect, tuple(comparisons), margin, tuple(entry.tasks)
     )
 
 
 def _check(entry: _ClaimEntry, comparisons: Iterable[Sequence[str]]) -> None:
-    """Check that every comparison has enough distinct rows, and a margin where it needs one."""
-    if entry.expect == "within" and "margin" not in entry.model_fields_set:
-        raise SpecError(
-            f"the claim '{entry.id}' expects 'within' without saying within what; "
-            "add margin, in units of the metric, such as margin = 0.02."
-        )
+    """Check that every comparison has enough distinct rows."""
     fewest = 3 if entry.expect == "rising" else 2
     for rows in comparisons:
         if len(rows) < fewest or (entry.expect != "rising" and len(rows) > fewest):
@@ -387,7 +406,8 @@ def _label(suite: Suite, claim: str, words: str) -> str:
     labels: list[str] = [
         label
         for method, label in zip(suite.methods, suite.labels(), strict=True)
-        if method.name == name and settings_named.items() <= _texts(method).items()
+        if method.name == name
+        and all(text in _texts(method).get(key, ()) for key, text in settings_named.items())
     ]
     if len(labels) != 1:
         label_list = ", ".join(f"'{label}'" for label in labels or suite.labels())
@@ -398,5 +418,6 @@ def _label(suite: Suite, claim: str, words: str) -> str:
     return labels[0]
 
 
-def _texts(method: Variant) -> dict[str, str]:
-    return {key: str(value) for key, value in method.label_values().items()}
+def _texts(method: Variant) -> dict[str, tuple[str, str]]:
+    """Return the two ways to write each value of a method: as TOML has it, and as labels have it."""
+    return {key: (str(value), value_text(value)) for key, value in method.label_values().items()}

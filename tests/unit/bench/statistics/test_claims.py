@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rankfold.bench.statistics.claims import Claim, judge
+from rankfold.bench.statistics.claims import Claim, Rules, judge
 from tests.support.records import make_record, with_request
 
 SEEDS = (0, 1, 2)
@@ -44,8 +44,8 @@ def test_greater_is_answered_by_the_paired_difference(first, second, expected):
         (0.795, 0.001, "not separated"),
     ],
 )
-def test_within_asks_for_no_more_loss_than_the_margin(first, margin, expected):
-    assert answer(claim("within", "a", "b", margin=margin), a=first, b=0.8) == expected
+def test_not_inferior_asks_for_no_more_loss_than_the_margin(first, margin, expected):
+    assert answer(claim("not inferior", "a", "b", margin=margin), a=first, b=0.8) == expected
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_claim_of_several_comparisons_needs_all_and_falls_with_one():
 
 
 def test_rows_that_only_guess_support_nothing():
-    alike = claim("within", "a", "b", margin=0.1)
+    alike = claim("not inferior", "a", "b", margin=0.1)
     assert answer(alike, a=0.22, b=0.22) == "not separated"
     assert answer(alike, a=0.6, b=0.6) == "supported"
 
@@ -88,7 +88,7 @@ def test_rows_that_only_guess_support_nothing():
 def test_the_same_predictions_support_a_margin_only_on_enough_examples(examples, expected):
     record = make_record(examples=examples)
     same = {("minilm", "bbc_news"): {"a": [record], "b": [record]}}
-    assert judge([claim("within", "a", "b", margin=0.02)], same)[0].verdict == expected
+    assert judge([claim("not inferior", "a", "b", margin=0.02)], same)[0].verdict == expected
 
 
 def test_claim_without_runs_is_not_run():
@@ -151,3 +151,52 @@ def test_seeds_that_do_not_belong_together_support_nothing(change, note):
     found["a"][2] = change(found["a"][2])
     (judgement,) = judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): found})
     assert (judgement.verdict, note in judgement.findings[0].note) == ("not run", True)
+
+
+@pytest.mark.parametrize(
+    ("first", "margin", "expected"),
+    [
+        (0.8, 0.1, "supported"),
+        (0.6, 0.1, "contradicted"),
+        (0.98, 0.1, "contradicted"),
+        (0.8, 0.002, "not separated"),
+    ],
+)
+def test_equivalent_asks_for_a_difference_inside_the_margin_on_both_sides(first, margin, expected):
+    assert answer(claim("equivalent", "a", "b", margin=margin), a=first, b=0.8) == expected
+
+
+def on_tasks(**qualities):
+    """Return the rows `a` and `b` on tasks, by the quality of both there."""
+    return {("minilm", task): rows(a=pair[0], b=pair[1]) for task, pair in qualities.items()}
+
+
+def test_mean_over_tasks_decides_and_each_task_is_told():
+    mixed = on_tasks(one=(0.9, 0.8), two=(0.78, 0.8), three=(0.9, 0.8))
+    (judgement,) = judge([claim("greater", "a", "b")], mixed, rules=Rules())
+    (finding,) = judgement.findings
+    assert (judgement.verdict, finding.task, len(finding.parts)) == ("supported", "mean of 3 tasks", 3)
+    values = [part.difference.interval.value for part in finding.parts]
+    assert finding.difference.interval.value == pytest.approx(sum(values) / 3)
+    assert judge([claim("greater", "a", "b")], mixed, rules=Rules(tasks="each"))[0].verdict != "supported"
+
+
+def test_task_whose_reference_only_guesses_decides_nothing():
+    studies = on_tasks(one=(0.9, 0.8), two=(0.9, 0.22))
+    (judgement,) = judge([claim("greater", "a", "b")], studies, rules=Rules(), reference="b")
+    (finding,) = judgement.findings
+    assert (finding.task, judgement.verdict) == ("one", "supported")
+    assert [part.note for part in finding.parts] == ["", "the reference b is not above guessing"]
+    (judgement,) = judge(
+        [claim("greater", "a", "b")], on_tasks(two=(0.9, 0.22)), rules=Rules(), reference="b"
+    )
+    assert judgement.verdict == "not separated"
+
+
+def test_findings_name_the_relation_and_the_difference_that_could_have_been_seen():
+    near = claim("equivalent", "a", "b", margin=0.1)
+    (one,) = judge([near], on_tasks(one=(0.8, 0.8)))[0].findings
+    assert one.relation(near) == "equivalent"
+    assert 0 < one.detectable < 0.1
+    many = judge([near] * 9, on_tasks(one=(0.8, 0.8)))[0].findings[0]
+    assert many.detectable > one.detectable

@@ -1,11 +1,14 @@
 """Equal methods are called different no more often than is said, however much seeds and examples matter."""
 
 import math
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.power import TTestPower
 
 from rankfold.bench.statistics.comparison import (
     Scores,
@@ -14,7 +17,7 @@ from rankfold.bench.statistics.comparison import (
     paired_difference,
     verdicts,
 )
-from rankfold.bench.statistics.confidence import MeanEstimate
+from rankfold.bench.statistics.confidence import MeanEstimate, mean_estimate
 
 DRAWS = 1500
 EXAMPLES = 1000
@@ -109,7 +112,7 @@ def test_what_is_sure_is_separated_among_thousands_of_comparisons():
     labels = np.ones(2000, dtype=int)
     ours, reference = (Scores(labels, np.full((5, 2000), guess), tuple(range(5))) for guess in (1, 0))
     sure = paired_difference(ours, reference, "accuracy")
-    assert all(holm_rejections([sure] * 2000))
+    assert all(holm_rejections([sure.p_value] * 2000))
 
 
 def test_few_examples_are_no_surer_than_tosses_of_a_coin():
@@ -141,3 +144,82 @@ def test_examples_without_a_difference_are_as_sure_of_none_as_their_number_lets_
     same = [MeanEstimate(0.0, 3, examples, 0.0, 0.0, 0.0) for examples in (24, 240)]
     assert [each.p_value(bound) for each in same] == pytest.approx([0.95**24, 0.95**240])
     assert MeanEstimate(0.5, 3, 24, 0.0, 0.0, 0.0).p_value(0.05) == 2.0**-23
+
+
+def task_doubts(key, *, seeds=4, tasks=3, noise=(1, 1, 0.3), truth=0.0):
+    """Return measurements of a mean over tasks, each with its own noise."""
+    draws = [
+        null_doubts(seeds, tuple((1 + task) * part for part in noise), key=[key, task])
+        for task in range(tasks)
+    ]
+    for estimates in zip(*draws, strict=True):
+        pooled = mean_estimate(estimates)
+        yield replace(pooled, value=pooled.value + truth)
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+def test_interval_of_a_mean_over_tasks_misses_the_truth_no_more_often_than_is_said(noise):
+    draws = list(task_doubts(1, noise=noise))
+    missed = sum(abs(one.value) > one.half_width(0.95) for one in draws)
+    assert missed <= DRAWS * 0.05 + 3 * math.sqrt(DRAWS * 0.05)
+    normal = sum(abs(one.value) > 1.96 * math.hypot(one.spread, one.shared) for one in draws)
+    if noise == (1, 0, 0):  # only seeds matter: a normal quantile for them is found out
+        assert normal > DRAWS * 0.07
+
+
+def root_mean_square(values):
+    """Return the average by which the squares of standard errors are unbiased."""
+    return math.sqrt(np.mean(np.square(list(values))))
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_difference_that_is_called_detectable_is_found_four_times_of_five(noise, seeds):
+    """The formula against simulation: neither much less power than it says, nor far too careful."""
+    size = root_mean_square(one.detectable(0.95) for one in null_doubts(seeds, noise, key=1))
+    found = np.mean(
+        [abs(one.value + size) > one.half_width(0.95) for one in null_doubts(seeds, noise, key=2)]
+    )
+    assert 0.75 < found < 0.86
+    half = [abs(one.value + size / 2) > one.half_width(0.95) for one in null_doubts(seeds, noise, key=2)]
+    assert np.mean(half) < 0.4
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_power_is_that_of_a_t_test_where_only_seeds_matter(seeds):
+    size = TTestPower().solve_power(nobs=seeds, alpha=0.05, power=0.8) * math.sqrt(seeds)
+    assert MeanEstimate(0, seeds, 1000, 1.0, 0.0, 0.0).detectable(0.95) == pytest.approx(size, rel=1e-3)
+
+
+def is_equivalent(one, margin):
+    return one.p_value_within(margin) < 0.05
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+def test_margin_that_is_called_detectable_is_shown_four_times_of_five(noise):
+    margin = root_mean_square(one.detectable_margin(0.95) for one in null_doubts(5, noise, key=1))
+    shown = np.mean([is_equivalent(one, margin) for one in islice(null_doubts(5, noise, key=2), 300)])
+    assert 0.73 < shown < 0.89
+
+
+@pytest.mark.parametrize("noise", [(1, 1, 0.3), (1, 0, 0), (0, 1, 0.3)], ids=str)
+def test_what_lies_at_the_margin_is_rarely_called_equivalent_or_not_inferior(noise):
+    """Type I errors at the edge; a margin twice as wide would be found out."""
+    draws = [replace(one, value=one.value - 4.0) for one in islice(null_doubts(5, noise, key=3), 400)]
+    for p_value in (lambda one: one.p_value_within(4.0), lambda one: one.p_value_above(-4.0)):
+        assert np.mean([p_value(one) < 0.05 for one in draws]) <= 0.05 + 3 * math.sqrt(0.05 / 400)
+    assert np.mean([is_equivalent(one, 8.0) for one in draws]) > 0.3
+
+
+def test_no_difference_on_any_example_resolves_what_their_number_lets_it():
+    same = MeanEstimate(0.0, 3, 240, 0.0, 0.0, 0.0)
+    assert same.detectable(0.95) == pytest.approx(1 - 0.05 ** (1 / 240))
+    assert same.p_value(same.detectable(0.95)) == pytest.approx(0.05)
+
+
+def test_mean_of_one_estimate_is_itself_and_of_equal_ones_is_surer():
+    one = MeanEstimate(0.1, 5, 900, 0.02, 0.01, 0.012)
+    assert mean_estimate([one]).half_width(0.95) == pytest.approx(one.half_width(0.95))
+    four = mean_estimate([one] * 4)
+    assert (four.value, four.freedom) == (pytest.approx(0.1), pytest.approx(16))
+    assert four.half_width(0.95) < one.half_width(0.95) / 2

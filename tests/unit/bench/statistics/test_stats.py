@@ -11,6 +11,7 @@ from rankfold.bench.statistics.comparison import (
     paired_difference,
     verdicts,
 )
+from rankfold.bench.statistics.confidence import MeanEstimate
 from rankfold.errors import DataError, SpecError
 from rankfold.tasks.metrics import METRICS
 
@@ -90,7 +91,7 @@ def test_difference_is_antisymmetric_in_value(seeds):
 def test_difference_of_a_method_with_itself_is_zero_and_sure_of_nothing():
     scores = draw(0.8)
     difference = paired_difference(scores, scores, "accuracy")
-    assert difference == Difference(Interval(0.0, 0.0, 0.0), 1.0)
+    assert (difference.interval, difference.p_value) == (Interval(0.0, 0.0, 0.0), 1.0)
     assert verdicts([difference]) == ["not separated"]
 
 
@@ -111,17 +112,34 @@ def test_pairing_separates_what_unpaired_intervals_do_not():
     assert verdicts([paired_difference(ours, reference, "accuracy")]) == ["better"]
 
 
+def estimated(value, error=0.0, *, is_error=False):
+    """Return a difference of many seeds and examples with a standard error."""
+    return Difference(MeanEstimate(value, 1000, 10_000, error, 0.0, error), is_error=is_error)
+
+
 def test_verdict_is_lost_when_many_comparisons_are_made():
-    weak = Difference(Interval(0.02, 0.001, 0.04), 0.04)
-    null = Difference(Interval(0.0, -0.01, 0.01), 0.9)
+    weak, null = estimated(0.02, 0.0098), estimated(0.0001, 0.005)
     assert verdicts([weak]) == ["better"]
     assert verdicts([weak, null, null]) == ["not separated"] * 3
 
 
-def test_verdict_names_the_direction():
-    sure = [Difference(Interval(sign * 0.1, 0, 0), 0.001) for sign in (1, -1)]
-    assert verdicts(sure) == ["better", "worse"]
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [
+        (0.1, 0.001, "better"),
+        (-0.1, 0.001, "worse"),
+        (0.0, 0.003, "equivalent"),
+        (0.009, 0.005, "not inferior"),
+        (0.0, 0.01, "not separated"),
+        (-0.009, 0.005, "not separated"),
+    ],
+)
+def test_verdict_names_the_direction_or_how_near_the_two_are(value, error, expected):
+    assert verdicts([estimated(value, error)], margin=0.01) == [expected]
+    assert verdicts([estimated(-value, error, is_error=True)], margin=0.01) == [expected]
     assert verdicts([]) == []
+    without = expected if expected in ("better", "worse") else "not separated"
+    assert verdicts([estimated(value, error)]) == [without]
 
 
 def test_scores_refuse_what_does_not_fit():

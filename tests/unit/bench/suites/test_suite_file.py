@@ -145,10 +145,9 @@ def test_claim_is_written_out_for_each_value_or_along_them(tmp_path):
         (CLAIM + 'expect = "greater"\ncompare = [["lora", "lora r=4"]]', "names several rows"),
         (CLAIM + 'expect = "greater"\ncompare = [["lora r=4"]]', "has 1 rows; 'greater' takes 2"),
         (CLAIM + 'expect = "rising"\ncompare = [["lora r=4", "lora r=8"]]', "'rising' takes 3 or more"),
-        (
-            CLAIM + 'expect = "within"\ncompare = [["lora r=4", "lora r=8"]]',
-            "'X1' expects 'within' .* add margin",
-        ),
+        (CLAIM + BOTH + 'profiles = ["cpu"]', "unknown profile 'cpu' of the claim 'X1'"),
+        ("[rules]\nmargin = 0.0", r"rules\.margin: .* greater than 0"),
+        ("[rules]\ntask = 1", "rules.task: unknown, did you mean 'tasks'"),
         (CLAIM + 'expect = "larger"\ncompare = []', "claims.0.expect"),
         (CLAIM + BOTH + 'tasks = ["mnli"]', "unknown task 'mnli' of the claim"),
         ("[profiles.cpu]\nmodel = []", "profiles.cpu.model: unknown, did you mean 'models'"),
@@ -210,3 +209,21 @@ def test_suite_file_that_is_not_utf_8_is_refused_and_one_with_a_byte_order_mark_
     file.write_text(f"# café\n{HEAD}{SWEPT}", "latin-1")
     with pytest.raises(SpecError, match=r"suite\.toml' is not UTF-8 .*; save it as UTF-8"):
         read_suite(str(file))
+
+
+def test_claim_of_parity_has_the_margin_of_the_rules_and_the_former_name_is_read(tmp_path):
+    rules = "[rules]\nmargin = 0.03\n"
+    claims = [CLAIM + BOTH.replace("greater", expect) for expect in ("within", "equivalent", "greater")]
+    text = (
+        HEAD
+        + rules
+        + SWEPT
+        + "".join(claims)
+        + CLAIM
+        + BOTH.replace("greater", "equivalent")
+        + "margin = 0.02"
+    )
+    read = read_suite(written(tmp_path, text)).claims
+    assert [claim.expect for claim in read] == ["not inferior", "equivalent", "greater", "equivalent"]
+    assert [claim.margin for claim in read] == [0.03, 0.03, 0.0, 0.02]
+    assert [claim.bound for claim in read] == [-0.03, 0.03, 0.0, 0.02]
