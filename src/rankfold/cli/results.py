@@ -7,7 +7,7 @@ from typing import Any
 from rankfold.bench.statistics.claims import JudgedClaim
 from rankfold.bench.statistics.comparison import metric_intervals
 from rankfold.cli.console import note, print_table
-from rankfold.report.claims import CLAIM_COLUMNS, claim_cells, claims_sentence
+from rankfold.report.claims import CLAIM_COLUMNS, claim_cells, claim_summary, claims_sentence
 from rankfold.report.findings import budgets_text, headline
 from rankfold.report.format import range_text
 from rankfold.report.results import Result
@@ -51,8 +51,8 @@ def print_report(report: Report) -> None:
     for study in report.studies:
         _print_study(study)
     if report.judgements:
-        rows = [claim_cells(judgement)[:-1] for judgement in report.judgements]
-        print_table(CLAIM_COLUMNS[:-1], rows, title="claims", left=range(len(CLAIM_COLUMNS)))
+        rows = [claim_summary(claim_cells(judgement)) for judgement in report.judgements]
+        print_table(claim_summary(CLAIM_COLUMNS), rows, title="claims", left=range(len(CLAIM_COLUMNS)))
         note(claims_sentence(report.judgements))
     for sentence in report.missing:
         note(sentence)

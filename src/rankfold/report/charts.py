@@ -20,6 +20,7 @@ from rankfold.report.chart_style import (
 )
 from rankfold.report.format import capital, metric_name
 from rankfold.report.results import Result
+from rankfold.report.selection import is_chosen
 from rankfold.report.study import Study
 from rankfold.report.sweeps import sweep_figures
 from rankfold.report.tables import baseline_name
@@ -55,6 +56,7 @@ def study_figures(study: Study, styles: Mapping[str, Style]) -> list[Figure]:
         *sweep_figures(study),
         *_side_by_side(_training_figures(study, result_styles)),
         *layer_figures(study),
+        *tuning_figures(study, result_styles),
     ]
     return [figure for figure in figures if figure.rows]
 
@@ -256,3 +258,45 @@ def heat_map(cells: Rows, layers: Sequence[str], *, colour: Axis, is_signed: boo
         )
     )
     return page_spec([chart], cells, height=max(120, 20 * len(layers)))
+
+
+def tuning_figures(study: Study, styles: Mapping[str, Style]) -> list[Figure]:
+    """Return a chart of the score against each tuned number, with the chosen ones marked."""
+    names = dict.fromkeys(name for method in study.tuned for values, _ in method.points() for name in values)
+    return [_tuning_figure(study, name, styles) for name in names]
+
+
+def _is_above_zero(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _tuning_figure(study: Study, name: str, styles: Mapping[str, Style]) -> Figure:
+    rows = [
+        {"method": method.label, "setting": values[name], "value": _significant(score), "chosen": chosen}
+        for method in study.tuned
+        if method.label in styles
+        for values, score in method.points()
+        if score is not None and _is_above_zero(values.get(name))
+        for chosen in [is_chosen(method, values)]
+    ]
+    metric, title = metric_name(study.metric), name.replace("_", " ")
+    x, y = Axis("setting", f"{title} (logarithmic)", ".2~e", "log"), Axis("value", metric)
+    base = alt.Chart().encode(x=x.x(), y=y.y(), **style_encodings(styles, "color"))
+    tooltip = [
+        alt.Tooltip("method", type="nominal"),
+        alt.Tooltip("setting", type="quantitative", title=title, format=".3~g"),
+        alt.Tooltip("value", type="quantitative", title=metric, format=".3f"),
+    ]
+    points = base.mark_point(filled=True, opacity=1).encode(
+        tooltip=tooltip,
+        size=alt.condition("datum.chosen", alt.value(140), alt.value(40)),
+        **style_encodings(styles, "shape"),
+    )
+    line = base.mark_line(strokeWidth=1.8).encode(**style_encodings(styles, "strokeDash"))
+    return Figure(
+        f"tuning-{name.replace('.', '-')}",
+        f"Tuning: {metric} against {title}",
+        "Trials on rows cut from the training split; the large marks are the chosen values.",
+        page_spec([line, points], rows, height=280),
+        "wide",
+    )

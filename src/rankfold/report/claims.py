@@ -14,8 +14,19 @@ SHAPES: dict[ClaimVerdict, str] = {
     "not run": "○",
 }
 
-CLAIM_COLUMNS = ("claim", "verdict", "statement", "source", "comparisons", "measured on")
-FINDING_COLUMNS = ("task", "comparison", "values", "difference (95 %)", "has to be", "seeds", "verdict")
+CLAIM_COLUMNS = ("claim", "verdict", "statement", "source", "comparisons", "measured on", "could show")
+FINDING_COLUMNS = (
+    "task",
+    "comparison",
+    "values",
+    "difference (95 %)",
+    "has to be",
+    "could show",
+    "seeds",
+    "verdict",
+)
+
+_MEASURED_ON = CLAIM_COLUMNS.index("measured on")
 
 
 def claim_cells(judgement: JudgedClaim) -> list[str]:
@@ -28,24 +39,65 @@ def claim_cells(judgement: JudgedClaim) -> list[str]:
         claim.source,
         _count(judgement),
         _measured_on(judgement),
+        _resolution(judgement),
     ]
+
+
+def claim_summary(cells: Sequence[str]) -> list[str]:
+    """Return a row of the table of claims, or its headings, without the measurements behind it."""
+    return [cell for column, cell in enumerate(cells) if column != _MEASURED_ON]
+
+
+def _rows(judgement: JudgedClaim) -> list[Finding]:
+    """Return the findings of a claim, each mean over tasks before its tasks."""
+    return [row for finding in judgement.findings for row in (finding, *finding.parts)]
 
 
 def finding_cells(judgement: JudgedClaim) -> list[list[str]]:
     """Return the numbers behind a verdict, one row for each comparison, task and model."""
+    claim = judgement.claim
     has_models = len({finding.model for finding in judgement.findings}) > 1
+    is_part = {id(part) for finding in judgement.findings for part in finding.parts}
     return [
         [
             f"{finding.task} with {finding.model}" if has_models else finding.task,
-            _comparison(judgement.claim, finding),
+            _comparison(claim, finding),
             ", ".join(f"{mean:.3f}" for mean in finding.means) or "–",
             _difference(finding),
-            f"above {signed_text(judgement.claim.bound)}",
+            _bound_text(claim),
+            _decimals(finding.detectable),
             str(finding.seeds) if finding.seeds else "–",
-            answer_text(finding.verdict) + (f": {finding.note}" if finding.note else ""),
+            (finding.note or "part of the mean") if id(finding) in is_part else _answer(claim, finding),
         ]
-        for finding in judgement.findings
+        for finding in _rows(judgement)
     ]
+
+
+def _answer(claim: Claim, finding: Finding) -> str:
+    """Return the verdict on a comparison with the relation of its rows: "✓ supported: not inferior"."""
+    relation = finding.relation(claim)
+    details = [
+        *([relation] if relation != finding.verdict else []),
+        *([finding.note] if finding.note else []),
+    ]
+    return ": ".join([answer_text(finding.verdict), *details])
+
+
+def _bound_text(claim: Claim) -> str:
+    if claim.expect == "equivalent":
+        return f"within ±{claim.margin:.3f}"
+    return f"above {signed_text(claim.bound)}"
+
+
+def _decimals(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _resolution(judgement: JudgedClaim) -> str:
+    """Return the largest of the differences that the undecided comparisons, or all of them, could show."""
+    undecided = [finding for finding in judgement.findings if finding.verdict == "not separated"]
+    values = [finding.detectable for finding in undecided or judgement.findings if finding.detectable]
+    return _decimals(max(values, default=None))
 
 
 def answer_text(verdict: ClaimVerdict) -> str:
@@ -68,7 +120,8 @@ def _count(judgement: JudgedClaim) -> str:
 
 def _measured_on(judgement: JudgedClaim) -> str:
     """Return models, tasks and seeds of the findings: "minilm on mrpc and sst2 (accuracy), 3 seeds"."""
-    measurements = [finding for finding in judgement.findings if finding.difference]
+    findings = [part for finding in judgement.findings for part in finding.parts or (finding,)]
+    measurements = [finding for finding in findings if finding.difference]
     if not measurements:
         return "–"
     models = join_names(list(dict.fromkeys(finding.model for finding in measurements)))
@@ -100,7 +153,7 @@ def claims_section(judgements: Sequence[JudgedClaim]) -> dict[str, Any]:
     """Return the claims as values for the template."""
     return {
         "sentence": claims_sentence(judgements),
-        "columns": CLAIM_COLUMNS[:-1],
+        "columns": claim_summary(CLAIM_COLUMNS),
         "numbers": FINDING_COLUMNS,
         "rows": [_claim(judgement) for judgement in judgements],
     }
@@ -108,7 +161,7 @@ def claims_section(judgements: Sequence[JudgedClaim]) -> dict[str, Any]:
 
 def _claim(judgement: JudgedClaim) -> dict[str, Any]:
     claim = judgement.claim
-    identifier, verdict, text, source, count, measured_on = claim_cells(judgement)
+    identifier, verdict, text, source, count, measured_on, resolution = claim_cells(judgement)
     low, high = _extent(judgement)
     return {
         "id": identifier,
@@ -118,20 +171,22 @@ def _claim(judgement: JudgedClaim) -> dict[str, Any]:
         "source": source,
         "count": count,
         "measured": measured_on,
+        "resolution": resolution,
         "findings": [
             {
                 "cells": cells,
                 "kind": finding.verdict.replace(" ", "-"),
+                "is_part": not any(finding is whole for whole in judgement.findings),
                 "plot": _plot(finding, claim.bound, low, high),
             }
-            for finding, cells in zip(judgement.findings, finding_cells(judgement), strict=True)
+            for finding, cells in zip(_rows(judgement), finding_cells(judgement), strict=True)
         ],
     }
 
 
 def _extent(judgement: JudgedClaim) -> tuple[float, float]:
     """Return the ends of the scale that all intervals of a claim are drawn on; the bound is on it."""
-    intervals = [finding.difference.interval for finding in judgement.findings if finding.difference]
+    intervals = [finding.difference.interval for finding in _rows(judgement) if finding.difference]
     ends = [0.0, judgement.claim.bound]
     ends += [end for interval in intervals for end in (interval.low, interval.high)]
     return min(ends), max(ends)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rankfold.bench.statistics.comparison import LEVEL
-from rankfold.bench.statistics.confidence import RESAMPLES
+from rankfold.bench.statistics.confidence import POWER, RESAMPLES
 from rankfold.report.format import (
     bytes_text,
     difference_text,
@@ -35,7 +35,11 @@ READING = (
     "while the intervals of the two values overlap.",
     "“Better” and “worse” hold for all comparisons of a table together (Holm's correction). The interval "
     "beside a verdict is that of one comparison alone, so it can be clear of zero where the verdict is “not "
-    "separated”. “Not separated” means that these data cannot tell the two apart, not that they are equal.",
+    "separated”. “Not separated” means that these data cannot tell the two apart, not that they are equal. "
+    "“Equivalent” means that two one-sided tests place the difference within the margin of the suite on both "
+    "sides, and “not inferior” that it is not below it.",
+    "“Could show” is the smallest true difference that so many seeds and examples find with a probability of "
+    f"{POWER:.0%} among so many comparisons.",
     "Trainable parameters are those of the adapter. A task head beside it is the same for every method and "
     "counted apart. The size on disk is that of the weights file, with the task head.",
 )
@@ -47,6 +51,7 @@ def headline(study: Study) -> list[str]:
     sentences = [
         *_selection_sentences(study),
         *_difference_sentences(study),
+        *_parity_sentences(study),
         *_unseparated_sentences(study),
         *_smallest_file(study),
         *_without_gain(study),
@@ -95,6 +100,21 @@ def _difference_sentences(study: Study) -> list[str]:
                 f"{label} is {verdict} than {reference} in {metric}, by {difference_text(interval)}."
                 for label, interval in intervals.items()
             ]
+    return sentences
+
+
+def _parity_sentences(study: Study) -> list[str]:
+    """Return which methods are equivalent to the reference, or not inferior, within the suite's margin."""
+    reference, metric = study.results[0].label, metric_name(study.metric)
+    sentences: list[str] = []
+    for verdict in ("equivalent", "not inferior"):
+        labels = [result.label for result in study.results if result.verdict == verdict]
+        if labels:
+            verb = "is" if len(labels) == 1 else "are"
+            sentences.append(
+                f"{_names_or_count(labels, study)} {verb} {verdict} to {reference} in {metric} by the margin "
+                "of the suite."
+            )
     return sentences
 
 

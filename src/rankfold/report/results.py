@@ -39,6 +39,8 @@ class Result:
         difference: Paired difference to the reference; None for the reference, and where none can be made.
         verdict: The verdict on the difference, corrected for the number of comparisons.
         why: The reason where it is not comparable; empty otherwise.
+        detectable: The smallest difference to the reference that the runs find with 80 % power among all
+            comparisons of the study; None without a difference.
     """
 
     label: str
@@ -49,6 +51,7 @@ class Result:
     difference: Difference | None = None
     verdict: Verdict = "not comparable"
     why: str = ""
+    detectable: float | None = None
 
     @property
     def runs(self) -> tuple[RunRecord, ...]:

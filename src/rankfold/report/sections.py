@@ -20,7 +20,7 @@ from rankfold.report.selection import (
     choice_text,
     chosen_text,
     is_chosen,
-    trial_text,
+    point_text,
     tuning_text,
 )
 from rankfold.report.study import Study
@@ -89,10 +89,10 @@ def _tuning(study: Study) -> dict[str, Any]:
         "rows": [
             {
                 "label": method.label,
-                "count": len(method.trials),
+                "count": len(method.points()),
                 "trials": [
-                    {"text": trial_text(trial), "is_chosen": is_chosen(method, trial)}
-                    for trial in method.trials
+                    {"text": point_text(values, score), "is_chosen": is_chosen(method, values)}
+                    for values, score in method.points()
                 ],
                 "chosen": chosen_text(method),
             }

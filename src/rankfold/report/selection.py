@@ -11,7 +11,8 @@ from rankfold.bench.statistics.comparison import (
     rank_records,
     shared_examples,
 )
-from rankfold.report.format import metric_name, range_text, score_text
+from rankfold.bench.suites.tuning import edge_names
+from rankfold.report.format import join_names, metric_name, range_text, score_text
 from rankfold.report.results import Result, Settings, method_settings
 from rankfold.runs.record import FitInfo, RunRecord, TuningInfo
 from rankfold.runs.records import label_with_all, value_text
@@ -175,13 +176,34 @@ class TunedMethod:
 
     Attributes:
         label: The result it was tuned for; other results of the same sweep may use its values too.
-        trials: The runs, in the order they were made.
+        trials: The runs on this task, in the order they were made; none if other tasks chose the values.
         tuning: Chosen values with their score; None as long as no run has used them.
     """
 
     label: str
     trials: tuple[RunRecord, ...]
     tuning: TuningInfo | None
+
+    def points(self) -> list[tuple[Mapping[str, object], float | None]]:
+        """Return the values tried with the scores that decided, None for a failure.
+
+        Records of version 0.1.0 have no curve; theirs are the scores of the trials.
+        """
+        if self.tuning and self.tuning.curve:
+            return [
+                (
+                    {name: value for name, value in point.items() if name != "score"},
+                    score if isinstance(score := point.get("score"), float | int) else None,
+                )
+                for point in self.tuning.curve
+            ]
+        return [(trial_values(trial), trial.metrics.get(trial.task.metric)) for trial in self.trials]
+
+    @property
+    def edges(self) -> list[str]:
+        """The names whose chosen value is the least or the greatest that was tried."""
+        curve = [{**values, "score": score} for values, score in self.points()]
+        return edge_names(self.tuning, curve) if self.tuning else []
 
 
 def is_trial(record: RunRecord) -> bool:
@@ -202,7 +224,19 @@ def make_tuned_methods(trials: Sequence[RunRecord], results: Sequence[Result]) -
     by_key = {_fixed_key(result.runs[0]): result for result in reversed(results) if result.tuning}
     order = {result.label: position for position, result in enumerate(results)}
     methods = [_tuned_method(records, by_key.get(key)) for key, records in groups.items()]
+    methods += _tuned_elsewhere(results, methods)
     return tuple(sorted(methods, key=lambda method: order.get(method.label, len(order))))
+
+
+def _tuned_elsewhere(results: Sequence[Result], methods: Sequence[TunedMethod]) -> list[TunedMethod]:
+    """Return the methods whose values other tasks chose; of a sweep, which has one curve, the first."""
+    curves = {json.dumps(method.tuning.curve) for method in methods if method.tuning}
+    others: list[TunedMethod] = []
+    for result in results:
+        if result.tuning and result.tuning.curve and json.dumps(result.tuning.curve) not in curves:
+            curves.add(json.dumps(result.tuning.curve))
+            others.append(TunedMethod(result.label, (), result.tuning))
+    return others
 
 
 def trial_values(record: RunRecord) -> Mapping[str, object]:
@@ -232,37 +266,46 @@ TUNING_COLUMNS = ("method", "trials", "tried", "chosen")
 
 
 def tuning_text(methods: Sequence[TunedMethod]) -> str:
-    """Return how the methods of a study were tuned."""
-    first = methods[0].trials[0]
-    rows = f"{first.data.rows.get('validation', 0):,}"
+    """Return how the methods of a study were tuned, and where a best value is the first or the last."""
+    first = next((method.trials[0] for method in methods if method.trials), None)
+    subject = "Every tuned method got the same number of trials, measured "
+    if first is None:
+        where = "on other tasks of the suite, which share the values: the scores are means over these."
+    else:
+        where = (
+            f"in {metric_name(first.task.metric)} on {first.data.rows.get('validation', 0):,} rows cut from "
+            f"the training split, with seed {first.training.seed}."
+        )
+    edges = [method.label for method in methods if method.edges]
+    warning = f" At the edge of its values is the best of {join_names(edges)}." if edges else ""
     return (
-        "Every tuned method got the same number of trials, measured in "
-        f"{metric_name(first.task.metric)} on {rows} rows cut from the training split, with seed "
-        f"{first.training.seed}. The table has the best trial, or the first of equals. The methods of one "
-        "sweep are tuned once, with the first of them."
+        f"{subject}{where} The table has the best trial, or the first of equals. The methods of one sweep "
+        f"are tuned once, with the first of them.{warning}"
     )
 
 
 def tuning_cells(method: TunedMethod) -> list[str]:
     """Return one row of the table: label, count, values with their scores, chosen values."""
-    trials = "; ".join(map(trial_text, method.trials))
-    return [method.label, str(len(method.trials)), trials, chosen_text(method)]
+    points = method.points()
+    trials = "; ".join(point_text(*point) for point in points)
+    return [method.label, str(len(points)), trials, chosen_text(method)]
 
 
-def trial_text(trial: RunRecord) -> str:
-    """Return the values of a trial with its score, "learning_rate=0.001: 0.861"."""
-    value = trial.metrics.get(trial.task.metric)
-    return f"{_values_text(trial_values(trial))}: {'failed' if value is None else f'{value:.3f}'}"
+def point_text(values: Mapping[str, object], score: float | None) -> str:
+    """Return tried values with their score, "learning_rate=0.001: 0.861"."""
+    return f"{_values_text(values)}: {'failed' if score is None else f'{score:.3f}'}"
 
 
 def chosen_text(method: TunedMethod) -> str:
-    """Return the chosen values; "–" as long as no run has used them."""
-    return _values_text(method.tuning.values) if method.tuning else "–"
+    """Return the chosen values, and whether they are at an edge; "–" as long as no run has used them."""
+    if method.tuning is None:
+        return "–"
+    return _values_text(method.tuning.values) + (" (at the edge)" if method.edges else "")
 
 
-def is_chosen(method: TunedMethod, trial: RunRecord) -> bool:
-    """Return whether the values of a trial were chosen."""
-    return method.tuning is not None and dict(trial_values(trial)) == dict(method.tuning.values)
+def is_chosen(method: TunedMethod, values: Mapping[str, object]) -> bool:
+    """Return whether tried values were chosen."""
+    return method.tuning is not None and dict(values) == dict(method.tuning.values)
 
 
 def _values_text(values: Mapping[str, object]) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
-from rankfold.bench.statistics.claims import JudgedClaim
+from rankfold.bench.statistics.claims import JudgedClaim, Rules
 from rankfold.bench.statistics.comparison import (
+    LEVEL,
     Difference,
     baselines_of,
     knows_metric,
@@ -92,6 +93,7 @@ def make_studies(
     *,
     reference: str | None = None,
     names: Mapping[str, str] | None = None,
+    rules: Rules | None = None,
 ) -> list[Study]:
     """Sort records into studies and compare each method with the reference.
 
@@ -99,6 +101,7 @@ def make_studies(
         records: Runs of any methods, models and tasks, in the order of their results.
         reference: Label of the result that the others are compared with; the first one if not given.
         names: Labels of results by the names of their runs; made of the settings that differ if not given.
+        rules: The margin of an equivalence, stated before the runs; nothing is called equivalent if None.
 
     Raises:
         DataError: If there are no records, or only trials of tuning.
@@ -120,7 +123,7 @@ def make_studies(
         raise unknown_name("reference", reference, labels)
     return [
         replace(
-            _study(runs, study, reference),
+            _study(runs, study, reference, rules),
             choices=make_choices(group),
             tuned=make_tuned_methods(trials.get(key[:_WITHOUT_DATA], ()), study),
         )
@@ -139,7 +142,9 @@ def _group(records: Sequence[RunRecord], *, with_data: bool) -> dict[tuple[str, 
     return groups
 
 
-def _study(records: Sequence[RunRecord], results: Sequence[Result], reference: str | None) -> Study:
+def _study(
+    records: Sequence[RunRecord], results: Sequence[Result], reference: str | None, rules: Rules | None
+) -> Study:
     count = sum(len(result.runs) for result in results)
     results = sorted(results, key=lambda result: result.label != reference)  # stable
     metric = records[0].task.metric
@@ -149,7 +154,7 @@ def _study(records: Sequence[RunRecord], results: Sequence[Result], reference: s
         model=records[0].model.name,
         task=records[0].task.name,
         metric=metric,
-        results=tuple(_compare(results, metric, examples)),
+        results=tuple(_compare(results, metric, examples, rules)),
         baselines=baselines_of([record for result in results for record in result.records]),
         examples=len(examples),
         repeats=len(records) - count,
@@ -157,15 +162,24 @@ def _study(records: Sequence[RunRecord], results: Sequence[Result], reference: s
     )
 
 
-def _compare(results: Sequence[Result], metric: str, examples: Sequence[int | str]) -> list[Result]:
+def _compare(
+    results: Sequence[Result], metric: str, examples: Sequence[int | str], rules: Rules | None
+) -> list[Result]:
     """Return the results with differences to the first one, and verdicts corrected together."""
     first = replace(results[0], verdict="reference")
     differences = [_difference(result, first, metric, examples) for result in results[1:]]
-    answers = iter(verdicts([difference for difference in differences if difference]))
+    known = [difference for difference in differences if difference]
+    answers = iter(verdicts(known, margin=rules and rules.margin))
+    level = 1 - (1 - LEVEL) / max(1, len(known))
     return [
         first,
         *(
-            replace(result, difference=difference, verdict=next(answers))
+            replace(
+                result,
+                difference=difference,
+                verdict=next(answers),
+                detectable=difference.estimate.detectable(level),
+            )
             if difference
             else replace(result, why=_obstacle(result, first, metric, examples))
             for result, difference in zip(results[1:], differences, strict=True)
@@ -237,7 +251,7 @@ def make_report(
     names = {name: label for name, (_, label) in runs_by_name(suite).items()}
     position = {name: number for number, name in enumerate(names)}
     in_order = sorted(records, key=lambda record: position.get(record.name, len(position)))
-    studies = make_studies(in_order, reference=reference, names=names)
+    studies = make_studies(in_order, reference=reference, names=names, rules=suite.rules)
     speeds = read_step_times(folder)
     with_times = (replace(study, step_times=_step_times(study, speeds)) for study in studies)
     judgements = tuple(judge_suite(suite, records))

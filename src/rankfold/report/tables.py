@@ -18,6 +18,14 @@ from rankfold.runs.records import value_text
 
 _LONG_LABEL = 20
 
+_SHAPES: Mapping[str, str] = {
+    "better": "▲ ",
+    "worse": "▼ ",
+    "equivalent": "= ",
+    "not inferior": "≥ ",
+    "not separated": "≈ ",
+}
+
 
 def columns(study: Study) -> list[str]:
     """Return the headings of the results table."""
@@ -60,8 +68,13 @@ def verdict_text(result: Result) -> str:
     """Return the verdict on a result with a shape, "▲ better"; "failed" if no run ended well."""
     if not result.records:
         return "failed"
-    shape = {"better": "▲ ", "worse": "▼ ", "not separated": "≈ "}.get(result.verdict, "")
+    shape = _SHAPES.get(result.verdict, "")
     return f"{shape}{result.verdict}" + (f": {result.why}" if result.why else "")
+
+
+def _power_text(result: Result) -> str:
+    """Return the smallest difference that could have been seen, " [could show 0.012]"; "" without any."""
+    return "" if result.detectable is None else f" [could show {result.detectable:.3f}]"
 
 
 def _result_cells(study: Study, result: Result) -> list[str]:
@@ -72,7 +85,7 @@ def _result_cells(study: Study, result: Result) -> list[str]:
         result.label,
         f"{score_text(result.score)} {range_text(result.score)}".strip(),
         difference_text(result.difference.interval) if result.difference else "",
-        verdict_text(result),
+        verdict_text(result) + _power_text(result),
         "–" if trainable is None else f"{trainable:,.0f}",
         "–" if size is None else bytes_text(size),
         "–" if seconds is None else seconds_text(seconds),
