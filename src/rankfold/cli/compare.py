@@ -18,7 +18,7 @@ from rankfold.cli.options import (
     request_options,
     section,
 )
-from rankfold.cli.planned import show_estimates
+from rankfold.cli.planned import show_estimates, show_plan
 from rankfold.errors import SpecError
 from rankfold.runs.request import RunRequest
 
@@ -98,7 +98,12 @@ Examples:
     show_default=True,
     help="Run here, or on the Ray cluster of RAY_ADDRESS.",
 )
-@click.option("--dry-run", is_flag=True, help="Train nothing; estimate the cost of all runs.")
+@click.option("--dry-run", is_flag=True, help="Train nothing; estimate cost and power of all runs.")
+@click.option(
+    "--pilot",
+    type=click.Path(path_type=Path, exists=True),
+    help="Folder of earlier runs whose times and spread --dry-run uses.  [default: --out]",
+)
 @json_option
 def command(
     *,
@@ -111,6 +116,7 @@ def command(
     out: Path | None,
     overwrite: bool,
     dry_run: bool,
+    pilot: Path | None,
     as_json: bool,
     **budget: Any,
 ) -> None:
@@ -122,6 +128,8 @@ def command(
     """
     from rankfold.bench.suites.protocol import run_suite  # --help can do without these seconds
 
+    if pilot is not None and not dry_run:
+        raise SpecError(f"--pilot {pilot} is for the plan of a dry run; add --dry-run, or leave it out.")
     settings = {key: value for key, value in budget.items() if value is not None}
     compared = _plan(suite, profile, methods, settings)
     if seeds is not None:
@@ -133,6 +141,8 @@ def command(
         from rankfold.bench.suites.protocol import all_requests
 
         is_complete = show_estimates(all_requests(compared, folder), as_json=as_json)
+        if not as_json:
+            show_plan(compared, folder, pilot)
         click.get_current_context().exit(0 if is_complete else 1)
     place = _executor(executor, jobs, compared.base.get("threads"))
     with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:

@@ -1,12 +1,14 @@
-"""Estimates of a suite's runs, for `rankfold compare --dry-run`."""
+"""Estimates and plan of a suite's runs, for `rankfold compare --dry-run`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankfold.cli.console import note, print_json, print_table, progress_screen
 
 if TYPE_CHECKING:
     from rankfold.bench.estimates import RunsEstimate
+    from rankfold.bench.suites.suite import Suite
     from rankfold.runs.request import RunRequest
 
 
@@ -54,6 +56,39 @@ def show_estimates(requests: "Sequence[RunRequest]", *, as_json: bool) -> bool:
             "one at a time, every row at its full length and without evaluations."
         )
     return is_complete
+
+
+def show_plan(suite: "Suite", folder: Path, pilot: Path | None) -> None:
+    """Print the hours and the power of a suite, as far as records of earlier runs tell them."""
+    from rankfold.bench.suites.plan import plan_suite
+    from rankfold.report.format import seconds_text
+    from rankfold.runs.records import find_records
+
+    plan = plan_suite(suite, folder, None if pilot is None else find_records(pilot))
+    if plan.hours is None:
+        note("no earlier runs tell how long it takes here; name a folder of some with --pilot.")
+    else:
+        note(
+            f"{plan.left} of {plan.runs} runs are left, about {seconds_text(3600 * plan.hours)} one at a "
+            "time, as earlier runs took."
+        )
+    if plan.claims:
+        print_table(
+            ["claim", "expects", "margin", "tasks", "seeds", "could show (80 %)"],
+            [
+                [
+                    claim.claim.id,
+                    claim.claim.expect,
+                    f"{claim.claim.margin:.3f}" if claim.claim.margin else "–",
+                    ", ".join(claim.tasks),
+                    str(len(suite.seeds)),
+                    "–" if claim.detectable is None else f"{claim.detectable:.3f}",
+                ]
+                for claim in plan.claims
+            ],
+            title="power",
+            left=(0, 1, 3),
+        )
 
 
 def _cells(runs_estimate: "RunsEstimate") -> list[str]:

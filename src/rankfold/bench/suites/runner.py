@@ -120,8 +120,8 @@ def seconds_left(
 ) -> float | None:
     """Return an estimate of the seconds until all are done, or None while nothing can be said.
 
-    A run is expected to take what those of the same model, task and length took, or all of them where there
-    is none; several at once are expected to share the work evenly.
+    A run is expected to take what those of the same model, task and length took; where there is none, what
+    all of them took, by the step if its steps are known. Several at once share the work evenly.
 
     Args:
         remaining: What is still to do, runs under way included.
@@ -136,12 +136,13 @@ def seconds_left(
     if not seconds_taken:
         return None
     overall = mean(seconds for _, seconds in seconds_taken)
+    step = overall / mean(record.training.steps for _, record in done_runs if record.status == "done")
 
     def expected_seconds(request: RunRequest) -> float:
         similar = [
             seconds for other_request, seconds in seconds_taken if _length(other_request) == _length(request)
         ]
-        return mean(similar) if similar else overall
+        return mean(similar) if similar else step * request.steps if request.steps else overall
 
     return sum(map(expected_seconds, remaining)) / min(jobs, max(1, len(remaining)))
 
