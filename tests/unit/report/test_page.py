@@ -12,6 +12,7 @@ import pytest
 import vl_convert
 
 from rankfold.bench.statistics.comparison import Difference, Interval
+from rankfold.bench.statistics.confidence import MeanEstimate
 from rankfold.errors import DataError, RankfoldError
 from rankfold.report.chart_style import style_of
 from rankfold.report.charts import study_figures
@@ -229,7 +230,8 @@ def test_headline_of_many_methods_is_short():
 
 def _rows_of(study, *, verdict, low, high):
     first, *others = study.results
-    clear = Difference(Interval((low + high) / 2, low, high), 0.03)
+    error = (high - low) / 4
+    clear = Difference(MeanEstimate((low + high) / 2, 1000, 10_000, error, 0.0, error))
     return replace(
         study, results=(first, *(replace(row, difference=clear, verdict=verdict) for row in others))
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rankfold.bench.statistics.claims import Rules
 from rankfold.bench.step_times import StepTime, write_step_times
 from rankfold.bench.suites.saved_suite import save_suite
 from rankfold.bench.suites.suite import Variant
@@ -61,9 +62,10 @@ def test_every_claim_has_a_verdict_with_a_shape_of_its_own(report):
 
 def test_claim_says_what_it_was_measured_on(report):
     first, second, *_, last = map(claim_cells, report.judgements)
-    assert first[-2:] == ["2 of 2 supported", "minilm on mrpc and sst2 (accuracy), 4 seeds"]
-    assert second[-1] == "minilm on mrpc (accuracy), 4 seeds"
-    assert last[-2:] == ["0 of 2 supported", "–"]
+    assert first[4:6] == ["2 of 2 supported", "minilm on mrpc and sst2 (accuracy), 4 seeds"]
+    assert second[5] == "minilm on mrpc (accuracy), 4 seeds"
+    assert last[4:] == ["0 of 2 supported", "–", "–"]
+    assert 0 < float(first[6]) < 0.25
 
 
 def test_numbers_behind_a_verdict_are_there_for_each_task(report):
@@ -73,6 +75,19 @@ def test_numbers_behind_a_verdict_are_there_for_each_task(report):
     assert all(row[1] == "relayed_lora k=32 − lora" and "[" in row[3] for row in rows)
     assert rows[0][4] == "above −0.250"
     assert finding_cells(second)[0][1] == "relayed_lora k=4 → k=8 → k=16 → k=32"
+
+
+def test_mean_over_tasks_stands_before_its_tasks(suite, tmp_path):
+    save_suite(replace(suite, rules=Rules(margin=0.05)), tmp_path)
+    pooled = make_report(records_of(suite), tmp_path)
+    rows = finding_cells(pooled.judgements[0])
+    assert [row[0] for row in rows] == ["mean of 2 tasks", "mrpc", "sst2"]
+    assert rows[0][-1] == "✓ supported: not inferior"
+    assert {row[-1] for row in rows[1:]} == {"part of the mean"}
+    assert float(rows[0][5]) > 0
+    assert rows[1][5] == "–"
+    assert "mean of 2 tasks" in html_page(pooled, version="1")
+    assert "could show" in cells(pooled.studies[0])[1][3]
 
 
 def test_sentence_counts_the_verdicts(report):
