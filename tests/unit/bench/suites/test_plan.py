@@ -61,7 +61,8 @@ def test_runs_with_a_record_are_done_and_the_others_take_as_long_by_the_step(pil
     done = planned.requests(tmp_path)[0]
     record = with_request(make_record(steps=50), **{"out": done.out})
     record = replace(record, seconds=replace(record.seconds, total=90.0))
-    record.write(tmp_path / done.out.name)
+    done.out.mkdir()
+    record.write(done.out)
     plan = plan_suite(planned, tmp_path)
     assert (plan.runs, plan.left) == (8, 7)
     assert plan.hours == pytest.approx(7 * 90 / 3600)
