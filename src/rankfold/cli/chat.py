@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rankfold.runs.chat import Conversation
 
 _FIELDS = (
-    *("model", "trust_remote_code", "max_length", "precision", "device"),
+    *("model", "trust_remote_code", "max_length", "chat_template", "precision", "device"),
     *fields_of(SamplingRequest),
 )
 _PROMPT = "> "
@@ -48,7 +48,9 @@ def command(
     with shown_notes():
         conversation = Conversation(load_for(request), request, system)
     note(_HELP)
-    if not conversation.remembers:
+    if conversation.remembers:
+        note(f"conversations are written by {_template_name(conversation, request)}.")
+    else:
         note("there is no chat template: each line is answered alone, without those before it.")
     for line in _lines():
         match line.strip():
@@ -61,6 +63,13 @@ def command(
                 note("the conversation begins anew.")
             case text:
                 _answer(conversation, text)
+
+
+def _template_name(conversation: "Conversation", request: PredictRequest) -> str:
+    if request.chat_template is not None:
+        return f"the chat template '{request.chat_template}'"
+    is_learned = conversation.model.learner.chat_template.text is not None
+    return "the chat template of the training" if is_learned else "the chat template of the tokenizer"
 
 
 def _lines() -> Iterator[str]:

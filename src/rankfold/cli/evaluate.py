@@ -30,7 +30,7 @@ _HELP_TEXTS = {
     "out.",
 }
 _DATA_OPTIONS = tuple(name for name in fields_of(DataRequest) if name != "max_length")
-_HARNESS_OPTIONS = ("include", "limit", "num_fewshot", "chat_template", "out")
+_HARNESS_OPTIONS = ("include", "limit", "num_fewshot", "harness_chat_template", "out")
 _METRIC_COLUMNS = ("task", "version", "few-shot", "filter", "metric", "value", "standard error")
 
 
@@ -53,7 +53,7 @@ _METRIC_COLUMNS = ("task", "version", "few-shot", "filter", "metric", "value", "
 )
 @_harness("--limit", type=int, help="Examples per task; all if left out.")
 @_harness("--num-fewshot", type=int, help="Solved examples in the prompt; the task's own number if left out.")
-@_harness("--chat-template", is_flag=True, help="Put prompts into the tokenizer's chat template.")
+@_harness("--harness-chat-template", is_flag=True, help="Put prompts into the tokenizer's chat template.")
 @_harness("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the full result.")
 @json_option
 @click.pass_context
@@ -64,7 +64,7 @@ def command(
     include: tuple[Path, ...],
     limit: int | None,
     num_fewshot: int | None,
-    chat_template: bool,
+    harness_chat_template: bool,
     out: Path | None,
     as_json: bool,
     **_options: Any,  # fields of the request, read off the context
@@ -79,7 +79,7 @@ def command(
     request = EvaluateRequest(**merge_values(context, EvaluateRequest))
     if tasks:
         harness = {"tasks": tasks, "include": include, "limit": limit, "num_fewshot": num_fewshot}
-        _evaluate_with_harness(request, out, as_json=as_json, chat_template=chat_template, **harness)
+        _evaluate_with_harness(request, out, as_json=as_json, chat_template=harness_chat_template, **harness)
         return
     from rankfold.runs.evaluate import evaluate
 

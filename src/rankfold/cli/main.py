@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from itertools import pairwise, takewhile
 from typing import Any, TextIO, final
 
 import click
@@ -95,7 +96,9 @@ class Program(click.Group):
         """
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], COMMANDS)
-        return super().resolve_command(ctx, args)
+        name, command, words = super().resolve_command(ctx, args)
+        _check_values(ctx, command, words)
+        return name, command, words
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
@@ -117,6 +120,25 @@ class Program(click.Group):
                     sys.exit(super().main(words, *more, **extra) or 0)
             except Exception as error:  # the one place that answers for every failure
                 sys.exit(_explain(error, debug=state.get(_DEBUG, False)))
+
+
+def _check_values(context: click.Context, command: click.Command | None, words: Sequence[str]) -> None:
+    """Refuse an option as the value of the one before it, which click would take it for.
+
+    Raises:
+        SpecError: If an option that needs a value is followed by another option of the command.
+    """
+    while isinstance(command, click.Group) and words:
+        command, words = command.get_command(context, words[0]), words[1:]
+    if command is None:
+        return
+    options = [item for item in command.params if isinstance(item, click.Option)]
+    flags = {flag: item for item in options for flag in (*item.opts, *item.secondary_opts)}
+    for word, value in pairwise(takewhile("--".__ne__, words)):
+        option = flags.get(word)
+        needs_value = option is not None and not option.is_flag and not option.count
+        if needs_value and value.partition("=")[0] in {*flags, "--help"}:
+            raise SpecError(f"{word} needs a value, but '{value}' is an option; give {word} its value.")
 
 
 def _starts_processes(words: Sequence[str]) -> bool:

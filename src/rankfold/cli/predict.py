@@ -21,6 +21,7 @@ _FIELDS = tuple(name for name in fields_of(PredictRequest) if name != "adapter")
 _data = section("Data")
 _output = section("Output")
 _SHOWN_LETTERS = 60
+_NOTHING = "(none)"
 
 _EPILOG = """\b
 Examples:
@@ -180,6 +181,8 @@ def _text_of(prediction: object) -> str:
         case float():
             return f"{prediction:.6g}"
         case list():
-            return ", ".join(map(str, cast("list[object]", prediction)))
+            return ", ".join(map(str, cast("list[object]", prediction))) or _NOTHING
+        case None:
+            return _NOTHING
         case _:
             return str(prediction)

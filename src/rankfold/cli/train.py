@@ -18,7 +18,7 @@ from rankfold.cli.options import (
     stated_values,
 )
 from rankfold.runs.check import check_request
-from rankfold.runs.fields import differences
+from rankfold.runs.fields import differences, fields_of, read_yaml
 from rankfold.runs.output import find_beginning, refuse_differences
 from rankfold.runs.request import RunRequest
 
@@ -43,7 +43,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="A YAML file with field names as --print-config prints them; the command line takes precedence.",
 )
-@click.option("--print-config", is_flag=True, help="Print all values that are set, as YAML for --config.")
+@click.option("--print-config", is_flag=True, help="Print the values that are given, as YAML for --config.")
 @click.option(
     "--dry-run", "is_dry_run", is_flag=True, help="Build and count everything, train and write nothing."
 )
@@ -59,10 +59,10 @@ def command(
     **_options: Any,  # which `make_request` reads off the context
 ) -> None:
     """Fine-tune a model with one method, and write the adapter with its record and curve."""
-    request = make_request(context, config)
     if print_config:
-        click.echo(request.to_yaml(), nl=False)
+        click.echo(_config_text(context, config), nl=False)
         return
+    request = make_request(context, config)
     check_request(request, writes=not is_dry_run)
     from rankfold.runs.run import dry_run, run  # seconds of imports
 
@@ -101,6 +101,14 @@ def make_request(context: click.Context, config: Path | None) -> RunRequest:
     if "mixture" in stated:
         check_mixture(request.mixture, [request.task])
     return request
+
+
+def _config_text(context: click.Context, config: Path | None) -> str:
+    """Return the values that the command line and a YAML file state, checked, as YAML."""
+    names = {*stated_values(context, RunRequest), *(() if config is None else read_yaml(RunRequest, config))}
+    fields = fields_of(RunRequest).items()
+    required: dict[str, Any] = {name: name for name, field in fields if field.is_required()}
+    return RunRequest(**required | merge_values(context, RunRequest, config)).to_yaml(names)
 
 
 def _resume_as_it_began(values: Mapping[str, Any]) -> RunRequest:

@@ -23,8 +23,9 @@ from rankfold.store.adapter import SavedAdapter
 from rankfold.store.loading import load_adapter
 from rankfold.store.manifest import TaskManifest
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.read import Row
+from rankfold.tasks.data.read import Row, Table
 from rankfold.tasks.kinds import LabelHints, Learner, TaskKind, default_kind, find_kind
+from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATE, read_template
 from rankfold.tasks.registry import choice_word_of
 from rankfold.tasks.scoring import Scoring
 
@@ -154,7 +155,19 @@ class AdaptedModel:
                 examples += self.kind.inputs([row], columns, self.hints)
             except DataError as error:
                 raise DataError(f"row {number}: {error}") from error
+        self._note_empty(examples)
         return examples
+
+    def _note_empty(self, examples: Sequence[Any]) -> None:
+        """Log which rows have no text, since their answers say nothing about them."""
+        empty = [
+            position
+            for position, example in enumerate(examples)
+            if not any(text.strip() for text in self.kind.input_texts(example).values())
+        ]
+        if empty:
+            places = Table([dict[str, object]()] * len(examples)).locate_rows(empty)
+            logger.warning("there is no text in %s; the answer is a guess without one.", places)
 
     def answer(
         self,
@@ -211,6 +224,7 @@ def load(  # noqa: PLR0913 (each is a keyword of its own for a notebook)
     label_names: Sequence[str] | None = None,
     max_length: int | None = None,
     scoring: ScoringName | None = None,
+    chat_template: str | None = None,
     batch_size: int = _BATCH_SIZE,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -228,6 +242,7 @@ def load(  # noqa: PLR0913 (each is a keyword of its own for a notebook)
         label_names: The class names in the order of the model's outputs, for an adapter that does not say.
         max_length: The most tokens of a row; as in training if None.
         scoring: How answers with choices are found; as in training if None.
+        chat_template: The name or file of a template of conversations; as in training if None.
         batch_size: Rows at a time.
         device: auto, cpu, cuda or mps.
         precision: auto, fp32 or bf16.
@@ -246,6 +261,8 @@ def load(  # noqa: PLR0913 (each is a keyword of its own for a notebook)
     base_model = _find_base(trained, base, trust_remote_code=trust_remote_code)
     task = _find_task(trained, base_model, kind, label_names)
     task_kind = find_kind(task.kind)
+    if chat_template is not None:
+        task = replace(task, settings=_with_template(task, task_kind, chat_template))
     manifest = trained.manifest
     learner = make_learner(
         trained,
@@ -421,6 +438,17 @@ def _find_task(
         raise SpecError(f"{title} does not name its classes; name them with --labels.")
     names = tuple(label_names or (f"LABEL_{index}" for index in range(outputs or 0)))
     return TaskManifest(trained.saved.source, task_kind.name, names if len(names) > 1 else None)
+
+
+def _with_template(task: TaskManifest, kind: TaskKind, name: str) -> dict[str, JsonValue]:
+    """Return the settings of a task with another chat template.
+
+    Raises:
+        SpecError: If the kind writes no conversations, or there is no such template.
+    """
+    if not kind.uses_chat_template:
+        raise SpecError(f"a chat template is of no use to the kind {kind.name}; leave it out.")
+    return {**task.settings, CHAT_TEMPLATE: read_template(name)}
 
 
 def _head_outputs(saved: SavedAdapter) -> int | None:

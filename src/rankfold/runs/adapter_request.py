@@ -32,7 +32,10 @@ _ADAPTER, _SAMPLING = Option("Adapter"), Option("How to generate")
 _EVALUATION, _EVALUATION_PLACE = Option("What to evaluate"), Option("Where")
 
 _FIELDS_OF_RUN = ("model", "batch_size")
-_DATA_FIELDS_OF_RUN = tuple(name for name in fields_of(DataRequest) if name != "max_length")
+# The text of a run's chat template is part of its settings; the file that it was read from may be gone.
+_DATA_FIELDS_OF_RUN = tuple(
+    name for name in fields_of(DataRequest) if name not in ("max_length", "chat_template")
+)
 
 
 @request_class
@@ -208,6 +211,11 @@ class PredictRequest(SamplingRequest):
     )
     max_length: Annotated[int | None, DATA_OPTION] = Field(
         None, gt=0, le=10**7, description="Maximum tokens per row; as in training if left out."
+    )
+    chat_template: Annotated[str | None, DATA_OPTION] = Field(
+        None,
+        description="Template of conversations: chatml, alpaca, vicuna or a Jinja file; as in training if "
+        "left out.",
     )
     scoring: Annotated[ScoringName | None, DATA_OPTION] = Field(
         None,

@@ -105,7 +105,7 @@ def _choose_split(request: EvaluateRequest, record: RunRecord | None) -> _Split:
     """
     name = request.split
     files: list[str] = [] if request.data is None else list(find_source(request.data).files)
-    is_file = request.data is not None and Path(request.data).expanduser().is_file()
+    is_file = request.data is not None and len(files) == 1 and Path(request.data).expanduser().is_file()
     if is_file and name not in (None, *TRAINING_SPLITS):
         raise SpecError(f"'{request.data}' is one file and has no split '{name}'; leave --split out.")
     if name is not None:

@@ -7,7 +7,7 @@ the same values and are refused in the same words.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, wraps
 from math import isfinite
@@ -102,12 +102,16 @@ class Request:
         }
         return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
 
-    def to_yaml(self) -> str:
-        """Return the request as YAML, which `read_yaml` reads."""
+    def to_yaml(self, names: Collection[str] | None = None) -> str:
+        """Return the request as YAML, which `read_yaml` reads.
+
+        Args:
+            names: The fields to write; all that are not None if None.
+        """
         import yaml  # only those who write YAML wait for it
 
         _, dumper = _yaml_schema()
-        values = self.to_dict()
+        values = {name: value for name, value in self.to_dict().items() if names is None or name in names}
         # PyYAML writes this one letter unescaped, and reads it as a line break.
         is_readable = "\x85" not in json.dumps(values, ensure_ascii=False)
         return yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=is_readable)

@@ -65,13 +65,20 @@ class AnsweredRow:
             answer[_PROBABILITY] = self.probability
             by_class = cast("dict[str, object]", shares)
             answer |= {f"{_PROBABILITY}: {name}": by_class[name] for name in classes}
-        answer |= details
-        return {**{name: value for name, value in self.row.items() if not _is_answer(name)}, **answer}
+        row = {name: value for name, value in self.row.items() if not _is_answer(name)}
+        # A column of the user's own keeps its name; one with the same value, such as tokens, is there once.
+        answer |= {
+            f"{PREDICTION}: {name}" if name in row else name: value
+            for name, value in details.items()
+            if name not in row or row[name] != value
+        }
+        return {**row, **answer}
 
 
 def _is_answer(column: str) -> bool:
     """Whether a column is that of an answer, which an earlier prediction may have left in the data."""
-    return column in (PREDICTION, _PROBABILITY, _PROBABILITIES) or column.startswith(f"{_PROBABILITY}: ")
+    prefixes = (f"{PREDICTION}: ", f"{_PROBABILITY}: ")
+    return column in (PREDICTION, _PROBABILITY, _PROBABILITIES) or column.startswith(prefixes)
 
 
 def replaced_columns(rows: Iterable[InputText]) -> list[str]:
@@ -95,6 +102,7 @@ def load_for(request: PredictRequest) -> AdaptedModel:
         label_names=names,
         max_length=request.max_length,
         scoring=request.scoring,
+        chat_template=request.chat_template,
         batch_size=request.batch_size,
         device=request.device,
         precision=request.precision,

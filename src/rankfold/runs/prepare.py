@@ -16,12 +16,14 @@ from rankfold.models.loading import Loading
 from rankfold.progress import Progress, Silent, quiet_libraries
 from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
 from rankfold.runs.record import InitInfo, ParametersInfo
-from rankfold.runs.request import DEFAULT_EPOCHS, RunRequest
+from rankfold.runs.request import BALANCED, DEFAULT_EPOCHS, RunRequest
 from rankfold.runs.warm_start import start_from, with_seed_of
 from rankfold.store.saved import open_adapter
 from rankfold.tasks import TaskData, choose_metrics, limit_rows, load_task
 from rankfold.tasks.data.findings import Finding, log_findings
+from rankfold.tasks.data.label_findings import IMBALANCED
 from rankfold.tasks.kinds import Features, Learner, TaskKind
+from rankfold.tasks.metrics import metric_name
 from rankfold.train.held_out import LOSS
 from rankfold.train.optimizer import parameter_groups
 from rankfold.train.reducer.probe import hold_out_probes
@@ -103,12 +105,18 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
     )
     data = choose_metrics(load_task(request.task_request, is_causal=base.is_causal), request.metrics)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
-    log_findings(data.all_findings)
+    findings = [
+        finding
+        for finding in data.all_findings
+        if (request.class_weights, request.sampling) == (None, None) or finding.name != IMBALANCED
+    ]
+    log_findings(findings)
     data = limit_rows(data, {"train": request.train_rows, "validation": request.eval_rows})
     if request.class_weights is not None:
-        data = replace(data, kind=data.kind.weigh_classes(data.examples))
+        weights = None if request.class_weights == BALANCED else request.class_weights
+        data = replace(data, kind=data.kind.weigh_classes(data.examples, cast(Any, weights)))
     if request.save_best not in (None, LOSS, *data.task.metrics):
-        raise unknown_name("metric of save_best", str(request.save_best), (LOSS, *data.task.metrics))
+        raise _unmeasured(str(request.save_best), data)
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     head = data.kind.head(data.examples.label_names)
@@ -148,6 +156,10 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
     data.kind.check(learner, data.examples.splits["validation"])
     rows = data.kind.encode(learner, data.examples.splits["train"], training=True)
     token_remarks = learner.token_findings(rows)
+    if request.sampling is not None:
+        order = data.kind.balanced_order(data.examples.splits["train"])
+        rows = [rows[index] for index in order]
+        token_remarks.append(Finding("sampling", f"balanced sampling makes {len(rows):,} rows of an epoch."))
     log_findings(token_remarks)
     if request.packing:
         rows = data.kind.pack(learner, rows)
@@ -168,7 +180,21 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
         reducer=reducer,
         probe_rows=probe_rows,
         init=init,
-        findings=(*data.all_findings, *remarks, *token_remarks),
+        findings=(*findings, *remarks, *token_remarks),
+    )
+
+
+def _unmeasured(name: str, data: TaskData) -> SpecError:
+    """Return the error for a metric of save_best that a run does not measure."""
+    measured = (LOSS, *data.task.metrics)
+    possible = data.kind.possible_metrics(data.examples)
+    try:
+        metric = metric_name(name, possible, data.kind.name)
+    except SpecError:
+        return unknown_name("metric of save_best", name, (*measured, *possible))
+    return SpecError(
+        f"save_best is '{name}', which this run does not measure; give --metric {metric} with --save-best "
+        f"{metric}, or one of {', '.join(measured)}."
     )
 
 

@@ -1,12 +1,13 @@
 """The request of one run: every field with its range, default and help text."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 from pydantic.fields import FieldInfo
 
 from rankfold.errors import SpecError, unknown_name
@@ -18,6 +19,7 @@ from rankfold.runs.fields import (
     flag_of,
     option_of,
     request_class,
+    value_type,
 )
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.decode import MAX_BYTES, ReadOptions
@@ -63,6 +65,34 @@ DELIMITER_FIELD: Any = Field(
     None, description="Delimiter of CSV files: a character, or tab; found by the header if left out."
 )
 MOST_BYTES_FIELD: Any = Field(MAX_BYTES, gt=0, le=2**50, description="Most bytes of a split, decompressed.")
+
+
+BALANCED = "balanced"
+"""The class weights with which all classes count alike."""
+
+
+def read_class_weights(value: object) -> object:
+    """Return class weights by name, which may be written as spam=5,ham=1 or as JSON; "balanced" as it is.
+
+    Raises:
+        SpecError: If they are neither.
+    """
+    if value is None or value == BALANCED:
+        return value
+    weights = value
+    try:
+        if isinstance(value, str):
+            parts = (part.rpartition("=") for part in value.split(","))
+            is_json = value.lstrip().startswith("{")
+            weights = json.loads(value) if is_json else {name.strip(): float(text) for name, _, text in parts}
+        numbers = {str(name): float(weight) for name, weight in cast("Mapping[Any, Any]", weights).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        numbers = {}
+    if not numbers or "" in numbers or not all(0 < number < math.inf for number in numbers.values()):
+        raise SpecError(
+            f"class_weights is {value!r}; give balanced, or a number above 0 for each class, as spam=5,ham=1."
+        )
+    return numbers
 
 
 @request_class
@@ -112,6 +142,11 @@ class DataRequest(Request):
     drop_missing: Annotated[bool | None, DATA_OPTION] = Field(
         None, description="Leave out rows whose text or label is missing, instead of refusing them."
     )
+    chat_template: Annotated[str | None, DATA_OPTION] = Field(
+        None,
+        description="Template of conversations: chatml, alpaca, vicuna or a Jinja file; the model's own if "
+        "left out.",
+    )
     scoring: Annotated[ScoringName | None, DATA_OPTION] = Field(
         None,
         description="How a model that writes text chooses: likelihood (a token's, on average), "
@@ -143,6 +178,7 @@ class DataRequest(Request):
             columns,
             decimal=self.decimal,
             drops_missing=bool(self.drop_missing),
+            chat_template=self.chat_template,
             reading=self.read_options,
         )
 
@@ -205,11 +241,6 @@ class RunRequest(DataRequest):
     freeze_head: Annotated[bool, Option("What to train", is_per_method=True)] = Field(
         default=False, description="Keep a new classification head at its random initial values (frozen)."
     )
-    chat_template: Annotated[str | None, DATA_OPTION] = Field(
-        None,
-        description="Template of conversations: chatml, alpaca, vicuna or a Jinja file; the model's own if "
-        "left out.",
-    )
     packing: Annotated[bool, _TRAINING] = Field(
         default=False,
         description="Put several short texts into one row, which do not see each other; for kinds that write "
@@ -221,9 +252,19 @@ class RunRequest(DataRequest):
     eval_rows: Annotated[int | None, DATA_OPTION] = Field(
         None, gt=0, le=10**12, description="Evaluate on this many rows, drawn with a fixed seed."
     )
-    class_weights: Annotated[Literal["balanced"] | None, _TRAINING] = Field(
+    class_weights: Annotated[
+        str | Mapping[str, float] | None,
+        BeforeValidator(read_class_weights),
+        Option("How to train", metavar="balanced|CLASS=W,..."),
+    ] = Field(
         None,
-        description="balanced: rows of rare classes count more in the loss, so that all classes count alike.",
+        description="Weights of classes in the loss, such as spam=5,ham=1 (1 where left out); balanced: all "
+        "classes count alike.",
+    )
+    sampling: Annotated[Literal["balanced"] | None, _TRAINING] = Field(
+        None,
+        description="balanced: rows of rarer classes are repeated until each class has as many as the "
+        "largest.",
     )
     hold_out: Annotated[bool, DATA_OPTION] = Field(
         default=False,
@@ -361,6 +402,11 @@ class RunRequest(DataRequest):
                 f"epochs ({self.epochs:g}) and steps ({self.steps}) are both given; give one of them."
             )
         self._check_evaluations()
+        if self.class_weights is not None and self.sampling is not None:
+            raise SpecError(
+                "class_weights and sampling are both given, and either makes rare classes count more; give "
+                "one of them."
+            )
         if self.base_dtype == "bf16" and self.precision == "fp32":
             raise SpecError("base_dtype 'bf16' cannot be trained with precision 'fp32'; use bf16 or auto.")
         _ = self.rates
@@ -374,7 +420,6 @@ class RunRequest(DataRequest):
             super().task_request,
             holds_out=self.hold_out,
             mixture=self.mixture,
-            chat_template=self.chat_template,
         )
 
     @property
@@ -434,6 +479,8 @@ class RunRequest(DataRequest):
 def _option_words(name: str, field: FieldInfo, value: JsonValue) -> list[str]:
     """Return one field of a request as words of a command line."""
     flag, switch = flag_of(name, field), option_of(field).switch
+    if isinstance(value, dict) and value_type(field) is not dict:
+        return [flag, json.dumps(value)]
     if isinstance(value, dict):
         switch = [] if switch is None else [switch]
         return [

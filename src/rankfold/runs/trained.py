@@ -51,12 +51,21 @@ def open_trained(location: str | Path) -> TrainedAdapter:
         StoreError: If the store cannot be read.
     """
     remove_leftover(Path(location))
+    _check_no_model(Path(location))
     saved, record = open_adapter(location), find_record(Path(location))
     saved.check_finite()
     if record is None:
         return TrainedAdapter(saved, saved.manifest, None)
     _check_weights(saved, record)
     return TrainedAdapter(saved, saved.manifest or manifest_of(record), record)
+
+
+def _check_no_model(folder: Path) -> None:
+    if (folder / "config.json").is_file() and not (folder / CONFIG_NAME).is_file():
+        raise AdapterFileError(
+            f"'{folder}' is a whole model, such as a merged export, and no adapter; name the adapter that it "
+            "was made from, or load the model with transformers."
+        )
 
 
 def _check_weights(saved: SavedAdapter, record: RunRecord) -> None:

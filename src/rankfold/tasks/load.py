@@ -7,7 +7,13 @@ from typing import Any, final
 from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
 from rankfold.tasks.bbc_news import SOURCE, read_bbc_news
-from rankfold.tasks.data.columns import Columns, check_columns, find_columns, is_question
+from rankfold.tasks.data.columns import (
+    Columns,
+    check_columns,
+    check_no_preferences,
+    find_columns,
+    is_question,
+)
 from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
 from rankfold.tasks.data.findings import Finding
@@ -63,6 +69,7 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     reader = _Reader(task, source, request)
     tables = reader.tables(splits)
     rows = next(iter(tables.values())).rows
+    check_no_preferences(rows[0], request.columns)
     name = request.kind or task.kind
     kind = claiming_kind(rows, request.columns) if name is None else find_kind(name)
     columns = (find_columns if kind is None else kind.columns)(rows, request.columns)
@@ -86,7 +93,7 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     findings += dict.fromkeys(finding for table in tables.values() for finding in table.findings)
     check_columns({split: table.rows for split, table in tables.items()}, columns)
     if request.drops_missing:
-        tables, remarks = drop_missing(tables, columns)
+        tables, remarks = drop_missing(tables, columns, takes_empty_labels=kind.takes_empty_labels)
         findings += remarks
     if "validation" in splits and (request.holds_out or "validation" not in tables):
         tables, remarks = _hold_out(

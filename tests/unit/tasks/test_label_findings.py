@@ -51,7 +51,7 @@ def test_words_for_true_and_false_are_not_several_classes_without_a_word(labels)
 
 
 @pytest.mark.parametrize(
-    ("kind", "label"), [("multi_label", ["spam", "Spam "]), ("token_labels", ["B-PER", "b-PER"])]
+    ("kind", "label"), [("multi_label", ["spam", "Spam "]), ("token_labels", ["B-PER", "B-Per"])]
 )
 def test_lists_of_labels_have_the_same_remarks(kind, label):
     rows = [{"text": ["one", "two"] if kind == "token_labels" else "one two", "label": label}] * 3

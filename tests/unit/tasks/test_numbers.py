@@ -67,7 +67,7 @@ def test_decimal_separator_can_be_named(decimal, value):
     "text",
     [
         *("", ".", "nan", "inf", "Q1", "v1.2", "item 3", "1_000", "12:30", "1/2", "2024-01-05", "1,2,3"),
-        *("12 - 15", "١٢", "0x10", "1" * 100, "a" * 100_000),
+        *("12 - 15", "½", "0x10", "1" * 100, "a" * 100_000),
     ],
 )
 def test_other_texts_are_no_numbers(text):

@@ -84,7 +84,7 @@ def test_tags_that_go_on_with_nothing_are_counted():
         item.name: item.message for item in _examples(_row("O", "I-PER"), _row("B-PER", "O")).findings
     }
     assert (
-        "'I-PER' in 'ner_tags' goes on with an entity that has not begun, 1 times (row 1)"
+        "'I-PER' in 'ner_tags' goes on with an entity that has not begun, once (row 1)"
         in (messages["inconsistent_tags"])
     )
     assert messages["entities"] == "2 entities: 'PER' 2."

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, datetime, time
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -100,8 +102,29 @@ def _rows(path: Path, schema: Any, batches: Iterator[Any], max_bytes: int) -> Fi
         size += cast(int, batch.nbytes) + _ROW_BYTES * cast(int, batch.num_rows)
         check_size(path, size, max_bytes)
         batch.validate(full=True)
-        rows += cast("list[Row]", batch.to_pylist())
+        rows += map(_plain_values, cast("list[Row]", batch.to_pylist()))
     return FileRows(rows, class_names=_class_names(schema.metadata or {}), size=size)
+
+
+def _plain_values(row: Row) -> Row:
+    """Return a row as JSON has it: decimals as numbers, dates and times as ISO texts."""
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Decimal():
+            return int(value) if value.as_tuple().exponent == 0 else float(value)
+        case datetime():
+            return value.isoformat(" " if value.tzinfo is None else "T").removesuffix(" 00:00:00")
+        case date() | time():
+            return value.isoformat()
+        case list():
+            return [_plain(item) for item in cast("list[object]", value)]
+        case dict():
+            return {name: _plain(item) for name, item in cast("dict[object, object]", value).items()}
+        case _:
+            return value
 
 
 def _decode_batch(batch: Any) -> Any:

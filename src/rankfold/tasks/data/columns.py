@@ -11,8 +11,17 @@ from rankfold.tasks.data.texts import find_name, find_texts, picture_columns, te
 
 _LABELS = ("label", "labels", "class", "category", "score", "target")
 
+_SAMPLE_ROWS, _MOST_VALUES, _LONGEST_LABEL, _LISTED_COLUMNS = 1000, 20, 40, 3
+
 INSTRUCTION_COLUMNS = ("instruction", "output")
 CHOICE_COLUMNS = ("question", "choices", "answer")
+
+_PREFERENCES = (
+    ("chosen", "rejected"),
+    ("prompt", "completion", "label"),
+    ("prompt", "completions", "labels"),
+)
+"""Columns of preference data, as TRL has them for DPO, KTO and process rewards."""
 
 _LAYOUTS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("messages",): ("system",),
@@ -115,10 +124,13 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
         return replace(overrides, **question._asdict())
     label = overrides.label or find_name(_LABELS, present)
     if label is None:
+        likely = _likely_labels(rows)
+        example = f", such as {' or '.join(likely)}" if likely else ""
         raise DataError(
-            f"there is no label column; name it with --label-column or, for a model that writes text, call "
-            f"the columns {_quote_list(INSTRUCTION_COLUMNS)}, or {_quote_list(CHOICE_COLUMNS)}, or name "
-            "prompt and answer with --kind instruction --text-column and --label-column; "
+            f"there is no label column; name it with --label-column{example} or, for a model that writes "
+            f"text, call the columns {_quote_list(INSTRUCTION_COLUMNS)}, or "
+            f"{_quote_list(CHOICE_COLUMNS)}, or name prompt and answer with --kind instruction "
+            "--text-column and --label-column; "
             f"the data has {_quote_list(present)}."
         )
     texts = (*text_names(overrides.text, present), *text_names(overrides.pair, present))
@@ -128,6 +140,18 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
     text, pair = find_texts(rows, skip=(label, overrides.group))
     columns = replace(overrides, text=text, pair=overrides.pair or pair, label=label)
     return _check_distinct(columns, present)
+
+
+def _likely_labels(rows: Rows) -> list[str]:
+    """Return up to three columns whose few values come back in other rows, those with the fewest first."""
+    sample = rows[:_SAMPLE_ROWS]
+    counts: dict[str, int] = {}
+    for name in sample[0]:
+        values = {str(value) for row in sample if (value := row.get(name)) not in (None, "")}
+        is_short = all(len(value) <= _LONGEST_LABEL for value in values)
+        if is_short and 1 < len(values) <= _MOST_VALUES and 2 * len(values) <= len(sample):
+            counts[name] = len(values)
+    return sorted(counts, key=counts.__getitem__)[:_LISTED_COLUMNS]
 
 
 def find_text_columns(rows: Rows, overrides: Columns) -> Columns:
@@ -147,6 +171,25 @@ def find_text_columns(rows: Rows, overrides: Columns) -> Columns:
     labels = (overrides.label, *_LABELS) if overrides.label is None else (overrides.label,)
     text, pair = find_texts(rows, skip=(*labels, overrides.group))
     return replace(overrides, text=text, pair=overrides.pair or pair)
+
+
+def check_no_preferences(row: Row, overrides: Columns) -> None:
+    """Refuse preference data, whose worse answers would be learned like the better ones.
+
+    Args:
+        row: The first row.
+        overrides: Columns the user has named; with a text or a label, these are learned.
+
+    Raises:
+        DataError: If the row has the columns of a preference.
+    """
+    names = next((names for names in _PREFERENCES if has_columns(row, names)), None)
+    if names is not None and overrides.text is None and overrides.label is None:
+        raise DataError(
+            f"the rows are preference data ({_quote_list(names)}), which take another loss; train on them "
+            "with TRL and rankfold's config, as examples/with_dpo_trainer.py does, or name the columns "
+            "to learn with --text-column and --label-column."
+        )
 
 
 def _check_present(present: Sequence[str], columns: Columns, others: Sequence[str | None] = ()) -> None:

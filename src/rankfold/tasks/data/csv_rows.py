@@ -79,6 +79,7 @@ def _read(text: str, name: str, delimiter: str | None, *, is_tsv: bool) -> FileR
         return FileRows([], findings=findings, is_typed=False)
     header = _header(records[0].cells, name)
     _check_widths(records[1:], header, name, delimiter)
+    _check_no_header(records[1:], header, name)
     findings += _swallowed_rows(records[1:], len(header), name, delimiter)
     rows: list[Row] = [dict(zip(header, record.cells, strict=True)) for record in records[1:]]
     return FileRows(rows, [record.line for record in records[1:]], findings=findings, is_typed=False)
@@ -192,6 +193,21 @@ def _check_widths(records: Sequence[_Record], header: Sequence[str], name: str, 
         f"line {first.line} of '{name}' has {count}, but the header has {len(header)}: "
         f"{quote_list(header)}{others}; {_remedy(records, first, header, delimiter)}."
     )
+
+
+def _check_no_header(records: Sequence[_Record], header: Sequence[str], name: str) -> None:
+    """Refuse rows that are the header again, as in files that were put one behind another."""
+    lines = [
+        str(record.line)
+        for record in records
+        if [cell.strip().removeprefix("\ufeff") for cell in record.cells] == header
+    ]
+    if lines and len(header) > 1:
+        shown = ", ".join(lines[:_QUOTED_LINES]) + (", …" if len(lines) > _QUOTED_LINES else "")
+        raise DataError(
+            f"line {shown} of '{name}' repeats the header, as in files that were put one behind another; "
+            "remove it."
+        )
 
 
 def _swallowed_rows(records: Sequence[_Record], width: int, name: str, delimiter: str) -> Iterator[Finding]:

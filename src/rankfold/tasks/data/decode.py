@@ -91,6 +91,11 @@ def read_text(path: Path, options: ReadOptions, *, has_lines: bool) -> tuple[str
     """
     content = read_bytes(path, options.max_bytes, has_lines=has_lines)
     text, findings = decode(content, path, options.encoding)
+    if (place := text.find("\0")) >= 0:
+        raise DataError(
+            f"line {text.count(chr(10), 0, place) + 1} of '{path}' has a NUL character, which no text has; "
+            "remove it, or name the encoding with --encoding if the file is of another one."
+        )
     return text.removeprefix("\ufeff"), len(content), findings
 
 

@@ -1,12 +1,14 @@
 """Rows of a JSON file: one object a line, a list of objects, or an object that holds one."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.decode import MAX_VALUES, check_values, reason_of
 from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.layout import split_of
 from rankfold.tasks.data.table import FileRows, Row, quote_list
 
 MAX_DEPTH = 64
@@ -16,18 +18,22 @@ MAX_ROW_VALUES = 1_000_000
 """The most values of one row of JSONL; each costs a reader far more memory than the file has bytes."""
 
 _SHOWN_CHARACTERS = 30
+_LIST = re.compile(r'"(\w+)"\s*:\s*\[')
+_BEGINNING = 4096
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _REMEDY = "write one object a line, or one list of objects"
 
 
-def read_json(text: str, name: str, *, has_lines: bool) -> FileRows:
+def read_json(text: str, name: str, split: str = "train", *, has_lines: bool) -> FileRows:
     """Return the rows of a JSON file; the content decides, not its name.
 
     Read are one object a line (JSONL), a list of objects, an object with one key that holds such a list (as
-    in `{"data": [...]}`), and an object of columns. Values stay as they are.
+    in `{"data": [...]}`) or a list for each split, and an object of columns. Values stay as they are.
 
     Args:
         text: The content.
         name: The file in messages.
+        split: The split to read, where the file has several.
         has_lines: Whether the name of the file promises one object a line.
 
     Raises:
@@ -35,11 +41,11 @@ def read_json(text: str, name: str, *, has_lines: bool) -> FileRows:
     """
     start = text.lstrip()[:1]
     if start in ("", "["):
-        return _of_document(_parse(text, f"'{name}'", MAX_VALUES), name) if start else FileRows([])
+        return _of_document(_parse(text, f"'{name}'", MAX_VALUES), name, split) if start else FileRows([])
     if start == "{" and not has_lines and not _is_first_line_whole(text):
-        return _of_document(_parse(text, f"'{name}'", MAX_VALUES), name)
+        return _of_document(_parse(text, f"'{name}'", MAX_VALUES), name, split)
     file = _of_lines(text, name)
-    return file if has_lines or len(file.rows) != 1 else _of_document(file.rows[0], name)
+    return file if has_lines or len(file.rows) != 1 else _of_document(file.rows[0], name, split)
 
 
 def read_json_row(text: str, place: str, remedy: str) -> Row:
@@ -76,17 +82,42 @@ def _of_lines(text: str, name: str) -> FileRows:
     return FileRows(rows, lines)
 
 
-def _of_document(value: object, name: str) -> FileRows:
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the splits that a JSON object has a list of rows for; none of any other text.
+
+    Only a text that begins like such an object is read as a whole.
+
+    Raises:
+        DataError: If it is no JSON of bounded depth and size.
+    """
+    beginning = text[:_BEGINNING].lstrip()
+    if beginning[:1] != "{" or not any(map(split_of, _LIST.findall(beginning))):
+        return ()
+    value = _parse(text, "the file", MAX_VALUES)
+    lists = _splits(cast("dict[str, object]", value)) if isinstance(value, dict) else {}
+    return tuple(lists)
+
+
+def _splits(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the lists of rows of an object by split, if all of them are named after different splits."""
+    lists = {name: item for name, item in fields.items() if _is_list_of_objects(item)}
+    by_split = {split: item for name, item in lists.items() if (split := split_of(name)) is not None}
+    return by_split if len(by_split) == len(lists) else {}
+
+
+def _of_document(value: object, name: str, split: str) -> FileRows:
     """Return the rows of a list, of the one list in an object, of an object of columns, or of one object."""
     findings: list[Finding] = []
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         lists = [key for key, item in fields.items() if _is_list_of_objects(item)]
-        if len(lists) > 1:
+        if split in (splits := _splits(fields)):
+            value = splits[split]
+        elif len(lists) > 1:
             raise DataError(
                 f"'{name}' has lists of rows in {quote_list(lists)}; write each to a file of its own."
             )
-        if lists and not _is_row_with_list(fields):
+        elif lists and not _is_row_with_list(fields):
             findings = [Finding("key", f"the rows of '{name}' are those in '{lists[0]}'.")]
             value = fields[lists[0]]
         else:
@@ -156,6 +187,8 @@ def _parse(text: str, place: str, max_values: int, remedy: str = _REMEDY) -> obj
         raise _too_deep(place)
     if "\\u" in text:
         _check_characters(value, place)
+        if _NUL.search(text):
+            raise DataError(f"{place} has a NUL character (\\u0000), which no text has; remove it.")
     return value
 
 

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import count_labels
-from rankfold.tasks.data.numbers import MISSING_NUMBERS, NumberFormat, is_missing
+from rankfold.tasks.data.numbers import MISSING_NUMBERS, is_missing, is_number_text
 from rankfold.tasks.data.table import Table
 
 SEPARATORS = (";", "|", ",")
 """Separators of several labels in one text."""
+
+IMBALANCED = "imbalanced_classes"
+"""The finding that one class has nearly all rows."""
 
 _TRUTHS = {
     word: meaning
@@ -21,6 +24,12 @@ _TRUTHS = {
     for word in words
 }
 """Words for true and false, each with its meaning."""
+
+# Letters of the Cyrillic and the Greek alphabet that look like a Latin one, in capitals and small.
+_LOOK_ALIKES = str.maketrans(
+    "АВЕЅІЈКМНОРСТУХаеѕіјорсухһԁԛԝΑΒΕΖΗΙΚΜΝΟΡΤΥΧοναρχϲ",
+    "ABESIJKMHOPCTYXaesijopcyxhdqwABEZHIKMNOPTYXovapxc",
+)
 
 _LISTED = 20
 _LISTED_GROUPS = 5
@@ -62,8 +71,8 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 
 def plain_label(label: str) -> str:
-    """Return a label without differences that people overlook: case, spaces, width and composition."""
-    return " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    """Return a label without differences that people overlook: case, spaces, width, composition, alphabet."""
+    return " ".join(unicodedata.normalize("NFKC", label).translate(_LOOK_ALIKES).casefold().split())
 
 
 def near_duplicates(column: str, rows: Sequence[Sequence[str]], table: Table) -> Iterator[Finding]:
@@ -93,8 +102,20 @@ def near_duplicates(column: str, rows: Sequence[Sequence[str]], table: Table) ->
         yield Finding(
             "near_duplicate_labels",
             f"the labels {quoted} of '{column}' are almost the same and count as {len(labels)} classes "
-            f"('{rarest}' in {owner}); write them alike if one is meant.",
+            f"('{rarest}' in {owner}){_foreign_letters(labels)}; write them alike if one is meant.",
         )
+
+
+def _foreign_letters(labels: Sequence[str]) -> str:
+    """Return the letters of another alphabet by which labels that look the same differ, in words."""
+    letters = [
+        f"'{letter}' of '{label}' is {unicodedata.name(letter, 'unnamed').lower()}"
+        for label in labels
+        for letter in dict.fromkeys(label)
+        if ord(letter) in _LOOK_ALIKES
+    ]
+    is_mixed = letters and any(label.isascii() for label in labels)
+    return f": {', '.join(letters[:_LISTED_GROUPS])}" if is_mixed else ""
 
 
 def _typos(counts: Mapping[str, int], labels: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -168,8 +189,7 @@ def _separator_remarks(column: str, labels: Sequence[str]) -> Iterator[Finding]:
 
 
 def _numbers(column: str, counts: Mapping[str, int]) -> Iterator[Finding]:
-    numbers = [NumberFormat().read(label) for label in counts]
-    if len(counts) > 2 and None not in numbers:  # noqa: PLR2004 (0 and 1 are seldom measured)
+    if len(counts) > 2 and all(map(is_number_text, counts)):  # noqa: PLR2004 (0 and 1 are seldom measured)
         yield Finding(
             "numbers_as_classes",
             f"the classes of '{column}' are numbers, whose order is not learned; "
@@ -182,7 +202,7 @@ def _rare(column: str, counts: Mapping[str, int], owners: Mapping[str, str]) -> 
     common, most = next(iter(counts.items()))
     if most >= _MAJORITY * total:
         yield Finding(
-            "imbalanced_classes",
+            IMBALANCED,
             f"{most / total:.1%} of the rows are '{common}': always saying so is as accurate; "
             "look at --metric macro_f1, and weigh the classes with --class-weights balanced.",
         )

@@ -4,9 +4,11 @@ A class is named by the text of its value, so that 1, "1" and a CSV file's 1 are
 another.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.numbers import (
@@ -26,6 +28,8 @@ _FEW = 20
 # Up to so many classes, each row may have one of its own.
 _FEW_UNIQUE = 10
 _LISTED_VALUES = 10
+_SHOWN_CHARACTERS = 60
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b|\d{1,2}:\d{2}\b")
 # The share of a column that has to be numbers for the rest to be gaps in it.
 _MOST = 0.9
 
@@ -125,7 +129,7 @@ def sort_names(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_whole(text: str) -> bool:
-    return text.isascii() and text.removeprefix("-").isdigit()
+    return text.removeprefix("-").isdecimal()
 
 
 def check_repeated(column: str, values: Sequence[str]) -> None:
@@ -208,12 +212,13 @@ def label_of(row: Row, column: str) -> str:
         return str(value).lower()
     if isinstance(value, int | str):
         return str(value)
-    remedy = (
-        "for measurements use --kind regression"
-        if isinstance(value, float)
-        else "give each row one label, or learn several with --kind multi_label"
-    )
-    raise DataError(f"the label '{value}' in '{column}' is neither a whole number nor a text; {remedy}.")
+    remedy = "write it as a text"
+    if isinstance(value, float):
+        remedy = "for measurements use --kind regression"
+    elif isinstance(value, list | dict):
+        remedy = "give each row one label, or learn several with --kind multi_label"
+    shown = _cut(str(cast(object, value)))
+    raise DataError(f"the label '{shown}' in '{column}' is neither a whole number nor a text; {remedy}.")
 
 
 def number_of(row: Row, column: str, number_format: NumberFormat | None = None) -> float:
@@ -230,9 +235,26 @@ def number_of(row: Row, column: str, number_format: NumberFormat | None = None) 
     value = row.get(column)
     number = (number_format or NumberFormat()).read(value)
     if number is None:
-        remedy = DROP_REMEDY if is_missing(value, MISSING_NUMBERS) else "correct or remove the row"
-        raise DataError(f"'{column}' holds '{value}' where a number is needed; {remedy}.")
+        remedy = DROP_REMEDY if is_missing(value, MISSING_NUMBERS) else number_remedy(value)
+        raise DataError(f"'{column}' holds '{_cut(str(value))}' where a number is needed; {remedy}.")
     return number
+
+
+def number_remedy(value: object) -> str:
+    """Return what to do about a value that is no number, as the end of an error."""
+    text = str(value).strip()
+    if text.lower() in ("true", "false"):
+        return "learn truth values with --kind classification"
+    if isinstance(value, list | dict):
+        return "give each row one number"
+    if _DATE.match(text):
+        return "write a number, such as days or seconds since a fixed time"
+    has_digits = any(map(str.isdigit, text))
+    return f"write plain numbers such as 1234.5{'' if has_digits else ', correct or remove the row'}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def column_format(

@@ -23,7 +23,7 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """The names of files, folders and hub splits for each split."""
 
-FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".conll", ".bio")
 """The endings of files that can be read, perhaps with one of a compression behind."""
 
 _SHARD = re.compile(r"[-_.]?(?:part[-_]?)?(\d+)(?:-of-(\d+))?(?:[-_.]\w+)?")
@@ -54,6 +54,11 @@ class _Matches:
     exact: list[Path] = field(default_factory=list[Path])
     shards: list[Path] = field(default_factory=list[Path])
     near: list[Path] = field(default_factory=list[Path])
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a name stands for, such as validation for "dev"; None if for none."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
 def format_of(path: Path) -> str | None:

@@ -12,7 +12,9 @@ from rankfold.tasks.data.table import Row, Table
 from rankfold.tasks.data.texts import text_names
 
 
-def drop_missing(tables: Mapping[str, Table], columns: Columns) -> tuple[dict[str, Table], list[Finding]]:
+def drop_missing(
+    tables: Mapping[str, Table], columns: Columns, *, takes_empty_labels: bool = False
+) -> tuple[dict[str, Table], list[Finding]]:
     """Return the tables without the rows that lack a text or a label, and a finding for each that had some.
 
     Among numbers words such as "n/a", "none" or "-" are missing values; among names only those are that
@@ -21,13 +23,14 @@ def drop_missing(tables: Mapping[str, Table], columns: Columns) -> tuple[dict[st
     Args:
         tables: By split name.
         columns: The columns to read.
+        takes_empty_labels: Whether an empty label is one, that of no class.
 
     Raises:
         DataError: If no row of a split is left.
     """
     words = {name: MISSING for name in (columns.text, columns.pair) if name is not None}
     if columns.label is not None:
-        words[columns.label] = _label_words(tables, columns.label)
+        words[columns.label] = _label_words(tables, columns.label) - ({""} if takes_empty_labels else set())
     whole: dict[str, Table] = {}
     findings: list[Finding] = []
     for split, table in tables.items():

@@ -22,7 +22,7 @@ MISSING_NUMBERS = MISSING | {"na", "none", "-", "--", "?", ".", "unknown", "miss
 """Texts, in lower case, that mean a missing value among numbers; among names each could be a class."""
 
 _SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f"), " ")
-_SIGNS = {ord("\u2212"): "-", ord("\u2019"): "'"}
+_SIGNS = {ord("\u2212"): "-", ord("\u2019"): "'", ord("\u066b"): ".", ord("\u066c"): ","}
 _BODY = r"[+-]?[0-9.,' ]*[0-9][0-9.,' ]*(?:[eE][+-]?[0-9]+)?"
 _TEXT = re.compile(rf"(?P<prefix>[^0-9.,'+\- ]*) *(?P<body>{_BODY}?) *(?P<suffix>[^0-9.,' ][^0-9]*)?")
 _CURRENCY_CODE = re.compile(r"[A-Z]{3}")
@@ -206,6 +206,8 @@ def _split(text: str) -> tuple[str, str] | None:
     if len(text) > _MAX_LENGTH:
         return None
     plain = text.translate(_SPACES | _SIGNS).strip()
+    if not plain.isascii():  # digits of other scripts
+        plain = "".join(str(unicodedata.decimal(letter, letter)) for letter in plain)
     sign = "-" if plain.startswith("-") and plain[1:2] and not plain[1].isdigit() else ""  # -€5
     match = _TEXT.fullmatch(plain.removeprefix(sign).strip() if sign else plain)
     if match is None:

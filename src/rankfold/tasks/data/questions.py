@@ -53,7 +53,7 @@ class _Question:
 
 
 def find_question_columns(
-    row: Row, named: QuestionColumns, *, is_answered: bool = True
+    row: Row, named: QuestionColumns, *, is_answered: bool = True, guesses: bool = False
 ) -> QuestionColumns | None:
     """Return the columns of question, choices and answer; None if the row is no question with choices.
 
@@ -61,12 +61,14 @@ def find_question_columns(
         row: The first row.
         named: Columns the user has named; the others are None.
         is_answered: Whether there has to be a column of the answer.
+        guesses: Whether choices are looked for also where question and answer are named.
 
     Raises:
         DataError: If choices are named and one of the other columns is missing.
     """
     if named.choices is None:
-        return None if named.text and named.label else _guess_columns(row, named, is_answered=is_answered)
+        is_pair = bool(named.text and named.label) and not guesses
+        return None if is_pair else _guess_columns(row, named, is_answered=is_answered)
     choices = split_names(row, named.choices)
     for name in choices:
         if name not in row:

@@ -1,7 +1,8 @@
 """Reading data: a folder of splits, one file, or a hub dataset become tables."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,10 +10,11 @@ from typing import Any, cast
 from rankfold.errors import DataError, nearest
 from rankfold.progress import quiet_libraries
 from rankfold.tasks.data.arrow_rows import read_arrow, read_parquet
+from rankfold.tasks.data.conll_rows import read_conll
 from rankfold.tasks.data.csv_rows import read_csv
 from rankfold.tasks.data.decode import COMPRESSIONS, ReadOptions, read_text, reason_of
 from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.json_rows import read_json
+from rankfold.tasks.data.json_rows import read_json, split_names
 from rankfold.tasks.data.layout import FORMATS, SPLIT_NAMES, find_layout, format_of
 from rankfold.tasks.data.table import FileRows, Origin, Row, Rows, Table
 
@@ -54,7 +56,7 @@ def find_source(name: str) -> Source:
                 f"cannot read '{path}'; use a file that ends in {', '.join(FORMATS)} (compressed, with "
                 f"{', '.join(COMPRESSIONS)} behind, is fine)."
             )
-        return Source(name, {"train": [path]})
+        return Source(name, _splits_of_file(path))
     near = _near_path(path)
     if not _HUB_ID.fullmatch(name) or name.startswith(".") or format_of(path):
         raise DataError(
@@ -62,6 +64,15 @@ def find_source(name: str) -> Source:
             "name a folder, a JSONL, CSV or Parquet file, or a hub dataset."
         )
     return Source(name, instead=f"name a local folder{near}")
+
+
+def _splits_of_file(path: Path) -> dict[str, list[Path]]:
+    """Return the splits of one file: those of a JSON object with a list for each, else the training split."""
+    splits: Iterable[str] = ()
+    if format_of(path) == ".json":
+        with suppress(DataError):  # which reading the rows says
+            splits = split_names(read_text(path, ReadOptions(), has_lines=False)[0])
+    return {split: [path] for split in splits or ("train",)}
 
 
 def _near_path(path: Path) -> str:
@@ -93,11 +104,11 @@ def read_split(source: Source, split: str, options: ReadOptions | None = None) -
     files: list[FileRows] = []
     for path in paths:
         room = options.max_bytes - sum(file.size for file in files)
-        files.append(_read_file(path, replace(options, max_bytes=room)))
+        files.append(_read_file(path, replace(options, max_bytes=room), split))
     return _join(paths, files)
 
 
-def _read_file(path: Path, options: ReadOptions) -> FileRows:
+def _read_file(path: Path, options: ReadOptions, split: str) -> FileRows:
     ending = format_of(path)
     if ending == ".parquet":
         return read_parquet(path, options.max_bytes)
@@ -106,8 +117,10 @@ def _read_file(path: Path, options: ReadOptions) -> FileRows:
     text, size, findings = read_text(path, options, has_lines=ending != ".json")
     if ending in (".csv", ".tsv"):
         file = read_csv(text, str(path), options.delimiter_character, is_tsv=ending == ".tsv")
+    elif ending in (".conll", ".bio"):
+        file = read_conll(text, str(path))
     else:
-        file = read_json(text, str(path), has_lines=ending != ".json")
+        file = read_json(text, str(path), split, has_lines=ending != ".json")
         file = replace(file, rows=_with_same_columns(file.rows))
     return replace(file, size=size, findings=[*findings, *file.findings])
 

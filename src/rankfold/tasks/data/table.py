@@ -12,6 +12,7 @@ Row = Mapping[str, object]
 Rows = Sequence[Row]
 
 _QUOTED_NAMES = 10
+_QUOTED_CHARACTERS = 60
 _NAMED_ROWS = 5
 
 
@@ -108,7 +109,8 @@ class Table:
             for position, row in enumerate(self.rows)
             if isinstance(value := row.get(column), str) and value.strip() == text
         ]
-        return f"'{text}' ({self.locate_rows(positions)})" if positions else f"'{text}'"
+        shown = text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}…"
+        return f"'{shown}' ({self.locate_rows(positions)})" if positions else f"'{shown}'"
 
     def _locate(self, indices: Sequence[int], split: str | None) -> str:
         if not self.origins:

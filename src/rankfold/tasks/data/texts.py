@@ -62,6 +62,8 @@ def text_of(row: Row, columns: str) -> str:
     if len(names) == 1:
         return _text(row.get(names[0]), names[0])
     texts = [_text(value, name) for name in names if (value := row.get(name)) is not None]
+    if not texts:
+        raise DataError(f"the columns {quote_list(names)} hold no text; mend or remove the row.")
     return JOINT.join(text for text in texts if text.strip())
 
 

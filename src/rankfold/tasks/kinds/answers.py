@@ -36,6 +36,7 @@ class Instruction:
         answer: The text to learn; empty if it is not known.
         candidates: All answers that are possible, in order; empty if the answer is open.
         turns: All turns before the answer, the prompt among them, where the row says who speaks.
+        choices: The texts that the candidates stand for, where the row brings them.
     """
 
     id: int | str
@@ -43,6 +44,12 @@ class Instruction:
     answer: str = ""
     candidates: tuple[str, ...] = ()
     turns: tuple[Message, ...] = ()
+    choices: tuple[str, ...] = ()
+
+    @property
+    def choice_names(self) -> tuple[str, ...]:
+        """The candidates as people read them."""
+        return self.choices or self.candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +248,9 @@ def likeliest_answers(learner: Learner, questions: Sequence[Instruction]) -> lis
     answers: list[dict[str, JsonValue]] = []
     for item, scores in zip(questions, candidate_scores(learner, questions), strict=True):
         shares: list[float] = cast(Any, torch.tensor(scores, dtype=torch.float64).softmax(0)).tolist()
-        text = item.candidates[scores.index(max(scores))]
-        answers.append({"text": text, "probabilities": dict(zip(item.candidates, shares, strict=True))})
+        names = item.choice_names
+        text = names[scores.index(max(scores))]
+        answers.append({"text": text, "probabilities": dict(zip(names, shares, strict=True))})
     return answers
 
 

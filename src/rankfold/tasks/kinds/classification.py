@@ -1,6 +1,7 @@
 """Classification: one class for each text or pair of texts."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -22,6 +23,7 @@ from rankfold.tasks.kinds.labelled import (
     LabelledText,
     labelled_examples,
     logits_and_weights,
+    named_weights,
     read_rows,
 )
 from rankfold.tasks.kinds.learner import Learner
@@ -92,10 +94,22 @@ class Classification(LabelledText):
         is_binary = len(examples.label_names or ()) == 2  # noqa: PLR2004
         return (*self.metric_names, "f1") if is_binary else self.metric_names
 
-    def weigh_classes(self, examples: Examples) -> TaskKind:
-        """Return classification with the weights `rows / (classes * rows of the class)` in its loss."""
+    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> TaskKind:
+        """Return classification with weights in its loss, `rows / (classes * rows of the class)` if None."""
+        names = examples.label_names or ()
+        if weights is not None:
+            return WeightedClassification(named_weights(weights, names))
         ids = [int(item.label) for item in examples.splits["train"]]
-        return WeightedClassification(balanced_weights(ids, len(examples.label_names or ())))
+        return WeightedClassification(balanced_weights(ids, len(names)))
+
+    def balanced_order(self, examples: Sequence[Example]) -> list[int]:
+        """Return the indices of all rows, and behind them those of rarer classes again, in turn."""
+        rows: defaultdict[int, list[int]] = defaultdict(list)
+        for index, example in enumerate(examples):
+            rows[int(example.label)].append(index)
+        most = max(map(len, rows.values()))
+        repeated = [own[place % len(own)] for own in rows.values() for place in range(len(own), most)]
+        return [*range(len(examples)), *repeated]
 
     def predict(self, learner: Learner, examples: Sequence[Example]) -> list[int]:
         """Return the class id of each example."""

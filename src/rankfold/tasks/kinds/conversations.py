@@ -17,7 +17,7 @@ from rankfold.tasks.data.table import Row, Table
 from rankfold.tasks.data.texts import text_of
 from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.chat_template import ASSISTANT, SYSTEM, USER, Message
-from rankfold.tasks.kinds.prompts import candidate_answers, prompt_and_answer, prompt_of
+from rankfold.tasks.kinds.prompts import candidate_answers, choices_of, prompt_and_answer, prompt_of
 
 _ROLES = {
     **dict.fromkeys(("system", "developer"), SYSTEM),
@@ -205,7 +205,8 @@ class InstructionReader:
         """
         if is_question(row, self.columns):
             prompt, answer = prompt_and_answer(row, self.choice_word)
-            return Instruction(name, prompt, answer, candidate_answers(row, answer))
+            candidates = candidate_answers(row, answer)
+            return Instruction(name, prompt, answer, candidates, choices=choices_of(row))
         conversation = conversation_of(row, self.columns)
         self._fields.update(conversation.unread_fields)
         roles = [turn.role for turn in conversation.turns]
@@ -233,8 +234,10 @@ class InstructionReader:
             DataError: If it cannot be read.
         """
         if not any(column in row for column in (*_LISTS, "instruction", "prompt", self.columns.text)):
-            prompt, choices = prompt_of(row, self.choice_word)
-            return Instruction(name, prompt, "", choices or tuple(answers))
+            prompt, candidates = prompt_of(row, self.choice_word)
+            return Instruction(
+                name, prompt, "", candidates or tuple(answers), choices=choices_of(row) if candidates else ()
+            )
         conversation = conversation_of(row, self.columns)
         count = len(conversation.turns)
         if count > 1 and conversation.turns[-1].role == ASSISTANT:

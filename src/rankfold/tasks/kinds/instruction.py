@@ -159,7 +159,7 @@ class InstructionKind(TaskKind):
         _ = label_names
         if not example.candidates or not isinstance(label, int):
             return label
-        return None if label == NO_CHOICE else example.candidates[label]
+        return None if label == NO_CHOICE else example.choice_names[label]
 
     def reference(self, example: Instruction) -> str:
         """Return the answer to learn."""

@@ -116,6 +116,7 @@ class TaskKind(ABC):
         uses_chat_template: Whether its examples are written by the model's chat template.
         generates: Whether its answers may be texts that a model writes, which sampling options are for.
         reads_training: Whether the examples of any split depend on the training split.
+        takes_empty_labels: Whether an empty text is a label, that of no class, rather than a missing one.
         metric_names: The metrics that can be asked for; those of `metrics` alone if empty.
         baselines: Constant predictions by name, each computed from the training labels: the scores of a model
             that never looks at its input.
@@ -129,6 +130,7 @@ class TaskKind(ABC):
     uses_chat_template: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False
+    takes_empty_labels: ClassVar[bool] = False
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
     metric_names: ClassVar[tuple[str, ...]] = ()
 
@@ -392,14 +394,29 @@ class TaskKind(ABC):
             return float((labels[..., 1:] != IGNORED_LABEL).sum())
         return float(len(next(iter(batch.values())) if labels is None else labels))
 
-    def weigh_classes(self, examples: Examples) -> "TaskKind":
-        """Return this kind with a loss in which all classes of the training split count alike.
+    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> "TaskKind":
+        """Return this kind with a loss that weighs classes.
+
+        Args:
+            examples: With the training split.
+            weights: By class name, 1 where one is not named; if None, all classes count alike.
 
         Raises:
-            SpecError: If the kind has no classes.
+            SpecError: If the kind has no classes, or none of a name.
+        """
+        _ = examples, weights
+        raise SpecError(f"class weights are for kinds with classes, not for {self.name}; leave them out.")
+
+    def balanced_order(self, examples: Sequence[Any]) -> list[int]:
+        """Return the indices of training rows, repeated until each class has as many as the largest.
+
+        Raises:
+            SpecError: If the kind has not one class for each row.
         """
         _ = examples
-        raise SpecError(f"class weights are for kinds with classes, not for {self.name}; leave them out.")
+        raise SpecError(
+            f"balanced sampling is for kinds with one class a row, not for {self.name}; leave it out."
+        )
 
     @property
     def has_own_loss(self) -> bool:

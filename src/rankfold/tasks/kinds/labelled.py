@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from rankfold.errors import DataError
+from rankfold.errors import DataError, unknown_name
 from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Row, Rows, Table
@@ -88,6 +88,18 @@ class LabelledText(TaskKind):
             AdapterFileError: If one is not a finite number.
         """
         return check_finite(self.outputs(learner, examples), [example.id for example in examples])
+
+
+def named_weights(weights: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """Return the weight of each class, 1 of one that is not named.
+
+    Raises:
+        SpecError: If there is no class of a name, with the nearest one.
+    """
+    for name in weights:
+        if name not in names:
+            raise unknown_name("class of class_weights", name, names)
+    return [float(weights.get(name, 1.0)) for name in names]
 
 
 def logits_and_weights(model: nn.Module, batch: Batch, weights: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from rankfold.tasks.data.label_findings import (
     near_duplicates,
     split_labels,
 )
-from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
+from rankfold.tasks.data.labels import count_labels, not_learned, sort_names
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import (
@@ -31,6 +31,7 @@ from rankfold.tasks.kinds.labelled import (
     LabelledText,
     labelled_examples,
     logits_and_weights,
+    named_weights,
     read_rows,
 )
 from rankfold.tasks.kinds.learner import Features, Learner
@@ -55,6 +56,7 @@ class MultiLabel(LabelledText):
     """
 
     name: ClassVar[str] = "multi_label"
+    takes_empty_labels: ClassVar[bool] = True
     metric_names: ClassVar[tuple[str, ...]] = tuple(SET_METRICS)
 
     def claims(self, rows: Rows, overrides: Columns) -> bool:
@@ -105,11 +107,13 @@ class MultiLabel(LabelledText):
         _ = examples
         return tuple(task_metrics) or ("micro_f1", "macro_f1", "exact_match")
 
-    def weigh_classes(self, examples: Examples) -> TaskKind:
-        """Return multi-label with the weight `rows without / rows with` of each class that holds."""
+    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> TaskKind:
+        """Return multi-label with weights of the classes that hold, `rows without / rows with` if None."""
+        names = examples.label_names or ()
+        if weights is not None:
+            return WeightedMultiLabel(named_weights(weights, names))
         rows = examples.splits["train"]
         counts = Counter(name for item in rows for name in item.label)
-        names = examples.label_names or ()
         return WeightedMultiLabel([(len(rows) - counts[name]) / max(1, counts[name]) for name in names])
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
@@ -232,7 +236,11 @@ class _Reader:
         if isinstance(value, str) and self._separator is not None:
             return split_labels(value, self._separator)
         if not _is_label_list(value):
-            remedy = DROP_REMEDY if value is None else "give a list of names"
+            remedy = (
+                "write [] for no label, or leave out all such rows with --drop-missing"
+                if value is None
+                else "give a list of names"
+            )
             raise DataError(f"'{self._column}' holds '{value}' where a list of labels is needed; {remedy}.")
         return list(dict.fromkeys(map(self._name, cast("list[object]", value))))
 

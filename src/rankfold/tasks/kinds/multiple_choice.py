@@ -10,6 +10,7 @@ from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns, has_columns
 from rankfold.tasks.data.questions import QuestionColumns, find_question_columns, question_row
 from rankfold.tasks.data.read import Rows, Table
+from rankfold.tasks.data.table import quote_list
 from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.instruction import InstructionKind
 from rankfold.tasks.kinds.kind import Examples, LabelHints
@@ -34,6 +35,26 @@ class MultipleChoice(InstructionKind):
             return is_causal
         return is_causal and columns.label is None and has_columns(rows[0], ("choices", "answer"))
 
+    def columns(self, rows: Rows, overrides: Columns) -> Columns:
+        """Return the columns of question, choices and answer, of which those that are not named are guessed.
+
+        Raises:
+            DataError: If there are no choices, or one of the columns is missing.
+        """
+        named = _named(overrides)
+        if named == QuestionColumns(None, None, None) and has_columns(rows[0], ("choices", "answer")):
+            return super().columns(rows, overrides)
+        found = find_question_columns(rows[0], named, guesses=True) or find_question_columns(
+            rows[0], named, is_answered=False, guesses=True
+        )
+        if found is None or found.label is None:
+            raise DataError(
+                "there are no columns of choices, or none of the question or the answer; name them as "
+                "--choices-column A,B,C,D with --text-column and --label-column; the data has "
+                f"{quote_list(rows[0])}."
+            )
+        return replace(overrides, **found._asdict())
+
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return questions with their answers and candidates.
 
@@ -51,10 +72,10 @@ class MultipleChoice(InstructionKind):
 
     def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the columns of the question and its choices, if they are not called so."""
-        named = QuestionColumns(overrides.text, overrides.label, overrides.choices)
-        question = (
-            None if "instruction" in rows[0] else find_question_columns(rows[0], named, is_answered=False)
-        )
+        if "instruction" in rows[0]:
+            return overrides
+        named = _named(overrides)
+        question = find_question_columns(rows[0], named, is_answered=False, guesses=True)
         return overrides if question is None else replace(overrides, **question._asdict())
 
     def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Instruction]:
@@ -64,12 +85,28 @@ class MultipleChoice(InstructionKind):
         return super().inputs(rows, columns, hints)
 
     def answer(self, learner: Learner, examples: Sequence[Instruction]) -> list[dict[str, JsonValue]]:
-        """Return the text that answers each question, and the index of the choice that it names, from 0."""
-        answers = super().answer(learner, examples)
-        for item, answer in zip(examples, answers, strict=True):
-            index = named_choice(str(answer["text"]), item.candidates) if item.candidates else NO_CHOICE
-            answer["choice"] = None if index == NO_CHOICE else index
-        return answers
+        """Return the choice that answers each question, as its text and its index from 0.
+
+        Where the model's own text is read, it stands beside them, and they are None if it names no choice.
+        """
+        return [
+            _as_choice(item, answer)
+            for item, answer in zip(examples, super().answer(learner, examples), strict=True)
+        ]
+
+
+def _named(overrides: Columns) -> QuestionColumns:
+    return QuestionColumns(overrides.text, overrides.label, overrides.choices)
+
+
+def _as_choice(item: Instruction, answer: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    names, text = item.choice_names, str(answer["text"])
+    if "probabilities" in answer:
+        return {**answer, "choice": names.index(text)}
+    index = named_choice(text, item.candidates) if item.candidates else NO_CHOICE
+    if index == NO_CHOICE:
+        return {"text": None, "choice": None, "generated": text}
+    return {"text": names[index], "choice": index, "generated": text}
 
 
 KIND = MultipleChoice()

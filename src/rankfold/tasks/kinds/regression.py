@@ -17,7 +17,7 @@ from rankfold.errors import AdapterFileError, DataError
 from rankfold.models.base import LoadedModel, TaskHead
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.labels import check_published, column_format, is_measured, number_of
+from rankfold.tasks.data.labels import check_published, column_format, is_measured, number_of, number_remedy
 from rankfold.tasks.data.numbers import MISSING_NUMBERS, NumberFormat, is_missing, is_number_text
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.data.splits import Stratum
@@ -223,17 +223,18 @@ def _format_of(tables: Mapping[str, Table], column: str, hints: LabelHints) -> N
     texts = [value.strip() for value in values if isinstance(value, str)]
 
     def quote(text: str) -> str:
-        quotes = (table.quote(column, text) for table in tables.values())
-        return next((quoted for quoted in quotes if quoted != f"'{text}'"), f"'{text}'")
+        return max((table.quote(column, text) for table in tables.values()), key=len)
 
     number_format = column_format(values, column, hints.decimal, quote)
     if number_format is None:
         wrong = next(
             text for text in texts if not is_missing(text, MISSING_NUMBERS) and not is_number_text(text)
         )
+        remedy = number_remedy(wrong)
+        classes = "" if "classification" in remedy else ", learn them with --kind classification,"
         raise DataError(
-            f"the labels in '{column}' are no numbers, such as {quote(wrong)}; learn them with "
-            "--kind classification, or name the column of the numbers with --label-column."
+            f"the labels in '{column}' are no numbers, such as {quote(wrong)}; {remedy}{classes} or name the "
+            "column of the numbers with --label-column."
         )
     return number_format
 

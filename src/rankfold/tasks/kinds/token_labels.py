@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -28,6 +28,7 @@ from rankfold.tasks.metrics import most_common
 _TOKENS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "ner", "entities", "pos_tags", "upos", "chunk_tags", "token_labels")
 _IGNORED = -100
+_TAG = re.compile(r"\s*([BIESLUMbieslum])\s*([-_])\s*(.*)", re.DOTALL)
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -364,25 +365,59 @@ def _findings(column: str, items: Sequence[TokenExample], table: Table) -> Itera
             f"the tags in '{column}' are numbers without names: 0 is read as outside of entities, and equal "
             "neighbours as one entity; give names such as 'B-PER' to tell entities apart that touch.",
         )
-    yield from near_duplicates(column, rows, table)
+    odd = _odd_tags(counts)
+    for tag, remedy in odd.items():
+        positions = [position for position, row in enumerate(rows) if tag in row]
+        yield Finding(
+            "odd_tags",
+            f"the tag '{tag}' in '{column}' counts as one of its own ({table.locate_rows(positions)}); "
+            f"write '{remedy}' if that is meant.",
+        )
+    types = [[split_tag(tag)[1] or "O" for tag in row if tag not in odd] for row in rows]
+    yield from near_duplicates(column, types, table)
     yield from _inconsistent(column, rows, table)
 
 
+def _odd_tags(tags: Iterable[str]) -> dict[str, str]:
+    """Return the tags that look like another one, with that: "B_PER", "b-per" or "B-PER " for "B-PER"."""
+    matches = {tag: _TAG.fullmatch(tag) for tag in tags}
+    matched = [match for match in matches.values() if match and match[3]]
+    types = {match[3] for match in matched if match[1].isupper() and match[2] == "-"}
+    by_letters = {name.casefold(): name for name in sorted(types)}
+    odd: dict[str, str] = {}
+    for tag, match in matches.items():
+        plain = tag.strip()
+        if match and types:
+            kind = match[3].strip()
+            kind = kind if kind in types else by_letters.get(kind.casefold(), kind)
+            plain = f"{match[1].upper()}-{kind}" if kind else "O"
+        elif types and plain.casefold() == "o":
+            plain = "O"
+        if plain != tag:
+            odd[tag] = plain
+    return odd
+
+
 def _inconsistent(column: str, rows: Sequence[Sequence[str]], table: Table) -> Iterator[Finding]:
-    """Yield a finding on tags that go on with an entity that has not begun."""
+    """Yield a finding on tags that go on with an entity that has not begun, or has ended."""
     faults: defaultdict[str, list[int]] = defaultdict(list)
     has_begins = any(split_tag(tag)[0] == "B" for row in rows for tag in row)
     for position, row in enumerate(rows):
         for before, tag in zip(["O", *row], row, strict=False):
-            prefix, kind = split_tag(tag)
-            if has_begins and prefix == "I" and split_tag(before)[1] != kind:
+            (earlier_prefix, earlier_kind), (prefix, kind) = split_tag(before), split_tag(tag)
+            is_open = earlier_kind == kind and earlier_prefix in ("B", "I", "M")
+            if has_begins and prefix in ("I", "M", "E", "L") and not is_open:
                 faults[tag].append(position)
     for tag, positions in faults.items():
         yield Finding(
             "inconsistent_tags",
-            f"'{tag}' in '{column}' goes on with an entity that has not begun, {len(positions):,} times "
+            f"'{tag}' in '{column}' goes on with an entity that has not begun, {_times(len(positions))} "
             f"({table.locate_rows(list(dict.fromkeys(positions)))}); it counts as the beginning of one.",
         )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 KIND = TokenLabels()
