@@ -17,12 +17,12 @@ from docs.diagram import DIAGRAM, diagram
 from docs.picture import PICTURE, picture
 from rankfold.bench.suites.saved_suite import judge_suite, load_suite
 from rankfold.cli.main import cli
-from rankfold.presets import Option, discover
+from rankfold.presets import RECIPES, Option, discover, recommend
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells
 from rankfold.runs.archive import NAME as ARCHIVED
 from rankfold.runs.archive import read_archive
 from rankfold.runs.fields import choices_of, fields_of, flag_of, option_of, value_type
-from rankfold.runs.request import RunRequest
+from rankfold.runs.request import HEAD_ONLY_NAME, RunRequest
 from rankfold.store.record import schema
 
 SCHEMA = Path(__file__).with_name("store.schema.json")
@@ -73,6 +73,19 @@ def method_pages() -> str:
     return "\n\n".join(_method_page(name) for name in discover())
 
 
+def recipe_table() -> str:
+    """Return the recommended rates and layers of every method as a table."""
+    rows: list[list[str]] = []
+    for name, recipe in RECIPES.items():
+        learned = "" if recipe.rate_range is None else "{:g} to {:g}".format(*recipe.rate_range)
+        usual = "" if name == HEAD_ONLY_NAME else "PEFT's for the model"
+        layers = f"`{recipe.targets}`" if recipe.targets else usual
+        rows.append([f"`{name}`", layers, f"{recipe.learning_rate:g}", learned, recipe.record or "none yet"])
+    titles = ["method", "layers", "rate", "learned from", "record"]
+    lines = [titles, ["---", "---", "---:", "---", "---"], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _method_page(name: str) -> str:
     preset = discover()[name]
     rows = [
@@ -87,8 +100,7 @@ def _method_page(name: str) -> str:
             "",
             preset.summary,
             "",
-            f"Recommended learning rate for AdamW: {preset.learning_rate:g}. "
-            f"Default `target_modules`: {preset.targets or 'those of PEFT for the model'}.",
+            f"`rankfold train` without other values: {recommend(name).describe()}.",
             "",
             "| option | default | meaning |",
             "| --- | --- | --- |",

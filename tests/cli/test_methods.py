@@ -25,7 +25,8 @@ def test_list_as_json_has_every_method_and_stable_keys():
     assert [entry["name"] for entry in listed] == list(discover())
     for entry in listed:
         about = {"name", "title", "paper", "summary"}
-        assert set(entry) == about | {"learning_rate", "target_modules", "options"}
+        recipe = {"learning_rate", "target_modules", "rate_range", "record"}
+        assert set(entry) == about | recipe | {"options"}
 
 
 @pytest.mark.parametrize("name", discover())

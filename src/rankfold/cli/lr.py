@@ -49,7 +49,7 @@ def command(
     values = merge_values(context, RunRequest)
     request = RunRequest(**values, options=parse_settings(settings), kind=task_kind, out=Path())
     check_method_name(request.method)
-    from rankfold.runs.methods import find_method, freeze_rest  # seconds of imports
+    from rankfold.runs.methods import check_rate, find_method, freeze_rest, recipe_of  # seconds of imports
     from rankfold.tasks.kinds import kind_base
     from rankfold.train.optimizer import parameter_groups
     from rankfold.train.schedule import COLUMNS, RateTable
@@ -60,7 +60,9 @@ def command(
     config = method.config(request.options, head_base.head.task_type, seed=request.seed)
     _, peft_model = head_base.with_adapter(config)
     freeze_rest(peft_model, method)
-    base = request.learning_rate or method.learning_rate
+    recipe = recipe_of(request)
+    check_rate(request, recipe)
+    base = request.learning_rate or recipe.learning_rate
     groups = parameter_groups(
         peft_model, lr=base, weight_decay=request.weight_decay, **request.rates.non_default()
     )

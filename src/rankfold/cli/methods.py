@@ -40,6 +40,8 @@ def _show_all(presets: "Mapping[str, Preset]", *, as_json: bool) -> None:
 
 
 def _show_one(preset: "Preset", *, as_json: bool) -> None:
+    from rankfold.presets import recommend
+
     if as_json:
         print_json(_preset_as_json(preset))
         return
@@ -52,8 +54,7 @@ def _show_one(preset: "Preset", *, as_json: bool) -> None:
         ["option", "default", "choices", "meaning"], rows, left=range(4), title=title, caption=preset.summary
     )
     note(
-        f"recommended learning rate with AdamW: {preset.learning_rate:g}; "
-        f"target_modules if none are given: {preset.targets or 'the usual ones of the model'}. "
+        f"Trained with, where nothing else is given: {recommend(preset.name).describe()}. "
         "Beside these: target_modules, target_parameters, exclude_modules, layers_to_transform, "
         "layers_pattern, rank_pattern, alpha_pattern, modules_to_save."
     )
@@ -72,13 +73,18 @@ def _show_one_of_peft(name: str, *, as_json: bool) -> None:
 
 
 def _preset_as_json(preset: "Preset") -> dict[str, Any]:
+    from rankfold.presets import recommend
+
+    recipe = recommend(preset.name)
     return {
         "name": preset.name,
         "title": preset.title,
         "paper": preset.paper,
         "summary": preset.summary,
-        "learning_rate": preset.learning_rate,
-        "target_modules": preset.targets,
+        "learning_rate": recipe.learning_rate,
+        "target_modules": recipe.targets,
+        "rate_range": recipe.rate_range,
+        "record": recipe.record,
         "options": {
             name: {
                 "default": option.default,

@@ -4,12 +4,14 @@ Other packages add presets through the entry point group `rankfold.presets`, and
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 from rankfold.adapter.router import RouterSpec
 from rankfold.errors import unknown_name
 from rankfold.plugins import discover_plugins
 from rankfold.presets._preset import Alpha, Dropout, Heads, Option, Preset, Rank, Reading, Seed, balance
+from rankfold.presets._recipes import OTHER_RECIPE, RECIPES, Recipe, find_recipe
 
 
 @cache
@@ -39,6 +41,28 @@ def find(name: str) -> Preset:
     return discover()[name]
 
 
+def recommend(
+    method: str,
+    *,
+    kind: str | None = None,
+    targets: str | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Recipe:
+    """Return the recommended values of a method: its entry in the table, or what a preset elsewhere states.
+
+    Args:
+        method: A preset, `head_only`, or a method of PEFT as `peft:` and its name.
+        kind: The kind of task, such as "classification".
+        targets: `target_modules`, where it is one text.
+        options: Options of the method, where its rate depends on them.
+    """
+    recipe = find_recipe(method, {**(options or {}), "kind": kind, "target_modules": targets})
+    if recipe is None and method in discover():
+        preset = discover()[method]
+        return replace(OTHER_RECIPE, learning_rate=preset.learning_rate, targets=preset.targets)
+    return recipe or OTHER_RECIPE
+
+
 def router_types() -> Mapping[str, type[RouterSpec]]:
     """Return the types of routers by `kind`: the softmax router, and those that single presets have."""
     types = {RouterSpec, *(preset.router_type for preset in discover().values())}
@@ -46,6 +70,8 @@ def router_types() -> Mapping[str, type[RouterSpec]]:
 
 
 __all__ = [
+    "OTHER_RECIPE",
+    "RECIPES",
     "Alpha",
     "Dropout",
     "Heads",
@@ -53,9 +79,11 @@ __all__ = [
     "Preset",
     "Rank",
     "Reading",
+    "Recipe",
     "Seed",
     "balance",
     "discover",
     "find",
+    "recommend",
     "router_types",
 ]

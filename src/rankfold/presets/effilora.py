@@ -7,6 +7,7 @@ from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError
 from rankfold.factors import DenseSpec, Share
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -45,6 +46,6 @@ PRESET = Preset(
     title="EffiLoRA",
     paper="Tian et al., 2025, arXiv:2512.00878",
     summary="One down factor per input width; several up factors in each layer, weighted by a router.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["effilora"].learning_rate,
     build=_spec,
 )

@@ -13,6 +13,7 @@ from rankfold.errors import SpecError
 from rankfold.factors import DenseSpec
 from rankfold.limits import MOST_ROUNDS, check_most
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed
+from rankfold.presets._recipes import RECIPES
 from rankfold.seeding import random_matrix
 
 
@@ -140,7 +141,7 @@ PRESET = Preset(
     title="GraphMoE (experimental)",
     paper="inspired by Tang et al., 2025, arXiv:2501.07890",
     summary="Experimental: a recurrent router chooses heads in several rounds, knowing its earlier choices.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["graph_moe"].learning_rate,
     build=_spec,
     router_type=RecurrentRouterSpec,
 )

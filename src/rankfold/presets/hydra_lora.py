@@ -4,6 +4,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -31,6 +32,6 @@ PRESET = Preset(
     title="HydraLoRA",
     paper="Tian et al., 2024, arXiv:2404.19245",
     summary="One down and several up factors in each layer, weighted by a router on the layer's input.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["hydra_lora"].learning_rate,
     build=_spec,
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 from rankfold.adapter.spec import AdapterSpec, Scaling
 from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -31,6 +32,6 @@ PRESET = Preset(
     title="LoRA",
     paper="Hu et al., 2022, arXiv:2106.09685",
     summary="Two dense factors; the up factor starts at zero.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["lora"].learning_rate,
     build=_spec,
 )

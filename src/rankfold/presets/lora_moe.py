@@ -6,6 +6,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Dropout, Preset, Seed, balance
+from rankfold.presets._recipes import RECIPES
 
 Setting = Literal["script", "template"]
 
@@ -45,7 +46,7 @@ PRESET = Preset(
     title="LoRAMoE",
     paper="Dou et al., 2024, arXiv:2312.09979",
     summary="Experts with separate down and up factors in the MLPs, all used; half for each type of task.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["lora_moe"].learning_rate,
     build=_spec,
     targets="mlp",
 )

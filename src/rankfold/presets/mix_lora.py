@@ -6,6 +6,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -45,7 +46,7 @@ PRESET = Preset(
     title="MixLoRA",
     paper="Li et al., 2024, arXiv:2404.15159",
     summary="LoRA in attention; each expert is a whole MLP with its own adapter; two experts per token.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["mix_lora"].learning_rate,
     build=_spec,
     targets="all-linear",
 )

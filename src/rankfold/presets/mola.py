@@ -6,6 +6,7 @@ from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed, balance
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -45,6 +46,6 @@ PRESET = Preset(
     title="MoLA",
     paper="Gao et al., 2024, arXiv:2402.08562",
     summary="Experts with separate down and up factors, more in higher blocks; two experts per token.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["mola"].learning_rate,
     build=_spec,
 )

@@ -6,6 +6,7 @@ from rankfold.adapter.router import HeadWeights, RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
+from rankfold.presets._recipes import RECIPES
 
 Mode = Literal["top1", "dense"]
 
@@ -50,7 +51,7 @@ PRESET = Preset(
     title="LLaVA-MoLE",
     paper="Chen et al., 2024, arXiv:2401.16160",
     summary="LoRA in attention; experts in the MLPs, chosen once per MLP from its input.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["mole"].learning_rate,
     build=_spec,
     targets="all-linear",
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import LowRankSpec, Split, SvdSpec
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -32,6 +33,6 @@ PRESET = Preset(
     title="NoRA",
     paper="Lin et al., 2024, arXiv:2408.10280",
     summary="Frozen outer factors from the base weight's singular vectors; a trained low-rank core.",
-    learning_rate=2e-3,
+    learning_rate=RECIPES["nora"].learning_rate,
     build=_spec,
 )

@@ -6,6 +6,7 @@ from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError
 from rankfold.factors import RelayMap, RelaySpec
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Reading, Seed
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -18,14 +19,17 @@ def _spec(
         RelayMap | None, "entry of the square to entry of the factor; none: that of the reading"
     ] = None,
     zero: Annotated[
-        Literal["down", "up"] | None, "which factor starts at zero; none: up, and down in the paper's reading"
+        Literal["down", "up"] | None,
+        "which factor starts at zero; none: up, and down in the paper's reading, which moves the layers "
+        "three times as far in each step: four of nine runs on query and value never left their start",
     ] = None,
     std: Annotated[
         float | None, "standard deviation of the small matrices; none: LoRA's variance for the product"
     ] = None,
     reading: Annotated[
         Reading,
-        "paper: row_major map, whose rank may be capped, and zero on the down side; recommended: strided, up",
+        "paper: row_major map, whose rank may be capped, and zero on the down side, which fails by chance; "
+        "recommended: strided, up",
     ] = "recommended",
     seed: Seed = 0,
 ) -> AdapterSpec:
@@ -49,7 +53,7 @@ PRESET = Preset(
     title="Relayed LoRA",
     paper="Relayed LoRA, section 3, eq. 5-12",
     summary="Both factors are read from square products of two small matrices: 2k(d_up + d_down) parameters.",
-    learning_rate=2e-3,
+    learning_rate=RECIPES["relayed_lora"].learning_rate,
     build=_spec,
     former_defaults={"zero": "down"},
 )

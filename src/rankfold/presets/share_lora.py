@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec, Share
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -34,6 +35,6 @@ PRESET = Preset(
     title="ShareLoRA",
     paper="Song et al., 2024, arXiv:2406.10785",
     summary="LoRA with one down factor for all layers of a module type.",
-    learning_rate=1e-3,
+    learning_rate=RECIPES["share_lora"].learning_rate,
     build=_spec,
 )

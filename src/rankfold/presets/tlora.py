@@ -5,6 +5,7 @@ from typing import Annotated
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import DenseSpec, SeededSpec
 from rankfold.presets._preset import Preset, Rank, Reading, Seed
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -34,7 +35,7 @@ PRESET = Preset(
     title="TLoRA",
     paper="Islam, 2025, arXiv:2504.18735",
     summary="Frozen random down and up factors, stored as a seed; a small core and a multiplier are trained.",
-    learning_rate=5e-3,
+    learning_rate=RECIPES["tlora"].learning_rate,
     build=_spec,
     # The paper adapts query and value only. That is too little for a small model: r * r numbers a layer.
     targets="all-linear",

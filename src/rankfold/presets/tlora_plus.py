@@ -6,6 +6,7 @@ from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError
 from rankfold.factors import DenseSpec, FactorSpec, SeededSpec
 from rankfold.presets._preset import Dropout, Preset, Rank, Reading, Seed
+from rankfold.presets._recipes import RECIPES
 
 TrainedFactors = Literal["all", "core", "core_and_down", "core_and_up"]
 
@@ -48,6 +49,6 @@ PRESET = Preset(
     title="TLoRA+",
     paper="Cao and Liu, 2026, eq. 1-8",
     summary="Three dense factors; an option selects which of them are trained.",
-    learning_rate=3e-3,
+    learning_rate=RECIPES["tlora_plus"].learning_rate,
     build=_spec,
 )

@@ -1,5 +1,6 @@
 """Methods as values: rankfold's presets, every method of PEFT itself, and a baseline without an adapter."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
@@ -18,10 +19,11 @@ from rankfold.peft_plugin.config import RankfoldConfig, config
 from rankfold.peft_plugin.count import count_parameters
 from rankfold.peft_plugin.structure import MLP_TARGETS
 from rankfold.runs.record import ParametersInfo
-from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX
+from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX, RunRequest
 
-_RATE_OF_OTHERS = "lora"
-PEFT_LORA = f"{PEFT_PREFIX}{_RATE_OF_OTHERS}"
+logger = logging.getLogger("rankfold.runs")
+
+PEFT_LORA = f"{PEFT_PREFIX}lora"
 """PEFT's own LoRA, what other methods are held against."""
 
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save")
@@ -38,7 +40,6 @@ class Method:
 
     Args:
         name: The name in suites, records and on the command line.
-        learning_rate: A learning rate for AdamW that is a good start.
         build: Returns PEFT's configuration; its keywords are the method's options and PEFT's own.
         draws_factors: Whether it draws factors from an option `seed`.
         target_word: A text that is more than a module's name to it as `target_modules`.
@@ -46,7 +47,6 @@ class Method:
     """
 
     name: str
-    learning_rate: float
     build: Callable[..., PeftConfig]
     draws_factors: bool = False
     target_word: str | None = None
@@ -83,6 +83,16 @@ class Method:
                 values[name] = [value]
         if isinstance(values.get(_PARAMETERS), str):
             values[_PARAMETERS] = [values[_PARAMETERS]]  # never a regular expression
+        self._add_heads(values, task_type, fresh_modules)
+        if self.draws_factors:
+            values.setdefault("seed", seed)
+        targets = presets.recommend(self.name, options=options).targets
+        if targets is not None and _PARAMETERS not in options:
+            values.setdefault("target_modules", targets)
+        return self.build(**values)
+
+    def _add_heads(self, values: dict[str, Any], task_type: str | None, fresh_modules: Sequence[str]) -> None:
+        """Add new modules to those that are saved whole, unless PEFT does, and keep adapters off a head."""
         saved_heads = _HEADS if task_type in _TYPES_WITH_HEADS else set[str]()
         unsaved_modules = [name for name in fresh_modules if not saved_heads & set(name.split("."))]
         if unsaved_modules:
@@ -91,9 +101,6 @@ class Method:
         # Only of heads on whole texts does PEFT know that "all-linear" does not mean them.
         if task_type == "TOKEN_CLS" and new_heads and (self.target_word or not self.trains_adapter):
             values.setdefault("exclude_modules", new_heads)
-        if self.draws_factors:
-            values.setdefault("seed", seed)
-        return self.build(**values)
 
 
 def find_method(name: str) -> Method:
@@ -110,17 +117,40 @@ def find_method(name: str) -> Method:
             raise unknown_name("method", name, methods)
         return methods[name]
     preset = presets.find(name)
-    build = partial(config, name)
-    return Method(name, preset.learning_rate, build, "seed" in preset.options, target_word=MLP_TARGETS)
+    return Method(name, partial(config, name), "seed" in preset.options, target_word=MLP_TARGETS)
 
 
 def peft_methods() -> dict[str, Method]:
-    """Return every method of PEFT itself by the name it has here; the learning rate is that of `lora`."""
-    rate = presets.find(_RATE_OF_OTHERS).learning_rate
+    """Return every method of PEFT itself by the name it has here."""
     return {
-        name: Method(name, rate, partial(_peft_config, name, config_class))
+        name: Method(name, partial(_peft_config, name, config_class))
         for name, config_class in _peft_classes().items()
     }
+
+
+def recipe_of(request: RunRequest, kind: str | None = None) -> presets.Recipe:
+    """Return the recommended values of a request's method, for its options and its kind of task."""
+    targets = request.options.get("target_modules")
+    return presets.recommend(
+        request.method,
+        kind=kind or request.kind,
+        targets=targets if isinstance(targets, str) else None,
+        options=request.options,
+    )
+
+
+def check_rate(request: RunRequest, recipe: presets.Recipe) -> None:
+    """Log a warning if the learning rate is far outside the range in which the method was seen to learn.
+
+    Args:
+        request: The run; rates of other optimisers than AdamW are not judged.
+        recipe: That of its method; nothing is known of methods that are not listed.
+    """
+    if request.learning_rate is None or "adamw" not in request.optimizer or recipe is presets.OTHER_RECIPE:
+        return
+    message = recipe.doubt(request.method, request.learning_rate)
+    if message is not None:
+        logger.warning("%s", message)
 
 
 def peft_options(name: str) -> dict[str, tuple[object, str]]:
@@ -183,7 +213,7 @@ def _head_only_config(**options: Any) -> PeftConfig:
     )
 
 
-HEAD_ONLY = Method(HEAD_ONLY_NAME, 1e-2, _head_only_config, trains_adapter=False)
+HEAD_ONLY = Method(HEAD_ONLY_NAME, _head_only_config, trains_adapter=False)
 """A baseline: nothing but a new head is trained, on the features that the base model has."""
 
 

@@ -4,7 +4,7 @@ Nothing else reads command lines: what this module returns is as if the present 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,13 +26,7 @@ def upgrade_record(values: dict[str, Any]) -> dict[str, Any]:
         return values
     values = dict(values)
     request = request_of_command(values.pop("command")).to_dict()
-    options = with_former_defaults(values["method"]["name"], values["method"]["options"])
-    return {
-        **values,
-        "format": 2,
-        "method": {**values["method"], "options": options},
-        "request": {**request, "options": options},
-    }
+    return _with_former_defaults({**values, "format": 2, "request": request})
 
 
 def upgrade_start(values: dict[str, Any]) -> dict[str, Any]:
@@ -46,17 +40,29 @@ def upgrade_start(values: dict[str, Any]) -> dict[str, Any]:
     if values.keys() != {"request", "record"}:
         return values
     request = {name: value for name, value in values["request"].items() if value is not None}
-    record = upgrade_record(values["record"])
+    record = _with_former_defaults({**upgrade_record(values["record"]), "request": request})
     method = {**record["method"], "config": _upgrade_config(record["method"]["config"])}
-    return {**record, "method": method, "request": {**request, "options": method["options"]}}
+    # What a finished run was trained at is in its record; this one goes on at the rate that it began with.
+    rate = {"learning_rate": record["training"]["learning_rate"]}
+    return {**record, "method": method, "request": {**rate, **record["request"]}}
 
 
-def with_former_defaults(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a method with those stated whose default has changed since 0.1.0."""
-    from rankfold.presets import discover  # imports torch, which a command that is refused does without
+def _with_former_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record that states the options of its method whose default has changed since 0.1.0."""
+    from rankfold.presets import discover, recommend  # imports torch, which a refused command does without
 
-    preset = discover().get(method)
-    return {**(preset.former_defaults if preset else {}), **options}
+    method = record["method"]
+    options = dict(method["options"])
+    preset = discover().get(method["name"])
+    if preset is not None:
+        options = {**preset.former_defaults, **options}
+        if recommend(preset.name, options=options).targets != preset.targets:
+            options = {"target_modules": preset.targets, **options}
+    return {
+        **record,
+        "method": {**method, "options": options},
+        "request": {**record["request"], "options": options},
+    }
 
 
 def _upgrade_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,13 @@ from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_leng
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.loading import Loading
 from rankfold.progress import Progress, Silent, quiet_libraries
-from rankfold.runs.methods import find_method, freeze_rest, parameters_of_run
+from rankfold.runs.methods import (
+    check_rate,
+    find_method,
+    freeze_rest,
+    parameters_of_run,
+    recipe_of,
+)
 from rankfold.runs.record import InitInfo, ParametersInfo
 from rankfold.runs.request import BALANCED, DEFAULT_EPOCHS, RunRequest
 from rankfold.runs.warm_start import start_from, with_seed_of
@@ -96,6 +102,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
         DataError: If the data cannot be read or understood.
     """
     method = find_method(request.method)
+    check_rate(request, recipe_of(request))
     device = choose_device(request.device)
     # Weights in bf16 take activations in bf16.
     precision = choose_precision("bf16" if request.base_dtype == "bf16" else request.precision, device)
@@ -252,7 +259,7 @@ def schedule_of(request: RunRequest, rows: int, precision: str) -> Schedule:
         steps=request.steps
         or max(1, round(epochs * updates_of_epoch(rows, request.batch_size, request.gradient_accumulation))),
         batch_size=request.batch_size,
-        learning_rate=request.learning_rate or find_method(request.method).learning_rate,
+        learning_rate=request.learning_rate or recipe_of(request).learning_rate,
         scheduler=request.scheduler,
         warmup=request.warmup,
         weight_decay=request.weight_decay,

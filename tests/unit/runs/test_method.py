@@ -8,6 +8,7 @@ from rankfold.errors import SpecError
 from rankfold.presets import discover
 from rankfold.runs.methods import HEAD_ONLY, find_method, peft_methods
 from rankfold.runs.prepare import prepare
+from rankfold.runs.run import dry_run
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
 
@@ -71,13 +72,21 @@ def test_an_unknown_word_has_a_suggestion(method, options, words):
         find_method(method).config(options, "SEQ_CLS", seed=0)
 
 
-@pytest.mark.parametrize("name", sorted(discover()))
-def test_a_preset_recommends_its_own_learning_rate(name):
-    assert find_method(name).learning_rate == discover()[name].learning_rate
-
-
-def test_a_method_of_peft_recommends_the_learning_rate_of_lora():
-    assert {each.learning_rate for each in peft_methods().values()} == {discover()["lora"].learning_rate}
+@pytest.mark.parametrize(
+    ("change", "is_doubted"),
+    [
+        ({"learning_rate": None}, False),
+        ({"learning_rate": 50.0}, True),
+        ({"learning_rate": 1e-8}, True),
+        ({"learning_rate": 50.0, "optimizer": "sgd"}, False),
+        ({"learning_rate": 50.0, "method": "peft:loha", "options": {"r": 2}}, False),
+    ],
+    ids=str,
+)
+def test_a_rate_far_from_those_that_learned_is_doubted_once(request_, change, is_doubted, caplog):
+    dry_run(replace(request_, **change))
+    warnings = [record for record in caplog.records if "is far from" in record.getMessage()]
+    assert [record.levelname for record in warnings] == ["WARNING"] * is_doubted
 
 
 @pytest.mark.parametrize("name", [*discover(), *peft_methods(), HEAD_ONLY.name])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from rankfold.errors import DataError, OutputExistsError, SpecError, TrainingError
-from rankfold.presets import discover
+from rankfold.presets import discover, recommend
 from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
 from rankfold.runs.examples import read_examples
@@ -210,7 +210,7 @@ def test_limits_choose_the_same_rows_for_every_seed(request_, tmp_path):
 def test_the_preset_s_learning_rate_is_used_when_none_is_given(request_):
     for method in ("tlora", "peft:lora"):
         rate = dry_run(replace(_method(request_, method), learning_rate=None)).training.learning_rate
-        assert rate == discover()[method.removeprefix("peft:")].learning_rate
+        assert rate == recommend(method).learning_rate
 
 
 def test_epochs_become_steps(request_):

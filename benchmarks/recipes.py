@@ -1,0 +1,314 @@
+"""Runs that the recommended values of presets rest on: does a preset learn from them, and at which rates.
+
+Every run is one line of JSON in the records, with all its values; a run that is there already is not done
+again, so the program can be stopped at any time. MiniLM, rows of at most 64 tokens, batches of 16 rows of
+similar length, 400 held-out rows, one thread.
+
+`--check` varies seed, task, layers, the head's rate and the scale of the labels around the recommended
+values, the first variations of all presets before the next ones, and counts the runs that stayed at their
+start: those whose score is less than `MARGINS` above that of a head alone.
+`--rates` tries rates a factor of two apart, on both sides of the recommended one, until a worse one stands
+on both sides of the best. `--summary` runs nothing and prints what there is.
+
+    RANKFOLD_DATA=DIR python benchmarks/recipes.py --rates --methods relayed_lora tlora
+    RANKFOLD_DATA=DIR python benchmarks/recipes.py --check
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rankfold.errors import RankfoldError
+from rankfold.presets import discover, recommend
+from rankfold.runs.request import HEAD_ONLY_NAME, RunRequest
+from rankfold.runs.run import run
+from rankfold.tasks import load_task
+from rankfold.tasks.task import TaskRequest
+
+RECORDS = Path(__file__).parent / "records" / "recipes.jsonl"
+FIRST = ("relayed_lora", "tlora", "tlora_plus", "effilora", "lora")
+STEPS = {"mrpc": 300}
+USUAL_STEPS = 120
+QUERY_VALUE = ("query", "value")
+ALL_LINEAR = "all-linear"
+IN_MLPS = ("lora_moe", "mix_lora", "mole")
+# A run has left its start if its score is this much above the one of a head alone, trained as long.
+MARGINS = {"stsb": 0.2, "sst2": 0.08, "qnli": 0.05, "mrpc": 0.01}
+SIZE: Mapping[str, Any] = {"model": "minilm", "eval_rows": 400, "max_length": 64, "threads": 1}
+QUIET: Mapping[str, Any] = {
+    "group_by_length": True,
+    "validate": "end",
+    "checkpoint_every": 0,
+    "keep_texts": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run: the values that differ from trial to trial.
+
+    Args:
+        method: The preset.
+        learning_rate: Of the adapter.
+        head_learning_rate: Of the head.
+        targets: `target_modules`; None leaves them to the preset.
+        options: Other options of the preset.
+        task: The task.
+        seed: Of everything.
+        label_scale: What every label is multiplied by.
+        steps: Updates.
+    """
+
+    method: str
+    learning_rate: float
+    head_learning_rate: float
+    targets: str | tuple[str, ...] | None
+    options: Mapping[str, Any]
+    task: str = "stsb"
+    seed: int = 0
+    label_scale: float = 1.0
+    steps: int = USUAL_STEPS
+
+    def key(self) -> str:
+        """Return the values as a text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def request(self, out: Path) -> RunRequest:
+        """Return the request of the run."""
+        options = dict(self.options)
+        if self.targets is not None:
+            options["target_modules"] = self.targets if isinstance(self.targets, str) else [*self.targets]
+        return RunRequest(
+            method=self.method,
+            options=options,
+            learning_rate=self.learning_rate,
+            lr_groups={"head": self.head_learning_rate / self.learning_rate},
+            seed=self.seed,
+            steps=self.steps,
+            train_rows=16 * self.steps,
+            out=out,
+            **_data(self.task, self.label_scale),
+            **SIZE,
+            **QUIET,
+        )
+
+
+@cache
+def _scaled_data(task: str, scale: float) -> tempfile.TemporaryDirectory[str]:
+    """Write a regression task with other labels."""
+    folder = tempfile.TemporaryDirectory()
+    for split, examples in load_task(TaskRequest(task), is_causal=False).examples.splits.items():
+        rows = [
+            {"sentence1": item.text, "sentence2": item.pair, "label": float(item.label) * scale}
+            for item in examples
+        ]
+        (Path(folder.name) / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def _data(task: str, scale: float) -> dict[str, Any]:
+    if scale == 1:
+        return {"task": task}
+    return {"data": _scaled_data(task, scale).name, "kind": "regression", "metric": "pearson"}
+
+
+class Records:
+    """Finished runs, a line each in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.scores: dict[str, float | None] = {}
+        for line in lines:
+            record = json.loads(line)
+            self.scores[json.dumps(record["trial"], sort_keys=True)] = record["score"]
+
+    def __contains__(self, trial: Trial) -> bool:
+        """Whether a run is done."""
+        return trial.key() in self.scores
+
+    def score(self, trial: Trial) -> float | None:
+        """Return the score of a run, after doing it if it has to be; None if it diverged."""
+        if trial not in self:
+            with tempfile.TemporaryDirectory() as folder:
+                record: dict[str, Any] = {"trial": json.loads(trial.key())}
+                try:
+                    result = run(trial.request(Path(folder) / "run"))
+                except RankfoldError as error:
+                    record |= {"score": None, "error": str(error)}
+                else:
+                    metric = result.task.metric
+                    record |= {
+                        "score": round(result.metrics[metric], 4),
+                        "metric": metric,
+                        "numbers": result.parameters.trainable,
+                        "seconds": round(result.seconds.train, 1),
+                    }
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            self.scores[trial.key()] = record["score"]
+            print(f"{record['score']}  {trial.key()}", flush=True)
+        return self.scores[trial.key()]
+
+
+def recommended(method: str, kind: str = "classification", **changes: Any) -> Trial:
+    """Return the trial of a preset's recommended values."""
+    recipe = recommend(method, kind=kind)
+    trial = Trial(
+        method=method,
+        learning_rate=recipe.learning_rate,
+        head_learning_rate=recipe.head_learning_rate,
+        targets=recipe.targets,
+        options={},
+    )
+    return replace(trial, **changes)
+
+
+def variations(method: str) -> Iterator[Trial]:
+    """Yield the trials of a preset, in their order."""
+    usual = recommended(method)
+    # Experts in the MLPs have nothing to do on query and value.
+    layers = usual.targets if method in IN_MLPS else QUERY_VALUE if usual.targets else ALL_LINEAR
+    head = usual.head_learning_rate
+    for seed, (task, targets, head_factor, scale) in enumerate(
+        (
+            ("stsb", usual.targets, 1, 1),
+            ("sst2", usual.targets, 1, 1),
+            ("qnli", usual.targets, 1, 1),
+            ("stsb", layers, 1, 1),
+            ("stsb", usual.targets, 2, 1),
+            ("stsb", usual.targets, 0.5, 1),
+            ("stsb", layers, 2, 1),
+            ("stsb", layers, 0.5, 1),
+            ("stsb", usual.targets, 1, 0.2),
+            ("sst2", layers, 1, 1),
+            ("qnli", layers, 1, 1),
+            ("sst2", usual.targets, 2, 1),
+            ("qnli", usual.targets, 2, 1),
+            ("stsb", layers, 1, 0.2),
+            ("sst2", usual.targets, 0.5, 1),
+            ("qnli", usual.targets, 0.5, 1),
+            ("stsb", layers, 1, 1),
+            ("stsb", layers, 2, 0.2),
+            ("stsb", usual.targets, 2, 1),
+            ("mrpc", usual.targets, 1, 1),
+        )
+    ):
+        yield replace(
+            usual,
+            task=task,
+            targets=targets,
+            head_learning_rate=head * head_factor,
+            label_scale=scale,
+            seed=seed,
+            steps=STEPS.get(task, USUAL_STEPS),
+        )
+
+
+def head_alone(task: str) -> Trial:
+    """Return the trial of a head alone on a task, as long as those of the presets."""
+    rate = recommend(HEAD_ONLY_NAME).learning_rate
+    return Trial(
+        method=HEAD_ONLY_NAME,
+        learning_rate=rate,
+        head_learning_rate=rate,
+        targets=None,
+        options={},
+        task=task,
+        steps=STEPS.get(task, USUAL_STEPS),
+    )
+
+
+def check(records: Records, methods: Sequence[str], count: int) -> None:
+    """Do the first variations of every preset, six at a time."""
+    for first in range(0, count, 6):
+        for method in methods:
+            for trial in [*variations(method)][first : min(first + 6, count)]:
+                records.score(head_alone(trial.task))
+                records.score(trial)
+
+
+def rates(records: Records, methods: Iterable[str], task: str) -> None:
+    """Try rates around the recommended one of every preset until the best has a worse one on both sides."""
+    for method in methods:
+        usual = recommended(method, task=task)
+        curve = {factor: records.score(scaled(usual, factor)) for factor in (1.0, 0.5, 2.0)}
+        while (best := max(curve, key=lambda factor: curve[factor] or -1.0)) in {min(curve), max(curve)}:
+            factor = best / 2 if best == min(curve) else best * 2
+            curve[factor] = records.score(scaled(usual, factor))
+
+
+def scaled(trial: Trial, factor: float) -> Trial:
+    """Return a trial with all rates multiplied, as `--learning-rate` does."""
+    return replace(
+        trial,
+        learning_rate=trial.learning_rate * factor,
+        head_learning_rate=trial.head_learning_rate * factor,
+    )
+
+
+def summary(records: Records, methods: Sequence[str]) -> None:
+    """Print what the records say of every preset."""
+    for method in methods:
+        done = [trial for trial in variations(method) if trial in records]
+        stuck = [
+            trial
+            for trial in done
+            if head_alone(trial.task) in records
+            and (records.score(trial) or -1.0)
+            < (records.score(head_alone(trial.task)) or 0.0) + MARGINS[trial.task]
+        ]
+        stsb = [records.score(trial) or 0.0 for trial in done if trial.task == "stsb"]
+        mean = f"{statistics.mean(stsb):.3f}" if stsb else "-"
+        print(f"{method:14} {len(done):3} runs, {len(stuck)} at their start, stsb {mean}")
+        for trial in stuck:
+            print(f"    {records.score(trial)}  {trial.key()}")
+        for task in ("stsb", "sst2", "qnli"):
+            curve = sorted(curve_of(records, method, task).items())
+            if curve:
+                print(f"    {task}: " + "  ".join(f"{rate:g} {score}" for rate, score in curve))
+
+
+def curve_of(records: Records, method: str, task: str) -> dict[float, float | None]:
+    """Return the score by rate, of the trials that differ from the recommended one in the rate alone."""
+    trials = [json.loads(key) for key in records.scores]
+    usual = recommended(method, task=task)
+    return {
+        trial["learning_rate"]: records.scores[json.dumps(trial, sort_keys=True)]
+        for trial in trials
+        if json.dumps(trial, sort_keys=True)
+        == scaled(usual, trial["learning_rate"] / usual.learning_rate).key()
+    }
+
+
+def main() -> None:
+    """Do the runs that are missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", type=int, nargs="?", const=20, metavar="VARIATIONS")
+    parser.add_argument("--rates", action="store_true")
+    parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--methods", nargs="+", default=[*FIRST, *(discover().keys() - {*FIRST})])
+    parser.add_argument("--task", default="stsb", help="of --rates")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    arguments = parser.parse_args()
+    logging.disable()
+    records = Records(arguments.records)
+    if arguments.rates:
+        rates(records, arguments.methods, arguments.task)
+    if arguments.check:
+        check(records, arguments.methods, arguments.check)
+    summary(records, arguments.methods)
+
+
+if __name__ == "__main__":
+    main()

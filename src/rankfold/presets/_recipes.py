@@ -1,0 +1,121 @@
+"""Recipes: the learning rates and layers that methods are trained with where none are given.
+
+Everything that recommends a rate reads this table: `rankfold train`, `lr`, `fit`, `compare`, `methods` and
+the documentation. The rates are for AdamW with gradients clipped at norm 1, 6 % warm-up and linear decay.
+Options of a method, such as which factor starts at zero, have their recommended values as defaults in its
+preset.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+ALL_LINEAR = "all-linear"
+_FAR = 4.0
+"""How many times above or below the range that learned a rate is doubted."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Recommended values of one method.
+
+    Args:
+        learning_rate: Of everything that is trained.
+        targets: `target_modules` in a training that names no layers; None leaves them to the preset, or to
+            PEFT.
+        rate_range: The lowest and the highest rate that were seen to learn, a factor of two apart; None if
+            others were not tried.
+        record: The file under `benchmarks/records` that the values rest on; None if there is none yet.
+    """
+
+    learning_rate: float
+    targets: str | None = None
+    rate_range: tuple[float, float] | None = None
+    record: str | None = None
+
+    @property
+    def head_learning_rate(self) -> float:
+        """The rate of a new head: the same, since others made no difference."""
+        return self.learning_rate
+
+    def describe(self) -> str:
+        """Return the values in a few words, with the record that they rest on."""
+        learned = "" if self.rate_range is None else "; it learned from {:g} to {:g}".format(*self.rate_range)
+        layers = self.targets or "those of PEFT for the model"
+        return (
+            f"learning rate {self.learning_rate:g}{learned} (record: {self.record or 'none yet'}); "
+            f"target_modules: {layers}"
+        )
+
+    def doubt(self, method: str, learning_rate: float) -> str | None:
+        """Return a sentence about a rate that is far outside the range that was seen to learn, or None.
+
+        Args:
+            method: The method's name.
+            learning_rate: The rate that is asked for, with AdamW.
+        """
+        low, high = self.rate_range or (self.learning_rate / _FAR, self.learning_rate * _FAR)
+        if low / _FAR <= learning_rate <= high * _FAR:
+            return None
+        place = "the recommended one" if self.rate_range is None else f"{low:g} to {high:g}, where it learned"
+        return (
+            f"learning_rate={learning_rate:g} of method '{method}' is far from {place} "
+            f"(record: {self.record or 'none yet'}); leave it out for {self.learning_rate:g}."
+        )
+
+
+_RECORD = "recipes.jsonl"
+
+
+def _recipe(
+    learning_rate: float,
+    targets: str | None = None,
+    learned: tuple[float, float] | None = None,
+    record: str | None = None,
+) -> Recipe:
+    return Recipe(learning_rate=learning_rate, targets=targets, rate_range=learned, record=record)
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "effilora": _recipe(1e-3),
+    "graph_moe": _recipe(1e-3),
+    "hydra_lora": _recipe(1e-3),
+    "lora": _recipe(1e-3),
+    "lora_fa": _recipe(2e-3),
+    "lora_moe": _recipe(1e-3, "mlp"),
+    "mix_lora": _recipe(1e-3, ALL_LINEAR),
+    "mola": _recipe(1e-3),
+    "mole": _recipe(1e-3, ALL_LINEAR),
+    "nora": _recipe(2e-3, ALL_LINEAR),
+    "relayed_lora": _recipe(3e-3, ALL_LINEAR, (2e-3, 8e-3), _RECORD),
+    "share_lora": _recipe(1e-3),
+    "tlora": _recipe(1e-2, ALL_LINEAR, (5e-3, 2e-2), _RECORD),
+    "tlora_plus": _recipe(3e-3),
+    "head_only": _recipe(1e-2),
+    "peft:lokr": _recipe(5e-3),
+    "peft:lora": _recipe(1e-3),
+    "peft:unilora": _recipe(1e-2),
+    "peft:vera": _recipe(2e-2),
+}
+"""By name: every preset, the baseline, and methods of PEFT; others have `OTHER_RECIPE`."""
+
+OTHER_RECIPE = _recipe(1e-3)
+
+_CASES: tuple[tuple[str, Mapping[str, object], Recipe], ...] = (
+    ("tlora_plus", {"train": "core"}, _recipe(1e-2, ALL_LINEAR)),
+)
+"""Recipes of methods with certain options or layers, or for a kind of task, which go before those by name."""
+
+
+def find_recipe(method: str, values: Mapping[str, object]) -> Recipe | None:
+    """Return the recipe of a method, or None if it is not listed.
+
+    Args:
+        method: The method's name.
+        values: Its options, with `target_modules`, and the kind of task as `kind`.
+    """
+    for name, conditions, recipe in _CASES:
+        if name == method and all(values.get(key) == value for key, value in conditions.items()):
+            return recipe
+    return RECIPES.get(method)

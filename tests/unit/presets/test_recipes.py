@@ -1,0 +1,75 @@
+"""The table of recipes: complete, the only one, and honest about its records."""
+
+import math
+
+import pytest
+
+import rankfold
+from rankfold.presets import RECIPES, Preset, discover, recommend
+from rankfold.runs.methods import find_method
+from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX
+from tests.architecture.sources import ROOT
+
+RECORDS = ROOT / "benchmarks" / "records"
+EVERY_RECIPE = pytest.mark.parametrize("method", RECIPES)
+
+
+def test_the_table_has_every_preset_and_the_presets_read_their_rates_off_it():
+    own = {name for name in RECIPES if name != HEAD_ONLY_NAME and not name.startswith(PEFT_PREFIX)}
+    assert own == discover().keys()
+    assert {name: preset.learning_rate for name, preset in discover().items()} == {
+        name: recommend(name).learning_rate for name in own
+    }
+
+
+@EVERY_RECIPE
+def test_a_recommended_rate_is_in_the_range_that_learned_and_its_record_exists(method):
+    recipe = recommend(method)
+    assert 1e-6 < recipe.learning_rate < 1
+    if recipe.rate_range is not None:
+        low, high = recipe.rate_range
+        assert low <= recipe.learning_rate <= high
+        assert recipe.record is not None
+    if recipe.record is not None:
+        assert (RECORDS / recipe.record).is_file()
+
+
+@EVERY_RECIPE
+def test_only_a_rate_far_outside_the_range_is_doubted(method):
+    recipe = recommend(method)
+    low, high = recipe.rate_range or (recipe.learning_rate, recipe.learning_rate)
+    assert recipe.doubt(method, low) is recipe.doubt(method, high) is None
+    for rate in (low / 100, high * 100):
+        message = recipe.doubt(method, rate)
+        assert f"'{method}'" in message
+        assert f"{rate:g}" in message
+        assert f"{recipe.learning_rate:g}" in message
+
+
+def test_a_preset_of_another_package_is_recommended_as_it_says(monkeypatch):
+    preset = Preset("theirs", "Theirs", "2026", "One.", 0.25, discover()["lora"].build, targets="mlp")
+    monkeypatch.setattr("rankfold.presets.discover", lambda: {"theirs": preset})
+    recipe = recommend("theirs")
+    assert (recipe.learning_rate, recipe.targets, recipe.record) == (0.25, "mlp", None)
+
+
+@pytest.mark.parametrize("method", discover())
+def test_layers_of_a_training_are_those_of_the_recipe_unless_some_are_named(method):
+    own = rankfold.config(method).target_modules
+    usual = find_method(method).config({}, "SEQ_CLS", seed=0)
+    assert usual.target_modules == (recommend(method).targets or own)
+    # Null is PEFT's own choice, as in runs of 0.1.0 whose default was that.
+    for targets in (None, ["query"]):
+        config = find_method(method).config({"target_modules": targets}, "SEQ_CLS", seed=0)
+        assert config.target_modules == (targets and set(targets))
+    of_parameters = find_method(method).config({"target_parameters": ["x"]}, "SEQ_CLS", seed=0)
+    assert of_parameters.target_modules == own
+
+
+def test_a_core_alone_learns_at_a_rate_of_its_own():
+    core = recommend("tlora_plus", options={"train": "core"})
+    assert core.learning_rate > recommend("tlora_plus").learning_rate
+    assert core.targets == "all-linear"
+    assert math.isclose(
+        recommend("tlora_plus", options={"train": "all"}).learning_rate, recommend("tlora_plus").learning_rate
+    )
