@@ -6,6 +6,7 @@ Other packages add presets through the entry point group `rankfold.presets`, and
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from rankfold.adapter.router import RouterSpec
 from rankfold.errors import unknown_name
@@ -46,7 +47,7 @@ def recommend(
     *,
     kind: str | None = None,
     targets: str | None = None,
-    options: Mapping[str, object] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Return the recommended values of a method: its entry in the table, or what a preset elsewhere states.
 

@@ -6,9 +6,9 @@ Options of a method, such as which factor starts at zero, have their recommended
 preset.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 ALL_LINEAR = "all-linear"
 _FAR = 4.0
@@ -65,7 +65,9 @@ class Recipe:
         )
 
 
-_RECORD = "recipes.jsonl"
+_HERE = "recipes.jsonl"
+_EFFILORA = "effilora-commonsense/records.jsonl.gz"
+_TLORA = "tlora-glue/records.jsonl.gz"
 
 
 def _recipe(
@@ -78,23 +80,23 @@ def _recipe(
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "effilora": _recipe(1e-3),
+    "effilora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA),
     "graph_moe": _recipe(1e-3),
     "hydra_lora": _recipe(1e-3),
-    "lora": _recipe(1e-3),
-    "lora_fa": _recipe(2e-3),
+    "lora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA),
+    "lora_fa": _recipe(2e-3, None, (3e-4, 1e-2), _EFFILORA),
     "lora_moe": _recipe(1e-3, "mlp"),
     "mix_lora": _recipe(1e-3, ALL_LINEAR),
     "mola": _recipe(1e-3),
     "mole": _recipe(1e-3, ALL_LINEAR),
     "nora": _recipe(2e-3, ALL_LINEAR),
-    "relayed_lora": _recipe(3e-3, ALL_LINEAR, (2e-3, 8e-3), _RECORD),
-    "share_lora": _recipe(1e-3),
-    "tlora": _recipe(1e-2, ALL_LINEAR, (5e-3, 2e-2), _RECORD),
-    "tlora_plus": _recipe(3e-3),
-    "head_only": _recipe(1e-2),
+    "relayed_lora": _recipe(3e-3, ALL_LINEAR, (1e-3, 8e-3), _HERE),
+    "share_lora": _recipe(1e-3, None, (3e-4, 1e-3), _EFFILORA),
+    "tlora": _recipe(1e-2, ALL_LINEAR, (5e-3, 2e-2), _HERE),
+    "tlora_plus": _recipe(3e-3, None, (3e-4, 4.6e-3), _TLORA),
+    "head_only": _recipe(1e-2, None, (1e-3, 3e-2), _TLORA),
     "peft:lokr": _recipe(5e-3),
-    "peft:lora": _recipe(1e-3),
+    "peft:lora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA),
     "peft:unilora": _recipe(1e-2),
     "peft:vera": _recipe(2e-2),
 }
@@ -102,20 +104,29 @@ RECIPES: Mapping[str, Recipe] = {
 
 OTHER_RECIPE = _recipe(1e-3)
 
-_CASES: tuple[tuple[str, Mapping[str, object], Recipe], ...] = (
-    ("tlora_plus", {"train": "core"}, _recipe(1e-2, ALL_LINEAR)),
+_SMALL_RANK = 18
+"""The smaller the core, the larger its rate: 4e-2 still learns at rank 18, and not at rank 32."""
+
+
+def _is_small(rank: object) -> bool:
+    return isinstance(rank, int) and rank <= _SMALL_RANK
+
+
+_CASES: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], Recipe], ...] = (
+    ("tlora", lambda values: _is_small(values.get("r")), _recipe(2e-2, ALL_LINEAR, (3e-3, 3e-2), _TLORA)),
+    ("tlora_plus", lambda values: values.get("train") == "core", _recipe(1e-2, ALL_LINEAR)),
 )
 """Recipes of methods with certain options or layers, or for a kind of task, which go before those by name."""
 
 
-def find_recipe(method: str, values: Mapping[str, object]) -> Recipe | None:
+def find_recipe(method: str, values: Mapping[str, Any]) -> Recipe | None:
     """Return the recipe of a method, or None if it is not listed.
 
     Args:
         method: The method's name.
         values: Its options, with `target_modules`, and the kind of task as `kind`.
     """
-    for name, conditions, recipe in _CASES:
-        if name == method and all(values.get(key) == value for key, value in conditions.items()):
+    for name, applies, recipe in _CASES:
+        if name == method and applies(values):
             return recipe
     return RECIPES.get(method)

@@ -52,6 +52,11 @@ class Method:
     target_word: str | None = None
     trains_adapter: bool = True
 
+    @property
+    def learning_rate(self) -> float:
+        """The recommended learning rate for AdamW, with the method's default options."""
+        return presets.recommend(self.name).learning_rate
+
     def config(
         self,
         options: Mapping[str, JsonValue],

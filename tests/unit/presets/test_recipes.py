@@ -1,7 +1,5 @@
 """The table of recipes: complete, the only one, and honest about its records."""
 
-import math
-
 import pytest
 
 import rankfold
@@ -66,10 +64,9 @@ def test_layers_of_a_training_are_those_of_the_recipe_unless_some_are_named(meth
     assert of_parameters.target_modules == own
 
 
-def test_a_core_alone_learns_at_a_rate_of_its_own():
-    core = recommend("tlora_plus", options={"train": "core"})
-    assert core.learning_rate > recommend("tlora_plus").learning_rate
-    assert core.targets == "all-linear"
-    assert math.isclose(
-        recommend("tlora_plus", options={"train": "all"}).learning_rate, recommend("tlora_plus").learning_rate
-    )
+@pytest.mark.parametrize(
+    ("method", "options"), [("tlora", {"r": 9}), ("tlora_plus", {"train": "core"})], ids=str
+)
+def test_a_smaller_core_has_a_larger_rate(method, options):
+    assert recommend(method, options=options).learning_rate > recommend(method).learning_rate
+    assert recommend(method, options=options).targets == "all-linear"

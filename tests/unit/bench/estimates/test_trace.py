@@ -40,7 +40,8 @@ CASES = pytest.mark.parametrize(("name", "method"), [(name, each) for name in BA
 
 
 def config_of(name, method, **options):
-    options = {"dropout": 0.0} | options if method == "effilora" else options
+    usual = {"target_modules": None}  # PEFT's layers for the model
+    options = usual | ({"dropout": 0.0} if method == "effilora" else {}) | options
     return find_method(method).config(options, BASES[name].head.task_type, seed=0)
 
 
