@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     from rankfold.runs.adapted import AdaptedModel as AdaptedModel
     from rankfold.runs.adapted import load as load
     from rankfold.runs.push import push_adapter as push_adapter
+    from rankfold.runs.rounding import pack_adapter as pack_adapter
+    from rankfold.runs.rounding import save as save
     from rankfold.store.adapter import SavedAdapter as SavedAdapter
     from rankfold.store.loading import hotswap_adapter as hotswap_adapter
     from rankfold.store.record import Record as Record
     from rankfold.store.saved import Packed as Packed
     from rankfold.store.saved import open_adapter as open_adapter
-    from rankfold.store.saved import pack_adapter as pack_adapter
     from rankfold.store.saved import unpack_adapter as unpack_adapter
     from rankfold.store.store import AdapterStore as AdapterStore
     from rankfold.train.auxiliary import AuxiliaryLossMixin as AuxiliaryLossMixin
@@ -102,10 +103,11 @@ _HOMES = {
     "lora_fa_correction": "rankfold.train.optimizer",
     "open_adapter": "rankfold.store.saved",
     "optimizer": "rankfold.train.optimizer",
-    "pack_adapter": "rankfold.store.saved",
+    "pack_adapter": "rankfold.runs.rounding",
     "parameter_groups": "rankfold.train.optimizer",
     "rescale_adapter_scale": "rankfold.peft_plugin.combine",
     "push_adapter": "rankfold.runs.push",
+    "save": "rankfold.runs.rounding",
     "unpack_adapter": "rankfold.store.saved",
 }
 
@@ -156,6 +158,7 @@ __all__ = [
     "parameter_groups",
     "push_adapter",
     "rescale_adapter_scale",
+    "save",
     "unpack_adapter",
 ]
 

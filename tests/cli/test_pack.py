@@ -39,7 +39,7 @@ def test_rounding_is_said(adapter, tmp_path):
     result = run("pack", adapter, tmp_path / "file", "--dtype", "bf16", "--json")
     assert "rounded to bf16: relative error 0.00" in result.stderr
     data = json.loads(result.stdout)
-    assert set(data) == {"file_bytes", "learned_bytes", "relative_error", "left_out"}
+    assert set(data) == {"file_bytes", "learned_bytes", "relative_error", "left_out", "certificate"}
     assert data["learned_bytes"] == 64
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO, cast, final
+from typing import TYPE_CHECKING, TextIO, cast, final
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -20,6 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rankfold.progress import SECONDS_LEFT, Progress
+
+if TYPE_CHECKING:
+    from rankfold.export.verify import Check
 
 LINE_INTERVAL_SECONDS = 10.0
 
@@ -90,6 +93,12 @@ def print_table(
             console.print(Text(caption))
     for line in capture.get().splitlines():
         click.echo(line.rstrip())
+
+
+def print_checks(checks: "Sequence[Check]", title: str) -> None:
+    """Print the checks of a certificate as a table."""
+    rows = [[check.part, check.state, check.detail] for check in checks]
+    print_table(["certificate", "", "result"], rows, title=title, left=(0, 1, 2))
 
 
 def _widths(columns: Sequence[Sequence[str]], room: int) -> Sequence[int | None]:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rankfold.cli.console import note, print_json, print_table, shown_notes
+from rankfold.cli.console import note, print_checks, print_json, print_table, shown_notes
 from rankfold.cli.options import SectionedCommand, json_option, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
     from rankfold.export.certificate import Certificate
-    from rankfold.export.verify import Check
 
 _output = section("What to write")
 _comparison = section("How to compare")
@@ -130,12 +129,7 @@ def _verify(locations: tuple[Path, ...], model: str | None, data: str | None, *,
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
-        _print_checks(checks, out)
+        print_checks(checks, str(out))
     if has_difference(checks):
         note(f"'{out}' differs from its certificate; export the adapter again.")
         raise click.exceptions.Exit(1)
-
-
-def _print_checks(checks: "tuple[Check, ...]", out: Path) -> None:
-    rows = [[check.part, check.state, check.detail] for check in checks]
-    print_table(["certificate", "", "result"], rows, title=str(out), left=(0, 1, 2))

@@ -65,11 +65,54 @@ json_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option
     "--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table."
 )
 
-dtype_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
-    "--dtype",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4", "int3", "int2"]),
-    help="Round the values to this type; the error is stated.",
+_rounding = section("Rounding")
+
+_ROUNDING_OPTIONS = (
+    _rounding(
+        "--dtype",
+        type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4", "int3", "int2"]),
+        help="Round the values to this type; the measured change is printed, and stored for the types of "
+        "integers.",
+    ),
+    _rounding(
+        "--model", help="The base model to measure with; the folder that the adapter names if left out."
+    ),
+    _rounding(
+        "--data",
+        metavar="PATH|HUB_ID",
+        help="Data whose texts outputs are compared on, and whose metric is measured; news articles if left "
+        "out.",
+    ),
+    _rounding("--task", help="A named task whose metric is measured, such as stsb."),
+    _rounding(
+        "--data-root", metavar="DIR", envvar="RANKFOLD_DATA", help="Folder with one subfolder per task."
+    ),
+    _rounding(
+        "--weights-only", is_flag=True, help="Measure the weights alone, without loading the base model."
+    ),
 )
+
+
+def rounding_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: add --dtype, and the options that say how the change is measured."""
+    for option in reversed(_ROUNDING_OPTIONS):
+        command = option(command)
+    return command
+
+
+def check_rounding(dtype: str | None, measurement: Mapping[str, Any]) -> None:
+    """Check that nothing is to be measured where nothing is rounded to integers.
+
+    Raises:
+        SpecError: If it is.
+    """
+    names = [name for name, value in measurement.items() if value and name != "data_root"]
+    if names and (dtype is None or not dtype.startswith("int")):
+        raise SpecError(
+            f"--{names[0].replace('_', '-')} is for measuring a type of integers; add --dtype int4, or leave "
+            "it out."
+        )
+
 
 set_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--set",

@@ -33,6 +33,8 @@ def command(adapter: Path, *, by_tensor: bool, as_json: bool) -> None:
         rows = [[name, f"{size:,}"] for name, size in explanation.other_files.items()]
         total = explanation.file_bytes + sum(explanation.other_files.values())
         print_table(["other files", "bytes"], [*rows, ["folder", f"{total:,}"]])
+    if explanation.certificate is not None:
+        note(f"rounded to {explanation.certificate.dtype}: {explanation.certificate}")
     if copies := explanation.bytes_by_type.get("duplicate"):
         note(f"{copies:,} bytes are copies; to store each tensor once: rankfold pack {adapter} FILE")
 

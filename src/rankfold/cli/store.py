@@ -1,14 +1,14 @@
 """`rankfold store`: many adapters in one file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rankfold.cli.console import note, print_json, print_table
-from rankfold.cli.options import dtype_option, json_option
+from rankfold.cli.console import note, print_json, print_table, shown_notes
+from rankfold.cli.options import SectionedCommand, check_rounding, json_option, rounding_options
 from rankfold.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def command() -> None:
     """Keep many adapters, of any PEFT method, in the one file STORE."""
 
 
-@command.command()
+@command.command(cls=SectionedCommand)
 @_store
 @click.argument("name")
 @click.argument("adapter", type=click.Path(path_type=Path))
@@ -62,7 +62,7 @@ def command() -> None:
     metavar="NAME=NUMBER",
     help="A metric, such as accuracy=0.93; may be repeated.",
 )
-@dtype_option
+@rounding_options
 @click.option("--replace", is_flag=True, help="Replace an adapter of this name.")
 def put(
     path: Path,
@@ -73,24 +73,35 @@ def put(
     metrics: Sequence[str],
     dtype: "Dtype | None",
     replace: bool,
+    **measurement: Any,
 ) -> None:
     """Store ADAPTER, a PEFT folder or a packed file, under NAME; STORE is created if it does not exist.
 
     Metrics are those of the folder's run.json, if there is one, unless --metric gives others.
     """
-    from rankfold.store.rounding import (
-        relative_error,  # torch is slow to import, and --help can do without it
-    )
+    check_rounding(dtype, measurement)
+    from rankfold.runs.rounding import Measurement, certify  # torch is slow to import, and --help needs none
+    from rankfold.store.rounding import relative_error
     from rankfold.store.saved import open_adapter
     from rankfold.store.store import AdapterStore
 
     exact = open_adapter(adapter)
+    with shown_notes():
+        certificate = certify(adapter, dtype, Measurement(**measurement))
     numbers = {key: _number(key, text) for key, text in _pairs(metrics).items()} or _metrics_of_run(adapter)
     with AdapterStore(path) as store:
-        record = store.put(name, exact, tags=_pairs(tags), metrics=numbers, dtype=dtype, replace=replace)
+        record = store.put(
+            name,
+            exact,
+            tags=_pairs(tags),
+            metrics=numbers,
+            dtype=dtype,
+            certificate=certificate,
+            replace=replace,
+        )
         error = relative_error(exact, store.get(name)) if dtype else 0.0
     if dtype:
-        note(f"rounded to {dtype}: relative error {error:.2g}")
+        note(f"rounded to {dtype}: {certificate or f'relative error {error:.2g}'}")
     note(f"stored: {record.name}, {record.bytes:,} bytes of {record.method}")
 
 
@@ -105,6 +116,33 @@ def get(path: Path, name: str, directory: Path) -> None:
     with AdapterStore(path, "read") as store:
         store.get(name).write(directory)
     note(f"written: {directory}")
+
+
+@command.command()
+@_store
+@click.argument("name")
+@json_option
+def info(path: Path, name: str, *, as_json: bool) -> None:
+    """Print the record of the adapter NAME, and the measured change if it is rounded."""
+    from rankfold.store.saved import RECORD_SIGN, open_stored
+    from rankfold.store.store import AdapterStore
+
+    with AdapterStore(path, "read") as store:
+        record = store.record(name)
+    certificate = open_stored(f"{path}{RECORD_SIGN}{name}").certificate
+    if as_json:
+        print_json({**record.to_dict(), "certificate": certificate and certificate.to_dict()})
+        return
+    labels = {"tags": _words(record.tags), "metrics": _words(record.metrics)}
+    values = {**record.to_dict(), **labels}
+    lines = [[key, str(value)] for key, value in values.items() if value not in ("", {})]
+    if certificate is not None:
+        lines.append(["rounded to", f"{certificate.dtype}: {certificate}"])
+    print_table(["", ""], lines, left=(0, 1))
+
+
+def _words(labels: Mapping[str, object]) -> str:
+    return " ".join(f"{key}={value}" for key, value in labels.items())
 
 
 @command.command(name="list")

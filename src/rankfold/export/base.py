@@ -8,7 +8,7 @@ from typing import Any, cast, final
 
 import torch
 import transformers
-from peft import PeftModel, PeftType
+from peft import PeftConfig, PeftModel, PeftType
 from peft.utils import TaskType
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig
@@ -38,10 +38,9 @@ _AUTO_CLASSES: Mapping[str, str] = {
 }
 
 
-@final
 @dataclass(frozen=True, slots=True)
-class RankfoldAdapter:
-    """A saved adapter of a rankfold method, without a model.
+class PeftAdapter:
+    """A saved adapter of any method of PEFT, without a model.
 
     Args:
         saved: Its files as values.
@@ -49,7 +48,7 @@ class RankfoldAdapter:
     """
 
     saved: SavedAdapter
-    config: RankfoldConfig
+    config: PeftConfig
 
     @property
     def labels(self) -> int | None:
@@ -61,6 +60,19 @@ class RankfoldAdapter:
             if parts[-1] == "weight" and any(head in parts for head in _TASK_HEADS) and not is_adapter:
                 outputs = tensor.shape[0]
         return outputs
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RankfoldAdapter(PeftAdapter):
+    """A saved adapter of a rankfold method, without a model.
+
+    Args:
+        saved: Its files as values.
+        config: Its configuration.
+    """
+
+    config: RankfoldConfig
 
 
 def open_rankfold_adapter(location: str | Path) -> RankfoldAdapter:
@@ -101,7 +113,7 @@ class AdapterBase:
     """
 
     model: BaseModel
-    adapter: RankfoldAdapter
+    adapter: PeftAdapter
     label_names: Sequence[str] | None = None
 
     def load(self) -> PreTrainedModel:
@@ -165,7 +177,7 @@ class AdapterBase:
 
 
 def find_base(
-    adapter: RankfoldAdapter, model: str | None, label_names: Sequence[str] | None = None
+    adapter: PeftAdapter, model: str | None, label_names: Sequence[str] | None = None
 ) -> AdapterBase | None:
     """Return the base model of an adapter, or None if it is not at hand.
 
@@ -192,7 +204,7 @@ def find_base(
     return AdapterBase(resolve_model(model), adapter, label_names)
 
 
-def model_class(config: RankfoldConfig, base_config: PreTrainedConfig) -> Any:
+def model_class(config: PeftConfig, base_config: PreTrainedConfig) -> Any:
     """Return the class of transformers to load a base model as.
 
     The adapter's task type decides; without one, the class of the model that PEFT recorded; without that, the

@@ -188,6 +188,21 @@ class BytesInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredInfo:
+    """The adapter in another type: the bytes of its values with their scales, and the metric with them.
+
+    Args:
+        bytes: Comparable with `BytesInfo.learned`.
+        score: The primary metric with the rounded numbers.
+        file: The bytes of the whole packed file.
+    """
+
+    bytes: int
+    score: float
+    file: int
+
+
+@dataclass(frozen=True, slots=True)
 class SecondsInfo:
     """Where the time went, in seconds; `step_median` is one update without evaluation."""
 
@@ -272,7 +287,8 @@ def _with_zone(moment: str) -> str:
 class RunRecord:
     """One run, done or failed: the fields of `run.json`. `flops` is estimated; a failure has no results.
 
-    `lengths` and `findings` are what was known of the data before the training.
+    `lengths` and `findings` are what was known of the data before the training. `stored` has the adapter in
+    the type that was asked for, by the name of the type.
     """
 
     status: Literal["done", "failed"]
@@ -305,6 +321,7 @@ class RunRecord:
     lengths: LengthsInfo | None = None
     findings: tuple[str, ...] = ()
     init: InitInfo | None = None
+    stored: Mapping[str, StoredInfo] = field(default_factory=dict[str, StoredInfo])
     format: Literal[2] = FORMAT
 
     @property

@@ -42,6 +42,7 @@ LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "
 Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 BaseDtype = Literal["fp32", "bf16"]
+StoredType = Literal["fp16", "bf16", "int8", "int4", "int3", "int2"]
 Quantisation = Literal["4bit", "8bit"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 BaseRole = Literal["down", "core", "up"]
@@ -312,6 +313,18 @@ class RunRequest(DataRequest):
         allow_inf_nan=False,
         description="Norm that gradients are scaled down to, if any.",
     )
+    store: Annotated[StoredType | None, _TRAINING_METHOD] = Field(
+        None,
+        description="Write the adapter rounded to this type as well, into adapter.rankfold, and measure it: "
+        "fp16, bf16, int8, int4, int3 or int2.",
+    )
+    store_bits: Annotated[int | None, Option("How to train", metavar="BITS", is_per_method=True)] = Field(
+        None,
+        ge=2,
+        le=8,
+        description="Train with numbers rounded to 8, 4, 3 or 2 bits in the last third of the updates, and "
+        "store them in that type.",
+    )
     seed: Annotated[int, _TRAINING] = Field(
         0, ge=0, le=2**32 - 1, description="Seed of head, adapter, data order and dropout."
     )
@@ -409,6 +422,7 @@ class RunRequest(DataRequest):
             )
         if self.base_dtype == "bf16" and self.precision == "fp32":
             raise SpecError("base_dtype 'bf16' cannot be trained with precision 'fp32'; use bf16 or auto.")
+        self._check_store()
         _ = self.rates
         if self.reducer is not None:
             ReducerSpec.of(self.reducer)
@@ -443,6 +457,22 @@ class RunRequest(DataRequest):
         for name in self.loggers:
             if name not in LOGGERS:
                 raise unknown_name("logger of report_to", name, LOGGERS)
+
+    def _check_store(self) -> None:
+        if self.store_bits is None:
+            return
+        if self.store_bits not in (8, 4, 3, 2):
+            raise SpecError(f"store_bits is {self.store_bits}; give 8, 4, 3 or 2.")
+        if self.store not in (None, f"int{self.store_bits}"):
+            raise SpecError(
+                f"store is '{self.store}', and store_bits {self.store_bits} are stored as "
+                f"int{self.store_bits}; leave store out."
+            )
+
+    @property
+    def stored_type(self) -> str | None:
+        """The type that the adapter is written in beside its folder's own files; None if it is not."""
+        return self.store if self.store_bits is None else f"int{self.store_bits}"
 
     @property
     def selects(self) -> bool:

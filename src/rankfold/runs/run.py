@@ -8,7 +8,9 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
+import peft
 import torch
 
 from rankfold.files import check_writable, naming_full_disk
@@ -27,14 +29,18 @@ from rankfold.runs.record import (
     ReducerPoint,
     RunRecord,
     SecondsInfo,
+    StoredInfo,
     TrainingInfo,
 )
 from rankfold.runs.request import RunRequest
 from rankfold.runs.resume import check_unchanged, check_unfinished, remove_leftover, unfinished_run
+from rankfold.runs.rounding import Measurement, certify
 from rankfold.runs.trained import finish_adapter
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME
+from rankfold.store.certificate import ScoreChange
 from rankfold.store.manifest import MANIFEST_NAME
-from rankfold.store.saved import open_adapter
+from rankfold.store.rounding import Dtype, restore, round_adapter
+from rankfold.store.saved import open_adapter, write_packed
 from rankfold.tasks import limit_rows
 from rankfold.tasks.kinds import Evaluation
 from rankfold.tasks.mixture import baselines, with_parts
@@ -42,6 +48,7 @@ from rankfold.train.checkpoint import Checkpoints
 from rankfold.train.curve import Curve
 from rankfold.train.distributed import is_main_process, join_processes, wait_for_all
 from rankfold.train.held_out import LOSS, HeldOut
+from rankfold.train.store_bits import StoreBits
 from rankfold.train.trainer import train_model
 
 logger = logging.getLogger("rankfold.runs")
@@ -49,6 +56,9 @@ logger = logging.getLogger("rankfold.runs")
 CURVE_NAME = "curve.csv"
 LOGS_NAME = "runs"
 """The folder of TensorBoard's files, as transformers names it."""
+
+STORED_NAME = "adapter.rankfold"
+"""The adapter in the type that `store` names."""
 
 
 def run(request: RunRequest, *, progress: Progress | None = None) -> RunRecord:
@@ -184,6 +194,9 @@ def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | Non
     validation, request = _Validation(setup, progress or Silent()), setup.request
     if request.quantise is None:  # quantised weights are where they belong
         setup.model.to(setup.device)
+    store_bits = None
+    if request.store_bits is not None:
+        store_bits = StoreBits(setup.model, request.store_bits, setup.schedule.steps)
     curve = train_model(
         setup.model,
         setup.rows,
@@ -202,11 +215,14 @@ def _execute(setup: RunSetup, checkpoints: Checkpoints, progress: Progress | Non
         ),
         report_to=request.loggers,
         progress=progress,
-        callbacks=[setup.reducer] if setup.reducer else [],
+        callbacks=[callback for callback in (setup.reducer, store_bits) if callback is not None],
         checkpoints=checkpoints,
     )
     began = time.perf_counter()
-    evaluation = validation.final(is_current=curve.best_step in (None, curve.steps))
+    is_current = curve.best_step in (None, curve.steps)
+    if store_bits is not None and store_bits.finish():
+        is_current = False
+    evaluation = validation.final(is_current=is_current)
     return _Result(curve, evaluation, curve.evaluate_seconds + time.perf_counter() - began)
 
 
@@ -220,9 +236,37 @@ def _write(start: RunRecord, setup: RunSetup, result: _Result, scratch: Path, to
         _write_curve(result.curve, work / CURVE_NAME)
         if request.keep_texts:
             _write_examples(setup, result.evaluation, work)
+        if request.stored_type is not None:
+            record = replace(record, stored=_store(setup, record, cast("Dtype", request.stored_type), work))
         if (scratch / LOGS_NAME).is_dir():
             shutil.move(scratch / LOGS_NAME, work / LOGS_NAME)
         replace(record, bytes=adapter_bytes(work)).write(work)
+
+
+def _store(setup: RunSetup, record: RunRecord, dtype: Dtype, folder: Path) -> dict[str, StoredInfo]:
+    """Write the adapter of a run in another type, and measure the model with its numbers.
+
+    The model keeps them.
+    """
+    exact = open_adapter(folder)
+    rounded = restore(round_adapter(exact, dtype))
+    metric = record.task.metric
+    score = record.metrics[metric]
+    if any(
+        not torch.equal(tensor.float(), exact.tensors[name].float())
+        for name, tensor in rounded.tensors.items()
+    ):
+        cast(Any, peft).set_peft_model_state_dict(setup.model, dict(rounded.tensors))
+        score = with_parts(setup.data.task, setup.data.evaluate(setup.learner, "validation"))[metric]
+    change = ScoreChange(record.task.name, metric, len(record.predictions), record.metrics[metric], score)
+    certificate = certify(exact, dtype, Measurement(weights_only=True))
+    packed = write_packed(
+        exact,
+        folder / STORED_NAME,
+        dtype=dtype,
+        certificate=certificate and replace(certificate, score=change),
+    )
+    return {dtype: StoredInfo(packed.learned_bytes, score, packed.file_bytes)}
 
 
 def _with_results(start: RunRecord, setup: RunSetup, result: _Result, total_seconds: float) -> RunRecord:

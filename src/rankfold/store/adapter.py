@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError
 from rankfold.files import CONFIG_NAME, WEIGHTS_NAME, check_writable, whole_folder, write_whole
+from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.manifest import MANIFEST_NAME, Manifest
 from rankfold.store.strict_json import parse
 from rankfold.store.weights import Layout, join
@@ -31,6 +32,7 @@ class SavedAdapter:
         tensors: The values by name.
         source: The location it was read from, for messages.
         manifest_text: The text of `rankfold.json`; None if there is none, as PEFT itself writes none.
+        certificate_text: The certificate of its rounding, for one that is in integers.
     """
 
     config: bytes
@@ -38,6 +40,17 @@ class SavedAdapter:
     tensors: Mapping[str, Tensor]
     source: str = ""
     manifest_text: bytes | None = None
+    certificate_text: bytes | None = None
+
+    @property
+    def certificate(self) -> RoundingCertificate | None:
+        """The measured change by its rounding; None if it is not in integers, or was not measured.
+
+        Raises:
+            AdapterFileError: If the text is no certificate.
+        """
+        text = self.certificate_text
+        return None if text is None else RoundingCertificate.from_json(text)
 
     @property
     def manifest(self) -> Manifest | None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from rankfold.errors import AdapterFileError
 from rankfold.store.adapter import SavedAdapter, parse_config, spell_config
 from rankfold.store.container import Container
-from rankfold.store.manifest import Manifest
 from rankfold.store.rounding import grid_of
 from rankfold.store.tensors import TensorEntry, check_name, copies_of
 from rankfold.store.weights import Layout, read_layout
@@ -40,6 +39,8 @@ def to_container(adapter: SavedAdapter) -> Container:
     )
     if adapter.manifest_text is not None:
         header["manifest"] = adapter.manifest_text.decode()
+    if adapter.certificate_text is not None:
+        header["certificate"] = adapter.certificate_text.decode()
     if adapter.layout.header is not None:
         header["weights_header"] = adapter.layout.header.decode()
     if copies:
@@ -67,7 +68,8 @@ def from_container(container: Container) -> SavedAdapter:
     header = dict(container.header)
     if header.pop("format", None) not in _FORMATS:
         raise AdapterFileError("the packed adapter has a format that is not known here; update rankfold.")
-    config, manifest = _read_config(header), _read_manifest(header)
+    config, manifest = _read_config(header), _read_text(header, "manifest")
+    certificate = _read_text(header, "certificate")
     metadata = _read_metadata(header.pop("metadata", None))
     tensors = _with_copies(container.tensors, header.pop("copies", []))
     entries = tuple(TensorEntry.of(name, tensor) for name, tensor in tensors.items())
@@ -80,7 +82,11 @@ def from_container(container: Container) -> SavedAdapter:
             raise _wrong(f"the entry '{min(header)}' is unknown")
     if (layout.entries, layout.metadata) != (entries, metadata):
         raise _wrong("its header does not fit its tensors")
-    return SavedAdapter(config, layout, tensors, manifest_text=manifest)
+    adapter = SavedAdapter(config, layout, tensors, manifest_text=manifest, certificate_text=certificate)
+    _ = adapter.manifest, adapter.certificate  # damaged ones are refused here
+    if certificate is not None and grid_of(adapter) is None:
+        raise _wrong("it has the certificate of a rounding, and is exact")
+    return adapter
 
 
 def _format_of(adapter: SavedAdapter, copies: Mapping[str, str]) -> int:
@@ -140,15 +146,12 @@ def _read_config(header: dict[str, JsonValue]) -> bytes:
     return config
 
 
-def _read_manifest(header: dict[str, JsonValue]) -> bytes | None:
-    """Take the manifest out of a header."""
-    text = header.pop("manifest", None)
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise _wrong("its manifest is not text")
-    Manifest.from_json(text.encode())
-    return text.encode()
+def _read_text(header: dict[str, JsonValue], name: str) -> bytes | None:
+    """Take a text, the manifest or the certificate, out of a header."""
+    text = header.pop(name, None)
+    if text is not None and not isinstance(text, str):
+        raise _wrong(f"its {name} is not text")
+    return None if text is None else text.encode()
 
 
 def _read_metadata(values: JsonValue) -> dict[str, str] | None:

@@ -18,7 +18,7 @@ In every integer type these are rounded and these are exact:
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -28,6 +28,7 @@ from torch.nn.functional import pad
 
 from rankfold.errors import AdapterFileError
 from rankfold.store.adapter import SavedAdapter
+from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.tensors import DTYPES, TensorEntry
 from rankfold.store.weights import Layout
 
@@ -49,6 +50,9 @@ _FEWEST_NUMBERS = 8
 _PACKED_STEPS = 8  # as many of any type fill whole bytes
 # Clipping the largest numbers of a block costs less than coarse steps for all the others; int8 gains nothing.
 _SHRINKS = (1.0, 0.9, 0.8, 0.7)
+# The RMS distance from one of numbers that lie around it, and that which none of them has when rounded.
+_NEAR_ONE, _FAR_FROM_ONE = 0.5, 0.9
+_LEAST_AROUND_ONE = 2.0**-16
 
 _PREFIXES = ("rankfold_", "lora_", "hada_")
 _WHOLE = ("magnitude", "trainable_tokens")
@@ -82,11 +86,26 @@ class Grid:
     def round(self, tensor: Tensor) -> Tensor:
         """Return a tensor with its numbers as they are after storing, in its own type and shape."""
         numbers = tensor.detach().reshape(-1).float()
-        origin = _origin_of(numbers)
-        steps, scales = self.quantise(numbers - origin)
-        return (_product(steps, scales) + origin).to(tensor.dtype).reshape(tensor.shape)
+        origin = self.origin_of(numbers)
+        return (_product(*self.quantise(numbers, origin)) + origin).to(tensor.dtype).reshape(tensor.shape)
 
-    def quantise(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def origin_of(self, numbers: Tensor) -> int:
+        """Return one for numbers that lie around one, else zero.
+
+        The answer for rounded numbers is the one that they were rounded with.
+
+        Args:
+            numbers: One row of float32.
+        """
+        distance = (numbers.double() - 1).square().mean().sqrt().item() if len(numbers) else 1.0
+        if not distance < _FAR_FROM_ONE:
+            return 0
+        for origin in (1, 0):
+            if torch.equal(_product(*self.quantise(numbers, origin)) + origin, numbers):
+                return origin
+        return int(distance < _NEAR_ONE)
+
+    def quantise(self, numbers: Tensor, origin: int) -> tuple[Tensor, Tensor]:
         """Return the step of each number (float32, a whole number) and the scale of each block (float32).
 
         Of a few scales each block takes the one with the smallest squared error. The largest number of a
@@ -94,15 +113,19 @@ class Grid:
 
         Args:
             numbers: One row of float32.
+            origin: Zero or one, around which they are rounded.
         """
+        numbers = numbers - origin
+        # Below float32's normal numbers there is zero on some machines, so here on all; around one, sums of
+        # products with smaller scales would not be exact.
+        least_scale = _LEAST_AROUND_ONE if origin else torch.finfo(torch.float32).tiny
         blocks = pad(numbers, (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
         is_number = pad(torch.ones_like(numbers), (0, -len(numbers) % BLOCK)).view(-1, BLOCK)
         top = blocks.abs().amax(dim=1, keepdim=True) / self.largest
         best_steps, best_scales, least = torch.zeros_like(blocks), torch.zeros_like(top), None
         for shrink in _SHRINKS if self.bits < 8 else _SHRINKS[:1]:  # noqa: PLR2004
             scales = (top * shrink).to(torch.bfloat16).float()
-            # Numbers below float32's normal ones are zero on some machines, so here they are on all.
-            scales = scales.where(scales >= torch.finfo(torch.float32).tiny, 0.0)
+            scales = scales.where(scales >= least_scale, 0.0)
             steps = self._nearest(blocks / scales).where(scales > 0, 0.0)
             errors = ((steps * scales - blocks) * is_number).square().sum(dim=1, keepdim=True)
             better = torch.ones_like(scales, dtype=torch.bool) if least is None else errors < least
@@ -210,7 +233,7 @@ class RoundedEntry:
             AdapterFileError: If a value is not finite, or too large.
         """
         numbers = tensor.detach().cpu().reshape(-1).float()
-        steps, scales = self.grid.quantise(numbers - self.origin)
+        steps, scales = self.grid.quantise(numbers, self.origin)
         bits = scales.to(torch.bfloat16).view(torch.int16).int()
         halves = torch.stack((bits & 255, (bits >> 8) & 255), dim=1).to(torch.uint8).view(-1)
         data = torch.cat((self.grid.pack(steps), halves))
@@ -244,13 +267,16 @@ class RoundedEntry:
         return numbers.to(DTYPES[self.dtype]).reshape(self.shape)
 
 
-def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
+def round_adapter(
+    adapter: SavedAdapter, dtype: Dtype, certificate: RoundingCertificate | None = None
+) -> SavedAdapter:
     """Return an adapter with its floating-point tensors rounded.
 
     Args:
         adapter: The adapter.
         dtype: A floating-point type, which the tensors then have; or a type of integers, from which `restore`
             gives rounded numbers in the original types. The rules above say which tensors are exact in it.
+        certificate: The measured change, which goes with an adapter in integers.
 
     Raises:
         AdapterFileError: If a value is not finite or too large, or the adapter is in integers already.
@@ -263,7 +289,8 @@ def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
         return rounded.with_digest_of(rounded)
     tensors: dict[str, Tensor] = {}
     entries: list[str] = []
-    for name, tensor_grid in choose_grids(adapter, grid).items():
+    grids = choose_grids(adapter.tensors, adapter.method, adapter.modules_to_save, grid)
+    for name, tensor_grid in grids.items():
         tensor = adapter.tensors[name]
         if tensor_grid is None:
             tensors[name] = tensor
@@ -274,20 +301,26 @@ def round_adapter(adapter: SavedAdapter, dtype: Dtype) -> SavedAdapter:
             entries.append(entry.spell())
     metadata = {**(adapter.layout.metadata or {}), METADATA: " ".join([grid.name, *entries])}
     rounded = _with_tensors(adapter, tensors, metadata)
+    if certificate is not None:
+        rounded = replace(rounded, certificate_text=certificate.to_json())
     # The digest is that of the file which a reader gets.
     return rounded.with_digest_of(restore(rounded))
 
 
-def choose_grids(adapter: SavedAdapter, grid: Grid) -> dict[str, Grid | None]:
+def choose_grids(
+    tensors: Mapping[str, Tensor], method: str, modules_to_save: Sequence[str], grid: Grid
+) -> dict[str, Grid | None]:
     """Return the type that each tensor of an adapter is rounded to; None if it is exact.
 
     Args:
-        adapter: The adapter; its configuration says the method and the modules that are stored whole.
+        tensors: The tensors by the names of PEFT's files.
+        method: PEFT's name of the method.
+        modules_to_save: Modules that are stored whole.
         grid: The type of the adapter.
     """
-    prefixes = (*_PREFIXES, f"{adapter.method.lower()}_")
-    modules = tuple(f".{module}." for module in adapter.modules_to_save)
-    entries = (TensorEntry.of(name, tensor) for name, tensor in adapter.tensors.items())
+    prefixes = (*_PREFIXES, f"{method.lower()}_")
+    modules = tuple(f".{module}." for module in modules_to_save)
+    entries = (TensorEntry.of(name, tensor) for name, tensor in tensors.items())
     return {entry.name: _choose_grid(entry, prefixes, modules, grid) for entry in entries}
 
 
@@ -322,7 +355,8 @@ def restore(adapter: SavedAdapter) -> SavedAdapter:
         name: adapter.tensors[name] if entry is None else entry.decode(adapter.tensors[name])
         for name, entry in rounded_entries(adapter)
     }
-    return _with_tensors(adapter, tensors, metadata or None)
+    restored = _with_tensors(adapter, tensors, metadata or None)
+    return replace(restored, certificate_text=None)
 
 
 def rounded_entries(adapter: SavedAdapter) -> Iterator[tuple[str, RoundedEntry | None]]:
@@ -385,16 +419,12 @@ def tensor_error(exact: Tensor, rounded: Tensor) -> float:
 
 def _entry_of(name: str, tensor: Tensor, grid: Grid) -> RoundedEntry:
     entry = TensorEntry.of(name, tensor)
-    return RoundedEntry(grid, _origin_of(tensor.detach().reshape(-1).float()), entry.dtype, entry.shape)
+    origin = grid.origin_of(tensor.detach().cpu().reshape(-1).float())
+    return RoundedEntry(grid, origin, entry.dtype, entry.shape)
 
 
 def _blocks(numbers: int) -> int:
     return -(-numbers // BLOCK)
-
-
-def _origin_of(numbers: Tensor) -> int:
-    """Return one if numbers are nearer to one than to zero on average, else zero."""
-    return int(numbers.double().mean().item() > 0.5) if len(numbers) else 0  # noqa: PLR2004
 
 
 def _product(steps: Tensor, scales: Tensor) -> Tensor:

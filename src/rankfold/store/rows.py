@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, unknown_name
 from rankfold.store.adapter import SavedAdapter
-from rankfold.store.manifest import Manifest
 from rankfold.store.record import (
     FORMAT,
     FORMATS,
@@ -245,7 +244,7 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
     (record,) = _records(connection, [row[:_COLUMN_COUNT]])
     try:
         family, _ = read_outline(outline, outline_bytes)
-        config, manifest = split_texts(inflate_texts(delta, config_bytes, template, template_bytes))
+        config, *texts = split_texts(inflate_texts(delta, config_bytes, template, template_bytes))
         parts = read_parts(connection, row[0])
         digests = [(position, digest) for position, digest, _ in parts]
         if digest_of(record, (outline, template, delta), digests) != record.digest:
@@ -253,11 +252,11 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
         tensors = _join_parts(family.layout, {position: data for position, _, data in parts})
         if family.layout.payload_bytes != record.bytes:
             raise damage_error("its size")
-        if manifest is not None:
-            Manifest.from_json(manifest)
+        adapter = SavedAdapter(config, family.layout, tensors, name, *texts)
+        _ = adapter.manifest, adapter.certificate  # damaged ones are refused here
     except AdapterFileError as error:
         raise AdapterFileError(f"adapter '{name}': {error}") from error
-    return record, SavedAdapter(config, family.layout, tensors, source=name, manifest_text=manifest)
+    return record, adapter
 
 
 def select(

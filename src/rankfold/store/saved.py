@@ -14,6 +14,7 @@ from rankfold.errors import AdapterFileError, OutputExistsError
 from rankfold.files import check_free_file, write_whole
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config
+from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.database import Database
 from rankfold.store.manifest import MANIFEST_NAME, Manifest
 from rankfold.store.packed import from_container, to_container
@@ -42,12 +43,14 @@ class Packed:
         relative_error: The largest error of a rounded tensor, root mean square of the error by that of its
             values; 0 if nothing was rounded.
         left_out: The folder's other files, which a packed adapter does not carry.
+        certificate: The measured change, of an adapter in integers.
     """
 
     file_bytes: int
     learned_bytes: int
     relative_error: float
     left_out: tuple[str, ...]
+    certificate: RoundingCertificate | None = None
 
 
 def open_adapter(location: SavedAdapter | str | Path) -> SavedAdapter:
@@ -127,11 +130,12 @@ def other_files(location: str | Path, *, but: Path | None = None) -> dict[str, i
     return {file.relative_to(folder).as_posix(): file.lstat().st_size for file in files}
 
 
-def pack_adapter(
+def write_packed(
     adapter: SavedAdapter | str | Path,
     file: str | Path,
     *,
     dtype: Dtype | None = None,
+    certificate: RoundingCertificate | None = None,
     overwrite: bool = False,
 ) -> Packed:
     """Write a saved adapter, of any PEFT method, as one file; `unpack_adapter` gives the folder back.
@@ -141,6 +145,7 @@ def pack_adapter(
         file: The file to write, in one step.
         dtype: Round the floating-point tensors to this type; without it the folder comes back byte for byte.
             Of a type of integers come back rounded numbers in the original types.
+        certificate: The measured change by the rounding.
         overwrite: Whether to replace an earlier packed file; no other file is replaced.
 
     Raises:
@@ -150,12 +155,10 @@ def pack_adapter(
         SpecError: If nothing can be written there.
     """
     target = Path(file)
-    check_free_file(target, overwrite=overwrite)
-    if target.exists() and not container.is_container(target):
-        raise OutputExistsError(f"'{target}' is no packed file, so it is not replaced; choose another file.")
+    check_packable(target, overwrite=overwrite)
     exact = open_adapter(adapter)
     exact.check_finite()
-    small = exact if dtype is None else round_adapter(exact, dtype)
+    small = exact if dtype is None else round_adapter(exact, dtype, certificate)
     content = to_container(small)
     data = container.encode(content)
     _check_round_trip(small, from_container(container.decode(data)))
@@ -166,14 +169,27 @@ def pack_adapter(
         learned_bytes=sum(tensor.nbytes for tensor in content.tensors.values()),
         relative_error=relative_error(exact, restore(small)),
         left_out=tuple(other_files(exact.source, but=target)) if exact.source else (),
+        certificate=small.certificate,
     )
+
+
+def check_packable(file: Path, *, overwrite: bool) -> None:
+    """Check that a packed file may be written, before any work is done.
+
+    Raises:
+        OutputExistsError: If the file exists, or is a folder; with `overwrite`, if it is no packed file.
+        SpecError: If nothing can be written there.
+    """
+    check_free_file(file, overwrite=overwrite)
+    if file.exists() and not container.is_container(file):
+        raise OutputExistsError(f"'{file}' is no packed file, so it is not replaced; choose another file.")
 
 
 def unpack_adapter(file: str | Path, folder: str | Path) -> None:
     """Write the PEFT folder of a packed adapter.
 
     Args:
-        file: A file that `pack_adapter` wrote.
+        file: A file that `rankfold.pack_adapter` wrote.
         folder: The folder to write; it must not exist or be empty.
 
     Raises:
@@ -255,7 +271,7 @@ def _read_record(file: Path, name: str) -> SavedAdapter:
 
 def _check_round_trip(adapter: SavedAdapter, again: SavedAdapter) -> None:
     """Check, before anything is written, that all files come back byte for byte."""
-    texts, same_texts = ((one.config, one.manifest_text) for one in (adapter, again))
+    texts, same_texts = ((one.config, one.manifest_text, one.certificate_text) for one in (adapter, again))
     if texts != same_texts or again.weights_file() != adapter.weights_file():
         raise AdapterFileError("the packed file would not unpack to the same bytes; report this as a fault.")
 

@@ -1,8 +1,8 @@
 """Everything that adapters of a store share is stored once: families, and parts under their hash.
 
 A family has the same base, method and tensor layout; its table of tensors and a template of its texts,
-which are configurations with their manifests, are stored once. A part is some bytes of adapters under their
-hash, in pieces that fill the pages of the file.
+which are configurations with manifests and certificates, are stored once. A part is some bytes of adapters
+under their hash, in pieces that fill the pages of the file.
 """
 
 import sqlite3
@@ -72,15 +72,24 @@ class Family:
 
 
 def join_texts(adapter: SavedAdapter) -> bytes:
-    """Return the texts of an adapter, its configuration and perhaps its manifest, as one."""
-    manifest = adapter.manifest_text
-    return adapter.config if manifest is None else adapter.config + _BETWEEN + manifest
+    """Return the texts of an adapter, its configuration and perhaps manifest and certificate, as one."""
+    texts = [adapter.config, adapter.manifest_text or b"", adapter.certificate_text or b""]
+    while not texts[-1]:
+        texts.pop()
+    return _BETWEEN.join(texts)
 
 
-def split_texts(texts: bytes) -> tuple[bytes, bytes | None]:
-    """Return the configuration and the manifest that `join_texts` joined."""
-    config, between, manifest = texts.partition(_BETWEEN)
-    return config, manifest if between else None
+def split_texts(texts: bytes) -> tuple[bytes, bytes | None, bytes | None]:
+    """Return the configuration, the manifest and the certificate that `join_texts` joined.
+
+    Raises:
+        AdapterFileError: If there are more texts.
+    """
+    config, *others = texts.split(_BETWEEN)
+    if len(others) > 2:  # noqa: PLR2004
+        raise damage_error("its description")
+    manifest, certificate = [text or None for text in [*others, b"", b""][:2]]
+    return config, manifest, certificate
 
 
 def put_family(connection: sqlite3.Connection, family: Family, texts: bytes) -> tuple[int, bytes, bytes, int]:

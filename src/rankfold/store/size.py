@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter
+from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.manifest import MANIFEST_NAME
 from rankfold.store.rounding import rounded_entries
 from rankfold.store.saved import open_adapter, open_stored, other_files
@@ -72,6 +73,7 @@ class Explanation:
         parts: The file's parts in groups.
         tensors: The file's parts tensor by tensor.
         other_files: Sizes of the other files in the adapter's folder.
+        certificate: The measured change by its rounding, if it has one.
     """
 
     file: str
@@ -82,6 +84,7 @@ class Explanation:
     parts: tuple[Part, ...]
     tensors: tuple[Part, ...]
     other_files: Mapping[str, int]
+    certificate: RoundingCertificate | None = None
 
 
 def explain(location: Path) -> Explanation:
@@ -185,6 +188,7 @@ def _explain(
         parts=tuple(sorted(_nonempty(parts), key=_sort_key)),
         tensors=tuple(_nonempty(tensors)),
         other_files=files,
+        certificate=adapter.certificate,
     )
 
 

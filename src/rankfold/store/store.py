@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, final
 from torch import nn
 
 from rankfold.store.adapter import SavedAdapter
+from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.database import Database, Mode
 from rankfold.store.maintenance import Fault, FreedRoom, Stats, collect, statistics, verify
 from rankfold.store.record import Record
@@ -51,6 +52,7 @@ class AdapterStore:
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
         dtype: Dtype | None = None,
+        certificate: RoundingCertificate | None = None,
         replace: bool = False,
     ) -> Record:
         """Store an adapter.
@@ -62,6 +64,7 @@ class AdapterStore:
             metrics: Measured numbers, such as `{"accuracy": 0.93}`.
             dtype: Round the floating-point tensors to this type; `get` then gives that type, or for a
                 type of integers rounded numbers in the original types.
+            certificate: The measured change by the rounding, which is stored with the adapter.
             replace: Whether to replace an adapter of this name, with its tags and metrics.
 
         Raises:
@@ -73,7 +76,7 @@ class AdapterStore:
         adapter = open_adapter(adapter)
         adapter.check_finite()
         if dtype is not None:
-            adapter = round_adapter(adapter, dtype)
+            adapter = round_adapter(adapter, dtype, certificate)
         record = describe(name, adapter, created=datetime.now(UTC), tags=tags or {}, metrics=metrics or {})
         with self._database.write() as connection:
             return put(connection, record, adapter, replace=replace)

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rankfold
@@ -148,10 +148,13 @@ def test_numbers_take_the_bits_of_the_type_and_half_a_bit_for_scales(dtype, erro
     assert 0 < packed.relative_error < error
 
 
+@settings(max_examples=300)
 @given(st.integers(0, 200), st.sampled_from(list(GRIDS)), st.integers(-130, 120), st.integers(0, 99))
 def test_rounded_numbers_are_rounded_to_themselves(count, dtype, power, seed):
+    """Around zero, around one, and in between, where either could be chosen."""
     generator = torch.Generator().manual_seed(seed)
-    numbers = torch.randn(count, generator=generator) * 2.0**power + seed % 2
+    power = power if seed % 4 < 2 else power // 10
+    numbers = torch.randn(count, generator=generator) * 2.0**power + seed % 4 / 2
     once = GRIDS[dtype].round(numbers)
     assert bytes_of(GRIDS[dtype].round(once)) == bytes_of(once)
     assert bytes_of(there_and_back(numbers, dtype)) == bytes_of(once if count >= 8 else numbers)
@@ -252,8 +255,7 @@ def test_what_is_rounded_and_what_is_exact():
     vectors = ("bias", "LayerNorm.weight", "vector", "lambda_b")
     tensors = {name: wide[0] if name.endswith(vectors) else wide for name in kinds}
     tensors |= {"x.q.vera_indices": wide.long(), "x.q.lora_scale": torch.ones(7)}
-    adapter = adapter_of(tensors, peft_type="VERA", modules_to_save=["classifier"])
-    choice = choose_grids(adapter, GRIDS["int3"])
+    choice = choose_grids(tensors, "VERA", ["classifier"], GRIDS["int3"])
     assert {name: grid and grid.name for name, grid in choice.items()} == kinds
 
 

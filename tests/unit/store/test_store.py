@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rankfold import AdapterFileError, AdapterStore, SpecError, StoreError
 from rankfold.errors import OutputExistsError
-from rankfold.store.saved import pack_adapter
+from rankfold.store.saved import write_packed
 from rankfold.store.size import explain
 from tests.support.stored import make_adapter, same
 
@@ -45,7 +45,7 @@ def test_adapter_comes_back_byte_for_byte(store, saved):
 def test_adapter_is_put_from_a_directory_and_from_a_packed_file(store, tmp_path):
     saved = make_adapter(head=1)
     saved.write(tmp_path / "adapter")
-    pack_adapter(tmp_path / "adapter", tmp_path / "packed")
+    write_packed(tmp_path / "adapter", tmp_path / "packed")
     store.put("directory", tmp_path / "adapter")
     store.put("file", tmp_path / "packed")
     assert same(store.get("directory"), saved)
