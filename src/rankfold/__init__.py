@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from rankfold.runs.push import push_adapter as push_adapter
     from rankfold.runs.rounding import pack_adapter as pack_adapter
     from rankfold.runs.rounding import save as save
+    from rankfold.serve.bank import Bank as Bank
+    from rankfold.serve.session import Session as Session
     from rankfold.store.adapter import SavedAdapter as SavedAdapter
     from rankfold.store.loading import hotswap_adapter as hotswap_adapter
     from rankfold.store.record import Record as Record
@@ -67,6 +69,7 @@ _HOMES = {
     "AdapterSpec": "rankfold.adapter.spec",
     "AdapterStore": "rankfold.store.store",
     "AuxiliaryLossMixin": "rankfold.train.auxiliary",
+    "Bank": "rankfold.serve.bank",
     "BalanceSpec": "rankfold.adapter.balance",
     "Certificate": "rankfold.export.certificate",
     "DataError": "rankfold.errors",
@@ -88,6 +91,7 @@ _HOMES = {
     "RouterSpec": "rankfold.adapter.router",
     "SavedAdapter": "rankfold.store.adapter",
     "SeededSpec": "rankfold.factors",
+    "Session": "rankfold.serve.session",
     "SpecError": "rankfold.errors",
     "StoreError": "rankfold.errors",
     "SvdSpec": "rankfold.factors",
@@ -118,6 +122,7 @@ __all__ = [
     "AdapterStore",
     "AuxiliaryLossMixin",
     "BalanceSpec",
+    "Bank",
     "Certificate",
     "DataError",
     "DenseSpec",
@@ -138,6 +143,7 @@ __all__ = [
     "RouterSpec",
     "SavedAdapter",
     "SeededSpec",
+    "Session",
     "SpecError",
     "StoreError",
     "SvdSpec",

@@ -17,6 +17,7 @@ from rankfold.adapter.gating import (
     MlpEntryGating,
     MlpExitGating,
     MlpPass,
+    MlpRole,
 )
 from rankfold.adapter.module import Adapter, LearnedScale
 from rankfold.adapter.router import RouterSpec
@@ -190,7 +191,7 @@ class Builder:
             owned_parts["router"] = router = spec.build(*site.router_size(spec))
             router.reset(seed=site.spec.seed, name=f"{self.name}/{group}")
             self._passes[group] = MlpPass(router)
-        return _gating(self._passes[group], spec, site)
+        return gating_of(self._passes[group], spec, site.mlp and site.mlp.role)
 
     def _create(
         self,
@@ -217,9 +218,9 @@ def _tensors(spec: PartSpec, rows: int, cols: int) -> int:
         return sum(1 for _ in spec.build(rows, cols).parameters())
 
 
-def _gating(mlp: MlpPass, spec: RouterSpec, site: Site) -> Gating:
-    """Return the gating for a router's scope and a layer's role in its MLP."""
-    match spec.scope, site.mlp and site.mlp.role:
+def gating_of(mlp: MlpPass, spec: RouterSpec, role: MlpRole | None) -> Gating:
+    """Return the gating for a router's scope and a layer's role in its MLP, if it is in one."""
+    match spec.scope, role:
         case "layer", _:
             return CodeGating(mlp.router) if spec.reads == "code" else InputGating(mlp.router)
         case "mlp", "entry":

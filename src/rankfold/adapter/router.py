@@ -176,10 +176,14 @@ class Router(nn.Module):
 
     def decide(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the probabilities of all heads, their weights, and 1 for each that is chosen."""
-        scores = functional.linear(features, self.weight, self.bias)
+        scores = self.scores(features)
         dtype = torch.promote_types(scores.dtype, torch.float32)
         probabilities = torch.softmax(scores.to(dtype) / self.spec.temperature, dim=-1)
         return probabilities, *self._choose(probabilities)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the score of every head, [*batch, heads]."""
+        return functional.linear(features, self.weight, self.bias)
 
     def take_decision(self) -> Decision | None:
         """Return the decision of the last forward pass, once."""

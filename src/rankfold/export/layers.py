@@ -258,7 +258,7 @@ def detached_adapters(
             for name, path in paths.items()
         }
         builder = Builder(sites, name="default")
-    _check_sizes(builder, config)
+    check_sizes(builder, config)
     adapters: dict[str, BuiltAdapter] = {}
     # Initial values are replaced, so none are sampled.
     with nullcontext() if needs_base_weights(config) else torch.device("meta"):
@@ -269,7 +269,7 @@ def detached_adapters(
     return {name: entry.adapter.eval() for name, entry in adapters.items()}
 
 
-def _check_sizes(builder: Builder, config: RankfoldConfig) -> None:
+def check_sizes(builder: Builder, config: RankfoldConfig) -> None:
     """Check, before anything is built, how many values follow from the sizes that the file names."""
     sizes: list[int] = []
     for part in builder.parts().values():

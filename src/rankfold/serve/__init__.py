@@ -1,1 +1,1 @@
-"""Serve many adapters in one batch; so far, the LoRA resolver for vLLM."""
+"""Serve many adapters in one batch: a bank of slots, a session around a model, and a resolver for vLLM."""

@@ -259,6 +259,14 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
     return record, adapter
 
 
+def digests(connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, bytes]:
+    """Return the checksums of records by name; of a name that has none there is no entry."""
+    rows = connection.execute(
+        f"SELECT name, digest FROM records WHERE name IN ({','.join('?' * len(names))})", names
+    )
+    return dict(rows.fetchall())
+
+
 def select(
     connection: sqlite3.Connection, condition: str, values: Sequence[Value], *, limit: int
 ) -> list[Record]:

@@ -42,7 +42,8 @@ class AdapterStore:
     """
 
     def __init__(self, path: str | Path, mode: Mode = "create", *, wait: float = 30.0) -> None:
-        self._database = Database(Path(path), mode, wait)
+        self.path = Path(path)
+        self._database = Database(self.path, mode, wait)
 
     def put(
         self,
