@@ -60,10 +60,10 @@ class MixedLearner(Learner):
         with self._served(len(next(iter(batch.values()))), keep=False):
             return Learner.logits(self, batch)
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+    def generate(self, prompts: Sequence[Sequence[int]], names: Sequence[int | str]) -> list[str]:
         """Return the continuation of each prompt."""
         with self._served(len(prompts), keep=True):
-            return Learner.generate(self, prompts)
+            return Learner.generate(self, prompts, names)
 
     @contextmanager
     def _served(self, rows: int, *, keep: bool) -> Generator[None]:
