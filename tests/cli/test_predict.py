@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import rankfold
 from rankfold.cli.main import cli
+from rankfold.runs.predict import AnsweredRow
 from tests.support.tiny_models import question_rows, review_rows, write_llama, write_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -257,3 +258,43 @@ def test_unknown_fields_of_a_configuration_are_refused_unless_they_may_be_left_o
 def test_input_that_is_no_text_is_named_with_its_number(item, classes):
     with pytest.raises(rankfold.DataError, match=r"input 2 is .*give a text"):
         rankfold.load(classes).predict(["a film", item])
+
+
+def test_rows_without_text_are_answered_with_a_warning_and_missing_texts_refused(classes, tmp_path):
+    (tmp_path / "new.jsonl").write_text('{"text": "a film"}\n{"text": " "}\n{"text": ""}\n')
+    result = _call("predict", classes, "--data", tmp_path / "new.jsonl", "--json")
+    assert len(result.stdout.splitlines()) == 3
+    assert "there is no text in rows 2, 3" in result.stderr
+    for value in (None, float("nan")):
+        with pytest.raises(ValueError, match="row 2: the column 'text' holds"):
+            rankfold.load(classes).predict([{"text": "a film"}, {"text": value}])
+
+
+@pytest.mark.parametrize("name", ["choice", "unit", "generated"])
+def test_columns_of_the_user_are_never_replaced_by_details_of_an_answer(name):
+    row = AnsweredRow({"text": "a", name: "mine", "tokens": ["a"]}, {"text": "b", name: 1, "tokens": ["a"]})
+    values = {"text": "a", name: "mine", "tokens": ["a"], "prediction": "b", f"prediction: {name}": 1}
+    assert row.values() == values
+    assert AnsweredRow(values, row.answer).values() == values
+
+
+def test_another_chat_template_is_used_and_named(chats, open_answers):
+    learned = rankfold.load(chats).learner.chat_template.source
+    assert learned == _TEMPLATE
+    assert rankfold.load(chats, chat_template="alpaca").learner.chat_template.source != learned
+    result = _call("chat", chats, "--chat-template", "alpaca", "--max-new-tokens", 2, stdin="a film\n")
+    assert "written by the chat template 'alpaca'" in result.stderr
+    named = _call("predict", chats, "--chat-template", "alpac", "--text", "a")
+    assert (named.exit_code, "alpaca" in named.stderr) == (2, True)
+
+
+def test_chat_template_of_a_kind_without_conversations_is_refused(classes):
+    result = _call("predict", classes, "--chat-template", "chatml", "--text", "a film")
+    assert "a chat template is of no use to the kind classification" in result.stderr
+
+
+def test_merged_export_is_named_as_a_model(tiny_bert):
+    for command in ("predict", "evaluate"):
+        result = _call(command, tiny_bert, *(("--text", "a") if command == "predict" else ()))
+        assert result.exit_code == 2
+        assert "is a whole model, such as a merged export, and no adapter" in result.stderr

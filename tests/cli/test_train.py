@@ -372,3 +372,37 @@ def test_resuming_with_half_a_command_or_without_a_run_has_exit_code_2(stopped, 
         result = CliRunner().invoke(cli, ["train", *words])
         assert (result.exit_code, result.stdout) == (2, "")
         assert what in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--save-best", "--seed", "--data", "--set", "--class-weights"])
+def test_option_is_no_value_of_the_one_before_it(flag):
+    result = CliRunner().invoke(cli, ["train", "--model", "minilm", flag, "--eval-every", "5"])
+    assert result.exit_code == 2
+    assert f"{flag} needs a value, but '--eval-every' is an option" in result.stderr
+
+
+def test_options_of_nested_commands_need_their_values_too():
+    result = CliRunner().invoke(cli, ["data", "show", "--data", "--json"])
+    assert "--data needs a value, but '--json' is an option" in result.stderr
+
+
+def test_a_metric_to_save_by_that_is_not_measured_is_found_by_its_option(train):
+    result = train("--save-best", "f1_macro", "--validate", "epochs")
+    assert "give --metric macro_f1 with --save-best macro_f1" in result.stderr
+
+
+def test_only_values_that_are_given_are_printed(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANKFOLD_DATA", str(tmp_path))
+    words = ("--method", "lora", "--class-weights", "spam=5,ham=1")
+    assert printed_config(*words) == "method: lora\nclass_weights:\n  spam: 5.0\n  ham: 1.0\n"
+
+
+def test_classes_are_weighed_by_name_or_sampled_alike(train, tmp_path):
+    refusal = train("--class-weights", "godo=5,bad=1")
+    assert "unknown class 'godo' of class_weights" in refusal.stderr
+    both = train("--class-weights", "1=5", "--sampling", "balanced")
+    assert "class_weights and sampling are both given" in both.stderr
+    assert train("--class-weights", "1=5", "--overwrite").exit_code == 0
+    record = RunRecord.read(tmp_path / "run")
+    assert record.request.class_weights == {"1": 5.0}
+    assert '{"1": 5.0}' in command_of(record.to_dict())

@@ -1,5 +1,7 @@
 """Metrics by name, figures of classes, and weights of classes."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -126,3 +128,22 @@ def test_weighted_loss_counts_every_class_alike(name):
 def test_kinds_without_classes_have_no_weights(name):
     with pytest.raises(SpecError, match="class weights are for kinds with classes"):
         KINDS[name].weigh_classes(Examples(None, {"train": []}))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60))
+def test_balanced_sampling_has_every_row_and_as_many_of_each_class(labels):
+    examples = [Example(index, "a", None, label) for index, label in enumerate(labels)]
+    order = KINDS["classification"].balanced_order(examples)
+    assert order[: len(labels)] == list(range(len(labels)))
+    counts = Counter(labels[index] for index in order)
+    assert set(counts.values()) == {max(Counter(labels).values())}
+    repeats = Counter(order)
+    for label in counts:
+        own = [repeats[index] for index, other in enumerate(labels) if other == label]
+        assert max(own) - min(own) <= 1
+
+
+def test_weights_by_name_are_those_of_the_classes():
+    rows = [Example(index, "a", None, index % 2) for index in range(4)]
+    kind = KINDS["classification"].weigh_classes(Examples(("a", "b"), {"train": rows}), {"b": 3.0})
+    assert kind.loss_items({"labels": torch.tensor([0, 1, 1])}) == 7.0
