@@ -10,6 +10,7 @@ import torch
 
 import rankfold
 from rankfold.errors import AdapterFileError
+from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.container import Container, encode
 from rankfold.store.packed import to_container
 from rankfold.store.rounding import GRIDS, METADATA, round_adapter
@@ -22,6 +23,7 @@ TWICE = adapter_of({"a": TWO, "b": TWO.flip(0), "c": TWO, "d": torch.zeros(3)})
 EXACT = adapter_of({"lora_A": torch.arange(70.0), "b": torch.arange(3), "lora_C": torch.ones(90)})
 SMALL = round_adapter(EXACT, "int4")
 STEPS, SCALES = 35, 6  # bytes of the first tensor
+CERTIFICATE = RoundingCertificate("int4", "numbers", 0.5, 0.25, 2, "0" * 64).to_json().decode()
 
 
 def copies(*entries):
@@ -30,6 +32,10 @@ def copies(*entries):
 
 def types(text):
     return lambda header, _tensors: header["metadata"].update({METADATA: text})
+
+
+def certificate(text):
+    return lambda header, _tensors: header.update(certificate=text)
 
 
 def scale(low, high, *, at=STEPS):
@@ -88,6 +94,16 @@ LIES = {
     "scale that is minus zero": (SMALL, scale(0x00, 0x80)),
     "scale that some machines take for zero": (SMALL, scale(0x01, 0x00)),
     "scale of numbers that are too large": (SMALL, scale(0x7F, 0x7F, at=STEPS + 2)),
+    "certificate of an exact adapter": (EXACT, certificate(CERTIFICATE)),
+    "certificate that is no text": (SMALL, certificate({})),
+    "certificate that is no JSON": (SMALL, certificate("{")),
+    "certificate of nothing": (SMALL, certificate("{}")),
+    "certificate with an unknown field": (SMALL, certificate(CERTIFICATE[:-1] + ', "x": 1}')),
+    "certificate with a field twice": (SMALL, certificate(CERTIFICATE[:-1] + ', "mean": 1.0}')),
+    "certificate of an endless change": (SMALL, certificate(CERTIFICATE.replace("0.5", "Infinity"))),
+    "certificate of a negative change": (SMALL, certificate(CERTIFICATE.replace("0.5", "-0.5"))),
+    "certificate of another measure": (SMALL, certificate(CERTIFICATE.replace("numbers", "logits"))),
+    "certificate of the future": (SMALL, certificate(CERTIFICATE.replace('"format": 1', '"format": 9'))),
     "too few scales": (SMALL, tensor("lora_A", SMALL.tensors["lora_A"][:-2])),
     "too many scales": (SMALL, tensor("lora_A", torch.zeros(STEPS + SCALES + 2, dtype=torch.uint8))),
     "signed bytes": (SMALL, tensor("lora_A", SMALL.tensors["lora_A"].view(torch.int8))),

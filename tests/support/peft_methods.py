@@ -42,11 +42,16 @@ METHODS = {
 }
 
 
-def save_peft(folder, config, *, dtype=torch.float32):
-    """Save an adapter as PEFT does, with every trained number moved, and return the folder."""
+def tiny_base():
+    """Return the base model, the same one each time."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
-    base = BertForSequenceClassification(BertConfig(**sizes, vocab_size=30, max_position_embeddings=64))
+    return BertForSequenceClassification(BertConfig(**sizes, vocab_size=30, max_position_embeddings=64))
+
+
+def save_peft(folder, config, *, dtype=torch.float32):
+    """Save an adapter as PEFT does, with every trained number moved, and return the folder."""
+    base = tiny_base()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's advice about its own methods
         model = peft.get_peft_model(base.to(dtype), config)

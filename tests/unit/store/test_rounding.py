@@ -4,6 +4,7 @@ import math
 from fractions import Fraction
 
 import numpy
+import peft
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from rankfold.store.rounding import (
 )
 from rankfold.store.size import explain
 from rankfold.store.tensors import bytes_of
-from tests.support.peft_methods import METHODS, save_peft
+from tests.support.peft_methods import METHODS, save_peft, tiny_base
 from tests.support.stored import adapter_of, make_adapter, same
 
 OWN = "x.lora_A"
@@ -136,6 +137,30 @@ def test_every_form_gives_the_same_rounded_adapter_of_any_method(method, dtype, 
     explanation = explain(tmp_path / "packed")
     assert sum(part.bytes for part in explanation.parts) == packed.file_bytes
     assert sum(part.bytes for part in explanation.parts if part.tensors) == packed.learned_bytes
+
+
+@pytest.mark.filterwarnings("ignore")  # of PEFT, about its own methods
+@pytest.mark.parametrize("method", METHODS)
+def test_adapter_of_any_method_in_int4_is_smaller_and_loads_as_before(method, tmp_path):
+    """By PEFT alone, from the folder that the packed file unpacks to."""
+    folder = save_peft(tmp_path / "adapter", METHODS[method]())
+    packed = rankfold.pack_adapter(folder, tmp_path / "packed", dtype="int4")
+    rankfold.unpack_adapter(tmp_path / "packed", tmp_path / "again")
+    outputs = [outputs_of(path) for path in (folder, tmp_path / "again")]
+    assert all(output.isfinite().all() for output in outputs)
+    assert packed.certificate.largest < 0.5
+    # A part of these is exact: the logits that choose vectors, and tensors of a few numbers.
+    most = 1 if method in ("vblora", "adamss") else 0.5
+    sizes = [explain(path).learned_bytes for path in (folder, tmp_path / "packed")]
+    assert sizes[1] < most * sizes[0]
+
+
+def outputs_of(folder):
+    """Return the outputs of PEFT's model with an adapter."""
+    torch.manual_seed(0)
+    model = peft.PeftModel.from_pretrained(tiny_base(), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=torch.arange(12)[None]).logits
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("int8", 0.01), ("int4", 0.12), ("int3", 0.22), ("int2", 0.4)])
