@@ -10,7 +10,7 @@ from rankfold.files import sha256_of_file
 from rankfold.runs.prepare import prepare
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
-from rankfold.store.saved import pack_adapter
+from rankfold.store.saved import write_packed
 from rankfold.store.store import AdapterStore
 from tests.support.tiny_models import review_rows, write_splits
 
@@ -42,7 +42,7 @@ def request_(tiny_bert, tmp_path):
 def test_training_begins_with_the_weights_of_an_adapter_in_any_form(request_, tmp_path, method, options):
     request_ = replace(request_, method=method, options=options)
     run(request_)
-    pack_adapter(request_.out, tmp_path / "packed.rankfold")
+    write_packed(request_.out, tmp_path / "packed.rankfold")
     with AdapterStore(tmp_path / "all.db") as store:
         store.put("a", request_.out)
     expected = load_file(request_.out / WEIGHTS)
