@@ -66,6 +66,7 @@ def use_shared_cache(shared_cache: Path):
     """Keep the tests out of the user's own cache, in this process and in the ones it starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANKFOLD_CACHE", str(shared_cache))
+        patch.setenv("RANKFOLD_HOME", str(shared_cache / "home"))
         yield
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rankfold.export.certificate import Certificate as Certificate
     from rankfold.export.export import compress_lora as compress_lora
     from rankfold.export.export import export_lora as export_lora
+    from rankfold.factors import BasisSpec as BasisSpec
     from rankfold.factors import DenseSpec as DenseSpec
     from rankfold.factors import DiagonalSpec as DiagonalSpec
     from rankfold.factors import LowRankSpec as LowRankSpec
@@ -71,6 +72,7 @@ _HOMES = {
     "AuxiliaryLossMixin": "rankfold.train.auxiliary",
     "Bank": "rankfold.serve.bank",
     "BalanceSpec": "rankfold.adapter.balance",
+    "BasisSpec": "rankfold.factors",
     "Certificate": "rankfold.export.certificate",
     "DataError": "rankfold.errors",
     "DenseSpec": "rankfold.factors",
@@ -123,6 +125,7 @@ __all__ = [
     "AuxiliaryLossMixin",
     "BalanceSpec",
     "Bank",
+    "BasisSpec",
     "Certificate",
     "DataError",
     "DenseSpec",

@@ -1,5 +1,7 @@
 """Making rankfold known to PEFT, whichever is imported first, and even if rankfold is not imported at all.
 
+Here alone a package is imported by one below it, by name, when it is needed.
+
 PEFT has no plugin hook: it finds methods in tables that are filled while it is imported. So registration
 waits for that import. The package also declares `register_with_peft_when_imported` as an entry point that
 torch calls when it is imported (group `torch.backends`), so that `PeftModel.from_pretrained` finds a saved
@@ -8,6 +10,7 @@ adapter's method in a program that never mentions rankfold. `TORCH_DEVICE_BACKEN
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import wrapt
 
@@ -17,6 +20,11 @@ def register_with_peft_when_imported() -> None:
     # All that the plugin needs of PEFT is there once its tuners are. Waiting for `peft` itself would not do:
     # where PEFT's import is what loads torch, and torch calls us, `peft` is imported already, but empty.
     wrapt.register_post_import_hook(_register, "peft.tuners")
+
+
+def basis_files() -> Any:
+    """Return the module that reads the files of learned bases, for factors that refer to one."""
+    return import_module("rankfold.store.basis")
 
 
 def _register(_tuners: ModuleType) -> None:

@@ -5,12 +5,13 @@ import sys
 import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 SECONDS_LEFT = "seconds_left"
 """Field of `Progress.advance` with the seconds left, where work has a better estimate than its pace."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receives the progress of one piece of work at a time."""
 

@@ -56,8 +56,12 @@ def assert_same_files(folder, name):
         assert (folder / file).read_bytes() == (CORPUS / "adapters" / name / file).read_bytes()
 
 
+NEWER = {"basis_core"}
+"""The presets that 0.1.0 did not have."""
+
+
 def test_every_preset_is_in_the_corpus():
-    assert set(rankfold.presets.discover()) <= set(CASES)
+    assert set(rankfold.presets.discover()) - NEWER <= set(CASES)
 
 
 @pytest.mark.parametrize("base", ["llama", "toy"])
@@ -144,7 +148,7 @@ def _matches(record, query):
 
 
 def test_stored_adapters_load_into_one_model(store_file, bases, expected):
-    names = list(rankfold.presets.discover())
+    names = [name for name in rankfold.presets.discover() if name not in NEWER]
     with rankfold.AdapterStore(store_file, "read") as store:
         model = store.load_into(copy.deepcopy(bases["llama"]), {f"team/{name}": name for name in names})
     for name in names:

@@ -1,4 +1,4 @@
-"""A law: a check that runs over all presets and over drawn compositions."""
+"""A law: a check that runs over all presets, one of them on a learned basis too, and drawn compositions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from hypothesis import given, settings
 
 import rankfold
 from rankfold.presets import discover
-from tests.support.toys import compositions, preset_configs, toy_sizes_allowed
+from tests.support.toys import add_toy_basis, compositions, preset_configs, toy_sizes_allowed
 
-CASES = (*discover(), "compositions")
+CASES = (*discover(), "learned_basis", "compositions")
 
 
 def law(
@@ -24,6 +24,8 @@ def law(
             with toy_sizes_allowed():
                 check(preset_configs(init_weights=init_weights)[case])
             return
+
+        add_toy_basis()
 
         @settings(max_examples=examples)
         @given(compositions())

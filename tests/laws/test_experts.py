@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import rankfold
-from rankfold import DenseSpec, DiagonalSpec, RelaySpec, SeededSpec, SpecError, SvdSpec
+from rankfold import BasisSpec, DenseSpec, DiagonalSpec, RelaySpec, SeededSpec, SpecError, SvdSpec
 from rankfold.adapter.module import adapters_in
 from rankfold.factors import LowRankSpec
 from tests.laws.law import law
@@ -108,7 +108,7 @@ def adapted(config: rankfold.RankfoldConfig, *, name: str = "default", base: nn.
 def is_refused(config: rankfold.RankfoldConfig) -> bool:
     """Whether a parameter cannot have this adapter: gates and singular vectors need what it has not."""
     routed = config.router is not None and config.heads_in != "mlp"
-    return routed or isinstance(config.down, SvdSpec) or isinstance(config.up, SvdSpec)
+    return routed or any(isinstance(side, SvdSpec | BasisSpec) for side in (config.down, config.up))
 
 
 def for_experts(check):

@@ -15,8 +15,9 @@ import rankfold
 from rankfold.adapter.balance import BALANCE_KINDS
 from rankfold.adapter.router import RouterScope
 from rankfold.adapter.spec import SCALINGS
-from rankfold.factors import INITIALS, RELAY_MAPS, SHARES
+from rankfold.factors import INITIALS, RELAY_MAPS, SHARES, Basis, add_basis
 from rankfold.presets import Preset, discover
+from tests.support.bases import random_layers
 
 TOKENS, WIDTH = 7, 5
 LINEAR_TARGETS = ("query", "value", "c_fc", "c_proj")
@@ -88,7 +89,15 @@ def adapted(
 
 def preset_configs(**options: Any) -> dict[str, Any]:
     """Return the configuration of every preset, of small rank, for all layers of the toy that it can take."""
-    return {name: _preset_config(preset, **options) for name, preset in discover().items()}
+    return {"learned_basis": _on_basis(**options)} | {
+        name: _preset_config(preset, **options) for name, preset in discover().items()
+    }
+
+
+def _on_basis(**options: Any) -> Any:
+    add_toy_basis()
+    fields = {"r": 3, "target_modules": list(ALL_TARGETS), **options}
+    return rankfold.config("basis_core", basis=TOY_BASIS["digest"], **fields)
 
 
 def _preset_config(preset: Preset, **options: Any) -> Any:
@@ -115,7 +124,17 @@ def _trained(*initials: str) -> st.SearchStrategy[dict[str, Any]]:
     return dense | relay
 
 
-_FROZEN = st.fixed_dictionaries({"kind": st.just("seeded"), "initial": st.sampled_from(_RANDOM)})
+TOY_BASIS = {"kind": "basis", "digest": "70" * 16, "name": "toy", "rank": 5}
+
+
+def add_toy_basis() -> None:
+    """Let adapters find the basis of the toy, whose directions are random."""
+    layers = random_layers(toy(), list(ALL_TARGETS), rank=TOY_BASIS["rank"])
+    add_basis(Basis(TOY_BASIS["digest"], TOY_BASIS["name"], layers))
+
+
+_SEEDED = st.fixed_dictionaries({"kind": st.just("seeded"), "initial": st.sampled_from(_RANDOM)})
+_FROZEN = _SEEDED | st.just(TOY_BASIS)
 
 
 def _balances() -> st.SearchStrategy[dict[str, Any]]:
@@ -176,6 +195,7 @@ def compositions(draw: st.DrawFn) -> dict[str, Any]:
         side: draw(_trained("zeros") if side == zero else _trained(*_RANDOM) | _FROZEN)
         for side in ("down", "up")
     }
+    has_basis = TOY_BASIS in sides.values()  # for one layer and one head
     return {
         **sides,
         "core": core,
@@ -183,11 +203,11 @@ def compositions(draw: st.DrawFn) -> dict[str, Any]:
         "rank_up": rank_up,
         "alpha": draw(st.sampled_from((1.0, 3.0, 16.0))),
         "scaling": draw(st.sampled_from(SCALINGS)),
-        "share_down": draw(st.sampled_from(SHARES)),
-        "share_up": draw(st.sampled_from([share for share in SHARES if share != "in_features"])),
+        "share_down": "none" if has_basis else draw(st.sampled_from(SHARES)),
+        "share_up": "none" if has_basis else draw(st.sampled_from([s for s in SHARES if s != "in_features"])),
         "seed": draw(st.integers(0, 9)),
         "target_modules": list(
             draw(st.sampled_from((ALL_TARGETS, LINEAR_TARGETS, ("c_fc", "picture"), ("query",))))
         ),
-        **draw(st.just({}) | _heads()),
+        **({} if has_basis else draw(st.just({}) | _heads())),
     }

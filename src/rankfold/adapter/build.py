@@ -22,17 +22,21 @@ from rankfold.adapter.gating import (
 from rankfold.adapter.module import Adapter, LearnedScale
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.site import Site, check_site, warn_of_relays
+from rankfold.errors import SpecError
 from rankfold.factors import (
+    BasisSpec,
     CoreSpec,
     Decomposition,
     Factor,
     FactorSpec,
+    FixedFactor,
     Pool,
     Relay,
     RelayBatches,
     Share,
     Side,
     Svd,
+    find_basis,
 )
 
 PartSpec = FactorSpec | CoreSpec | RouterSpec
@@ -100,17 +104,21 @@ class Builder:
         self._pools = _pools(self.sites)
         warn_of_relays(set(self.sites.values()))
 
-    def build(self, path: str, base_weight: Callable[[], Tensor] | None = None) -> BuiltAdapter:
+    def build(
+        self, path: str, base_weight: Callable[[], Tensor] | None = None, *, name: str | None = None
+    ) -> BuiltAdapter:
         """Return the adapter of one layer.
 
         Args:
             path: The layer's path.
             base_weight: Returns the base layer's weight, in its shape, for factors that are taken from it;
                 None where the base has no values.
+            name: The layer's whole name, by which a basis has it; the path if None.
 
         Raises:
             KeyError: If `path` is not among the sites.
-            SpecError: If a factor wants more of the base weight than there is.
+            SpecError: If a factor wants more of the base weight or of a basis than there is, or there is no
+                such basis.
         """
         site = self.sites[path]
         spec, owned_parts = site.spec, dict[str, nn.Module]()
@@ -132,6 +140,7 @@ class Builder:
             scale = owned_parts["scale"] = LearnedScale(site.experts)
         if base_weight is not None:
             _take_from_weight(views, site, base_weight)
+        _take_from_bases(views, site, name or path)
         gating = self._gating(path, owned_parts)
         dropout = owned_parts["dropout"] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
         adapter = Adapter(
@@ -240,7 +249,23 @@ def _take_from_weight(views: Mapping[Side, Factor], site: Site, base_weight: Cal
         weight = site.geometry.as_matrix(base_weight())
         decomposition = Decomposition(weight, max(site.spec.rank, site.spec.up_rank))
         for role, factor in sides.items():
-            factor.take(decomposition, role)
+            factor.take(decomposition.side(role, factor.split))
+
+
+def _take_from_bases(views: Mapping[Side, Factor], site: Site, name: str) -> None:
+    """Give the factors that are sides of a learned basis their values."""
+    for role, (spec, _, _) in site.sides.items():
+        view = views[role]
+        if isinstance(spec, BasisSpec) and isinstance(view, FixedFactor):
+            basis, size = find_basis(spec.digest), site.geometry
+            values = basis.side(name, role)
+            if values.shape[role == "down"] != (size.in_features if role == "down" else size.out_features):
+                raise SpecError(
+                    f"{basis.title} has the {role} side of '{name}' as {values.shape[0]} x "
+                    f"{values.shape[1]}, and the layer has {size.in_features} in, {size.out_features} out; "
+                    "take a basis of this base model."
+                )
+            view.take(values)
 
 
 def _pools(sites: Mapping[str, Site]) -> dict[tuple[str, Side], Pool]:

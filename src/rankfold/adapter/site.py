@@ -10,7 +10,7 @@ from rankfold.adapter.geometry import Embedding, Geometry, Linear, Matrices
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import RankfoldWarning, SpecError
-from rankfold.factors import FactorSpec, RelaySpec, Side, SvdSpec, rank_cap
+from rankfold.factors import BasisSpec, FactorSpec, RelaySpec, Side, SvdSpec, rank_cap
 
 
 @final
@@ -112,11 +112,12 @@ def _check_parameter(path: str, site: Site) -> None:
             f"dropout={spec.dropout} cannot act on '{path}': it is a parameter, whose input no adapter sees; "
             f"give dropout=0, {remedy}."
         )
-    if site.experts is not None and (isinstance(spec.down, SvdSpec) or isinstance(spec.up, SvdSpec)):
-        raise SpecError(
-            f"an svd factor is taken from one weight, and '{path}' holds those of {site.experts} experts; "
-            f"choose a method without svd factors, {remedy}."
-        )
+    for factor in (spec.down, spec.up):
+        if site.experts is not None and isinstance(factor, SvdSpec | BasisSpec):
+            raise SpecError(
+                f"the factor '{factor.kind}' is taken for one weight, and '{path}' holds those of "
+                f"{site.experts} experts; choose a method without it, {remedy}."
+            )
 
 
 def _check_routed(path: str, site: Site, spec: RouterSpec) -> None:

@@ -6,7 +6,17 @@ from typing import Literal, Self, final, get_args
 
 from rankfold.adapter.router import RouterSpec
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors import SHARES, CoreSpec, DenseSpec, DiagonalSpec, FactorSpec, SeededSpec, Share, SvdSpec
+from rankfold.factors import (
+    SHARES,
+    BasisSpec,
+    CoreSpec,
+    DenseSpec,
+    DiagonalSpec,
+    FactorSpec,
+    SeededSpec,
+    Share,
+    SvdSpec,
+)
 from rankfold.limits import MOST_HEADS, MOST_RANK, check_most
 
 Scaling = Literal["alpha_over_r", "alpha_over_sqrt_r", "none", "learned"]
@@ -23,7 +33,7 @@ DropoutPosition = Literal["input", "output"]
 DROPOUT_POSITIONS: tuple[DropoutPosition, ...] = get_args(DropoutPosition)
 
 
-FROZEN = (SeededSpec, SvdSpec)
+FROZEN = (SeededSpec, SvdSpec, BasisSpec)
 """The factors that are not trained."""
 
 HeadsIn = Literal["all", "mlp"]
@@ -83,7 +93,7 @@ class AdapterSpec:
         _check_names(self)
         _check_that_it_can_learn(self)
         _check_heads(self)
-        _check_decompositions(self)
+        _check_layer_factors(self)
 
     @property
     def up_rank(self) -> int:
@@ -247,10 +257,20 @@ def _numbers_of_heads(spec: AdapterSpec) -> tuple[int, ...]:
     return numbers
 
 
-def _check_decompositions(spec: AdapterSpec) -> None:
-    for role, factor, share in (("down", spec.down, spec.share_down), ("up", spec.up, spec.share_up)):
-        if isinstance(factor, SvdSpec) and (share != "none" or spec.most_heads > 1):
+def _check_layer_factors(spec: AdapterSpec) -> None:
+    """Check the factors that are taken from elsewhere for one layer each."""
+    sides = (
+        ("down", spec.down, spec.share_down, spec.rank),
+        ("up", spec.up, spec.share_up, spec.up_rank),
+    )
+    for role, factor, share, rank in sides:
+        if isinstance(factor, SvdSpec | BasisSpec) and (share != "none" or spec.most_heads > 1):
             raise SpecError(
-                f"an svd factor at the {role} side belongs to one layer and one head; "
+                f"the {factor.kind} factor at the {role} side belongs to one layer and one head; "
                 f"give share_{role}='none' and heads=1."
+            )
+        if isinstance(factor, BasisSpec) and rank > factor.rank:
+            raise SpecError(
+                f"rank {rank} is more than the {factor.rank} directions of basis '{factor.name}'; give r at "
+                f"most {factor.rank}, or learn a basis of a larger rank."
             )

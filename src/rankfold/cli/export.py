@@ -71,10 +71,11 @@ def _export(locations: tuple[Path, ...], options: dict[str, Any], *, as_json: bo
     if as_json:
         print_json(certificate.to_dict())
     else:
-        _print_certificate(certificate, out)
+        print_certificate(certificate, out)
 
 
-def _print_certificate(certificate: "Certificate", out: Path) -> None:
+def print_certificate(certificate: "Certificate", out: Path) -> None:
+    """Print the certificate of an export as tables."""
     dtypes = {"fp32": "fp32", "written": certificate.dtype}
     if certificate.dtype == "fp32":
         del dtypes["fp32"]

@@ -45,6 +45,7 @@ COMMANDS = {
     "pack": "Pack a saved adapter into one file.",
     "unpack": "Unpack a packed adapter into a directory.",
     "store": "Keep many adapters in one file.",
+    "basis": "Learn directions from adapters of several tasks, for small adapters of later ones.",
     "push": "Upload an adapter with a model card to the Hugging Face hub.",
 }
 

@@ -264,7 +264,7 @@ def detached_adapters(
     with nullcontext() if needs_base_weights(config) else torch.device("meta"):
         for name, path in paths.items():
             weight = None if base_weight is None else partial(base_weight, name)
-            adapters[name] = builder.build(path, weight)
+            adapters[name] = builder.build(path, weight, name=name)
     _fill(adapters, tensors)
     return {name: entry.adapter.eval() for name, entry in adapters.items()}
 

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -73,12 +73,67 @@ class Factor(nn.Module, ABC):
             ...
 
 
-Initial = Literal["kaiming", "lecun", "islam", "zeros"]
+Side = Literal["down", "up"]
+"""Where a factor stands in an adapter: at the input or at the output."""
+
+
+class FixedFactor(Factor):
+    """A frozen matrix that is taken from elsewhere when the adapter is built.
+
+    Like a seeded factor it has no parameter and no entry in a state dict, and is float32 whatever the model's
+    dtype.
+    """
+
+    origin: ClassVar[str]
+    """Where the values come from, for the error of a factor without any."""
+
+    def __init__(self, rows: int, cols: int) -> None:
+        super().__init__(rows, cols)
+        # The values as they were taken, and those on the module's device: none come back from the meta one.
+        self._values: Tensor | None = None
+        self._matrix: Tensor | None = None
+
+    def take(self, values: Tensor) -> None:
+        """Take the first rows and columns of a matrix, which is not copied, onto the default device.
+
+        Raises:
+            SpecError: If it has fewer.
+        """
+        if values.shape[0] < self.rows or values.shape[1] < self.cols:
+            raise SpecError(
+                f"a factor of {self.rows} x {self.cols} is taken from {self.origin}, which has "
+                f"{values.shape[0]} x {values.shape[1]} there; give a smaller r, or leave its layer out."
+            )
+        self._values = values[: self.rows, : self.cols]
+        self._matrix = self._values.to(torch.empty(0).device)
+
+    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
+        """Return the matrix in float32.
+
+        Raises:
+            SpecError: If there was nothing to take it from.
+        """
+        if self._matrix is None:
+            raise SpecError(f"a factor has no values: it is taken from {self.origin}.")
+        return self._matrix
+
+    def reset(self, *, seed: int, name: str) -> None:
+        """Do nothing: the matrix does not depend on a seed."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
+        if self._values is not None and self._matrix is not None:
+            # Only the device may change: in another dtype it would be another matrix.
+            device = torch.device("cpu") if self._matrix.is_meta else self._matrix.device
+            self._matrix = self._values.to(fn(torch.empty(0, device=device)).device)
+        return self
+
+
+Initial = Literal["kaiming", "lecun", "islam", "unit", "zeros"]
 """How a factor starts.
 
 `kaiming`: variance 1/(3 cols), PEFT's start of LoRA. `lecun`: variance 1/cols (TLoRA+, section 3.2). `islam`:
-variance 1/(3 rows), which is what the code of TLoRA draws, since it stores its factors transposed. `zeros`:
-all zero.
+variance 1/(3 rows), which is what the code of TLoRA draws, since it stores its factors transposed. `unit`:
+variance 1 by the larger side, so that the directions of either side have length one. `zeros`: all zero.
 """
 
 INITIALS: tuple[Initial, ...] = get_args(Initial)
@@ -106,6 +161,8 @@ def standard_deviation(initial: Initial, rows: int, cols: int) -> float:
             return 1 / math.sqrt(cols)
         case "islam":
             return 1 / math.sqrt(3 * rows)
+        case "unit":
+            return 1 / math.sqrt(max(rows, cols))
         case "zeros":
             return 0.0
         case _:

@@ -1,18 +1,14 @@
 """The frozen factor that is taken from the base weight: its leading singular vectors."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, final, get_args
+from typing import Any, Literal, final, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors.base import Factor
+from rankfold.factors.base import FixedFactor, Side
 from rankfold.seeding import random_matrix
-
-Side = Literal["down", "up"]
 
 _LINALG: Any = torch.linalg  # torch leaves its functions untyped
 
@@ -108,11 +104,8 @@ class Decomposition:
 
 
 @final
-class Svd(Factor):
+class Svd(FixedFactor):
     """A frozen matrix of a base weight's leading singular vectors, derived when the adapter is built.
-
-    Like a `Seeded` factor it has no parameter and no entry in a state dict, and is float32 whatever the
-    model's dtype.
 
     Reference: NoRA (Lin et al., 2024): the outer factors of nested LoRA.
     Cost: nothing trained, nothing stored, rows x cols in memory.
@@ -123,36 +116,11 @@ class Svd(Factor):
         split: Where the singular values go.
     """
 
+    origin = "the base weight, and there was none; load all of the base into memory first"
+
     def __init__(self, rows: int, cols: int, *, split: Split = "up") -> None:
         super().__init__(rows, cols)
         self.split: Split = split
-        self._matrix: Tensor | None = None
-
-    def take(self, decomposition: Decomposition, side: Side) -> None:
-        """Take one side of a base weight's decomposition."""
-        self._matrix = decomposition.side(side, self.split)[: self.rows, : self.cols]
-
-    def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
-        """Return the matrix in float32.
-
-        Raises:
-            SpecError: If the adapter was built on a model without weights.
-        """
-        if self._matrix is None:
-            raise SpecError(
-                "an svd factor was built on a base without weights, so it has no values; load all of the "
-                "base into memory first."
-            )
-        return self._matrix
-
-    def reset(self, *, seed: int, name: str) -> None:
-        """Do nothing: the matrix comes from the base weight."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
-        if self._matrix is not None:
-            # Only the device may change: in another dtype it would be another matrix.
-            self._matrix = self._matrix.to(fn(torch.empty(0, device=self._matrix.device)).device)
-        return self
 
 
 def _leading(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

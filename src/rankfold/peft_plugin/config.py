@@ -3,7 +3,7 @@
 import enum
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, final, get_origin
@@ -29,7 +29,16 @@ from rankfold.adapter.layout import Layout
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import WITHOUT_ALPHA, AdapterSpec, DropoutPosition, HeadsIn, Scaling
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors import CoreSpec, DenseSpec, FactorSpec, SeededSpec, Share
+from rankfold.factors import (
+    BasisSpec,
+    CoreSpec,
+    DenseSpec,
+    FactorSpec,
+    SeededSpec,
+    Share,
+    look_beside,
+    parse_factor,
+)
 from rankfold.peft_plugin.patterns import check_expression, check_names, check_time
 from rankfold.presets import find, router_types
 
@@ -189,9 +198,12 @@ class RankfoldConfig(PeftConfig):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
     ) -> Self:
-        """Read a configuration as PEFT does, and the names of the tensors beside it if it is a folder."""
+        """Read a configuration as PEFT does; in a folder also the names of its tensors, and its basis."""
         config = cast("Self", super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs))
         weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
+        for factor in (config.down, config.up):
+            if isinstance(factor, BasisSpec) and weights.parent.is_dir():
+                look_beside(factor.digest, weights.parent)
         if weights.is_file():
             with safe_open(weights, "pt") as file:
                 config.saved_tensors = frozenset(file.keys())
@@ -247,7 +259,8 @@ def config(method: str, **options: Any) -> RankfoldConfig:
 
     Args:
         method: Name of a preset; `rankfold methods` lists them.
-        **options: The preset's own options, and PEFT's for choosing layers: `target_modules`,
+        **options: The preset's own options; `down` and `up`, other factors than the preset's, such as
+            `basis:FILE`; and PEFT's for choosing layers: `target_modules`,
             `exclude_modules`, `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`,
             `modules_to_save`, `task_type`, `init_weights`, ...
 
@@ -265,9 +278,11 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         - _SPEC_FIELDS.keys()
         - _INTERNAL_FIELDS
     )
+    sides = {name: _side(options[name]) for name in _SIDES if name in options.keys() - own_options}
+    options = {name: value for name, value in options.items() if name not in sides}
     for name in options:
         if name not in own_options and name not in targeting:
-            raise unknown_name(f"option of method '{method}'", name, {*own_options, *targeting})
+            raise unknown_name(f"option of method '{method}'", name, {*own_options, *targeting, *_SIDES})
     takes_torch_seed = options.get("seed", 0) is None
     spec = preset.spec(
         **{
@@ -276,6 +291,7 @@ def config(method: str, **options: Any) -> RankfoldConfig:
             if name in own_options and not (name == "seed" and takes_torch_seed)
         }
     )
+    spec = replace(spec, **sides)
     if options.get("alpha") is not None and spec.scaling in WITHOUT_ALPHA:
         raise SpecError(
             f"alpha={options['alpha']} has no effect with scaling='{spec.scaling}'; leave it out."
@@ -290,6 +306,14 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         **values,
         **{name: value for name, value in options.items() if name not in own_options},
     )
+
+
+_SIDES = ("down", "up")
+
+
+def _side(value: Any) -> FactorSpec:
+    """Return the factor that an option describes."""
+    return parse_factor(value) if isinstance(value, str) else value
 
 
 def _json_values(value: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Matrices
 from rankfold.errors import RankfoldWarning, SpecError, unknown_name
-from rankfold.factors import Seeded
+from rankfold.factors import Factor
 from rankfold.peft_plugin.combine import check_sum, fill_factors, sum_config, weighted_factors
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.diffusers_saving import add_lora_saver, remove_lora_saver
@@ -171,7 +171,9 @@ class RankfoldModel(BaseTuner):
         has_weights = not is_meta(planned_target.base_layer)
         with nullcontext() if has_weights else torch.device("meta"):
             built_adapter = self._builder.build(
-                planned_target.path, layer.original_weight if has_weights else None
+                planned_target.path,
+                layer.original_weight if has_weights else None,
+                name=planned_target.name,
             )
         is_new = not layer.rankfold_adapters
         layer.update_layer(adapter_name, built_adapter, inference_mode=peft_config.inference_mode)
@@ -184,7 +186,7 @@ class RankfoldModel(BaseTuner):
         is_on_disk = "disk" in getattr(self.model, "hf_device_map", {}).values()
         if is_on_disk and is_meta(layer.get_base_layer()):
             for part in layer.modules():
-                if isinstance(part, Seeded):
+                if isinstance(part, Factor) and part.is_frozen:
                     part.to("cpu")
 
     def _hook_passes(self, model: nn.Module, adapter_name: str) -> None:

@@ -8,7 +8,7 @@ from typing import final
 from rankfold.errors import AdapterFileError, RankfoldError, SpecError
 from rankfold.store.database import VERSION, Database
 from rankfold.store.rows import load
-from rankfold.store.sharing import drop_unused_parts, is_part_whole, read_outline
+from rankfold.store.sharing import REMAINDER, drop_unused_parts, is_part_whole, read_outline
 
 
 @final
@@ -62,7 +62,7 @@ class FreedRoom:
 
 
 def verify(database: Database) -> Iterator[Fault]:
-    """Yield the faults of the file, of each adapter, and of the parts and families that none uses."""
+    """Yield the faults of the file, of adapters and bases, and of the parts and families that none uses."""
     yield from _faults_of_file(database)
     name = ""
     while (name := _next_name(database, name)) is not None:
@@ -71,7 +71,7 @@ def verify(database: Database) -> Iterator[Fault]:
                 load(connection, name)
         except RankfoldError as error:
             yield Fault(name, str(error))
-    yield from _faults_of_unused(database)
+    yield from _faults_of_parts(database)
 
 
 def statistics(database: Database) -> Stats:
@@ -121,7 +121,7 @@ def _faults_of_file(database: Database) -> Iterator[Fault]:
     yield from (Fault(None, line) for line in lines if line != "ok")
 
 
-def _faults_of_unused(database: Database) -> Iterator[Fault]:
+def _faults_of_parts(database: Database) -> Iterator[Fault]:
     with database.read() as connection:
         unused_bytes = connection.execute(
             "SELECT id FROM parts WHERE NOT EXISTS (SELECT 1 FROM uses WHERE uses.part = parts.id)"
@@ -129,6 +129,11 @@ def _faults_of_unused(database: Database) -> Iterator[Fault]:
         for (part,) in unused_bytes:
             if not is_part_whole(connection, part):
                 yield Fault(None, f"the unused part {part} is damaged; `gc` removes it")
+        for (part,) in connection.execute(
+            "SELECT DISTINCT part FROM uses WHERE position < ?", (REMAINDER,)
+        ).fetchall():
+            if not is_part_whole(connection, part):
+                yield Fault(None, "a learned basis is damaged; put one of its adapters again")
         for family, digest, outline, size in connection.execute(
             "SELECT id, digest, outline, outline_bytes FROM kinds"
         ):

@@ -21,7 +21,10 @@ ROUNDED_FORMAT = 2
 MANIFEST_FORMAT = 3
 """The format of a record whose adapter has a manifest, rounded or not."""
 
-FORMATS = (FORMAT, ROUNDED_FORMAT, MANIFEST_FORMAT)
+BASIS_FORMAT = 4
+"""The format of a record whose adapter needs a learned basis, with a manifest or without, rounded or not."""
+
+FORMATS = (FORMAT, ROUNDED_FORMAT, MANIFEST_FORMAT, BASIS_FORMAT)
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@:=+/-]{0,254}$"
 _TIME_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
@@ -75,7 +78,8 @@ class Record:
         digest: The checksum over all of it, in hexadecimal.
         tags: Texts to find it by, by key.
         metrics: Measured numbers, by name.
-        format: 3 if it has a manifest; else 2 if it is stored in integers, or 1.
+        format: 4 if it needs a learned basis; else 3 if it has a manifest; else 2 if it is in integers,
+            or 1.
     """
 
     name: Name
@@ -86,7 +90,7 @@ class Record:
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tags: Mapping[Name, Text] = field(default_factory=dict[str, str])
     metrics: Mapping[Name, Number] = field(default_factory=dict[str, float])
-    format: Literal[1, 2, 3] = FORMAT
+    format: Literal[1, 2, 3, 4] = FORMAT
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return the record as JSON values."""

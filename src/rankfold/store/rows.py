@@ -12,7 +12,10 @@ from torch import Tensor
 
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, unknown_name
 from rankfold.store.adapter import SavedAdapter
+from rankfold.store.basis import content_of, digests_in
+from rankfold.store.container import DIGEST_BYTES
 from rankfold.store.record import (
+    BASIS_FORMAT,
     FORMAT,
     FORMATS,
     MANIFEST_FORMAT,
@@ -26,6 +29,7 @@ from rankfold.store.record import (
 )
 from rankfold.store.rounding import grid_of
 from rankfold.store.sharing import (
+    REMAINDER,
     Family,
     damage_error,
     deflate_texts,
@@ -33,6 +37,7 @@ from rankfold.store.sharing import (
     join_texts,
     put_family,
     put_part,
+    read_bases,
     read_outline,
     read_parts,
     split_texts,
@@ -45,9 +50,6 @@ SHARED_BYTES = 16384
 
 SHARED_HEAD_BYTES = 512
 """The same of a module that was saved whole, such as a classification head."""
-
-_REMAINDER = -1
-"""The position of the part that holds all other tensors."""
 
 _COLUMNS = "records.id, records.name, base, method, bytes, created, records.digest, format"
 _COLUMN_COUNT = len(_COLUMNS.split(","))
@@ -153,7 +155,9 @@ def describe(
     )
 
 
-def _format_of(adapter: SavedAdapter) -> Literal[1, 2, 3]:
+def _format_of(adapter: SavedAdapter) -> Literal[1, 2, 3, 4]:
+    if digests_in(adapter.config_values):
+        return BASIS_FORMAT
     if adapter.manifest_text is not None:
         return MANIFEST_FORMAT
     return ROUNDED_FORMAT if grid_of(adapter) else FORMAT
@@ -246,7 +250,8 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
         family, _ = read_outline(outline, outline_bytes)
         config, *texts = split_texts(inflate_texts(delta, config_bytes, template, template_bytes))
         parts = read_parts(connection, row[0])
-        digests = [(position, digest) for position, digest, _ in parts]
+        bases = read_bases(connection, row[0]) if record.format == BASIS_FORMAT else []
+        digests = [*bases, *((position, digest) for position, digest, _ in parts)]
         if digest_of(record, (outline, template, delta), digests) != record.digest:
             raise damage_error("its description")
         tensors = _join_parts(family.layout, {position: data for position, _, data in parts})
@@ -254,6 +259,8 @@ def load(connection: sqlite3.Connection, name: str) -> tuple[Record, SavedAdapte
             raise damage_error("its size")
         adapter = SavedAdapter(config, family.layout, tensors, name, *texts)
         _ = adapter.manifest, adapter.certificate  # damaged ones are refused here
+        if [digest.hex() for _, digest in bases] != digests_in(adapter.config_values):
+            raise damage_error("the list of its bases")
     except AdapterFileError as error:
         raise AdapterFileError(f"adapter '{name}': {error}") from error
     return record, adapter
@@ -327,7 +334,10 @@ def _unknown(connection: sqlite3.Connection, name: str) -> SpecError:
 
 
 def _split_parts(adapter: SavedAdapter) -> dict[int, bytes]:
-    """Return the bytes of an adapter's parts by position: large tensors by their index, and the remainder."""
+    """Return the bytes of an adapter's parts by position: bases, the remainder, large tensors by their index.
+
+    A basis is there without the digest that ends its file, which is the hash of its part.
+    """
     heads = set(adapter.modules_to_save)
     parts: dict[int, bytes] = {}
     small: list[bytes] = []
@@ -338,12 +348,18 @@ def _split_parts(adapter: SavedAdapter) -> dict[int, bytes]:
             parts[index] = data
         else:
             small.append(data)
-    return ({_REMAINDER: b"".join(small)} if any(small) else {}) | parts
+    bases = [content_of(digest)[:-DIGEST_BYTES] for digest in digests_in(adapter.config_values)]
+    positions = range(REMAINDER - len(bases), REMAINDER)
+    return (
+        dict(zip(positions, bases, strict=True))
+        | ({REMAINDER: b"".join(small)} if any(small) else {})
+        | parts
+    )
 
 
 def _join_parts(layout: Layout, parts: dict[int, bytearray]) -> dict[str, Tensor]:
     """Return the tensors of an adapter from its parts."""
-    large = parts.keys() - {_REMAINDER}
+    large = parts.keys() - {REMAINDER}
     if not large <= set(range(len(layout.entries))):
         raise damage_error("the list of its parts")
     if not large:
@@ -355,7 +371,7 @@ def _join_parts(layout: Layout, parts: dict[int, bytearray]) -> dict[str, Tensor
     return {entry.name: tensors[entry.name] for entry in layout.entries}
 
 
-def _cut(cutter: Cutter, parts: dict[int, bytearray], position: int = _REMAINDER) -> dict[str, Tensor]:
+def _cut(cutter: Cutter, parts: dict[int, bytearray], position: int = REMAINDER) -> dict[str, Tensor]:
     data = parts.get(position, bytearray())
     if len(data) != cutter.bytes:
         raise damage_error("the length of a part")

@@ -14,6 +14,7 @@ from rankfold.errors import AdapterFileError, OutputExistsError
 from rankfold.files import check_free_file, write_whole
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config
+from rankfold.store.basis import digests_in, look_beside
 from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.database import Database
 from rankfold.store.manifest import MANIFEST_NAME, Manifest
@@ -99,6 +100,8 @@ def open_stored(location: str | Path) -> SavedAdapter:
             f"there is no folder or file '{location}'; name a saved adapter: a folder, a packed file, "
             "or a record of a store as STORE#NAME."
         )
+    for digest in digests_in(adapter.config_values):
+        look_beside(digest, path if path.is_dir() else path.parent)
     return dataclasses.replace(adapter, source=str(location))
 
 

@@ -17,7 +17,9 @@ from typing import final
 from pydantic import JsonValue
 
 from rankfold.errors import AdapterFileError
+from rankfold.factors.basis import is_known
 from rankfold.store.adapter import SavedAdapter
+from rankfold.store.basis import read_content
 from rankfold.store.container import checksum
 from rankfold.store.strict_json import MOST_BYTES, compress, expand, inflate
 from rankfold.store.tensors import TensorEntry
@@ -27,6 +29,9 @@ PIECES = ((16 << 10, 1000), (1 << 20, 4000))
 """A part of fewer bytes than the first is cut into pieces of the second; long ones are faster to read."""
 
 LONGEST_PIECE = 1 << 20
+
+REMAINDER = -1
+"""The position of the part that holds all tensors without a part of their own; below it are bases."""
 
 _LEVEL = 9
 _BETWEEN = b"\0"  # no JSON text holds it
@@ -207,8 +212,25 @@ def put_part(connection: sqlite3.Connection, data: bytes) -> tuple[int, bytes]:
     return part, digest
 
 
+def read_bases(connection: sqlite3.Connection, record: int) -> list[tuple[int, bytes]]:
+    """Return the position and the digest of the bases that a record needs; those not known yet are read.
+
+    Raises:
+        AdapterFileError: If one is damaged.
+    """
+    uses = connection.execute(
+        "SELECT position, parts.id, bytes, digest FROM uses JOIN parts ON parts.id = uses.part"
+        " WHERE record = ? AND position < ? ORDER BY position",
+        (record, REMAINDER),
+    ).fetchall()
+    for _, part, size, digest in uses:
+        if not is_known(digest.hex()):
+            read_content(_read_part(connection, part, size) + digest)
+    return [(position, digest) for position, _, _, digest in uses]
+
+
 def read_parts(connection: sqlite3.Connection, record: int) -> list[tuple[int, bytes, bytearray]]:
-    """Return the parts of a record by position, each with its hash and its bytes.
+    """Return the parts of a record by position, each with its hash and its bytes; without bases.
 
     Raises:
         AdapterFileError: If the bytes of a part are not those that were stored.
@@ -216,8 +238,8 @@ def read_parts(connection: sqlite3.Connection, record: int) -> list[tuple[int, b
     rows = connection.execute(
         "SELECT position, parts.bytes, digest, data FROM uses JOIN parts ON parts.id = uses.part"
         f" LEFT JOIN pieces ON pieces.id BETWEEN parts.id << {_SHIFT} AND (parts.id + 1 << {_SHIFT}) - 1"
-        " WHERE record = ? ORDER BY position, pieces.id",
-        (record,),
+        " WHERE record = ? AND position >= ? ORDER BY position, pieces.id",
+        (record, REMAINDER),
     )
     parts: list[tuple[int, bytes, bytearray]] = []
     for (position, size, digest), group in groupby(rows, key=itemgetter(0, 1, 2)):

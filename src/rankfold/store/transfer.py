@@ -2,7 +2,8 @@
 
     magic 8 · for each adapter: length u64, container of type "record" · 0 u64 · number of adapters u64
 
-The end says how many there were, so that a stream that was cut off is not taken for a shorter one.
+Before an adapter that needs a learned basis comes the basis, once, as another such container. The end says
+how many adapters there were, so that a stream that was cut off is not taken for a shorter one.
 """
 
 import struct
@@ -18,6 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, StoreError
 from rankfold.files import draft_name, whole_file
 from rankfold.store.adapter import SavedAdapter
+from rankfold.store.basis import TYPE as BASIS_TYPE
+from rankfold.store.basis import content_of, digests_in, read_content
 from rankfold.store.container import Container, decode, encode
 from rankfold.store.packed import TYPE as ADAPTER_TYPE
 from rankfold.store.packed import from_container, to_container
@@ -41,7 +44,7 @@ def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, o
         OutputExistsError: If something is there already, or a folder.
         StoreError: If it cannot be written.
     """
-    count = 0
+    count, bases = 0, set[str]()
     with _reaching(url):
         system, path = _locate(url)
         check = partial(_check_free, system, path, url, overwrite=overwrite)
@@ -51,8 +54,10 @@ def write_stream(url: str, adapters: Iterable[tuple[Record, SavedAdapter]], *, o
         with writing as file:
             file.write(MAGIC)
             for record, adapter in adapters:
-                frame = encode(_frame(record, adapter))
-                file.write(_LENGTH.pack(len(frame)) + frame)
+                needed = [one for one in digests_in(adapter.config_values) if one not in bases]
+                bases.update(needed)
+                for frame in (*map(content_of, needed), encode(_frame(record, adapter))):
+                    file.write(_LENGTH.pack(len(frame)) + frame)
                 count += 1
             file.write(_LENGTH.pack(0) + _LENGTH.pack(count))
     return count
@@ -80,8 +85,13 @@ def _frames(file: BinaryIO, url: str) -> Iterator[tuple[Record, SavedAdapter]]:
         )
     count = 0
     while length := _number(file, url):
+        data = _read(file, length, url)
         try:
-            yield _read_frame(decode(_read(file, length, url)))
+            container = decode(data)
+            if container.type == BASIS_TYPE:
+                read_content(data)
+                continue
+            yield _read_frame(container)
         except AdapterFileError as error:
             raise AdapterFileError(f"'{url}', adapter {count + 1}: {error}") from error
         count += 1

@@ -61,11 +61,11 @@ MLP_ROUTER = RouterSpec(scope="mlp")
         ),
         (
             {"down": SvdSpec(), "core": LowRankSpec(2), "up": SvdSpec(), "share_down": "module_type"},
-            "an svd factor at the down side belongs to one layer and one head; give share_down='none'",
+            "the svd factor at the down side belongs to one layer and one head; give share_down='none'",
         ),
         (
             {"down": DenseSpec(), "core": LowRankSpec(2), "up": SvdSpec(), "heads": 2, "router": ROUTER},
-            "an svd factor at the up side belongs to one layer and one head; give share_up=",
+            "the svd factor at the up side belongs to one layer and one head; give share_up=",
         ),
         ({"heads": 0}, "heads=0 leaves layers without any; give at least 1"),
         ({"heads": (2, 0), "router": ROUTER}, r"heads=\(2, 0\) leaves layers without any"),

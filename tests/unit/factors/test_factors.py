@@ -141,7 +141,7 @@ def test_diagonal_between_two_ranks_is_refused():
         (lambda: DenseSpec("kaimin"), r"unknown initial value 'kaimin'\. Did you mean 'kaiming'\?"),
         (
             lambda: SeededSpec("gauss"),
-            r"unknown initial value 'gauss'\. Available: islam, kaiming, lecun, zeros",
+            r"unknown initial value 'gauss'\. Available: islam, kaiming, lecun, unit, zeros",
         ),
         (
             lambda: SeededSpec("zeros"),

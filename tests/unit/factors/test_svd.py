@@ -33,7 +33,7 @@ def take_from(weight, rank, split="up"):
     decomposition = Decomposition(weight, rank)
     factors = SvdSpec(split).build(weight.shape[0], rank), SvdSpec(split).build(rank, weight.shape[1])
     for factor, side in zip(factors, ("up", "down"), strict=True):
-        factor.take(decomposition, side)
+        factor.take(decomposition.side(side, split))
     return factors
 
 
@@ -147,7 +147,7 @@ def test_svd_factor_moves_with_its_module():
 
 def test_svd_factor_of_a_base_without_weights_says_so_when_it_is_read():
     with pytest.raises(
-        SpecError, match="built on a base without weights, so it has no values; load all of the base"
+        SpecError, match="has no values: it is taken from the base weight, and there was none; load all of"
     ):
         SvdSpec().build(6, 3)()
 

@@ -39,7 +39,7 @@ def test_real_records_keep_to_the_schema_and_are_read_by_the_code(records):
     "change",
     [
         {"more": 1},
-        {"format": 4},
+        {"format": 5},
         {"bytes": -1},
         {"bytes": "1"},
         {"bytes": 1.5},
