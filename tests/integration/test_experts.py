@@ -17,7 +17,7 @@ from rankfold.export.compress import Compression
 from rankfold.export.export import ExportRequest, export
 from rankfold.peft_plugin.targets import plan_adapters
 from rankfold.store.loading import load_adapter
-from rankfold.store.saved import pack_adapter
+from rankfold.store.saved import write_packed
 from rankfold.store.size import explain
 from tests.support.moe_models import EXPERTS, MAKERS, moe, words
 from tests.support.tolerance import assert_close, relative_rms
@@ -80,7 +80,7 @@ def test_every_implementation_of_experts_reads_the_changed_parameters(implementa
 
 def test_every_form_of_a_saved_adapter_gives_the_same_logits(saved, tmp_path):
     base, adapter, expected = saved
-    pack_adapter(adapter, tmp_path / "packed.rf")
+    write_packed(adapter, tmp_path / "packed.rf")
     with AdapterStore(tmp_path / "store.db") as store:
         store.put("a", adapter)
     for form in (adapter, tmp_path / "packed.rf", f"{tmp_path / 'store.db'}#a"):
