@@ -14,7 +14,7 @@ from rankfold.tasks.data.columns import Columns, find_columns
 from rankfold.tasks.kinds import Examples, LabelHints, Learner
 from rankfold.tasks.kinds.answers import Instruction, candidate_scores, encode_answers
 from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATES, ChatTemplate, Message, read_template
-from rankfold.tasks.kinds.conversations import conversation_of
+from rankfold.tasks.kinds.conversations import InstructionReader, conversation_of
 from rankfold.tasks.kinds.instruction import KIND
 from rankfold.tasks.kinds.packing import IGNORED_LABEL
 
@@ -93,10 +93,11 @@ def test_bare_texts_are_no_conversation(row, columns, prompt):
     ("messages", "words"),
     [
         (
-            [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}],
-            "message 2 is of the role 'tool'",
+            [{"role": "user", "content": "a"}, {"role": "observation", "content": "b"}],
+            "message 2 is of the role 'observation'",
         ),
-        ([{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}], "message 1 calls a tool"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}], "message 1 has the call"),
+        ([{"role": "assistant", "content": "", "function_call": {"name": "f"}}], "message 1 calls a tool by"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
             "message 1 has the content",
@@ -324,3 +325,58 @@ def test_columns_of_any_names_are_a_prompt_and_its_answer(tmp_path):
     items = [item for split in data.examples.splits.values() for item in split]
     assert {(item.prompt, item.answer) for item in items} == {(row["ask"], row["reply"]) for row in rows}
     assert data.examples.counts == {"train": 27, "validation": 3}
+
+
+_CALL = {"type": "function", "function": {"name": "look", "arguments": '{"at": "film"}'}}
+_TOOL_ROW = {
+    "tools": [{"type": "function", "function": {"name": "look"}}],
+    "messages": [
+        {"role": "user", "content": "the film ?"},
+        {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+        {"role": "tool", "name": "look", "content": "was"},
+        {"role": "assistant", "content": "good"},
+    ],
+}
+_TOOL_TEMPLATE = (
+    "{% for t in tools or [] %}film {{ t.function.name }} [SEP] {% endfor %}"
+    "{% for m in messages %}{% if m.role == 'tool' %}music {{ m.content }} [SEP] {% elif m.role == 'user' %}"
+    "question {{ m.content }} [SEP] {% else %}answer {{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function.arguments.at }}{% endfor %} [SEP] {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}answer {% endif %}"
+)
+
+
+@pytest.mark.parametrize("turns", [2, 4])
+def test_tools_are_written_by_the_template_and_calls_are_learned(llama, turns):
+    row = {"tools": json.dumps(_TOOL_ROW["tools"]), "messages": _TOOL_ROW["messages"][:turns]}
+    reader = InstructionReader(find_columns([row], Columns()))
+    item = reader.read(row, "a")
+    template = ChatTemplate(llama.processor, _TOOL_TEMPLATE, item.tools)
+    segments = template.segments([*item.turns, item.reply or Message("assistant", item.answer)])
+    assert [part.text.strip() for part in segments if part.is_learned] == ["film [SEP]", "good [SEP]"][
+        : turns // 2
+    ]
+    assert "film look [SEP]" in segments[0].text
+    assert reader.findings() == []
+    assert item.answer.strip()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (_TOOL_ROW, "the descriptions of tools and calls of tools and answers of tools"),
+        ({"messages": _TOOL_ROW["messages"][:2]}, "calls of tools"),
+        ({**_TOOL_ROW, "messages": MESSAGES[1:3]}, "the descriptions of tools"),
+    ],
+    ids=["all", "calls", "descriptions"],
+)
+def test_tools_are_refused_where_the_template_does_not_write_them(llama, row, words):
+    item = InstructionReader(Columns()).read(row, "a")
+    learner = Learner(llama.model, llama.processor, 64, settings={"chat_template": CHAT_TEMPLATES["chatml"]})
+    with pytest.raises(SpecError, match=f"does not write {words}, which"):
+        encode_answers(learner, [(item, item.answer)])
+
+
+def test_descriptions_of_tools_are_a_list_of_objects():
+    with pytest.raises(DataError, match="'tools' holds 'look'"):
+        InstructionReader(Columns()).read({**_TOOL_ROW, "tools": "look"}, "a")

@@ -24,11 +24,11 @@ _PREFERENCES = (
 """Columns of preference data, as TRL has them for DPO, KTO and process rewards."""
 
 _LAYOUTS: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    ("messages",): ("system",),
-    ("conversations",): ("system",),
-    ("conversation",): ("system",),
+    ("messages",): ("system", "tools"),
+    ("conversations",): ("system", "tools"),
+    ("conversation",): ("system", "tools"),
     INSTRUCTION_COLUMNS: ("input", "system", "history"),
-    ("prompt", "completion"): ("system", "history"),
+    ("prompt", "completion"): ("system", "history", "tools"),
     CHOICE_COLUMNS: ("context",),
 }
 """Columns of conversations, instructions and questions, with those that may stand beside them."""

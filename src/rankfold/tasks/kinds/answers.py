@@ -36,6 +36,8 @@ class Instruction:
         answer: The text to learn; empty if it is not known.
         candidates: All answers that are possible, in order; empty if the answer is open.
         turns: All turns before the answer, the prompt among them, where the row says who speaks.
+        tools: The descriptions of the tools that a conversation offers.
+        reply: The turn to learn, where it is more than the text of the answer.
         choices: The texts that the candidates stand for, where the row brings them.
     """
 
@@ -45,6 +47,8 @@ class Instruction:
     candidates: tuple[str, ...] = ()
     turns: tuple[Message, ...] = ()
     choices: tuple[str, ...] = ()
+    tools: tuple[Any, ...] = ()
+    reply: Message | None = None
 
     @property
     def choice_names(self) -> tuple[str, ...]:
@@ -148,8 +152,9 @@ def _segments(
     template: ChatTemplate, item: Instruction, answer: str | None, *, is_compared: bool
 ) -> list[Segment]:
     turns = item.turns or (Message(USER, item.prompt),)
+    template = replace(template, tools=item.tools)
     if item.turns and answer is not None and not is_compared:
-        return template.segments([*turns, Message(ASSISTANT, answer)], item.id)
+        return template.segments([*turns, item.reply or Message(ASSISTANT, answer)], item.id)
     is_bare = template.source is None and not item.turns
     prompt = f"{item.prompt}\n\n" if is_bare else template.prompt(turns, item.id)
     answers = [] if answer is None else [Segment(answer, is_learned=True)]

@@ -1,14 +1,15 @@
 """Chat templates: conversations as text with the assistant's turns told apart, on which alone the loss is."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, final
 
 from rankfold.errors import DataError, SpecError, unknown_name
 
-SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
 
 CHAT_TEMPLATE = "chat_template"
 """The setting with the text of the template that a model was trained with."""
@@ -71,16 +72,18 @@ class Message:
     """One turn of a conversation.
 
     Args:
-        role: `system`, `user` or `assistant`.
+        role: `system`, `user`, `assistant` or `tool`.
         content: Its text.
+        extra: The calls of tools that an assistant makes, or the name of the tool that answers.
     """
 
     role: str
     content: str
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the turn as chat templates read it."""
-        return {"role": self.role, "content": self.content}
+        return {"role": self.role, "content": self.content, **self.extra}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,12 @@ class ChatTemplate:
     Args:
         tokenizer: Of the model.
         text: The template in Jinja; the tokenizer's own if None.
+        tools: Those that a conversation describes to the model, as JSON schemas.
     """
 
     tokenizer: Any
     text: str | None = None
+    tools: Sequence[Any] = ()
 
     @property
     def source(self) -> str | None:
@@ -190,6 +195,7 @@ class ChatTemplate:
                 "the data are conversations, but the model's tokenizer has no chat template; name one with "
                 f"--chat-template: {', '.join(CHAT_TEMPLATES)}, or a Jinja file."
             )
+        self._check_tools(turns, self.source)
         from jinja2 import TemplateError  # of an extra, by which transformers renders
 
         messages = [turn.to_dict() for turn in turns]
@@ -197,7 +203,11 @@ class ChatTemplate:
             return cast(
                 str,
                 self.tokenizer.apply_chat_template(
-                    messages, chat_template=self.source, tokenize=False, add_generation_prompt=is_open
+                    messages,
+                    tools=list(self.tools) or None,
+                    chat_template=self.source,
+                    tokenize=False,
+                    add_generation_prompt=is_open,
                 ),
             )
         except (TemplateError, TypeError, ValueError, LookupError) as error:
@@ -206,6 +216,21 @@ class ChatTemplate:
                 f"the chat template refuses the conversation of row '{row}' ({words}); mend the row, or name "
                 "another template with --chat-template."
             ) from error
+
+    def _check_tools(self, turns: Sequence[Message], source: str) -> None:
+        """Check that the template writes the tools of a conversation, and does not pass over them."""
+        has_calls = any("tool_calls" in turn.extra for turn in turns)
+        has_answers = any(turn.role == TOOL for turn in turns)
+        needed = {
+            "the descriptions of tools": self.tools and not re.search(r"\btools\b", source),
+            "calls of tools": has_calls and "tool_calls" not in source,
+            "answers of tools": has_answers and not re.search(r"""['"]tool['"]""", source),
+        }
+        if unwritten := [noun for noun, is_missing in needed.items() if is_missing]:
+            raise SpecError(
+                f"the chat template does not write {' and '.join(unwritten)}, which the conversations have; "
+                "use a model whose template does, name another with --chat-template, or remove them."
+            )
 
     def _prefix_error(self, row: int | str) -> SpecError:
         return SpecError(

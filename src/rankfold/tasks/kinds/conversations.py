@@ -7,6 +7,7 @@ messages, and Alpaca's `instruction` with `system` and `history`.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, final
 
@@ -16,16 +17,17 @@ from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.table import Row, Table
 from rankfold.tasks.data.texts import text_of
 from rankfold.tasks.kinds.answers import Instruction
-from rankfold.tasks.kinds.chat_template import ASSISTANT, SYSTEM, USER, Message
+from rankfold.tasks.kinds.chat_template import ASSISTANT, SYSTEM, TOOL, USER, Message
 from rankfold.tasks.kinds.prompts import candidate_answers, choices_of, prompt_and_answer, prompt_of
 
 _ROLES = {
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("user", "human", "prompter"), USER),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), ASSISTANT),
+    "tool": TOOL,
 }
 _READ_FIELDS = {"role", "content", "from", "value"}
-_TOOLS = ("tool_calls", "function_call")
+_EXTRA_FIELDS = {ASSISTANT: ("tool_calls",), TOOL: ("name", "tool_call_id")}
 _QUOTED_ROWS = 5
 _LISTS = ("messages", "conversations", "conversation")
 
@@ -38,11 +40,13 @@ class Conversation:
         turns: In order.
         is_chat: Whether the row says who speaks, so that a chat template is needed; a bare prompt does not.
         unread_fields: Fields of its messages that nothing reads, such as `name`.
+        tools: The descriptions of the tools that it offers.
     """
 
     turns: tuple[Message, ...]
     is_chat: bool
     unread_fields: frozenset[str] = frozenset()
+    tools: tuple[Any, ...] = ()
 
 
 def conversation_of(row: Row, columns: Columns) -> Conversation:
@@ -63,13 +67,31 @@ def conversation_of(row: Row, columns: Columns) -> Conversation:
     else:
         messages = _pair(row, columns.text or "prompt", columns.label or "completion")
     earlier = [*_system(row, messages), *_history(row)]
-    turns, fields, is_chat = [*earlier], frozenset[str](), bool(earlier)
+    tools = _tools(row)
+    turns, fields, is_chat = [*earlier], frozenset[str](), bool(earlier or tools)
     for number, message in enumerate(messages, 1):
-        turns.append(message if isinstance(message, Message) else _turn(message, number))
+        turn = message if isinstance(message, Message) else _turn(message, number)
+        turns.append(turn)
         if not isinstance(message, Message):
             is_chat = True
-            fields |= {key for key, value in message.items() if value not in (None, [], "")} - _READ_FIELDS
-    return Conversation(tuple(turns), is_chat, fields)
+            present = {key for key, value in message.items() if value not in (None, [], "")}
+            fields |= present - _READ_FIELDS - turn.extra.keys()
+    return Conversation(tuple(turns), is_chat, fields, tools)
+
+
+def _tools(row: Row) -> tuple[Any, ...]:
+    """Return the descriptions of tools in the column `tools`, which may be written as JSON.
+
+    Raises:
+        DataError: If they are no list of objects.
+    """
+    value = parse_json(row.get("tools")) or []
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in cast("list[Any]", value)):
+        raise DataError(
+            f"'tools' holds '{_short(value)}' where a list of descriptions of tools is needed; write each as "
+            "an object, or remove the column."
+        )
+    return tuple(cast("list[Any]", value))
 
 
 def _pair(row: Row, prompt: str, answer: str) -> list[Mapping[str, Any] | Message]:
@@ -106,17 +128,40 @@ def _turn(message: Mapping[str, Any], number: int) -> Message:
     if role is None:
         known = ", ".join(f"'{name}'" for name in _ROLES)
         raise DataError(
-            f"message {number} is of the role '{word}', which is not trained on; tools and the like must be "
-            f"written as turns of one of these roles, or the row removed: {known}."
+            f"message {number} is of the role '{word}', which is not trained on; write it as a turn of one "
+            f"of these roles, or remove the row: {known}."
         )
-    if any(message.get(name) for name in _TOOLS):
+    if message.get("function_call"):
         raise DataError(
-            f"message {number} calls a tool, which is not trained on; write the call into its text, or "
-            "remove the row."
+            f"message {number} calls a tool by 'function_call', which chat templates do not read; write it "
+            "as 'tool_calls', or remove the row."
         )
+    extra = {name: message[name] for name in _EXTRA_FIELDS.get(role, ()) if message.get(name)}
+    if "tool_calls" in extra:
+        extra["tool_calls"] = [_call(call, number) for call in extra["tool_calls"]]
     content = message.get("content") if message.get("content") is not None else message.get("value")
     # Nothing at all is an empty answer, and counted as such.
-    return Message(role, "" if content is None and role == ASSISTANT else _text(content, number))
+    return Message(role, "" if content is None and role == ASSISTANT else _text(content, number), extra)
+
+
+def _call(call: object, number: int) -> object:
+    """Return a call of a tool with its arguments as values, as chat templates write them.
+
+    Raises:
+        DataError: If it names no function.
+    """
+    match cast(Any, call):
+        case {"function": {"name": str(), "arguments": str(text)} as function, **rest}:
+            with suppress(ValueError, RecursionError):
+                return {**rest, "function": {**function, "arguments": json.loads(text)}}
+            return cast("object", call)
+        case {"function": {"name": str()}}:
+            return call
+        case _:
+            raise DataError(
+                f"message {number} has the call '{_short(call)}' where an object with 'function' and its "
+                "'name' is needed; correct or remove the row."
+            )
 
 
 def _text(content: object, number: int) -> str:
@@ -216,10 +261,16 @@ class InstructionReader:
         if last < len(roles) - 1:
             self._unanswered.append(name)
         turns = conversation.turns
-        is_empty = any(turn.role == ASSISTANT and not turn.content.strip() for turn in turns[: last + 1])
+        is_empty = any(
+            turn.role == ASSISTANT and not turn.content.strip() and not turn.extra
+            for turn in turns[: last + 1]
+        )
         # What an assistant says before anyone else does is no answer.
         is_answer = USER in roles[:last] and not is_empty
-        item = self._instruction(name, conversation, last, turns[last].content if is_answer else "")
+        reply = turns[last]
+        answer = reply.content or json.dumps(reply.extra.get("tool_calls"), ensure_ascii=False)
+        item = self._instruction(name, conversation, last, answer if is_answer else "")
+        item = replace(item, reply=reply if reply.extra else None)
         return replace(item, candidates=candidate_answers(row, item.answer))
 
     def read_prompt(self, row: Row, name: int | str, answers: Sequence[str] = ()) -> Instruction:
@@ -249,7 +300,8 @@ class InstructionReader:
     ) -> Instruction:
         before = conversation.turns[:count]
         prompt = "\n\n".join(turn.content for turn in before)
-        return Instruction(name, prompt, answer, turns=before if conversation.is_chat else ())
+        turns = before if conversation.is_chat else ()
+        return Instruction(name, prompt, answer, turns=turns, tools=conversation.tools)
 
     def findings(self) -> list[Finding]:
         """Return remarks on messages that are not learned, or only in part."""
