@@ -29,7 +29,7 @@ import rankfold
 from rankfold.models.base import LoadedModel, resolve_model
 from rankfold.models.hardware import cpu_name
 from rankfold.progress import quiet_libraries
-from rankfold.store.rounding import Dtype
+from rankfold.store.rounding import GRIDS, Dtype
 from rankfold.store.size import explain
 from rankfold.tasks.bbc_news import read_bbc_news
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
@@ -106,14 +106,17 @@ def measure(name: str, scratch: Path) -> dict[str, object]:
         "weights_bytes": explanation.file_bytes,
         "config_bytes": (folder / FILES[0]).stat().st_size,
         "bytes_by_type": dict(types),
-        "packed": {dtype or "exact": pack(folder, scratch, dtype) for dtype in (None, "bf16", "int8")},
+        "packed": {
+            dtype or "exact": pack(folder, scratch, dtype) for dtype in (None, "bf16", "int8", "int4")
+        },
     }
 
 
 def pack(folder: Path, scratch: Path, dtype: Dtype | None) -> dict[str, float]:
     """Pack, unpack, compare, and return size and error."""
     file, again = scratch / f"{dtype}.rankfold", scratch / f"{dtype}"
-    packed = rankfold.pack_adapter(folder, file, dtype=dtype)
+    options = {"weights_only": True} if dtype in GRIDS else {}
+    packed = rankfold.pack_adapter(folder, file, dtype=dtype, **options)
     rankfold.unpack_adapter(file, again)
     assert dtype or all((again / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
     before = sum((folder / name).stat().st_size for name in FILES)

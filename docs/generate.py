@@ -179,7 +179,7 @@ def cost_table() -> str:
 
 def size_table() -> str:
     """Return the table of adapter sizes and packed sizes, from the record of `benchmarks/size.py`."""
-    titles = ["method", "weights file", "learned", "copies", "frozen", "packed", "%", "bf16", "int8"]
+    titles = ["method", "weights file", "learned", "copies", "frozen", "packed", "%", "bf16", "int8", "int4"]
     rows: list[list[str]] = []
     for name, method in _sizes().items():
         types, (exact, *rounded) = method["bytes_by_type"], method["packed"].values()
