@@ -12,7 +12,7 @@ from rankfold.report.format import (
     range_text,
     score_text,
 )
-from rankfold.report.results import Result
+from rankfold.report.results import Result, file_bytes
 from rankfold.report.selection import CHOSEN
 from rankfold.report.study import Study
 from rankfold.runs.remarks import remarks
@@ -147,10 +147,8 @@ def _smallest_file(study: Study) -> list[str]:
         for result in study.results
         if result.mean(lambda run: run.parameters.trainable) and not all(map(remarks, result.records))
     ]
-    sizes = [
-        (size, result) for result in adapters if (size := result.mean(lambda run: run.bytes.weights_file))
-    ]
-    reference = study.results[0].mean(lambda run: run.bytes.weights_file)
+    sizes = [(size, result) for result in adapters if (size := result.mean(file_bytes))]
+    reference = study.results[0].mean(file_bytes)
     if not sizes or not reference:
         return []
     size, result = min(sizes, key=lambda pair: pair[0])

@@ -73,6 +73,12 @@ class Result:
         return float(np.mean([read(record) for record in self.records])) if self.records else None
 
 
+def file_bytes(record: RunRecord) -> int:
+    """Return the size of a run's adapter on disk: of its rounded file, if the run is stored rounded."""
+    stored = record.stored.get(record.request.stored_type or "")
+    return stored.file if stored else record.bytes.weights_file
+
+
 def make_results(
     groups: Sequence[Sequence[RunRecord]], names: Mapping[str, str] | None = None
 ) -> list[list[Result]]:

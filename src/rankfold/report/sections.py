@@ -10,7 +10,7 @@ from rankfold.report.chart_style import Style, style_of
 from rankfold.report.charts import study_figures
 from rankfold.report.findings import budgets_text, headline
 from rankfold.report.format import bytes_text, capital, join_names, metric_name, seconds_text
-from rankfold.report.results import Result
+from rankfold.report.results import Result, file_bytes
 from rankfold.report.selection import (
     CHOSEN,
     TUNING_COLUMNS,
@@ -123,7 +123,7 @@ def _row(study: Study, result: Result, text: Sequence[str], style: Style) -> dic
     step = study.step_times.get(result.label)
     sizes = [
         result.mean(lambda run: run.parameters.trainable),
-        result.mean(lambda run: run.bytes.weights_file),
+        result.mean(file_bytes),
         result.mean(lambda run: run.seconds.total),
         *([step.ratio if step else 1.0 if result is study.results[0] else None] if study.step_times else []),
         float(len(result.records)),

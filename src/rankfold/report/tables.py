@@ -11,7 +11,7 @@ from rankfold.report.format import (
     score_text,
     seconds_text,
 )
-from rankfold.report.results import Result, Settings
+from rankfold.report.results import Result, Settings, file_bytes
 from rankfold.report.study import Study
 from rankfold.runs.record import RunRecord
 from rankfold.runs.records import value_text
@@ -79,7 +79,7 @@ def _power_text(result: Result) -> str:
 
 def _result_cells(study: Study, result: Result) -> list[str]:
     trainable = result.mean(lambda run: run.parameters.trainable)
-    size = result.mean(lambda run: run.bytes.weights_file)
+    size = result.mean(file_bytes)
     seconds = result.mean(lambda run: run.seconds.total)
     return [
         result.label,

@@ -20,6 +20,7 @@ from rankfold.report.chart_style import (
     style_encodings,
 )
 from rankfold.report.format import bytes_text, capital, metric_name
+from rankfold.report.results import file_bytes
 from rankfold.report.study import Study
 from rankfold.runs.record import RunRecord
 from rankfold.tasks.metrics import is_smaller_better
@@ -45,7 +46,7 @@ def trade_off_figures(study: Study, styles: Mapping[str, Style]) -> list[Figure]
     size = Axis("bytes", "bytes on disk (logarithmic)", "~s", "log")
     count = Axis("trainable", "trainable parameters (logarithmic)", "~s", "log")
     return [
-        _figure(study, styles, size, lambda run: run.bytes.weights_file, bytes_text),
+        _figure(study, styles, size, file_bytes, bytes_text),
         _figure(study, styles, count, lambda run: run.parameters.trainable, lambda value: f"{value:,.0f}"),
     ]
 

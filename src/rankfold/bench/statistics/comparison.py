@@ -39,12 +39,15 @@ class Scores:
         predictions: One row per seed, one column per example; for lists the counts of `metric`.
         seeds: The seeds in the order of the rows.
         metric: The metric that lists were counted for; None for values that every metric takes.
+        offsets: Added to the metric of each seed: what rounding changed, where a run is stored rounded. Empty
+            if nothing was.
     """
 
     labels: NDArray[Any]
     predictions: NDArray[Any]
     seeds: tuple[int, ...]
     metric: Metric | None = None
+    offsets: tuple[float, ...] = ()
 
     def find_metric(self, name: str) -> Metric:
         """Return the metric of a name for these predictions.
@@ -71,7 +74,17 @@ class Scores:
     def of_seeds(self, seeds: Sequence[int]) -> "Scores":
         """Return the rows of some seeds, in this order."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        return replace(self, predictions=self.predictions[rows], seeds=tuple(seeds))
+        offsets = tuple(self.offsets[row] for row in rows) if self.offsets else ()
+        return replace(self, predictions=self.predictions[rows], seeds=tuple(seeds), offsets=offsets)
+
+    def measure(self, metric: str, pick: Pick) -> NDArray[np.float64]:
+        """Return a metric of each seed on picked examples, `[seeds, resamples]`.
+
+        Raises:
+            SpecError: If the metric is unknown.
+        """
+        values = self.find_metric(metric).function(pick(self.labels), pick(self.predictions))
+        return values + np.asarray(self.offsets)[:, None] if self.offsets else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +148,7 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
         SpecError: If the metric is unknown.
     """
     figure = scores.find_metric(metric)
-    measure = figure.function
-    estimate = _mean_estimate(
-        lambda pick: measure(pick(scores.labels), pick(scores.predictions)), scores, seed
-    )
+    estimate = _mean_estimate(lambda pick: scores.measure(metric, pick), scores, seed)
     interval = _interval(estimate, level)
     low, high = max(interval.low, figure.least), min(interval.high, figure.most)
     if metric != "accuracy":
@@ -170,7 +180,7 @@ def mean_metric(scores: Scores, metric: str) -> float:
     Raises:
         SpecError: If the metric is unknown.
     """
-    return float(np.mean(scores.find_metric(metric).function(scores.labels, scores.predictions)))
+    return float(np.mean(scores.measure(metric, lambda values: values[..., None, :])))
 
 
 def paired_difference(
@@ -216,7 +226,6 @@ def paired_contrast(
         SpecError: If the metric is unknown.
     """
     figure = scores[0].find_metric(metric)
-    measure = figure.function
     if not all(np.array_equal(method.labels, scores[0].labels) for method in scores):
         raise DataError("the runs were measured on different examples; evaluate all on the same data.")
     shared_seeds = tuple(
@@ -228,8 +237,7 @@ def paired_contrast(
     paired_scores = [method.of_seeds(shared_seeds) for method in scores]
 
     def gain(pick: Pick) -> NDArray[np.float64]:
-        truth = pick(paired_scores[0].labels)
-        metrics = [measure(truth, pick(method.predictions)) for method in paired_scores]
+        metrics = [method.measure(metric, pick) for method in paired_scores]
         return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
     estimate = _mean_estimate(gain, paired_scores[0], seed)
@@ -367,7 +375,15 @@ def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str], metri
     """
     predictions_by_id = [{item.id: item for item in record.predictions} for record in records]
     rows = [[run[name] for name in examples] for run in predictions_by_id]
-    return _scores_of_rows(rows, [record.training.seed for record in records], metric)
+    scores = _scores_of_rows(rows, [record.training.seed for record in records], metric)
+    offsets = tuple(_rounding_change(record, metric) for record in records)
+    return replace(scores, offsets=offsets) if any(offsets) else scores
+
+
+def _rounding_change(record: RunRecord, metric: str) -> float:
+    """Return by how much the metric changed where the run is stored rounded; 0 for other runs."""
+    stored = record.stored.get(record.request.stored_type or "")
+    return stored.score - record.metrics[metric] if stored and metric == record.task.metric else 0.0
 
 
 def _scores_of_rows(rows: Sequence[Sequence[Prediction]], seeds: Sequence[int], metric: str) -> Scores:
@@ -389,7 +405,7 @@ def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int
         return None
     if knows_metric(records, metric) and examples:
         return metric_interval(scores_of(records, examples, metric), metric)
-    value = float(np.mean([record.metrics[metric] for record in records]))
+    value = float(np.mean([record.metrics[metric] + _rounding_change(record, metric) for record in records]))
     return Interval(value, value, value)
 
 

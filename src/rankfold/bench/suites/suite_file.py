@@ -15,6 +15,7 @@ from rankfold.bench.statistics.claims import Claim, Expect, Rules
 from rankfold.bench.suites.search import Sampler, Space, Tuning
 from rankfold.bench.suites.suite import DEFAULT_SEEDS, METHOD_KEYS, Suite, Variant
 from rankfold.errors import SpecError, nearest, unknown_name
+from rankfold.presets import recommend
 from rankfold.runs.methods import find_method
 from rankfold.runs.records import value_text
 from rankfold.runs.request import overlay
@@ -289,6 +290,14 @@ def _tuning(entry: _TuningEntry) -> Tuning:
     )
 
 
+def _recommended_rate(method: Variant) -> float:
+    """Return the rate that the table of recipes has for a method with its options."""
+    targets = method.options.get("target_modules")
+    return recommend(
+        method.name, targets=targets if isinstance(targets, str) else None, options=method.options
+    ).learning_rate
+
+
 def _center_ladders(suite: Suite) -> Suite:
     """Return the suite with a centre for every ladder of rates: that of the method if none is given."""
     tuning = suite.tuning
@@ -300,7 +309,7 @@ def _center_ladders(suite: Suite) -> Suite:
             replace(
                 method,
                 space={
-                    name: {"center": find_method(method.name).learning_rate, **values}
+                    name: {"center": _recommended_rate(method), **values}
                     if name == "learning_rate" and isinstance(values, Mapping)
                     else values
                     for name, values in (tuning.space if method.space is None else method.space).items()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rankfold.bench.statistics.claims import Claim, Rules, judge
+from rankfold.runs.record import StoredInfo
 from tests.support.records import make_record, with_request
 
 SEEDS = (0, 1, 2)
@@ -200,3 +201,26 @@ def test_findings_name_the_relation_and_the_difference_that_could_have_been_seen
     assert 0 < one.detectable < 0.1
     many = judge([near] * 9, on_tasks(one=(0.8, 0.8)))[0].findings[0]
     assert many.detectable > one.detectable
+
+
+def rounded(record, change):
+    """Return a run that is stored in four bits, with the change of its metric that this made."""
+    score = record.metrics[record.task.metric] + change
+    stored = replace(record, stored={"int4": StoredInfo(900, score, 1200)})
+    return with_request(stored, store="int4")
+
+
+def test_run_that_is_stored_rounded_has_the_score_of_what_is_stored():
+    exact = rows(a=0.9, b=0.8)
+    small = {**exact, "a": [rounded(run, -0.05 - 0.001 * run.training.seed) for run in exact["a"]]}
+    (before,), (after,) = (
+        judge([claim("greater", "a", "b")], {("minilm", "bbc_news"): studies})[0].findings
+        for studies in (exact, small)
+    )
+    change = after.difference.interval.value - before.difference.interval.value
+    assert change == pytest.approx(-0.051)
+    assert after.means[0] - before.means[0] == pytest.approx(-0.051)
+    assert after.means[1] == before.means[1]
+    unstored = [with_request(run, store=None) for run in small["a"]]
+    (same,) = judge([claim("greater", "a", "b")], {("m", "t"): {**small, "a": unstored}})[0].findings
+    assert same.means == before.means
