@@ -104,7 +104,7 @@ class Preset:
         title: The name in prose.
         paper: Authors, year and where to find it.
         summary: What is special about it, in one sentence.
-        learning_rate: A learning rate for AdamW that is a good start.
+        learning_rate: A learning rate for AdamW that is a good start; that of its recipe, if it has one.
         build: Returns the spec; its keyword parameters are the options, annotated with their meaning.
         targets: The layers that the method is made for, as PEFT's `target_modules`; the model's usual ones if
             None.

@@ -112,8 +112,15 @@ def _is_small(rank: object) -> bool:
     return isinstance(rank, int) and rank <= _SMALL_RANK
 
 
+def _starts_below(values: Mapping[str, Any]) -> bool:
+    """Return whether the down factor of `relayed_lora` starts at zero."""
+    return (values.get("zero") or ("down" if values.get("reading") == "paper" else "up")) == "down"
+
+
 _CASES: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], Recipe], ...] = (
     ("tlora", lambda values: _is_small(values.get("r")), _recipe(2e-2, ALL_LINEAR, (3e-3, 3e-2), _TLORA)),
+    # Its steps are three times as large (`benchmarks/relayed_start.py`).
+    ("relayed_lora", _starts_below, _recipe(1e-3, ALL_LINEAR)),
     ("tlora_plus", lambda values: values.get("train") == "core", _recipe(1e-2, ALL_LINEAR)),
 )
 """Recipes of methods with certain options or layers, or for a kind of task, which go before those by name."""

@@ -70,3 +70,12 @@ def test_layers_of_a_training_are_those_of_the_recipe_unless_some_are_named(meth
 def test_a_smaller_core_has_a_larger_rate(method, options):
     assert recommend(method, options=options).learning_rate > recommend(method).learning_rate
     assert recommend(method, options=options).targets == "all-linear"
+
+
+@pytest.mark.parametrize(
+    "options", [{"zero": "down"}, {"reading": "paper"}, {"zero": "down", "reading": "paper"}]
+)
+def test_the_start_that_takes_larger_steps_has_a_smaller_rate(options):
+    usual = recommend("relayed_lora")
+    assert recommend("relayed_lora", options=options).learning_rate <= usual.learning_rate / 2
+    assert recommend("relayed_lora", options={**options, "zero": "up"}) == usual

@@ -123,3 +123,14 @@ def test_a_scale_that_was_changed_by_hand_is_refused(scale, fault):
         Scale.of({"scale": scale})
     assert Scale.of({}) == Scale()
     assert Scale.of({"scale": {"mean": 3, "std": 0.5}}) == Scale(3, 0.5)
+
+
+@pytest.mark.parametrize("unit", [(0.2, 0.0), (5.0, 0.0), (1000.0, 3.0), (-1e-3, 7.0)])
+def test_what_is_learned_does_not_depend_on_the_unit_of_the_labels(unit):
+    """A start or a rate that is found for one scale of labels holds for all."""
+    labels = [0.0, 1.5, 2.0, 4.75, 5.0]
+    factor, offset = unit
+    others = [factor * label + offset for label in labels]
+    learned = [Scale.fit(labels).standardise(label) for label in labels]
+    sign = 1 if factor > 0 else -1
+    assert [sign * Scale.fit(others).standardise(label) for label in others] == pytest.approx(learned)

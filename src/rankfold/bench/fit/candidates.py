@@ -148,9 +148,9 @@ def _of_method(ruler: SizeEstimator, preset: Preset) -> Iterator[Candidate]:
 
 
 def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
-    """Return the layers that the method is made for, those that PEFT adapts, and every linear one."""
+    """Return the layers that are recommended, those that PEFT adapts, and every linear one."""
     sets: list[JsonValue] = []
-    for targets in (preset.targets or ruler.usual, ruler.usual, ALL_LINEAR):
+    for targets in (presets.recommend(preset.name).targets or ruler.usual, ruler.usual, ALL_LINEAR):
         if targets not in sets:
             sets.append(targets if isinstance(targets, str) else list(targets))
     return sets
