@@ -255,8 +255,9 @@ def scaled(trial: Trial, factor: float) -> Trial:
     )
 
 
-def summary(records: Records, methods: Sequence[str]) -> None:
-    """Print what the records say of every preset."""
+def summary(records: Records, methods: Sequence[str]) -> int:
+    """Print what the records say of every preset, and return how many runs stayed at their start."""
+    count = 0
     for method in methods:
         done = [trial for trial in variations(method) if trial in records]
         stuck = [
@@ -266,6 +267,7 @@ def summary(records: Records, methods: Sequence[str]) -> None:
             and (records.score(trial) or -1.0)
             < (records.score(head_alone(trial.task)) or 0.0) + MARGINS[trial.task]
         ]
+        count += len(stuck)
         stsb = [records.score(trial) or 0.0 for trial in done if trial.task == "stsb"]
         mean = f"{statistics.mean(stsb):.3f}" if stsb else "-"
         print(f"{method:14} {len(done):3} runs, {len(stuck)} at their start, stsb {mean}")
@@ -275,6 +277,7 @@ def summary(records: Records, methods: Sequence[str]) -> None:
             curve = sorted(curve_of(records, method, task).items())
             if curve:
                 print(f"    {task}: " + "  ".join(f"{rate:g} {score}" for rate, score in curve))
+    return count
 
 
 def curve_of(records: Records, method: str, task: str) -> dict[float, float | None]:
@@ -297,7 +300,9 @@ def main() -> None:
     parser.add_argument("--check", type=int, nargs="?", const=20, metavar="VARIATIONS")
     parser.add_argument("--rates", action="store_true")
     parser.add_argument("--summary", action="store_true")
-    parser.add_argument("--methods", nargs="+", default=[*FIRST, *(discover().keys() - {*FIRST})])
+    parser.add_argument(
+        "--methods", nargs="+", default=[*FIRST, *(name for name in discover() if name not in FIRST)]
+    )
     parser.add_argument("--task", default="stsb", help="of --rates")
     parser.add_argument("--records", type=Path, default=RECORDS)
     arguments = parser.parse_args()
@@ -307,7 +312,8 @@ def main() -> None:
         rates(records, arguments.methods, arguments.task)
     if arguments.check:
         check(records, arguments.methods, arguments.check)
-    summary(records, arguments.methods)
+    if summary(records, arguments.methods):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """The table of recipes: complete, the only one, and honest about its records."""
 
+from pathlib import Path
+
 import pytest
 
 import rankfold
+from benchmarks.recipes import variations
 from rankfold.presets import RECIPES, Preset, discover, recommend
 from rankfold.runs.methods import find_method
 from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX
@@ -79,3 +82,12 @@ def test_the_start_that_takes_larger_steps_has_a_smaller_rate(options):
     usual = recommend("relayed_lora")
     assert recommend("relayed_lora", options=options).learning_rate <= usual.learning_rate / 2
     assert recommend("relayed_lora", options={**options, "zero": "up"}) == usual
+
+
+@pytest.mark.parametrize("method", discover())
+def test_a_recipe_is_checked_in_twenty_variations(method):
+    trials = [*variations(method)]
+    assert len({trial.key() for trial in trials}) == len(trials) >= 20
+    for trial in trials:
+        if trial.label_scale == 1:
+            assert trial.request(Path("out")).learning_rate == recommend(method).learning_rate
