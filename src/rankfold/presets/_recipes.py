@@ -80,6 +80,8 @@ def _recipe(
 
 
 RECIPES: Mapping[str, Recipe] = {
+    # Directions have length one, so an update's size is alpha / r * r times the rate, whatever r is.
+    "basis_core": _recipe(1e-2, ALL_LINEAR),
     "effilora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA),
     "graph_moe": _recipe(1e-3),
     "hydra_lora": _recipe(1e-3),

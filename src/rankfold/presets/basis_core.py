@@ -5,6 +5,7 @@ from typing import Annotated
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.factors import BasisSpec, DenseSpec, SeededSpec
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
+from rankfold.presets._recipes import RECIPES
 
 
 def _spec(
@@ -28,8 +29,7 @@ PRESET = Preset(
     title="Core on a basis",
     paper="after Brüel-Gabrielsson et al., Compress then Serve, 2025, arXiv:2407.00066",
     summary="Frozen down and up factors, learned once from adapters of other tasks; a small core is trained.",
-    # Directions have length one, so an update's size is alpha / r * r times the rate, whatever r is.
-    learning_rate=1e-2,
+    learning_rate=RECIPES["basis_core"].learning_rate,
     build=_spec,
     targets="all-linear",
 )
