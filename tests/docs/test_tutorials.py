@@ -11,6 +11,7 @@ from rankfold.cli.main import cli
 from tests.architecture.sources import ROOT, name_of
 
 PAGES = [page for page in sorted((ROOT / "docs" / "tutorials").glob("*.md")) if page.name != "index.md"]
+PAGES.append(ROOT / "docs" / "basis.md")
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -33,6 +33,9 @@ def command(adapter: Path, *, by_tensor: bool, as_json: bool) -> None:
         rows = [[name, f"{size:,}"] for name, size in explanation.other_files.items()]
         total = explanation.file_bytes + sum(explanation.other_files.values())
         print_table(["other files", "bytes"], [*rows, ["folder", f"{total:,}"]])
+    for digest, size in explanation.bases.items():
+        room = "which is not at hand" if size is None else f"{size:,} bytes"
+        note(f"its frozen sides are in the basis {digest}, {room}, stored once for all its adapters")
     if explanation.certificate is not None:
         note(f"rounded to {explanation.certificate.dtype}: {explanation.certificate}")
     if copies := explanation.bytes_by_type.get("duplicate"):

@@ -1,5 +1,6 @@
 """Everything a run needs before its first update: data, base model, adapter, schedule. Writes nothing."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -9,7 +10,8 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from rankfold.errors import RankfoldError, SpecError, unknown_name
+from rankfold.errors import RankfoldError, RankfoldWarning, SpecError, unknown_name
+from rankfold.factors import BasisSpec, find_basis
 from rankfold.models.base import BaseModel, LoadedModel, resolve_model, row_length
 from rankfold.models.hardware import choose_device, choose_precision
 from rankfold.models.loading import Loading
@@ -140,6 +142,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
     config = method.config(
         options, head.task_type, seed=request.seed, fresh_modules=loaded_base.fresh_modules
     )
+    _warn_of_basis(config, data.task.name)
     data.kind.start_head(loaded_base, data.examples)
     set_seed(request.seed)
     model = _with_adapter(loaded_base, config)
@@ -220,6 +223,19 @@ def _reducer(
     )
     loss = kind.loss if kind.has_own_loss else None
     return rows, probe_rows, Reducer(probe_loader=loader, loss=loss, **options)
+
+
+def _warn_of_basis(config: PeftConfig, task: str) -> None:
+    """Warn of a basis that was learned from an adapter of the task itself."""
+    for factor in {getattr(config, side, None) for side in ("down", "up")}:
+        if isinstance(factor, BasisSpec):
+            basis = find_basis(factor.digest)
+            if known := sorted(set(task.split("+")) & set(basis.tasks)):
+                message = (
+                    f"{basis.title} was learned from an adapter of '{known[0]}' too, so this run's score is "
+                    "no measure of the basis; learn one without it to compare methods."
+                )
+                warnings.warn(message, RankfoldWarning, stacklevel=3)
 
 
 def _with_adapter(loaded_base: LoadedModel, config: PeftConfig) -> PeftModel:

@@ -82,7 +82,7 @@ class RankfoldLayers:
             check_sizes(builder, config)
             self._check(saved, builder, targets, tensors)
             for target in targets:
-                built = builder.build(target.path, partial(_base_weight, target))
+                built = builder.build(target.path, partial(_base_weight, target), name=target.name)
                 for role, part in built.owned_parts.items():
                     part.to(dtype)
                     for key, parameter in part.named_parameters():
@@ -97,7 +97,7 @@ class RankfoldLayers:
         with torch.device("meta"):
             meta_builder = Builder(builder.sites, name="default")
             for target in targets:
-                for role, part in meta_builder.build(target.path).owned_parts.items():
+                for role, part in meta_builder.build(target.path, name=target.name).owned_parts.items():
                     for key, parameter in part.named_parameters():
                         shapes[f"{target.name}.{PREFIX}{role}.{key}"] = parameter.shape
         own = {name: tensor.shape for name, tensor in tensors.items() if f".{PREFIX}" in name}

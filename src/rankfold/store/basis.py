@@ -226,6 +226,14 @@ def content_of(digest: str) -> bytes:
     return _contents[digest]
 
 
+def size_of(digest: str) -> int | None:
+    """Return the bytes of a basis' file; None if it is not at hand."""
+    try:
+        return len(content_of(digest))
+    except (SpecError, AdapterFileError):
+        return None
+
+
 def bases_folder() -> Path:
     """Return the user's folder of bases: in that named by `RANKFOLD_HOME`, or in the platform's own place."""
     home = os.environ.get("RANKFOLD_HOME")

@@ -1,7 +1,7 @@
 """Explain every byte of a saved adapter, in any form and of any PEFT method: learned, copied, or overhead."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankfold.store import container
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter
+from rankfold.store.basis import digests_in, size_of
 from rankfold.store.certificate import RoundingCertificate
 from rankfold.store.manifest import MANIFEST_NAME
 from rankfold.store.rounding import rounded_entries
@@ -74,6 +75,7 @@ class Explanation:
         tensors: The file's parts tensor by tensor.
         other_files: Sizes of the other files in the adapter's folder.
         certificate: The measured change by its rounding, if it has one.
+        bases: Bytes of the learned bases that it needs, which adapters share, by digest; None if not at hand.
     """
 
     file: str
@@ -85,6 +87,7 @@ class Explanation:
     tensors: tuple[Part, ...]
     other_files: Mapping[str, int]
     certificate: RoundingCertificate | None = None
+    bases: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
 
 
 def explain(location: Path) -> Explanation:
@@ -189,6 +192,7 @@ def _explain(
         tensors=tuple(_nonempty(tensors)),
         other_files=files,
         certificate=adapter.certificate,
+        bases={digest: size_of(digest) for digest in digests_in(adapter.config_values)},
     )
 
 
