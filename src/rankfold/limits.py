@@ -11,6 +11,9 @@ from rankfold.errors import SpecError
 MOST_RANK = 65_536
 """The largest rank, and the largest inner width of a factor or a core."""
 
+MOST_MAGNITUDE = 1_000_000
+"""The largest alpha and standard deviation of initial values; one over it is the smallest."""
+
 MOST_HEADS = 4_096
 """The most heads of an adapter."""
 
@@ -56,6 +59,19 @@ def check_most(name: str, value: int, most: int) -> None:
     """
     if value > most:
         raise SpecError(f"{name}={value} is more than {most}, which is the most that is allowed; give less.")
+
+
+def check_magnitude(name: str, value: float) -> None:
+    """Check that a factor on values neither drowns nor hides them in single precision.
+
+    Raises:
+        SpecError: If it is too far from 1, whatever its sign.
+    """
+    if not 1 / MOST_MAGNITUDE <= abs(value) <= MOST_MAGNITUDE:
+        raise SpecError(
+            f"{name}={value} cannot be trained: in size it may be {1 / MOST_MAGNITUDE:g} to "
+            f"{MOST_MAGNITUDE}; give a number nearer to 1."
+        )
 
 
 # How the names of numbers in configurations of transformers end; the first that fits decides.

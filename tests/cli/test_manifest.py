@@ -1,6 +1,7 @@
 """An adapter is evaluated in every form without its run.json: task and class names are in its manifest."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -75,6 +76,39 @@ def test_some_of_the_classes_are_measured(form, forms, tmp_path):
     write_splits(tmp_path / "data", validation=rows(NAMES, keep=(1,)))
     result = json.loads(call("evaluate", forms[form], "--data", tmp_path / "data", "--json").stdout)
     assert 0 <= result["metrics"]["accuracy"] <= 1
+
+
+LIES = {
+    "unknown setting": ({"settings": {"run": "rm -rf"}}, "setting 'run' = \"rm -rf\" is none of the kind"),
+    "setting of another kind": ({"settings": {"separator": ";"}}, "setting 'separator' = \";\" is none"),
+    "kind for another head": (
+        {"kind": "token_labels"},
+        "for TOKEN_CLS, and the adapter has one for SEQ_CLS",
+    ),
+    "kind without head": ({"kind": "instruction"}, "head for CAUSAL_LM, and the adapter has one for SEQ_CLS"),
+    "kind with one output": (
+        {"kind": "regression", "label_names": None},
+        "as many labels as the adapter was",
+    ),
+    "scale that is none": (
+        {"kind": "regression", "label_names": None, "settings": {"scale": 3}},
+        "setting 'scale' = 3 is none of the kind 'regression'",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_task_that_contradicts_the_adapter_or_its_record_is_refused(lie, forms, tmp_path):
+    changes, fault = LIES[lie]
+    for form, expected in {
+        "bare": fault,
+        "run": f"another 'task.{next(iter(changes))}' than run.json",
+    }.items():
+        shutil.copytree(forms[form], tmp_path / form)
+        values = json.loads((tmp_path / form / "rankfold.json").read_text())
+        values["task"] |= changes
+        (tmp_path / form / "rankfold.json").write_text(json.dumps(values))
+        assert expected in call("predict", tmp_path / form, "--text", "a film", code=2).stderr
 
 
 def test_flipped_bit_is_refused_by_the_record_too(forms, folder, tmp_path):

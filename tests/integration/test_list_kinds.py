@@ -52,6 +52,7 @@ def request_(request, tiny_bert, tmp_path_factory):
         batch_size=8,
         learning_rate=0.03,
         checkpoint_every=10,
+        eval_every=30,  # by themselves, the evaluations in between depend on the time that they take
         threads=1,
     )
 

@@ -2,8 +2,10 @@
 
 import warnings
 
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -238,6 +240,118 @@ def test_adapters_act_learn_and_merge_where_transformers_reads_weights(make):
         assert_close(model.merge_and_unload()(**inputs)[0], output)
 
 
+class Offset(nn.Embedding):
+    """As the positions of BART and OPT: reads rows other than those that it is given."""
+
+    def forward(self, mask, past=0):
+        return super().forward((mask.cumsum(1) + past).long())
+
+
+class Standardised(nn.Conv2d):
+    """As BiT's: with a weight of mean 0."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight - weight.mean(), bias)
+
+
+class Padded(nn.Conv2d):
+    """As TensorFlow's: pads at the end."""
+
+    def forward(self, x):
+        return super().forward(functional.pad(x, (0, 1, 0, 1)))
+
+
+class Tripled(nn.Linear):
+    """A layer with a factor of its own."""
+
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+class Own(nn.Module):
+    """Layers that do not compute as their types do."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions, self.tripled = Offset(8, WIDTH), Tripled(WIDTH, WIDTH)
+        self.standardised, self.padded = Standardised(1, 2, 3), Padded(2, 1, 2)
+        self.plain = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        hidden = self.tripled(self.positions(torch.ones(len(x), 5), past=1)) + self.plain(x)
+        return self.padded(self.standardised(hidden[:, None]))
+
+
+OWN = ["positions", "tripled", "standardised", "padded"]
+
+
+@pytest.mark.parametrize("method", ["lora", "lora_fa", "tlora"])
+def test_layers_that_compute_in_their_own_way_are_changed_as_merging_changes_them(method):
+    torch.manual_seed(0)
+    model = adapted(METHODS[method](init_weights=False, target_modules=OWN, task_type=None, r=1), Own())
+    model(X).square().sum().backward()
+    assert {key.split(".")[2] for key in learned(model)} == set(OWN)
+    assert all(parameter.grad.abs().max() > 0 for parameter in learned(model).values())
+    with torch.no_grad():
+        live = model(X)
+        with model.disable_adapter():
+            assert not torch.allclose(model(X), live, atol=1e-3)
+        assert_close(model.merge_and_unload()(X), live)
+
+
+def test_heads_on_a_layer_that_computes_in_its_own_way_are_refused_by_name():
+    model = adapted(config_of("hydra_lora", target_modules=["tripled", "plain"], task_type=None), Own())
+    with pytest.raises(
+        NotExactError, match=r"'tripled' is a Tripled, which reads its weight .* exclude_modules"
+    ):
+        model(X)
+
+
+class Reused(nn.Module):
+    """A model that calls its layers by other names, through lists and through attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.calls, self.names = [self.first, torch.tanh], {"second": self.second}
+        self.__dict__["alias"] = self.third
+        self.pair = (self.alias, 2)
+        self.again = nn.Sequential(self.first, nn.Tanh())
+
+    def forward(self, x):
+        for call in self.calls:
+            x = call(x)
+        return self.pair[0](self.names["second"](x)) + self.again(self.alias(x))
+
+
+def reused():
+    torch.manual_seed(0)
+    return Reused()
+
+
+def test_layers_have_their_adapters_wherever_the_model_holds_them(tmp_path):
+    base = reused()
+    names = set(base.state_dict())
+    with torch.no_grad():
+        plain = base(X)
+    model = adapted(config_of("lora", target_modules=["first", "second", "third"], task_type=None), base)
+    model(X).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in learned(model).values())
+    model.save_pretrained(tmp_path)
+    assert len(load_file(tmp_path / "adapter_model.safetensors")) == 6
+    with torch.no_grad():
+        live = model(X)
+        assert torch.equal(peft.PeftModel.from_pretrained(reused(), tmp_path)(X), live)
+        assert not torch.allclose(live, plain, atol=1e-3)
+        model.merge_adapter()
+        assert_close(model(X), live)
+        model.unmerge_adapter()
+        assert torch.equal(model.unload()(X), plain)
+    assert base.alias is base.third
+    assert base.again[0] is base.first
+    assert set(base.state_dict()) == names
+
+
 class Partial(nn.Module):
     """A model that leaves one of its layers out."""
 
@@ -247,6 +361,29 @@ class Partial(nn.Module):
 
     def forward(self, x):
         return self.first(x)
+
+
+class Discarding(Partial):
+    """A model that computes what no loss depends on, as BERT's pooler."""
+
+    def forward(self, x):
+        self.pooled = self.second(x)
+        return self.first(x)
+
+
+@pytest.mark.parametrize("method", ["lora", "share_lora", "tlora"])
+def test_layer_without_a_part_in_the_loss_is_named_after_the_first_backward_pass(method):
+    config = METHODS[method](target_modules=["first", "second"], task_type=None, r=2)
+    model = adapted(config, Discarding()).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (model(X) + model(X)).sum().backward()
+    with pytest.warns(RankfoldWarning, match=r"1 adapted .* the loss of the first training step .*'second'"):
+        model(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(X).sum().backward()
+        model(X)
 
 
 def test_layer_without_a_part_in_the_first_training_pass_is_named_once():

@@ -34,7 +34,7 @@ def layout_of(layers: Mapping[str, Geometry]) -> Layout:
     names_by_layer: dict[str, list[str]] = {}
     for name, geometry in layers.items():
         names_by_layer.setdefault(describe_layer(geometry), []).append(name)
-    return {layer: _patterns(names) for layer, names in names_by_layer.items()}
+    return {layer: name_patterns(names) for layer, names in names_by_layer.items()}
 
 
 def layers_in(layout: Mapping[str, Iterable[str]]) -> dict[str, Geometry]:
@@ -114,7 +114,7 @@ def _convolution(sizes: str, read: re.Match[str]) -> Conv2d:
     )
 
 
-def _patterns(names: Iterable[str]) -> list[str]:
+def name_patterns(names: Iterable[str]) -> list[str]:
     """Return names with those that differ in the number of their block alone drawn together."""
     blocks: dict[tuple[str, str], list[int]] = {}
     patterns: list[tuple[str, str] | str] = []

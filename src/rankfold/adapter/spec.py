@@ -17,7 +17,7 @@ from rankfold.factors import (
     Share,
     SvdSpec,
 )
-from rankfold.limits import MOST_HEADS, MOST_RANK, check_most
+from rankfold.limits import MOST_HEADS, MOST_RANK, check_magnitude, check_most
 
 Scaling = Literal["alpha_over_r", "alpha_over_sqrt_r", "none", "learned"]
 """The multiplier: alpha / r (LoRA), alpha / sqrt(r) (rsLoRA), 1, or one trained number a layer (TLoRA)."""
@@ -186,6 +186,7 @@ def _check_ranges(spec: AdapterSpec) -> None:
         raise SpecError(
             f"alpha={spec.alpha} makes an adapter that changes nothing; give a number that is not 0."
         )
+    check_magnitude("alpha", spec.alpha)
     if spec.core is None and spec.up_rank != spec.rank:
         raise SpecError(
             f"up reads rank {spec.up_rank} but down writes rank {spec.rank}; give both one rank, or a core."

@@ -18,7 +18,7 @@ from rankfold.factors.base import (
     stack_experts,
     standard_deviation,
 )
-from rankfold.limits import MOST_RANK, check_most
+from rankfold.limits import MOST_RANK, check_magnitude, check_most
 from rankfold.seeding import random_matrix, random_order
 from rankfold.shapes import FlatIndex
 
@@ -64,6 +64,8 @@ class RelaySpec:
             raise SpecError(
                 f"std={self.std} must be positive and finite; leave it out for the variance of 'initial'."
             )
+        if self.std is not None:
+            check_magnitude("std", self.std)
         standard_deviation(self.initial, 1, 1)
 
     @property

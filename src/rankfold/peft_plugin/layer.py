@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from typing import Any, Self
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from rankfold.adapter.build import BuiltAdapter
 from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating, ExpertGating
@@ -73,6 +76,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         # `peft.helpers.disable_input_dtype_casting` switches it.
         self.cast_input_dtype_enabled = True
         self.in_features, self.out_features = layer_sizes(base_layer)
+        self.has_own_forward = quantization_backend is None and _has_own_forward(base_layer)
         self.path = ""
         self.passes: ForwardPasses | None = None
         self.is_used = False
@@ -115,6 +119,9 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         """
         self._enter_pass()
         reader = f"the weight of '{self.path}' is read without calling the layer"
+        if self.has_own_forward:
+            name = type(self.get_base_layer()).__name__
+            reader = f"'{self.path}' is a {name}, which reads its weight in a way of its own"
         if is_mixed:
             raise NotExactError(
                 f"{reader}, so its rows cannot have different adapters; call the model for each."
@@ -165,6 +172,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         self._enter_pass()
         if self.disable_adapters and self.merged:
             self.unmerge()
+        if self.has_own_forward:
+            return self._forward_with_weight(x, *args, **kwargs)
         if adapter_names is None:
             adapter_names = row_adapters(self)
         if adapter_names is not None and not self.disable_adapters:
@@ -186,6 +195,20 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         for name in active:
             result_sum = result_sum + self.change(name, x if self.joins(name) else base_input)
         return result_sum.to(result.dtype)
+
+    def _forward_with_weight(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the base layer gives with the changed weight in the place of its own.
+
+        Raises:
+            SpecError: If the weight is not at hand until the layer is called.
+        """
+        weight = self.weight
+        if weight.is_meta and hasattr(self.base_layer, "_hf_hook"):
+            raise SpecError(
+                f"'{self.path}', a {type(self.base_layer).__name__}, has its weight on no device until it is "
+                "called, so no adapter can change it; leave the layer out with exclude_modules."
+            )
+        return functional_call(self.base_layer, {self.parameter_name: weight}, args, kwargs)
 
     @abstractmethod
     def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
@@ -389,6 +412,23 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
     def __repr__(self) -> str:
         """Return PEFT's form of a layer's representation."""
         return "rankfold." + super().__repr__()
+
+
+_FORWARDS = {layer.forward for layer in (nn.Linear, nn.Embedding, nn.Conv2d, Conv1D)}
+
+
+def _has_own_forward(base_layer: nn.Module) -> bool:
+    """Whether a layer's output is not that of its type: it offsets positions, pads, or scales its weight.
+
+    Then a change of the output would not be that of a change of the weight. A factor on what an embedding
+    looks up is known by its name.
+    """
+    layer_type = type(base_layer)
+    if isinstance(base_layer, nn.Embedding) and hasattr(base_layer, "embed_scale"):
+        return len(signature(layer_type.forward).parameters) > 2  # noqa: PLR2004 (the layer and the tokens)
+    is_convolution = isinstance(base_layer, nn.Conv2d)
+    has_own_convolution = is_convolution and layer_type._conv_forward is not nn.Conv2d._conv_forward
+    return has_own_convolution or layer_type.forward not in _FORWARDS
 
 
 def _sum(weight: Tensor, delta: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.diffusers_saving import add_lora_saver, remove_lora_saver
 from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta
 from rankfold.peft_plugin.layer_types import wrap
+from rankfold.peft_plugin.learning_check import LearningCheck
 from rankfold.peft_plugin.parameter_targets import warn_of_share
 from rankfold.peft_plugin.parameters import RankfoldParameter, RankfoldParameters
 from rankfold.peft_plugin.passes import ForwardPasses, row_adapters, rows_with_adapters
@@ -107,6 +108,7 @@ class RankfoldModel(BaseTuner):
                 super().inject_adapter(
                     model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict
                 )
+            _replace_everywhere(model, {wrapper.base_layer: wrapper for wrapper in _wrappers(model)})
             self._hook_passes(model, adapter_name)
             add_lora_saver(model)
         finally:
@@ -192,11 +194,11 @@ class RankfoldModel(BaseTuner):
     def _hook_passes(self, model: nn.Module, adapter_name: str) -> None:
         """Let the layers of an adapter know the forward passes of the model."""
         passes = next((layer.passes for layer in _layers(model) if layer.passes is not None), None)
-        passes = passes or ForwardPasses(_unused_layers)
+        passes = passes or ForwardPasses()
         batches = self._builder.relay_batches()
         hooks = [
             hook
-            for watcher in (passes, batches)
+            for watcher in (passes, batches, LearningCheck(adapter_name))
             if watcher is not None
             for hook in (
                 model.register_forward_pre_hook(watcher.begin),
@@ -316,7 +318,7 @@ class RankfoldModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
-        layers = _named_layers(self.model)
+        layers, wrappers = _named_layers(self.model), _wrappers(self.model)
         if merge:
             self._check_can_merge(adapter_names, safe_merge=safe_merge)
             # PEFT would keep the head of the active adapter.
@@ -327,6 +329,7 @@ class RankfoldModel(BaseTuner):
         )
         if merge:
             _warn_of_drift({name: layer.merge_drift for name, layer in layers.items()})
+        _replace_everywhere(model, {wrapper: wrapper.base_layer for wrapper in wrappers})
         for layer in layers.values():
             for adapter_name in layer.rankfold_adapters:
                 layer.remove_hooks(adapter_name)
@@ -346,7 +349,8 @@ class RankfoldModel(BaseTuner):
                 check_head_sizes(module)
         # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and
         # its products may differ in the last bit.
-        return {key: tensor.clone() if key in own_keys else tensor for key, tensor in tensors.items()}
+        tensors = {key: tensor.clone() if key in own_keys else tensor for key, tensor in tensors.items()}
+        return tensors | _under_other_names(model, tensors)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Generator[None]:
@@ -446,6 +450,52 @@ def _named_layers(model: nn.Module) -> dict[str, RankfoldLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, RankfoldLayer)}
 
 
+def _under_other_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of layers that a model has under several names, under those but the first."""
+    first_names: dict[nn.Module, str] = {}
+    copies: dict[str, Tensor] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, RankfoldLayer) and first_names.setdefault(module, name) != name:
+            start = f"{first_names[module]}."
+            copies |= {
+                f"{name}.{key.removeprefix(start)}": t for key, t in tensors.items() if key.startswith(start)
+            }
+    return copies
+
+
+def _wrappers(model: nn.Module) -> list[RankfoldLayer | RankfoldParameters]:
+    """Return the modules that stand in the place of others."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, RankfoldLayer | RankfoldParameters)
+        and not isinstance(module, RankfoldParameter)
+    ]
+
+
+def _replace_everywhere(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace modules in every place where other modules hold them.
+
+    PEFT replaces the first one that torch knows. A model may also call a layer by another name, or from a
+    list or an attribute that torch does not know.
+    """
+
+    def replace(item: Any) -> Any:
+        return replacements.get(item, item) if isinstance(item, nn.Module) else item
+
+    wrappers = set(_wrappers(model))
+    for attributes in (vars(module) for module in model.modules() if module not in wrappers):
+        for name, value in list(attributes.items()):
+            if type(value) is list:
+                value[:] = map(replace, cast("list[Any]", value))
+            elif type(value) is dict:
+                value.update({key: replace(item) for key, item in cast("dict[Any, Any]", value).items()})
+            elif type(value) is tuple:
+                attributes[name] = tuple(map(replace, cast("tuple[Any, ...]", value)))
+            else:
+                attributes[name] = replace(value)
+
+
 def _warn_of_drift(drifts: Mapping[str, float | None]) -> None:
     """Warn of the loss of merging into a base that is quantised or of less than 32 bits."""
     losses = {name: drift for name, drift in drifts.items() if drift is not None}
@@ -476,17 +526,6 @@ def _pass_adapter_names(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     adapter_names = row_adapters(module)
     return None if adapter_names is None else (args, {**kwargs, "adapter_names": adapter_names})
-
-
-def _unused_layers(model: nn.Module) -> tuple[list[str], bool]:
-    """Return the names of the layers with an active adapter that were in no pass, and whether others were."""
-    layers = {
-        name: layer
-        for name, layer in _named_layers(model).items()
-        if not layer.disable_adapters and any(key in layer.rankfold_adapters for key in layer.active_adapters)
-    }
-    unused = [name for name, layer in layers.items() if not layer.is_used]
-    return unused, len(unused) < len(layers)
 
 
 def register() -> None:

@@ -37,6 +37,7 @@ class RankfoldParameter(RankfoldLayer):
 
     def __init__(self, owner: nn.Module, name: str, geometry: Matrices) -> None:
         super().__init__(owner)
+        self.has_own_forward = False
         # The wrapper around both has it registered already; a second time, its weights would be saved twice.
         self._owner = (owner,)
         del self._modules["base_layer"]

@@ -1,4 +1,4 @@
-"""Forward passes of a model by thread: the adapter of each row, changes of adapters meanwhile, unused layers.
+"""Forward passes of a model by thread: the adapter of each row, and changes of adapters meanwhile.
 
 Threads may run one model side by side. The `adapter_names` of a call hold for its thread alone. Which
 adapter is active, and whether adapters are disabled or merged, belongs to the model; so a pass in which
@@ -7,17 +7,14 @@ raises an error instead of answering with the wrong adapter.
 """
 
 import threading
-import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
 import torch
 from torch import nn
 
-from rankfold.errors import RankfoldWarning, ThreadError
-
-_NAMES_SHOWN = 5
+from rankfold.errors import ThreadError
 
 AdapterState = tuple[tuple[str, ...], bool, bool]
 """The active adapters of a layer, whether they are disabled, and whether some are merged."""
@@ -67,16 +64,9 @@ class _ThisThread(threading.local):
 
 @final
 class ForwardPasses:
-    """Forward passes of one model. Register `begin` and `end` as hooks of the model.
+    """Forward passes of one model. Register `begin` and `end` as hooks of the model."""
 
-    Args:
-        unused_layers: Returns the names of the adapted layers of a model that were in no pass so far, and
-            whether others were.
-    """
-
-    def __init__(self, unused_layers: Callable[[nn.Module], tuple[list[str], bool]]) -> None:
-        self._unused_layers = unused_layers
-        self._is_checked = False
+    def __init__(self) -> None:
         self._version = 0
         self._state: AdapterState | None = None
         self._changed_by: int | None = None
@@ -87,7 +77,7 @@ class ForwardPasses:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a copy or a pickle begin without passes."""
-        return ForwardPasses, (self._unused_layers,)
+        return ForwardPasses, ()
 
     def begin(self, _module: nn.Module, _args: Any) -> None:
         """Start a pass of this thread: a forward pre-hook.
@@ -114,20 +104,12 @@ class ForwardPasses:
                 "adapter_names, or let one thread at a time choose and run."
             )
 
-    def end(self, module: nn.Module, _args: Any, output: Any) -> None:
-        """Finish a pass: a forward hook, to be called after an error too.
-
-        The first one in training warns of adapted layers that were not in it.
-        """
+    def end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        """Finish a pass: a forward hook, to be called after an error too."""
         if torch.compiler.is_compiling():
             return
         self._running.discard(threading.get_ident())
         self._thread.version = None
-        if module.training and torch.is_grad_enabled() and output is not None and not self._is_checked:
-            self._is_checked = True
-            unused, some_are_used = self._unused_layers(module)
-            if unused and some_are_used:
-                _warn_of_unused(unused)
 
     def check_unchanged(self) -> None:
         """Check that the adapters are those that this thread's pass began with.
@@ -190,16 +172,3 @@ class ForwardPasses:
 
 def _living_threads() -> set[int | None]:
     return {thread.ident for thread in threading.enumerate()}
-
-
-def _warn_of_unused(names: Sequence[str]) -> None:
-    shown = ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN])
-    if len(names) > _NAMES_SHOWN:
-        shown += ", ..."
-    warnings.warn(
-        f"{len(names)} adapted layers took no part in the first training pass and learned nothing in it: "
-        f"{shown}; leave them out with exclude_modules unless later passes call them, as of skipped blocks "
-        "or experts.",
-        RankfoldWarning,
-        stacklevel=3,
-    )

@@ -1,5 +1,6 @@
 """An adapter in use: load it onto its base model, and ask it for labels, numbers or texts."""
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from rankfold.runs.request import Device, Precision, ScoringName
 from rankfold.runs.trained import TrainedAdapter, open_trained
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.loading import load_adapter
-from rankfold.store.manifest import TaskManifest
+from rankfold.store.manifest import MANIFEST_NAME, TaskManifest
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Row, Table
 from rankfold.tasks.kinds import LabelHints, Learner, TaskKind, default_kind, find_kind
@@ -39,6 +40,7 @@ InputText = str | tuple[str, str] | Mapping[str, object]
 
 _BATCH_SIZE = 16
 _NEW_TOKENS = 256
+_MOST_SHOWN = 40
 
 
 @final
@@ -326,6 +328,7 @@ def make_learner(
         AdapterFileError: If the adapter is damaged or lacks its task head, or was trained on another model.
         SpecError: If the model cannot do the task, or takes fewer tokens than `max_length`.
     """
+    _check_learned(trained.saved, kind, learned)
     device = choose_device(placement.device)
     loading = _loading_of(trained.record, device)
     precision = choose_precision("bf16" if loading.dtype == "bf16" else placement.precision, device)
@@ -449,6 +452,27 @@ def _with_template(task: TaskManifest, kind: TaskKind, name: str) -> dict[str, J
     if not kind.uses_chat_template:
         raise SpecError(f"a chat template is of no use to the kind {kind.name}; leave it out.")
     return {**task.settings, CHAT_TEMPLATE: read_template(name)}
+
+
+def _check_learned(saved: SavedAdapter, kind: TaskKind, learned: Learned) -> None:
+    """Check that a kind of task goes with an adapter's head and settings.
+
+    Raises:
+        AdapterFileError: If the head is one for other tasks, or the kind knows no such setting.
+    """
+    remedy = f"restore the '{MANIFEST_NAME}' of {saved.title} from its run, or update rankfold."
+    for name, value in learned.settings.items():
+        if kind.setting_types is not None and not isinstance(value, kind.setting_types.get(name, ())):
+            raise AdapterFileError(
+                f"the setting '{name[:_MOST_SHOWN]}' = {json.dumps(value)[:_MOST_SHOWN]} is none of the kind "
+                f"'{kind.name}'; {remedy}"
+            )
+    task_type, wanted = saved.config_values.get("task_type"), kind.head(learned.label_names).task_type
+    if None not in (task_type, wanted) and task_type != wanted:
+        raise AdapterFileError(
+            f"the kind '{kind.name}' takes a head for {wanted}, and the adapter has one for {task_type}; "
+            f"{remedy}"
+        )
 
 
 def _head_outputs(saved: SavedAdapter) -> int | None:

@@ -57,7 +57,16 @@ def open_trained(location: str | Path) -> TrainedAdapter:
     if record is None:
         return TrainedAdapter(saved, saved.manifest, None)
     _check_weights(saved, record)
-    return TrainedAdapter(saved, saved.manifest or manifest_of(record), record)
+    manifest = manifest_of(record)
+    if saved.manifest is not None:
+        for name in ("kind", "label_names", "settings"):
+            if getattr(saved.manifest.task, name, None) != getattr(manifest.task, name):
+                raise AdapterFileError(
+                    f"the '{MANIFEST_NAME}' of {saved.title} has another 'task.{name}' than run.json, the "
+                    "record of its run; copy both again, or, if you changed it yourself, move run.json away."
+                )
+        manifest = saved.manifest
+    return TrainedAdapter(saved, manifest, record)
 
 
 def _check_no_model(folder: Path) -> None:

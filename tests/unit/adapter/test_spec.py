@@ -26,6 +26,9 @@ MLP_ROUTER = RouterSpec(scope="mlp")
         ({"dropout": float("nan")}, "dropout=nan is not a probability"),
         ({"alpha": 0.0}, "alpha=0.0 makes an adapter that changes nothing; give a number that is not 0"),
         ({"alpha": float("inf")}, "alpha=inf"),
+        ({"alpha": 1e300}, r"alpha=1e\+300 cannot be trained: in size it may be 1e-06 to 1000000"),
+        ({"alpha": -2e6}, r"alpha=-2000000\.0 cannot be trained"),
+        ({"alpha": 1e-30}, "alpha=1e-30 cannot be trained"),
         ({"alpha": float("nan")}, "alpha=nan"),
         ({"rank": 4, "rank_up": 8}, "up reads rank 8 but down writes rank 4; give both one rank, or a core"),
         (

@@ -110,6 +110,8 @@ class TaskKind(ABC):
             resume.
         derived_settings: Settings that follow from the data and change no training, which stopped runs of
             earlier versions may lack.
+        setting_types: The names of all settings that its examples may have, each with the type of its value;
+            None if they are not checked.
         default_for_causal: Whether it is the usual kind of models that generate text (True), or of all others
             (False), where there is no data to infer it from; None if neither.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
@@ -126,6 +128,7 @@ class TaskKind(ABC):
     default_for_causal: ClassVar[bool | None] = None
     former_names: ClassVar[tuple[str, ...]] = ()
     derived_settings: ClassVar[frozenset[str]] = frozenset()
+    setting_types: ClassVar[Mapping[str, type] | None] = None
     loss_per_token: ClassVar[bool] = False
     uses_chat_template: ClassVar[bool] = False
     generates: ClassVar[bool] = False
