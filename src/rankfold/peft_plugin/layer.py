@@ -426,9 +426,9 @@ def _has_own_forward(base_layer: nn.Module) -> bool:
     layer_type = type(base_layer)
     if isinstance(base_layer, nn.Embedding) and hasattr(base_layer, "embed_scale"):
         return len(signature(layer_type.forward).parameters) > 2  # noqa: PLR2004 (the layer and the tokens)
-    is_convolution = isinstance(base_layer, nn.Conv2d)
-    has_own_convolution = is_convolution and layer_type._conv_forward is not nn.Conv2d._conv_forward
-    return has_own_convolution or layer_type.forward not in _FORWARDS
+    if issubclass(layer_type, nn.Conv2d) and layer_type._conv_forward is not nn.Conv2d._conv_forward:
+        return True
+    return layer_type.forward not in _FORWARDS
 
 
 def _sum(weight: Tensor, delta: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Classification(LabelledText):
     """Texts in classes, scored by accuracy."""
 
     name: ClassVar[str] = "classification"
-    setting_types: ClassVar[Mapping[str, type]] = {}
+    setting_types: ClassVar[Mapping[str, type] | None] = {}
     metric_names: ClassVar[tuple[str, ...]] = (
         "accuracy",
         "macro_f1",

@@ -53,7 +53,7 @@ class InstructionKind(TaskKind):
     uses_chat_template: ClassVar[bool] = True
     reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
     derived_settings: ClassVar[frozenset[str]] = frozenset({_ANSWERS})
-    setting_types: ClassVar[Mapping[str, type]] = {_ANSWERS: list, CHAT_TEMPLATE: str}
+    setting_types: ClassVar[Mapping[str, type] | None] = {_ANSWERS: list, CHAT_TEMPLATE: str}
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether rows have no label column, for a model that generates text.

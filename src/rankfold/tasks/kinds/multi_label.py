@@ -57,7 +57,7 @@ class MultiLabel(LabelledText):
 
     name: ClassVar[str] = "multi_label"
     takes_empty_labels: ClassVar[bool] = True
-    setting_types: ClassVar[Mapping[str, type]] = {_SEPARATOR: str}
+    setting_types: ClassVar[Mapping[str, type] | None] = {_SEPARATOR: str}
     metric_names: ClassVar[tuple[str, ...]] = tuple(SET_METRICS)
 
     def claims(self, rows: Rows, overrides: Columns) -> bool:

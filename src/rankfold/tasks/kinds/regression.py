@@ -86,7 +86,7 @@ class Regression(LabelledText):
 
     name: ClassVar[str] = "regression"
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"mean": fmean}
-    setting_types: ClassVar[Mapping[str, type]] = {_SCALE: dict, _UNIT: str}
+    setting_types: ClassVar[Mapping[str, type] | None] = {_SCALE: dict, _UNIT: str}
     metric_names: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "r2", "rmse", "mae")
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:

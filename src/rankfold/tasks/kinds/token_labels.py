@@ -49,7 +49,7 @@ class TokenLabels(TaskKind):
     """
 
     name: ClassVar[str] = "token_labels"
-    setting_types: ClassVar[Mapping[str, type]] = {}
+    setting_types: ClassVar[Mapping[str, type] | None] = {}
     metric_names: ClassVar[tuple[str, ...]] = tuple(TAG_METRICS)
 
     def claims(self, rows: Rows, overrides: Columns) -> bool:
