@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 import rankfold
 from rankfold.presets import discover
-from tests.support.toys import add_toy_basis, compositions, preset_configs, toy_sizes_allowed
+from tests.support.toys import compositions, preset_configs, toy_sizes_allowed
 
 CASES = (*discover(), "learned_basis", "compositions")
 
@@ -24,8 +24,6 @@ def law(
             with toy_sizes_allowed():
                 check(preset_configs(init_weights=init_weights)[case])
             return
-
-        add_toy_basis()
 
         @settings(max_examples=examples)
         @given(compositions())

@@ -174,13 +174,18 @@ def _heads(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@st.composite
-def compositions(draw: st.DrawFn) -> dict[str, Any]:
+def compositions() -> st.SearchStrategy[dict[str, Any]]:
     """Draw the fields of a configuration that starts at zero: exactly one of its factors does.
 
     Fields and not the configuration itself: the shape checker draws random numbers, which a strategy must
     not.
     """
+    add_toy_basis()
+    return _compositions()
+
+
+@st.composite
+def _compositions(draw: st.DrawFn) -> dict[str, Any]:
     zero = draw(st.sampled_from(("down", "core", "up")))
     rank_up: int | None = None
     core: dict[str, Any] | None = None
