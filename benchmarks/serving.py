@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,22 +216,16 @@ def measure_loading(base: nn.Module, folder: Path, counts: Sequence[int]) -> lis
 def measure_memory(base: nn.Module, folder: Path, count: int = 8000) -> list[Bar]:
     """Measure the resident memory of adapters in slots."""
     saved = saved_adapter(base, *METHODS["core"])
-    bank = rankfold.Bank(base, folder / f"loading-{10_000}.db", slots=10_000, host_bytes=0)
-    with bank.batch([f"a{index}" for index in range(2000)]):
-        pass
-    gc.collect()
-    first = resident_bytes()
-    for start in range(2000, count, 1000):
+    fill_store(folder / "memory.db", saved, count)
+    bank = rankfold.Bank(base, folder / "memory.db", slots=count, host_bytes=0)
+    sizes: list[int] = []
+    for start in range(0, count, 1000):
         with bank.batch([f"a{index}" for index in range(start, start + 1000)]):
-            pass
-    gc.collect()
-    kib = (resident_bytes() - first) / (count - 2000) / 1024
-    return [
-        {
-            **bar("resident memory of a TLoRA adapter (r = 8), KiB", kib, 4),
-            "learned_bytes": saved.learned_bytes,
-        }
-    ]
+            gc.collect()
+            sizes.append(resident_bytes())
+    kib = (sizes[-1] - sizes[1]) / (count - 2000) / 1024
+    result = bar("resident memory of a TLoRA adapter (r = 8), KiB", kib, 4)
+    return [{**result, "learned_bytes": saved.learned_bytes}]
 
 
 def resident_bytes() -> int:
@@ -365,27 +360,32 @@ def main() -> None:
     base = minilm()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bars = measure_error(base)
-        bars += measure_loading(base, folder, arguments.adapters)
-        bars += measure_memory(base, folder) if 10_000 in arguments.adapters else []
-        bars += measure_path(base, folder, arguments.rounds)
-        bars += measure_forward(base, arguments.adapters, arguments.rounds)
-        bars += measure_decoding(max(3, arguments.rounds // 4))
-        bars += measure_wrong_rows(folder, arguments.rows)
-    record = {
+        parts: list[Callable[[], list[Bar]]] = [
+            partial(measure_error, base),
+            partial(measure_path, base, folder, arguments.rounds),
+            partial(measure_decoding, max(3, arguments.rounds // 4)),
+            partial(measure_loading, base, folder, arguments.adapters),
+            partial(measure_memory, base, folder),
+            partial(measure_forward, base, arguments.adapters, arguments.rounds),
+            partial(measure_wrong_rows, folder, arguments.rows),
+        ]
+        bars: list[Bar] = []
+        for part in parts:
+            bars += part()
+            if arguments.out is not None:
+                arguments.out.write_text(json.dumps(record_of(bars), indent=2) + "\n", "utf-8")
+
+
+def record_of(bars: Sequence[Bar]) -> dict[str, Any]:
+    """Return the record of the bars so far."""
+    return {
         "command": " ".join(["python", "benchmarks/serving.py", *sys.argv[1:]]),
         "created": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": {"cpu": cpu_name(), "python": platform.python_version()},
-        "versions": {
-            "torch": torch.__version__,
-            "peft": peft.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {module.__name__: module.__version__ for module in (torch, peft, transformers)},
         "threads": 1,
         "bars": bars,
     }
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

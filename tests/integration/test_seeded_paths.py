@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import BertModel
 
+from rankfold.adapter.module import hosts_in
 from tests.integration.models import adapted, bert, config_of
 
 FROZEN = pytest.mark.parametrize("method", ["lora_fa", "tlora", "seeded_down_relayed_up"])
@@ -63,3 +64,18 @@ def test_frozen_factors_are_the_same_when_built_without_weights(method):
         model = adapted(config_of(method))
     model.to_empty(device="cpu")
     assert torch.equal(frozen(model), expected)
+
+
+def test_adapters_of_one_seed_have_one_matrix_between_them_as_long_as_one_uses_it():
+    model = adapted(config_of("tlora"), adapter_name="first")
+    model.add_adapter("second", config_of("tlora"))
+    model.add_adapter("third", config_of("tlora", seed=1))
+    matrices = [
+        [host.rankfold_adapters[name].down() for _, host in hosts_in(model)]
+        for name in ("first", "second", "third")
+    ]
+    for first, second, third in zip(*matrices, strict=True):
+        assert first.data_ptr() == second.data_ptr()
+        assert not torch.equal(first, third)
+    model.delete_adapter("first")
+    assert torch.equal(matrices[0][0], next(hosts_in(model))[1].rankfold_adapters["second"].down())

@@ -142,7 +142,9 @@ class Builder:
             _take_from_weight(views, site, base_weight)
         _take_from_bases(views, site, name or path)
         gating = self._gating(path, owned_parts)
-        dropout = owned_parts["dropout"] = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
+        dropout = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
+        if spec.dropout or not owned_parts:  # a layer has a part of each of its adapters
+            owned_parts["dropout"] = dropout
         adapter = Adapter(
             views["down"],
             views["up"],

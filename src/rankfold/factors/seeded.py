@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self, final
+from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Float
@@ -57,6 +58,10 @@ class SeededSpec:
         return 0  # the seed stands for all of them
 
 
+_MATRICES: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
+"""The matrices that are in use, so that adapters of one seed on one model have one between them."""
+
+
 @final
 class Seeded(Factor):
     """A frozen random matrix that is derived from its seed and name whenever it is needed, and never stored.
@@ -106,11 +111,17 @@ class Seeded(Factor):
     def _materialise(self) -> Float[Tensor, "*experts {self.rows} {self.cols}"]:
         """Return the matrix, made anew, and keep it where it can be kept."""
         # The first call may be in inference mode, but training after it needs an ordinary tensor.
-        with torch.inference_mode(mode=False):
-            make = partial(initial_matrix, self.initial, self.rows, self.cols, seed=self.seed)
-            matrix = stack_experts(lambda name: make(name=name), self.name, self.experts)
-            matrix = matrix.to(self.anchor.device)
-        self._matrix = matrix if is_lasting(matrix) else None
+        key = (self.initial, self.rows, self.cols, self.experts, self.seed, self.name, self.anchor.device)
+        matrix = _MATRICES.get(key)
+        if matrix is None:
+            with torch.inference_mode(mode=False):
+                make = partial(initial_matrix, self.initial, self.rows, self.cols, seed=self.seed)
+                matrix = stack_experts(lambda name: make(name=name), self.name, self.experts)
+                matrix = matrix.to(self.anchor.device)
+            if not is_lasting(matrix):
+                return matrix
+            _MATRICES[key] = matrix
+        self._matrix = matrix
         return matrix
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -450,6 +450,30 @@ def layer_sizes(layer: nn.Module) -> tuple[int | None, int | None]:
         # PEFT warns of types of layers it does not know; `geometry_of` checks those that we take.
         warnings.simplefilter("ignore", UserWarning)
         return _get_in_out_features(layer)
+
+
+def walk(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module by name, as `named_modules` does, but none of the parts of adapters of rankfold.
+
+    A model with a thousand adapters has hundreds of times as many modules as its base; all that an adapter
+    has to know when it is added is in the others.
+
+    Args:
+        model: The model.
+        name: Its own name.
+    """
+    yield from _walk(model, name, set())
+
+
+def _walk(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    if module in seen:
+        return
+    seen.add(module)
+    yield name, module
+    is_adapted = isinstance(module, RankfoldLayer)
+    for key, child in module.named_children():
+        if not (is_adapted and key.startswith(PREFIX)):
+            yield from _walk(child, f"{name}.{key}" if name else key, seen)
 
 
 def is_meta(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from rankfold.factors import Factor
 from rankfold.peft_plugin.combine import check_sum, fill_factors, sum_config, weighted_factors
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.diffusers_saving import add_lora_saver, remove_lora_saver
-from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta
+from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta, walk
 from rankfold.peft_plugin.layer_types import wrap
 from rankfold.peft_plugin.learning_check import LearningCheck
 from rankfold.peft_plugin.parameter_targets import warn_of_share
@@ -344,7 +344,7 @@ class RankfoldModel(BaseTuner):
         tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own_keys = check_tensors(model, adapter_name, tensors)
         check_finite(tensors)
-        for module in model.modules():
+        for _, module in walk(model):
             if isinstance(module, AuxiliaryTrainingWrapper):
                 check_head_sizes(module)
         # A tensor that stays where the file was read into memory is not aligned as torch aligns its own, and
@@ -447,7 +447,7 @@ def _layers(model: nn.Module) -> list[RankfoldLayer]:
 
 
 def _named_layers(model: nn.Module) -> dict[str, RankfoldLayer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, RankfoldLayer)}
+    return {name: module for name, module in walk(model) if isinstance(module, RankfoldLayer)}
 
 
 def _under_other_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from rankfold.adapter.layout import (
 )
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta
+from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta, walk
 from rankfold.peft_plugin.targets import COMPILED_PREFIX, Target, find_targets, follow_renamings
 
 _LAYERS, _WEIGHTS = 16, 4
@@ -32,7 +32,7 @@ _LARGEST = torch.finfo(torch.float16).max
 
 # The names of what an adapter's parts hold, and of what PEFT puts around layers and models.
 _RESERVED = (
-    *("bias", "left", "message_gates", "nodes", "right", "state_gates", "value", "weight"),
+    *("bias", "block", "left", "message_gates", "nodes", "right", "state_gates", "value", "weight"),
     *("base_layer", "model", "modules_to_save", "original_module"),
 )
 _SLOTS = ("modules_to_save", "trainable_tokens", "lora_", PREFIX)
@@ -182,7 +182,7 @@ def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Ten
     """
     own_keys = {
         f"{path}.{attribute}.{adapter_name}.{key}"
-        for path, layer in model.named_modules()
+        for path, layer in walk(model)
         if isinstance(layer, RankfoldLayer)
         for attribute in layer.adapter_layer_names
         if adapter_name in getattr(layer, attribute)
@@ -215,7 +215,13 @@ def check_names(model: nn.Module, adapter_names: Collection[str]) -> None:
     if len(adapter_names) <= 1:
         return
     parts = set(_RESERVED)
-    for path, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers()):
+    modules = list(walk(model))
+    owned = (
+        f"{path}.{name}"
+        for path, part in modules
+        for name, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+    )
+    for path in (*(path for path, _ in modules), *owned):
         pieces = path.split(".")
         parts.update(
             piece

@@ -29,7 +29,7 @@ from rankfold.adapter.site import MlpPosition, Site
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError, unknown_name
 from rankfold.peft_plugin.config import RankfoldConfig
-from rankfold.peft_plugin.layer import PREFIX
+from rankfold.peft_plugin.layer import PREFIX, walk
 from rankfold.peft_plugin.layer_types import geometry_of
 from rankfold.peft_plugin.parameter_targets import (
     check_apart,
@@ -255,7 +255,7 @@ def modules_outside_of_adapters(model: nn.Module) -> dict[str, nn.Module]:
     """Return every module by name, adapted layers included, but not the modules inside them."""
     modules: dict[str, nn.Module] = {}
     adapted_prefixes: tuple[str, ...] = ()
-    for name, module in model.named_modules():
+    for name, module in walk(model):
         if name and not name.startswith(adapted_prefixes):
             modules[name] = module
         if isinstance(module, BaseTunerLayer):
