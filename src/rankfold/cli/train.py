@@ -172,6 +172,9 @@ def _print_result(record: "RunRecord", out: Path) -> None:
         ),
         ("written to", str(out), ""),
     ]
+    for name, stored in record.stored.items():
+        text = f"{stored.bytes:,} bytes of values, {record.task.metric} {stored.score:.4f}"
+        lines.insert(-1, (f"stored as {name}", text, ""))
     training = record.training
     if training.stopped_early:
         lines.insert(-1, ("stopped early", f"after {training.steps:,} updates", ""))

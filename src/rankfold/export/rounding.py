@@ -23,14 +23,14 @@ from rankfold.store.certificate import Measure, RoundingCertificate
 from rankfold.store.loading import load_adapter, peft_config
 from rankfold.store.rounding import Dtype, tensor_error
 
-_SEEDED = "seeded tokens"
+_SEEDED_SOURCE = "seeded tokens"
 _SEEDED_TEXTS, _SEEDED_TOKENS = 16, 32
 _WEIGHTS_ALONE = "the weights alone were to be compared."
 
 
 def certify_rounding(
     exact: SavedAdapter,
-    rounded: SavedAdapter,
+    approximation: SavedAdapter,
     dtype: Dtype,
     texts: Texts | str,
     *,
@@ -44,7 +44,7 @@ def certify_rounding(
 
     Args:
         exact: The adapter, of any PEFT method.
-        rounded: The same with rounded numbers, restored.
+        approximation: The same with rounded numbers, restored.
         dtype: The type of integers.
         texts: The texts that outputs are compared on, or the reason that there are none.
         model: The base model; the one that the adapter's configuration names if None.
@@ -57,7 +57,7 @@ def certify_rounding(
     digest = exact.sha256()[WEIGHTS_NAME]
     reason = _WEIGHTS_ALONE
     if not weights_only:
-        outputs = _compare_outputs(exact, rounded, texts, model)
+        outputs = _compare_outputs(exact, approximation, texts, model)
         if not isinstance(outputs, str):
             errors = outputs.errors
             return RoundingCertificate(
@@ -73,7 +73,7 @@ def certify_rounding(
                 base_sha256=outputs.base.model.sha256(),
             )
         reason = outputs
-    measure, changes = _compare_weights(exact, rounded)
+    measure, changes = _compare_weights(exact, approximation)
     worst = max(changes, key=changes.__getitem__, default="")
     return RoundingCertificate(
         dtype=dtype,
@@ -98,24 +98,24 @@ class _Outputs:
 
 
 def _compare_outputs(
-    exact: SavedAdapter, rounded: SavedAdapter, texts: Texts | str, model: str | None
+    exact: SavedAdapter, approximation: SavedAdapter, texts: Texts | str, model: str | None
 ) -> _Outputs | str:
     """Compare outputs; a reason, as a sentence, where that is not possible."""
     base = find_base(PeftAdapter(exact, peft_config(exact)), model)
     if base is None:
         return "the base model is not at hand; name it with --model."
     try:
-        loaded = base.load()
-        if not reads_text(loaded):
+        base_model = base.load()
+        if not reads_text(base_model):
             return f"the base model '{base.model.name}' reads no text."
         tokenizer: Any = base.tokenizer()
         if tokenizer is None or isinstance(texts, str):
-            tokenizer = _SeededTokens(cast("Any", loaded.config).vocab_size)
-            texts = Texts(_SEEDED, tuple(map(str, range(_SEEDED_TEXTS))))
-        adapted = load_adapter(loaded, exact)
-        before = text_logits(adapted, tokenizer, texts)
-        without = text_logits(_without_layers(adapted), tokenizer, texts)
-        after = text_logits(load_adapter(base.load(), rounded), tokenizer, texts)
+            tokenizer = _SeededTokens(cast("Any", base_model.config).vocab_size)
+            texts = Texts(_SEEDED_SOURCE, tuple(map(str, range(_SEEDED_TEXTS))))
+        adapted_model = load_adapter(base_model, exact)
+        before = text_logits(adapted_model, tokenizer, texts)
+        without = text_logits(_without_layers(adapted_model), tokenizer, texts)
+        after = text_logits(load_adapter(base.load(), approximation), tokenizer, texts)
     except (RankfoldError, RuntimeError, ValueError, TypeError) as error:
         return f"{str(error).splitlines()[0].rstrip('.')}."
     # Against the effect on all texts: that on a single one may be near zero.
@@ -151,32 +151,34 @@ def _root_mean_square(tensors: list[Tensor]) -> float:
     return frobenius(values) / max(len(values), 1) ** 0.5
 
 
-def _compare_weights(exact: SavedAdapter, rounded: SavedAdapter) -> tuple[Measure, dict[str, float]]:
+def _compare_weights(exact: SavedAdapter, approximation: SavedAdapter) -> tuple[Measure, dict[str, float]]:
     """Return the relative change of each layer's update or, where that takes the base, of each tensor."""
     try:
-        pairs = list(_updates(exact, rounded))
+        pairs = list(_updates(exact, approximation))
     except RankfoldError:
         pairs = []
     if pairs:
         return "updates", {name: relative_error(after, before) for name, before, after in pairs}
-    changes = {name: tensor_error(tensor, rounded.tensors[name]) for name, tensor in exact.tensors.items()}
+    changes = {
+        name: tensor_error(tensor, approximation.tensors[name]) for name, tensor in exact.tensors.items()
+    }
     return "numbers", {name: change for name, change in changes.items() if change}
 
 
 def _updates(
-    exact: SavedAdapter, rounded: SavedAdapter
+    exact: SavedAdapter, approximation: SavedAdapter
 ) -> Iterator[tuple[str, LowRankUpdate, LowRankUpdate]]:
     """Yield the update of each layer before and after, of rankfold's methods and of plain LoRA."""
     config = peft_config(exact)
     if isinstance(config, RankfoldConfig):
-        before, after = (detached_adapters(config, adapter.tensors) for adapter in (exact, rounded))
+        before, after = (detached_adapters(config, adapter.tensors) for adapter in (exact, approximation))
         for name, adapter in before.items():
             yield name, unfolded_update(adapter), unfolded_update(after[name])
     elif exact.method == "LORA" and not getattr(config, "use_dora", False):
         for key in exact.tensors:
             if ".lora_A." in key:
                 name = key.partition(".lora_A.")[0]
-                yield name, _product(exact.tensors, key), _product(rounded.tensors, key)
+                yield name, _product(exact.tensors, key), _product(approximation.tensors, key)
 
 
 def _product(tensors: Mapping[str, Tensor], key: str) -> LowRankUpdate:

@@ -123,11 +123,11 @@ def certify(
 
 
 def _measure(
-    location: SavedAdapter | str | Path, rounded: SavedAdapter, dtype: Dtype, measurement: Measurement
+    location: SavedAdapter | str | Path, approximation: SavedAdapter, dtype: Dtype, measurement: Measurement
 ) -> RoundingCertificate:
     certificate = certify_rounding(
         open_adapter(location),
-        rounded,
+        approximation,
         dtype,
         _texts(measurement),
         model=measurement.model,
@@ -135,7 +135,7 @@ def _measure(
     )
     if measurement.data is None and measurement.task is None:
         return certificate
-    return replace(certificate, score=_score_change(location, rounded, measurement))
+    return replace(certificate, score=_score_change(location, approximation, measurement))
 
 
 def _texts(measurement: Measurement) -> Texts | str:
@@ -148,19 +148,19 @@ def _texts(measurement: Measurement) -> Texts | str:
 
 
 def _score_change(
-    adapter: SavedAdapter | str | Path, rounded: SavedAdapter, measurement: Measurement
+    adapter: SavedAdapter | str | Path, approximation: SavedAdapter, measurement: Measurement
 ) -> ScoreChange:
     """Evaluate an adapter with its exact and with its rounded numbers."""
-    trained = open_trained(adapter) if not isinstance(adapter, SavedAdapter) else None
+    source = open_trained(adapter) if not isinstance(adapter, SavedAdapter) else None
     exact = open_adapter(adapter)
-    if trained is not None and trained.manifest is not None:
+    if source is not None and source.manifest is not None:
         # An earlier rankfold wrote none; then it is that of the run.
-        exact, rounded = (
-            form.with_manifest(trained.manifest).with_digest_of(form) for form in (exact, rounded)
+        exact, approximation = (
+            form.with_manifest(source.manifest).with_digest_of(form) for form in (exact, approximation)
         )
     with tempfile.TemporaryDirectory(prefix="rankfold-") as scratch:
         results: list[EvaluateResult] = []
-        for name, form in (("exact", exact), ("rounded", rounded)):
+        for name, form in (("exact", exact), ("rounded", approximation)):
             form.write(Path(scratch) / name)
             values: dict[str, Any] = {
                 "model": measurement.model,

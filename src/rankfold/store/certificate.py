@@ -100,7 +100,7 @@ class RoundingCertificate:
         return f"{subject}; {score.name} on {score.task} {score.exact:.4f}, rounded {score.rounded:.4f}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the certificate as JSON values, the format first and without what is not known."""
+        """Return the certificate as JSON values, the format first, without unknown ones."""
         values = {name: value for name, value in asdict(self).items() if value not in (None, "")}
         return {"format": values.pop("format"), **values}
 

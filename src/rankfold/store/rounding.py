@@ -145,9 +145,9 @@ class Grid:
         parts = (words >> 8 * torch.arange(self.bits)) & 255
         return parts.to(torch.uint8).view(-1)[: self.packed_bytes(len(steps))]
 
-    def unpack(self, packed: Tensor, numbers: int) -> Tensor:
+    def unpack(self, data: Tensor, numbers: int) -> Tensor:
         """Return so many steps (float32) of `pack`."""
-        parts = pad(packed, (0, -len(packed) % self.bits)).view(-1, self.bits).long()
+        parts = pad(data, (0, -len(data) % self.bits)).view(-1, self.bits).long()
         words = (parts << 8 * torch.arange(self.bits)).sum(dim=1, keepdim=True)
         codes = (words >> self.bits * torch.arange(_PACKED_STEPS)) & (2**self.bits - 1)
         codes = codes.view(-1)[:numbers]
@@ -285,8 +285,8 @@ def round_adapter(
     grid = GRIDS.get(dtype)
     if grid is None:
         tensors = {name: _to_float(name, tensor, dtype) for name, tensor in adapter.tensors.items()}
-        rounded = _with_tensors(adapter, tensors, adapter.layout.metadata)
-        return rounded.with_digest_of(rounded)
+        narrow_adapter = _with_tensors(adapter, tensors, adapter.layout.metadata)
+        return narrow_adapter.with_digest_of(narrow_adapter)
     tensors: dict[str, Tensor] = {}
     entries: list[str] = []
     grids = choose_grids(adapter.tensors, adapter.method, adapter.modules_to_save, grid)
@@ -300,11 +300,11 @@ def round_adapter(
             tensors[name] = entry.encode(name, tensor)
             entries.append(entry.spell())
     metadata = {**(adapter.layout.metadata or {}), METADATA: " ".join([grid.name, *entries])}
-    rounded = _with_tensors(adapter, tensors, metadata)
+    small_adapter = _with_tensors(adapter, tensors, metadata)
     if certificate is not None:
-        rounded = replace(rounded, certificate_text=certificate.to_json())
+        small_adapter = replace(small_adapter, certificate_text=certificate.to_json())
     # The digest is that of the file which a reader gets.
-    return rounded.with_digest_of(restore(rounded))
+    return small_adapter.with_digest_of(restore(small_adapter))
 
 
 def choose_grids(
@@ -329,11 +329,11 @@ def _choose_grid(
 ) -> Grid | None:
     if not DTYPES[entry.dtype].is_floating_point or entry.numbers < _FEWEST_NUMBERS:
         return None
-    own = [part for part in entry.name.split(".") if part.startswith(prefixes)]
-    if any(word in part for part in own for word in _CHOOSING):
+    own_parts = [part for part in entry.name.split(".") if part.startswith(prefixes)]
+    if any(word in part for part in own_parts for word in _CHOOSING):
         return None
     is_replaced = any(module in f".{entry.name}" for module in modules)
-    if is_replaced or not own or any(word in part for part in own for word in _WHOLE):
+    if is_replaced or not own_parts or any(word in part for part in own_parts for word in _WHOLE):
         if len(entry.shape) < 2:  # noqa: PLR2004
             return None
         grid = GRIDS["int8"]
@@ -355,8 +355,8 @@ def restore(adapter: SavedAdapter) -> SavedAdapter:
         name: adapter.tensors[name] if entry is None else entry.decode(adapter.tensors[name])
         for name, entry in rounded_entries(adapter)
     }
-    restored = _with_tensors(adapter, tensors, metadata or None)
-    return replace(restored, certificate_text=None)
+    exact_types = _with_tensors(adapter, tensors, metadata or None)
+    return replace(exact_types, certificate_text=None)
 
 
 def rounded_entries(adapter: SavedAdapter) -> Iterator[tuple[str, RoundedEntry | None]]:
@@ -400,21 +400,21 @@ def check_exact(adapter: SavedAdapter) -> None:
         )
 
 
-def relative_error(exact: SavedAdapter, rounded: SavedAdapter) -> float:
+def relative_error(exact: SavedAdapter, other: SavedAdapter) -> float:
     """Return the largest relative error of a tensor: RMS of its change over RMS of its values."""
-    errors = (tensor_error(tensor, rounded.tensors[name]) for name, tensor in exact.tensors.items())
+    errors = (tensor_error(tensor, other.tensors[name]) for name, tensor in exact.tensors.items())
     return max(errors, default=0.0)
 
 
-def tensor_error(exact: Tensor, rounded: Tensor) -> float:
+def tensor_error(exact: Tensor, other: Tensor) -> float:
     """Return the relative error of one tensor; 0 for integers."""
     if not exact.is_floating_point():
         return 0.0
     wide = exact.double()
     is_finite = wide.isfinite()  # what is not finite is kept as it is, and has no error
-    wide, rounded = wide[is_finite], rounded.double()[is_finite]
+    wide, other = wide[is_finite], other.double()[is_finite]
     size = wide.square().sum().sqrt().item()
-    return (rounded - wide).square().sum().sqrt().item() / size if size else 0.0
+    return (other - wide).square().sum().sqrt().item() / size if size else 0.0
 
 
 def _entry_of(name: str, tensor: Tensor, grid: Grid) -> RoundedEntry:

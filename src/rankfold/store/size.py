@@ -128,13 +128,13 @@ def explain(location: Path) -> Explanation:
 
 def _tensor_parts(adapter: SavedAdapter, tensors: Mapping[str, Tensor]) -> list[Part]:
     copies = copies_of(tensors)
-    rounded = dict(rounded_entries(adapter))
+    entries = dict(rounded_entries(adapter))
     parts: list[Part] = []
     for name, tensor in tensors.items():
         type_ = "duplicate" if name in copies else _type_of(name, adapter)
-        stored, entry = TensorEntry.of(name, tensor), rounded[name]
+        plain_entry, entry = TensorEntry.of(name, tensor), entries[name]
         if entry is None:
-            parts.append(Part(name, type_, 1, stored.numbers, stored.bytes, stored.dtype))
+            parts.append(Part(name, type_, 1, plain_entry.numbers, plain_entry.bytes, plain_entry.dtype))
             continue
         parts.append(Part(name, type_, 1, entry.numbers, entry.step_bytes, entry.grid.name))
         type_ = type_ if type_ in ("duplicate", "frozen") else "scale"

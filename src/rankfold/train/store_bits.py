@@ -51,9 +51,9 @@ class StoreBits(TrainerCallback):
         """Begin to round, if it is time, and go on in a resumed training."""
         if state.global_step >= self._start and not self._rounded:
             self._rounded = self._tensors()
-            resumed = self._exact
+            earlier = self._exact
             self._exact = {name: tensor.clone() for name, (tensor, _grid) in self._rounded.items()}
-            for name, tensor in resumed.items():
+            for name, tensor in earlier.items():
                 self._exact[name].copy_(tensor)
             self._round()
 
@@ -73,12 +73,12 @@ class StoreBits(TrainerCallback):
 
         It does if the weights are those of an evaluation before the rounding began.
         """
-        changed = False
+        is_changed = False
         for tensor, grid in self._tensors().values():
-            rounded = grid.round(tensor)
-            changed = changed or not torch.equal(rounded, tensor)
-            tensor.copy_(rounded)
-        return changed
+            nearest = grid.round(tensor)
+            is_changed = is_changed or not torch.equal(nearest, tensor)
+            tensor.copy_(nearest)
+        return is_changed
 
     def write_files(self, checkpoint: Path) -> None:
         """Write the exact numbers into a checkpoint."""
@@ -98,11 +98,11 @@ class StoreBits(TrainerCallback):
     def _tensors(self) -> dict[str, tuple[Tensor, Grid]]:
         """Return the tensors that the codec rounds, which are the model's own memory, each with its grid."""
         config = self._model.active_peft_config
-        saved = cast("Mapping[str, Tensor]", cast(Any, peft).get_peft_model_state_dict(self._model))
+        state = cast("Mapping[str, Tensor]", cast(Any, peft).get_peft_model_state_dict(self._model))
         method = cast(Any, config.peft_type).value
         modules = tuple(cast("list[str]", getattr(config, "modules_to_save", None) or ()))
-        grids = choose_grids(saved, method, modules, self._grid)
-        tensors = {name: (saved[name], grid) for name, grid in grids.items() if grid is not None}
+        grids = choose_grids(state, method, modules, self._grid)
+        tensors = {name: (state[name], grid) for name, grid in grids.items() if grid is not None}
         memory = {item.data_ptr() for item in chain(self._model.parameters(), self._model.buffers())}
         for name, (tensor, _grid) in tensors.items():
             if tensor.data_ptr() not in memory:
