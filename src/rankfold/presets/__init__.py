@@ -49,7 +49,7 @@ def recommend(
     targets: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Return the recommended values of a method: its entry in the table, or what a preset elsewhere states.
+    """Return the recommended values of a method: its entry in the table, or its preset's own rate.
 
     Args:
         method: A preset, `head_only`, or a method of PEFT as `peft:` and its name.

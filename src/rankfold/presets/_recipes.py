@@ -24,8 +24,8 @@ class Recipe:
         learning_rate: Of everything that is trained.
         targets: `target_modules` in a training that names no layers; None leaves them to the preset, or to
             PEFT.
-        rate_range: The lowest and the highest rate that were seen to learn, a factor of two apart; None if
-            others were not tried.
+        rate_range: The lowest and the highest of the tried rates that were seen to learn; None if no others
+            were tried.
         record: The file under `benchmarks/records` that the values rest on; None if there is none yet.
     """
 
@@ -36,15 +36,17 @@ class Recipe:
 
     @property
     def head_learning_rate(self) -> float:
-        """The rate of a new head: the same, since others made no difference."""
+        """The rate of a new head: the same, since others were no better."""
         return self.learning_rate
 
     def describe(self) -> str:
         """Return the values in a few words, with the record that they rest on."""
-        learned = "" if self.rate_range is None else "; it learned from {:g} to {:g}".format(*self.rate_range)
+        learning_range = (
+            "" if self.rate_range is None else "; it learned from {:g} to {:g}".format(*self.rate_range)
+        )
         layers = self.targets or "those of PEFT for the model"
         return (
-            f"learning rate {self.learning_rate:g}{learned} (record: {self.record or 'none yet'}); "
+            f"learning rate {self.learning_rate:g}{learning_range} (record: {self.record or 'none yet'}); "
             f"target_modules: {layers}"
         )
 
@@ -65,40 +67,40 @@ class Recipe:
         )
 
 
-_HERE = "recipes.jsonl"
-_EFFILORA = "effilora-commonsense/records.jsonl.gz"
-_TLORA = "tlora-glue/records.jsonl.gz"
+_RECIPES_RECORD = "recipes.jsonl"
+_EFFILORA_RECORD = "effilora-commonsense/records.jsonl.gz"
+_TLORA_RECORD = "tlora-glue/records.jsonl.gz"
 
 
 def _recipe(
     learning_rate: float,
     targets: str | None = None,
-    learned: tuple[float, float] | None = None,
+    rate_range: tuple[float, float] | None = None,
     record: str | None = None,
 ) -> Recipe:
-    return Recipe(learning_rate=learning_rate, targets=targets, rate_range=learned, record=record)
+    return Recipe(learning_rate=learning_rate, targets=targets, rate_range=rate_range, record=record)
 
 
 RECIPES: Mapping[str, Recipe] = {
     # Directions have length one, so an update's size is alpha / r * r times the rate, whatever r is.
     "basis_core": _recipe(1e-2, ALL_LINEAR),
-    "effilora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA),
+    "effilora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA_RECORD),
     "graph_moe": _recipe(1e-3),
     "hydra_lora": _recipe(1e-3),
-    "lora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA),
-    "lora_fa": _recipe(2e-3, None, (3e-4, 1e-2), _EFFILORA),
+    "lora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA_RECORD),
+    "lora_fa": _recipe(2e-3, None, (3e-4, 1e-2), _EFFILORA_RECORD),
     "lora_moe": _recipe(1e-3, "mlp"),
     "mix_lora": _recipe(1e-3, ALL_LINEAR),
     "mola": _recipe(1e-3),
     "mole": _recipe(1e-3, ALL_LINEAR),
     "nora": _recipe(2e-3, ALL_LINEAR),
-    "relayed_lora": _recipe(3e-3, ALL_LINEAR, (1e-3, 8e-3), _HERE),
-    "share_lora": _recipe(1e-3, None, (3e-4, 1e-3), _EFFILORA),
-    "tlora": _recipe(1e-2, ALL_LINEAR, (5e-3, 2e-2), _HERE),
-    "tlora_plus": _recipe(3e-3, None, (3e-4, 4.6e-3), _TLORA),
-    "head_only": _recipe(1e-2, None, (1e-3, 3e-2), _TLORA),
+    "relayed_lora": _recipe(3e-3, ALL_LINEAR, (1e-3, 8e-3), _RECIPES_RECORD),
+    "share_lora": _recipe(1e-3, None, (3e-4, 1e-3), _EFFILORA_RECORD),
+    "tlora": _recipe(1e-2, ALL_LINEAR, (5e-3, 2e-2), _RECIPES_RECORD),
+    "tlora_plus": _recipe(3e-3, None, (3e-4, 4.6e-3), _TLORA_RECORD),
+    "head_only": _recipe(1e-2, None, (1e-3, 3e-2), _TLORA_RECORD),
     "peft:lokr": _recipe(5e-3),
-    "peft:lora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA),
+    "peft:lora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA_RECORD),
     "peft:unilora": _recipe(1e-2),
     "peft:vera": _recipe(2e-2),
 }
@@ -120,7 +122,11 @@ def _starts_below(values: Mapping[str, Any]) -> bool:
 
 
 _CASES: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], Recipe], ...] = (
-    ("tlora", lambda values: _is_small(values.get("r")), _recipe(2e-2, ALL_LINEAR, (3e-3, 3e-2), _TLORA)),
+    (
+        "tlora",
+        lambda values: _is_small(values.get("r")),
+        _recipe(2e-2, ALL_LINEAR, (3e-3, 3e-2), _TLORA_RECORD),
+    ),
     # Its steps are three times as large (`benchmarks/relayed_start.py`).
     ("relayed_lora", _starts_below, _recipe(1e-3, ALL_LINEAR)),
     ("tlora_plus", lambda values: values.get("train") == "core", _recipe(1e-2, ALL_LINEAR)),
