@@ -22,7 +22,10 @@ _SHOWN_LAYERS = 8
 
 @click.command(cls=SectionedCommand)
 @click.argument("locations", nargs=-1, metavar="ADAPTER OUT", type=click.Path(path_type=Path))
-@_output("--to", help="lora (PEFT, vLLM, TGI; if left out), gguf (llama.cpp) or merged.")
+@_output(
+    "--to",
+    help="lora (PEFT, vLLM, TGI; if left out), gguf (llama.cpp), diffusers, kohya (ComfyUI), merged.",
+)
 @_output("--dtype", help="fp32, fp16 or bf16; fp32 if left out, or that of the base for a merged model.")
 @_output("--compress-rank", type=int, metavar="N", help="Approximate with this rank; needed for routers.")
 @_output("--compress-error", type=float, metavar="E", help="Approximate with at most this error of a layer.")

@@ -11,11 +11,13 @@ import transformers
 from peft import PeftConfig, PeftModel, PeftType
 from peft.utils import TaskType
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
+from rankfold.export.denoising import component_of, diffusers_class, pipeline_components
 from rankfold.models.base import BaseModel, head_options, refuse_pickle, resolve_model
 from rankfold.models.names import EMBEDDED_MODELS
 from rankfold.peft_plugin.config import RankfoldConfig
@@ -49,6 +51,11 @@ class PeftAdapter:
 
     saved: SavedAdapter
     config: PeftConfig
+
+    @property
+    def component(self) -> str | None:
+        """The component of a diffusers pipeline that it is for, such as `unet`; None if it is for none."""
+        return component_of(self.config)
 
     @property
     def labels(self) -> int | None:
@@ -116,7 +123,7 @@ class AdapterBase:
     adapter: PeftAdapter
     label_names: Sequence[str] | None = None
 
-    def load(self) -> PreTrainedModel:
+    def load(self) -> nn.Module:
         """Return the model in float32, with a head of the adapter's size; the same one each time.
 
         Raises:
@@ -127,12 +134,7 @@ class AdapterBase:
         with library.random.fork_rng(devices=[]), quiet_libraries():
             library.manual_seed(0)  # for weights that neither file holds, such as those of an unused pooler
             try:
-                model = cls.from_pretrained(
-                    self.model.loadable(),
-                    dtype=torch.float32,
-                    trust_remote_code=False,
-                    **self._head_options(),
-                )
+                model = cls.from_pretrained(self.model.loadable(), **self._load_options(cls))
             except UnpicklingError as error:
                 raise refuse_pickle(self.model.name) from error
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -149,11 +151,13 @@ class AdapterBase:
             AdapterFileError: If the adapter does not fit the model.
             SpecError: If the model cannot be loaded as the class that the adapter was trained on.
         """
-        return load_adapter(self.load(), self.adapter.saved)
+        return load_adapter(cast("PreTrainedModel", self.load()), self.adapter.saved)
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Return the model's tokenizer, or None if its files have none."""
         location = self.model.loadable()
+        if (sibling := self.model.origin.name.replace("text_encoder", "tokenizer")) in self.siblings():
+            location = str(self.model.origin.parent / sibling)
         folder = Path(location)
         # Without files some classes make a tokenizer without words.
         if folder.is_dir() and not any(file.name.startswith(_TOKENIZER_FILES) for file in folder.iterdir()):
@@ -163,6 +167,15 @@ class AdapterBase:
                 return cast("Any", AutoTokenizer).from_pretrained(location, trust_remote_code=False)
             except (OSError, ValueError, KeyError):
                 return None
+
+    def siblings(self) -> tuple[str, ...]:
+        """Return the names of the components of the pipeline that the model is a part of; none if of none."""
+        return pipeline_components(self.model.origin.parent)
+
+    def _load_options(self, cls: Any) -> dict[str, Any]:
+        if cls.__module__.startswith("diffusers."):
+            return {"torch_dtype": torch.float32}
+        return {"dtype": torch.float32, "trust_remote_code": False, **self._head_options()}
 
     def _head_options(self) -> dict[str, Any]:
         labels = self.adapter.labels
@@ -185,7 +198,7 @@ def find_base(
         adapter: The adapter.
         model: The model as for `rankfold train`; if None the embedded model or the folder that the adapter's
             configuration names, where there is one. A hub id in the configuration is not followed: nothing is
-            downloaded unasked.
+            downloaded unasked. Of a pipeline of diffusers its component is taken.
         label_names: Names of the classes of its task head, if they are known.
 
     Raises:
@@ -201,6 +214,8 @@ def find_base(
         model = adapter.config.base_model_name_or_path
         if not model or not (model in EMBEDDED_MODELS or (Path(model) / "config.json").is_file()):
             return None
+    elif adapter.component in pipeline_components(Path(model)):
+        model = str(Path(model) / adapter.component)
     return AdapterBase(resolve_model(model), adapter, label_names)
 
 
@@ -222,6 +237,8 @@ def model_class(config: PeftConfig, base_config: PreTrainedConfig) -> Any:
     mapping = cast("Mapping[str, str]", config.auto_mapping or {})  # pyright: ignore[reportUnknownMemberType] (PEFT's)
     architectures: list[str] = getattr(base_config, "architectures", None) or []
     name = mapping.get("base_model_class") or next(iter(architectures), None)
+    if name is not None and mapping.get("parent_library", "").startswith("diffusers."):
+        return diffusers_class(name)
     if name is None:
         return transformers.AutoModel
     # Only transformers' own: a name in a file must not choose what is imported.

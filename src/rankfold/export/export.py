@@ -197,8 +197,8 @@ def export_lora(  # noqa: PLR0913 (an export has as many arguments as it has opt
         adapter: A folder that `save_pretrained` or `rankfold train` wrote, a packed file, or a record of a
             store as `STORE#NAME`.
         out: The folder to write; it appears complete, with its `certificate.json`, or not at all.
-        to: `lora` (PEFT, vLLM, TGI, diffusers), `gguf` (llama.cpp), `merged` (a plain model), or a format of
-            another package.
+        to: `lora` (PEFT, vLLM, TGI), `gguf` (llama.cpp), `diffusers`, `kohya` (ComfyUI, A1111), `merged` (a
+            plain model), or a format of another package.
         model: The base model: `minilm`, `smollm2`, a folder or a hub id. A folder that the adapter's
             configuration names is taken from there; a LoRA is written without a base too, but its logits are
             not compared.

@@ -20,6 +20,7 @@ from rankfold.adapter.site import Site
 from rankfold.errors import AdapterFileError, DataError, NotExactError, RankfoldWarning, SpecError
 from rankfold.export.base import AdapterBase, RankfoldAdapter
 from rankfold.export.compress import Compression, compress, fold_with_mean_gates
+from rankfold.export.denoising import component_of
 from rankfold.export.fold import LowRankUpdate, exact_rank, fold, unfolded_update
 from rankfold.export.logits import Texts, reads_text, text_logits
 from rankfold.factors import SvdSpec, Window
@@ -46,6 +47,7 @@ class FoldedAdapter:
         task_type: PEFT's task type, such as `SEQ_CLS`.
         modules_to_save: Modules that were trained in full.
         tensors: The tensors beside those of the adapters, such as a task head, by their names in PEFT's file.
+        component: Name of the component of a diffusers pipeline that it is for, such as `unet`, if any.
     """
 
     updates: Mapping[str, LowRankUpdate]
@@ -54,6 +56,7 @@ class FoldedAdapter:
     task_type: str | None = None
     modules_to_save: Sequence[str] = ()
     tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    component: str | None = None
 
 
 @final
@@ -199,6 +202,7 @@ def _with_other_tensors(
         # PEFT lists the head of a classifier once more each time it saves.
         modules_to_save=tuple(dict.fromkeys(config.modules_to_save or ())),
         tensors={key: tensor for key, tensor in tensors.items() if MARKER not in key},
+        component=component_of(config),
     )
 
 

@@ -5,7 +5,7 @@ import html
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, final
@@ -17,6 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from rankfold.errors import DataError, NotExactError, SpecError
 from rankfold.export.base import AdapterBase
 from rankfold.export.certificate import LogitsError
+from rankfold.export.denoising import NoiseInputs, is_denoiser
 from rankfold.export.fold import frobenius
 from rankfold.files import package_folder
 from rankfold.tasks.data.columns import Columns, find_columns
@@ -50,6 +51,10 @@ class Texts:
     def sha256(self) -> str:
         """Return the hash of the texts."""
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
+
+
+_NOISE = Texts("noise from seeds", ("0", "1"))
+"""The seeds of the inputs that denoisers are compared on."""
 
 
 def read_texts(data: str | None) -> Texts:
@@ -114,12 +119,12 @@ def text_logits(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Tex
     return logits
 
 
-def compare_logits(base: AdapterBase, texts: Texts, load: Callable[[], nn.Module]) -> LogitsError | str:
+def compare_logits(base: AdapterBase, texts: Texts | str, load: Callable[[], nn.Module]) -> LogitsError | str:
     """Return how far the exported model is from the base with the adapter, or why that cannot be measured.
 
     Args:
         base: The base model.
-        texts: The texts.
+        texts: The texts, or the reason that there are none; a denoiser is compared on noise instead.
         load: Loads the base model with the exported adapter.
 
     Raises:
@@ -127,14 +132,30 @@ def compare_logits(base: AdapterBase, texts: Texts, load: Callable[[], nn.Module
     """
     try:
         model = base.load_with_adapter()
+        denoiser = model.get_base_model()
+        noise = NoiseInputs(denoiser) if is_denoiser(denoiser) else None
     except SpecError as error:
         return str(error)
+    if noise is not None:
+        outputs = (_denoise(compared, noise) for compared in (model, load()))
+        return _error(_NOISE, *outputs)
+    if isinstance(texts, str):
+        return texts
     tokenizer = base.tokenizer()
     if tokenizer is None or not reads_text(model):
         return f"the base model '{base.model.name}' has no tokenizer, or reads no text."
     logger.info("comparing logits on %d texts (%s).", len(texts.texts), texts.source)
     reference = text_logits(model, tokenizer, texts)
     actual = text_logits(load(), tokenizer, texts)
+    return _error(texts, reference, actual)
+
+
+@torch.inference_mode()
+def _denoise(model: nn.Module, noise: NoiseInputs) -> list[Tensor]:
+    return [model(**noise.draw(int(seed)), return_dict=False)[0] for seed in _NOISE.texts]
+
+
+def _error(texts: Texts, reference: Sequence[Tensor], actual: Sequence[Tensor]) -> LogitsError:
     # Against the size of all texts' logits: those of a single text may be near zero.
     size = _root_mean_square(torch.cat([logits.flatten() for logits in reference]))
     errors = [_root_mean_square(x - y) / size for x, y in zip(actual, reference, strict=True)]

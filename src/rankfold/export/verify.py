@@ -151,13 +151,11 @@ def _check_logits(certificate: Certificate, source: ExportSource, folder: Path) 
     statement, texts = certificate.logits, source.texts
     if statement is None:
         return Check("logits", "skipped", certificate.logits_skipped or "they were not compared.")
-    if isinstance(texts, str):
-        return Check("logits", "skipped", texts)
-    if texts.sha256() != statement.sha256:
-        return Check("logits", "skipped", f"they were compared on {statement.source}; name it with --data.")
     logits = find_format(certificate.target).compare_logits(source.base, texts, folder)
     if isinstance(logits, str):
         return Check("logits", "skipped", logits)
+    if logits.sha256 != statement.sha256:
+        return Check("logits", "skipped", f"they were compared on {statement.source}; name it with --data.")
     is_same = abs(logits.largest - statement.largest) <= _LOGITS_SLACK + _SHARE * statement.largest
     detail = f"the largest difference is {logits.largest:.1e}, stated is {statement.largest:.1e}"
     bound = rounding_bound(_dtype(certificate))

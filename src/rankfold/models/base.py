@@ -1,5 +1,6 @@
 """Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,6 +179,8 @@ def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrained
     Raises:
         SpecError: If it cannot be read, or not without code that may not run.
     """
+    if config := _read_diffusers_config(Path(location)):
+        return config
     try:
         config = cast(Any, AutoConfig).from_pretrained(location, trust_remote_code=trust_remote_code)
     except _UNREADABLE as error:
@@ -189,6 +192,16 @@ def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrained
     if excess := model_excess(config.to_dict()):
         raise SpecError(f"the configuration of '{location}' asks for too much ({excess}); check the file.")
     return config
+
+
+def _read_diffusers_config(folder: Path) -> PreTrainedConfig | None:
+    """Return the configuration of a model of diffusers, whose class it names; None of any other."""
+    try:
+        values: Any = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    is_diffusers = isinstance(values, dict) and "_diffusers_version" in values
+    return cast(Any, PreTrainedConfig).from_dict(values) if is_diffusers else None
 
 
 _UNREADABLE = (

@@ -85,7 +85,9 @@ def adapter(tiny_llama, tmp_path):
 
 def test_every_file_of_the_package_is_a_format():
     assert {name: value.has_rank for name, value in discover_formats().items()} == {
+        "diffusers": True,
         "gguf": True,
+        "kohya": True,
         "lora": True,
         "merged": False,
     }

@@ -98,8 +98,6 @@ class ExportFormat(ABC):
         Raises:
             AdapterFileError: If the adapter does not fit the model.
         """
-        if isinstance(texts, str):
-            return texts
         if base is None:
             return "the base model is not at hand; name it with --model."
         if self.logits_skipped is not None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
@@ -13,8 +14,9 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
 from rankfold.adapter.geometry import Conv2d, Embedding, Geometry, Linear, Matrices
-from rankfold.errors import AdapterFileError, NotExactError
+from rankfold.errors import AdapterFileError, NotExactError, RankfoldWarning
 from rankfold.export.base import AdapterBase
+from rankfold.export.denoising import DENOISERS
 from rankfold.export.fold import LowRankUpdate, check_update
 from rankfold.export.formats import LayerFormat
 from rankfold.export.layers import PREFIX, FoldedAdapter, fold_tensors
@@ -39,6 +41,13 @@ class PlainLora(LayerFormat):
             NotExactError: If PEFT's LoRA computes something else on a layer of this type, or the dtype cannot
                 hold a value.
         """
+        if adapter.component in DENOISERS:
+            warnings.warn(
+                f"PEFT reads this LoRA of a {adapter.component}, but pipelines of diffusers do not: "
+                "export --to diffusers for load_lora_weights, or --to kohya for ComfyUI and A1111.",
+                RankfoldWarning,
+                stacklevel=2,
+            )
         write_lora(adapter, folder, dtype)
 
     def read_updates(
