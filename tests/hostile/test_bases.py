@@ -18,7 +18,15 @@ from tests.support.bases import random_basis
 from tests.support.toys import adapted, ids, toy
 
 INFO = BasisInfo("toy", None, (), 0.0, 0, ())
-HEADER = {"name": "x", "base": None, "sources": [], "seeded": 0.0, "seed": 0, "carried": [], "format": 1}
+HEADER = {
+    "name": "x",
+    "base": None,
+    "sources": [],
+    "seeded_share": 0.0,
+    "seed": 0,
+    "update_shares": [],
+    "format": 1,
+}
 
 
 @pytest.fixture
@@ -33,8 +41,8 @@ def forgotten(monkeypatch, tmp_path):
     monkeypatch.setenv("RANKFOLD_HOME", str(tmp_path / "home"))
 
     def forget():
-        monkeypatch.setattr(basis, "_KNOWN", {})
-        monkeypatch.setattr(files, "_contents", {})
+        monkeypatch.setattr(basis, "_BASES", {})
+        monkeypatch.setattr(files, "_CONTENTS", {})
 
     forget()
     return forget
@@ -75,7 +83,7 @@ def sides(down=(2, 3), up=(4, 2)):
         ({"name": "../x"}, sides(), "its header has name"),
         ({"name": 3}, sides(), "its header has name"),
         ({"format": 2}, sides(), "its header has format"),
-        ({"seeded": 2.0}, sides(), "its header has seeded"),
+        ({"seeded_share": 2.0}, sides(), "its header has seeded_share"),
         ({"sources": [{"name": "x"}]}, sides(), "its header has sources"),
         ({"more": 1}, sides(), "its header has more"),
     ],

@@ -29,5 +29,5 @@ def random_layers(model: nn.Module, targets: Any, rank: int, seed: int = 0) -> d
 
 def random_basis(file: Path, model: nn.Module, targets: Any, rank: int = 8, seed: int = 0) -> Basis:
     """Write a basis of random directions for the target layers of a model, which is of no use afterwards."""
-    info = BasisInfo(name=file.stem, base=None, sources=(), seeded=1.0, seed=seed, carried=())
+    info = BasisInfo(name=file.stem, base=None, sources=(), seeded_share=1.0, seed=seed, update_shares=())
     return write_basis(file, info, random_layers(model, targets, rank, seed))

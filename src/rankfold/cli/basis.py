@@ -35,7 +35,13 @@ def command() -> None:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
 )
-@click.option("--seeded", default=0.0, show_default=True, help="Share of seeded directions, from 0 to 1.")
+@click.option(
+    "--seeded",
+    "seeded_share",
+    default=0.0,
+    show_default=True,
+    help="Share of seeded directions, from 0 to 1.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of these directions.")
 @click.option(
     "--dtype",
@@ -81,7 +87,7 @@ def show(file: Path, *, as_json: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an earlier folder of this command.")
 @json_option
 def fit(*, as_json: bool, out: Path, **options: Any) -> None:
-    """Write ADAPTER as cores on a basis, by least squares, and certify what is lost."""
+    """Write ADAPTER as cores on a basis, by least squares, and certify the loss."""
     from rankfold.export.bases import BasisFit, fit_to_basis
 
     with shown_notes():
@@ -112,13 +118,16 @@ def _show(info: Any, basis: Any, *, as_json: bool) -> None:
         ["digest", basis.digest],
         ["base", info.base or "not named"],
         ["layers", f"{len(basis.layers)}, of at most {basis.rank} directions; {numbers:,} numbers"],
-        ["seeded", f"{info.seeded:.0%} of the directions"],
+        ["seeded", f"{info.seeded_share:.0%} of the directions"],
     ]
     lines += [
-        ["carried", f"{info.carried[rank - 1]:.1%} by the first {rank}"]
-        for rank in dict.fromkeys((*_SHOWN_RANKS, len(info.carried)))
-        if rank <= len(info.carried)
+        ["carried", f"{info.update_shares[rank - 1]:.1%} by the first {rank}"]
+        for rank in dict.fromkeys((*_SHOWN_RANKS, len(info.update_shares)))
+        if rank <= len(info.update_shares)
     ]
     print_table([f"basis '{info.name}'", ""], lines, left=(0, 1))
-    rows = [[one.name, one.method, one.task or "not known", one.sha256[:16]] for one in info.sources]
+    rows = [
+        [source.name, source.method, source.task or "not known", source.sha256[:16]]
+        for source in info.sources
+    ]
     print_table(["source", "method", "task", "sha256 of weights"], rows, left=(0, 1, 2, 3))

@@ -66,7 +66,7 @@ class BasisRequest:
         sources: The saved adapters of one base model to learn from, as for `open_adapter`.
         out: The file to write.
         rank: The most directions of a layer.
-        seeded: The share of directions that are seeded, orthogonal to the learned ones.
+        seeded_share: The share of directions that are seeded, orthogonal to the learned ones.
         seed: Their seed.
         dtype: A key of `DTYPES`.
         model: The base model, for sources that need it.
@@ -79,7 +79,7 @@ class BasisRequest:
     sources: Sequence[str | Path]
     out: Path
     rank: int = 32
-    seeded: float = 0.0
+    seeded_share: float = 0.0
     seed: int = 0
     dtype: str = "fp16"
     model: str | None = None
@@ -91,8 +91,8 @@ class BasisRequest:
             raise SpecError("a basis is learned from adapters, and none is named; name some with --from.")
         if self.rank < 1:
             raise SpecError(f"rank={self.rank} leaves a basis without directions; give at least 1.")
-        if not 0 <= self.seeded <= 1:
-            raise SpecError(f"seeded={self.seeded} is no share; give one from 0 to 1.")
+        if not 0 <= self.seeded_share <= 1:
+            raise SpecError(f"seeded_share={self.seeded_share} is no share; give one from 0 to 1.")
         if self.dtype not in DTYPES:
             raise SpecError(f"dtype='{self.dtype}' is unknown; give one of {', '.join(DTYPES)}.")
 
@@ -112,29 +112,29 @@ def learn_basis(request: BasisRequest, progress: Progress | None = None) -> tupl
     """
     check_free_file(request.out, overwrite=request.overwrite)
     bar = progress or Silent()
-    collected: dict[str, list[LowRankUpdate]] = {}
+    updates_by_layer: dict[str, list[LowRankUpdate]] = {}
     sources, bases = list[BasisSource](), dict[str, str]()
     for location in request.sources:
         updates = read_updates(location, request.model)
-        _collect(updates, collected)
+        _collect(updates, updates_by_layer)
         sources.append(_source(updates, location))
         if (base := updates.config.base_model_name_or_path) is not None:
             bases.setdefault(str(base), str(location))
     _warn_of_sources(sources, bases)
     layers, shares = dict[str, BasisLayer](), list[Tensor]()
-    bar.start(len(collected), "learning")
-    for index, (name, updates) in enumerate(collected.items(), 1):
+    bar.start(len(updates_by_layer), "learning")
+    for index, (name, updates) in enumerate(updates_by_layer.items(), 1):
         layers[name] = _learn_layer(name, updates, request)
-        shares.append(_carried(layers[name], updates, request.rank))
+        shares.append(_update_shares(layers[name], updates, request.rank))
         bar.advance(index)
     bar.finish()
     info = BasisInfo(
         name=_basis_name(request.out),
         base=next(iter(bases), None),
         sources=tuple(sources),
-        seeded=float(request.seeded),
+        seeded_share=float(request.seeded_share),
         seed=request.seed,
-        carried=tuple(round(share, 6) for share in cast(Any, torch.stack(shares).mean(0)).tolist()),
+        update_shares=tuple(round(share, 6) for share in cast(Any, torch.stack(shares).mean(0)).tolist()),
     )
     return info, write_basis(request.out, info, layers)
 
@@ -143,7 +143,8 @@ def _learn_layer(name: str, updates: Sequence[LowRankUpdate], request: BasisRequ
     """Return the directions of one layer: learned ones, with seeded ones between them at equal distances."""
     rank = min(request.rank, updates[0].up.shape[0], updates[0].down.shape[1])
     is_seeded = [
-        math.floor((index + 1) * request.seeded) > math.floor(index * request.seeded) for index in range(rank)
+        math.floor((index + 1) * request.seeded_share) > math.floor(index * request.seeded_share)
+        for index in range(rank)
     ]
     left, right = shared_sides(updates, rank - sum(is_seeded))
     # Where the sources have fewer directions, seeded ones take their place.
@@ -206,7 +207,7 @@ def _norm(update: LowRankUpdate) -> float:
     return frobenius(_LINALG.qr(update.up.double()).R @ _LINALG.qr(update.down.double().T).R.T)
 
 
-def _carried(layer: BasisLayer, updates: Sequence[LowRankUpdate], rank: int) -> Tensor:
+def _update_shares(layer: BasisLayer, updates: Sequence[LowRankUpdate], rank: int) -> Tensor:
     """Return the mean share of the updates, in squares, within the first 1, 2, …, `rank` directions."""
     shares: list[Tensor] = []
     for update in updates:
@@ -219,7 +220,7 @@ def _carried(layer: BasisLayer, updates: Sequence[LowRankUpdate], rank: int) -> 
     return torch.stack(shares).mean(0)
 
 
-def _collect(updates: Updates, collected: dict[str, list[LowRankUpdate]]) -> None:
+def _collect(updates: Updates, updates_by_layer: dict[str, list[LowRankUpdate]]) -> None:
     """Add the updates of an adapter to those of others, by the name that a layer got first."""
     for name, update in updates.layers.items():
         if update.down.ndim != _AXES:
@@ -227,8 +228,8 @@ def _collect(updates: Updates, collected: dict[str, list[LowRankUpdate]]) -> Non
                 f"'{name}' of {updates.saved.title} has experts, which a basis has no directions for; leave "
                 "the adapter out, or train it without target_parameters."
             )
-        known = [other for other in collected if other == name or ends_alike(other, name)]
-        others = collected.setdefault(known[0] if len(known) == 1 else name, [])
+        known = [other for other in updates_by_layer if other == name or ends_alike(other, name)]
+        others = updates_by_layer.setdefault(known[0] if len(known) == 1 else name, [])
         if others and (others[0].up.shape[0], others[0].down.shape[1]) != (
             update.up.shape[0],
             update.down.shape[1],

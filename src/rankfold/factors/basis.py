@@ -70,9 +70,9 @@ class Basis:
         """
         names = [name] if name in self.layers else [own for own in self.layers if ends_alike(own, name)]
         if len(names) != 1:
-            found = f"several ({', '.join(sorted(names)[:2])}, …)" if names else "none"
+            count = f"several ({', '.join(sorted(names)[:2])}, …)" if names else "none"
             raise SpecError(
-                f"{self.title} has {found} of the layer '{name}'; leave the layer out of target_modules, or "
+                f"{self.title} has {count} of the layer '{name}'; leave the layer out of target_modules, or "
                 "learn a basis from adapters of this base model that have it."
             )
         layer = self.layers[names[0]]
@@ -164,17 +164,17 @@ class BasisSide(FixedFactor):
     origin = "a basis, which its layer has to be found in"
 
 
-_KNOWN: dict[str, Basis] = {}
+_BASES: dict[str, Basis] = {}
 
 
 def add_basis(basis: Basis) -> Basis:
     """Let adapters of this process find a basis by its digest; return the one that they find."""
-    return _KNOWN.setdefault(basis.digest, basis)
+    return _BASES.setdefault(basis.digest, basis)
 
 
 def is_known(digest: str) -> bool:
     """Whether adapters of this process find the basis of a digest without its file."""
-    return digest in _KNOWN
+    return digest in _BASES
 
 
 def look_beside(digest: str, folder: Path) -> None:
@@ -183,7 +183,7 @@ def look_beside(digest: str, folder: Path) -> None:
     Raises:
         AdapterFileError: If its file is damaged.
     """
-    if digest not in _KNOWN:
+    if digest not in _BASES:
         basis_files().look_beside(digest, folder)
 
 
@@ -197,6 +197,6 @@ def find_basis(reference: str) -> Basis:
         SpecError: If there is none, or several have the name.
         AdapterFileError: If its file is damaged.
     """
-    if reference in _KNOWN:
-        return _KNOWN[reference]
+    if reference in _BASES:
+        return _BASES[reference]
     return basis_files().find_basis(reference)

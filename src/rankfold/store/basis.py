@@ -67,18 +67,18 @@ class BasisInfo:
         name: The name of the basis.
         base: The base model of its sources, if they name one.
         sources: The adapters it was learned from.
-        seeded: The share of each layer's directions that are seeded, not learned.
+        seeded_share: The share of each layer's directions that are seeded, not learned.
         seed: Their seed.
-        carried: The mean share of the sources' updates, in squares, that lies within the first 1, 2, …
+        update_shares: The mean share of the sources' updates, in squares, that lies within the first 1, 2, …
             directions of both sides.
     """
 
     name: Annotated[str, Field(pattern=_NAME)]
     base: str | None
     sources: tuple[BasisSource, ...]
-    seeded: Annotated[float, Field(ge=0, le=1)]
+    seeded_share: Annotated[float, Field(ge=0, le=1)]
     seed: int
-    carried: tuple[float, ...]
+    update_shares: tuple[float, ...]
     format: Literal[1] = FORMAT
 
     @property
@@ -87,7 +87,7 @@ class BasisInfo:
         return tuple(sorted({source.task for source in self.sources if source.task is not None}))
 
 
-_contents: dict[str, bytes] = {}
+_CONTENTS: dict[str, bytes] = {}
 """The file of each basis that this process knows, by digest: stores and streams take it as it is."""
 
 
@@ -139,7 +139,7 @@ def read_content(content: bytes) -> tuple[BasisInfo, Basis]:
         field = ".".join(map(str, fault["loc"]))[:80]
         raise _damage(f"its header has {field or 'no fields'}: {fault['msg']}") from error
     digest = content[-DIGEST_BYTES:].hex()
-    _contents.setdefault(digest, content)
+    _CONTENTS.setdefault(digest, content)
     return info, add_basis(Basis(digest, info.name, _layers(container.tensors), info.tasks))
 
 
@@ -153,7 +153,7 @@ def find_basis(reference: str) -> Basis:
     file = Path(reference)
     if file.is_file():
         return keep_basis(file)
-    matches = [kept for kept in bases_folder().glob(f"*{SUFFIX}") if reference in _name_and_digest(kept)]
+    matches = [file for file in bases_folder().glob(f"*{SUFFIX}") if reference in _name_and_digest(file)]
     if len(matches) == 1:
         return read_basis(matches[0])[1]
     if matches:
@@ -180,7 +180,7 @@ def keep_basis(file: Path) -> Basis:
     name = f"{basis.name}-{basis.digest}{SUFFIX}"
     if not (bases_folder() / name).exists():
         try:
-            write_into(bases_folder(), name, _contents[basis.digest])
+            write_into(bases_folder(), name, _CONTENTS[basis.digest])
         except (SpecError, DiskError) as error:
             message = f"{basis.title} is not kept for later ({error}); keep its file beside its adapters."
             warnings.warn(message, RankfoldWarning, stacklevel=3)
@@ -221,9 +221,9 @@ def content_of(digest: str) -> bytes:
         SpecError: If it is not at hand.
         AdapterFileError: If its file is damaged.
     """
-    if digest not in _contents:
+    if digest not in _CONTENTS:
         find_basis(digest)
-    return _contents[digest]
+    return _CONTENTS[digest]
 
 
 def size_of(digest: str) -> int | None:

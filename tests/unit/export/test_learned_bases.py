@@ -129,8 +129,8 @@ def test_fit_on_a_basis_of_its_own_directions_is_exact_and_prefixes_lose_less_an
     options = {"rank": 16, "dtype": "fp32", "model": str(tiny_bert)}
     info, basis = learn(sources, tmp_path / "own.basis", "lora", "tlora", "vera", **options)
     assert [source.method for source in info.sources] == ["LORA", "RANKFOLD", "VERA"]
-    assert list(info.carried) == sorted(info.carried)
-    assert info.carried[-1] == pytest.approx(1, abs=1e-4)
+    assert list(info.update_shares) == sorted(info.update_shares)
+    assert info.update_shares[-1] == pytest.approx(1, abs=1e-4)
     errors = []
     for rank in (1, 4, basis.rank):
         out = tmp_path / f"fit{rank}"
@@ -163,7 +163,7 @@ def test_fit_on_a_basis_of_its_own_directions_is_exact_and_prefixes_lose_less_an
 
 @pytest.mark.parametrize("seeded", [0.0, 0.25, 0.5, 1.0])
 def test_every_prefix_has_its_share_of_seeded_directions_orthogonal_to_the_others(seeded, sources, tmp_path):
-    _, basis = learn(sources, tmp_path / "b.basis", "lora", "wide", rank=8, dtype="fp32", seeded=seeded)
+    _, basis = learn(sources, tmp_path / "b.basis", "lora", "wide", rank=8, dtype="fp32", seeded_share=seeded)
     again = read_basis(tmp_path / "b.basis")[1]
     assert again is basis
     _, learned = learn(sources, tmp_path / "l.basis", "lora", "wide", rank=8, dtype="fp32")
@@ -197,7 +197,7 @@ def test_wrong_requests_are_named(sources, tmp_path):
     for options, message in (
         ({"sources": []}, "none is named; name some with --from"),
         ({"rank": 0}, "rank=0 leaves a basis without directions"),
-        ({"seeded": 1.5}, "seeded=1.5 is no share; give one from 0 to 1"),
+        ({"seeded_share": 1.5}, "seeded_share=1.5 is no share; give one from 0 to 1"),
         ({"dtype": "int4"}, "dtype='int4' is unknown; give one of fp16, bf16, fp32"),
     ):
         with pytest.raises(SpecError, match=message):
