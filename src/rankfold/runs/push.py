@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -193,24 +193,31 @@ def _metric_names(trained: TrainedAdapter) -> Sequence[str]:
 
 
 def _eval_results(trained: TrainedAdapter) -> list[EvalResult]:
-    record = trained.record
-    if record is None:
+    task = None if trained.manifest is None else trained.manifest.task
+    if task is None:
         return []
     pipeline = _PIPELINES.get(_task_type(trained), "other")
-    data = _hub_data(record)
+    data = _hub_data(trained.record)
     return [
         EvalResult(
             task_type=pipeline,
-            dataset_type=data[0] if data else record.task.name,
-            dataset_name=record.task.name,
+            dataset_type=data[0] if data else task.name,
+            dataset_name=task.name,
             dataset_split="validation",
             metric_type=name,
             metric_name=name.replace("_", " "),
             metric_value=round(value, 6),
         )
-        for name, value in record.metrics.items()
-        if math.isfinite(value)
+        for name, value in _values(trained).items()
     ]
+
+
+def _values(trained: TrainedAdapter) -> Mapping[str, float]:
+    """Return the metrics of the run; where its record is gone, those that the manifest has."""
+    if trained.record is not None:
+        return {name: value for name, value in trained.record.metrics.items() if math.isfinite(value)}
+    task = None if trained.manifest is None else trained.manifest.task
+    return {} if task is None else task.results
 
 
 def _introduction(trained: TrainedAdapter, method: str, base: str) -> str:
@@ -253,10 +260,14 @@ def _facts_of_run(record: RunRecord) -> dict[str, str]:
 
 
 def _results(trained: TrainedAdapter) -> str | None:
-    """Return the metrics with their intervals, and the baselines; None if no run is recorded."""
-    record = trained.record
-    if record is None or not record.metrics:
+    """Return the metrics, and of a recorded run their intervals and baselines; None if no metric is known."""
+    record, values = trained.record, _values(trained)
+    if not values:
         return None
+    if record is None:
+        return "## Results\n\n" + _table(
+            ("metric", "value"), [(name, f"{value:.4f}") for name, value in values.items()]
+        )
     count = len(record.predictions)
     rows = [(name, f"{value:.4f}", _interval(name, value, count)) for name, value in record.metrics.items()]
     rows += [(f"{name} (a baseline)", f"{value:.4f}", "") for name, value in record.baselines.items()]

@@ -1,5 +1,6 @@
 """A trained adapter: its saved files, its manifest, and the record of its run if that is beside it."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -96,6 +97,7 @@ def manifest_of(record: RunRecord) -> Manifest:
             settings=task.settings,
             metrics=(task.metric, *(name for name in record.metrics if name != task.metric)),
             scoring=task.scoring,
+            results={name: value for name, value in record.metrics.items() if math.isfinite(value)},
         ),
         base=BaseManifest(
             base.name, base.source, base.sha256 if len(base.sha256) == _DIGEST_DIGITS else None

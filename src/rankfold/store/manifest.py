@@ -42,6 +42,7 @@ class TaskManifest:
         settings: Other values that the kind needs to use the adapter, such as the scale of its labels.
         metrics: Names of its metrics, the primary one first.
         scoring: How answers are chosen, for a model that writes text.
+        results: Values of metrics on the held-out rows, at the end of the training.
     """
 
     name: str
@@ -50,6 +51,9 @@ class TaskManifest:
     settings: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     metrics: tuple[str, ...] = ()
     scoring: str | None = None
+    results: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = field(
+        default_factory=dict[str, float]
+    )
 
 
 @final

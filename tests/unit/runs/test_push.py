@@ -92,6 +92,17 @@ def test_card_of_a_run_is_valid_and_has_metrics_with_an_interval(trained, tmp_pa
         assert text in card.text
 
 
+def test_card_has_the_metrics_of_the_manifest_where_the_record_is_gone(trained, tmp_path):
+    bare = shutil.copytree(trained, tmp_path / "bare")
+    (bare / "run.json").unlink()
+    cards = []
+    for folder in (trained, bare):
+        rankfold.push_adapter(folder, "me/reviews", out=tmp_path / f"{folder.name}-card")
+        cards.append(ModelCard.load(tmp_path / f"{folder.name}-card" / "README.md"))
+    assert cards[0].data.eval_results == cards[1].data.eval_results
+    assert f"| accuracy | {RunRecord.read(trained).metrics['accuracy']:.4f} |" in cards[1].text
+
+
 def test_files_name_no_place_of_this_machine_and_load_again(trained, tiny_bert, reviews, tmp_path):
     rankfold.push_adapter(trained, "me/reviews", out=tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
@@ -110,6 +121,7 @@ def test_embedded_model_has_its_name_on_the_hub(trained, tmp_path):
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
     manifest["base"]["name"] = "minilm"
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
+    (folder / "run.json").unlink()  # it has other names
     rankfold.push_adapter(folder, "me/x", out=tmp_path / "out")
     assert ModelCard.load(tmp_path / "out" / "README.md").data.base_model == (
         "sentence-transformers/all-MiniLM-L6-v2"
@@ -134,6 +146,7 @@ def test_names_of_classes_break_neither_card_nor_metadata(name, trained, tmp_pat
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
     manifest["task"] |= {"label_names": [name, "other"], "name": name}
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
+    (folder / "run.json").unlink()  # it has other names
     rankfold.push_adapter(folder, "me/x", out=tmp_path / "out")
     assert ModelCard.load(tmp_path / "out" / "README.md").data.model_name == "x"
 
