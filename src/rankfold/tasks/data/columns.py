@@ -6,7 +6,7 @@ from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.questions import QuestionColumns, find_question_columns, split_names
-from rankfold.tasks.data.table import Row, Rows
+from rankfold.tasks.data.table import Row, Rows, quote_list
 from rankfold.tasks.data.texts import find_name, find_texts, picture_columns, text_names
 
 _LABELS = ("label", "labels", "class", "category", "score", "target")
@@ -73,11 +73,11 @@ class Columns:
         """
         roles = self._roles(row)
         if self.label is None:
-            text = _quote_list(roles[""])
+            text = quote_list(roles[""])
         else:
             text = ", ".join(f"{role} from {_join(role, names)}" for role, names in roles.items() if names)
         unread = self.unread_names(row)
-        return f"{text}; not read: {_quote_list(unread)}" if unread else text
+        return f"{text}; not read: {quote_list(unread)}" if unread else text
 
     def unread_names(self, row: Row) -> tuple[str, ...]:
         """Return the columns of a row that are not read; none for a kind with columns of its own."""
@@ -128,10 +128,10 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
         example = f", such as {' or '.join(likely)}" if likely else ""
         raise DataError(
             f"there is no label column; name it with --label-column{example} or, for a model that writes "
-            f"text, call the columns {_quote_list(INSTRUCTION_COLUMNS)}, or "
-            f"{_quote_list(CHOICE_COLUMNS)}, or name prompt and answer with --kind instruction "
+            f"text, call the columns {quote_list(INSTRUCTION_COLUMNS)}, or "
+            f"{quote_list(CHOICE_COLUMNS)}, or name prompt and answer with --kind instruction "
             "--text-column and --label-column; "
-            f"the data has {_quote_list(present)}."
+            f"the data has {quote_list(present)}."
         )
     texts = (*text_names(overrides.text, present), *text_names(overrides.pair, present))
     _check_group(overrides.group, (*texts, label))
@@ -186,7 +186,7 @@ def check_no_preferences(row: Row, overrides: Columns) -> None:
     names = next((names for names in _PREFERENCES if has_columns(row, names)), None)
     if names is not None and overrides.text is None and overrides.label is None:
         raise DataError(
-            f"the rows are preference data ({_quote_list(names)}), which take another loss; train on them "
+            f"the rows are preference data ({quote_list(names)}), which take another loss; train on them "
             "with TRL and rankfold's config, as examples/with_dpo_trainer.py does, or name the columns "
             "to learn with --text-column and --label-column."
         )
@@ -197,7 +197,7 @@ def _check_present(present: Sequence[str], columns: Columns, others: Sequence[st
     for name in (*texts, *others):
         if name is not None and name not in present:
             raise DataError(
-                f"there is no column '{name}'; name one that the data has: {_quote_list(present)}."
+                f"there is no column '{name}'; name one that the data has: {quote_list(present)}."
             )
 
 
@@ -222,7 +222,7 @@ def _check_pictures(rows: Rows, overrides: Columns) -> None:
     pictures = [name for name in picture_columns(rows) if name not in (overrides.label, overrides.group)]
     if pictures and overrides.text is None:
         raise DataError(
-            f"the column {_quote_list(pictures)} holds pictures, which a model of texts cannot see; name the "
+            f"the column {quote_list(pictures)} holds pictures, which a model of texts cannot see; name the "
             "text with --text-column to learn from it alone, or name a kind of task for pictures with --kind."
         )
 
@@ -251,7 +251,7 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
         for name in (*texts, columns.label, columns.group, *choices):
             if name is not None and name not in rows[0]:
                 raise DataError(
-                    f"the split '{split}' has no column '{name}', but {_quote_list(rows[0])}; "
+                    f"the split '{split}' has no column '{name}', but {quote_list(rows[0])}; "
                     "give every split the same columns."
                 )
 
@@ -288,7 +288,3 @@ def _join(role: str, names: Sequence[str]) -> str:
     quoted = " and ".join(f"'{name}'" for name in names)
     is_joined = len(names) > 1 and role != "choices"
     return f"{quoted} (joined by a line break)" if is_joined else quoted
-
-
-def _quote_list(names: Sequence[str] | Mapping[str, object]) -> str:
-    return ", ".join(f"'{name}'" for name in names)

@@ -20,7 +20,7 @@ from rankfold.tasks.data.numbers import (
     is_missing,
     is_number_text,
 )
-from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.table import Row, Table, quote_list
 from rankfold.tasks.data.texts import DROP_REMEDY
 
 # So many different values are no longer a scale of a few steps, such as marks or stars.
@@ -89,7 +89,7 @@ def find_labels(
             raise _unknown_labels(split, quoted, unknown, labels, column, names, learned_names)
     if len(labels.names) < 2:  # noqa: PLR2004
         raise DataError(
-            f"all labels in '{column}' are {_quote_list(labels.ids)}; a classification needs two or more."
+            f"all labels in '{column}' are {quote_list(labels.ids)}; a classification needs two or more."
         )
     return labels
 
@@ -105,11 +105,11 @@ def _unknown_labels(
 ) -> DataError:
     if learned_names is not None:
         own_names = [_name_in(names or (), value) for value in unknown]
-        named = quoted if own_names == list(unknown) else _quote_list(own_names)
+        named = quoted if own_names == list(unknown) else quote_list(own_names)
         return DataError(f"the split '{split}' has the labels {_not_learned(named, learned_names)}")
     return DataError(
         f"the split '{split}' has the labels {quoted}, but the "
-        f"{len(labels.names)} labels of '{column}' are {_quote_list(labels.names)}; "
+        f"{len(labels.names)} labels of '{column}' are {quote_list(labels.names)}; "
         f"give every split the same labels{_or_regression(labels.names)}."
     )
 
@@ -142,7 +142,7 @@ def check_repeated(column: str, values: Sequence[str]) -> None:
     if len(classes) > _FEW_UNIQUE and 2 * len(classes) > len(values):
         raise DataError(
             f"'{column}' has {len(classes)} different values in {len(values)} rows, such as "
-            f"{_quote_list(classes[:3])}, which are no classes; name the column of the classes with "
+            f"{quote_list(classes[:3])}, which are no classes; name the column of the classes with "
             f"--label-column{_or_regression(classes)}."
         )
 
@@ -170,13 +170,51 @@ def _learned_ids(names: Sequence[str] | None, learned_names: Sequence[str]) -> d
     return {value: by_name[names[place]] for value, place in own_ids.items() if names[place] in by_name}
 
 
+def check_label_lists(
+    column: str,
+    tables: Mapping[str, Table],
+    splits: Mapping[str, Sequence[Sequence[str]]],
+    names: Sequence[str],
+    learned_names: Sequence[str] | None,
+    *,
+    noun: str = "label",
+) -> None:
+    """Check that lists of labels have two different ones or more, and that every split stays within them.
+
+    Args:
+        column: Where they are.
+        tables: The rows by split, for messages.
+        splits: The labels of each row by split.
+        names: The labels of the training split, or those that a model has learned.
+        learned_names: The latter, if one has.
+        noun: The word for a label.
+
+    Raises:
+        DataError: If there are fewer, or a split has labels of its own, with the row.
+    """
+    if len(names) < 2:  # noqa: PLR2004
+        raise DataError(f"'{column}' has {len(names)} different {noun}s; learning takes two or more.")
+    known_names = set(names)
+    for split, rows in splits.items():
+        for position, row in enumerate(rows):
+            unknown = list(dict.fromkeys(name for name in row if name not in known_names))
+            place = tables[split].locate_rows([position], split) if unknown else ""
+            if unknown and learned_names:
+                raise DataError(f"{place} has the {noun}s {not_learned(unknown, names)}")
+            if unknown:
+                raise DataError(
+                    f"{place} has the {noun} '{unknown[0]}', which no row of the training split has; "
+                    f"give every split the same {noun}s."
+                )
+
+
 def not_learned(labels: Sequence[object], learned_names: Sequence[str]) -> str:
     """Return the end of an error about labels that a model has not learned."""
-    return _not_learned(_quote_list(labels), learned_names)
+    return _not_learned(quote_list(labels), learned_names)
 
 
 def _not_learned(quoted: str, learned_names: Sequence[str]) -> str:
-    classes = _quote_list(learned_names)
+    classes = quote_list(learned_names)
     return f"{quoted}, but the learned classes are {classes}; use data with the same classes."
 
 
@@ -352,8 +390,3 @@ def _or_regression(labels: Iterable[str]) -> str:
 def _name_in(names: Sequence[str], value: str) -> str:
     """Return the name of a label in the data; the label itself if it has none."""
     return names[int(value)] if _is_whole(value) and 0 <= int(value) < len(names) else value
-
-
-def _quote_list(values: Sequence[object] | Mapping[str, object]) -> str:
-    quoted_values = [f"'{value}'" for value in list(values)[:_LISTED_VALUES]]
-    return ", ".join(quoted_values) + (", …" if len(values) > len(quoted_values) else "")

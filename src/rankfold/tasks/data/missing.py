@@ -8,7 +8,7 @@ from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import column_format
 from rankfold.tasks.data.numbers import MISSING, MISSING_NUMBERS, is_missing
-from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.table import Row, Table, quote_list
 from rankfold.tasks.data.texts import text_names
 
 
@@ -40,7 +40,7 @@ def drop_missing(
             findings.append(_finding(split, table, words, len(table.rows) - len(places)))
         if not places:
             raise DataError(
-                f"every row of the split '{split}' lacks {_quote_or(tuple(words))}; name the columns with "
+                f"every row of the split '{split}' lacks {quote_list(words, ' or ')}; name the columns with "
                 "--text-column and --label-column."
             )
     return whole, findings
@@ -77,9 +77,6 @@ def _finding(split: str, table: Table, words: Mapping[str, frozenset[str]], coun
     lacks = f"{count:,} of {len(table.rows):,} rows of the split '{split}' lack"
     return Finding(
         "dropped_rows",
-        f"{lacks} {_quote_or(dict.fromkeys(names))} and are left out ({table.locate_rows(positions)}).",
+        f"{lacks} {quote_list(dict.fromkeys(names), ' or ')} and are left out "
+        f"({table.locate_rows(positions)}).",
     )
-
-
-def _quote_or(names: Mapping[str, object] | Sequence[str]) -> str:
-    return " or ".join(f"'{name}'" for name in names)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.table import Row, Table, quote_list
 
 _QUESTIONS = ("question", "question_stem", "query", "problem", "prompt", "stem", "goal")
 _CHOICES = ("choices", "options", "candidates")
@@ -73,7 +73,7 @@ def find_question_columns(
     for name in choices:
         if name not in row:
             raise DataError(
-                f"there is no column '{name}' of choices; name one that the data has: {_quote(row)}."
+                f"there is no column '{name}' of choices; name one that the data has: {quote_list(row)}."
             )
     return _complete(row, named, choices, is_strict=is_answered)
 
@@ -123,8 +123,8 @@ def _complete(
         for column, noun, flag in ((text, "question", "--text-column"), (label, "answer", "--label-column")):
             if column is None:
                 raise DataError(
-                    f"the choices are in {_quote(choices)}, but there is no column of the {noun}; name it "
-                    f"with {flag}, the data has {_quote(row)}."
+                    f"the choices are in {quote_list(choices)}, but there is no column of the {noun}; name "
+                    f"it with {flag}, the data has {quote_list(row)}."
                 )
     if text is None:
         return None
@@ -199,7 +199,9 @@ def _choices_of_columns(row: Row, names: Sequence[str]) -> tuple[tuple[str, ...]
     while values and values[-1] in (None, ""):  # some questions have fewer choices than others
         values.pop()
     if len(values) < _LEAST_CHOICES or not all(_is_text(value) for value in values):
-        raise DataError(f"the choices in {_quote(names)} are {values}; give two or more texts without a gap.")
+        raise DataError(
+            f"the choices in {quote_list(names)} are {values}; give two or more texts without a gap."
+        )
     return tuple(map(str, values)), tuple(names[: len(values)])
 
 
@@ -299,7 +301,3 @@ def _find_scheme(
 
 def _first_bad(questions: Sequence[_Question], scheme: Callable[[_Question], int]) -> _Question:
     return next(item for item in questions if not 0 <= scheme(item) < len(item.choices))
-
-
-def _quote(names: Sequence[str] | Mapping[str, object]) -> str:
-    return ", ".join(f"'{name}'" for name in names)

@@ -158,8 +158,8 @@ def _reader(texts: Sequence[str]) -> Callable[[str], object]:
 _TRUTH = {"True": True, "False": False}
 
 
-def quote_list(names: Iterable[object]) -> str:
-    """Return the first few values in quotation marks, with commas between them."""
+def quote_list(names: Iterable[object], separator: str = ", ") -> str:
+    """Return the first few values in quotation marks, with commas or other text between them."""
     values = list(names)
-    quoted = ", ".join(f"'{value}'" for value in values[:_QUOTED_NAMES])
+    quoted = separator.join(f"'{value}'" for value in values[:_QUOTED_NAMES])
     return f"{quoted}, …" if len(values) > _QUOTED_NAMES else quoted

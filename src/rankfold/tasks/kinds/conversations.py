@@ -85,7 +85,7 @@ def _tools(row: Row) -> tuple[Any, ...]:
     Raises:
         DataError: If they are no list of objects.
     """
-    value = parse_json(row.get("tools")) or []
+    value: Any = parse_json(row.get("tools")) or []
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in cast("list[Any]", value)):
         raise DataError(
             f"'tools' holds '{_short(value)}' where a list of descriptions of tools is needed; write each as "
@@ -126,10 +126,9 @@ def _turn(message: Mapping[str, Any], number: int) -> Message:
     word = message.get("role") or message.get("from")
     role = _ROLES.get(word.strip().lower()) if isinstance(word, str) else None
     if role is None:
-        known = ", ".join(f"'{name}'" for name in _ROLES)
         raise DataError(
             f"message {number} is of the role '{word}', which is not trained on; write it as a turn of one "
-            f"of these roles, or remove the row: {known}."
+            f"of these roles, or remove the row: {', '.join(_ROLES)}."
         )
     if message.get("function_call"):
         raise DataError(
@@ -154,7 +153,7 @@ def _call(call: object, number: int) -> object:
         case {"function": {"name": str(), "arguments": str(text)} as function, **rest}:
             with suppress(ValueError, RecursionError):
                 return {**rest, "function": {**function, "arguments": json.loads(text)}}
-            return cast("object", call)
+            return call
         case {"function": {"name": str()}}:
             return call
         case _:

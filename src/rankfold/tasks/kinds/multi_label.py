@@ -23,7 +23,7 @@ from rankfold.tasks.data.label_findings import (
     near_duplicates,
     split_labels,
 )
-from rankfold.tasks.data.labels import count_labels, not_learned, sort_names
+from rankfold.tasks.data.labels import check_label_lists, count_labels, sort_names
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import (
@@ -88,7 +88,7 @@ class MultiLabel(LabelledText):
         read = _reader(tables, column, hints)
         values = read_rows(tables, lambda row, _id: read(row.get(column)))
         names = tuple(hints.learned_names or ()) or sort_names(name for row in values[first] for name in row)
-        _check(column, tables, values, names, hints)
+        check_label_lists(column, tables, values, names, hints.learned_names)
         order = {name: place for place, name in enumerate(names)}
         splits = labelled_examples(
             tables, columns, lambda row: sorted(read(row.get(column)), key=order.__getitem__)
@@ -304,30 +304,6 @@ def _separator_of(tables: Mapping[str, Table], column: str, hints: LabelHints) -
         return cast("str | None", learned)
     used = (separator for separator in SEPARATORS if any(separator in text for text in texts))
     return find_separator(texts) or next(used, SEPARATORS[0])
-
-
-def _check(
-    column: str,
-    tables: Mapping[str, Table],
-    values: Mapping[str, Sequence[Sequence[str]]],
-    names: Sequence[str],
-    hints: LabelHints,
-) -> None:
-    """Check that there are two classes or more, and that every split stays within them."""
-    if len(names) < 2:  # noqa: PLR2004
-        raise DataError(
-            f"'{column}' has {len(names)} different labels; a choice of labels needs two or more."
-        )
-    for split, rows in values.items():
-        for position, row in enumerate(rows):
-            if unknown := [name for name in row if name not in names]:
-                place = tables[split].locate_rows([position], split)
-                if hints.learned_names:
-                    raise DataError(f"{place} has the labels {not_learned(unknown, names)}")
-                raise DataError(
-                    f"{place} has the label '{unknown[0]}', which no row of the training split has; "
-                    "give every split the same labels."
-                )
 
 
 def _findings(

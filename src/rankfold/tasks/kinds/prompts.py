@@ -5,11 +5,11 @@ that bring only their choices are asked in the same words.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from rankfold.errors import DataError
-from rankfold.tasks.data.read import Row
+from rankfold.tasks.data.table import Row, quote_list
 from rankfold.tasks.data.texts import text_of
 
 _CHOICE = ("question", "choices", "answer")
@@ -45,8 +45,8 @@ def prompt_and_answer(row: Row, choice_word: str = "answer") -> tuple[str, str]:
         return _instruction(row), text_of(row, "output")
     if not all(name in row for name in _CHOICE):
         raise DataError(
-            f"an instruction needs 'instruction' and 'output', or {_quote_list(_CHOICE)}, but there are "
-            f"{_quote_list(row)}; rename the columns, or name another kind with --kind."
+            f"an instruction needs 'instruction' and 'output', or {quote_list(_CHOICE)}, but there are "
+            f"{quote_list(row)}; rename the columns, or name another kind with --kind."
         )
     prompt, answers = _question(row, choice_word)
     return prompt, answers[answer_index(row)]
@@ -148,7 +148,3 @@ def answer_index(row: Row) -> int:
     if not isinstance(answer, int) or not 0 <= answer < count:
         raise DataError(f"'answer' holds '{answer}', but there are {count} choices; count them from 0.")
     return answer
-
-
-def _quote_list(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)

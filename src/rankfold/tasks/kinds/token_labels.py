@@ -17,8 +17,9 @@ from rankfold.models.base import TaskHead
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.label_findings import counts_text, near_duplicates
-from rankfold.tasks.data.labels import DROP_REMEDY, count_labels, not_learned, sort_names
+from rankfold.tasks.data.labels import DROP_REMEDY, check_label_lists, count_labels, sort_names
 from rankfold.tasks.data.read import Row, Rows, Table
+from rankfold.tasks.data.table import quote_list
 from rankfold.tasks.kinds.kind import Batch, Collate, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import note_cut, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite
@@ -74,10 +75,9 @@ class TokenLabels(TaskKind):
             (tags, "tags", "--label-column", _TAGS[:2]),
         ):
             if name is None or name not in rows[0]:
-                quoted = ", ".join(f"'{column}'" for column in rows[0])
                 raise DataError(
                     f"there is no column of {noun}; call it '{usual[0]}' or name it with {option}; "
-                    f"the data has {quoted}."
+                    f"the data has {quote_list(rows[0])}."
                 )
         return replace(overrides, text=tokens, pair=None, label=tags)
 
@@ -94,7 +94,8 @@ class TokenLabels(TaskKind):
         label_names = tuple(hints.learned_names or names or ()) or sort_names(
             tag for item in splits[first] for tag in item.label or ()
         )
-        _check(column, tables, splits, label_names, hints)
+        tags = {split: [item.label or [] for item in items] for split, items in splits.items()}
+        check_label_lists(column, tables, tags, label_names, hints.learned_names, noun="tag")
         findings = () if hints.learned_names else _findings(column, splits[first], tables[first])
         return Examples(label_names, splits, tuple(findings))
 
@@ -328,30 +329,6 @@ def _pieces(learner: Learner, example: TokenExample) -> tuple[dict[str, Any], di
     return tokens, starts
 
 
-def _check(
-    column: str,
-    tables: Mapping[str, Table],
-    splits: Mapping[str, Sequence[TokenExample]],
-    names: Sequence[str],
-    hints: LabelHints,
-) -> None:
-    """Check that there are two tags or more, and that every split stays within them."""
-    if len(names) < 2:  # noqa: PLR2004
-        raise DataError(f"'{column}' has {len(names)} different tags; tagging needs two or more.")
-    known_names = set(names)
-    for split, items in splits.items():
-        for position, item in enumerate(items):
-            unknown = [tag for tag in item.label or () if tag not in known_names]
-            place = tables[split].locate_rows([position], split) if unknown else ""
-            if unknown and hints.learned_names:
-                raise DataError(f"{place} has the tags {not_learned(unknown[:1], names)}")
-            if unknown:
-                raise DataError(
-                    f"{place} has the tag '{unknown[0]}', which no row of the training split has; "
-                    "give every split the same tags."
-                )
-
-
 def _findings(column: str, items: Sequence[TokenExample], table: Table) -> Iterator[Finding]:
     rows = [item.label or [] for item in items]
     counts = dict(count_labels(tag for row in rows for tag in row))
@@ -382,8 +359,8 @@ def _findings(column: str, items: Sequence[TokenExample], table: Table) -> Itera
 def _odd_tags(tags: Iterable[str]) -> dict[str, str]:
     """Return the tags that look like another one, with that: "B_PER", "b-per" or "B-PER " for "B-PER"."""
     matches = {tag: _TAG.fullmatch(tag) for tag in tags}
-    matched = [match for match in matches.values() if match and match[3]]
-    types = {match[3] for match in matched if match[1].isupper() and match[2] == "-"}
+    strict = [match for match in matches.values() if match and match[1].isupper() and match[2] == "-"]
+    types = {match[3] for match in strict if match[3]}
     by_letters = {name.casefold(): name for name in sorted(types)}
     odd: dict[str, str] = {}
     for tag, match in matches.items():
