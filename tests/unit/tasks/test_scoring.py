@@ -59,7 +59,7 @@ def _ids(llama, prompts):
 
 
 def _generate(model, loaded, prompts):
-    return Learner(model, loaded.processor, 60).generate(prompts)
+    return Learner(model, loaded.processor, 60).generate(prompts, range(len(prompts)))
 
 
 def test_what_is_generated_does_not_depend_on_the_rest_of_the_batch(llama):
@@ -114,7 +114,7 @@ def _evaluate(llama, scoring, *, batch_size=3, max_length=60, items=QUESTIONS):
 def _speaking(monkeypatch, texts):
     """Let every model say these texts in turn, whatever it is asked."""
     replies = iter(texts)
-    monkeypatch.setattr(Learner, "generate", lambda _, prompts: [next(replies) for _ in prompts])
+    monkeypatch.setattr(Learner, "generate", lambda _, prompts, _names: [next(replies) for _ in prompts])
 
 
 def test_an_answer_that_names_nothing_is_wrong_and_counted(llama, monkeypatch):

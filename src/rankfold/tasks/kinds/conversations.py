@@ -85,13 +85,16 @@ def _tools(row: Row) -> tuple[Any, ...]:
     Raises:
         DataError: If they are no list of objects.
     """
-    value: Any = parse_json(row.get("tools")) or []
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in cast("list[Any]", value)):
+    value: object = parse_json(row.get("tools"))
+    if not value:
+        return ()
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    if not all(isinstance(item, Mapping) for item in items):
         raise DataError(
-            f"'tools' holds '{_short(value)}' where a list of descriptions of tools is needed; write each as "
-            "an object, or remove the column."
+            f"'tools' holds '{_short(row.get('tools'))}' where a list of descriptions of tools is needed; "
+            "write each as an object, or remove the column."
         )
-    return tuple(cast("list[Any]", value))
+    return tuple(items)
 
 
 def _pair(row: Row, prompt: str, answer: str) -> list[Mapping[str, Any] | Message]:
