@@ -361,11 +361,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts: list[Callable[[], list[Bar]]] = [
+            partial(measure_memory, base, folder),  # first, before others leave free memory behind
             partial(measure_error, base),
             partial(measure_path, base, folder, arguments.rounds),
             partial(measure_decoding, max(3, arguments.rounds // 4)),
             partial(measure_loading, base, folder, arguments.adapters),
-            partial(measure_memory, base, folder),
             partial(measure_forward, base, arguments.adapters, arguments.rounds),
             partial(measure_wrong_rows, folder, arguments.rows),
         ]

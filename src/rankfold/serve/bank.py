@@ -218,25 +218,36 @@ class Bank:
                 f"the batch names {len(different)} adapters and the bank has {self.slots} slots; send fewer "
                 "rows at a time, or make the bank with more slots."
             )
-        by_name = self._library.find(different)
-        adapters = {adapter.digest: adapter for adapter in by_name.values()}
-        digests = [None if name is None else by_name[name].digest for name in rows]
-        with self._slots_change:
-            self._rows += len(rows) - digests.count(None)
-            self._hits += sum(digest in self._placed for digest in digests)
-            self._place(adapters)
-            parts = self._frame_rows(digests, keep=keep)
+        while (places := self._try_place(self._library.find(different), rows, keep=keep)) is None:
+            pass  # an adapter that was in a slot, and nowhere else, has just left it
+        digests, parts = places
         try:
             yield Batch(rows, parts, times)
         finally:
             with self._slots_change:
-                self._pins.subtract(adapters.keys())
+                self._pins.subtract(digests)
                 self._slots_change.notify_all()
 
-    def _place(self, adapters: Mapping[Hashable, ReadyAdapter]) -> None:
+    def _try_place(
+        self, by_name: Mapping[str, ReadyAdapter], rows: Sequence[str | None], *, keep: bool
+    ) -> tuple[set[Hashable], list[FrameRows]] | None:
+        """Put the adapters of a batch into slots; None if one is neither there nor in memory any more."""
+        adapters = {adapter.digest: adapter for adapter in by_name.values()}
+        digests = [None if name is None else by_name[name].digest for name in rows]
+        with self._slots_change:
+            hits = sum(digest in self._placed for digest in digests)
+            if not self._place(adapters):
+                return None
+            self._rows += len(rows) - digests.count(None)
+            self._hits += hits
+            return set(adapters), self._frame_rows(digests, keep=keep)
+
+    def _place(self, adapters: Mapping[Hashable, ReadyAdapter]) -> bool:
         """Put adapters into slots, all at once, and pin them; wait while other batches have the slots."""
         while True:
             missing = [digest for digest in adapters if digest not in self._placed]
+            if any(adapters[digest].values is None for digest in missing):
+                return False
             idle = [old for old in self._placed if old not in adapters and self._pins[old] == 0]
             surplus = len(self._placed) + len(missing) - self.slots
             if surplus <= len(idle):
@@ -249,12 +260,13 @@ class Bank:
             self._evictions += 1
         for digest in missing:
             adapter = adapters[digest]
-            pairs = zip(adapter.template.frames, adapter.values, strict=True)
+            pairs = zip(adapter.template.frames, adapter.values or (), strict=True)
             slots = tuple((frame, frame.place(values)) for frame, values in pairs)
-            self._placed[digest] = _Placement(adapter, slots)
+            self._placed[digest] = _Placement(self._library.note_placed(adapter), slots)
         for digest in adapters:
             self._placed.move_to_end(digest)
             self._pins[digest] += 1
+        return True
 
     def _frame_rows(self, digests: Sequence[Hashable | None], *, keep: bool) -> list[FrameRows]:
         """Return the rows of a batch by frame."""

@@ -39,22 +39,30 @@ class ReadyAdapter:
     Args:
         digest: What it is, whatever its name.
         template: That of its kind.
-        values: Its numbers, for each of the template's frames.
+        values: Its numbers, for each of the template's frames; None if only its slots have them.
         manifest_text: The text of its manifest, if it has one.
     """
 
     __slots__ = ("__weakref__", "digest", "manifest_text", "template", "values")
 
     def __init__(
-        self, digest: Hashable, template: Template, values: Sequence[Tensor], manifest_text: bytes | None
+        self,
+        digest: Hashable,
+        template: Template,
+        values: Sequence[Tensor] | None,
+        manifest_text: bytes | None,
     ) -> None:
-        self.digest, self.template, self.values = digest, template, tuple(values)
+        self.digest, self.template, self.values = digest, template, values
         self.manifest_text = manifest_text
+
+    def without_values(self) -> "ReadyAdapter":
+        """Return the adapter without its numbers, for as long as they are in slots."""
+        return ReadyAdapter(self.digest, self.template, None, self.manifest_text)
 
     @property
     def bytes(self) -> int:
         """The bytes of its numbers and its manifest."""
-        return sum(numbers.nbytes for numbers in self.values) + len(self.manifest_text or b"")
+        return sum(numbers.nbytes for numbers in self.values or ()) + len(self.manifest_text or b"")
 
 
 @final
@@ -105,8 +113,8 @@ class Library:
         self._version: tuple[int, int] | None = None
         self._digests: dict[str, bytes] = {}
         self._cached: OrderedDict[Hashable, ReadyAdapter] = OrderedDict()
-        # Adapters in slots are found here after they have left the cache.
-        self._alive: WeakValueDictionary[Hashable, ReadyAdapter] = WeakValueDictionary()
+        # Adapters in slots, without their numbers, which need not be in the cache.
+        self._placed: WeakValueDictionary[Hashable, ReadyAdapter] = WeakValueDictionary()
         self._hits = self._loads = self._bytes = 0
 
     def add(self, name: str, adapter: SavedAdapter | str | Path) -> None:
@@ -166,14 +174,21 @@ class Library:
         digest = self._digests.get(name)
         if digest in self._cached:
             self._cached.move_to_end(digest)
-        return None if digest is None else self._alive.get(digest)
+            return self._cached[digest]
+        return None if digest is None else self._placed.get(digest)
+
+    def note_placed(self, adapter: ReadyAdapter) -> ReadyAdapter:
+        """Return an adapter without its numbers; while it is referred to, it is not read from the store."""
+        with self._lock:
+            placed = self._placed[adapter.digest] = adapter.without_values()
+            return placed
 
     def _load(self, connection: sqlite3.Connection, name: str) -> ReadyAdapter:
         record, saved = load(connection, name)
         digest = self._digests[name] = bytes.fromhex(record.digest)
         adapter = self._prepare(digest, restore(saved))
         self._loads += 1
-        self._alive[digest] = self._cached[digest] = adapter
+        self._cached[digest] = adapter
         self._bytes += adapter.bytes
         while self._bytes > self._host_bytes and self._cached:
             _, old = self._cached.popitem(last=False)
