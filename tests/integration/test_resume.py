@@ -53,7 +53,8 @@ def content(folder):
     record = json.loads((folder / "run.json").read_text("utf-8"))
     for name in ("created", "request", "seconds", "peak_memory_bytes"):
         del record[name]
-    return [(folder / name).read_bytes() for name in FILES], record
+    files = sorted(path.name for path in folder.iterdir() if path.name in FILES)
+    return [(name, (folder / name).read_bytes()) for name in files], record
 
 
 def test_killed_runs_end_with_the_bytes_of_the_run_that_was_not_killed(request_, tmp_path):

@@ -151,7 +151,7 @@ class AdapterBase:
             AdapterFileError: If the adapter does not fit the model.
             SpecError: If the model cannot be loaded as the class that the adapter was trained on.
         """
-        return load_adapter(cast("PreTrainedModel", self.load()), self.adapter.saved)
+        return load_adapter(self.load(), self.adapter.saved)
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Return the model's tokenizer, or None if its files have none."""

@@ -11,7 +11,7 @@ from rankfold.bench.statistics.comparison import (
     rank_records,
     shared_examples,
 )
-from rankfold.bench.suites.tuning import edge_names
+from rankfold.bench.suites.search import edge_names
 from rankfold.report.format import join_names, metric_name, range_text, score_text
 from rankfold.report.results import Result, Settings, method_settings
 from rankfold.runs.record import FitInfo, RunRecord, TuningInfo

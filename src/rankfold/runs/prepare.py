@@ -125,7 +125,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
         weights = None if request.class_weights == BALANCED else request.class_weights
         data = replace(data, kind=data.kind.weigh_classes(data.examples, cast(Any, weights)))
     if request.save_best not in (None, LOSS, *data.task.metrics):
-        raise _unmeasured(str(request.save_best), data)
+        raise _unmeasured_metric(str(request.save_best), data)
     # Once for the head, once more for the adapter: runs that differ in method alone start from the same head.
     set_seed(request.seed)
     head = data.kind.head(data.examples.label_names)
@@ -194,7 +194,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
     )
 
 
-def _unmeasured(name: str, data: TaskData) -> SpecError:
+def _unmeasured_metric(name: str, data: TaskData) -> SpecError:
     """Return the error for a metric of save_best that a run does not measure."""
     measured = (LOSS, *data.task.metrics)
     possible = data.kind.possible_metrics(data.examples)

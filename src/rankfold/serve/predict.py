@@ -57,16 +57,16 @@ class MixedLearner(Learner):
 
     def logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch on the CPU, in single precision at least."""
-        with self._served(len(next(iter(batch.values()))), keep=False):
+        with self._serve_rows(len(next(iter(batch.values()))), keep=False):
             return Learner.logits(self, batch)
 
     def generate(self, prompts: Sequence[Sequence[int]], names: Sequence[int | str]) -> list[str]:
         """Return the continuation of each prompt."""
-        with self._served(len(prompts), keep=True):
+        with self._serve_rows(len(prompts), keep=True):
             return Learner.generate(self, prompts, names)
 
     @contextmanager
-    def _served(self, rows: int, *, keep: bool) -> Generator[None]:
+    def _serve_rows(self, rows: int, *, keep: bool) -> Generator[None]:
         if len(set(self.adapters)) == 1:
             names = [self.adapters[0]] * rows
         elif len(self.rows) == rows:

@@ -56,7 +56,7 @@ class Template:
 
     def __init__(self, saved: SavedAdapter, model: nn.Module, frames: Frames) -> None:
         self._model, self._dtype, self._lock = model, frames.dtype, Lock()
-        config, tensors = peft_config(saved), self._renamed(saved)
+        config, tensors = peft_config(saved), self._rename_tensors(saved)
         saved_whole: Sequence[str] = getattr(config, "modules_to_save", None) or ()
         check_heads(model, saved_whole, [f".{name}" for name in tensors])
         places, fixed = Places(), dict[str, Tensor]()
@@ -87,7 +87,7 @@ class Template:
         Raises:
             AdapterFileError: If some are not finite.
         """
-        tensors = self._renamed(saved)
+        tensors = self._rename_tensors(saved)
         with torch.no_grad(), self._lock:
             if self._adapters is not None:
                 self._adapters.take(tensors)
@@ -116,7 +116,7 @@ class Template:
                 target.copy_(matrix)
         return values
 
-    def _renamed(self, saved: SavedAdapter) -> dict[str, Tensor]:
+    def _rename_tensors(self, saved: SavedAdapter) -> dict[str, Tensor]:
         """Return the tensors of a file by the present names of their layers, without PEFT's prefix."""
         for entry in saved.layout.entries:
             tensor = saved.tensors[entry.name]

@@ -10,7 +10,6 @@ from typing import Any, cast
 import peft
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers.modeling_utils import PreTrainedModel
 
 from rankfold.adapter.module import hosts_in
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
@@ -27,9 +26,7 @@ _MOST_LETTERS = 300
 _PREFIX = "base_model.model."
 
 
-def load_adapter(
-    base: PreTrainedModel, adapter: SavedAdapter | str | Path, *, strict: bool = True
-) -> PeftModel:
+def load_adapter(base: nn.Module, adapter: SavedAdapter | str | Path, *, strict: bool = True) -> PeftModel:
     """Put one adapter on a base model, in evaluation mode.
 
     Args:

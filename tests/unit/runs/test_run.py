@@ -209,8 +209,9 @@ def test_limits_choose_the_same_rows_for_every_seed(request_, tmp_path):
 
 def test_the_preset_s_learning_rate_is_used_when_none_is_given(request_):
     for method in ("tlora", "peft:lora"):
-        rate = dry_run(replace(_method(request_, method), learning_rate=None)).training.learning_rate
-        assert rate == recommend(method).learning_rate
+        request = replace(_method(request_, method), learning_rate=None)
+        rate = dry_run(request).training.learning_rate
+        assert rate == recommend(method, options=request.options).learning_rate
 
 
 def test_epochs_become_steps(request_):

@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any, Literal, Protocol, cast, final
 
 from rankfold.errors import SpecError
+from rankfold.runs.record import TuningInfo
 
 Values = dict[str, Any]
 Space = Mapping[str, Any]
@@ -256,3 +257,21 @@ def _limits(name: str, limits: Space) -> tuple[float, float, bool]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def edge_names(choice: TuningInfo, curve: Sequence[Mapping[str, object]] | None = None) -> list[str]:
+    """Return the names whose chosen number is the least or the greatest of three or more.
+
+    Args:
+        choice: The chosen values.
+        curve: The values tried; those of the choice if None.
+    """
+    points = choice.curve if curve is None else curve
+    return [name for name, value in choice.values.items() if _is_edge(name, value, points)]
+
+
+def _is_edge(name: str, value: object, curve: Sequence[Mapping[str, object]]) -> bool:
+    tried = [point[name] for point in curve if name in point]
+    numbers = [number for number in tried if isinstance(number, int | float)]
+    edges = {min(numbers), max(numbers)} if len(numbers) == len(tried) and numbers else set[float]()
+    return value in edges and len(set(numbers)) > len(edges)

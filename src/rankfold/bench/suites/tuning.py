@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from rankfold.bench.statistics.comparison import goodness
 from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_common_error, record_purpose
-from rankfold.bench.suites.search import Search, Space, Values
+from rankfold.bench.suites.search import Search, Space, Values, edge_names
 from rankfold.bench.suites.suite import Condition, Suite, Variant, trial_name
 from rankfold.errors import SpecError
 from rankfold.runs.record import TuningInfo
@@ -239,21 +239,3 @@ def _log_edges(searches: Mapping[Key, OngoingSearch]) -> None:
                 f" on {condition.task}" if condition.task else "",
                 choice.values[name] if choice else None,
             )
-
-
-def edge_names(choice: TuningInfo, curve: Sequence[Mapping[str, object]] | None = None) -> list[str]:
-    """Return the names whose chosen number is the least or the greatest of three or more.
-
-    Args:
-        choice: The chosen values.
-        curve: The values tried; those of the choice if None.
-    """
-    points = choice.curve if curve is None else curve
-    return [name for name, value in choice.values.items() if _is_edge(name, value, points)]
-
-
-def _is_edge(name: str, value: object, curve: Sequence[Mapping[str, object]]) -> bool:
-    tried = [point[name] for point in curve if name in point]
-    numbers = [number for number in tried if isinstance(number, int | float)]
-    edges = {min(numbers), max(numbers)} if len(numbers) == len(tried) and numbers else set[float]()
-    return value in edges and len(set(numbers)) > len(edges)

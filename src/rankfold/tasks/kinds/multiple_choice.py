@@ -41,7 +41,7 @@ class MultipleChoice(InstructionKind):
         Raises:
             DataError: If there are no choices, or one of the columns is missing.
         """
-        named = _named(overrides)
+        named = _question_columns(overrides)
         if named == QuestionColumns(None, None, None) and has_columns(rows[0], ("choices", "answer")):
             return super().columns(rows, overrides)
         found = find_question_columns(rows[0], named, guesses=True) or find_question_columns(
@@ -74,7 +74,7 @@ class MultipleChoice(InstructionKind):
         """Return the columns of the question and its choices, if they are not called so."""
         if "instruction" in rows[0]:
             return overrides
-        named = _named(overrides)
+        named = _question_columns(overrides)
         question = find_question_columns(rows[0], named, is_answered=False, guesses=True)
         return overrides if question is None else replace(overrides, **question._asdict())
 
@@ -95,7 +95,7 @@ class MultipleChoice(InstructionKind):
         ]
 
 
-def _named(overrides: Columns) -> QuestionColumns:
+def _question_columns(overrides: Columns) -> QuestionColumns:
     return QuestionColumns(overrides.text, overrides.label, overrides.choices)
 
 
