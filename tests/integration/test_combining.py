@@ -158,9 +158,13 @@ def test_merged_adapters_are_not_rescaled_and_rescaled_ones_not_merged():
         pass
 
 
+# Their frozen factors are drawn from the seed, and only adapters with the same ones are exchanged.
+DRAWN = ("tlora", "lora_fa", "tlora_plus", "basis_core", "seeded_down_relayed_up")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_hotswapped_adapter_is_the_one_in_the_file(method, tmp_path):
-    seeds = {} if method in ("tlora", "lora_fa", "tlora_plus", "seeded_down_relayed_up") else {"seed": 5}
+    seeds = {} if method in DRAWN else {"seed": 5}
     other = adapted(config_of(method, **seeds), adapter_name="other")
     with torch.no_grad():
         other.base_model.model.classifier.modules_to_save["other"].bias.add_(1.0)

@@ -40,6 +40,8 @@ class LearningCheck:
 
     def begin(self, model: nn.Module, _args: Any) -> None:
         """Watch the gradients of the first steps, and name the layers that got none: a forward pre-hook."""
+        if torch.compiler.is_compiling():
+            return
         if self._is_done or not _is_training(model):
             return
         if not self._handles:
@@ -56,6 +58,8 @@ class LearningCheck:
 
     def end(self, model: nn.Module, _args: Any, output: Any) -> None:
         """Name the layers that the first training pass did not call: a forward hook."""
+        if torch.compiler.is_compiling():
+            return
         if self._uncalled is None and output is not None and _is_training(model):
             self._uncalled = [name for name, layer in self._layers(model).items() if not layer.is_used]
             _warn(
@@ -97,7 +101,7 @@ class LearningCheck:
 
 
 def _is_training(model: nn.Module) -> bool:
-    return model.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return model.training and torch.is_grad_enabled()
 
 
 def _warn(names: Sequence[str], place: str, exception: str) -> None:

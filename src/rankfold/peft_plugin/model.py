@@ -483,8 +483,10 @@ def _replace_everywhere(model: nn.Module, replacements: Mapping[nn.Module, nn.Mo
     def replace(item: Any) -> Any:
         return replacements.get(item, item) if isinstance(item, nn.Module) else item
 
-    wrappers = set(_wrappers(model))
-    for attributes in (vars(module) for module in model.modules() if module not in wrappers):
+    holders = [
+        module for _, module in walk(model) if not isinstance(module, RankfoldLayer | RankfoldParameters)
+    ]
+    for attributes in map(vars, holders):
         for name, value in list(attributes.items()):
             if type(value) is list:
                 value[:] = map(replace, cast("list[Any]", value))
