@@ -14,11 +14,12 @@ from sybil.parsers.doctest import DocTestParser
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 from tests.architecture.sources import LIBRARY_FILES, ROOT, name_of
+from tests.docs.test_tutorials import PAGES as TUTORIALS
 
 PAGES = [
     page
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    if "```python" in page.read_text("utf-8") and page.parent.name != "tutorials"  # which need their commands
+    if "```python" in page.read_text("utf-8") and page not in TUTORIALS  # which need their commands
 ]
 DOCSTRINGS = [path for path in LIBRARY_FILES if ">>> " in path.read_text("utf-8")]
 EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.name != "tiny.py"]

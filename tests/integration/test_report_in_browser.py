@@ -103,7 +103,8 @@ def test_page_opens_without_a_network_and_without_a_complaint(opened, file):
 
 def test_every_chart_is_drawn(page):
     marks = page.evaluate(_DRAWN)
-    assert len(marks) == 6 + 1 + 6  # points twice, a knob, three curves; in the first study a heat map
+    # Points twice, a knob, three curves, tuning; in the first study a heat map before its tuning.
+    assert len(marks) == 6 + 2 + 6 + 1
     assert all(count > 0 for count in marks), marks
 
 

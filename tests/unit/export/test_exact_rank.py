@@ -5,11 +5,12 @@ import pytest
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import NotExactError
 from rankfold.export.fold import exact_rank, folding_obstacle
-from rankfold.factors import DenseSpec, DiagonalSpec, LowRankSpec, RelaySpec, SeededSpec
+from rankfold.factors import BasisSpec, DenseSpec, DiagonalSpec, LowRankSpec, RelaySpec, SeededSpec
 from rankfold.presets import discover
 
 PRESETS = discover()
-FOLDABLE = {"lora", "lora_fa", "nora", "relayed_lora", "share_lora", "tlora", "tlora_plus"}
+BASIS = BasisSpec("ab" * 16, "mine", 8)
+FOLDABLE = {"basis_core", "lora", "lora_fa", "nora", "relayed_lora", "share_lora", "tlora", "tlora_plus"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -29,6 +30,7 @@ def test_preset_is_exact_unless_a_router_weighs_its_heads(name):
         ({"rank": 6}, 6),
         ({"rank": 6, "down": SeededSpec(), "share_down": "slice", "scaling": "learned"}, 6),
         ({"rank": 6, "down": RelaySpec(2), "up": RelaySpec(2, initial="zeros")}, 6),
+        ({"rank": 6, "down": BASIS, "core": DenseSpec("zeros"), "up": BASIS}, 6),
         ({"rank": 6, "core": DiagonalSpec(), "up": DenseSpec()}, 6),
         ({"rank": 6, "rank_up": 3, "core": DenseSpec("zeros"), "up": DenseSpec()}, 3),
         ({"rank": 3, "rank_up": 6, "core": DenseSpec("zeros"), "up": DenseSpec()}, 3),
