@@ -157,6 +157,7 @@ def test_command_prints_the_same_numbers_as_table_and_as_json(adapter):
         "parts",
         "other_files",
         "certificate",
+        "bases",
     }
     assert all(f"{part['bytes']:,}" in table.stdout for part in data["parts"])
     assert all(f"{type_} {size:,}" in table.stdout for type_, size in data["bytes_by_type"].items())

@@ -233,6 +233,9 @@ def test_a_file_of_answers_has_the_rows_of_its_input_in_order(trained, tmp_path,
 
 
 def _text(value):
+    """Return a value as a cell of CSV has it; what is missing is empty."""
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

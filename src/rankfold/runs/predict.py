@@ -202,7 +202,8 @@ def write_answers(
     """Write rows with their answers as JSON Lines or CSV; the file appears when it is whole.
 
     A CSV file has the columns of the input, `prediction`, and for a task with classes `probability` and a
-    column `probability: CLASS` for each; lists and objects are written as JSON.
+    column `probability: CLASS` for each; lists and objects are written as JSON, and the cell of a value that
+    is missing is empty.
 
     Args:
         answers: In the order of the file.

@@ -14,7 +14,6 @@ from rankfold.export.verify import Check
 from rankfold.files import CONFIG_NAME, WEIGHTS_NAME
 from rankfold.progress import quiet_libraries
 from rankfold.runs.adapter_request import EvaluateRequest
-from rankfold.runs.evaluate import EvaluateResult, evaluate
 from rankfold.runs.trained import open_trained
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.certificate import RoundingCertificate, ScoreChange
@@ -151,6 +150,8 @@ def _score_change(
     adapter: SavedAdapter | str | Path, approximation: SavedAdapter, measurement: Measurement
 ) -> ScoreChange:
     """Evaluate an adapter with its exact and with its rounded numbers."""
+    from rankfold.runs.evaluate import EvaluateResult, evaluate  # with what reads data, of an extra
+
     source = open_trained(adapter) if not isinstance(adapter, SavedAdapter) else None
     exact = open_adapter(adapter)
     if source is not None and source.manifest is not None:

@@ -13,6 +13,7 @@ from rankfold.runs.resume import remove_leftover
 from rankfold.store.adapter import CONFIG_NAME, WEIGHTS_NAME, SavedAdapter, parse_config, spell_config
 from rankfold.store.manifest import MANIFEST_NAME, BaseManifest, Manifest, TaskManifest
 from rankfold.store.saved import open_adapter
+from rankfold.tasks.kinds import find_kind, kind_names
 
 _DIGEST_DIGITS = 64
 
@@ -58,16 +59,10 @@ def open_trained(location: str | Path) -> TrainedAdapter:
     if record is None:
         return TrainedAdapter(saved, saved.manifest, None)
     _check_weights(saved, record)
-    manifest = manifest_of(record)
-    if saved.manifest is not None:
-        for name in ("kind", "label_names", "settings"):
-            if getattr(saved.manifest.task, name, None) != getattr(manifest.task, name):
-                raise AdapterFileError(
-                    f"the '{MANIFEST_NAME}' of {saved.title} has another 'task.{name}' than run.json, the "
-                    "record of its run; copy both again, or, if you changed it yourself, move run.json away."
-                )
-        manifest = saved.manifest
-    return TrainedAdapter(saved, manifest, record)
+    if saved.manifest is None:
+        return TrainedAdapter(saved, manifest_of(record), record)
+    _check_task(saved, saved.manifest.task, record)
+    return TrainedAdapter(saved, saved.manifest, record)
 
 
 def _check_no_model(folder: Path) -> None:
@@ -84,6 +79,21 @@ def _check_weights(saved: SavedAdapter, record: RunRecord) -> None:
             f"the weights of {saved.title} are not those that its run saved, whose digest is in run.json; "
             "copy the folder again, or, if you changed them yourself, move run.json away."
         )
+
+
+def _check_task(saved: SavedAdapter, task: TaskManifest | None, record: RunRecord) -> None:
+    """Check that the manifest has the task of the record, whose kind may have had another name then."""
+    for name in ("kind", "label_names", "settings"):
+        now, then = getattr(task, name, None), getattr(record.task, name)
+        if now != then and not (name == "kind" and _was_called(now, then)):
+            raise AdapterFileError(
+                f"the '{MANIFEST_NAME}' of {saved.title} has another 'task.{name}' than run.json, the "
+                "record of its run; copy both again, or, if you changed it yourself, move run.json away."
+            )
+
+
+def _was_called(kind: str | None, former_name: str) -> bool:
+    return kind in kind_names() and former_name in find_kind(kind).former_names
 
 
 def manifest_of(record: RunRecord) -> Manifest:

@@ -12,6 +12,7 @@ from rankfold.runs.evaluate import evaluate
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
+from rankfold.store.manifest import MANIFEST_NAME
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.scoring import Scoring
 from tests.support.tiny_models import review_rows, write_splits
@@ -141,7 +142,9 @@ def test_questions_that_0_1_0_recorded_as_instructions_resume_and_are_evaluated(
     whole = run(replace(request, out=tmp_path / "whole"))
     assert (record.metrics, record.predictions) == (whole.metrics, whole.predictions)
     _as_instruction(request.out / "run.json")
-    again = evaluate(
-        EvaluateRequest(adapter=request.out, model=request.model, data=request.data, max_length=60)
-    )
+    asked_again = EvaluateRequest(adapter=request.out, model=request.model, data=request.data, max_length=60)
+    again = evaluate(asked_again)
     assert (again.predictions, again.metrics) == (record.predictions, record.metrics)
+    (request.out / MANIFEST_NAME).unlink()  # 0.1.0 wrote none
+    bare = evaluate(asked_again)
+    assert (bare.predictions, bare.metrics) == (record.predictions, record.metrics)

@@ -16,7 +16,7 @@ from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns
 from rankfold.tasks.data.label_findings import label_findings
 from rankfold.tasks.data.labels import check_repeated, find_labels, is_measured, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.data.splits import Stratum, value_strata
+from rankfold.tasks.data.strata import Stratum, value_strata
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import (
     Example,

@@ -14,7 +14,7 @@ from rankfold.tasks.data.columns import Columns, find_columns, find_text_columns
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.data.splits import Stratum, value_strata
+from rankfold.tasks.data.strata import Stratum, value_strata
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
 
@@ -106,8 +106,8 @@ class TaskKind(ABC):
 
     Attributes:
         name: The name on the command line and in records.
-        former_names: Names under which earlier versions recorded the same tasks, so that their stopped runs
-            resume.
+        former_names: Names under which earlier versions recorded the same tasks, so that their runs are
+            evaluated, and stopped ones resume.
         derived_settings: Settings that follow from the data and change no training, which stopped runs of
             earlier versions may lack.
         setting_types: The names of all settings that its examples may have, each with the type of its value;
