@@ -197,7 +197,7 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
         return result_sum.to(result.dtype)
 
     def _forward_with_weight(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return what the base layer gives with the changed weight in the place of its own.
+        """Return the output of the base layer with the changed weight in the place of its own.
 
         Raises:
             SpecError: If the weight is not at hand until the layer is called.

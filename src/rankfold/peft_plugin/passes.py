@@ -164,7 +164,7 @@ class ForwardPasses:
             self._thread.version = self._version
 
     def note_change(self, state: AdapterState) -> None:
-        """Note that this thread changed the adapters of a layer, and to what."""
+        """Note that this thread changed the adapters of a layer, and its new state."""
         self.note_values()
         self._state, self._changed_by = state, threading.get_ident()
         self._thread.choice = state

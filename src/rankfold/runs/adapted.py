@@ -283,7 +283,7 @@ def load(  # noqa: PLR0913 (each is a keyword of its own for a notebook)
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What an adapter has learned beside its weights.
+    """The task, the labels and the settings that an adapter has learned beside its weights.
 
     Args:
         label_names: Class names in the order of their ids, for kinds that have classes.
@@ -414,7 +414,7 @@ def _find_base(trained: TrainedAdapter, name: str | Path | None, *, trust_remote
 def _find_task(
     trained: TrainedAdapter, base: BaseModel, kind: str | None, label_names: Sequence[str] | None
 ) -> TaskManifest:
-    """Return what an adapter has learned; of one without manifest, what its head tells.
+    """Return the task that an adapter has learned; of one without manifest, the task of its head.
 
     Raises:
         SpecError: If another kind or other classes are named than were learned, or the head does not tell.

@@ -13,7 +13,7 @@ _FEWEST_ROWS = 5
 
 
 def remarks(record: RunRecord) -> list[str]:
-    """Return what is suspicious about a finished run: one prediction for every row, or no gain on a baseline.
+    """Return warnings about a finished run: one prediction for every row, or no gain on a baseline.
 
     Args:
         record: The run; a failed one has no remarks.

@@ -54,7 +54,7 @@ class SavedAdapter:
 
     @property
     def manifest(self) -> Manifest | None:
-        """What the adapter was trained for; None if it was not trained by `rankfold train`.
+        """The manifest of its training; None if it was not trained by `rankfold train`.
 
         Raises:
             AdapterFileError: If the text is no manifest.

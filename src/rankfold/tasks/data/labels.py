@@ -279,7 +279,7 @@ def number_of(row: Row, column: str, number_format: NumberFormat | None = None) 
 
 
 def number_remedy(value: object) -> str:
-    """Return what to do about a value that is no number, as the end of an error."""
+    """Return the remedy for a value that is no number, as the end of an error."""
     text = str(value).strip()
     if text.lower() in ("true", "false"):
         return "learn truth values with --kind classification"

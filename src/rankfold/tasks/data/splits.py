@@ -102,7 +102,7 @@ def _copies_by_label(
 
 
 def _held_copies(copies: Sequence[Sequence[int]]) -> list[int]:
-    """Return a tenth of the rows, of one item at least if there are two; what is too large is passed over."""
+    """Return a tenth of the rows, of one item at least if there are two; too large items are passed over."""
     count = max(1, round(HOLD_OUT_FRACTION * sum(map(len, copies))))
     held_rows: list[int] = []
     for rows in copies[: len(copies) - 1]:
