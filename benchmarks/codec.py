@@ -53,6 +53,8 @@ def requests(arguments: argparse.Namespace) -> Iterator[RunRequest]:
             eval_rows=arguments.rows,
             seed=seed,
             group_by_length=True,
+            precision="bf16",
+            max_length=64,
             out=Path("unused"),
             device="cpu",
         )

@@ -48,6 +48,7 @@ MARGINS = {"stsb": 0.2, "sst2": 0.08, "qnli": 0.05, "mrpc": 0.01}
 SIZE: Mapping[str, Any] = {"model": "minilm", "eval_rows": 400, "max_length": 64, "threads": 1}
 QUIET: Mapping[str, Any] = {
     "group_by_length": True,
+    "precision": "bf16",
     "validate": "end",
     "checkpoint_every": 0,
     "keep_texts": False,
