@@ -1,14 +1,25 @@
 """Learned bases: r x r numbers a layer on sides learned from other tasks, against LoRA on all linear layers.
 
-MiniLM. The sources are adapters of PEFT's LoRA, r=8 on all linear layers, of nine tasks, each with a seed of
-its own: LoRA's down factor keeps much of its random start, which sources of one seed would have in common.
-For each scored task a basis is learned from the sources of all others, and cores of rank 18, 9 and 4 are
-trained on learned, half learned and seeded directions, beside LoRA itself. The runs go seed by seed, so that
-every comparison grows at the same pace. A run whose record is there is not repeated: stopped at any time, the
-same command goes on. `--sources` limits the sources, for a first look.
+MiniLM, 200 updates of 16 rows of similar length in bf16, as in the suite `per-byte`. The sources are adapters
+of PEFT's LoRA, r=8 on all linear layers, of nine tasks, each with a seed of its own: LoRA's down factor keeps
+much of its random start, which sources of one seed would have in common. For each scored task a basis is
+learned from the sources of all others, and cores of rank 18, 9 and 4 are trained on learned, half learned and
+seeded directions, beside LoRA itself. Cores are scored as they are stored, in int4; LoRA is in float32.
 
-    nice -n 19 python benchmarks/basis.py --data ../shared/data --work basis_runs \
-        --out benchmarks/records/basis.jsonl
+Rates: a ladder of factor 2 on rows held out of the training split of one task, climbed until the best has a
+worse one on both sides; one for LoRA, and one for each rank of the core on learned directions, which the
+other directions share. The trials are among the records.
+
+The learned directions and LoRA go seed by seed before the others. A run that is done is not repeated: stopped
+at any time, the same command goes on. `--report` runs nothing and prints what there is: each difference to
+LoRA, on each task and on their mean, with its interval, verdict, and the smallest difference that the design
+shows with 80 % power. Stated before the runs: the margin is one point, and the comparisons of learned
+directions are corrected together (Holm), apart from the others. With `--per-byte`, the records of that suite,
+the smallest cores also stand against the best of PEFT's methods in 12 KiB.
+
+    nice -n 19 python benchmarks/basis.py --data ../shared/data --work basis_runs
+    python benchmarks/basis.py --work basis_runs --report --per-byte benchmarks/records/per-byte
+    rankfold bench archive basis_runs/runs --out benchmarks/records/basis
 """
 
 import argparse
@@ -18,32 +29,57 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rankfold.bench.executors.processes import Processes
+from rankfold.bench.statistics.claims import Claim, Rules, judge
+from rankfold.bench.statistics.comparison import goodness
+from rankfold.bench.suites.runner import run_all
+from rankfold.bench.suites.search import Ladder
+from rankfold.runs.record import RunRecord
+from rankfold.runs.records import find_records
+from rankfold.runs.request import RunRequest
+from rankfold.store.basis import find_basis
 
 MODEL = "minilm"
 SOURCES = {
     "sst2": 100, "easy_vqa": 101, "qnli": 102, "ag_news": 104, "stsb": 105, "same_topic": 108,
     "arc_pairs": 106, "bbc_news": 107, "mrpc": 103,
 }  # fmt: skip
-SCORED = ("stsb", "sst2", "qnli")
-LORA = (
-    "--method",
-    "peft:lora",
-    "--set",
-    "r=8",
-    "--set",
-    "lora_alpha=16",
-    "--set",
-    "target_modules=all-linear",
-)
+SCORED: Mapping[str, Mapping[str, Any]] = {
+    "stsb": {},
+    "sst2": {"train_rows": 3200},
+    "qnli": {"train_rows": 3200},
+}
+TUNED, TUNING_ROWS = "stsb", 500
 SOURCE_STEPS = {"mrpc": 600}  # it does not leave its majority in fewer
 PAIR_SEED = 7
+LORA = "lora-r8"
+LORA_OPTIONS = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+RATES = {LORA: 1e-3, "r18": 1e-2, "r9": 2e-2, "r4": 2e-2}
+"""Where the ladders begin."""
+
 RANKS = (18, 9, 4)
 SHARES = {"learned": 0.0, "half": 0.5, "seeded": 1.0}
 """The share of seeded directions, by the name of a kind of basis."""
 
-STEPS, ROWS = 300, 2000
+BASE: Mapping[str, Any] = {
+    "model": MODEL,
+    "steps": 200,
+    "max_length": 64,
+    "group_by_length": True,
+    "precision": "bf16",
+    "validate": "end",
+    "checkpoint_every": 0,
+    "threads": 1,
+}
+ROWS, MARGIN = 2000, 0.01
+TWELVE_KIB = 12 * 1024
 
 
 def columns(task: str) -> list[str]:
@@ -126,73 +162,195 @@ def train_source(task: str, data: Path, work: Path) -> None:
     if (out / "run.json").exists():
         return
     steps, seed = SOURCE_STEPS.get(task, 300), SOURCES[task]
+    options = [word for key, value in LORA_OPTIONS.items() for word in ("--set", f"{key}={value}")]
     rankfold(
-        "train", "--model", MODEL, *source_data(task, data, work), *columns(task), *LORA,
-        "--learning-rate", "1e-3", "--steps", str(steps), "--seed", str(seed), "--max-length", "64",
-        "--eval-rows", "200", "--out", str(out),
+        "train", "--model", MODEL, *source_data(task, data, work), *columns(task), "--method", "peft:lora",
+        *options, "--learning-rate", "1e-3", "--steps", str(steps), "--seed", str(seed), "--max-length", "64",
+        "--group-by-length", "--precision", "bf16", "--eval-rows", "200", "--out", str(out),
     )  # fmt: skip
 
 
-def learn(task: str, kind: str, sources: Sequence[str], work: Path) -> Path:
-    """Return the basis of a kind for a scored task, learned from the sources of all other tasks."""
-    file = work / "bases" / f"{task}-{kind}-{len(sources)}.basis"
-    if not file.exists():
-        adapters = [
-            word for one in sources if one != task for word in ("--from", str(work / "sources" / one))
-        ]
-        rankfold(
-            "basis", "learn", *adapters, "--rank", "32", "--seeded", str(SHARES[kind]), "--out", str(file)
+@dataclass(frozen=True)
+class Benchmark:
+    """What is run, and where.
+
+    Args:
+        data: The folder of tasks.
+        work: Gets sources, bases and runs.
+        sources: The tasks that bases are learned from.
+        seeds: Of every row.
+    """
+
+    data: Path
+    work: Path
+    sources: Sequence[str]
+    seeds: range
+
+    def learn(self, task: str, kind: str) -> str:
+        """Return the digest of a basis for a scored task, learned from the sources of all other tasks."""
+        file = self.work / "bases" / f"{task}-{kind}-{len(self.sources)}.basis"
+        if not file.exists():
+            adapters = [
+                word for name in self.sources if name != task
+                for word in ("--from", str(self.work / "sources" / name))
+            ]  # fmt: skip
+            share = str(SHARES[kind])
+            rankfold("basis", "learn", *adapters, "--rank", "32", "--seeded", share, "--out", str(file))
+        return find_basis(str(file)).digest
+
+    def request(self, task: str, row: str, seed: int, rate: float, *, is_trial: bool = False) -> RunRequest:
+        """Return a run of a row on a task, or a trial of a rate."""
+        place = f"trials/{row}-{rate:g}" if is_trial else f"{task}/{row}/seed{seed}"
+        kind, _, rank = row.rpartition("-r")
+        core = row != LORA
+        return RunRequest(
+            **{**BASE, **SCORED[task]},
+            method="basis_core" if core else "peft:lora",
+            options={"basis": self.learn(task, kind), "r": int(rank)} if core else LORA_OPTIONS,
+            store="int4" if core and not is_trial else None,
+            task=task,
+            data_root=str(self.data),
+            learning_rate=rate,
+            seed=seed,
+            eval_rows=TUNING_ROWS if is_trial else ROWS,
+            hold_out=is_trial,
+            out=self.work / "runs" / place,
         )
-    return file
+
+    def tune(self, name: str) -> float:
+        """Return the best rate of LoRA, or of the core of a rank on learned directions."""
+        ladder = Ladder({"learning_rate": {"center": RATES[name], "factor": 2.0}})
+        curve: dict[float, float] = {}
+        while rates := [values["learning_rate"] for values in ladder.suggest()]:
+            row = name if name == LORA else f"learned-{name}"
+            records = run([self.request(TUNED, row, 0, rate, is_trial=True) for rate in rates])
+            curve |= {rate: goodness(record) for rate, record in zip(rates, records, strict=True)}
+            ladder.report([curve[rate] for rate in rates])
+        best = max(curve, key=lambda rate: curve[rate])
+        print(f"{name}: rate {best:g} of {dict(sorted(curve.items()))}", flush=True)
+        return best
+
+    def run(self) -> None:
+        """Do everything that is not done."""
+        for task in self.sources:
+            train_source(task, self.data, self.work)
+        rates = {name: self.tune(name) for name in RATES}
+        first = [LORA, *(f"learned-r{rank}" for rank in RANKS)]
+        others = [f"{kind}-r{rank}" for kind in SHARES for rank in RANKS if kind != "learned"]
+        for rows in (first, others):
+            for seed, task, row in product(self.seeds, SCORED, rows):
+                (record,) = run([self.request(task, row, seed, rates.get(row) or rates[row.split("-")[1]])])
+                print(f"{task} {row} seed {seed}: {goodness(record):.4f}", flush=True)
 
 
-def score(
-    task: str, name: str, seed: int, method: Sequence[str], rate: str, arguments: argparse.Namespace
-) -> None:
-    """Train and evaluate one run, and add its line to the records, unless it is there."""
-    key = {"task": task, "method": name, "seed": seed, "sources": len(set(arguments.sources) - {task})}
-    known = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    if any(key.items() <= json.loads(line).items() for line in known):
-        return
-    out = arguments.work / "runs" / f"{task}-{name}-{seed}-{key['sources']}"
-    rankfold(
-        "train", "--model", MODEL, "--task", task, "--data-root", str(arguments.data), *method,
-        "--learning-rate", rate, "--steps", str(STEPS), "--seed", str(seed), "--eval-rows", str(ROWS),
-        "--validate", "end", "--out", str(out), "--overwrite",
+def run(requests: Sequence[RunRequest]) -> list[RunRecord]:
+    """Do runs, each in a process, unless they are done."""
+    outcomes = run_all(requests, executor=Processes())
+    for outcome in outcomes:
+        if outcome.record is None:
+            raise SystemExit(f"'{outcome.request.out}' failed: {outcome.error}")
+    return [outcome.record for outcome in outcomes if outcome.record]
+
+
+Studies = dict[tuple[str, str], dict[str, list[RunRecord]]]
+
+
+def best_of_peft(folder: Path) -> dict[str, list[RunRecord]]:
+    """Return the runs by task of the best method of PEFT in 12 KiB of float32 in a suite's records."""
+    groups: dict[str, list[RunRecord]] = {}
+    for record in find_records(folder):
+        is_small = record.method.name.startswith("peft:") and record.bytes.learned <= TWELVE_KIB
+        if is_small and record.status == "done" and not (record.request.store or record.request.hold_out):
+            options = json.dumps(dict(record.request.options), sort_keys=True)
+            groups.setdefault(f"{record.method.name} {options}", []).append(record)
+    by_task = {
+        name: {task: [record for record in records if record.task.name == task] for task in SCORED}
+        for name, records in groups.items()
+    }
+    complete = {name: tasks for name, tasks in by_task.items() if all(tasks.values())}
+    name = max(complete, key=lambda name: mean(mean(map(goodness, runs)) for runs in complete[name].values()))
+    print(f"The best of PEFT's in 12 KiB: {name}\n")
+    return complete[name]
+
+
+def report(work: Path, per_byte: Path | None) -> None:
+    """Print scores, curves of rates, differences to LoRA and verdicts."""
+    studies: Studies = {(MODEL, task): {} for task in SCORED}
+    for record in find_records(work / "runs"):
+        if record.request.hold_out:
+            print(f"trial {record.name}: {goodness(record):.4f}")
+        elif record.status == "done":
+            row = record.request.out.parent.name
+            studies[MODEL, record.task.name].setdefault(row, []).append(record)
+    print_scores(studies)
+    rows = [f"{kind}-r{rank}" for kind in SHARES for rank in RANKS]
+    for title, names in (("Learned directions", rows[:3]), ("Other directions", rows[3:])):
+        print_claims(title, studies, [(name, LORA) for name in names], "not inferior")
+    print_claims(
+        "Learned against seeded", studies, [(f"learned-r{rank}", f"seeded-r{rank}") for rank in RANKS],
+        "greater",
     )  # fmt: skip
-    run = json.loads((out / "run.json").read_text())
-    metric = run["task"]["metric"]
-    record = {
-        **key, "metric": metric, "score": run["metrics"][metric], "numbers": run["parameters"]["stored"],
-        "learning_rate": float(rate), "steps": STEPS, "seconds": run["seconds"]["train"],
-        "cpu": run["hardware"]["cpu"],
-    }  # fmt: skip
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("a") as records:
-        records.write(f"{json.dumps(record)}\n")
+    if per_byte is not None:
+        for task, records in best_of_peft(per_byte).items():
+            studies[MODEL, task]["PEFT's best in 12 KiB"] = records
+        print_claims("In 1 KiB", studies, [("learned-r4", "PEFT's best in 12 KiB")], "greater")
+
+
+def print_scores(studies: Studies) -> None:
+    """Print the mean of every row, as it is and as it is stored."""
+    print("\n| task | row | seeds | numbers | bytes | float32 | as stored |\n|" + " --- |" * 7)
+    for (_, task), rows in studies.items():
+        for row, records in sorted(rows.items()):
+            stored = [record.stored.get("int4") for record in records]
+            learned = stored[0].bytes if stored[0] else records[0].bytes.learned
+            scores = [part.score for part in stored if part]
+            print(
+                f"| {task} | {row} | {len(records)} | {records[0].parameters.stored:,} | {learned:,} | "
+                f"{mean(map(goodness, records)):.4f} | {f'{mean(scores):.4f}' if scores else ''} |"
+            )
+
+
+def print_claims(title: str, studies: Studies, pairs: Sequence[tuple[str, str]], expect: Any) -> None:
+    """Print differences in points, on each task and on their mean, with verdicts corrected together."""
+    claims = [
+        Claim(
+            first, "", f"{first} against {second}", expect, ((first, second),), MARGIN * (expect != "greater")
+        )
+        for first, second in pairs
+    ]
+    print(f"\n{title}\n\n| difference | task | seeds | points | verdict | could show |\n|" + " --- |" * 6)
+    for tasks in ("each", "mean"):
+        for judged in judge(claims, studies, rules=Rules(MARGIN, tasks), reference=LORA):
+            for finding in judged.findings:
+                if finding.difference is None:
+                    continue
+                gap, relation = finding.difference.interval, finding.note or finding.relation(judged.claim)
+                print(
+                    f"| {judged.claim.text} | {finding.task} | {finding.seeds} | {100 * gap.value:+.1f} "
+                    f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}] | {relation} | "
+                    f"{100 * (finding.detectable or 0):.1f} |"
+                )
 
 
 def main() -> None:
-    """Train the sources, learn the bases, and train and score what is compared."""
+    """Train the sources, tune, learn the bases, and train and score what is compared."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder with one subfolder per task")
+    parser.add_argument("--work", type=Path, required=True, help="folder of sources, bases and runs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=list(SOURCES))
+    parser.add_argument("--report", action="store_true", help="print what there is, run nothing")
+    parser.add_argument("--per-byte", type=Path, help="of --report: the records of that suite")
     arguments = parser.parse_args()
-    for task in arguments.sources:
-        train_source(task, arguments.data, arguments.work)
-    for seed in range(arguments.seeds):
-        for task in SCORED:
-            score(task, "lora-r8", seed, LORA, "1e-3", arguments)
-            for kind in SHARES:
-                basis = learn(task, kind, arguments.sources, arguments.work)
-                for r in RANKS:
-                    core = ("--method", "basis_core", "--set", f"basis={basis}", "--set", f"r={r}")
-                    score(task, f"{kind}-r{r}", seed, core, "1e-2", arguments)
+    if arguments.report:
+        report(arguments.work, arguments.per_byte)
+        return
+    if arguments.data is None:
+        parser.error("--data is needed to run")
+    os.environ["RANKFOLD_HOME"] = str(arguments.work.resolve() / "home")  # where bases are kept by digest
+    Benchmark(arguments.data, arguments.work, arguments.sources, range(arguments.seeds)).run()
 
 
 if __name__ == "__main__":
