@@ -5,6 +5,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Self, cast, final
 
@@ -225,7 +226,7 @@ class Bank:
             yield Batch(rows, parts, times)
         finally:
             with self._slots_change:
-                self._pins.subtract(digests)
+                self._pins = self._pins - Counter(digests)  # without those that no batch needs any more
                 self._slots_change.notify_all()
 
     def _try_place(
@@ -248,13 +249,13 @@ class Bank:
             missing = [digest for digest in adapters if digest not in self._placed]
             if any(adapters[digest].values is None for digest in missing):
                 return False
-            idle = [old for old in self._placed if old not in adapters and self._pins[old] == 0]
-            surplus = len(self._placed) + len(missing) - self.slots
-            if surplus <= len(idle):
+            surplus = max(len(self._placed) + len(missing) - self.slots, 0)
+            idle = (old for old in self._placed if old not in adapters and old not in self._pins)
+            leaving = list(islice(idle, surplus))
+            if len(leaving) == surplus:
                 break
             self._slots_change.wait()
-        for digest in idle[: max(surplus, 0)]:
-            del self._pins[digest]
+        for digest in leaving:
             for frame, slot in self._placed.pop(digest).slots:
                 frame.release(slot)
             self._evictions += 1

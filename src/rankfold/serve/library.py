@@ -28,6 +28,7 @@ _MOST_TEMPLATES = 256
 _MOST_CONFIGS = 4096
 _MOST_NAMES = 1 << 20
 _WAIT_SECONDS = 30.0
+_PAGES_KIB = 4096  # adapters are read once and then kept here, so pages of theirs would be kept twice
 
 _Value = TypeVar("_Value")
 
@@ -104,7 +105,9 @@ class Library:
         self._model, self._frames, self._host_bytes = model, frames, host_bytes
         path = store.path if isinstance(store, AdapterStore) else store
         # A connection of its own: SQLite reports the changes of others only.
-        self._database = None if path is None else Database(Path(path), "read", _WAIT_SECONDS)
+        self._database = (
+            None if path is None else Database(Path(path), "read", _WAIT_SECONDS, cache_kib=_PAGES_KIB)
+        )
         self._lock = threading.RLock()
         self._added: dict[str, ReadyAdapter] = {}
         self._numbers = count()

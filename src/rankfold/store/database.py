@@ -113,7 +113,6 @@ _PRAGMAS = (
     "trusted_schema = OFF",
     "cell_size_check = ON",
     "synchronous = FULL",  # what was committed outlives a power cut, too
-    "cache_size = -32768",  # KiB at most; the indexes of a hundred thousand adapters fit
 )
 
 _REASONS = {
@@ -138,14 +137,17 @@ class Database:
         path: The file.
         mode: "create" makes it if there is none, "write" needs it to exist, "read" never changes it.
         wait: Seconds to wait for another process that is writing.
+        cache_kib: The most KiB of pages that are kept in memory; by default the indexes of a hundred thousand
+            adapters fit.
     """
 
-    def __init__(self, path: Path, mode: Mode, wait: float) -> None:
+    def __init__(self, path: Path, mode: Mode, wait: float, *, cache_kib: int = 32768) -> None:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old for a store; update Python.")
         self.path = path
         self._mode: Mode = mode
         self._wait = wait
+        self._pragmas = (*_PRAGMAS, f"cache_size = -{cache_kib}")
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._inherited: list[sqlite3.Connection] = []
@@ -263,7 +265,7 @@ class Database:
         connection = sqlite3.connect(
             address, uri=True, timeout=self._wait, isolation_level=None, check_same_thread=False
         )
-        for pragma in _PRAGMAS:
+        for pragma in self._pragmas:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
