@@ -51,6 +51,13 @@ MOST_EXPERTS = 65_536
 """The most experts, attention heads, channels or groups of a base model."""
 
 
+MOST_PIXELS = 1 << 27
+"""The most pixels of a picture: 400 MB as RGB."""
+
+MOST_PICTURE_BYTES = 1 << 28
+"""The most bytes of the file of a picture."""
+
+
 def check_most(name: str, value: int, most: int) -> None:
     """Check that a number is within its limit.
 

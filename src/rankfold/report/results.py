@@ -23,7 +23,7 @@ _TRAINING_SETTINGS = (
     "head",
 )
 # What a run reads of its data, which stands nowhere but in its request.
-_DATA_SETTINGS = ("text_column", "pair_column", "label_column", "group_column", "mixture")
+_DATA_SETTINGS = ("text_column", "pair_column", "label_column", "group_column", "picture_column", "mixture")
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,9 @@ def _values_of_run(request: EvaluateRequest, record: "RunRecord") -> dict[str, A
 def _columns_of(manifest: "Manifest | None") -> dict[str, Any]:
     """Return the names of the columns that an adapter was trained on, by the fields of a request."""
     columns: Mapping[str, str] = {} if manifest is None else manifest.columns
-    return {f"{role}_column": columns[role] for role in ("text", "pair", "label") if role in columns}
+    return {
+        f"{role}_column": columns[role] for role in ("text", "pair", "label", "picture") if role in columns
+    }
 
 
 def _values_of_manifest(manifest: "Manifest | None") -> dict[str, Any]:

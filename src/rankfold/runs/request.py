@@ -126,6 +126,9 @@ class DataRequest(Request):
     choices_column: Annotated[str | None, DATA_OPTION] = Field(
         None, description="Column of the choices of a question, or several as A,B,C,D."
     )
+    picture_column: Annotated[str | None, DATA_OPTION] = Field(
+        None, description="Column of the pictures: paths, base64 or bytes."
+    )
     group_column: Annotated[str | None, DATA_OPTION] = Field(
         None,
         description="Column of the speaker, person or document, of which none is on both sides of a split.",
@@ -169,7 +172,12 @@ class DataRequest(Request):
     def task_request(self) -> TaskRequest:
         """The data to read, as a value of `rankfold.tasks`."""
         columns = Columns(
-            self.text_column, self.pair_column, self.label_column, self.group_column, self.choices_column
+            self.text_column,
+            self.pair_column,
+            self.label_column,
+            self.group_column,
+            self.choices_column,
+            self.picture_column,
         )
         return TaskRequest(
             self.task,

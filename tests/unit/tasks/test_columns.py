@@ -10,8 +10,9 @@ from rankfold.errors import DataError
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.data.columns import Columns, find_columns
 from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
+from rankfold.tasks.data.pictures import picture_columns
 from rankfold.tasks.data.table import Origin, Table
-from rankfold.tasks.data.texts import picture_columns, text_of
+from rankfold.tasks.data.texts import text_of
 from tests.support.cuts import cut
 
 _SUBJECTS = ["No wifi in building 4", "User locked out again", "Vpn drops every hour"]

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from rankfold.errors import DataError
+from rankfold.tasks.data.pictures import picture_columns
 from rankfold.tasks.data.questions import QuestionColumns, find_question_columns, split_names
 from rankfold.tasks.data.table import Row, Rows, quote_list
-from rankfold.tasks.data.texts import find_name, find_texts, picture_columns, text_names
+from rankfold.tasks.data.texts import find_name, find_texts, text_names
 
 _LABELS = ("label", "labels", "class", "category", "score", "target")
 
@@ -45,6 +46,7 @@ class Columns:
         label: What is to be predicted; None for instructions and choices.
         group: Whose rows they are: a person or document, which no two splits may share; None if nobody says.
         choices: The choices of a question: a column of lists, or several columns with commas between them.
+        picture: A picture, or several in a list; None for kinds that read texts alone.
     """
 
     text: str | None = None
@@ -52,6 +54,7 @@ class Columns:
     label: str | None = None
     group: str | None = None
     choices: str | None = None
+    picture: str | None = None
 
     @property
     def question(self) -> QuestionColumns:
@@ -63,7 +66,13 @@ class Columns:
 
     def by_role(self) -> dict[str, str]:
         """Return the names of the columns that are known, by their role here."""
-        roles = {"text": self.text, "pair": self.pair, "label": self.label, "group": self.group}
+        roles = {
+            "text": self.text,
+            "pair": self.pair,
+            "label": self.label,
+            "group": self.group,
+            "picture": self.picture,
+        }
         return {role: name for role, name in roles.items() if name is not None}
 
     def summary(self, row: Row) -> str:
@@ -87,14 +96,16 @@ class Columns:
 
     def _roles(self, row: Row) -> dict[str, tuple[str, ...]]:
         """Return the columns that are read by their role; those of conversations and such have none."""
+        pictures = () if self.picture is None else (self.picture,)
         if self.label is None:
-            return {"": layout_of(row) or text_names(self.text, row)}
+            return {"": (*pictures, *(layout_of(row) or text_names(self.text, row)))}
         texts = text_names(self.text, row)
         if self.choices is not None:
             choices = tuple(split_names(row, self.choices))
             context = ("context",) if "context" in row else ()
             return {"context": context, "question": texts, "choices": choices, "answer": (self.label,)}
-        return {"text": texts, "second text": text_names(self.pair, row), "label": (self.label,)}
+        pairs = text_names(self.pair, row)
+        return {"picture": pictures, "text": texts, "second text": pairs, "label": (self.label,)}
 
 
 def find_columns(rows: Rows, overrides: Columns) -> Columns:
@@ -248,7 +259,7 @@ def check_columns(splits: Mapping[str, Rows], columns: Columns) -> None:
     for split, rows in splits.items():
         texts = (*text_names(columns.text, rows[0]), *text_names(columns.pair, rows[0]))
         choices = () if columns.choices is None else split_names(rows[0], columns.choices)
-        for name in (*texts, columns.label, columns.group, *choices):
+        for name in (*texts, columns.label, columns.group, columns.picture, *choices):
             if name is not None and name not in rows[0]:
                 raise DataError(
                     f"the split '{split}' has no column '{name}', but {quote_list(rows[0])}; "

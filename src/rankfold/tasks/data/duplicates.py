@@ -25,7 +25,9 @@ def content_keys(table: Table, columns: Columns) -> list[str]:
 
 def _key(row: Row, columns: Columns) -> str:
     names = (*text_names(columns.text, row), *text_names(columns.pair, row))
-    if columns.text is None:
+    if columns.picture is not None:
+        names = (*names, columns.picture)
+    if not names:
         names = tuple(name for name in row if name not in (*_IDS, columns.group))
     values = [value.strip() if isinstance(value := row.get(name), str) else value for name in names]
     return json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)

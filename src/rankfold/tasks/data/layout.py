@@ -26,6 +26,10 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".conll", ".bio")
 """The endings of files that can be read, perhaps with one of a compression behind."""
 
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+"""The endings of files that are pictures."""
+
+_ARCHIVES = re.compile(r"(.*[\W_])?(images?|pictures?|photos?)([\W_].*)?\.zip", re.IGNORECASE)
 _SHARD = re.compile(r"[-_.]?(?:part[-_]?)?(\d+)(?:-of-(\d+))?(?:[-_.]\w+)?")
 _STATE = "state.json"
 _OTHER_FILES = re.compile(
@@ -69,20 +73,27 @@ def format_of(path: Path) -> str | None:
     return next((ending for ending in FORMATS if name.endswith(ending) and name != ending), None)
 
 
+def is_picture_file(path: Path) -> bool:
+    """Return whether a file is a picture by its name."""
+    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+
+
 def find_layout(folder: Path) -> Layout:
     """Return the splits of a folder.
 
     In this order: a folder that `save_to_disk` wrote; files named after splits, which may be numbered parts;
-    folders named after splits; the one folder that has such files; the only file, as the training split.
+    folders named after splits; the one folder that has such files; the only file, as the training split;
+    folders of pictures, perhaps one for each split, as they are.
 
     Raises:
         DataError: If there are none, or several could be one split, or a part is missing.
     """
-    layout = _search(folder, _DEPTH)
+    layout = _search(folder, _DEPTH) or _picture_layout(folder)
     if layout is None:
         raise DataError(
             f"'{folder}' has no split to read; it needs train.jsonl, train.csv or train.parquet "
-            f"(and the same for validation and test), which may be compressed{_content(folder)}."
+            "(and the same for validation and test), which may be compressed, or pictures in a folder for "
+            f"each class{_content(folder)}."
         )
     return layout
 
@@ -146,10 +157,49 @@ def _folders(folder: Path) -> list[Path]:
 def _find_ignored(folder: Path, files: Mapping[str, Sequence[Path]]) -> tuple[Finding, ...]:
     used = {path for paths in files.values() for path in paths}
     used |= {parent for path in used for parent in path.parents}
-    names = [f"{path.name}/" if path.is_dir() else path.name for path in _entries(folder) if path not in used]
+    names = [
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in _entries(folder)
+        if path not in used and not _are_pictures(path)
+    ]
     if not names:
         return ()
     return (Finding("ignored_files", f"not read in '{folder}': {quote_list(names)}."),)
+
+
+# Folders of pictures.
+
+
+def _are_pictures(path: Path) -> bool:
+    """Return whether a path is a picture, an archive or a folder of some, as rows name them."""
+    return is_picture_file(path) or bool(_ARCHIVES.fullmatch(path.name)) or _has_pictures(path)
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Return whether there is a picture in a folder, or in a folder of a class."""
+    patterns = ("*", "*/*", "*/*/*")
+    return any(is_picture_file(path) for pattern in patterns for path in folder.glob(pattern))
+
+
+def _picture_layout(folder: Path) -> Layout | None:
+    """Return folders of pictures by split; a folder without splits is the training split."""
+    for _ in range(_DEPTH):
+        files: dict[str, list[Path]] = {}
+        for path in _folders(folder):
+            if (split := split_of(path.name)) and _has_pictures(path):
+                if split in files:
+                    names = quote_list((files[split][0].name, path.name))
+                    raise DataError(
+                        f"'{folder}' has several folders for the split '{split}' ({names}); keep one of them."
+                    )
+                files[split] = [path]
+        if files:
+            return Layout(files, _find_ignored(folder, files))
+        inner = _folders(folder)
+        if len(inner) != 1 or not _folders(inner[0]) or any(map(is_picture_file, _entries(folder))):
+            break
+        folder = inner[0]  # classes are one level deeper
+    return Layout({"train": [folder]}) if _has_pictures(folder) else None
 
 
 # Files named after splits.

@@ -28,7 +28,7 @@ def drop_missing(
     Raises:
         DataError: If no row of a split is left.
     """
-    words = {name: MISSING for name in (columns.text, columns.pair) if name is not None}
+    words = {name: MISSING for name in (columns.text, columns.pair, columns.picture) if name is not None}
     if columns.label is not None:
         words[columns.label] = _label_words(tables, columns.label) - ({""} if takes_empty_labels else set())
     whole: dict[str, Table] = {}

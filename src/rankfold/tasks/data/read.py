@@ -16,6 +16,7 @@ from rankfold.tasks.data.decode import COMPRESSIONS, ReadOptions, read_text, rea
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.json_rows import read_json, split_names
 from rankfold.tasks.data.layout import FORMATS, SPLIT_NAMES, find_layout, format_of
+from rankfold.tasks.data.picture_rows import read_picture_folder
 from rankfold.tasks.data.table import FileRows, Origin, Row, Rows, Table
 
 __all__ = ["ReadOptions", "Row", "Rows", "Source", "Table", "find_source", "read_split"]
@@ -109,6 +110,8 @@ def read_split(source: Source, split: str, options: ReadOptions | None = None) -
 
 
 def _read_file(path: Path, options: ReadOptions, split: str) -> FileRows:
+    if path.is_dir():
+        return read_picture_folder(path)
     ending = format_of(path)
     if ending == ".parquet":
         return read_parquet(path, options.max_bytes)

@@ -81,6 +81,15 @@ class Table:
         positions = tuple(indices)
         return replace(self, rows=[self.rows[index] for index in positions], indices=positions)
 
+    def origin_of(self, index: int) -> Origin | None:
+        """Return the file of a row; None where there are no files.
+
+        Args:
+            index: Its index in the source, from 0.
+        """
+        place = bisect_right(self.origins, index, key=lambda item: item.first) - 1
+        return self.origins[place] if self.origins else None
+
     def locate(self, index: int, split: str | None = None) -> str:
         """Return the place of a row in words: "line 3 of 'train.csv'", or "row 2" where there are no lines.
 

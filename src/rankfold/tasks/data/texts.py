@@ -1,8 +1,7 @@
 """Text columns: found by their names or by the words in them, and several of them joined into one text."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.table import Row, Rows, quote_list
@@ -126,31 +125,3 @@ def _mean_words(values: Sequence[object]) -> float | None:
         return None
     words = [text.split() for text in map(str, texts) if not _NUMBER_LIKE.fullmatch(text)]
     return sum(map(len, words)) / len(words) if words else None
-
-
-def picture_columns(rows: Rows) -> list[str]:
-    """Return the columns that hold pictures: encoded bytes, or paths of image files, one or several a row."""
-    sample = rows[:_SAMPLE_ROWS]
-    return [name for name in rows[0] if _are_pictures([row.get(name) for row in sample])]
-
-
-_PICTURE_FILE = re.compile(r"\S+\.(png|jpe?g|gif|webp|bmp|tiff?)", re.IGNORECASE)
-_PICTURE_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
-
-
-def _are_pictures(values: Sequence[object]) -> bool:
-    present = [value for value in values if value is not None and value != ""]
-    return bool(present) and all(map(_is_picture, present))
-
-
-def _is_picture(value: object) -> bool:
-    if isinstance(value, str):
-        return _PICTURE_FILE.fullmatch(value) is not None
-    if isinstance(value, bytes):
-        return value.startswith(_PICTURE_BYTES)
-    if isinstance(value, list):
-        items = cast("list[object]", value)
-        return bool(items) and all(map(_is_picture, items))
-    if isinstance(value, Mapping):  # as `datasets` stores its feature Image
-        return set(cast("Mapping[object, object]", value)) == {"bytes", "path"}
-    return any(cls.__module__.startswith("PIL.") for cls in type(value).__mro__)
