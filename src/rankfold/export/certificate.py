@@ -60,6 +60,22 @@ class LogitsError:
 
 @final
 @dataclass(frozen=True, slots=True)
+class LabelScale:
+    """The scale of standardised labels in the task head of an export, whose outputs are in their unit.
+
+    Args:
+        head: Name of the linear layer in the base model.
+        mean: The number that was added to its outputs; 0 for a head without a bias, which cannot hold it.
+        std: The number that its outputs were multiplied by.
+    """
+
+    head: str
+    mean: float
+    std: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class BaseFiles:
     """The base model: its name and the hash of its weights, None where they were not at hand."""
 
@@ -93,6 +109,7 @@ class Certificate:
         adapter: The adapter that was exported.
         result: Hash of each written file.
         versions: Versions of the programs that took part.
+        label_scale: The scale of the labels that was folded into the task head; None if none was.
         format: Version of this record.
     """
 
@@ -107,6 +124,7 @@ class Certificate:
     adapter: AdapterFiles
     result: Mapping[str, str]
     versions: Mapping[str, str]
+    label_scale: LabelScale | None = None
     format: Literal[1] = FORMAT
 
     @property

@@ -4,10 +4,12 @@ import json
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import final
+
+import torch
 
 from rankfold.errors import DataError, RankfoldWarning, SpecError, unknown_name
 from rankfold.export.base import find_base, open_rankfold_adapter
@@ -22,6 +24,7 @@ from rankfold.export.certificate import (
 )
 from rankfold.export.compress import Compression
 from rankfold.export.formats import DEFAULT_FORMAT, DTYPES, dtype_name, find_format
+from rankfold.export.label_scale import fold_label_scale
 from rankfold.export.layers import ExportSource, check_exact, with_layers
 from rankfold.export.logits import Texts, check_exact_logits, read_texts
 from rankfold.files import (
@@ -32,8 +35,7 @@ from rankfold.files import (
     whole_folder,
     write_whole,
 )
-from rankfold.store.manifest import MANIFEST_NAME, Manifest
-from rankfold.tasks.kinds import find_kind, kind_names
+from rankfold.store.manifest import MANIFEST_NAME
 
 
 @final
@@ -96,19 +98,27 @@ def export(request: ExportRequest) -> Certificate:
         check_exact(adapter.config)
     manifest = adapter.saved.manifest
     names = request.label_names or (None if manifest is None else manifest.label_names)
-    base = find_base(adapter, request.model, names)
-    _warn_of_outputs(manifest)
+    base, texts = find_base(adapter, request.model, names), _texts(request.data)
+    export_format = find_format(request.to)
+    dtype = export_format.default_dtype(base) if request.dtype is None else DTYPES[request.dtype]
+    head_dtype = torch.float32 if export_format.has_rank else dtype
+    unit = fold_label_scale(adapter, base, texts, head_dtype)
+    if unit.note is not None:
+        warnings.warn(unit.note, RankfoldWarning, stacklevel=2)
+    base = None if base is None else replace(base, adapter=unit.adapter)
     with _new_folder(request) as folder:
-        source = ExportSource(with_layers(adapter, base), base, request.compression, _texts(request.data))
-        certificate = _write(request, source, folder)
+        source = ExportSource(with_layers(unit.adapter, base), base, request.compression, texts)
+        files = AdapterFiles(str(request.adapter), adapter.saved.sha256())
+        certificate = replace(_write(request, source, folder, dtype, files), label_scale=unit.folded)
         write_whole(folder / CERTIFICATE_NAME, json.dumps(certificate.to_dict(), indent=2).encode())
     return certificate
 
 
-def _write(request: ExportRequest, source: ExportSource, folder: Path) -> Certificate:
+def _write(
+    request: ExportRequest, source: ExportSource, folder: Path, dtype: torch.dtype, adapter: AdapterFiles
+) -> Certificate:
     """Write the files of the format, measure them, and return their certificate."""
     export_format, base = find_format(request.to), source.base
-    dtype = export_format.default_dtype(base) if request.dtype is None else DTYPES[request.dtype]
     layers = export_format.write(source, folder, dtype)
     _write_manifest(source, folder)
     logits = export_format.compare_logits(base, source.texts, folder)
@@ -123,7 +133,7 @@ def _write(request: ExportRequest, source: ExportSource, folder: Path) -> Certif
         logits=logits if isinstance(logits, LogitsError) else None,
         logits_skipped=logits if isinstance(logits, str) else None,
         base=_base_files(source),
-        adapter=AdapterFiles(str(request.adapter), source.adapter.saved.sha256()),
+        adapter=adapter,
         result=file_hashes(folder),
         versions=program_versions(),
     )
@@ -135,17 +145,6 @@ def _write_manifest(source: ExportSource, folder: Path) -> None:
         weights = folder / WEIGHTS_NAME
         digest = sha256_of_file(weights) if weights.is_file() else None
         write_whole(folder / MANIFEST_NAME, manifest.with_weights(digest).to_json())
-
-
-def _warn_of_outputs(manifest: Manifest | None) -> None:
-    """Warn of outputs that a program without rankfold has to convert."""
-    task = None if manifest is None else manifest.task
-    if (
-        task is not None
-        and task.kind in kind_names()
-        and (note := find_kind(task.kind).output_note(task.settings))
-    ):
-        warnings.warn(note, RankfoldWarning, stacklevel=3)
 
 
 def _base_files(source: ExportSource) -> BaseFiles:

@@ -1,7 +1,7 @@
 """Verify an export: compute the hashes and errors of its certificate again, and compare them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
@@ -11,6 +11,7 @@ from rankfold.errors import AdapterFileError, DataError, SpecError
 from rankfold.export.base import AdapterBase, find_base, open_rankfold_adapter
 from rankfold.export.certificate import Certificate, file_hashes, read_certificate
 from rankfold.export.formats import DTYPES, find_format
+from rankfold.export.label_scale import with_label_scale
 from rankfold.export.layers import ExportSource, with_layers
 from rankfold.export.logits import read_texts, rounding_bound
 from rankfold.store.saved import RECORD_SIGN
@@ -73,6 +74,9 @@ def verify(
         texts = read_texts(data)
     except DataError as error:
         texts = str(error)
+    if certificate.label_scale is not None:
+        current = with_label_scale(current, certificate.label_scale)
+        base = None if base is None else replace(base, adapter=current)
     source = ExportSource(with_layers(current, base), base, None, texts)
     return (*checks, _check_layers(certificate, source, folder), _check_logits(certificate, source, folder))
 

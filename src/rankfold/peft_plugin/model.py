@@ -160,8 +160,8 @@ class RankfoldModel(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        """Put a module in the place of another; PEFT asks every one of them for a weight."""
-        if isinstance(child, RankfoldParameters):
+        """Put a module in the place of another; PEFT asks each for a weight, which not all have."""
+        if isinstance(child, RankfoldParameters | AuxiliaryTrainingWrapper):
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)

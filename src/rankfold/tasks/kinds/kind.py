@@ -357,6 +357,26 @@ class TaskKind(ABC):
         """
         _ = settings
 
+    def output_scale(self, settings: Mapping[str, JsonValue]) -> tuple[float, float]:
+        """Return the mean and the standard deviation between a model's outputs and the unit of its labels.
+
+        Args:
+            settings: Those of the examples that were learned.
+        """
+        _ = settings
+        return 0.0, 1.0
+
+    def rescale(self, settings: Mapping[str, JsonValue], mean: float, std: float) -> dict[str, JsonValue]:
+        """Return the settings of a model whose outputs are this far from the unit of its labels.
+
+        Args:
+            settings: Those of the examples that were learned.
+            mean: The number to add to an output that was multiplied by `std`.
+            std: The number to multiply an output by.
+        """
+        _ = mean, std
+        return dict(settings)
+
     # Training.
 
     @abstractmethod

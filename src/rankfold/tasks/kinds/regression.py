@@ -104,10 +104,22 @@ class Regression(LabelledText):
         scale = Scale.of(settings)
         if scale == Scale():
             return None
+        product = "an output" if scale.std == 1.0 else f"{scale.std:g} times an output"
         return (
-            f"the model's outputs are standardised: {scale.std:g} times an output, plus {scale.mean:g}, is "
-            "in the unit of the labels; rankfold computes it, other programs must (see rankfold.json)."
+            f"the model's outputs are {'centred' if scale.std == 1.0 else 'standardised'}: {product}, plus "
+            f"{scale.mean:g}, is in the unit of the labels; rankfold computes it, other programs must (see "
+            "rankfold.json)."
         )
+
+    def output_scale(self, settings: Mapping[str, JsonValue]) -> tuple[float, float]:
+        """Return the mean and the standard deviation of the labels, where they were standardised."""
+        scale = Scale.of(settings)
+        return scale.mean, scale.std
+
+    def rescale(self, settings: Mapping[str, JsonValue], mean: float, std: float) -> dict[str, JsonValue]:
+        """Return the settings with another scale, or without one where outputs are in the unit already."""
+        others = {name: value for name, value in settings.items() if name != _SCALE}
+        return others if (mean, std) == (0.0, 1.0) else {_SCALE: {"mean": mean, "std": std}, **others}
 
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return texts with numbers.
