@@ -1,5 +1,7 @@
 """Tiny models for pictures with random weights: encoders, vision-language models and denoisers."""
 
+import json
+
 import torch
 from transformers import (
     AutoConfig,
@@ -8,6 +10,7 @@ from transformers import (
     AutoModelForImageTextToText,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
 )
 
 _TEXT = {
@@ -65,7 +68,7 @@ def image_encoder(model_type):
     return AutoModelForImageClassification.from_config(AutoConfig.for_model(model_type, **_VISION))
 
 
-def unet(*, is_xl=False, width=8):
+def unet(*, is_xl=False, width=8, channels=4, text_width=16):
     """Return the denoiser of Stable Diffusion 1.5, or of XL, with few channels."""
     from diffusers import UNet2DConditionModel
 
@@ -74,10 +77,12 @@ def unet(*, is_xl=False, width=8):
     options = {"addition_embed_type": "text_time", **sizes} if is_xl else {}
     return UNet2DConditionModel(
         sample_size=8,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=(width, 2 * width),
         layers_per_block=1,
         norm_num_groups=2,
-        cross_attention_dim=16,
+        cross_attention_dim=text_width,
         attention_head_dim=2,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -123,3 +128,124 @@ def text_encoder():
     """Return CLIP's text encoder, as pipelines have it."""
     torch.manual_seed(0)
     return CLIPTextModel(CLIPTextConfig(**_TEXT))
+
+
+_WORDS = ("a", "the", "red", "green", "blue", "yellow", "round", "square", "small", "large", "of")
+CAPTIONS = ("a red square", "a green square", "a blue square", "a yellow square")
+_COLOURS = ((230, 40, 30), (20, 180, 60), (40, 60, 220), (240, 220, 30))
+
+
+def write_pictures(folder, count=12, side=16):
+    """Write squares of four colours with their names as captions, as an image folder with metadata."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    lines = []
+    for index in range(count):
+        picture = Image.new("RGB", (side + 4, side), "white")
+        picture.paste(_COLOURS[index % 4], (2 + index % 3, 2, side - 2, side - 2))
+        picture.save(folder / f"{index}.png")
+        lines.append(json.dumps({"file_name": f"{index}.png", "text": CAPTIONS[index % 4]}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    return folder
+
+
+def _tokenizer(length=16):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<pad>", "<s>", "</s>", "<unk>"]
+    tokenizer = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate([*names, *_WORDS])}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    keys = ("pad_token", "bos_token", "eos_token", "unk_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=length, **dict(zip(keys, names, strict=True))
+    )
+
+
+def _autoencoder(channels=4):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=channels,
+        norm_num_groups=2,
+        sample_size=16,
+        scaling_factor=0.5,
+        shift_factor=0.1,
+    )
+
+
+def _t5():
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(**sizes))
+
+
+def _projected_text_encoder(width):
+    torch.manual_seed(0)
+    return CLIPTextModelWithProjection(CLIPTextConfig(**_TEXT, projection_dim=width))
+
+
+def write_pipeline(folder, family="sd15"):
+    """Write a text-to-image pipeline with few channels and random weights: one of DENOISERS, or `pixels`."""
+    import diffusers
+
+    noise, flow = (
+        diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+    words = _tokenizer()
+    match family:
+        case "sd15":
+            pipeline = diffusers.StableDiffusionPipeline(
+                _autoencoder(),
+                text_encoder(),
+                words,
+                unet(),
+                noise,
+                None,
+                None,
+                requires_safety_checker=False,
+            )
+        case "sdxl":
+            pipeline = diffusers.StableDiffusionXLPipeline(
+                _autoencoder(), text_encoder(), _projected_text_encoder(16), words, words,
+                unet(is_xl=True, text_width=32), noise, add_watermarker=False,
+            )  # fmt: skip
+        case "sd3":
+            encoders = (_projected_text_encoder(8), words) * 2
+            pipeline = diffusers.StableDiffusion3Pipeline(
+                transformer("sd3"), flow, _autoencoder(), *encoders, _t5(), words
+            )
+        case "flux":
+            pipeline = diffusers.FluxPipeline(
+                flow, _autoencoder(1), text_encoder(), words, _t5(), words, transformer("flux")
+            )
+        case "pixart":
+            pipeline = diffusers.PixArtAlphaPipeline(
+                words, _t5(), _autoencoder(), transformer("pixart"), noise
+            )
+        case _:
+            parts = {"unet": unet(channels=3), "scheduler": noise, "text_encoder": _t5(), "tokenizer": words}
+            index = {
+                name: [type(part).__module__.split(".")[0], type(part).__name__]
+                for name, part in parts.items()
+            }
+            for name, part in parts.items():
+                part.save_pretrained(folder / name)
+            index = {"_class_name": "DiffusionPipeline", "_diffusers_version": diffusers.__version__, **index}
+            (folder / "model_index.json").write_text(json.dumps(index))
+            return folder
+    pipeline.save_pretrained(folder)
+    return folder

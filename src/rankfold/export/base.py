@@ -17,9 +17,10 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.export.denoising import component_of, diffusers_class, pipeline_components
+from rankfold.export.denoising import component_of, diffusers_class
 from rankfold.models.base import BaseModel, head_options, refuse_pickle, resolve_model
 from rankfold.models.names import EMBEDDED_MODELS
+from rankfold.models.pipelines import PIPELINE_INDEX, pipeline_components
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
@@ -212,9 +213,12 @@ def find_base(
         )
     if model is None:
         model = adapter.config.base_model_name_or_path
-        if not model or not (model in EMBEDDED_MODELS or (Path(model) / "config.json").is_file()):
+        files = ("config.json", PIPELINE_INDEX)
+        if not model or not (
+            model in EMBEDDED_MODELS or any((Path(model) / file).is_file() for file in files)
+        ):
             return None
-    elif adapter.component in pipeline_components(Path(model)):
+    if adapter.component in pipeline_components(Path(model)):
         model = str(Path(model) / adapter.component)
     return AdapterBase(resolve_model(model), adapter, label_names)
 

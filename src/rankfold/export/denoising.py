@@ -1,6 +1,5 @@
 """Denoisers of diffusers: the component of a pipeline that an adapter is for, and inputs to compare on."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast, final
@@ -10,9 +9,8 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from rankfold.errors import NotExactError, SpecError
+from rankfold.models.pipelines import DENOISERS, diffusers_library, pipeline_components
 
-PIPELINE_INDEX = "model_index.json"
-DENOISERS = ("unet", "transformer")
 COMPONENTS = (*DENOISERS, "text_encoder", "text_encoder_2")
 _TEXT_ENCODERS = {"CLIPTextModel": "text_encoder", "CLIPTextModelWithProjection": "text_encoder_2"}
 _TOKENS, _LARGEST_SIDE = 7, 16
@@ -52,28 +50,16 @@ def is_denoiser(model: nn.Module) -> bool:
     return type(model).__module__.startswith("diffusers.")
 
 
-def pipeline_components(folder: Path) -> tuple[str, ...]:
-    """Return the names of the components of a pipeline that is saved in a folder; none if it is not one."""
-    try:
-        index = json.loads((folder / PIPELINE_INDEX).read_bytes())
-    except (OSError, ValueError):
-        return ()
-    return tuple(cast("dict[str, Any]", index)) if isinstance(index, dict) else ()
-
-
 def diffusers_class(name: str) -> Any:
     """Return the class of a model of diffusers by its name.
 
     Raises:
         SpecError: If diffusers is not installed, or has no such model.
     """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise SpecError(f"the base model is a {name} of diffusers; install rankfold[diffusion].") from error
+    library = diffusers_library(f"a base model of the class {name}")
     # Only a model: a name in a file must not choose what is imported.
-    cls: Any = getattr(cast("Any", diffusers), name, None)
-    if not (isinstance(cls, type) and issubclass(cls, cast("Any", diffusers).ModelMixin)):
+    cls: Any = getattr(library, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, library.ModelMixin)):
         raise SpecError(
             f"diffusers has no model '{name}', which the adapter was trained on; install one that has."
         )

@@ -1,5 +1,6 @@
 """Base models: a name becomes files, files become a tokenizer and a model for one kind of task."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from rankfold.limits import model_excess
 from rankfold.models.gguf import convert_gguf, read_gguf_config
 from rankfold.models.loading import Loading
 from rankfold.models.names import EMBEDDED_MODELS, REMEDY, check_model_name, is_gguf
+from rankfold.models.pipelines import PIPELINE_INDEX, denoiser_name, pipeline_components
 from rankfold.models.tokenizer import check_vocabulary, load_tokenizer, set_padding
 from rankfold.progress import quiet_libraries
 
@@ -54,9 +56,22 @@ class BaseModel:
         """The name by which other machines find it too; of a folder or file of the user's own its path."""
         return self.name if self.name in EMBEDDED_MODELS else self.location
 
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is a pipeline of diffusers, which draws pictures."""
+        return (self.origin / PIPELINE_INDEX).is_file()
+
     def sha256(self) -> str:
-        """Return the fingerprint of the weights, as `rankfold.files` defines it."""
-        return sha256_of_file(self.origin) if self.origin.is_file() else sha256_of_weights(self.origin)
+        """Return the fingerprint of the weights, of a pipeline that of all its components."""
+        if self.origin.is_file():
+            return sha256_of_file(self.origin)
+        parts = pipeline_components(self.origin) if self.is_pipeline else ()
+        digests = {
+            name: digest for name in sorted(parts) if (digest := sha256_of_weights(self.origin / name))
+        }
+        if digests:
+            return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+        return sha256_of_weights(self.origin)
 
     def loadable(self) -> str:
         """Return the name or folder to give to `from_pretrained`; a GGUF file is converted, once.
@@ -67,7 +82,7 @@ class BaseModel:
         return str(convert_gguf(self.origin)) if self.origin.is_file() else self.location
 
     def config(self) -> PreTrainedConfig:
-        """Return the model's configuration; no weight is read or converted for it.
+        """Return the configuration, of a pipeline its denoiser's; no weight is read or converted for it.
 
         Raises:
             SpecError: If its file cannot be read.
@@ -75,6 +90,8 @@ class BaseModel:
         """
         if self.origin.is_file():
             return read_gguf_config(self.origin)
+        if self.is_pipeline:
+            return read_config(str(self.origin / (denoiser_name(self.origin) or "unet")))
         return read_config(self.location, trust_remote_code=self.trust_remote_code)
 
 
@@ -115,7 +132,7 @@ class LoadedModel:
 
 
 def resolve_model(name: str, *, trust_remote_code: bool = False) -> BaseModel:
-    """Find a base model: `minilm`, `smollm2`, a folder, a GGUF file, or a hub id.
+    """Find a base model: `minilm`, `smollm2`, a folder (also of a pipeline), a GGUF file, or a hub id.
 
     Args:
         name: As the user wrote it.
@@ -145,6 +162,8 @@ def _from_gguf(name: str, source: str, path: Path) -> BaseModel:
 
 
 def _from_folder(name: str, folder: Path, *, trust_remote_code: bool) -> BaseModel:
+    if (folder / PIPELINE_INDEX).is_file():
+        return BaseModel(name, str(folder), str(folder), folder, is_causal=False)
     if not (folder / "config.json").is_file():
         gguf = sorted(folder.glob("*.gguf"))
         if len(gguf) == 1:
@@ -159,14 +178,22 @@ def _from_folder(name: str, folder: Path, *, trust_remote_code: bool) -> BaseMod
 def _from_hub(name: str, *, trust_remote_code: bool) -> BaseModel:
     check_model_name(name)
     try:
-        file: str | None = cast(Any, hub).cached_file(name, "config.json")
+        file = _cached_file(name, "config.json") or _cached_file(name, PIPELINE_INDEX)
     except OSError as error:
         raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {REMEDY}") from error
     if file is None:
         raise SpecError(f"the hub's model '{name}' has no config.json; {REMEDY}")
     folder = Path(file).parent
+    if Path(file).name == PIPELINE_INDEX:
+        return BaseModel(name, name, name, folder, is_causal=False)
     config = read_config(str(folder), trust_remote_code=trust_remote_code)
     return BaseModel(name, name, name, folder, is_causal(config), trust_remote_code)
+
+
+def _cached_file(name: str, file: str) -> str | None:
+    """Return a file of the hub's model; None if the model has none of this name."""
+    options = {"_raise_exceptions_for_missing_entries": False}
+    return cast(Any, hub).cached_file(name, file, **options)
 
 
 def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -255,6 +282,11 @@ def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
         SpecError: If the model's files cannot be read.
         DataError: If a GGUF file cannot be read.
     """
+    if base.is_pipeline:
+        raise SpecError(
+            f"'{base.name}' is a pipeline that draws pictures, which no task of the kind {head.kind} is for; "
+            "train it with --kind image_generation."
+        )
     location = base.loadable()
     trust = {"trust_remote_code": base.trust_remote_code}
     with quiet_libraries():
@@ -360,6 +392,8 @@ def position_limit(config: PreTrainedConfig, model: nn.Module | None = None) -> 
         config: The model's.
         model: Says how many of its position embeddings are kept for padding, as RoBERTa's are.
     """
+    if not hasattr(config, "get_text_config"):  # a denoiser's, which reads no tokens itself
+        return None
     text_config = cast(Any, config).get_text_config()
     is_relative = hasattr(text_config, "relative_attention_num_buckets")
     # T5's files have an `n_positions` that none of its layers reads.
