@@ -5,6 +5,7 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from rankfold.factors import initial_matrix
 from rankfold.seeding import philox, random_matrix, random_order
+from tests.reference import philox as reference
 
 # Counter, key and output of Philox4x32-10, from the known-answer tests that come with Random123.
 KNOWN_ANSWERS = {
@@ -51,10 +53,14 @@ def draw(rows=5, cols=9, *, seed=3, name="layer.down", std=0.5, distribution="no
     return random_matrix(rows, cols, seed=seed, name=name, std=std, distribution=distribution)
 
 
+def words_of(counter, key):
+    pairs = philox(tuple(np.array([word], dtype=np.uint64) for word in counter), key)
+    return [word for pair in pairs for word in divmod(int(pair[0]), 2**32)]
+
+
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS.values(), ids=KNOWN_ANSWERS)
 def test_philox_gives_the_published_answers(counter, key, expected):
-    words = philox(tuple(torch.tensor([word]) for word in counter), key)
-    assert " ".join(f"{word.item():08x}" for word in words) == expected
+    assert " ".join(f"{word:08x}" for word in words_of(counter, key)) == expected
 
 
 @given(
@@ -62,13 +68,26 @@ def test_philox_gives_the_published_answers(counter, key, expected):
     st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
 )
 def test_philox_equals_plain_integer_arithmetic(counter, key):
-    words = philox(tuple(torch.tensor([word]) for word in counter), key)
-    c, (k0, k1) = list(counter), key
-    for _ in range(10):
-        first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [(second >> 32) ^ c[1] ^ k0, second % 2**32, (first >> 32) ^ c[3] ^ k1, first % 2**32]
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-    assert [word.item() for word in words] == c
+    assert words_of(counter, key) == reference.philox(counter, key)
+
+
+@DISTRIBUTIONS
+@given(
+    rows=st.integers(1, 80),
+    cols=st.integers(1, 1200),
+    seed=st.integers(),
+    name=st.text(max_size=8),
+    std=st.floats(1e-6, 1e6),
+    data=st.data(),
+)
+def test_every_entry_is_that_of_plain_integers_whatever_the_size(
+    distribution, rows, cols, seed, name, std, data
+):
+    options = {"seed": seed, "name": name, "std": std, "distribution": distribution}
+    matrix = random_matrix(rows, cols, **options)
+    places = data.draw(st.lists(st.tuples(st.integers(0, rows - 1), st.integers(0, cols - 1)), max_size=20))
+    for row, col in [*places, (rows - 1, cols - 1)]:
+        assert matrix[row, col].item() == reference.entry(row, col, **options)
 
 
 @pytest.mark.parametrize(("initial", "rows", "cols", "seed", "name", "expected"), GOLDEN)
