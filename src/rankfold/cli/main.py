@@ -32,6 +32,7 @@ COMMANDS = {
     "data": "Show what a run would learn from data.",
     "evaluate": "Evaluate a trained adapter on held-out data.",
     "predict": "Answer new texts with a trained adapter.",
+    "serve": "Serve a model with many adapters over HTTP.",
     "chat": "Converse with an instruction adapter in the terminal.",
     "compare": "Train several methods with the same budget and compare them.",
     "fit": "List the compositions that fit a budget, and choose one on your data.",

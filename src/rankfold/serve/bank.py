@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rankfold.errors import SpecError
 from rankfold.serve.frame import Frame, FrameRows, Frames
 from rankfold.serve.layers import HeadRows, LayerRows, layers_of
-from rankfold.serve.library import Library, ReadyAdapter
+from rankfold.serve.library import Library, ListedAdapter, ReadyAdapter
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.manifest import Manifest
 from rankfold.store.store import AdapterStore
@@ -63,7 +63,7 @@ class Batch:
     """The adapters of the rows of a batch; their slots stay as they are until the batch is done.
 
     Args:
-        names: The name of each row's adapter; None for the base model.
+        adapters: The adapter of each row; None for the base model.
         parts: The rows by frame.
         times: How often `generate` repeats each row.
 
@@ -71,11 +71,13 @@ class Batch:
         layers: The names of all layers that some row changes.
     """
 
-    def __init__(self, names: Sequence[str | None], parts: Sequence[FrameRows], times: int = 1) -> None:
-        self.names = names
-        self._parts = {len(names): parts}
+    def __init__(
+        self, adapters: Sequence[ReadyAdapter | None], parts: Sequence[FrameRows], times: int = 1
+    ) -> None:
+        self.adapters = adapters
+        self._parts = {len(adapters): parts}
         if times > 1:
-            self._parts[len(names) * times] = [part.repeat(times) for part in parts]
+            self._parts[len(adapters) * times] = [part.repeat(times) for part in parts]
         self.layers = {name for part in parts for name in part.frame.forms}
         self._layers: dict[tuple[int, str], tuple[list[LayerRows], list[HeadRows]]] = {}
 
@@ -89,14 +91,14 @@ class Batch:
         Raises:
             SpecError: If these are not the rows of the batch.
         """
-        layers = self._of_rows(name, len(self.names))
+        layers = self._of_rows(name, len(self.adapters))
         rows = x.shape[1 if any(layer.joins for layer in layers[0]) else 0]
-        if rows == len(self.names):
+        if rows == len(self.adapters):
             return layers
         if rows not in self._parts:
             raise SpecError(
-                f"the layer '{name}' gets {rows} rows of a batch of {len(self.names)}, so nobody knows whose "
-                "adapter each of them needs; train adapters without this layer to serve them together."
+                f"the layer '{name}' gets {rows} rows of a batch of {len(self.adapters)}, so nobody knows "
+                "whose adapter each of them needs; train adapters without this layer to serve them together."
             )
         return self._of_rows(name, rows)
 
@@ -173,6 +175,39 @@ class Bank:
         """
         self._library.remove(name)
 
+    def has(self, name: str) -> bool:
+        """Whether there is an adapter of this name now.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        return self._library.has(name)
+
+    def page(
+        self, patterns: Sequence[str] = ("*",), *, after: str = "", limit: int = 1000
+    ) -> list[ListedAdapter]:
+        """Return adapters that can be named, in the order of their names.
+
+        Args:
+            patterns: Names, or beginnings of names that end in `*`, of which one fits each adapter.
+            after: Only names behind this one.
+            limit: The most adapters.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        return self._library.page(patterns, after, limit)
+
+    def find(self, names: Iterable[str]) -> dict[str, ReadyAdapter]:
+        """Return adapters by name as they are now, in memory.
+
+        Raises:
+            AdapterFileError: If an adapter is damaged, or belongs to another model.
+            SpecError: If there is none of a name, or it cannot be served.
+            StoreError: If the store cannot be read.
+        """
+        return self._library.find(list(dict.fromkeys(names)))
+
     def manifest(self, name: str) -> Manifest | None:
         """Return the manifest of an adapter as it is now; None if it has none.
 
@@ -181,8 +216,16 @@ class Bank:
             SpecError: If there is none of this name, or it cannot be served.
             StoreError: If the store cannot be read.
         """
-        text = self._library.find([name])[name].manifest_text
-        return None if text is None else Manifest.from_json(text)
+        return self.find([name])[name].manifest
+
+    def check(self, adapter: SavedAdapter | str | Path) -> None:
+        """Check that an adapter can be served, without keeping it.
+
+        Raises:
+            AdapterFileError: If it is damaged, or belongs to another model.
+            SpecError: If it has something that a bank cannot serve.
+        """
+        self._library.check(adapter)
 
     @property
     def stats(self) -> BankStats:
@@ -212,6 +255,26 @@ class Bank:
             SpecError: If an adapter is unknown, cannot be served, or there are more of them than slots.
             StoreError: If the store cannot be read.
         """
+        with self.hold(names) as adapters:
+            yield self.batch_of(adapters, times=times, keep=keep)
+
+    @contextmanager
+    def hold(self, names: Iterable[str | None]) -> Generator[list[ReadyAdapter | None]]:
+        """Put adapters into slots as they are now, and hold them there until the block ends.
+
+        They stay the same ones if others take their names meanwhile.
+
+        Args:
+            names: The name of each row's adapter; None for the base model.
+
+        Yields:
+            The adapter of each row, for `batch_of`.
+
+        Raises:
+            AdapterFileError: If an adapter is damaged, or belongs to another model.
+            SpecError: If an adapter is unknown, cannot be served, or there are more of them than slots.
+            StoreError: If the store cannot be read.
+        """
         rows = list(names)
         different = list(dict.fromkeys(name for name in rows if name is not None))
         if len(different) > self.slots:
@@ -219,20 +282,34 @@ class Bank:
                 f"the batch names {len(different)} adapters and the bank has {self.slots} slots; send fewer "
                 "rows at a time, or make the bank with more slots."
             )
-        while (places := self._try_place(self._library.find(different), rows, keep=keep)) is None:
+        while (adapters := self._try_place(self._library.find(different), rows)) is None:
             pass  # an adapter that was in a slot, and nowhere else, has just left it
-        digests, parts = places
         try:
-            yield Batch(rows, parts, times)
+            yield adapters
         finally:
             with self._slots_change:
+                digests = {adapter.digest for adapter in adapters if adapter is not None}
                 self._pins = self._pins - Counter(digests)  # without those that no batch needs any more
                 self._slots_change.notify_all()
 
+    def batch_of(
+        self, adapters: Sequence[ReadyAdapter | None], *, times: int = 1, keep: bool = False
+    ) -> Batch:
+        """Return a batch of adapters that are held.
+
+        Args:
+            adapters: The adapter of each row, from `hold`.
+            times: How often each row will be repeated, as by beam search.
+            keep: Whether several passes will be made, as to generate; tensors are then gathered once.
+        """
+        with self._slots_change:
+            digests = [None if adapter is None else adapter.digest for adapter in adapters]
+            return Batch(adapters, self._frame_rows(digests, keep=keep), times)
+
     def _try_place(
-        self, by_name: Mapping[str, ReadyAdapter], rows: Sequence[str | None], *, keep: bool
-    ) -> tuple[set[Hashable], list[FrameRows]] | None:
-        """Put the adapters of a batch into slots; None if one is neither there nor in memory any more."""
+        self, by_name: Mapping[str, ReadyAdapter], rows: Sequence[str | None]
+    ) -> list[ReadyAdapter | None] | None:
+        """Put the adapters of rows into slots; None if one is neither there nor in memory any more."""
         adapters = {adapter.digest: adapter for adapter in by_name.values()}
         digests = [None if name is None else by_name[name].digest for name in rows]
         with self._slots_change:
@@ -241,7 +318,7 @@ class Bank:
                 return None
             self._rows += len(rows) - digests.count(None)
             self._hits += hits
-            return set(adapters), self._frame_rows(digests, keep=keep)
+            return [None if digest is None else self._placed[digest].adapter for digest in digests]
 
     def _place(self, adapters: Mapping[Hashable, ReadyAdapter]) -> bool:
         """Put adapters into slots, all at once, and pin them; wait while other batches have the slots."""

@@ -18,8 +18,10 @@ from rankfold.serve.frame import Frames
 from rankfold.serve.template import Template, kind_of
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.database import Database
+from rankfold.store.manifest import Manifest
+from rankfold.store.record import Record
 from rankfold.store.rounding import restore
-from rankfold.store.rows import digests, load
+from rankfold.store.rows import digests, load, select
 from rankfold.store.saved import open_adapter
 from rankfold.store.store import AdapterStore
 from rankfold.store.weights import Layout
@@ -61,9 +63,35 @@ class ReadyAdapter:
         return ReadyAdapter(self.digest, self.template, None, self.manifest_text)
 
     @property
+    def manifest(self) -> Manifest | None:
+        """Its manifest, if it has one."""
+        return None if self.manifest_text is None else Manifest.from_json(self.manifest_text)
+
+    @property
     def bytes(self) -> int:
         """The bytes of its numbers and its manifest."""
         return sum(numbers.nbytes for numbers in self.values or ()) + len(self.manifest_text or b"")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ListedAdapter:
+    """An adapter in a list.
+
+    Args:
+        name: Its name.
+        record: That of the store; None if it is in no store.
+    """
+
+    name: str
+    record: Record | None = None
+
+
+def fits_pattern(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is one of some names, or begins as one of those that end in `*`."""
+    return any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
+    )
 
 
 @final
@@ -131,6 +159,17 @@ class Library:
         with self._lock:
             self._added[name] = self._prepare(next(self._numbers), saved)
 
+    def check(self, adapter: SavedAdapter | str | Path) -> None:
+        """Check that an adapter can be served.
+
+        Raises:
+            AdapterFileError: If it is damaged, or belongs to another model.
+            SpecError: If it has something that a bank cannot serve.
+        """
+        saved = open_adapter(adapter)
+        with self._lock:
+            _ = self._prepare(None, saved)
+
     def remove(self, name: str) -> None:
         """Stop serving an adapter that was added.
 
@@ -140,6 +179,47 @@ class Library:
         with self._lock:
             if self._added.pop(name, None) is None:
                 raise unknown_name("added adapter", name, self._added)
+
+    def has(self, name: str) -> bool:
+        """Whether there is an adapter of this name now.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        with self._lock:
+            if name in self._added or self._database is None:
+                return name in self._added
+            with self._database.read() as connection:
+                return bool(digests(connection, [name]))
+
+    def page(self, patterns: Sequence[str], after: str, limit: int) -> list[ListedAdapter]:
+        """Return adapters in the order of their names.
+
+        Args:
+            patterns: Names, or beginnings of names that end in `*`, of which one fits each adapter.
+            after: Only names behind this one.
+            limit: The most adapters.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        with self._lock:
+            names = {name for name in self._added if name > after and fits_pattern(name, patterns)}
+            listed = [ListedAdapter(name) for name in names]
+            if self._database is not None:
+                condition = " OR ".join(["records.name GLOB ?"] * len(patterns)) or "0"
+                with self._database.read() as connection:
+                    listed += [
+                        ListedAdapter(record.name, record)
+                        for record in select(
+                            connection,
+                            f"records.name > ? AND ({condition})",
+                            [after, *patterns],
+                            limit=limit + len(names),
+                        )
+                        if record.name not in names
+                    ]
+        return sorted(listed, key=lambda adapter: adapter.name)[:limit]
 
     def find(self, names: Sequence[str]) -> dict[str, ReadyAdapter]:
         """Return adapters by name, read from the store where they are not in memory.

@@ -2,9 +2,10 @@
 
 import copy
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast, final
 
@@ -18,7 +19,9 @@ from rankfold.models.base import position_limit
 from rankfold.progress import quiet_libraries
 from rankfold.serve.bank import Bank, Batch
 from rankfold.serve.layers import with_changes, with_heads
+from rankfold.serve.library import ReadyAdapter
 from rankfold.serve.predict import InputRow, MixedLearner, answer_rows
+from rankfold.store.manifest import Manifest
 from rankfold.tasks.kinds.learner import Sampling
 
 Inputs = Mapping[str, Tensor] | Sequence[str] | Sequence[tuple[str, str]]
@@ -27,6 +30,10 @@ Inputs = Mapping[str, Tensor] | Sequence[str] | Sequence[tuple[str, str]]
 _BATCH_SIZE = 32
 _NEW_TOKENS = 256
 _REPEATS = ("num_beams", "num_return_sequences")
+
+
+class _ReplacedError(Exception):
+    """An adapter was replaced between two readings of its name."""
 
 
 @final
@@ -112,12 +119,14 @@ class Session:
             SpecError: If an adapter is unknown or cannot be served, or there are not as many names as rows.
             StoreError: If the store cannot be read.
         """
-        logits: Tensor = self.run(inputs, adapters).logits
-        names = {name: self._class_names(name) for name in dict.fromkeys(adapters)}
+        tensors = self._encode(inputs)
+        with self._rows(tensors, adapters) as batch:
+            logits: Tensor = cast(Any, self.model)(**tensors).logits
+        names = {adapter: self._class_names(adapter) for adapter in set(batch.adapters)}
         rows: list[list[float]] = cast(Any, logits.double().softmax(-1)).tolist()
         return [
-            dict(zip(names[name] or [f"LABEL_{index}" for index in range(len(row))], row, strict=False))
-            for name, row in zip(adapters, rows, strict=True)
+            dict(zip(names[adapter] or [f"LABEL_{index}" for index in range(len(row))], row, strict=False))
+            for adapter, row in zip(batch.adapters, rows, strict=True)
         ]
 
     def generate(self, inputs: Inputs, adapters: Sequence[str | None], **options: Any) -> Any:
@@ -182,11 +191,31 @@ class Session:
             batch_size,
             next(self.model.parameters()).device,
             sampling=Sampling(max_new_tokens),
-            serving=self.serving,
             adapters=tuple(adapters),
         )
-        manifests = {name: self.bank.manifest(name) for name in dict.fromkeys(adapters)}
-        return answer_rows(learner, texts, manifests)
+        while True:
+            digests: dict[str, Hashable] = {}
+            manifests: dict[str, Manifest | None] = {}
+            for name in dict.fromkeys(adapters):
+                adapter = self.bank.find([name])[name]
+                digests[name], manifests[name] = adapter.digest, adapter.manifest
+            try:
+                return answer_rows(
+                    replace(learner, serving=partial(self._serve_same, digests)), texts, manifests
+                )
+            except _ReplacedError:
+                continue  # its classes and its weights must be of one adapter
+
+    @contextmanager
+    def _serve_same(
+        self, digests: Mapping[str, Hashable], adapters: Sequence[str], *, keep: bool
+    ) -> Generator[None]:
+        """Serve rows as `serving` does, if their adapters still have these digests."""
+        with self.serving(adapters, keep=keep) as batch:
+            for name, adapter in zip(adapters, batch.adapters, strict=True):
+                if adapter is None or adapter.digest != digests[name]:
+                    raise _ReplacedError
+            yield
 
     def _encode(self, inputs: Inputs, padding_side: str = "right") -> dict[str, Tensor]:
         device = next(self.model.parameters()).device
@@ -209,8 +238,8 @@ class Session:
         )
         return {name: tensor.to(device) for name, tensor in tokens.items()}
 
-    def _class_names(self, name: str | None) -> Sequence[str]:
-        manifest = None if name is None else self.bank.manifest(name)
+    def _class_names(self, adapter: ReadyAdapter | None) -> Sequence[str]:
+        manifest = None if adapter is None else adapter.manifest
         if manifest is not None:
             return manifest.label_names or ()
         labels: Mapping[int, str] = getattr(getattr(self.model, "config", None), "id2label", {})
@@ -226,16 +255,16 @@ class Session:
         *,
         times: int = 1,
         keep: bool = False,
-    ) -> Generator[None]:
+    ) -> Generator[Batch]:
         """Serve the passes in the block with an adapter for each row."""
         _check_count(len(next(iter(inputs.values()))), adapters)
-        with self.serving(adapters, times=times, keep=keep):
-            yield
+        with self.serving(adapters, times=times, keep=keep) as batch:
+            yield batch
 
     @contextmanager
     def serving(
         self, adapters: Sequence[str | None], *, times: int = 1, keep: bool = False
-    ) -> Generator[None]:
+    ) -> Generator[Batch]:
         """Let `model` serve batches of these rows while the block runs, in this thread; without gradients.
 
         Args:
@@ -248,13 +277,19 @@ class Session:
             SpecError: If an adapter is unknown or cannot be served.
             StoreError: If the store cannot be read.
         """
-        with self.bank.batch(adapters, times=times, keep=keep) as batch, torch.inference_mode():
-            self._attach(batch.layers)
-            token = self._batch.set(batch)
-            try:
+        with self.bank.batch(adapters, times=times, keep=keep) as batch, self.using(batch):
+            yield batch
+
+    @contextmanager
+    def using(self, batch: Batch) -> Generator[None]:
+        """Let `model` serve the rows of a batch of the bank while the block runs, in this thread."""
+        self._attach(batch.layers)
+        token = self._batch.set(batch)
+        try:
+            with torch.inference_mode():
                 yield
-            finally:
-                self._batch.reset(token)
+        finally:
+            self._batch.reset(token)
 
     def _attach(self, names: set[str]) -> None:
         """Let layers of the session's model ask for the adapters of their rows."""

@@ -1,0 +1,184 @@
+"""`rankfold serve`: a model with all adapters of a store over HTTP."""
+
+import socket
+from collections.abc import Sequence
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rankfold.cli.console import note, shown_notes
+from rankfold.cli.options import SectionedCommand, section
+from rankfold.errors import SpecError
+
+if TYPE_CHECKING:
+    from rankfold.serve.engine import Engine
+
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+_model, _network, _size = section("Model"), section("Network"), section("Size")
+
+_EPILOG = """\b
+Examples:
+  rankfold serve --model minilm --store adapters.db
+  rankfold serve --model minilm --adapter tickets=runs/tickets
+  rankfold serve --model smollm2 --store adapters.db --host 0.0.0.0 --keys keys.json
+
+\b
+The file of keys is JSON:
+  [{"name": "shop", "key": "...", "adapters": ["shop/*"], "rows": 64}]
+"""
+
+
+@click.command(cls=SectionedCommand, epilog=_EPILOG)
+@_model("--model", required=True, help="minilm, smollm2, a folder, a GGUF file or a hub id.")
+@_model("--store", type=click.Path(dir_okay=False, path_type=Path), help="The store of the adapters.")
+@_model(
+    "--adapter",
+    "adapters",
+    metavar="NAME=PATH",
+    multiple=True,
+    help="An adapter that is in no store, a folder or a packed file; may be repeated.",
+)
+@_model("--name", help="Name of the model without an adapter; as --model, of a path the last part.")
+@_model("--kind", help="The kind of task that the model's head is for; by its architecture if left out.")
+@_model("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model's files.")
+@_network("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@_network(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
+)
+@_network(
+    "--keys",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of API keys; RANKFOLD_API_KEY and RANKFOLD_ADMIN_KEY add one each.",
+)
+@_network("--no-keys", is_flag=True, help="Serve anyone who reaches --host.")
+@_network(
+    "--connections", type=click.IntRange(1), default=512, show_default=True, help="The most connections."
+)
+@_network(
+    "--timeout", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds for an answer."
+)
+@_network(
+    "--generation-timeout",
+    type=click.FloatRange(0.1),
+    default=300.0,
+    show_default=True,
+    help="Seconds for a generated text.",
+)
+@_network(
+    "--grace",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds in which requests that run are answered when the server is stopped.",
+)
+@_network("--metrics-by-adapter", is_flag=True, help="Count requests at /metrics for each adapter.")
+@_size(
+    "--slots", type=click.IntRange(2), default=256, show_default=True, help="Adapters ready at the same time."
+)
+@_size(
+    "--host-mb",
+    type=click.IntRange(0),
+    default=1024,
+    show_default=True,
+    help="Megabytes of adapters in memory beside the slots.",
+)
+@_size(
+    "--batch-rows", type=click.IntRange(1), default=32, show_default=True, help="The most texts of a batch."
+)
+@_size(
+    "--queue-rows",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="The most texts that wait or run.",
+)
+def command(
+    *,
+    model: str,
+    store: Path | None,
+    adapters: Sequence[str],
+    name: str | None,
+    kind: str | None,
+    trust_remote_code: bool,
+    host: str,
+    port: int,
+    keys: Path | None,
+    no_keys: bool,
+    **limits: Any,
+) -> None:
+    """Serve a model with many adapters over HTTP, by OpenAI's API.
+
+    The name of a model in a request is that of an adapter; a batch answers requests to many of them at once.
+    The page at / shows adapters and load.
+    """
+    if missing := [package for package in _NEEDED if find_spec(package) is None]:
+        raise SpecError(
+            f"this takes the package '{missing[0]}', which is not installed; install it with "
+            "`pip install 'rankfold[serve]'`."
+        )
+    from rankfold.serve.engine import Engine, EngineOptions, load_base
+    from rankfold.serve.http.app import make_app
+    from rankfold.serve.http.keys import read_keys
+    from rankfold.serve.http.run import listen, run
+    from rankfold.serve.http.service import ServerOptions
+    from rankfold.serve.scheduler import Limits
+
+    known_keys = read_keys(keys)
+    if known_keys.is_open and not no_keys and not _is_local(host):
+        raise SpecError(
+            f"--host {host} may be reached by others, and there are no keys; give --keys, or --no-keys to "
+            "serve anyone."
+        )
+    pairs = [_parse(adapter) for adapter in adapters]
+    listener = listen(host, port)
+    with shown_notes():
+        note(f"loading '{model}' ...")
+        loaded = load_base(model, kind, trust_remote_code=trust_remote_code)
+        size = EngineOptions(
+            limits["slots"],
+            limits["host_mb"] << 20,
+            limits=Limits(
+                limits["batch_rows"], queue_rows=limits["queue_rows"], key_rows=limits["queue_rows"] // 2
+            ),
+        )
+        engine = Engine(name or Path(model).name, loaded, store, size)
+        for adapter, path in pairs:
+            engine.bank.add(adapter, path)
+        _describe(engine, listener)
+        options = ServerOptions(
+            timeout=limits["timeout"],
+            generation_timeout=limits["generation_timeout"],
+            metrics_by_adapter=limits["metrics_by_adapter"],
+        )
+        app = make_app(engine, known_keys, options)
+        run(app, listener, connections=limits["connections"], grace=limits["grace"])
+    note("the server has ended.")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _parse(adapter: str) -> tuple[str, str]:
+    name, equals, path = adapter.partition("=")
+    if not (name and equals and path):
+        raise SpecError(f"--adapter '{adapter}' names no file; write it as NAME=PATH.")
+    return name, path
+
+
+def _describe(engine: "Engine", listener: socket.socket) -> None:
+    """Say what is served, and where."""
+    host, port = listener.getsockname()[:2]
+    page = engine.bank.page(limit=1001)
+    count = f"{len(page):,} adapters" if len(page) != 1 else "1 adapter"
+    count = "more than 1,000 adapters" if len(page) > 1000 else count  # noqa: PLR2004
+    address = f"[{host}]" if ":" in host else host
+    note(f"serving '{engine.name}' and {count} at http://{address}:{port} (Ctrl-C ends it)")
+    if page:
+        note(f"  try it: open that page, or ask /v1/models; an adapter is '{page[0].name}'")

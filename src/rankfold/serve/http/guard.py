@@ -1,0 +1,141 @@
+"""The guard of the server: requests are read whole, within their size and their time, or refused."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any, cast, final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MOST_HEADER_BYTES = 16 << 10
+"""The most bytes of a request's first line and headers."""
+
+
+@final
+class Guard:
+    """ASGI application: refuse bodies that are too large or too slow, and read the others.
+
+    Args:
+        app: The application behind it.
+        limit: Returns the most bytes of a body for a path.
+        seconds: The time in which a body has to arrive.
+        observe: Gets the scope, the status and the seconds of every answer, when it begins.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: Callable[[str], int],
+        seconds: float,
+        observe: Callable[[Scope, int, float], None],
+    ) -> None:
+        self._app, self._limit, self._seconds, self._observe = app, limit, seconds, observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+
+        async def send_observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._observe(scope, message["status"], time.perf_counter() - started)
+            await send(message)
+
+        await self._serve(scope, receive, send_observed)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(scope["path"])
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = await _read_body(scope, receive, limit)
+        except TimeoutError:
+            await _refuse(send, 408, f"the body did not arrive in {self._seconds:g} seconds; send it again.")
+            return
+        except _TooLargeError:
+            await _refuse(send, 413, f"the body has more than {limit:,} bytes; send fewer texts at a time.")
+            return
+        if body is None:  # the client has gone
+            return
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, replay, send)
+
+
+class _TooLargeError(Exception):
+    """A body with more bytes than are read."""
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
+    """Return the body of a request; None if the client goes away."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limit:
+        raise _TooLargeError
+    chunks, size = [b""], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise _TooLargeError
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+async def _refuse(send: Send, status: int, message: str) -> None:
+    """Answer without reading on, and close the connection."""
+    body = json.dumps(error_body(status, message)).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_FIRST_SERVER_STATUS = 500
+
+
+def error_body(
+    status: int, message: str, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """Return an error in OpenAI's shape."""
+    kind = "server_error" if status >= _FIRST_SERVER_STATUS else _TYPES.get(status, "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@final
+class TimedProtocol(H11Protocol):
+    """HTTP over a connection that is closed if no whole request comes in time; uvicorn waits without end."""
+
+    SECONDS = 30.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._watch = self.loop.call_later(self.SECONDS, self._close_if_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _close_if_silent(self) -> None:
+        if cast(Any, self.cycle) is None:
+            self.transport.close()

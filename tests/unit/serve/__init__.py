@@ -1,0 +1,1 @@
+"""Does the server keep what its docstrings promise?"""
