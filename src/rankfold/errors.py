@@ -39,6 +39,10 @@ class TrainingError(RankfoldError, RuntimeError):
     """A run that cannot go on, such as a loss that is not a number."""
 
 
+class CheckpointError(TrainingError):
+    """A checkpoint whose content does not belong to the run that goes on from it."""
+
+
 class ThreadError(RankfoldError, RuntimeError):
     """Adapters of a model that one thread changes while another one uses them."""
 

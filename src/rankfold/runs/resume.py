@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from rankfold.errors import (
     BusyError,
+    CheckpointError,
     DataError,
     DiskError,
     OutputExistsError,
@@ -115,7 +116,8 @@ def _short(digest: str) -> str:
 def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoints]:
     """Give a run its checkpoints; they go when it is done or cannot succeed, and stay if it is stopped.
 
-    They stay as well if its result may not be put in its place, which says nothing against the training.
+    They stay as well if its result may not be put in its place, or a checkpoint is damaged: neither says
+    anything against the training.
 
     Args:
         request: The run.
@@ -145,7 +147,7 @@ def unfinished_run(request: RunRequest, start: RunRecord) -> Generator[Checkpoin
             yield checkpoints
         except BaseException as error:
             # A training that fails on purpose would come to the same end again.
-            can_go_on = isinstance(error, OutputExistsError | DiskError)
+            can_go_on = isinstance(error, OutputExistsError | DiskError | CheckpointError)
             is_over = isinstance(error, RankfoldError) and not can_go_on
             if is_unfinished(request.out) and not is_over:
                 logger.info("'%s' is not finished; --resume goes on from its last checkpoint.", request.out)

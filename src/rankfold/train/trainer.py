@@ -59,18 +59,20 @@ def train_model(  # noqa: PLR0913 (one for each concern of a training)
 
     Raises:
         TrainingError: If a loss is not a finite number, or the memory is too small.
+        CheckpointError: If the newest checkpoint is whole, but its content is not of this training.
     """
     listener = Listener(schedule, held_out=held_out, progress=progress)
     with _checkpoints_or_scratch(checkpoints) as storage, quiet_libraries():
         if schedule.gradient_checkpointing:
             recompute_activations(model)
         arguments = _arguments(schedule, device, storage.folder, report_to)
+        checkpointer = Checkpointer(storage, [listener, *callbacks])
         trainer = _Trainer(
             model=model,
             args=arguments,
             train_dataset=cast(Any, rows),
             data_collator=collate,
-            callbacks=[Checkpointer(storage, [listener, *callbacks]), listener, *callbacks],
+            callbacks=[checkpointer, listener, *callbacks],
             optimizer_cls_and_kwargs=None if groups is None else _default_optimizer(groups, arguments),
         )
         trainer.listener = listener
@@ -87,7 +89,8 @@ def train_model(  # noqa: PLR0913 (one for each concern of a training)
         trainer.remove_callback(ProgressCallback)
         newest = storage.newest()
         try:
-            cast(Any, trainer).train(resume_from_checkpoint=newest and str(newest))
+            with checkpointer.resuming(newest, model):
+                cast(Any, trainer).train(resume_from_checkpoint=newest and str(newest))
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of '{device}' is too small; "

@@ -8,10 +8,11 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from rankfold.errors import TrainingError
+from rankfold.errors import CheckpointError, TrainingError
 from rankfold.models.base import resolve_model
 from rankfold.tasks.kinds import Evaluation, Learner
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
@@ -202,6 +203,70 @@ def test_checkpoint_does_not_count_when(two_checkpoints, damage):
     assert checkpoints.newest() == two_checkpoints / "checkpoint-2"
     checkpoints.remove_partial()
     assert [path.name for path in two_checkpoints.iterdir()] == ["checkpoint-2"]
+
+
+def edit_tensors(file, change):
+    tensors = load_file(file)
+    name = min(name for name in tensors if "lora_A" in name)
+    tensors[name] = change(tensors[name])
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def edit_pickle(file, change):
+    content = torch.load(file, weights_only=False)
+    change(content)
+    torch.save(content, file)
+
+
+def edit_state(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+WEIGHTS = "adapter_model.safetensors"
+RESEALED = [
+    ("not finite", lambda f: edit_tensors(f / WEIGHTS, lambda t: t.fill_(float("nan")))),
+    ("(5, 32)", lambda f: edit_tensors(f / WEIGHTS, lambda t: torch.zeros(5, 32))),
+    ("int32", lambda f: edit_tensors(f / WEIGHTS, lambda t: t.int())),
+    ("'optimizer.pt' is missing", lambda f: (f / "optimizer.pt").unlink()),
+    (
+        "'optimizer.pt' has values",
+        lambda f: edit_pickle(f / "optimizer.pt", lambda o: o["state"][0]["exp_avg"].fill_(float("inf"))),
+    ),
+    (
+        "has shape (1, 3)",
+        lambda f: edit_pickle(
+            f / "optimizer.pt", lambda o: o["state"][0].update(exp_avg_sq=torch.ones(1, 3))
+        ),
+    ),
+    ("cannot be read", lambda f: (f / "optimizer.pt").write_bytes(b"nothing")),
+    (
+        "different number of parameter groups",
+        lambda f: edit_pickle(f / "optimizer.pt", lambda o: o["param_groups"].append(o["param_groups"][0])),
+    ),
+    ("of step 900", lambda f: edit_state(f / "trainer_state.json", global_step=900)),
+    ("of step 0 ", lambda f: edit_state(f / "trainer_state.json", global_step=0)),
+    (
+        "'scheduler.pt' is of step 40",
+        lambda f: edit_pickle(f / "scheduler.pt", lambda o: o.update(last_epoch=40)),
+    ),
+    ("cannot be read (", lambda f: (f / "rng_state.pth").write_bytes(b"nothing")),
+    ("cannot be read ('", lambda f: edit_state(f / "trainer_state.json", stateful_callbacks=3)),
+]
+
+
+@pytest.mark.parametrize(("fault", "change"), RESEALED)
+def test_checkpoint_that_was_changed_and_sealed_again_is_refused_by_name(train, tmp_path, fault, change):
+    checkpoints = Checkpoints(tmp_path, 2)
+    stop(train, checkpoints, 7)
+    change(newest := checkpoints.newest())
+    (newest / SEAL).unlink()
+    seal(newest)
+    with pytest.raises(CheckpointError) as error:
+        train(checkpoints)
+    assert "checkpoint-6' is not of this run: " in str(error.value)
+    assert fault in str(error.value)
+    assert "add --resume" in str(error.value)
+    assert (tmp_path / "checkpoint-4").is_dir()
 
 
 def test_training_passes_over_a_damaged_checkpoint(train, whole, tmp_path):
