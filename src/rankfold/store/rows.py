@@ -274,6 +274,12 @@ def digests(connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, b
     return dict(rows.fetchall())
 
 
+def names(connection: sqlite3.Connection, base: str) -> list[str]:
+    """Return the names of all records of a base model, in their order."""
+    rows = connection.execute(f"SELECT records.name {_FROM} WHERE base = ? ORDER BY records.name", (base,))
+    return [name for (name,) in rows]
+
+
 def select(
     connection: sqlite3.Connection, condition: str, values: Sequence[Value], *, limit: int
 ) -> list[Record]:
