@@ -165,9 +165,9 @@ class Records:
         return self.scores[trial.key()]
 
 
-def recommended(method: str, kind: str = "classification", **changes: Any) -> Trial:
+def recommended(method: str, **changes: Any) -> Trial:
     """Return the trial of a preset's recommended values."""
-    recipe = recommend(method, kind=kind)
+    recipe = recommend(method)
     trial = Trial(
         method=method,
         learning_rate=recipe.learning_rate,

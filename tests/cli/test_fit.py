@@ -34,7 +34,8 @@ def choose(fit, reviews, tmp_path):
 
     def call(*words, **more):
         told = ("--budget-params", 500, "--run", "--data", reviews, "--out", tmp_path / "fit")
-        return fit(*told, "--steps", 4, "--batch-size", 8, "--max-length", 32, *words, **more)
+        sizes = ("--steps", 4, "--batch-size", 8, "--max-length", 32, "--candidates", 3)
+        return fit(*told, *sizes, *words, **more)
 
     return call
 
@@ -43,6 +44,7 @@ def test_list_has_one_composition_of_each_method_within_the_budget(fit):
     data = json.loads(fit("--budget-params", "500", "--budget-bytes", "3KB", "--json").stdout)
     assert data["budget"] == {"params": 500, "bytes": 3000, "step": None}
     assert {each["method"] for each in data["compositions"]} == {"lora", "tlora", "lora_fa"}
+    assert {each["dtype"] for each in data["compositions"]} == {"int4", "fp32"}
     for each in data["compositions"]:
         assert each["numbers"] <= 500
         assert each["bytes"] <= 3000
@@ -78,6 +80,10 @@ def test_table_shows_all_of_it_on_demand_with_what_cannot_be_built(fit):
     ("words", "message"),
     [
         ((), "there is no budget"),
+        (("--bytes", "9k", "--store", "int5"), "unknown type 'int5'"),
+        (("--bytes", "9k", "--candidates", "0"), "candidates is 0"),
+        (("--bytes", "9k", "--dry-run"), "--dry-run has no effect without --run"),
+        (("--bytes", "9k", "--basis", "none.basis"), "there is no basis"),
         (("--budget-params", "many"), "'many' is no number of parameters; write it as 60k"),
         (("--budget-bytes", "1QB"), "'1QB' is no size; write it as 128KB"),
         (("--budget-step", "fast"), "'fast' is no multiple"),
@@ -127,17 +133,38 @@ def test_choice_without_a_reference_says_so(fit, reviews, tmp_path):
     assert {record.fit.role for record in find_records(tmp_path / "fit")} == {"candidate"}
 
 
-def test_trained_adapters_are_as_large_as_was_counted(choose, tmp_path):
-    choose("--steps", 1)
+@pytest.mark.parametrize("dtype", ["int4", "fp32"])
+def test_trained_adapters_are_as_large_as_was_counted(choose, tmp_path, dtype):
+    choose("--steps", 1, "--store", dtype)
     plan = json.loads((tmp_path / "fit" / "fit.json").read_text("utf-8"))
-    sizes = {each["method"]: each["size"] for each in (*plan["candidates"], plan["reference"])}
+    sizes = {each["method"]: each["size"] for each in plan["candidates"]}
     for record in find_records(tmp_path / "fit"):
+        if record.fit.role == "reference":
+            continue
         size = sizes[record.method.name]
         assert record.parameters.stored == size["numbers"]
-        # Beside the adapter lies the head: a matrix and a vector.
-        head = 4 * record.parameters.head + 2 * 200
-        assert 4 * size["numbers"] < record.bytes.weights_file - 4 * record.parameters.head
-        assert record.bytes.weights_file <= 4 * size["numbers"] + 200 * size["tensors"] + head
+        stored = record.bytes.learned if dtype == "fp32" else record.stored[dtype].bytes
+        # Beside the adapter lies the head: a matrix in 8 bits or whole, and a vector.
+        head = stored - size["bytes"]
+        assert record.parameters.head <= head <= 4 * record.parameters.head
+
+
+def test_the_plan_is_printed_and_nothing_is_written_in_a_dry_run(choose, tmp_path):
+    result = choose("--dry-run", "--eta", 2)
+    assert result.exit_code == 0, result.stderr
+    assert "3 candidates: 3 of 2 steps, then 2 of 4 steps; " in result.stderr
+    assert not (tmp_path / "fit").exists()
+
+
+def test_the_chosen_adapter_is_written_as_it_is_to_be_stored_and_predicts(choose, tmp_path):
+    result = choose("--store", "int4", methods="tlora")
+    assert result.exit_code == 0, result.stderr
+    chosen = tmp_path / "fit" / "chosen"
+    assert "in int4; accuracy " in result.stderr
+    assert "over PEFT's peft:lora" in result.stderr
+    for adapter in (chosen, chosen / "adapter.rankfold"):
+        predicted = CliRunner().invoke(cli, ["predict", str(adapter), "--text", "a fine film"])
+        assert predicted.exit_code == 0, predicted.stderr
 
 
 def test_choice_given_again_trains_nothing_and_says_the_same(choose):

@@ -37,7 +37,12 @@ def _preset(name: str, **options: Any) -> RankfoldConfig:
 _COMPOSITIONS: dict[str, dict[str, Any]] = {
     "relay_in_one_pool": {"down": RelaySpec(2), "share_down": "slice"},
     "both_sides_in_one_pool": {"share_down": "slice", "share_up": "slice"},
-    "relay_by_input_width": {"down": RelaySpec(2), "share_down": "in_features"},
+    "one_square_for_the_model": {
+        "down": RelaySpec(2),
+        "up": RelaySpec(2, initial="zeros"),
+        "share_down": "entries",
+        "share_up": "entries",
+    },
     "seeded_down_relayed_up": {"down": SeededSpec(), "up": RelaySpec(2, initial="zeros")},
     "core_of_relayed_sides": {"down": RelaySpec(2), "core": DenseSpec("zeros"), "up": RelaySpec(2)},
     "diagonal_core": {"core": DiagonalSpec(), "up": DenseSpec()},

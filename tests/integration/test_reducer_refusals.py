@@ -48,7 +48,7 @@ def test_probing_while_all_heads_are_zero_is_refused():
 
 def test_shared_heads_are_refused():
     with pytest.raises(SpecError, match=r"up factors are shared between blocks \(share_up\)"):
-        reducer().attach(reduced_bert("relay_by_input_width", share_up="module_type"))
+        reducer().attach(reduced_bert("relay_in_one_pool", share_up="module_type"))
 
 
 def test_heads_that_are_frozen_anyway_are_refused():
@@ -57,7 +57,7 @@ def test_heads_that_are_frozen_anyway_are_refused():
 
 
 def test_everything_shared_is_refused():
-    model = reduced_bert("relay_by_input_width", share_up="module_type")
+    model = reduced_bert("relay_in_one_pool", share_up="module_type")
     with pytest.raises(SpecError, match="are shared by all blocks, so no block can be frozen"):
         reducer(freeze="all").attach(model)
 

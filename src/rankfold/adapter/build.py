@@ -163,10 +163,15 @@ class Builder:
         scales = sum(site.experts or 1 for site in self.sites.values() if site.spec.scaling == "learned")
         return scales + sum(part.parameter_count for part in self.parts().values())
 
-    def tensor_count(self) -> int:
-        """Return how many tensors these parameters are in, without building them."""
-        scales = sum(site.spec.scaling == "learned" for site in self.sites.values())
-        return scales + sum(_tensors(part.spec, part.rows, part.cols) for part in self.parts().values())
+    def tensor_sizes(self) -> list[tuple[str, int]]:
+        """Return the role and the numbers of each trained tensor, without building them."""
+        sizes = [
+            ("scale", site.experts or 1) for site in self.sites.values() if site.spec.scaling == "learned"
+        ]
+        for name, part in self.parts().items():
+            role = "router" if isinstance(part.spec, RouterSpec) else name.rpartition(".")[2]
+            sizes += [(role, part.copies * size) for size in _tensor_sizes(part.spec, part.rows, part.cols)]
+        return sizes
 
     def parts(self) -> dict[str, Part]:
         """Return the spec and the sizes of every factor and router, by its name; a shared one is there once.
@@ -223,10 +228,10 @@ class Builder:
 
 
 @cache
-def _tensors(spec: PartSpec, rows: int, cols: int) -> int:
-    """Return how many trained tensors a part has; only its structure is built."""
+def _tensor_sizes(spec: PartSpec, rows: int, cols: int) -> tuple[int, ...]:
+    """Return the numbers of each trained tensor of a part; only its structure is built."""
     with torch.device("meta"):
-        return sum(1 for _ in spec.build(rows, cols).parameters())
+        return tuple(parameter.numel() for parameter in spec.build(rows, cols).parameters())
 
 
 def gating_of(mlp: MlpPass, spec: RouterSpec, role: MlpRole | None) -> Gating:
@@ -273,8 +278,8 @@ def _take_from_bases(views: Mapping[Side, Factor], site: Site, name: str) -> Non
 def _pools(sites: Mapping[str, Site]) -> dict[tuple[str, Side], Pool]:
     """Return the pool of each tower and side, with the size of every layer announced."""
     pools: dict[tuple[str, Side], Pool] = {}
-    for site in sites.values():
+    for path, site in sites.items():
         shares: dict[Side, Share] = {"down": site.spec.share_down, "up": site.spec.share_up}
         for role, (_, rows, cols) in site.sides.items():
-            pools.setdefault((site.tower, role), Pool(shares[role], site.tower)).reserve(rows, cols)
+            pools.setdefault((site.tower, role), Pool(shares[role], site.tower)).reserve(path, rows, cols)
     return pools

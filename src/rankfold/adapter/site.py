@@ -134,7 +134,12 @@ def _check_routed(path: str, site: Site, spec: RouterSpec) -> None:
 
 def warn_of_relays(sites: set[Site]) -> None:
     """Warn, once a size, where relaying costs more than it saves or where its map caps the rank."""
-    sides = {(role, *side) for site in sites for role, side in site.sides.items()}
+    sides = {
+        (role, *side)
+        for site in sites
+        for role, side in site.sides.items()
+        if (site.spec.share_down if role == "down" else site.spec.share_up) != "entries"
+    }
     for role, spec, rows, cols in sorted(sides, key=repr):
         if not isinstance(spec, RelaySpec):
             continue

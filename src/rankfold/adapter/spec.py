@@ -209,7 +209,8 @@ def _check_names(spec: AdapterSpec) -> None:
             raise unknown_name("share scope", share, SHARES)
     if spec.share_up == "in_features":
         raise SpecError(
-            "share_up='in_features' has no meaning: an up factor faces outputs; use 'module_type' or 'slice'."
+            "share_up='in_features' has no meaning: an up factor faces outputs; "
+            "use 'module_type', 'slice' or 'entries'."
         )
 
 

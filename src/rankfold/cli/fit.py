@@ -35,15 +35,16 @@ _HELP_TEXTS = {
 
 # What means something without training too.
 _ALWAYS = {
-    "model", "methods", "budget_params", "budget_bytes", "budget_step", "kind", "batch_size", "max_length",
-    "all_shown", "is_run", "as_json",
+    "model", "methods", "budget_params", "budget_bytes", "budget_step", "store", "basis", "candidates",
+    "kind", "batch_size", "max_length", "all_shown", "is_run", "as_json",
 }  # fmt: skip
 
 _EPILOG = """\b
 Examples:
   rankfold fit --model minilm --budget-params 60k
-  rankfold fit --model config.json --budget-bytes 128KB --budget-step 1.1x --all
-  rankfold fit --model minilm --task bbc_news --budget-params 60k --run --out runs/fit
+  rankfold fit --model config.json --bytes 128KB --budget-step 1.1x --all
+  rankfold fit --model minilm --task bbc_news --bytes 12KiB --run --dry-run
+  rankfold fit --model minilm --task bbc_news --bytes 12KiB --run --out runs/fit
 """
 
 
@@ -51,7 +52,11 @@ Examples:
 @request_options(RunRequest, ("model",), section=_SUBJECT, help_texts=_HELP_TEXTS)
 @_subject_option("--budget-params", metavar="60k", help="Maximum of trained parameters, without a task head.")
 @_subject_option(
-    "--budget-bytes", metavar="128KB", help="Maximum size of the adapter in its file; KB, MB, KiB, MiB."
+    "--bytes",
+    "--budget-bytes",
+    "budget_bytes",
+    metavar="12KiB",
+    help="Maximum bytes of these parameters as they are stored; KB, MB, KiB, MiB.",
 )
 @_subject_option(
     "--budget-step",
@@ -61,23 +66,41 @@ Examples:
 @_subject_option(
     "--methods", metavar="A,B", help="Only these methods of `rankfold methods`; all of them if left out."
 )
+@_subject_option(
+    "--store",
+    metavar="int4,fp32",
+    help="The types that adapters may be stored in.  [default: int4,fp32 with --bytes, else fp32]",
+)
+@_subject_option(
+    "--basis", metavar="FILE|NAME", help="A basis of `rankfold basis learn`, for cores and LoRA on it."
+)
+@_subject_option(
+    "--candidates",
+    type=int,
+    default=25,
+    show_default=True,
+    help="How many compositions are on the short list.",
+)
 @request_options(RunRequest, ("kind", "batch_size", "max_length"), section=_SUBJECT)
 @_subject_option(
     "--all", "all_shown", is_flag=True, help="Show every composition, including those that cannot be built."
 )
 @_subject_option(
-    "--run", "is_run", is_flag=True, help="Train the best composition of each method, and choose one."
+    "--run", "is_run", is_flag=True, help="Train the compositions of the short list, and choose one."
+)
+@_subject_option(
+    "--dry-run", "is_dry_run", is_flag=True, help="With --run, print its plan and train nothing."
 )
 @request_options(RunRequest, _FITTED_DATA, section="Data, with --run", help_texts=_HELP_TEXTS)
 @_training_option("--steps", type=int, default=240, show_default=True, help="Updates of the last rung.")
 @_training_option(
     "--eta",
     type=int,
-    default=3,
+    default=5,
     show_default=True,
     help="Each rung keeps one run in ETA, and trains it for ETA times the steps.",
 )
-@request_options(RunRequest, ("seed", "precision"), section=_TRAINING)
+@request_options(RunRequest, ("seed", "precision", "group_by_length"), section=_TRAINING)
 @_place_option(
     "--out", type=click.Path(path_type=Path), help="Folder of runs and report.  [default: runs/fit]"
 )
@@ -90,8 +113,12 @@ def command(
     budget_params: str | None,
     budget_bytes: str | None,
     budget_step: str | None,
+    store: str | None,
+    basis: str | None,
+    candidates: int,
     all_shown: bool,
     is_run: bool,
+    is_dry_run: bool,
     as_json: bool,
     steps: int,
     eta: int,
@@ -101,40 +128,52 @@ def command(
 ) -> None:
     """List the compositions that fit a budget, and choose one on your data.
 
-    Parameters of every method are counted for several ranks, options and sets of layers, exactly, without
-    loading weights. With --run the composition of each method that uses most of the budget is trained, and
-    successive halving chooses one on rows held out of the training split. A choice that was stopped continues
-    with the same command.
+    Parameters of every method are counted for several ranks, options, sets of layers and types, exactly,
+    without loading weights. With --run those that use most of the budget are trained, successive halving
+    chooses one on rows held out of the training split, and its adapter is written as it is to be stored. A
+    choice that was stopped continues with the same command.
     """
     from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
-    from rankfold.bench.fit.candidates import propose  # --help can do without these seconds
+    from rankfold.bench.fit.candidates import Space, propose  # --help can do without these seconds
 
     budget = Budget(
         None if budget_params is None else parse_count(budget_params),
         None if budget_bytes is None else parse_bytes(budget_bytes),
         None if budget_step is None else parse_step(budget_step),
     )
-    names = [name.strip() for name in methods.split(",")] if methods else []
+    types = store or ("fp32" if budget_bytes is None else "int4,fp32")
+    space = Space(_split(methods or ""), _split(types), basis, candidates)
     if not is_run:
         _refuse_unused()
     elif all_shown:
         raise SpecError("--all has no effect with --run, which trains the short list; leave one of them out.")
     settings = {name: value for name, value in base.items() if value is not None}
     with progress_screen() as new_bar:
-        proposal = propose(settings, budget, names, reads_data=is_run, progress=new_bar())
+        proposal = propose(settings, budget, space, reads_data=is_run, progress=new_bar())
     if not is_run:
         _print_list(proposal, all_shown=all_shown, as_json=as_json)
+        if not (as_json or all_shown):
+            _note_left_out(proposal)
         return
     from rankfold.bench.fit.search import fit, plan_search
 
     plan = plan_search(proposal, out or Path("runs/fit"), steps=steps, eta=eta)
-    note(f"{len(plan.candidates)} candidates, {plan.updates:,} updates in all.")
+    rungs = zip(plan.sizes, plan.rungs, strict=True)
+    rung_list = ", then ".join(f"{runs} of {steps:,} steps" for runs, steps in rungs)
+    note(f"{len(plan.candidates)} candidates: {rung_list}; {plan.updates:,} updates in all.")
     _note_left_out(proposal)
     if plan.reference is None:
         note("no LoRA fits the budget, so the chosen one is held against none.")
+    if is_dry_run:
+        _print_list(proposal, all_shown=False, as_json=as_json)
+        return
     with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:
         choice = fit(plan, make_progress=new_bar, overwrite=overwrite)
     _report(choice, plan.out, as_json=as_json)
+
+
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
 def _refuse_unused() -> None:
@@ -181,7 +220,6 @@ def _print_list(proposal: "Proposal", *, all_shown: bool, as_json: bool) -> None
             f"{len(proposal.unbuilt)} cannot be built on this model; "
             "--all shows them, --run chooses by training."
         )
-        _note_left_out(proposal)
 
 
 def _note_left_out(proposal: "Proposal") -> None:
@@ -192,6 +230,7 @@ def _note_left_out(proposal: "Proposal") -> None:
 def _report(choice: "FitChoice", folder: Path, *, as_json: bool) -> None:
     from shlex import join
 
+    from rankfold.bench.fit.search import CHOSEN_NAME
     from rankfold.cli.results import print_report, report_as_json
     from rankfold.report.study import make_report
     from rankfold.report.write import write_report
@@ -200,9 +239,18 @@ def _report(choice: "FitChoice", folder: Path, *, as_json: bool) -> None:
     page = write_report(report, folder, version=__version__)
     if as_json:
         command = list(choice.request.command())
-        print_json({"chosen": choice.winner.label, "command": command, **report_as_json(report)})
+        print_json(
+            {
+                "chosen": choice.winner.label,
+                "reason": choice.reason(),
+                "adapter": str(folder / CHOSEN_NAME),
+                "command": command,
+                **report_as_json(report),
+            }
+        )
     else:
         print_report(report)
-    note(f"chosen: {choice.winner.label}; train it at full length with")
+    note(f"chosen: {choice.winner.label}; {choice.reason()}")
+    note(f"adapter: {folder / CHOSEN_NAME}; train it at full length on all rows with")
     note(f"  {join(choice.request.command())}")
     note(f"report: {page}")

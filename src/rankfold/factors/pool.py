@@ -7,6 +7,8 @@ never separate the layers that use it.
 """
 
 from collections.abc import Callable
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal, final, get_args
 
 from jaxtyping import Float
@@ -14,31 +16,39 @@ from torch import Tensor
 
 from rankfold.factors.base import Factor
 
-Share = Literal["none", "module_type", "in_features", "slice"]
+Share = Literal["none", "module_type", "in_features", "slice", "entries"]
 """Which layers use one factor: `none` each its own; `module_type` those whose names end alike and whose sizes
 agree (ShareLoRA); `in_features` those of one input width (EffiLoRA; down side only); `slice` all of them,
-each using the first rows and columns of one factor as large as the largest. Always within one tower."""
+each using the first rows and columns of one factor as large as the largest; `entries` all of them, each using
+entries of its own of one factor as large as all together: of a relayed factor, one square for the model.
+Always within one tower."""
 
 SHARES: tuple[Share, ...] = get_args(Share)
 
 
 @final
 class Window(Factor):
-    """The first rows and columns of a larger, shared factor. Its parameters are the source's.
+    """A part of a larger, shared factor. Its parameters are the source's.
 
     Args:
         source: The factor that is looked into.
         rows: How many of its rows.
         cols: How many of its columns.
+        offset: At which of its entries, counted row by row, the part begins, and goes on from entry to entry;
+            None for its first rows and columns.
     """
 
-    def __init__(self, source: Factor, rows: int, cols: int) -> None:
+    def __init__(self, source: Factor, rows: int, cols: int, offset: int | None = None) -> None:
         super().__init__(rows, cols)
         self.source = source
+        self.offset = offset
 
     def forward(self) -> Float[Tensor, "{self.rows} {self.cols}"]:
-        """Return the top left part of the source's matrix."""
-        return self.source()[: self.rows, : self.cols]
+        """Return the part of the source's matrix."""
+        if self.offset is None:
+            return self.source()[: self.rows, : self.cols]
+        entries = self.source().flatten()[self.offset : self.offset + self.rows * self.cols]
+        return entries.view(self.rows, self.cols)
 
     def reset(self, *, seed: int, name: str) -> None:
         """Do nothing: the owner resets the source."""
@@ -48,7 +58,7 @@ class Window(Factor):
 class Pool:
     """The factors of one side of one adapter in one tower, by group of layers.
 
-    Reserve every layer's size first: a sliced factor must be as large as the largest.
+    Reserve every layer's size first: a sliced factor is as large as the largest, one of entries as all.
 
     Args:
         share: Which layers use one factor.
@@ -58,12 +68,12 @@ class Pool:
     def __init__(self, share: Share, tower: str = "") -> None:
         self.share: Share = share
         self._prefix = f"shared.{tower}." if tower else "shared."
-        self._largest = (1, 1)
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._factors: dict[str, Factor] = {}
 
-    def reserve(self, rows: int, cols: int) -> None:
+    def reserve(self, path: str, rows: int, cols: int) -> None:
         """Announce that a layer will take a factor of this size."""
-        self._largest = max(self._largest[0], rows), max(self._largest[1], cols)
+        self._sizes[path] = rows, cols
 
     def take(
         self,
@@ -87,7 +97,8 @@ class Pool:
         if is_first:
             self._factors[group] = create(group, size[0], size[1], self.stack_size(experts))
         factor = self._factors[group]
-        view = factor if size == [rows, cols] else Window(factor, rows, cols)
+        offset = self._offsets[path] if self.share == "entries" else None
+        view = factor if size == [rows, cols] else Window(factor, rows, cols, offset)
         return view, factor if is_first else None
 
     def stack_size(self, experts: int | None) -> int | None:
@@ -104,4 +115,22 @@ class Pool:
             case "in_features":
                 return f"{self._prefix}in_features.{rows}x{cols}", rows, cols
             case "slice":
-                return f"{self._prefix}slice", self._largest[0], self._largest[1]
+                return f"{self._prefix}slice", self._most_rows, self._most_cols
+            case "entries":
+                entries = sum(rows * cols for rows, cols in self._sizes.values())
+                return f"{self._prefix}entries", -(-entries // self._most_cols), self._most_cols
+
+    @cached_property
+    def _most_rows(self) -> int:
+        return max(rows for rows, _ in self._sizes.values())
+
+    @cached_property
+    def _most_cols(self) -> int:
+        return max(cols for _, cols in self._sizes.values())
+
+    @cached_property
+    def _offsets(self) -> dict[str, int]:
+        """By layer, where its entries begin: in the order of the paths, whatever that of the model is."""
+        paths = sorted(self._sizes)
+        counts = (rows * cols for rows, cols in map(self._sizes.__getitem__, paths))
+        return dict(zip(paths, accumulate(counts, initial=0), strict=False))

@@ -78,8 +78,9 @@ class RankfoldConfig(PeftConfig):
         down: The factor r x in_features.
         core: The factor rank_up x r, if any.
         up: The factor out_features x rank_up.
-        share_down: Which layers use one down factor: `none`, `module_type`, `in_features` or `slice`.
-        share_up: Which layers use one up factor: `none`, `module_type` or `slice`.
+        share_down: Which layers use one down factor: `none`, `module_type`, `in_features`, `slice` or
+            `entries`.
+        share_up: Which layers use one up factor: `none`, `module_type`, `slice` or `entries`.
         heads: Number of up factors side by side, weighed by a router; several numbers are those of as many
             equal parts of the model's blocks, from the first block on.
         heads_in: Which layers have several heads: `all`, or those in an `mlp`.
@@ -260,9 +261,9 @@ def config(method: str, **options: Any) -> RankfoldConfig:
     Args:
         method: Name of a preset; `rankfold methods` lists them.
         **options: The preset's own options; `down` and `up`, other factors than the preset's, such as
-            `basis:FILE`; and PEFT's for choosing layers: `target_modules`,
-            `exclude_modules`, `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`,
-            `modules_to_save`, `task_type`, `init_weights`, ...
+            `basis:FILE`; `share_down`, `share_up` and `scaling`; and PEFT's for choosing layers:
+            `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`, `rank_pattern`,
+            `alpha_pattern`, `modules_to_save`, `task_type`, `init_weights`, ...
 
     Raises:
         SpecError: If the method or an option is unknown, or a value is not possible.
@@ -278,11 +279,15 @@ def config(method: str, **options: Any) -> RankfoldConfig:
         - _SPEC_FIELDS.keys()
         - _INTERNAL_FIELDS
     )
-    sides = {name: _side(options[name]) for name in _SIDES if name in options.keys() - own_options}
-    options = {name: value for name, value in options.items() if name not in sides}
+    parts = {
+        name: _factor(options[name]) if name in ("down", "up") else options[name]
+        for name in _PARTS
+        if name in options.keys() - own_options
+    }
+    options = {name: value for name, value in options.items() if name not in parts}
     for name in options:
         if name not in own_options and name not in targeting:
-            raise unknown_name(f"option of method '{method}'", name, {*own_options, *targeting, *_SIDES})
+            raise unknown_name(f"option of method '{method}'", name, {*own_options, *targeting, *_PARTS})
     takes_torch_seed = options.get("seed", 0) is None
     spec = preset.spec(
         **{
@@ -291,7 +296,7 @@ def config(method: str, **options: Any) -> RankfoldConfig:
             if name in own_options and not (name == "seed" and takes_torch_seed)
         }
     )
-    spec = replace(spec, **sides)
+    spec = replace(spec, **parts)
     if options.get("alpha") is not None and spec.scaling in WITHOUT_ALPHA:
         raise SpecError(
             f"alpha={options['alpha']} has no effect with scaling='{spec.scaling}'; leave it out."
@@ -308,10 +313,11 @@ def config(method: str, **options: Any) -> RankfoldConfig:
     )
 
 
-_SIDES = ("down", "up")
+_PARTS = ("down", "up", "share_down", "share_up", "scaling")
+"""Parts of a spec that replace those of any preset which has no option of this name."""
 
 
-def _side(value: Any) -> FactorSpec:
+def _factor(value: Any) -> FactorSpec:
     """Return the factor that an option describes."""
     return parse_factor(value) if isinstance(value, str) else value
 

@@ -42,22 +42,14 @@ def find(name: str) -> Preset:
     return discover()[name]
 
 
-def recommend(
-    method: str,
-    *,
-    kind: str | None = None,
-    targets: str | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Recipe:
+def recommend(method: str, *, options: Mapping[str, Any] | None = None) -> Recipe:
     """Return the recommended values of a method: its entry in the table, or its preset's own rate.
 
     Args:
         method: A preset, `head_only`, or a method of PEFT as `peft:` and its name.
-        kind: The kind of task, such as "classification".
-        targets: `target_modules`, where it is one text.
         options: Options of the method, where its rate depends on them.
     """
-    recipe = find_recipe(method, {**(options or {}), "kind": kind, "target_modules": targets})
+    recipe = find_recipe(method, options or {})
     if recipe is None and method in discover():
         preset = discover()[method]
         return replace(OTHER_RECIPE, learning_rate=preset.learning_rate, targets=preset.targets)

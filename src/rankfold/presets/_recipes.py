@@ -131,7 +131,7 @@ _CASES: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], Recipe], ...] = (
     ("relayed_lora", _starts_below, _recipe(1e-3, ALL_LINEAR)),
     ("tlora_plus", lambda values: values.get("train") == "core", _recipe(1e-2, ALL_LINEAR)),
 )
-"""Recipes of methods with certain options or layers, or for a kind of task, which go before those by name."""
+"""Recipes of methods with certain options, which go before those by name."""
 
 
 def find_recipe(method: str, values: Mapping[str, Any]) -> Recipe | None:
@@ -139,7 +139,7 @@ def find_recipe(method: str, values: Mapping[str, Any]) -> Recipe | None:
 
     Args:
         method: The method's name.
-        values: Its options, with `target_modules`, and the kind of task as `kind`.
+        values: Its options.
     """
     for name, applies, recipe in _CASES:
         if name == method and applies(values):

@@ -10,12 +10,13 @@ from rankfold.bench.statistics.comparison import (
     not_above_baseline,
     rank_records,
     shared_examples,
+    stored_score,
 )
 from rankfold.bench.suites.search import edge_names
 from rankfold.report.format import join_names, metric_name, range_text, score_text
 from rankfold.report.results import Result, Settings, method_settings
 from rankfold.runs.record import FitInfo, RunRecord, TuningInfo
-from rankfold.runs.records import label_with_all, value_text
+from rankfold.runs.records import label_as_stored, label_with_all, value_text
 
 CHOSEN = "chosen"
 
@@ -88,13 +89,17 @@ def _contenders(records: Sequence[RunRecord]) -> tuple[Contender, ...]:
         part = rungs[number][0][0]
         order = rank_records([record for _, record in rungs[number]])
         for position, record in enumerate(order):
-            label = label_with_all(record.method.name, record.method.options)
+            label = _label(record)
             if label not in contenders:
-                key = (record.method.name, record.method.options)
-                runs = [run for run in records if (run.method.name, run.method.options) == key]
+                runs = [run for run in records if _label(run) == label]
                 runs.sort(key=lambda run: run.fit.rung if run.fit else 0)
                 contenders[label] = Contender(label, tuple(runs), _outcome(part, position, order))
     return tuple(contenders.values())
+
+
+def _label(record: RunRecord) -> str:
+    """Return the composition of a run, with the type that it is stored in."""
+    return label_as_stored(record.method.name, record.method.options, record.request.stored_type)
 
 
 def _outcome(part: FitInfo, position: int, order: Sequence[RunRecord]) -> str:
@@ -106,7 +111,7 @@ def _outcome(part: FitInfo, position: int, order: Sequence[RunRecord]) -> str:
         return CHOSEN if part.rung == len(part.steps) else f"went on from rung {part.rung}"
     metric = record.task.metric
     text = f"dropped in rung {part.rung}, place {position + 1} of {len(order)}"
-    if record.metrics[metric] != last_kept.metrics[metric]:
+    if stored_score(record) != stored_score(last_kept):
         return text
     is_tie = held_out_loss(record) == held_out_loss(last_kept)
     return f"{text}, by {'size' if is_tie else 'loss'} at equal {metric.replace('_', ' ')}"
@@ -118,8 +123,8 @@ def choice_text(choice: Choice) -> str:
     rows = f"{first.data.rows.get('validation', 0):,}"
     metric = metric_name(first.task.metric)
     return (
-        f"{len(choice.contenders)} compositions of at most {choice.budget}: for each method the one that "
-        f"uses most of it. Every rung trained from the beginning. The best by {metric} on {rows} rows held "
+        f"{len(choice.contenders)} compositions of at most {choice.budget}, as large as it allows. "
+        f"Every rung trained from the beginning. The best by {metric} on {rows} rows held "
         "out of the training split went on; the loss decided between equals. This is one seed and few rows: "
         "where intervals overlap, a dropped composition may be as good as the chosen one. It was picked "
         "on these rows, which flatters it; measure it on the validation split, which was not used here."

@@ -133,15 +133,9 @@ def peft_methods() -> dict[str, Method]:
     }
 
 
-def recipe_of(request: RunRequest, kind: str | None = None) -> presets.Recipe:
-    """Return the recommended values of a request's method, for its options and its kind of task."""
-    targets = request.options.get("target_modules")
-    return presets.recommend(
-        request.method,
-        kind=kind or request.kind,
-        targets=targets if isinstance(targets, str) else None,
-        options=request.options,
-    )
+def recipe_of(request: RunRequest) -> presets.Recipe:
+    """Return the recommended values of a request's method, for its options."""
+    return presets.recommend(request.method, options=request.options)
 
 
 def check_rate(request: RunRequest, recipe: presets.Recipe) -> None:

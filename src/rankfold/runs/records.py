@@ -106,6 +106,12 @@ def label_with_all(name: str, settings: Settings) -> str:
     return " ".join([name, *(f"{key}={value_text(value)}" for key, value in settings.items())])
 
 
+def label_as_stored(name: str, settings: Settings, dtype: str | None) -> str:
+    """Return the method with every setting, and the type that it is stored in if it is rounded."""
+    label = label_with_all(name, settings)
+    return f"{label} in {dtype}" if dtype else label
+
+
 def reducer_settings(options: Mapping[str, JsonValue] | None) -> dict[str, object]:
     """Return the options of a Reducer as settings of a method; none if there is no Reducer."""
     if options is None:

@@ -46,7 +46,9 @@ METADATA = "rankfold.rounded"
 _SCALE_BYTES = 2
 _EXACT = "-"
 _DIGITS = 10  # of one side of a shape
-_FEWEST_NUMBERS = 8
+FEWEST_NUMBERS = 8
+"""A tensor of fewer numbers is not rounded to integers."""
+
 _PACKED_STEPS = 8  # as many of any type fill whole bytes
 # Clipping the largest numbers of a block costs less than coarse steps for all the others; int8 gains nothing.
 _SHRINKS = (1.0, 0.9, 0.8, 0.7)
@@ -327,7 +329,7 @@ def choose_grids(
 def _choose_grid(
     entry: TensorEntry, prefixes: tuple[str, ...], modules: tuple[str, ...], grid: Grid
 ) -> Grid | None:
-    if not DTYPES[entry.dtype].is_floating_point or entry.numbers < _FEWEST_NUMBERS:
+    if not DTYPES[entry.dtype].is_floating_point or entry.numbers < FEWEST_NUMBERS:
         return None
     own_parts = [part for part in entry.name.split(".") if part.startswith(prefixes)]
     if any(word in part for part in own_parts for word in _CHOOSING):

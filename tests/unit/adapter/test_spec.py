@@ -42,11 +42,11 @@ MLP_ROUTER = RouterSpec(scope="mlp")
         ({"dropout_position": "inputs"}, r"unknown dropout position 'inputs'\. Did you mean 'input'\?"),
         (
             {"share_down": "module"},
-            r"unknown share scope 'module'\. .*Available: in_features, module_type, none, slice",
+            r"unknown share scope 'module'\. .*Available: entries, in_features, module_type, none, slice",
         ),
         (
             {"share_up": "in_features"},
-            "share_up='in_features' has no meaning: .* use 'module_type' or 'slice'",
+            "share_up='in_features' has no meaning: .* use 'module_type', 'slice' or 'entries'",
         ),
         (
             {"core": DenseSpec("zeros")},

@@ -19,8 +19,8 @@ LAYERS = [
 
 def take_factor(share, layers=LAYERS):
     pool = Pool(share)
-    for _, rows, cols in layers:
-        pool.reserve(rows, cols)
+    for path, rows, cols in layers:
+        pool.reserve(path, rows, cols)
     created = []
 
     def create(group, rows, cols, experts=None):
@@ -39,6 +39,7 @@ def take_factor(share, layers=LAYERS):
         ("module_type", [0, 1, 2, 0, 1, 2, 3]),
         ("in_features", [0, 0, 1, 0, 0, 1, 2]),
         ("slice", [0, 0, 0, 0, 0, 0, 0]),
+        ("entries", [0, 0, 0, 0, 0, 0, 0]),
     ],
 )
 def test_pool_gives_one_factor_to_each_group_and_one_owner(share, groups):
@@ -52,7 +53,7 @@ def test_pool_gives_one_factor_to_each_group_and_one_owner(share, groups):
     assert len(created) == len(set(created)) == len(set(groups))
 
 
-@pytest.mark.parametrize("share", ["none", "module_type", "in_features", "slice"])
+@pytest.mark.parametrize("share", ["none", "module_type", "in_features", "slice", "entries"])
 def test_pool_gives_every_layer_its_own_size(share):
     views, _ = take_factor(share)
     assert [tuple(view().shape) for view, _ in views] == [(rows, cols) for _, rows, cols in LAYERS]
@@ -64,6 +65,19 @@ def test_slice_is_the_corner_of_a_factor_as_large_as_the_largest():
     assert (whole.rows, whole.cols) == (3, 7)
     for view, _ in views:
         assert torch.equal(view(), whole()[: view.rows, : view.cols])
+
+
+def test_entries_of_layers_are_their_own_and_do_not_depend_on_the_order_of_layers():
+    (views, _), (reversed_views, _) = take_factor("entries"), take_factor("entries", LAYERS[::-1])
+    whole = views[0][1]
+    numbers = torch.arange(whole.rows * whole.cols, dtype=torch.float32).view(whole.rows, whole.cols)
+    for views_in_order in (views, reversed_views):
+        with torch.no_grad():
+            views_in_order[0][1].weight.copy_(numbers)
+    read = torch.cat([view().flatten() for view, _ in views])
+    assert len(read.unique()) == len(read) == sum(rows * cols for _, rows, cols in LAYERS)
+    for (view, _), (other, _) in zip(views, reversed(reversed_views), strict=True):
+        assert torch.equal(view(), other())
 
 
 def test_window_passes_gradients_to_its_source_and_has_no_numbers_of_its_own():

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, cast, final
@@ -21,12 +21,18 @@ from rankfold.peft_plugin.layer import layer_sizes
 from rankfold.peft_plugin.structure import USUAL_TARGETS
 from rankfold.peft_plugin.targets import plan_adapters
 from rankfold.runs.methods import find_method, head_parameters
+from rankfold.store.rounding import FEWEST_NUMBERS, GRIDS
 
 ALL_LINEAR = "all-linear"
 
 _REFERENCE_RANK = 8
-# Adapters are trained and saved in float32. A tensor's name, shape and offsets take less than this in a file.
-_NUMBER_BYTES, _TENSOR_BYTES = 4, 200
+EXACT = "fp32"
+"""The type that adapters are trained and saved in, unless they are rounded."""
+
+_FLOAT_BYTES = {EXACT: 4, "fp16": 2, "bf16": 2}
+
+DTYPES = (*_FLOAT_BYTES, *GRIDS)
+"""The types that adapters can be stored in."""
 
 
 @final
@@ -36,20 +42,39 @@ class Size:
 
     Args:
         numbers: Trained parameters, each counted once, without the task head beside the adapter.
-        tensors: In how many tensors they are.
+        bytes: Of these numbers as they are stored, in integers with their scales; a file has names and shapes
+            besides.
         step: Predicted time of a training step, as a multiple of the reference's.
         base_step: The same of the frozen base alone, under which no adapter can be.
     """
 
     numbers: int
-    tensors: int
+    bytes: int
     step: float
     base_step: float = 0.0
 
-    @property
-    def bytes(self) -> int:
-        """Most bytes of the adapter's part of the weights file: the numbers in float32, and their names."""
-        return self.numbers * _NUMBER_BYTES + self.tensors * _TENSOR_BYTES
+
+def stored_bytes(tensors: Iterable[tuple[str, int]], dtype: str = EXACT) -> int:
+    """Return the bytes of trained numbers in a type, as an adapter's file has them.
+
+    Args:
+        tensors: Role and numbers of each tensor.
+        dtype: What they are stored in, such as int4; integers have a scale for every 32 of a tensor.
+    """
+    if dtype in _FLOAT_BYTES:
+        return _FLOAT_BYTES[dtype] * sum(size for _, size in tensors)
+    grid = GRIDS[dtype]
+    return sum(
+        grid.packed_bytes(size) + grid.scale_bytes(size)
+        if is_rounded(role, size)
+        else _FLOAT_BYTES[EXACT] * size
+        for role, size in tensors
+    )
+
+
+def is_rounded(role: str, size: int) -> bool:
+    """Return whether a tensor is rounded to integers: routers and a few numbers alone are not."""
+    return role != "router" and size >= FEWEST_NUMBERS
 
 
 @final
@@ -89,20 +114,24 @@ class SizeEstimator:
         """
         return self._size(self._plan(self._config(rank, targets)))
 
-    def size(self, method: str, options: Mapping[str, JsonValue]) -> Size:
-        """Return the cost of a method.
+    def sizes(
+        self, method: str, options: Mapping[str, JsonValue], dtypes: Sequence[str] = (EXACT,)
+    ) -> dict[str, Size]:
+        """Return the cost of a method in each of some types.
 
         Raises:
             SpecError: If it cannot be built on this model, or only with a warning: such as a rank that is
                 more than a layer can have.
         """
         config = find_method(method).config(options, self.base.head.task_type, seed=0)
-        return self._size(self._plan(cast(RankfoldConfig, config)))
+        builder = self._plan(cast(RankfoldConfig, config))
+        return {dtype: self._size(builder, dtype) for dtype in dtypes}
 
-    def _size(self, builder: Builder) -> Size:
+    def _size(self, builder: Builder, dtype: str = EXACT) -> Size:
         times = self._time(builder), self._base_work.time
         step, base_step = (time / self._reference for time in times)
-        return Size(builder.parameter_count(), builder.tensor_count(), step, base_step)
+        tensors = builder.tensor_sizes()
+        return Size(sum(size for _, size in tensors), stored_bytes(tensors, dtype), step, base_step)
 
     def _config(self, rank: int, targets: list[str] | str) -> RankfoldConfig:
         return RankfoldConfig(r=rank, target_modules=targets, task_type=self.base.head.task_type)
@@ -144,7 +173,7 @@ class Budget:
 
     Args:
         params: Largest number of trained parameters of the adapter, without the task head beside it.
-        bytes: The most bytes of the adapter's weights file, as `Size.bytes` has them.
+        bytes: The most bytes of the adapter's numbers, as `Size.bytes` has them.
         step: The most time of a training step, as a multiple of that of LoRA of rank 8 on the layers that
             PEFT adapts by default.
 
@@ -160,7 +189,7 @@ class Budget:
         """Check that there is something to keep to."""
         if (self.params, self.bytes, self.step) == (None, None, None):
             raise SpecError(
-                "there is no budget; give --budget-params 60k, --budget-bytes 128KB or --budget-step 1.1x."
+                "there is no budget; give --bytes 12KiB, --budget-params 60k or --budget-step 1.1x."
             )
         for name, limit in (("params", self.params), ("bytes", self.bytes), ("step", self.step)):
             if limit is not None and limit <= 0:

@@ -1,35 +1,51 @@
 """Candidates of `rankfold fit`: every method in several ranks, options and sets of layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import log2
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import zip_longest
+from math import inf, log2
 from pathlib import Path
 from typing import Any, cast, final
 
 from pydantic import JsonValue
 
 from rankfold import presets
-from rankfold.bench.fit.budget import ALL_LINEAR, Budget, Size, SizeEstimator
+from rankfold.bench.fit.budget import ALL_LINEAR, DTYPES, EXACT, Budget, Size, SizeEstimator
 from rankfold.errors import SpecError, unknown_name
+from rankfold.factors import BasisSpec
 from rankfold.models.base import resolve_model
 from rankfold.models.meta import MetaBase, meta_base
 from rankfold.presets import Option, Preset
 from rankfold.progress import Progress, Silent
 from rankfold.runs.methods import PEFT_LORA
-from rankfold.runs.records import label_with_all
-from rankfold.runs.request import RunRequest
+from rankfold.runs.records import label_as_stored
+from rankfold.runs.request import RunRequest, StoredType
 from rankfold.tasks import load_task
 from rankfold.tasks.kinds import kind_base
 
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+_Options = dict[str, JsonValue]
+
+COMPOSITIONS: Mapping[str, Sequence[Mapping[str, JsonValue]]] = {
+    "relayed_lora": [
+        *({"share_down": "entries", "share_up": "entries", "k": k} for k in (1, 2, 4, 8, 16)),
+        *({"down": "seeded", "k": k} for k in (1, 2, 4, 8)),
+        {"scaling": "learned", "k": 1},
+    ],
+}
+"""Compositions of methods that nobody has published, by the method they start from: one square for the whole
+model, a seeded down factor with a relayed up factor, and a learned scale for each layer."""
+
+_FAMILY = ("basis", "down", "up", "share_down", "scaling")
+"""The options that make another composition of a method, not another size of it."""
 
 # An option that changes the size by less does not make another candidate.
 _LEAST_CHANGE = 0.1
 
 # Uses of a budget that are nearer to the largest than this share are as good.
 _ALIKE = 0.8
-
-_Options = dict[str, JsonValue]
 
 
 @final
@@ -44,6 +60,7 @@ class Candidate:
         reason: Why it cannot be built on this model, or not sensibly.
         distance: How far it is from the method as it is published: doublings of the rank, and 1 for another
             option and for other layers.
+        dtype: What it is stored in.
     """
 
     method: str
@@ -51,60 +68,118 @@ class Candidate:
     size: Size | None
     reason: str | None = None
     distance: float = 0.0
+    dtype: str = EXACT
 
     @property
     def label(self) -> str:
-        """The method with its options, as the command line takes them."""
-        return label_with_all(self.method, self.options)
+        """The method with its options, as the command line takes them, and the type it is stored in."""
+        return label_as_stored(self.method, self.options, self.stored_type)
+
+    @property
+    def stored_type(self) -> StoredType | None:
+        """The type that it is rounded to; None if it is not."""
+        return None if self.dtype == EXACT else cast("StoredType", self.dtype)
+
+    @property
+    def family(self) -> tuple[str, ...]:
+        """The composition: the method with the options that say more than a size."""
+        return self.method, *(f"{name}={self.options[name]}" for name in _FAMILY if name in self.options)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The compositions that are considered.
+
+    Args:
+        methods: Names of presets; all of them if empty.
+        dtypes: What adapters may be stored in, the preferred type first.
+        basis: A learned basis, for cores on it and for LoRA with its down side.
+        most: How many compositions are on the short list.
+    """
+
+    methods: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = (EXACT,)
+    basis: str | None = None
+    most: int = 25
+
+    def __post_init__(self) -> None:
+        """Check the names and the number.
+
+        Raises:
+            SpecError: If a method or a type is unknown, there is no such basis, or no use for it, or nothing
+                would be on the list.
+        """
+        for name in self.methods:
+            if name not in presets.discover():
+                raise unknown_name("method", name, presets.discover())
+        for dtype in self.dtypes:
+            if dtype not in DTYPES:
+                raise unknown_name("type", dtype, DTYPES)
+        if self.most < 1:
+            raise SpecError(f"candidates is {self.most}, which leaves none; give 1 or more.")
+        if self.basis is not None:
+            BasisSpec.of(self.basis)  # refuses one that is not there
+            if self.methods and not {"lora", "basis_core"} & set(self.methods):
+                raise SpecError(
+                    "a basis is for 'lora' and 'basis_core', which are not among the methods; add one."
+                )
 
 
 def find_candidates(
-    ruler: SizeEstimator, methods: Sequence[str] = (), *, progress: Progress | None = None
+    ruler: SizeEstimator, space: Space, *, progress: Progress | None = None
 ) -> list[Candidate]:
-    """Return every composition, with its cost or the reason why it cannot be built.
+    """Return every composition, those of the preferred type first, with its cost or why it cannot be built.
 
     Args:
         ruler: Measures on the model.
-        methods: Names of presets; all of them if empty.
+        space: What is considered.
         progress: Receives the progress, one unit a method.
-
-    Raises:
-        SpecError: If a method is unknown.
     """
-    for method in methods:
-        if method not in presets.discover():
-            raise unknown_name("method", method, presets.discover())
     progress = progress or Silent()
-    names = list(dict.fromkeys(methods)) or list(presets.discover())
+    names = list(dict.fromkeys(space.methods)) or list(presets.discover())
     progress.start(len(names), "methods")
     candidates: list[Candidate] = []
     try:
         for index, name in enumerate(names):
             progress.advance(index, now=name)
-            candidates += _of_method(ruler, presets.find(name))
+            candidates += _of_method(ruler, presets.find(name), space)
         progress.advance(len(names))
     finally:
         progress.finish()
-    return candidates
+    return sorted(candidates, key=lambda candidate: space.dtypes.index(candidate.dtype))
 
 
-def shortlist(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """Return one candidate of each method, the largest share of the budget first.
+def shortlist(candidates: Sequence[Candidate], budget: Budget, most: int | None = None) -> list[Candidate]:
+    """Return one candidate of each composition, set of layers and type, the largest use of the budget first.
 
     Of those that fit, use about as much as the largest of them, the one nearest to the method as published.
+
+    Args:
+        candidates: All of them, in the order of preference.
+        budget: What they have to keep to.
+        most: How many; first one of each composition, then others of it.
 
     Raises:
         SpecError: If none fits.
     """
-    all_fitting = fitting(candidates, budget)
-    best: list[Candidate] = []
-    for method in dict.fromkeys(candidate.method for candidate in all_fitting):
-        uses = [
-            (_use(candidate, budget), candidate) for candidate in all_fitting if candidate.method == method
-        ]
-        near_best = [candidate for use, candidate in uses if use >= _ALIKE * uses[0][0]]
-        best.append(min(near_best, key=lambda candidate: candidate.distance))
-    return sorted(best, key=lambda candidate: -_use(candidate, budget))
+    within_budget = set(map(id, fitting(candidates, budget)))
+    groups: dict[tuple[str, ...], dict[tuple[str, str], list[Candidate]]] = {}
+    for candidate in candidates:
+        if id(candidate) in within_budget:
+            place = str(candidate.options.get("target_modules")), candidate.dtype
+            groups.setdefault(candidate.family, {}).setdefault(place, []).append(candidate)
+    rounds = zip_longest(*(map(partial(_nearest, budget), places.values()) for places in groups.values()))
+    best = [candidate for turn in rounds for candidate in turn if candidate is not None]
+    return sorted(best[:most], key=lambda candidate: -_use(candidate, budget))
+
+
+def _nearest(budget: Budget, siblings: Sequence[Candidate]) -> Candidate:
+    """Return the candidate nearest to the published one, of those that use most of a budget."""
+    largest = max(_use(candidate, budget) for candidate in siblings)
+    near_best = [candidate for candidate in siblings if _use(candidate, budget) >= _ALIKE * largest]
+    near_best.sort(key=lambda candidate: (candidate.distance, -_use(candidate, budget), _step(candidate)))
+    return near_best[0]
 
 
 def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
@@ -137,14 +212,28 @@ def _use(candidate: Candidate, budget: Budget) -> float:
     return budget.use(candidate.size) if candidate.size else 0.0
 
 
-def _of_method(ruler: SizeEstimator, preset: Preset) -> Iterator[Candidate]:
+def _step(candidate: Candidate) -> float:
+    return candidate.size.step if candidate.size else inf
+
+
+def _of_method(ruler: SizeEstimator, preset: Preset, space: Space) -> Iterator[Candidate]:
     own_targets, *other_targets = _target_sets(ruler, preset)
-    variants = _variants(ruler, preset)
+    variants = [*_variants(ruler, preset), *_compositions(preset, space.basis)]
     for targets in (own_targets, *other_targets):
         for variant in variants:
             for options, doublings in _with_ranks(preset, variant):
-                candidate = _with_size(ruler, preset.name, {**options, "target_modules": targets})
-                yield replace(candidate, distance=doublings + bool(variant) + (targets != own_targets))
+                distance = doublings + bool(variant) + (targets != own_targets)
+                options["target_modules"] = targets
+                yield from _with_sizes(ruler, preset.name, options, space.dtypes, distance)
+
+
+def _compositions(preset: Preset, basis: str | None) -> Iterator[_Options]:
+    """Yield the options of compositions that start from a method."""
+    yield from map(dict, COMPOSITIONS.get(preset.name, ()))
+    if basis is not None and "basis" in preset.options:
+        yield {"basis": basis}
+    elif basis is not None and preset.name == "lora":
+        yield {"down": f"basis:{basis}"}
 
 
 def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
@@ -159,14 +248,14 @@ def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
 def _variants(ruler: SizeEstimator, preset: Preset) -> list[_Options]:
     """Return no option, and each value of one option that changes how many numbers are trained."""
     targets: _Options = {"target_modules": _target_sets(ruler, preset)[0]}
-    default_size = _with_size(ruler, preset.name, targets).size
+    default_size = _with_sizes(ruler, preset.name, targets)[0].size
     variants: list[_Options] = [{}]
     if default_size is None:
         return variants
     parameter_counts = {default_size.numbers}
     for option in preset.options.values():
         for value in _values(preset, option):
-            size = _with_size(ruler, preset.name, {**targets, option.name: value}).size
+            size = _with_sizes(ruler, preset.name, {**targets, option.name: value})[0].size
             if size and all(abs(size.numbers / count - 1) >= _LEAST_CHANGE for count in parameter_counts):
                 parameter_counts.add(size.numbers)
                 variants.append({option.name: value})
@@ -174,7 +263,7 @@ def _variants(ruler: SizeEstimator, preset: Preset) -> list[_Options]:
 
 
 def _values(preset: Preset, option: Option) -> list[JsonValue]:
-    """Return other values of an option: its choices, or half and twice its number."""
+    """Return other values of an option: its choices, or an eighth to twice its number."""
     if option.name in ("r", "seed"):
         return []
     if option.choices:
@@ -182,7 +271,7 @@ def _values(preset: Preset, option: Option) -> list[JsonValue]:
     default: Any = preset.spec().most_heads if option.name == "heads" else option.default
     if int not in option.types or isinstance(default, bool) or not isinstance(default, int):
         return []
-    return [value for value in (default // 2, default * 2) if value >= 1]
+    return [value for value in (default // 8, default // 4, default // 2, default * 2) if value >= 1]
 
 
 def _with_ranks(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, float]]:
@@ -193,22 +282,33 @@ def _with_ranks(preset: Preset, variant: _Options) -> Iterator[tuple[_Options, f
     if "r" not in preset.options:
         yield variant, 0.0
         return
-    spec = preset.spec(**variant)
+    # A basis may have fewer directions than the method's own rank.
+    own_options = preset.options.keys() - {"basis"}
+    spec = preset.spec(**{name: value for name, value in variant.items() if name in own_options})
+    scaling = variant.get("scaling", spec.scaling)
     for rank in RANKS:
-        keeps_scaling = "alpha" in preset.options and spec.scaling == "alpha_over_r" and rank != spec.rank
+        keeps_scaling = "alpha" in preset.options and scaling == "alpha_over_r" and rank != spec.rank
         alpha: _Options = {"alpha": spec.alpha * rank / spec.rank} if keeps_scaling else {}
         yield {"r": rank, **alpha, **variant}, abs(log2(rank / spec.rank))
 
 
-def _with_size(ruler: SizeEstimator, method: str, options: _Options) -> Candidate:
+def _with_sizes(
+    ruler: SizeEstimator,
+    method: str,
+    options: _Options,
+    dtypes: Sequence[str] = (EXACT,),
+    distance: float = 0.0,
+) -> list[Candidate]:
+    """Return a composition in each type, with its cost or the reason why it cannot be built."""
     try:
-        return Candidate(method, options, ruler.size(method, options))
+        sizes = ruler.sizes(method, options, dtypes)
     except (SpecError, ValueError) as error:
-        return Candidate(method, options, None, " ".join(str(error).split()))
+        return [Candidate(method, options, None, " ".join(str(error).split()), distance, dtypes[0])]
+    return [Candidate(method, options, size, None, distance, dtype) for dtype, size in sizes.items()]
 
 
 def largest_lora(ruler: SizeEstimator, budget: Budget) -> Candidate | None:
-    """Return PEFT's LoRA that uses most of a budget, or None if none fits."""
+    """Return PEFT's LoRA that uses most of a budget, as PEFT stores it; None if none fits."""
     candidates: list[Candidate] = []
     for targets in (ruler.usual, ALL_LINEAR):
         for rank in RANKS:
@@ -239,12 +339,14 @@ class Proposal:
         budget: The limits.
         ruler: Measures on the model.
         candidates: Everything that was considered.
+        space: What that was.
     """
 
     base: Mapping[str, Any]
     budget: Budget
     ruler: SizeEstimator
     candidates: tuple[Candidate, ...]
+    space: Space
 
     @property
     def fitting(self) -> list[Candidate]:
@@ -253,8 +355,8 @@ class Proposal:
 
     @property
     def shortlist(self) -> list[Candidate]:
-        """The one of each method that uses most of the budget."""
-        return shortlist(self.candidates, self.budget)
+        """Of each composition, set of layers and type the one that uses most of the budget."""
+        return shortlist(self.candidates, self.budget, self.space.most)
 
     @property
     def unbuilt(self) -> list[Candidate]:
@@ -284,7 +386,7 @@ class Proposal:
         layers = self.ruler.usual if isinstance(self.ruler.usual, str) else ", ".join(self.ruler.usual)
         return (
             "No statement on quality: the list is in the order of what is used of the budget.\n"
-            f"Bytes: float32, and 200 for the name of a tensor.{head_sentence}\n"
+            f"Bytes: of the numbers, as they are stored.{head_sentence}\n"
             f"Step: predicted, in steps of LoRA of rank 8 on {layers}, with {self.ruler.tokens:,} tokens."
         )
 
@@ -308,14 +410,15 @@ class Proposal:
     def _row(self, candidate: Candidate) -> dict[str, Any]:
         size = candidate.size
         assert size is not None, "what fits has a size"
-        costs = {**asdict(size), "bytes": size.bytes, "use": self.budget.use(size)}
-        return {"method": candidate.method, "options": dict(candidate.options), **costs}
+        costs = {**asdict(size), "use": self.budget.use(size)}
+        row = {"method": candidate.method, "options": dict(candidate.options), "dtype": candidate.dtype}
+        return {**row, **costs}
 
 
 def propose(
     base: Mapping[str, Any],
     budget: Budget,
-    methods: Sequence[str] = (),
+    space: Space,
     *,
     reads_data: bool = False,
     progress: Progress | None = None,
@@ -325,7 +428,7 @@ def propose(
     Args:
         base: Fields of `RunRequest` that all runs share; `model` is needed, the data with `reads_data` only.
         budget: What the compositions have to keep to.
-        methods: Names of presets; all of them if empty.
+        space: What is considered.
         reads_data: Take the kind of the task and its classes from the data.
         progress: Receives the progress, one unit a method.
 
@@ -337,7 +440,8 @@ def propose(
     head_base = _head_base(request, reads_data=reads_data)
     length = request.max_length or head_base.head.max_length
     ruler = SizeEstimator(head_base, tokens=request.batch_size * length)
-    return Proposal(dict(base), budget, ruler, tuple(find_candidates(ruler, methods, progress=progress)))
+    candidates = find_candidates(ruler, space, progress=progress)
+    return Proposal(dict(base), budget, ruler, tuple(candidates), space)
 
 
 def _head_base(request: RunRequest, *, reads_data: bool) -> MetaBase:

@@ -9,17 +9,27 @@ import json
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from pydantic import JsonValue
 
 from rankfold.bench.executors.base import Executor
 from rankfold.bench.fit.budget import Budget
 from rankfold.bench.fit.candidates import Candidate, Proposal, largest_lora
-from rankfold.bench.statistics.comparison import not_above_baseline, rank_records
+from rankfold.bench.statistics.comparison import (
+    knows_metric,
+    not_above_baseline,
+    paired_difference,
+    rank_records,
+    scores_of,
+    shared_examples,
+    stored_score,
+)
 from rankfold.bench.suites.outcomes import Outcome, check_none_elsewhere, raise_common_error, record_purpose
 from rankfold.bench.suites.runner import run_all
 from rankfold.errors import OutputExistsError, SpecError
@@ -27,12 +37,17 @@ from rankfold.files import write_into
 from rankfold.progress import Progress, Silent
 from rankfold.runs.fields import fields_of
 from rankfold.runs.output import check_output, folder_beside
+from rankfold.runs.record import NAME as RECORD_NAME
 from rankfold.runs.record import FitInfo, RunRecord
+from rankfold.runs.records import label_as_stored
 from rankfold.runs.request import RunRequest
 
 logger = logging.getLogger("rankfold.bench")
 
 PLAN_NAME = "fit.json"
+
+CHOSEN_NAME = "chosen"
+"""The folder of the chosen adapter, as the last rung trained it."""
 
 
 def rung_sizes(candidates: int, eta: int) -> list[int]:
@@ -118,10 +133,21 @@ class FitPlan:
             **self.base,
             method=candidate.method,
             options=dict(candidate.options),
+            store=candidate.stored_type,
             out=self.out / place,
             steps=steps,
             hold_out=True,
         )
+
+    def places(self) -> dict[str, str]:
+        """Return the folder of each candidate by its label: the method, numbered if it has several."""
+        counts = Counter(candidate.method for candidate in self.candidates)
+        return {
+            candidate.label: candidate.method
+            if counts[candidate.method] == 1
+            else f"{candidate.method}-{number}"
+            for number, candidate in enumerate(self.candidates, start=1)
+        }
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return the plan as JSON values, without the folder: the same plan anywhere."""
@@ -160,6 +186,40 @@ class FitChoice:
     records: tuple[RunRecord, ...]
     request: RunRequest
 
+    def reason(self) -> str:
+        """Return why it was chosen, in words: its score, and how far the next and LoRA are from it."""
+        parts = [(record, record.fit) for record in self.records if record.fit and record.status == "done"]
+        best, *others = rank_records(
+            [record for record, part in parts if part.role == "candidate" and part.rung == len(part.steps)]
+        )
+        references = [record for record, part in parts if part.role == "reference"]
+        tried = sum(part.role == "candidate" and part.rung == 1 for _, part in parts)
+        metric = best.task.metric.replace("_", " ")
+        lines = [f"{metric} {stored_score(best):.3f} after {best.training.steps:,} steps, of {tried} tried"]
+        lines += [
+            f"{_gain(best, other)} over {name} {_label(other)}"
+            for name, other in (
+                ("the next,", next(iter(others), None)),
+                ("PEFT's", next(iter(references), None)),
+            )
+            if other is not None
+        ]
+        return "; ".join(lines)
+
+
+def _gain(best: RunRecord, other: RunRecord) -> str:
+    """Return how much better the first of two runs is, with its interval if there is one."""
+    metric, examples = best.task.metric, shared_examples([best, other])
+    if not (examples and knows_metric([best, other], metric)):
+        return f"{stored_score(best) - stored_score(other):+.3f}"
+    ours, theirs = (scores_of([record], examples, metric) for record in (best, other))
+    gain = paired_difference(ours, theirs, metric).interval
+    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+
+
+def _label(record: RunRecord) -> str:
+    return label_as_stored(record.method.name, record.method.options, record.request.stored_type)
+
 
 def fit(
     plan: FitPlan,
@@ -196,7 +256,7 @@ def fit(
             steps,
         )
         requests = [
-            plan.request(candidate, f"rung-{number}/{candidate.method}", steps=steps)
+            plan.request(candidate, f"rung-{number}/{plan.places()[candidate.label]}", steps=steps)
             for candidate in remaining
         ]
         outcomes = run_all(requests, make_progress=make_progress, executor=executor, earlier=earlier)
@@ -223,9 +283,21 @@ def fit(
             raise_common_error([outcome])
         part = FitInfo(plan.budget.text(), tuple(plan.rungs), len(survivor_counts), 1, role="reference")
         records.append(_record_with_part(outcome, part))
+    _copy_adapter(
+        plan.out / f"rung-{len(plan.rungs)}" / plan.places()[remaining[0].label], plan.out / CHOSEN_NAME
+    )
     full = plan.request(remaining[0], "winner", steps=None)
     full = replace(full, hold_out=False, train_rows=None, eval_rows=None)
     return FitChoice(remaining[0], tuple(records), full)
+
+
+def _copy_adapter(run: Path, folder: Path) -> None:
+    """Copy the adapter of a run, without what is about the run: the record of each run is there once."""
+    if (run / SAFETENSORS_WEIGHTS_NAME).is_file():  # the run of an archive has none
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(
+            run, folder, ignore=shutil.ignore_patterns(RECORD_NAME, "curve.csv", "examples.jsonl")
+        )
 
 
 def _claim(plan: FitPlan, *, overwrite: bool) -> None:
@@ -240,7 +312,7 @@ def _claim(plan: FitPlan, *, overwrite: bool) -> None:
         check_output(plan.out, overwrite=False)
     elif overwrite:
         reference = plan.out / "reference"
-        for folder in (reference, folder_beside(reference), *plan.out.glob("rung-*")):
+        for folder in (plan.out / CHOSEN_NAME, reference, folder_beside(reference), *plan.out.glob("rung-*")):
             shutil.rmtree(folder, ignore_errors=True)
     elif _without_defaults(_read_plan(file)) != _without_defaults(plan.to_dict()):
         raise OutputExistsError(

@@ -380,6 +380,12 @@ def scores_of(records: Sequence[RunRecord], examples: Sequence[int | str], metri
     return replace(scores, offsets=offsets) if any(offsets) else scores
 
 
+def stored_score(record: RunRecord) -> float:
+    """Return the metric of a run that is done, with the numbers that are stored where they are rounded."""
+    metric = record.task.metric
+    return record.metrics[metric] + _rounding_change(record, metric)
+
+
 def _rounding_change(record: RunRecord, metric: str) -> float:
     """Return by how much the metric changed where the run is stored rounded; 0 for other runs."""
     stored = record.stored.get(record.request.stored_type or "")
@@ -412,14 +418,18 @@ def mean_score(records: Sequence[RunRecord], metric: str, examples: Sequence[int
 def rank_records(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Return runs of one rung, the best first, failed ones last.
 
-    Equal scores are ordered by the loss on the same rows, then by the number of trained parameters; then they
-    stay in order.
+    A run that is stored rounded counts as it is stored. Equal scores are ordered by the loss on the same
+    rows, then by the number of trained parameters; then they stay in order.
     """
     return sorted(records, key=_rank)
 
 
 def _rank(record: RunRecord) -> tuple[float, float, int]:
-    return -goodness(record), held_out_loss(record), record.parameters.trainable
+    if record.status == "failed":
+        return math.inf, math.inf, 0
+    score = stored_score(record)
+    error = score if is_smaller_better(record.task.metric) else -score
+    return error, held_out_loss(record), record.parameters.trainable
 
 
 def not_above_baseline(records: Sequence[RunRecord]) -> list[RunRecord]:

@@ -292,10 +292,7 @@ def _tuning(entry: _TuningEntry) -> Tuning:
 
 def _recommended_rate(method: Variant) -> float:
     """Return the rate that the table of recipes has for a method with its options."""
-    targets = method.options.get("target_modules")
-    return recommend(
-        method.name, targets=targets if isinstance(targets, str) else None, options=method.options
-    ).learning_rate
+    return recommend(method.name, options=method.options).learning_rate
 
 
 def _center_ladders(suite: Suite) -> Suite:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankfold.bench.fit.budget import Budget, Size, parse_bytes, parse_count, parse_step
+from rankfold.bench.fit.budget import Budget, Size, parse_bytes, parse_count, parse_step, stored_bytes
 from rankfold.errors import SpecError
 
 
@@ -61,20 +61,24 @@ def test_budget_that_allows_nothing_is_refused(limits):
     base=st.floats(0, 0.1),
 )
 def test_size_fits_if_it_is_within_every_limit(params, size_bytes, step, base):
-    size = Size(numbers=params, tensors=0, step=step, base_step=base)
+    size = Size(numbers=params, bytes=4 * params, step=step, base_step=base)
     budget = Budget(params=500, bytes=size_bytes * 4, step=1.5)
     assert (budget.use(size) <= 1) == (params <= 500 and params <= size_bytes and step <= 1.5)
 
 
 def test_use_of_time_is_what_comes_on_top_of_the_frozen_base():
-    size = Size(numbers=1, tensors=1, step=1.0, base_step=0.9)
+    size = Size(numbers=1, bytes=4, step=1.0, base_step=0.9)
     assert Budget(step=1.1).use(size) == pytest.approx(0.5)
     assert Budget(step=0.95).use(size) > 1
     assert Budget(step=0.9).use(size) > 1
 
 
-def test_bytes_count_the_numbers_and_the_names():
-    assert Size(numbers=10, tensors=2, step=1.0).bytes == 10 * 4 + 2 * 200
+def test_bytes_are_those_of_the_type_and_few_numbers_and_routers_are_exact():
+    tensors = [("down", 64), ("core", 33), ("scale", 1), ("router", 64)]
+    assert stored_bytes(tensors) == 4 * 162
+    assert stored_bytes(tensors, "fp16") == 2 * 162
+    assert stored_bytes(tensors, "int4") == (32 + 2 * 2) + (17 + 2 * 2) + 4 + 4 * 64
+    assert stored_bytes(tensors, "int8") == (64 + 2 * 2) + (33 + 2 * 2) + 4 + 4 * 64
 
 
 def test_budget_says_all_its_limits():

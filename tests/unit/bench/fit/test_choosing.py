@@ -24,7 +24,7 @@ from tests.support.tiny_models import review_rows, write_splits
 # Nothing is trained here, so nothing is read: records that a double writes are of no real data.
 BASE = {"model": "minilm", "data": "news.jsonl"}
 NAMES = list(discover())[:10]
-LORA = Candidate("peft:lora", {"r": 1}, Size(10, 1, 1.0))
+LORA = Candidate("peft:lora", {"r": 1}, Size(10, 40, 1.0))
 
 
 class Trainer:
@@ -49,7 +49,7 @@ class Trainer:
 
 @pytest.fixture
 def plan(tmp_path):
-    candidates = tuple(Candidate(name, {"r": 2}, Size(10, 1, 1.0)) for name in NAMES)
+    candidates = tuple(Candidate(name, {"r": 2}, Size(10, 40, 1.0)) for name in NAMES)
     return FitPlan(
         out=tmp_path / "fit",
         base=BASE,
