@@ -322,7 +322,7 @@ def print_claims(title: str, studies: Studies, pairs: Sequence[tuple[str, str]],
     for tasks in ("each", "mean"):
         for judged in judge(claims, studies, rules=Rules(MARGIN, tasks), reference=LORA):
             for finding in judged.findings:
-                if finding.difference is None:
+                if finding.difference is None or (tasks == "mean" and not finding.parts):
                     continue
                 gap, relation = finding.difference.interval, finding.note or finding.relation(judged.claim)
                 print(

@@ -1,5 +1,6 @@
 """Studies and the report: records grouped by model, task and data, compared, and judged by claims."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from rankfold.bench.step_times import StepTime, read_step_times
 from rankfold.bench.suites.saved_suite import judge_suite, load_suite
 from rankfold.bench.suites.suite import Condition, Suite, model_of, runs_by_name, task_of
 from rankfold.errors import DataError, unknown_name
+from rankfold.report.format import join_names
 from rankfold.report.results import Result, make_results
 from rankfold.report.selection import (
     Choice,
@@ -262,15 +264,20 @@ def make_report(
 def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each model and task of a suite with runs that have no record."""
     present = {record.name for record in records}
-    presence: dict[Condition, list[bool]] = {}
-    for name, (condition, _) in runs_by_name(suite).items():
-        presence.setdefault(condition, []).append(name in present)
-    for condition, runs in presence.items():
+    labels: dict[Condition, list[str]] = {}
+    missing: dict[Condition, Counter[str]] = {}
+    for name, (condition, label) in runs_by_name(suite).items():
+        labels.setdefault(condition, []).append(label)
+        missing.setdefault(condition, Counter()).update([] if name in present else [label])
+    for condition, counts in missing.items():
         name = f"{model_of(suite, condition)} on {task_of(suite, condition)}"
-        if not any(runs):
+        total = len(labels[condition])
+        if counts.total() == total:
             yield f"There is no run of {name}: {reasons.get(name, 'none was started')}."
-        elif not all(runs):
-            yield f"{sum(runs)} of {len(runs)} runs of {name} are there; run the suite again for the others."
+        elif counts:
+            rows = join_names([f"{label} ({count})" for label, count in counts.items()])
+            done = f"{total - counts.total()} of {total} runs of {name} are there"
+            yield f"{done}; run the suite again for the others: {rows}."
 
 
 def _step_times(study: Study, speeds: Sequence[StepTime]) -> Mapping[str, StepTime]:

@@ -10,7 +10,7 @@ import pytest
 from rankfold.bench.statistics.claims import Rules
 from rankfold.bench.step_times import StepTime, write_step_times
 from rankfold.bench.suites.saved_suite import save_suite
-from rankfold.bench.suites.suite import Variant
+from rankfold.bench.suites.suite import Variant, runs_by_name
 from rankfold.cli.results import report_as_json
 from rankfold.errors import DataError
 from rankfold.report.claims import SHAPES, claim_cells, claims_sentence, finding_cells
@@ -213,10 +213,9 @@ def test_runs_of_a_suite_that_are_not_there_are_told(tmp_path):
     count = sum(record.task.name == "sst2" for record in runs)
     last = next(record for record in reversed(runs) if record.task.name == "sst2")
     (sentence,) = make_report([record for record in records if record is not last], tmp_path).missing
-    assert (
-        sentence
-        == f"{count - 1} of {count} runs of minilm on sst2 are there; run the suite again for the others."
-    )
+    done = f"{count - 1} of {count} runs of minilm on sst2 are there"
+    _, label = runs_by_name(suite)[last.name]
+    assert sentence == f"{done}; run the suite again for the others: {label} (1)."
     (sentence,) = make_report([each for each in records if each.task.name == "mrpc"], tmp_path).missing
     assert sentence == "There is no run of minilm on sst2: none was started."
 

@@ -24,7 +24,7 @@ from rankfold.runs.request import RunRequest, StoredType
 from rankfold.tasks import load_task
 from rankfold.tasks.kinds import kind_base
 
-RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 14, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256)
 
 _Options = dict[str, JsonValue]
 
