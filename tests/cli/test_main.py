@@ -46,20 +46,26 @@ def failing(error):
     return program(body)
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["trian"], ["train", "--help"], ["compare", "--help"]]
-)
-def test_door_loads_nothing_heavy(words):
+def test_help_and_misspelt_names_are_answered_before_anything_heavy_is_imported(tmp_path):
+    model, misspelt = ["--model", "minilm"], ["--method", "loraa"]
+    lines = [["--help"], ["--version"], ["trian"], ["train", "--help"], ["compare", "--help"]]
+    lines += [["methods", "loraa"], ["methods", "peft:loraa"]]
+    lines += [[name, *model, *misspelt] for name in ("params", "lr")]
+    lines += [["bench", "estimate", *model, *misspelt, "--task", "bbc_news"]]
+    lines += [["train", *model, *misspelt, "--task", "bbc_news", "--out", str(tmp_path / "run")]]
+    lines += [["compare", *misspelt, "--method", "lora", "--task", "bbc_news"]]
     probe = (
         "import sys\n"
         "from rankfold.cli.main import cli\n"
-        "try:\n    cli(sys.argv[1:])\n"
-        "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'peft', 'transformers', 'datasets', 'scipy'} & set(sys.modules)\n"
-        "sys.exit(3 if heavy else 0)"
+        f"for words in {lines}:\n"
+        "    try:\n        cli(words)\n"
+        "    except SystemExit:\n        pass\n"
+        "    heavy = {'torch', 'peft', 'transformers', 'datasets', 'scipy'} & set(sys.modules)\n"
+        "    assert not heavy, (words, heavy)\n"
     )
-    finished = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True)
+    finished = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("Did you mean") >= len(lines) - 4
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -20,6 +20,7 @@ from rankfold.cli.options import (
 )
 from rankfold.cli.planned import show_estimates, show_plan
 from rankfold.errors import SpecError
+from rankfold.runs.check import check_method_name
 from rankfold.runs.request import RunRequest
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def command(
     override the suite for all its tasks, methods and trials. A comparison that was stopped continues with the
     same command.
     """
+    for words in filter(str.split, methods):
+        check_method_name(words.split()[0])
     from rankfold.bench.suites.protocol import run_suite  # --help can do without these seconds
 
     if pilot is not None and not dry_run:

@@ -7,6 +7,7 @@ import click
 
 from rankfold.cli.console import note, print_json, print_table
 from rankfold.cli.options import json_option
+from rankfold.runs.check import check_method_name
 
 if TYPE_CHECKING:
     from rankfold.presets import Preset
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 @json_option
 def command(name: str | None, *, as_json: bool) -> None:
     """List the methods, or the options of one: NAME is one of the list, or of PEFT's as peft:NAME."""
+    if name is not None:
+        check_method_name(name)
     from rankfold.presets import discover, find  # seconds of imports that --help can do without
 
     if name is None:

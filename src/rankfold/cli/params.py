@@ -7,6 +7,7 @@ import click
 
 from rankfold.cli.console import note, print_json, print_table, shown_notes
 from rankfold.cli.options import json_option, model_and_method_options, parse_settings
+from rankfold.runs.check import check_method_name
 
 
 @click.command()
@@ -24,9 +25,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Count the parameters of a method on a model, without loading weights."""
-    from rankfold.bench.counts import (
-        count_on_meta,  # seconds of imports that --help can do without
-    )
+    check_method_name(method)
+    from rankfold.bench.counts import count_on_meta  # seconds of imports that --help can do without
 
     with shown_notes():
         counts = count_on_meta(model, method, parse_settings(settings), kind=task_kind, num_labels=num_labels)
