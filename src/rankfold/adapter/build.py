@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from rankfold.adapter.dropout import Dropout
 from rankfold.adapter.gating import (
     CodeGating,
     ExpertEntryGating,
@@ -142,7 +143,7 @@ class Builder:
             _take_from_weight(views, site, base_weight)
         _take_from_bases(views, site, name or path)
         gating = self._gating(path, owned_parts)
-        dropout = nn.Dropout(spec.dropout) if spec.dropout else nn.Identity()
+        dropout = Dropout(spec.dropout) if spec.dropout else nn.Identity()
         if spec.dropout or not owned_parts:  # a layer has a part of each of its adapters
             owned_parts["dropout"] = dropout
         adapter = Adapter(

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol, cast, final
+from typing import Any, Protocol, TypeGuard, cast, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankfold.adapter.dropout import Dropout
 from rankfold.adapter.gating import Gating
 from rankfold.adapter.geometry import Geometry, Matrices
 from rankfold.errors import NotExactError
@@ -105,15 +106,16 @@ class Adapter(nn.Module):
     def with_base(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the output of a frozen linear base layer with the change added, in fewer steps than apart.
 
-        Only where `drops` is False.
+        Only where `drops_output` is False.
 
         Args:
             x: The base layer's input, [*batch, in_features], in the dtype of the adapter and of the layer.
             weight: The base layer's weight, [out_features, in_features].
             bias: The base layer's bias, if any.
         """
-        down = self._matrix(self.down, self.dtype)
-        result, code = linear_and_code(x, weight, bias, down)
+        down, dropout = self._matrix(self.down, self.dtype), self.input_dropout
+        mask, multiplier = dropout.draw(x) if is_dropping(dropout) else (None, 1.0)
+        result, code = linear_and_code(x, weight, bias, down, mask, multiplier)
         return add_expanded(result, self._up_input(x, code, down), self._matrix(self.up, down.dtype))
 
     def add_to(self, weight: Tensor) -> Tensor:
@@ -139,10 +141,12 @@ class Adapter(nn.Module):
     @property
     def drops(self) -> bool:
         """Whether dropout acts now."""
-        return any(
-            isinstance(dropout, nn.Dropout) and dropout.training
-            for dropout in (self.input_dropout, self.output_dropout)
-        )
+        return is_dropping(self.input_dropout) or self.drops_output
+
+    @property
+    def drops_output(self) -> bool:
+        """Whether dropout acts on the output now."""
+        return is_dropping(self.output_dropout)
 
     def _up_input(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the input of the up factor: the code of x after core, gates and scaling."""
@@ -240,21 +244,33 @@ def adapters_in(model: nn.Module) -> Iterator[tuple[str, str, Adapter]]:
             yield path, name, adapter
 
 
+def is_dropping(dropout: nn.Module) -> TypeGuard[Dropout]:
+    """Whether a module is dropout that acts now."""
+    return isinstance(dropout, Dropout) and dropout.is_active
+
+
 def linear_and_code(
     x: Float[Tensor, "*batch in_features"],
     weight: Float[Tensor, "out_features in_features"],
     bias: Float[Tensor, " out_features"] | None,
     down: Float[Tensor, "rank in_features"],
+    mask: UInt8[Tensor, "*batch in_features"] | None = None,
+    multiplier: float = 1.0,
 ) -> tuple[Float[Tensor, "*batch out_features"], Float[Tensor, "*batch rank"]]:
-    """Return the output of a frozen linear layer, and the code of its input.
+    """Return the output of a frozen linear layer, and the code of its input after dropout.
+
+    Of the dropped input nothing is kept for the backward pass but the mask.
 
     Args:
         x: The input.
         weight: The layer's weight, which gets no gradient.
         bias: The layer's bias, if any, which gets no gradient.
         down: The adapter's down factor.
+        mask: 1 for each entry that the code sees, 0 for a dropped one; None for no dropout.
+        multiplier: What the code is multiplied by.
     """
-    return cast(tuple[Tensor, Tensor], cast(Any, _LinearAndCode).apply(x, weight, bias, down))
+    outputs = cast(Any, _LinearAndCode).apply(x, weight, bias, down, mask, multiplier)
+    return cast(tuple[Tensor, Tensor], outputs)
 
 
 def add_expanded(
@@ -270,21 +286,42 @@ def add_expanded(
 @final
 class _LinearAndCode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor) -> Any:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        mask: Tensor | None,
+        multiplier: float,
+    ) -> Any:
         # The input is kept for the down factor's gradient only.
-        ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, down)
-        return functional.linear(x, weight, bias), functional.linear(x, down)
+        ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, down, mask)
+        ctx.multiplier = multiplier
+        code = functional.linear(_dropped(x, mask), down)
+        return functional.linear(x, weight, bias), code if mask is None else code.mul_(multiplier)
 
     # In differentiable steps, for those who want gradients of gradients.
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (torch's way)
         of_result, of_code = gradients
-        x, weight, down = ctx.saved_tensors
+        x, weight, down, mask = ctx.saved_tensors
         flat_code = of_code.reshape(-1, of_code.shape[-1])
+        if mask is not None:
+            flat_code = flat_code * ctx.multiplier
         of_x = of_down = None
         if ctx.needs_input_grad[0]:
-            flat_x = of_result.reshape(-1, of_result.shape[-1]) @ weight
-            of_x = flat_x.addmm_(flat_code, down).reshape(*of_result.shape[:-1], weight.shape[1])
+            flat_result = of_result.reshape(-1, of_result.shape[-1])
+            if mask is None:
+                flat_x = (flat_result @ weight).addmm_(flat_code, down)
+            else:
+                flat_x = _dropped(flat_code @ down, mask.reshape(-1, down.shape[1]))
+                flat_x = flat_x.addmm_(flat_result, weight)
+            of_x = flat_x.reshape(*of_result.shape[:-1], weight.shape[1])
         if x is not None:
-            of_down = flat_code.T @ x.reshape(-1, x.shape[-1])
-        return of_x, None, None, of_down
+            of_down = flat_code.T @ _dropped(x, mask).reshape(-1, x.shape[-1])
+        return of_x, None, None, of_down, None, None
+
+
+def _dropped(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask

@@ -36,7 +36,7 @@ class RankfoldLinear(RankfoldLayer):
         return all(adapter.router is None for adapter in candidates)
 
     def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
-        """Take the fast way for one adapter without dropout on a plain layer.
+        """Take the fast way for one adapter without dropout of its output on a plain layer.
 
         Not under autocast, and not in a transform of `torch.func`.
         """
@@ -47,7 +47,7 @@ class RankfoldLinear(RankfoldLayer):
             return None
         adapter = self.rankfold_adapters[active[0]]
         is_parted = isinstance(adapter.gating, ExpertGating)
-        if is_parted or adapter.drops or not x.dtype == base.weight.dtype == adapter.dtype:
+        if is_parted or adapter.drops_output or not x.dtype == base.weight.dtype == adapter.dtype:
             return None
         return adapter.with_base(x, base.weight, base.bias)
 

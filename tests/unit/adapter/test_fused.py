@@ -30,17 +30,21 @@ def leaves(*shapes, seed=0):
     m=st.integers(1, 6),
     r=st.integers(1, 3),
     has_bias=st.booleans(),
+    drops=st.booleans(),
 )
-def test_output_and_code_are_those_of_two_products_and_so_are_the_gradients(batch, n, m, r, has_bias):
+def test_output_and_code_are_those_of_two_products_and_so_are_the_gradients(batch, n, m, r, has_bias, drops):
+    mask, multiplier = (torch.rand(*batch, n) < 0.6).to(torch.uint8) if drops else None, 2.5 if drops else 1.0
+
     def outcome(fused):
         x, down, up = leaves((*batch, n), (r, n), (m, r))
         weight, bias = (leaf.detach() for leaf in leaves((m, n), (m,), seed=1))
         bias = bias if has_bias else None
         if fused:
-            result, code = linear_and_code(x, weight, bias, down)
+            result, code = linear_and_code(x, weight, bias, down, mask, multiplier)
             total = add_expanded(result, code, up)
         else:
-            total = functional.linear(x, weight, bias) + functional.linear(functional.linear(x, down), up)
+            seen = x if mask is None else x * mask * multiplier
+            total = functional.linear(x, weight, bias) + functional.linear(functional.linear(seen, down), up)
         (total**2).sum().backward()
         return total.detach(), x.grad, down.grad, up.grad
 
