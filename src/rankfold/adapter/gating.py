@@ -36,7 +36,6 @@ class Gating(ABC):
     def __init__(self, router: Router) -> None:
         self.router = router
 
-    @abstractmethod
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Return the input of the up factor, with heads times rank features.
 
@@ -45,6 +44,11 @@ class Gating(ABC):
             codes: The adapter's codes of x.
             read: Returns the codes without dropout, flat, [*batch, code_heads * rank].
         """
+        return weigh(codes, self.weights(x, read))
+
+    @abstractmethod
+    def weights(self, x: Tensor, read: Callable[[], Tensor]) -> Float[Tensor, "*batch heads"]:
+        """Return the weights of the heads, with the arguments of a call."""
 
 
 def weigh(
@@ -58,18 +62,18 @@ def weigh(
 class InputGating(Gating):
     """Gates that a router reads off the layer's input (HydraLoRA; Tian et al., 2024, eq. 5)."""
 
-    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+    def weights(self, x: Tensor, read: Callable[[], Tensor]) -> Tensor:
         """Ask the router about x."""
-        return weigh(codes, self.router(x))
+        return self.router(x)
 
 
 @final
 class CodeGating(Gating):
     """Gates that a router reads off the adapter's code (EffiLoRA; Tian et al., 2025, section 3.1)."""
 
-    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+    def weights(self, x: Tensor, read: Callable[[], Tensor]) -> Tensor:
         """Ask the router about the code."""
-        return weigh(codes, self.router(read()))
+        return self.router(read())
 
 
 @final
@@ -156,20 +160,20 @@ class ExpertGating(MlpGating):
 class MlpEntryGating(MlpGating):
     """Gates of a layer that reads the MLP's input (LLaVA-MoLE; Chen et al., 2024)."""
 
-    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+    def weights(self, x: Tensor, read: Callable[[], Tensor]) -> Tensor:
         """Ask the router about the MLP's input."""
-        return weigh(codes, self._mlp.enter(self, x))
+        return self._mlp.enter(self, x)
 
 
 @final
 class MlpExitGating(MlpGating):
     """Gates of the layer that writes the MLP's output: those of its entries."""
 
-    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
+    def weights(self, x: Tensor, read: Callable[[], Tensor]) -> Tensor:
         """Take the weights of the entries."""
-        code = weigh(codes, self._mlp.weights())
+        weights = self._mlp.weights()
         self._mlp.leave()
-        return code
+        return weights
 
 
 def _chosen_experts(weights: Tensor, experts: int) -> tuple[Tensor, Tensor]:
@@ -199,10 +203,9 @@ class ExpertEntryGating(ExpertGating):
     Reference: Li et al., 2024, eq. 4 and 5.
     """
 
-    def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
-        """Return a code for each chosen expert, [experts, *batch, heads * rank]."""
-        _, heads = _chosen_experts(self._mlp.enter(self, x), self.experts)
-        return weigh(codes, heads)
+    def weights(self, x: Tensor, read: Callable[[], Tensor]) -> Tensor:
+        """Return 1 for the head of each chosen expert, [experts, *batch, heads]."""
+        return _chosen_experts(self._mlp.enter(self, x), self.experts)[1]
 
 
 @final
@@ -222,6 +225,10 @@ class ExpertExitGating(ExpertGating):
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Return the experts' codes, weighted and summed, [*batch, heads * rank]."""
+        return weigh(codes, self.weights(x, read)).sum(dim=0)
+
+    def weights(self, x: Tensor, read: Callable[[], Tensor]) -> Tensor:
+        """Return the weight of each chosen expert for its head, [experts, *batch, heads]."""
         weights, heads = _chosen_experts(self._mlp.weights(), self.experts)
         self._mlp.leave()
-        return weigh(codes, heads * weights.unsqueeze(-1)).sum(dim=0)
+        return heads * weights.unsqueeze(-1)

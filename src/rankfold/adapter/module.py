@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankfold.adapter.dropout import Dropout
-from rankfold.adapter.gating import Gating
+from rankfold.adapter.gating import Gating, weigh
 from rankfold.adapter.geometry import Geometry, Matrices
 from rankfold.errors import NotExactError
 from rankfold.factors import Factor, without_autocast
@@ -114,9 +114,19 @@ class Adapter(nn.Module):
             bias: The base layer's bias, if any.
         """
         down, dropout = self._matrix(self.down, self.dtype), self.input_dropout
-        mask, multiplier = dropout.draw(x) if is_dropping(dropout) else (None, 1.0)
-        result, code = linear_and_code(x, weight, bias, down, mask, multiplier)
-        return add_expanded(result, self._up_input(x, code, down), self._matrix(self.up, down.dtype))
+        flat, batch = x.reshape(-1, x.shape[-1]), x.shape[:-1]
+        mask, multiplier = dropout.draw(flat) if is_dropping(dropout) else (None, 1.0)
+        result, flat_code = linear_and_code(flat, weight, bias, down, mask, multiplier)
+        up, weights = self._matrix(self.up, down.dtype), None
+        if self.gating is None:
+            code = self._apply_core(flat_code, down.dtype)
+        else:
+            read = partial(self._undropped_code, x, flat_code.reshape(*batch, down.shape[0]), down)
+            weights = self.gating.weights(x, read)
+            weights = weights.reshape(-1, weights.shape[-1])
+            code = self._apply_core(self._split_heads(flat_code), down.dtype)
+        # The code has rank features where the output has out_features: the cheaper place to scale.
+        return add_expanded(result, self._scale(code), up, weights).reshape(*batch, up.shape[0])
 
     def add_to(self, weight: Tensor) -> Tensor:
         """Return a parameter with the change added, in its dtype; only where the geometry is `Matrices`.
@@ -202,9 +212,13 @@ class Adapter(nn.Module):
 
     def _apply_gates(self, gating: Gating, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code of every head, weighed, [*batch, heads * rank_up]."""
+        codes = self._apply_core(self._split_heads(code), down.dtype)
+        return gating(x, codes, partial(self._undropped_code, x, code, down))
+
+    def _split_heads(self, code: Tensor) -> Tensor:
+        """Return the codes of the heads that have a V of their own, [*batch, down_heads, rank]."""
         rank = code.shape[-1] // self.down_heads  # torch cannot infer it from a batch without rows
-        codes: Tensor = code.reshape(*code.shape[:-1], self.down_heads, rank)
-        return gating(x, self._apply_core(codes, down.dtype), partial(self._undropped_code, x, code, down))
+        return code.reshape(*code.shape[:-1], self.down_heads, rank)
 
     def _undropped_code(self, x: Tensor, code: Tensor, down: Tensor) -> Tensor:
         """Return the code without dropout."""
@@ -250,13 +264,13 @@ def is_dropping(dropout: nn.Module) -> TypeGuard[Dropout]:
 
 
 def linear_and_code(
-    x: Float[Tensor, "*batch in_features"],
+    x: Float[Tensor, "tokens in_features"],
     weight: Float[Tensor, "out_features in_features"],
     bias: Float[Tensor, " out_features"] | None,
     down: Float[Tensor, "rank in_features"],
-    mask: UInt8[Tensor, "*batch in_features"] | None = None,
+    mask: UInt8[Tensor, "tokens in_features"] | None = None,
     multiplier: float = 1.0,
-) -> tuple[Float[Tensor, "*batch out_features"], Float[Tensor, "*batch rank"]]:
+) -> tuple[Float[Tensor, "tokens out_features"], Float[Tensor, "tokens rank"]]:
     """Return the output of a frozen linear layer, and the code of its input after dropout.
 
     Of the dropped input nothing is kept for the backward pass but the mask.
@@ -274,13 +288,20 @@ def linear_and_code(
 
 
 def add_expanded(
-    result: Float[Tensor, "*batch out_features"],
-    code: Float[Tensor, "*batch rank"],
-    up: Float[Tensor, "out_features rank"],
-) -> Float[Tensor, "*batch out_features"]:
-    """Return result + U code, without writing the second one down."""
-    total = torch.addmm(result.reshape(-1, result.shape[-1]), code.reshape(-1, code.shape[-1]), up.T)
-    return total.reshape(result.shape)
+    result: Float[Tensor, "tokens out_features"],
+    code: Float[Tensor, "tokens rank"] | Float[Tensor, "tokens code_heads rank"],
+    up: Float[Tensor, "out_features all_ranks"],
+    weights: Float[Tensor, "tokens heads"] | None = None,
+) -> Float[Tensor, "tokens out_features"]:
+    """Return result + U code, in the place of the result.
+
+    Args:
+        result: The base layer's output; it is overwritten.
+        code: The code, or with weights those of the heads, of which there may be one for all.
+        up: The adapter's up factor, its heads side by side.
+        weights: What the code of each head is multiplied by; the product is not kept for the backward pass.
+    """
+    return cast(Tensor, cast(Any, _AddExpanded).apply(result, code, up, weights))
 
 
 @final
@@ -306,22 +327,39 @@ class _LinearAndCode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (torch's way)
         of_result, of_code = gradients
         x, weight, down, mask = ctx.saved_tensors
-        flat_code = of_code.reshape(-1, of_code.shape[-1])
         if mask is not None:
-            flat_code = flat_code * ctx.multiplier
-        of_x = of_down = None
-        if ctx.needs_input_grad[0]:
-            flat_result = of_result.reshape(-1, of_result.shape[-1])
-            if mask is None:
-                flat_x = (flat_result @ weight).addmm_(flat_code, down)
-            else:
-                flat_x = _dropped(flat_code @ down, mask.reshape(-1, down.shape[1]))
-                flat_x = flat_x.addmm_(flat_result, weight)
-            of_x = flat_x.reshape(*of_result.shape[:-1], weight.shape[1])
-        if x is not None:
-            of_down = flat_code.T @ _dropped(x, mask).reshape(-1, x.shape[-1])
+            of_code = of_code * ctx.multiplier
+        of_x = None
+        if ctx.needs_input_grad[0] and mask is None:
+            of_x = (of_result @ weight).addmm_(of_code, down)
+        elif ctx.needs_input_grad[0]:
+            of_x = _dropped(of_code @ down, mask).addmm_(of_result, weight)
+        of_down = None if x is None else of_code.T @ _dropped(x, mask)
         return of_x, None, None, of_down, None, None
 
 
 def _dropped(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
+
+
+@final
+class _AddExpanded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, code: Tensor, up: Tensor, weights: Tensor | None) -> Any:
+        ctx.save_for_backward(code, up, weights)
+        ctx.mark_dirty(result)
+        return result.addmm_(code if weights is None else weigh(code, weights), up.T)
+
+    # In differentiable steps, as above.
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (torch's way)
+        (of_result,) = gradients
+        code, up, weights = ctx.saved_tensors
+        of_code, of_weights = of_result @ up, None
+        if weights is not None:
+            heads = of_code.view(*weights.shape, code.shape[-1])
+            of_weights = (heads * code).sum(dim=-1)
+            of_code = (heads * weights.unsqueeze(-1)).sum_to_size(code.shape)
+            code = weigh(code, weights)
+        of_up = of_result.T @ code if ctx.needs_input_grad[2] else None
+        return of_result, of_code, of_up, of_weights

@@ -178,7 +178,10 @@ class Router(nn.Module):
         """Return the probabilities of all heads, their weights, and 1 for each that is chosen."""
         scores = self.scores(features)
         dtype = torch.promote_types(scores.dtype, torch.float32)
-        probabilities = torch.softmax(scores.to(dtype) / self.spec.temperature, dim=-1)
+        scores = scores.to(dtype)
+        if self.spec.temperature != 1:
+            scores = scores / self.spec.temperature
+        probabilities = torch.softmax(scores, dim=-1)
         return probabilities, *self._choose(probabilities)
 
     def scores(self, features: Tensor) -> Tensor:

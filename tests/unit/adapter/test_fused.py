@@ -23,32 +23,46 @@ def leaves(*shapes, seed=0):
     return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(
-    batch=st.sampled_from([(), (3,), (2, 3), (2, 0, 4), (2, 3, 2)]),
+    tokens=st.integers(0, 4),
     n=st.integers(1, 6),
     m=st.integers(1, 6),
     r=st.integers(1, 3),
+    heads=st.none() | st.integers(1, 3),
+    has_own_codes=st.booleans(),
     has_bias=st.booleans(),
     drops=st.booleans(),
 )
-def test_output_and_code_are_those_of_two_products_and_so_are_the_gradients(batch, n, m, r, has_bias, drops):
-    mask, multiplier = (torch.rand(*batch, n) < 0.6).to(torch.uint8) if drops else None, 2.5 if drops else 1.0
+def test_fused_steps_have_the_values_and_both_gradients_of_plain_ones(
+    *, tokens, n, m, r, heads, has_own_codes, has_bias, drops
+):
+    mask, multiplier = ((torch.rand(tokens, n) < 0.6).to(torch.uint8), 2.5) if drops else (None, 1.0)
+    codes = heads if heads and has_own_codes else 1
 
-    def outcome(fused):
-        x, down, up = leaves((*batch, n), (r, n), (m, r))
+    def plain(x, weight, bias, down, up, weights):
+        seen = x if mask is None else x * mask * multiplier
+        code = functional.linear(seen, down)
+        if weights is not None:
+            code = (code.view(tokens, codes, r) * weights.unsqueeze(-1)).flatten(1)
+        return functional.linear(x, weight, bias) + functional.linear(code, up)
+
+    def fused(x, weight, bias, down, up, weights):
+        result, code = linear_and_code(x, weight, bias, down, mask, multiplier)
+        return add_expanded(result, code if heads is None else code.view(tokens, codes, r), up, weights)
+
+    def outcome(change):
+        x, down, up, weights = leaves(
+            (tokens, n), (codes * r, n), (m, (heads or 1) * r), (tokens, heads or 1)
+        )
         weight, bias = (leaf.detach() for leaf in leaves((m, n), (m,), seed=1))
-        bias = bias if has_bias else None
-        if fused:
-            result, code = linear_and_code(x, weight, bias, down, mask, multiplier)
-            total = add_expanded(result, code, up)
-        else:
-            seen = x if mask is None else x * mask * multiplier
-            total = functional.linear(x, weight, bias) + functional.linear(functional.linear(seen, down), up)
-        (total**2).sum().backward()
-        return total.detach(), x.grad, down.grad, up.grad
+        learned = [x, down, up] if heads is None else [x, down, up, weights]
+        total = change(x, weight, bias if has_bias else None, down, up, None if heads is None else weights)
+        first = torch.autograd.grad((total**2).sum(), learned, create_graph=True)
+        second = torch.autograd.grad(sum((gradient**2).sum() for gradient in first), learned)
+        return [total, *first, *second]
 
-    for actual, expected in zip(outcome(True), outcome(False), strict=True):
+    for actual, expected in zip(outcome(fused), outcome(plain), strict=True):
         assert actual.shape == expected.shape
         if expected.numel():
             assert_close(actual, expected)
