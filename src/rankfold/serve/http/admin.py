@@ -7,9 +7,11 @@ from typing import Annotated, Any, final
 
 from fastapi import Depends, FastAPI, Query, Request
 
+from rankfold.errors import AdapterFileError, SpecError
 from rankfold.serve.engine import Engine
 from rankfold.serve.http.messages import AdapterInfo
 from rankfold.serve.http.service import MOST_MODELS, HttpError, ModelName, Service, missing_model
+from rankfold.store.adapter import SavedAdapter
 from rankfold.store.record import Record
 from rankfold.store.saved import open_adapter
 from rankfold.store.store import AdapterStore
@@ -47,9 +49,16 @@ class _Adapters:
         with tempfile.TemporaryDirectory() as folder, self._open() as store:
             file = Path(folder) / "adapter.rankfold"
             _ = file.write_bytes(packed)
+            saved = self._read(file)
+            return _info(store.put(name, saved, replace=True))
+
+    def _read(self, file: Path) -> SavedAdapter:
+        try:
             saved = open_adapter(file)
             self._engine.bank.check(saved)
-            return _info(store.put(name, saved, replace=True))
+        except (AdapterFileError, SpecError) as error:
+            raise HttpError(422, str(error), "adapter_unusable") from error
+        return saved
 
     def remove(self, name: str) -> None:
         """Delete an adapter.

@@ -137,6 +137,8 @@ async def _explain(_: Request, error: Exception) -> Response:
         case RequestValidationError():
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][1:])
+            if first["type"] == "json_invalid":
+                place, first["msg"] = "", "This is no JSON; send an object"
             message = f"{place or 'the body'}: {first['msg']}."
             return JSONResponse(error_body(400, message, first["type"], place or None), 400)
         case HTTPException():

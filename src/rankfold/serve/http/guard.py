@@ -1,6 +1,7 @@
 """The guard of the server: requests are read whole, within their size and their time, or refused."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -53,12 +54,16 @@ class Guard:
             async with asyncio.timeout(self._seconds):
                 body = await _read_body(scope, receive, limit)
         except TimeoutError:
-            await _refuse(send, 408, f"the body did not arrive in {self._seconds:g} seconds; send it again.")
+            message = f"the body did not arrive in {self._seconds:g} seconds; send it again."
+            await _refuse(send, 408, message)
             return
-        except _TooLargeError:
-            await _refuse(send, 413, f"the body has more than {limit:,} bytes; send fewer texts at a time.")
+        except _TooLargeError as error:
+            await self._refuse_and_discard(receive, send, error)
             return
         if body is None:  # the client has gone
+            return
+        if _has_lone_surrogate(body):
+            await _refuse(send, 400, "the body escapes half a letter (a lone surrogate); send whole ones.")
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -67,17 +72,40 @@ class Guard:
 
         await self._app(scope, replay, send)
 
+    async def _refuse_and_discard(self, receive: Receive, send: Send, error: "_TooLargeError") -> None:
+        """Answer at once, and read on for a while: many clients look for an answer only behind their body."""
+        await _refuse(send, error.status, str(error), is_last=False)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                message = await receive()
+                while message["type"] != "http.disconnect" and message.get("more_body", False):
+                    message = await receive()
+        await send({"type": "http.response.body", "body": b""})
+
 
 class _TooLargeError(Exception):
-    """A body with more bytes than are read."""
+    """A request with more bytes than are read.
+
+    Args:
+        status: Of the answer.
+        message: Says which bytes.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
     """Return the body of a request; None if the client goes away."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    length = headers.get(b"content-length", b"0")
+    too_large = _TooLargeError(413, f"the body has more than {limit:,} bytes; send fewer texts at a time.")
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    first_line = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    if first_line + sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
+        raise _TooLargeError(431, f"the path and the headers have more than {MOST_HEADER_BYTES:,} bytes.")
+    length = dict(headers).get(b"content-length", b"0")
     if length.isdigit() and int(length) > limit:
-        raise _TooLargeError
+        raise too_large
     chunks, size = [b""], 0
     while True:
         message = await receive()
@@ -86,13 +114,26 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:
-            raise _TooLargeError
+            raise too_large
         if not message.get("more_body", False):
             return b"".join(chunks)
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
-    """Answer without reading on, and close the connection."""
+def _has_lone_surrogate(body: bytes) -> bool:
+    """Whether JSON has a text that is none: Python reads it, and nothing can write it."""
+    if rb"\ud" not in body.lower():
+        return False
+    try:
+        _ = json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):  # no JSON, which is refused later
+        pass
+    return False
+
+
+async def _refuse(send: Send, status: int, message: str, *, is_last: bool = True) -> None:
+    """Answer, and close the connection behind the last part of the answer."""
     body = json.dumps(error_body(status, message)).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -100,7 +141,7 @@ async def _refuse(send: Send, status: int, message: str) -> None:
         (b"connection", b"close"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
 
 
 _TYPES = {
