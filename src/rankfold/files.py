@@ -194,10 +194,9 @@ _DRAFT, _EARLIER_DRAFT = r"[0-9a-f]{16}", r"[a-z0-9_]{8}"  # rankfold 0.1 had ot
 @contextmanager
 def _scratch_beside(place: Path) -> Generator[Path]:
     """Give a hidden folder beside a place until the block ends; those of killed processes go first."""
+    remove_scratch(place.parent)
     for leftover in _drafts_of(place, rf"{_DRAFT}|{_EARLIER_DRAFT}"):
-        with _hold_lock(leftover) as is_free:
-            if is_free and {path.name for path in leftover.iterdir()} <= {_NEW, _OLD}:
-                _drop_scratch(leftover, place)
+        _drop_leftover(leftover, place)
     scratch = place.with_name(draft_name(place.name))
     try:
         scratch.mkdir()
@@ -205,6 +204,26 @@ def _scratch_beside(place: Path) -> Generator[Path]:
             yield scratch
     finally:
         _drop_scratch(scratch, place)
+
+
+def remove_scratch(parent: Path) -> None:
+    """Delete what killed processes left in a folder while they replaced others in it, whichever those were.
+
+    A folder that one of them had moved aside is moved back. One without `new` and `old` is nobody's, or that
+    of a process that has just begun.
+    """
+    names = os.listdir(parent) if parent.is_dir() else []
+    for match in filter(None, (re.fullmatch(rf"\.(.+)\.{_DRAFT}", name) for name in names)):
+        leftover = parent / match[0]
+        if (leftover / _NEW).is_dir() or (leftover / _OLD).is_dir():
+            _drop_leftover(leftover, parent / match[1])
+
+
+def _drop_leftover(leftover: Path, place: Path) -> None:
+    """Delete the scratch folder of a killed process; one that is in use or holds something else stays."""
+    with _hold_lock(leftover) as is_free:
+        if is_free and {path.name for path in leftover.iterdir()} <= {_NEW, _OLD}:
+            _drop_scratch(leftover, place)
 
 
 def _drop_scratch(scratch: Path, place: Path) -> None:

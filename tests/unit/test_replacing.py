@@ -146,6 +146,27 @@ def test_folder_of_a_living_process_is_left_alone(tmp_path):
     assert content(place) == "first"
 
 
+def test_leftovers_beside_another_target_go_and_what_was_moved_aside_comes_back(tmp_path):
+    def scratch(name, *parts):
+        for part in parts:
+            (tmp_path / name / part).mkdir(parents=True)
+            (tmp_path / name / part / "record").write_text(OLD)
+        return tmp_path / name
+
+    dead = scratch(".kx.0123456789abcdef", "new"), scratch(".gone.0123456789abcdef", "new", "old")
+    strangers = [
+        scratch(".kx.0123456789abcdeg", "new"),
+        scratch(".other.0123456789abcdef", "new", "more"),
+        scratch(".empty.0123456789abcdef", "other"),
+    ]
+    with whole_folder(tmp_path / "living", check=lambda: None, last="record") as work:
+        export_over(tmp_path / "out")
+        assert work.is_dir()
+    assert not any(folder.exists() for folder in dead)
+    assert content(tmp_path / "gone") == OLD
+    assert all(folder.exists() for folder in strangers)
+
+
 def test_unfinished_files_of_killed_processes_go(tmp_path):
     child = os.fork()
     if not child:

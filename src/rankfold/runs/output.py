@@ -16,6 +16,7 @@ from rankfold.files import (
     naming_full_disk,
     open_to_readers,
     put_in_place,
+    remove_scratch,
     restore_replaced,
 )
 from rankfold.runs.archive import archived_run
@@ -197,5 +198,9 @@ def _holds_only_failure(folder: Path) -> bool:
 
 
 def restore_run(folder: Path, scratch: Path) -> None:
-    """Put back an earlier run that a process moved aside and was stopped before it could replace it."""
+    """Put back an earlier run that a process moved aside and was stopped before it could replace it.
+
+    Leavings of exports into the same folder go too.
+    """
+    remove_scratch(folder.absolute().parent)
     restore_replaced(folder, scratch / _OLD)

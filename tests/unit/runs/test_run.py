@@ -14,6 +14,7 @@ from rankfold.presets import discover, recommend
 from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
 from rankfold.runs.examples import read_examples
+from rankfold.runs.prepare import prepare
 from rankfold.runs.record import RunRecord
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import dry_run, run
@@ -308,3 +309,14 @@ def test_minilm_learns_bbc_news_beyond_the_majority(tmp_path):
     assert record.metrics["accuracy"] > record.baselines["majority"]
     assert losses[-1] < losses[0]
     assert (record.parameters.stored, record.parameters.head) == (73728, 384 * 5 + 5)
+
+
+@pytest.mark.parametrize("option", [{}, {"class_weights": "balanced"}, {"sampling": "balanced"}], ids=str)
+def test_imbalance_is_not_remarked_on_where_the_request_deals_with_it(option, tiny_bert, tmp_path):
+    rows = [{"text": f"film {index}", "label": "yes" if index % 50 else "no"} for index in range(100)]
+    write_splits(tmp_path / "data", train=rows, validation=rows)
+    request = RunRequest(
+        model=str(tiny_bert), data=str(tmp_path / "data"), method="lora", out=tmp_path / "run", **option
+    )
+    names = {finding.name for finding in prepare(request).findings}
+    assert ("imbalanced_classes" in names) is not bool(option)

@@ -16,6 +16,7 @@ from rankfold.errors import SpecError
 from rankfold.tasks import TaskRequest, choose_metrics, load_task
 from rankfold.tasks.kinds import KINDS, Examples
 from rankfold.tasks.kinds.labelled import Example
+from rankfold.tasks.kinds.token_labels import TokenExample
 from rankfold.tasks.metrics import auroc, balanced_weights, metric_name, per_class
 from tests.support.tiny_models import review_rows, write_splits
 
@@ -122,6 +123,20 @@ def test_weighted_loss_counts_every_class_alike(name):
         losses = functional.cross_entropy(logits, truth, reduction="none")
         expected = (losses[:99].mean() + losses[99]) / 2
     torch.testing.assert_close(kind.loss(_Fixed(logits), {"labels": targets}), expected)
+
+
+def test_weighted_loss_counts_every_tag_alike_and_no_piece_without_one():
+    tags, others = ["O"] * 6 + ["B"] * 2, ["O"]
+    rows = [TokenExample(n, ("w",) * len(row), row) for n, row in enumerate((tags, others))]
+    kind = KINDS["token_labels"].weigh_classes(Examples(("O", "B"), {"train": rows}))
+    logits = torch.randn(1, 12, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[-100, 0, 0, 0, -100, 0, 0, 0, 0, 1, 1, -100]])
+    losses = functional.cross_entropy(logits[0], labels[0], reduction="none")
+    expected = (losses[labels[0] == 0].mean() + losses[labels[0] == 1].mean()) / 2
+    torch.testing.assert_close(kind.loss(_Fixed(logits), {"labels": labels}), expected)
+    assert kind.loss_items({"labels": labels}) == pytest.approx(9.0)
+    named = KINDS["token_labels"].weigh_classes(Examples(("O", "B"), {"train": rows}), {"B": 4.0})
+    assert named.loss_items({"labels": labels}) == 7 + 2 * 4
 
 
 @pytest.mark.parametrize("name", ["regression", "instruction"])

@@ -93,11 +93,13 @@ def test_bare_texts_are_no_conversation(row, columns, prompt):
     ("messages", "words"),
     [
         (
-            [{"role": "user", "content": "a"}, {"role": "observation", "content": "b"}],
-            "message 2 is of the role 'observation'",
+            [{"role": "user", "content": "a"}, {"role": "critic", "content": "b"}],
+            "message 2 is of the role 'critic'",
         ),
         ([{"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}], "message 1 has the call"),
-        ([{"role": "assistant", "content": "", "function_call": {"name": "f"}}], "message 1 calls a tool by"),
+        ([{"role": "assistant", "content": "", "function_call": "f"}], "message 1 calls a tool by 'f'"),
+        ([{"from": "function_call", "value": '{"look": 1}'}], 'message 1 calls a tool by .{"look": 1}'),
+        ([{"from": "function_call", "value": ""}], "message 1 calls a tool by ''"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
             "message 1 has the content",
@@ -359,6 +361,52 @@ def test_tools_are_written_by_the_template_and_calls_are_learned(llama, turns):
     assert "film look [SEP]" in segments[0].text
     assert reader.findings() == []
     assert item.answer.strip()
+
+
+_BARE_CALL = {"name": "look", "arguments": '{"at": "film"}'}
+_BARE_TOOLS = '[\n {"name": "look"}]'
+_TOOL_LAYOUTS = {
+    "ShareGPT": {
+        "tools": _BARE_TOOLS,
+        "conversations": [
+            {"from": "human", "value": "the film ?"},
+            {"from": "function_call", "value": '{"name": "look", "arguments": {"at": "film"}}'},
+            {"from": "observation", "value": "was"},
+            {"from": "gpt", "value": "good"},
+        ],
+    },
+    "several calls": {
+        "tools": _BARE_TOOLS,
+        "conversations": [
+            {"from": "user", "value": "the film ?"},
+            {"from": "tool_call", "value": json.dumps([_BARE_CALL])},
+            {"from": "tool", "value": "was"},
+            {"from": "assistant", "value": "good"},
+        ],
+    },
+    "OpenAI before tools": {
+        "tools": json.loads(_BARE_TOOLS),
+        "messages": [
+            {"role": "user", "content": "the film ?"},
+            {"role": "assistant", "content": None, "function_call": _BARE_CALL},
+            {"role": "function", "name": "look", "content": "was"},
+            {"role": "assistant", "content": "good"},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("turns", [2, 4])
+@pytest.mark.parametrize("row", _TOOL_LAYOUTS.values(), ids=_TOOL_LAYOUTS)
+def test_other_layouts_of_calls_are_the_same_conversation(row, turns):
+    def read(row):
+        (name,) = row.keys() - {"tools"}
+        reader = InstructionReader(find_columns([row], Columns()))
+        item = reader.read({**row, name: row[name][:turns]}, "a")
+        messages = [turn.to_dict() for turn in (*item.turns, item.reply) if turn is not None]
+        return item.answer, item.tools, [{**turn, "name": None} for turn in messages], reader.findings()
+
+    assert read(row) == read(_TOOL_ROW)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ messages, and Alpaca's `instruction` with `system` and `history`.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,11 +25,14 @@ _ROLES = {
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("user", "human", "prompter"), USER),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), ASSISTANT),
-    "tool": TOOL,
+    **dict.fromkeys(("tool", "observation", "function", "tool_response", "function_response"), TOOL),
+    **dict.fromkeys(("function_call", "tool_call"), ASSISTANT),
 }
+_CALL_ROLES = ("function_call", "tool_call")
 _READ_FIELDS = {"role", "content", "from", "value"}
 _EXTRA_FIELDS = {ASSISTANT: ("tool_calls",), TOOL: ("name", "tool_call_id")}
 _QUOTED_ROWS = 5
+_JSON_LIST = re.compile(r"\s*\[\s*[{\[]")
 _LISTS = ("messages", "conversations", "conversation")
 
 
@@ -75,7 +79,8 @@ def conversation_of(row: Row, columns: Columns) -> Conversation:
         if not isinstance(message, Message):
             is_chat = True
             present = {key for key, value in message.items() if value not in (None, [], "")}
-            fields |= present - _READ_FIELDS - turn.extra.keys()
+            calls = {"function_call"} if "tool_calls" in turn.extra else frozenset[str]()
+            fields |= present - _READ_FIELDS - turn.extra.keys() - calls
     return Conversation(tuple(turns), is_chat, fields, tools)
 
 
@@ -94,7 +99,11 @@ def _tools(row: Row) -> tuple[Any, ...]:
             f"'tools' holds '{_short(row.get('tools'))}' where a list of descriptions of tools is needed; "
             "write each as an object, or remove the column."
         )
-    return tuple(items)
+    # Some files leave out the object around a function.
+    return tuple(
+        {"type": "function", "function": item} if "name" in item and "function" not in item else item
+        for item in cast("list[Mapping[str, Any]]", items)
+    )
 
 
 def _pair(row: Row, prompt: str, answer: str) -> list[Mapping[str, Any] | Message]:
@@ -127,23 +136,42 @@ def _messages(value: object, column: str) -> list[Mapping[str, Any] | Message]:
 
 def _turn(message: Mapping[str, Any], number: int) -> Message:
     word = message.get("role") or message.get("from")
-    role = _ROLES.get(word.strip().lower()) if isinstance(word, str) else None
+    name = word.strip().lower() if isinstance(word, str) else ""
+    role = _ROLES.get(name)
     if role is None:
         raise DataError(
             f"message {number} is of the role '{word}', which is not trained on; write it as a turn of one "
             f"of these roles, or remove the row: {', '.join(_ROLES)}."
         )
-    if message.get("function_call"):
-        raise DataError(
-            f"message {number} calls a tool by 'function_call', which chat templates do not read; write it "
-            "as 'tool_calls', or remove the row."
-        )
     extra = {name: message[name] for name in _EXTRA_FIELDS.get(role, ()) if message.get(name)}
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    if name in _CALL_ROLES:
+        extra["tool_calls"], content = _bare_calls(content, number), None
+    elif message.get("function_call"):
+        extra["tool_calls"] = _bare_calls(message["function_call"], number)
     if "tool_calls" in extra:
         extra["tool_calls"] = [_call(call, number) for call in extra["tool_calls"]]
-    content = message.get("content") if message.get("content") is not None else message.get("value")
     # Nothing at all is an empty answer, and counted as such.
     return Message(role, "" if content is None and role == ASSISTANT else _text(content, number), extra)
+
+
+def _bare_calls(value: object, number: int) -> list[object]:
+    """Return calls that are written as a name with arguments, in JSON or not, as `tool_calls` has them.
+
+    Raises:
+        DataError: If they are no JSON.
+    """
+    quote = _short(value)
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    calls = cast("list[object]", value if isinstance(value, list) else [value])
+    if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        raise DataError(
+            f"message {number} calls a tool by '{quote}' where an object with 'name' and 'arguments' is "
+            "needed; correct or remove the row."
+        )
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _call(call: object, number: int) -> object:
@@ -213,7 +241,7 @@ def _history(row: Row) -> list[Message]:
 
 def parse_json(value: object) -> object:
     """Return the list that a text holds as JSON, as cells of CSV files do; other values as they are."""
-    if isinstance(value, str) and value.lstrip().startswith(("[{", "[[")):
+    if isinstance(value, str) and _JSON_LIST.match(value):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -21,10 +22,10 @@ from rankfold.tasks.data.labels import DROP_REMEDY, check_label_lists, count_lab
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.table import quote_list
 from rankfold.tasks.kinds.kind import Batch, Collate, Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import note_cut, read_rows
+from rankfold.tasks.kinds.labelled import logits_and_weights, named_weights, note_cut, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 from rankfold.tasks.list_metrics import OUTSIDE, TAG_METRICS, find_entities, score_lists, split_tag
-from rankfold.tasks.metrics import most_common
+from rankfold.tasks.metrics import balanced_weights, most_common
 
 _TOKENS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "ner", "entities", "pos_tags", "upos", "chunk_tags", "token_labels")
@@ -133,6 +134,15 @@ class TokenLabels(TaskKind):
     def input_texts(self, example: TokenExample) -> dict[str, str]:
         """Return the tokens, with spaces between them."""
         return {"text": " ".join(example.tokens)}
+
+    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> TaskKind:
+        """Return token labels with weights of tags, `tokens / (tags * tokens of the tag)` if None."""
+        names = examples.label_names or ()
+        if weights is not None:
+            return WeightedTokenLabels(named_weights(weights, names))
+        order = {name: index for index, name in enumerate(names)}
+        ids = [order[tag] for item in examples.splits["train"] for tag in item.label or ()]
+        return WeightedTokenLabels(balanced_weights(ids, len(names)))
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a token classification model with an output for each tag."""
@@ -257,6 +267,30 @@ class TokenLabels(TaskKind):
         return most_common([tag for row in labels for tag in row])
 
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common_tag}
+
+
+class WeightedTokenLabels(TokenLabels):
+    """Token labels whose loss weighs tags.
+
+    Args:
+        weights: One for each tag.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = tuple(weights)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross-entropy over labelled tokens, weighted by tag."""
+        logits, weights = logits_and_weights(model, batch, self._weights)
+        labels: Tensor = batch["labels"]
+        return functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), weights, ignore_index=_IGNORED
+        )
+
+    def loss_items(self, batch: Batch) -> float:
+        """Return the sum of the labelled tokens' weights, by which the loss is a mean."""
+        labels: list[int] = batch["labels"].flatten().tolist()
+        return sum(self._weights[label] for label in labels if label != _IGNORED)
 
 
 def _columns_of(row: Row, overrides: Columns) -> tuple[str | None, str | None]:
