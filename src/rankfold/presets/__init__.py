@@ -46,7 +46,7 @@ def recommend(method: str, *, options: Mapping[str, Any] | None = None) -> Recip
     """Return the recommended values of a method: its entry in the table, or its preset's own rate.
 
     Args:
-        method: A preset, `head_only`, or a method of PEFT as `peft:` and its name.
+        method: A preset, `head_only`, `full`, or a method of PEFT as `peft:` and its name.
         options: Options of the method, where its rate depends on them.
     """
     recipe = find_recipe(method, options or {})

@@ -99,12 +99,14 @@ RECIPES: Mapping[str, Recipe] = {
     "tlora": _recipe(1e-2, ALL_LINEAR, (5e-3, 2e-2), _RECIPES_RECORD),
     "tlora_plus": _recipe(3e-3, None, (3e-4, 4.6e-3), _TLORA_RECORD),
     "head_only": _recipe(1e-2, None, (1e-3, 3e-2), _TLORA_RECORD),
+    # All weights move at once, so each of them moves less.
+    "full": _recipe(1e-4, ALL_LINEAR),
     "peft:lokr": _recipe(5e-3),
     "peft:lora": _recipe(1e-3, None, (3e-4, 3e-3), _EFFILORA_RECORD),
     "peft:unilora": _recipe(1e-2),
     "peft:vera": _recipe(2e-2),
 }
-"""By name: every preset, the baseline, and methods of PEFT; others have `OTHER_RECIPE`."""
+"""By name: every preset, the baselines, and methods of PEFT; others have `OTHER_RECIPE`."""
 
 OTHER_RECIPE = _recipe(1e-3)
 

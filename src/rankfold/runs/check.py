@@ -14,7 +14,7 @@ from rankfold.files import check_writable
 from rankfold.models.names import check_model_name
 from rankfold.plugins import file_names
 from rankfold.runs.output import check_output
-from rankfold.runs.request import HEAD_ONLY_NAME, LOGGERS, PEFT_PREFIX, RunRequest
+from rankfold.runs.request import FULL_NAME, HEAD_ONLY_NAME, LOGGERS, PEFT_PREFIX, RunRequest
 from rankfold.tasks.data.read import find_source
 from rankfold.tasks.registry import check_named
 from rankfold.train.schedule import QUANTISED_OPTIMIZERS
@@ -115,7 +115,7 @@ def check_method_name(name: str) -> None:
         peft_names = _peft_names()
         if peft_names and name not in peft_names:
             raise unknown_name("method", name, peft_names)
-    elif name not in (*presets, HEAD_ONLY_NAME) and not entry_points(group="rankfold.presets"):
+    elif name not in (*presets, HEAD_ONLY_NAME, FULL_NAME) and not entry_points(group="rankfold.presets"):
         raise unknown_name("method", name, presets)
 
 

@@ -1,4 +1,4 @@
-"""Methods as values: rankfold's presets, every method of PEFT itself, and a baseline without an adapter."""
+"""Methods as values: rankfold's presets, every method of PEFT itself, and baselines without an adapter."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, cast, final
 
-from peft import PeftConfig, PeftModel
+from peft import LNTuningConfig, PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import JsonValue
 from torch.nn import Parameter
@@ -19,7 +19,7 @@ from rankfold.peft_plugin.config import RankfoldConfig, config
 from rankfold.peft_plugin.count import count_parameters
 from rankfold.peft_plugin.structure import MLP_TARGETS
 from rankfold.runs.record import ParametersInfo
-from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX, RunRequest
+from rankfold.runs.request import FULL_NAME, HEAD_ONLY_NAME, PEFT_PREFIX, RunRequest
 
 logger = logging.getLogger("rankfold.runs")
 
@@ -104,18 +104,22 @@ class Method:
             values["modules_to_save"] = [*(values.get("modules_to_save") or ()), *unsaved_modules]
         new_heads = sorted(saved_heads & {part for name in fresh_modules for part in name.split(".")})
         # Only of heads on whole texts does PEFT know that "all-linear" does not mean them.
-        if task_type == "TOKEN_CLS" and new_heads and (self.target_word or not self.trains_adapter):
+        if (
+            task_type == "TOKEN_CLS"
+            and new_heads
+            and (self.target_word or not self.trains_adapter or self.name == FULL_NAME)
+        ):
             values.setdefault("exclude_modules", new_heads)
 
 
 def find_method(name: str) -> Method:
-    """Return a method: a preset by its name, one of PEFT's as `peft:` and its name, or `head_only`.
+    """Return a method: a preset by its name, one of PEFT's as `peft:` and its name, `head_only` or `full`.
 
     Raises:
         SpecError: If there is none of this name, with the nearest one.
     """
-    if name == HEAD_ONLY.name:
-        return HEAD_ONLY
+    if name in BASELINES:
+        return BASELINES[name]
     if name.startswith(PEFT_PREFIX):
         methods = peft_methods()
         if name not in methods:
@@ -214,6 +218,14 @@ def _head_only_config(**options: Any) -> PeftConfig:
 
 HEAD_ONLY = Method(HEAD_ONLY_NAME, _head_only_config, trains_adapter=False)
 """A baseline: nothing but a new head is trained, on the features that the base model has."""
+
+FULL = Method(FULL_NAME, partial(_peft_config, FULL_NAME, LNTuningConfig))
+"""A ceiling: the weight and bias of every linear layer are trained and saved whole.
+
+PEFT's LN tuning trains a copy of any layer in its place, whatever its name says.
+"""
+
+BASELINES = {method.name: method for method in (HEAD_ONLY, FULL)}
 
 
 def head_parameters(model: PeftModel) -> list[Parameter]:

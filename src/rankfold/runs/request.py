@@ -36,6 +36,9 @@ PEFT_PREFIX = "peft:"
 HEAD_ONLY_NAME = "head_only"
 """The method that trains the task head alone."""
 
+FULL_NAME = "full"
+"""The method that trains every linear layer whole."""
+
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 """Integrations of transformers' Trainer, with the packages that they take."""
 

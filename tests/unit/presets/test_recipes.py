@@ -7,8 +7,8 @@ import pytest
 import rankfold
 from benchmarks.recipes import variations
 from rankfold.presets import RECIPES, Preset, discover, recommend
-from rankfold.runs.methods import find_method
-from rankfold.runs.request import HEAD_ONLY_NAME, PEFT_PREFIX
+from rankfold.runs.methods import BASELINES, find_method
+from rankfold.runs.request import PEFT_PREFIX
 from tests.architecture.sources import ROOT
 
 RECORDS = ROOT / "benchmarks" / "records"
@@ -16,7 +16,7 @@ EVERY_RECIPE = pytest.mark.parametrize("method", RECIPES)
 
 
 def test_the_table_has_every_preset_and_the_presets_read_their_rates_off_it():
-    own = {name for name in RECIPES if name != HEAD_ONLY_NAME and not name.startswith(PEFT_PREFIX)}
+    own = {name for name in RECIPES if name not in BASELINES and not name.startswith(PEFT_PREFIX)}
     assert own == discover().keys()
     assert {name: preset.learning_rate for name, preset in discover().items()} == {
         name: recommend(name).learning_rate for name in own

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from rankfold.errors import SpecError
 from rankfold.presets import discover
-from rankfold.runs.methods import HEAD_ONLY, find_method, peft_methods
+from rankfold.runs.methods import BASELINES, FULL, HEAD_ONLY, find_method, peft_methods
 from rankfold.runs.prepare import prepare
 from rankfold.runs.run import dry_run
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
@@ -89,7 +90,7 @@ def test_a_rate_far_from_those_that_learned_is_doubted_once(request_, change, is
     assert [record.levelname for record in warnings] == ["WARNING"] * is_doubted
 
 
-@pytest.mark.parametrize("name", [*discover(), *peft_methods(), HEAD_ONLY.name])
+@pytest.mark.parametrize("name", [*discover(), *peft_methods(), *BASELINES])
 def test_a_method_is_found_by_its_name(name):
     assert find_method(name).name == name
 
@@ -100,6 +101,22 @@ def test_head_alone_is_trained_as_the_baseline(request_):
     assert trained
     assert all(".modules_to_save." in name for name in trained)
     assert (prepared.parameters().trainable, prepared.parameters().head > 0) == (0, True)
+
+
+def test_full_trains_every_linear_layer_but_the_head_as_part_of_the_adapter(request_):
+    prepared = prepare(replace(request_, method=FULL.name, options={}))
+    base = prepared.model.get_base_model()
+    originals = [
+        layer
+        for name, layer in base.named_modules()
+        if isinstance(layer, nn.Linear) and "classifier" not in name
+    ]
+    # Each is there as it was and as a trained copy.
+    numbers = sum(part.numel() for layer in originals for part in layer.parameters())
+    assert prepared.parameters().trainable == numbers / 2 > 0
+    assert prepared.parameters().head > 0
+    of_tokens = find_method(FULL.name).config({}, "TOKEN_CLS", seed=0, fresh_modules=["classifier"])
+    assert set(of_tokens.exclude_modules) == {"classifier"}
 
 
 @pytest.mark.parametrize(
