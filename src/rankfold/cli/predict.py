@@ -29,6 +29,7 @@ Examples:
   rankfold predict runs/tickets --data new.csv --out answered.csv
   rankfold predict adapters.db#customers/a --json < lines.txt
   rankfold predict runs/answers --text "Name three rivers." --temperature 0.7 --top-p 0.9
+  rankfold predict runs/style --text "a red fox" --text "a boat" --seed 7 --out pictures
 """
 
 
@@ -45,8 +46,8 @@ Examples:
 @request_options(PredictRequest, _FIELDS)
 @_output(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File for the answers, .jsonl or .csv, with the columns of the input.",
+    type=click.Path(path_type=Path),
+    help="File for the answers, .jsonl or .csv, with the columns of the input; a folder for pictures.",
 )
 @_output("--overwrite", is_flag=True, help="Replace the file that --out names.")
 @_output(
@@ -73,6 +74,7 @@ def command(
     from rankfold.runs.predict import (
         answer_rows,
         check_answer_file,
+        check_answer_form,
         json_line,
         load_for,
         replaced_columns,
@@ -88,6 +90,7 @@ def command(
         if out is not None and (names := replaced_columns(inputs)):
             note(f"the answers replace {quote_list(names)} of the input; rename what is to be kept.")
         model = load_for(request)
+        check_answer_form(model, out)
         if out is None and not as_json and len(inputs) == 1:
             _print_one(model, inputs, request)
             return

@@ -24,7 +24,7 @@ DENOISERS = ("unet", "transformer")
 Conditions = Mapping[str, Tensor]
 """Encoded captions by name, each with the captions as its first axis."""
 
-_TEXT_TOKENS = 77
+TEXT_TOKENS = 77
 """The tokens of CLIP's text encoder, and the usual most tokens of a caption for others."""
 
 _STEPS, _GUIDANCE = 50, 7.5
@@ -207,7 +207,7 @@ class StableDiffusion(Pipeline):
     """Stable Diffusion 1 and 2: a U-Net that reads CLIP's tokens."""
 
     class_names = ("StableDiffusionPipeline",)
-    caption_tokens = _TEXT_TOKENS
+    caption_tokens = TEXT_TOKENS
 
     def conditions(self, captions: Sequence[str], max_length: int) -> Conditions:
         """Return the tokens of the text encoder."""
@@ -225,7 +225,7 @@ class StableDiffusionXL(Pipeline):
     """Stable Diffusion XL: a U-Net that reads two text encoders and the size of the picture."""
 
     class_names = ("StableDiffusionXLPipeline",)
-    caption_tokens = _TEXT_TOKENS
+    caption_tokens = TEXT_TOKENS
 
     def conditions(self, captions: Sequence[str], max_length: int) -> Conditions:
         """Return the tokens of both text encoders, and the second one's summary."""
@@ -398,7 +398,7 @@ class PixelPipeline(Pipeline):
         channels = cast(Any, self.model).config.in_channels
         noise = torch.stack([torch.randn(channels, side, side, generator=item) for item in generators])
         pictures = noise.to(device) * scheduler.init_noise_sigma
-        conditions = self.conditions([*captions, *[""] * len(captions)], _TEXT_TOKENS)
+        conditions = self.conditions([*captions, *[""] * len(captions)], TEXT_TOKENS)
         options = {"generator": generators} if "Ancestral" in type(scheduler).__name__ else {}
         for time in scheduler.timesteps:
             noisy = scheduler.scale_model_input(torch.cat([pictures, pictures]), time)
@@ -464,6 +464,8 @@ def load_pipeline(name: str, location: str, folder: Path, dtype: torch.dtype) ->
             f"'{name}' is a {class_name}, which is not trained here; use one of {known}, or a U-Net with a "
             "text encoder and no autoencoder."
         )
+    bars = diffusers_library(f"the pipeline '{name}'").utils.logging
+    bars.disable_progress_bar()
     try:
         with quiet_libraries():
             pipeline = family.load(location, class_name)
@@ -475,5 +477,7 @@ def load_pipeline(name: str, location: str, folder: Path, dtype: torch.dtype) ->
             f"cannot load the pipeline '{name}' ({reason}); check its files, whose weights are read from "
             "safetensors only."
         ) from error
+    finally:
+        bars.enable_progress_bar()
     pipeline.freeze(dtype)
     return pipeline

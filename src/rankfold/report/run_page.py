@@ -18,6 +18,7 @@ from rankfold.report.format import (
     seconds_text,
 )
 from rankfold.report.page import render
+from rankfold.report.pictures import run_grid
 from rankfold.report.run_charts import (
     MOST_CLASSES,
     confusion_figure,
@@ -58,7 +59,8 @@ def run_page(record: RunRecord, examples: Sequence[HeldOutExample], *, version: 
         "classes": _classes(record),
         "confusions": _confusions(record),
         "mistakes": _table([item for item in examples if item.role == "mistake"]),
-        "samples": _table([item for item in examples if item.role == "sample"]),
+        "samples": _table([item for item in examples if item.role == "sample" and not item.pictures]),
+        "pictures": run_grid(examples),
         "is_numeric": bool(_number_pairs(record)),
         "findings": [capital(finding) for finding in record.findings],
         "cost": _cost(record),

@@ -69,6 +69,7 @@ def study_section(name: str, study: Study) -> dict[str, Any]:
             for run in result.failures
         ],
         "fine": _fine_print(study),
+        "pictures": study.pictures,
         "legend": [{"label": label, "style": styles[label]} for label in labels],
         "charts": study_figures(study, styles) if labels else [],
         "settings": {

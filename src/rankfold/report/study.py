@@ -23,6 +23,7 @@ from rankfold.bench.suites.saved_suite import judge_suite, load_suite
 from rankfold.bench.suites.suite import Condition, Suite, model_of, runs_by_name, task_of
 from rankfold.errors import DataError, unknown_name
 from rankfold.report.format import join_names
+from rankfold.report.pictures import PictureGrid, study_grid
 from rankfold.report.results import Result, make_results
 from rankfold.report.selection import (
     Choice,
@@ -54,6 +55,7 @@ class Study:
         tuned: Methods that were tuned, with their trials, which are in no result either.
         scoring: How answers were scored; None for tasks without answers.
         step_times: Times of a step relative to the reference, measured in turns, by label of the result.
+        pictures: Pictures that the methods have drawn; None if they drew none.
     """
 
     model: str
@@ -67,6 +69,7 @@ class Study:
     tuned: tuple[TunedMethod, ...] = ()
     scoring: str | None = None
     step_times: Mapping[str, StepTime] = field(default_factory=dict[str, StepTime])
+    pictures: PictureGrid | None = None
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
@@ -249,16 +252,23 @@ def make_report(
     """
     suite = load_suite(folder) if folder else None
     if suite is None or folder is None:
-        return Report(tuple(make_studies(records, reference=reference)))
+        studies = make_studies(records, reference=reference)
+        return Report(tuple(_with_pictures(study, folder) for study in studies))
     names = {name: label for name, (_, label) in runs_by_name(suite).items()}
     position = {name: number for number, name in enumerate(names)}
     in_order = sorted(records, key=lambda record: position.get(record.name, len(position)))
     studies = make_studies(in_order, reference=reference, names=names, rules=suite.rules)
     speeds = read_step_times(folder)
-    with_times = (replace(study, step_times=_step_times(study, speeds)) for study in studies)
+    with_times = (
+        _with_pictures(replace(study, step_times=_step_times(study, speeds)), folder) for study in studies
+    )
     judgements = tuple(judge_suite(suite, records))
     missing = tuple(_missing(suite, records, reasons or {}))
     return Report(tuple(with_times), judgements, suite.name, suite.description, missing)
+
+
+def _with_pictures(study: Study, folder: Path | None) -> Study:
+    return study if folder is None else replace(study, pictures=study_grid(study.labelled_runs(), folder))
 
 
 def _missing(suite: Suite, records: Sequence[RunRecord], reasons: Mapping[str, str]) -> Iterator[str]:

@@ -81,7 +81,7 @@ class AdaptedModel:
         changes = {role: name for role, name in named.items() if name is not None}
         return replace(self, columns=replace(self.columns, **changes))
 
-    def predict(
+    def predict(  # noqa: PLR0913 (each is a keyword of its own for a notebook)
         self,
         texts: InputText | Sequence[InputText],
         *,
@@ -89,6 +89,8 @@ class AdaptedModel:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        denoising_steps: int | None = None,
+        guidance: float | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         """Return the answer to each text.
@@ -100,12 +102,14 @@ class AdaptedModel:
             temperature: Of the draws of generated tokens; 0 takes the likeliest token.
             top_p: Draw among the likeliest tokens that together have this probability.
             seed: Of the draws.
+            denoising_steps: Steps in which a picture is drawn; the pipeline's own number if None.
+            guidance: Weight of a caption in its picture; the pipeline's own if None.
             on_text: Gets the generated answer piece by piece, if there is one text.
 
         Returns:
             An object of JSON for each text: `label` and `probabilities` of a classification, `value` of a
-            regression, `text` of an instruction, `text` and `choice` (an index) of a multiple choice; other
-            kinds have their own keys.
+            regression, `text` of an instruction, `text` and `choice` (an index) of a multiple choice,
+            `picture` (an image of Pillow) and `seed` of image generation; other kinds have their own keys.
 
         Raises:
             DataError: If a text is missing, with the number of its row.
@@ -113,7 +117,12 @@ class AdaptedModel:
                 its range.
         """
         sampling = SamplingRequest(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            denoising_steps=denoising_steps,
+            guidance=guidance,
         )
         is_one = isinstance(texts, str | Mapping)
         items = cast("Sequence[InputText]", [texts] if is_one else texts)
@@ -188,11 +197,11 @@ class AdaptedModel:
         Raises:
             SpecError: If options of the generation are given, and the kind generates nothing.
         """
-        options = [f"'{name}'" for name in sampling.changed_values() if name in fields_of(SamplingRequest)]
-        if options and not self.kind.generates:
+        names = [name for name in sampling.changed_values() if name in fields_of(SamplingRequest)]
+        if unused_names := [f"'{name}'" for name in names if name not in self.kind.sampling_options]:
             raise SpecError(
-                f"the adapter has learned {self.kind.name}, which generates no text; leave "
-                f"{', '.join(options)} out."
+                f"the adapter has learned {self.kind.name}, whose answers do not depend on "
+                f"{', '.join(unused_names)}; leave it out."
             )
         learner = replace(self._sampler(sampling), on_text=on_text)
         return self.kind.answer(learner, examples)

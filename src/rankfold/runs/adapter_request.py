@@ -162,12 +162,25 @@ class SamplingRequest(Request):
         1.0, gt=0, le=1, description="Draw among the likeliest tokens that together have this probability."
     )
     seed: Annotated[int, _SAMPLING] = Field(0, ge=0, le=2**32 - 1, description="Seed of the draws.")
+    denoising_steps: Annotated[int | None, _SAMPLING] = Field(
+        None, gt=0, le=10**4, description="Steps in which a picture is drawn; the pipeline's own if left out."
+    )
+    guidance: Annotated[float | None, _SAMPLING] = Field(
+        None, ge=0, le=100, description="Weight of a caption in its picture; the pipeline's own if left out."
+    )
 
     def sampling(self, new_tokens: int) -> "Sampling":
         """Return the settings of the generation, with a number of tokens where none was asked for."""
         from rankfold.tasks.kinds.learner import Sampling  # it needs torch
 
-        return Sampling(self.max_new_tokens or new_tokens, self.temperature, self.top_p, self.seed)
+        return Sampling(
+            self.max_new_tokens or new_tokens,
+            self.temperature,
+            self.top_p,
+            self.seed,
+            self.denoising_steps,
+            self.guidance,
+        )
 
 
 @request_class

@@ -4,10 +4,12 @@
 written (`--no-keep-texts`), where they are nobody else's business.
 """
 
+import base64
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,6 +30,9 @@ _SAMPLES = 8
 _SAMPLE_TOKENS = 64
 _MOST_LETTERS = 2000
 _MOST_BYTES = 16 << 20
+_PICTURE_SIDE, _PICTURE_QUALITY = 256, 85
+_MOST_PICTURE = 200_000
+_PICTURE = r"^data:image/webp;base64,[A-Za-z0-9+/]+=*$"
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -42,6 +47,7 @@ class HeldOutExample:
         label: The right answer: a class name, a number, a text.
         prediction: The model's.
         loss: The row's loss, by which mistakes are sorted: for numbers the distance; None if there is none.
+        pictures: Small pictures by name, such as the base model's and the adapter's, as data URLs.
     """
 
     role: Literal["mistake", "sample"]
@@ -50,17 +56,44 @@ class HeldOutExample:
     label: JsonValue
     prediction: JsonValue
     loss: float | None = None
+    pictures: Mapping[str, Annotated[str, StringConstraints(pattern=_PICTURE, max_length=_MOST_PICTURE)]] = (
+        field(default_factory=dict[str, str])
+    )
 
 
 def choose_examples(data: "TaskData", learner: "Learner", evaluation: "Evaluation") -> list[HeldOutExample]:
-    """Return the worst mistakes of an evaluation, and samples of answers that no metric judges.
+    """Return the worst mistakes of an evaluation, and samples of texts and pictures that no metric judges.
 
     Args:
         data: With the held-out split.
         learner: The model, which writes the sample answers.
         evaluation: On the held-out split.
     """
+    if data.kind.draws:
+        return _pictures(data, learner)
     return [*_mistakes(data, evaluation), *_samples(data, learner, evaluation)]
+
+
+def _pictures(data: "TaskData", learner: "Learner") -> list[HeldOutExample]:
+    return [
+        HeldOutExample(
+            "sample",
+            item.id,
+            _cut(data.kind.input_texts(item)),
+            None,
+            None,
+            pictures={name: _data_url(picture) for name, picture in pictures.items()},
+        )
+        for item, pictures in data.kind.pictures(learner, data.examples.splits["validation"])
+    ]
+
+
+def _data_url(picture: Any) -> str:
+    """Return a picture of Pillow, made small, as text that a page can show."""
+    small, buffer = picture.copy(), io.BytesIO()
+    small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    small.save(buffer, "WEBP", quality=_PICTURE_QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _mistakes(data: "TaskData", evaluation: "Evaluation") -> list[HeldOutExample]:

@@ -7,12 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast, final
+from typing import Any, BinaryIO, cast, final
 
 from pydantic import JsonValue
 
 from rankfold.errors import OutputExistsError, SpecError
-from rankfold.files import check_free_file, whole_file
+from rankfold.files import (
+    check_free_file,
+    check_replaceable,
+    check_writable,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 from rankfold.progress import Progress, Silent
 from rankfold.runs.adapted import AdaptedModel, Answer, InputText, load
 from rankfold.runs.adapter_request import PredictRequest
@@ -22,6 +29,9 @@ from rankfold.tasks.load import read_whole
 
 ENDINGS = (".jsonl", ".csv")
 """The endings of files that answers are written to."""
+
+PICTURES_LIST = "answers.jsonl"
+"""The rows of a folder of pictures, each with the name of its picture."""
 
 PREDICTION = "prediction"
 """The column of the answer itself: a class, a number, a text."""
@@ -185,21 +195,56 @@ def _input_of(line: str, number: int) -> InputText:
 
 
 def check_answer_file(path: Path, *, overwrite: bool) -> None:
-    """Check, before any work is done, that answers can be written to a file.
+    """Check, before any work is done, that answers can be written to a file; pictures, to a folder.
 
     Raises:
         SpecError: If its ending is not one of `ENDINGS`, or nothing can be written there.
         OutputExistsError: If it exists and shall not be replaced.
     """
+    if not path.suffix:
+        check_replaceable(path, overwrite=overwrite, marks=[PICTURES_LIST], kind="folder of pictures")
+        check_writable(path.resolve())
+        return
     if path.suffix not in ENDINGS:
         raise SpecError(f"'{path}' ends in '{path.suffix}'; name a file that ends in {' or '.join(ENDINGS)}.")
     check_free_file(path, overwrite=overwrite)
 
 
+def check_answer_form(model: AdaptedModel, path: Path | None) -> None:
+    """Check that answers have the form of what they are written to: pictures a folder, others a file.
+
+    Args:
+        model: Made by `load`.
+        path: The file or folder; None if answers are printed.
+
+    Raises:
+        SpecError: If they have not.
+    """
+    is_folder = path is not None and not path.suffix
+    if model.kind.draws and not is_folder:
+        raise SpecError("the answers are pictures; name a folder to write them into with --out.")
+    if is_folder and not model.kind.draws:
+        raise SpecError(f"'{path}' has no ending; name a file that ends in {' or '.join(ENDINGS)}.")
+
+
+def _write_pictures(answers: Iterable[AnsweredRow], folder: Path, *, overwrite: bool) -> int:
+    """Write the picture of each answer as a PNG file, and the rows with the names of theirs."""
+    lines: list[str] = []
+    with whole_folder(
+        folder, check=partial(check_answer_file, folder, overwrite=overwrite), last=PICTURES_LIST
+    ) as work:
+        for number, item in enumerate(answers, 1):
+            role, name = next(iter(item.answer)), f"{number:06}.png"
+            cast(Any, item.prediction).save(work / name)
+            lines.append(f"{json_line(AnsweredRow(item.row, {**item.answer, role: name}))}\n")
+        write_whole(work / PICTURES_LIST, "".join(lines).encode())
+    return len(lines)
+
+
 def write_answers(
     answers: Iterable[AnsweredRow], path: Path, *, classes: Sequence[str] = (), overwrite: bool = False
 ) -> int:
-    """Write rows with their answers as JSON Lines or CSV; the file appears when it is whole.
+    """Write rows with their answers as JSON Lines or CSV, or pictures into a folder, once all are there.
 
     A CSV file has the columns of the input, `prediction`, and for a task with classes `probability` and a
     column `probability: CLASS` for each; lists and objects are written as JSON, and the cell of a value that
@@ -207,7 +252,7 @@ def write_answers(
 
     Args:
         answers: In the order of the file.
-        path: The file; its ending says the form.
+        path: The file, whose ending says the form; a folder for pictures.
         classes: The class names of the task, if it has classes.
         overwrite: Whether to replace an earlier file.
 
@@ -219,6 +264,8 @@ def write_answers(
         OutputExistsError: If it exists and shall not be replaced.
     """
     check_answer_file(path, overwrite=overwrite)
+    if not path.suffix:
+        return _write_pictures(answers, path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, check=partial(_check_absent, path, overwrite=overwrite)) as file:
         if path.suffix == ".csv":

@@ -30,7 +30,7 @@ from rankfold.store.saved import open_adapter
 from rankfold.tasks import TaskData, choose_metrics, limit_rows, load_task
 from rankfold.tasks.data.findings import Finding, log_findings
 from rankfold.tasks.data.label_findings import IMBALANCED
-from rankfold.tasks.kinds import Features, Learner, TaskKind
+from rankfold.tasks.kinds import Features, Learner, TaskKind, claiming_base
 from rankfold.tasks.metrics import metric_name
 from rankfold.train.held_out import LOSS
 from rankfold.train.optimizer import parameter_groups
@@ -112,7 +112,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
         resolve_model(request.model, trust_remote_code=request.trust_remote_code),
         loading=Loading(request.base_dtype, request.attn, request.quantise, precision, device.type),
     )
-    data = choose_metrics(load_task(request.task_request, is_causal=base.is_causal), request.metrics)
+    data = _load_data(request, base)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     findings = [
         finding
@@ -192,6 +192,15 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
         init=init,
         findings=(*findings, *remarks, *token_remarks),
     )
+
+
+def _load_data(request: RunRequest, base: BaseModel) -> TaskData:
+    """Return the task of a request with its examples, as a base model learns it."""
+    task = request.task_request
+    if task.kind is None and (base_kind := claiming_base(base)) is not None:
+        task = replace(task, kind=base_kind.name)
+    data = choose_metrics(load_task(task, is_causal=base.is_causal), request.metrics)
+    return replace(data, kind=data.kind.with_options(request.kind_options))
 
 
 def _unmeasured_metric(name: str, data: TaskData) -> SpecError:

@@ -209,8 +209,8 @@ class DataRequest(Request):
 class RunRequest(DataRequest):
     """One run: a model learns a task with a method.
 
-    Each field is an option of `rankfold train` of the same name; `options`, `lr_groups` and `reducer` are
-    given there as `--set`, `--lr-group` and `--reducer-set`.
+    Each field is an option of `rankfold train` of the same name; `options`, `kind_options`,
+    `lr_groups` and `reducer` are given there as `--set`, `--kind-set`, `--lr-group` and `--reducer-set`.
 
     Raises:
         SpecError: If a field is unknown or missing, a number is out of its range, a name is not one of its
@@ -257,6 +257,12 @@ class RunRequest(DataRequest):
         default=False,
         description="Put several short texts into one row, which do not see each other; for kinds that write "
         "text.",
+    )
+    kind_options: Annotated[
+        Mapping[str, JsonValue], Option("How to train", flag="--kind-set", metavar="KEY=VALUE")
+    ] = Field(
+        default_factory=dict,
+        description="An option of the kind of task, such as side=512 of image_generation; may be repeated.",
     )
     train_rows: Annotated[int | None, DATA_OPTION] = Field(
         None, gt=0, le=10**12, description="Train on this many rows, drawn with a fixed seed."

@@ -22,6 +22,7 @@ from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.kinds import Learner, default_kind, find_kind
 from rankfold.tasks.kinds.answers import encode_prompts
 from rankfold.tasks.kinds.conversations import InstructionReader
+from rankfold.tasks.kinds.learner import TEXT_SAMPLING
 
 EMBED, CLASSIFY = "embed", "classify"
 
@@ -169,7 +170,7 @@ class Engine:
                 f"the model '{adapter or self.name}' has learned no task of classes or numbers; name an "
                 "adapter that rankfold trained."
             )
-        if find_kind(task.task.kind).generates and not task.task.scoring:
+        if find_kind(task.task.kind).sampling_options >= TEXT_SAMPLING and not task.task.scoring:
             raise SpecError(f"the adapter '{adapter}' writes its answers; ask it at /v1/chat/completions.")
         return [(text, adapter, max(len(str(text)) // 4, 1)) for text in texts]
 

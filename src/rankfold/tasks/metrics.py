@@ -24,6 +24,12 @@ MetricFunction = Callable[[Values, Values], NDArray[np.float64]]
 ANSWER_LOSS = "answer_loss"
 """The mean cross-entropy of an answer's token."""
 
+DENOISING_LOSS = "denoising_loss"
+"""The mean squared error of a denoiser; a prediction is a row's error, its label that of the base model."""
+
+DENOISING_GAIN = "denoising_gain"
+"""How far an adapter lowers the denoising loss of its base model."""
+
 UNPARSED = "unparsed"
 """The share of generated answers that name no choice; they count as wrong."""
 
@@ -176,6 +182,14 @@ def _mae(labels: Values, predictions: Values) -> NDArray[np.float64]:
     return np.mean(np.abs(labels - predictions), axis=-1)
 
 
+def _mean_prediction(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return np.mean(predictions, axis=-1)
+
+
+def _mean_excess(labels: Values, predictions: Values) -> NDArray[np.float64]:
+    return np.mean(labels - predictions, axis=-1)
+
+
 def ratio(above: Values | float, below: Values | float) -> NDArray[np.float64]:
     """Divide; where there is nothing to divide by, nothing was learned, which is zero."""
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
@@ -235,6 +249,8 @@ METRICS: Mapping[str, Metric] = {
     "r2": Metric(_r2, least=-math.inf),
     "rmse": Metric(_rmse, most=math.inf, is_error=True),
     "mae": Metric(_mae, most=math.inf, is_error=True),
+    DENOISING_LOSS: Metric(_mean_prediction, most=math.inf, is_error=True),
+    DENOISING_GAIN: Metric(_mean_excess, least=-math.inf, most=math.inf),
     "exact_match": Metric(_exact_match),
     "rouge_l": Metric(_rouge_l),
 }

@@ -123,18 +123,19 @@ def baselines(data: TaskData, evaluation: Evaluation) -> dict[str, dict[str, flo
         evaluation: The labels, and which rows they are of.
 
     Returns:
-        Metrics by the name of the baseline; empty without labels, or where training has none for one of the
-        tasks.
+        Metrics by the name of the baseline, behind those that were measured with the model; without labels,
+        or where training has none for one of the tasks, only these.
     """
+    measured = {name: dict(scores) for name, scores in evaluation.baselines.items()}
     train = [(item.id, data.kind.label(item)) for item in data.examples.splits["train"]]
     train = [(name, label) for name, label in train if label is not None]
     training = rows_by_part(data.task, [name for name, _ in train])
     parts = {part: indices for part, indices in rows_by_part(data.task, evaluation.ids).items() if indices}
     if not parts or any(not training[part] for part in parts):
-        return {}
+        return measured
     possible = {data.task.metrics[0], *data.kind.possible_metrics(data.examples)}
     metrics = [name for name in data.task.metrics if name in possible]
-    scores: dict[str, dict[str, float]] = {}
+    scores = measured
     for name, constant in data.kind.baselines.items():
         predictions: list[Any] = [None] * len(evaluation.ids)
         for part, indices in parts.items():

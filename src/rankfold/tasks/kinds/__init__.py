@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from rankfold.errors import DataError, unknown_name
+from rankfold.models.base import BaseModel
 from rankfold.models.meta import MetaBase, meta_base
 from rankfold.plugins import file_values, find_plugin
 from rankfold.tasks.data.columns import Columns
@@ -24,6 +25,7 @@ __all__ = [
     "LabelHints",
     "Learner",
     "TaskKind",
+    "claiming_base",
     "claiming_kind",
     "default_kind",
     "find_kind",
@@ -63,6 +65,11 @@ def claiming_kind(rows: Rows, overrides: Columns) -> TaskKind | None:
         overrides: Columns that the user has named.
     """
     return next((kind for kind in KINDS.values() if kind.claims(rows, overrides)), None)
+
+
+def claiming_base(base: BaseModel) -> TaskKind | None:
+    """Return the kind that is all a base model learns, such as drawing pictures; None for usual models."""
+    return next((kind for kind in KINDS.values() if kind.claims_base(base)), None)
 
 
 def infer_kind(rows: Rows, columns: Columns, *, is_causal: bool) -> TaskKind:

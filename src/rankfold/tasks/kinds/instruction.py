@@ -28,7 +28,7 @@ from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATE, ChatTemplate, read
 from rankfold.tasks.kinds.conversations import InstructionReader, drop_empty
 from rankfold.tasks.kinds.kind import Collate, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import read_rows
-from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.learner import TEXT_SAMPLING, Features, Learner
 from rankfold.tasks.kinds.packing import pack_rows
 from rankfold.tasks.kinds.prompts import closed_answers
 from rankfold.tasks.metrics import ANSWER_LOSS, TEXT_METRICS, UNPARSED
@@ -49,7 +49,7 @@ class InstructionKind(TaskKind):
     name: ClassVar[str] = "instruction"
     default_for_causal: ClassVar[bool | None] = True
     loss_per_token: ClassVar[bool] = True
-    generates: ClassVar[bool] = True
+    sampling_options: ClassVar[frozenset[str]] = TEXT_SAMPLING
     uses_chat_template: ClassVar[bool] = True
     reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
     derived_settings: ClassVar[frozenset[str]] = frozenset({_ANSWERS})

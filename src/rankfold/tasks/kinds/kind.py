@@ -87,6 +87,7 @@ class Evaluation:
         labels: The right predictions: class ids, numbers, indices of candidates.
         predictions: Those of the model; -1 where its text names no candidate.
         row_losses: The loss of each predicted row, by which mistakes are sorted; empty if not known.
+        baselines: Metrics of other models on the same rows by name, such as the base without the adapter.
     """
 
     loss: float
@@ -95,6 +96,7 @@ class Evaluation:
     labels: list[Any] = field(default_factory=list[Any])
     predictions: list[Any] = field(default_factory=list[Any])
     row_losses: list[float] = field(default_factory=list[float])
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
 
 
 class TaskKind(ABC):
@@ -116,7 +118,8 @@ class TaskKind(ABC):
             (False), where there is no data to infer it from; None if neither.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
         uses_chat_template: Whether its examples are written by the model's chat template.
-        generates: Whether its answers may be texts that a model writes, which sampling options are for.
+        sampling_options: The fields of a sampling request that its answers depend on.
+        draws: Whether its answers are pictures, which are written into a folder.
         reads_training: Whether the examples of any split depend on the training split.
         takes_empty_labels: Whether an empty text is a label, that of no class, rather than a missing one.
         metric_names: The metrics that can be asked for; those of `metrics` alone if empty.
@@ -131,7 +134,8 @@ class TaskKind(ABC):
     setting_types: ClassVar[Mapping[str, type] | None] = None
     loss_per_token: ClassVar[bool] = False
     uses_chat_template: ClassVar[bool] = False
-    generates: ClassVar[bool] = False
+    sampling_options: ClassVar[frozenset[str]] = frozenset()
+    draws: ClassVar[bool] = False
     reads_training: ClassVar[bool] = False
     takes_empty_labels: ClassVar[bool] = False
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common}
@@ -140,7 +144,29 @@ class TaskKind(ABC):
     def __repr__(self) -> str:
         return f"<task kind '{self.name}'>"
 
+    def with_options(self, options: Mapping[str, JsonValue]) -> "TaskKind":
+        """Return this kind with options of its own; by default it has none.
+
+        Args:
+            options: By name.
+
+        Raises:
+            SpecError: If there is no such option, or a value is not possible.
+        """
+        for name in options:
+            raise SpecError(f"tasks of the kind {self.name} have no option '{name}'; leave it out.")
+        return self
+
     # Rows become examples.
+
+    def claims_base(self, base: BaseModel) -> bool:
+        """Return whether a base model learns this kind alone, whatever the rows are; by default not.
+
+        Args:
+            base: What `resolve_model` found.
+        """
+        _ = base
+        return False
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return whether rows are of this kind, where nobody has named one; by default never.
@@ -315,6 +341,16 @@ class TaskKind(ABC):
     def reference(self, example: Any) -> JsonValue:
         """Return the right answer to an example without a label, beside which people read the model's."""
         return self.label(example)
+
+    def pictures(self, learner: Learner, examples: Sequence[Any]) -> list[tuple[Any, dict[str, Any]]]:
+        """Return examples that people look at, each with pictures (PIL) by name; by default none.
+
+        Args:
+            learner: The trained model, and how to run it.
+            examples: Those of the held-out split.
+        """
+        _ = learner, examples
+        return []
 
     # Base model.
 

@@ -33,21 +33,29 @@ _REPORTED_EXAMPLES = 64
 _CPU = torch.device("cpu")
 
 
+TEXT_SAMPLING = frozenset({"max_new_tokens", "temperature", "top_p", "seed"})
+"""The fields of a sampling request that texts depend on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a text is generated; greedily, unless a temperature is set.
+    """How a text is generated, greedily unless a temperature is set, or a picture is drawn.
 
     Args:
         max_new_tokens: The most tokens of an answer.
         temperature: Divides the logits before a token is drawn; 0 takes the likeliest token.
         top_p: Draw among the likeliest tokens that together have this probability.
         seed: Of the draws, so that the same batch gives the same texts again.
+        denoising_steps: Steps in which a picture is drawn; the pipeline's own number if None.
+        guidance: Weight of a caption in its picture; the pipeline's own if None.
     """
 
     max_new_tokens: int = NEW_TOKENS
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    denoising_steps: int | None = None
+    guidance: float | None = None
 
     def config(self, tokenizer: Any, end_of_turn: int | None = None) -> GenerationConfig:
         """Return the settings for `generate`, which ends at the end of text, or at one of a turn."""
