@@ -153,7 +153,8 @@ def test_what_cannot_be_trained_is_refused_by_name(base, data, tmp_path):
     assert "min_snr is -1" in refuse(*words("--kind-set", "min_snr=-1"))
     assert "multiples of" in refuse(*words("--kind-set", "side=9"))
     assert "is no pipeline" in refuse(*words("--kind", "image_generation", model="minilm"))
-    assert "draws pictures" in refuse(*words("--kind", "classification", "--label-column", "text"))
+    labels = ("--kind", "classification", "--text-column", "file_name", "--label-column", "text")
+    assert "draws pictures" in refuse(*words(*labels))
     other = tmp_path / "other"
     other.mkdir()
     (other / "model_index.json").write_text('{"_class_name": "KandinskyPipeline", "vae": ["a", "b"]}')
