@@ -39,7 +39,10 @@ def _show_all(presets: "Mapping[str, Preset]", *, as_json: bool) -> None:
         for preset in presets.values()
     ]
     print_table(["name", "title", "paper", "defaults", "what is trained"], rows, left=range(5))
-    note("`rankfold methods NAME` explains the options of one. PEFT's own methods work too, as peft:NAME.")
+    note(
+        "`rankfold methods NAME` explains the options of one. PEFT's own methods work too, as peft:NAME, and "
+        "two baselines: head_only and full."
+    )
 
 
 def _show_one(preset: "Preset", *, as_json: bool) -> None:
@@ -59,7 +62,8 @@ def _show_one(preset: "Preset", *, as_json: bool) -> None:
     note(
         f"Trained with, where nothing else is given: {recommend(preset.name).describe()}. "
         "Beside these: target_modules, target_parameters, exclude_modules, layers_to_transform, "
-        "layers_pattern, rank_pattern, alpha_pattern, modules_to_save."
+        "layers_pattern, rank_pattern, alpha_pattern, modules_to_save; and other parts than the method's: "
+        "down, up (such as down=seeded), share_down, share_up, scaling."
     )
 
 
