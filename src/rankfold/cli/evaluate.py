@@ -12,6 +12,7 @@ from rankfold.cli.options import SectionedCommand, json_option, merge_values, re
 from rankfold.errors import SpecError
 from rankfold.files import check_writable
 from rankfold.runs.adapter_request import EvaluateRequest
+from rankfold.runs.check import check_data_packages
 from rankfold.runs.fields import fields_of
 from rankfold.runs.request import DataRequest
 
@@ -81,6 +82,7 @@ def command(
         harness = {"tasks": tasks, "include": include, "limit": limit, "num_fewshot": num_fewshot}
         _evaluate_with_harness(request, out, as_json=as_json, chat_template=harness_chat_template, **harness)
         return
+    check_data_packages("evaluating")
     from rankfold.runs.evaluate import evaluate
 
     with shown_notes(), progress_screen() as new_bar:

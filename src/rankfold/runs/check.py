@@ -20,6 +20,8 @@ from rankfold.tasks.registry import check_named
 from rankfold.train.schedule import QUANTISED_OPTIMIZERS
 
 _THREADS_PER_CORE = 16
+_DATA_PACKAGES = ("pyarrow", "sklearn")
+"""The packages of the extra `bench` that read, split and score data."""
 
 
 def check_request(request: RunRequest, *, writes: bool = True) -> None:
@@ -81,11 +83,12 @@ def check_threads(threads: int | None) -> None:
 
 
 def check_packages(request: RunRequest) -> None:
-    """Refuse options whose packages are not installed.
+    """Refuse a training, or options of it, whose packages are not installed.
 
     Raises:
         SpecError: If one is missing, with the command that installs it.
     """
+    check_data_packages("training")
     quantises = request.quantise is not None
     has_torchao = request.quantise == "8bit" and find_spec("torchao") is not None
     if find_spec("bitsandbytes") is None and (
@@ -101,6 +104,23 @@ def check_packages(request: RunRequest) -> None:
             raise SpecError(
                 f"--report-to {logger} takes the package '{package}'; "
                 f"install it with `pip install {package}`."
+            )
+
+
+def check_data_packages(work: str) -> None:
+    """Refuse work on data where what reads and scores it is not installed.
+
+    Args:
+        work: The work, for the message, such as "training".
+
+    Raises:
+        SpecError: If a package is missing, with the command that installs it.
+    """
+    for package in _DATA_PACKAGES:
+        if find_spec(package) is None:
+            raise SpecError(
+                f"{work} takes the package '{package}', which is not installed; "
+                "install it with `pip install 'rankfold[bench,report]'`."
             )
 
 

@@ -7,8 +7,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Any, cast
 
-from sklearn.model_selection import StratifiedGroupKFold
-
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
@@ -152,6 +150,8 @@ def _dealt(labels: Sequence[object], groups: Sequence[str], count: int) -> list[
     targets = [numbers[label] for label in labels]
     if count > min(len(set(groups)), max(Counter(targets).values())):
         return []
+    from sklearn.model_selection import StratifiedGroupKFold  # of an extra, and slow to import
+
     dealer = cast(Any, StratifiedGroupKFold)(count, shuffle=True, random_state=_SEED)
     with warnings.catch_warnings():
         # It warns of labels with fewer rows than parts, which cannot be everywhere.
