@@ -248,4 +248,47 @@ def write_pipeline(folder, family="sd15"):
             (folder / "model_index.json").write_text(json.dumps(index))
             return folder
     pipeline.save_pretrained(folder)
+
+
+_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ' : ' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
+
+def save_encoder(folder):
+    """Write an image classifier with its processor; its files have a head of another size."""
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    image_encoder("vit").save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def save_llava(folder, words):
+    """Write a model that answers in text, with a processor whose vocabulary is these words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlavaProcessor, PreTrainedTokenizerFast
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    names = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys((*words, "user", "assistant", ":"))]
+    names += [f"<{number}>" for number in range(len(names), 60)]
+    vocabulary = {name: number for number, name in enumerate([*names, "<image>"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    vision_language_model("llava").save_pretrained(folder)
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+        ),
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, extra_special_tokens={"image_token": "<image>"}, **special
+        ),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_TEMPLATE,
+    ).save_pretrained(folder)
     return folder

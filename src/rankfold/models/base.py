@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,7 +24,8 @@ from rankfold.models.gguf import convert_gguf, read_gguf_config
 from rankfold.models.loading import Loading
 from rankfold.models.names import EMBEDDED_MODELS, REMEDY, check_model_name, is_gguf
 from rankfold.models.pipelines import PIPELINE_INDEX, denoiser_name, pipeline_components
-from rankfold.models.tokenizer import check_vocabulary, load_tokenizer, set_padding
+from rankfold.models.processor import Inputs, load_processor_files, tokenizer_of
+from rankfold.models.tokenizer import check_vocabulary, set_padding
 from rankfold.progress import quiet_libraries
 
 logger = logging.getLogger("rankfold.models")
@@ -106,6 +108,7 @@ class TaskHead:
         num_labels: Outputs of the head; None if it is the model's own, such as the one over its vocabulary.
         options: Keywords of `from_pretrained` beside the number type.
         max_length: The most tokens of a row where nobody asks for another number.
+        inputs: What the model reads.
     """
 
     kind: str
@@ -114,6 +117,7 @@ class TaskHead:
     num_labels: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_length: int = 128
+    inputs: Inputs = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class LoadedModel:
 
     Args:
         model: In float32 on the CPU, in evaluation mode.
-        processor: Turns inputs into features: a tokenizer, with a padding token.
+        processor: Turns inputs into features: a tokenizer with a padding token, an image processor, or both.
         fresh_modules: Paths of modules whose weights the files do not hold, so that the seed drew them.
     """
 
@@ -256,6 +260,14 @@ def refuse_code(name: str) -> SpecError:
     )
 
 
+def reads_pictures(config: PreTrainedConfig) -> bool:
+    """Return whether a configuration is of a model that reads pictures."""
+    tables = cast(Any, modeling_auto)
+    # With the classes that packages have registered.
+    mappings = (tables.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, tables.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    return any(type(config) in mapping for mapping in mappings)
+
+
 def is_causal(config: PreTrainedConfig) -> bool:
     """Return whether a configuration is of a model that was trained to continue text."""
     architectures: list[str] = getattr(config, "architectures", None) or []
@@ -270,7 +282,7 @@ def is_causal(config: PreTrainedConfig) -> bool:
 
 
 def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
-    """Load a base model and its tokenizer.
+    """Load a base model and its processor.
 
     Modules that the files do not hold (a new head) are drawn from torch's global generator: seed it first.
 
@@ -287,12 +299,45 @@ def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
             f"'{base.name}' is a pipeline that draws pictures, which no task of the kind {head.kind} is for; "
             "train it with --kind image_generation."
         )
-    location = base.loadable()
-    trust = {"trust_remote_code": base.trust_remote_code}
+    with _refusing_files(base, "model"):
+        processor = _read_processor(base, head.inputs)
+        model, fresh = _from_pretrained(
+            base.loadable(), head, base.loading, trust_remote_code=base.trust_remote_code
+        )
+    _fit_tokenizer(processor, model.config, base.name)
+    return LoadedModel(model, processor, fresh)
+
+
+def load_processor(base: BaseModel, inputs: Inputs = "text") -> Any:
+    """Return the processor of a base model as `load_model` does, without loading the model.
+
+    Raises:
+        SpecError: If its files cannot be read.
+        DataError: If a GGUF file cannot be read.
+    """
+    with _refusing_files(base, "tokenizer of" if inputs == "text" else "processor of"):
+        processor = _read_processor(base, inputs)
+    _fit_tokenizer(processor, base.config(), base.name)
+    return processor
+
+
+def _read_processor(base: BaseModel, inputs: Inputs) -> Any:
+    return load_processor_files(base.loadable(), base.name, inputs, trust_remote_code=base.trust_remote_code)
+
+
+def _fit_tokenizer(processor: Any, config: PreTrainedConfig, name: str) -> None:
+    """Check the tokenizer of a processor against the model, and give it a padding token."""
+    if (tokenizer := tokenizer_of(processor)) is not None:
+        check_vocabulary(tokenizer, config, name)
+        set_padding(tokenizer, config, name)
+
+
+@contextmanager
+def _refusing_files(base: BaseModel, noun: str) -> Generator[None]:
+    """Turn errors of transformers on a model's files into ours while the block runs."""
     with quiet_libraries():
         try:
-            tokenizer = load_tokenizer(location, base.name, **trust)
-            model, fresh = _from_pretrained(location, head, base.loading, **trust)
+            yield
         except SpecError:
             raise
         except UnpicklingError as error:
@@ -301,36 +346,8 @@ def load_model(base: BaseModel, head: TaskHead) -> LoadedModel:
             if needs_code(error):
                 raise refuse_code(base.name) from error
             raise SpecError(
-                f"cannot load the model '{base.name}' ({_first_line(error)}); check its files."
+                f"cannot load the {noun} '{base.name}' ({_first_line(error)}); check its files."
             ) from error
-    config = model.config
-    check_vocabulary(tokenizer, config, base.name)
-    set_padding(tokenizer, config, base.name)
-    return LoadedModel(model, tokenizer, fresh)
-
-
-def load_processor(base: BaseModel) -> Any:
-    """Return the tokenizer of a base model as `load_model` does, without loading the model.
-
-    Raises:
-        SpecError: If its files cannot be read.
-        DataError: If a GGUF file cannot be read.
-    """
-    with quiet_libraries():
-        try:
-            tokenizer = load_tokenizer(base.loadable(), base.name, trust_remote_code=base.trust_remote_code)
-        except SpecError:
-            raise
-        except _UNREADABLE as error:
-            if needs_code(error):
-                raise refuse_code(base.name) from error
-            raise SpecError(
-                f"cannot load the tokenizer of '{base.name}' ({_first_line(error)}); check its files."
-            ) from error
-    config = base.config()
-    check_vocabulary(tokenizer, config, base.name)
-    set_padding(tokenizer, config, base.name)
-    return tokenizer
 
 
 def _first_line(error: Exception) -> str:

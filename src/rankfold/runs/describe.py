@@ -38,6 +38,7 @@ from rankfold.runs.record import (
     TrainingInfo,
 )
 from rankfold.runs.workload import measure_workload
+from rankfold.tasks.kinds.learner import row_lengths
 from rankfold.train.schedule import RateTable, Schedule
 
 logger = logging.getLogger("rankfold.runs")
@@ -91,8 +92,8 @@ def _task(setup: RunSetup) -> TaskInfo:
 
 def _lengths(setup: RunSetup) -> LengthsInfo | None:
     """Return the histogram of the training rows' lengths; None for a kind whose rows are not tokens."""
-    lengths = [len(row["input_ids"]) for row in setup.rows if "input_ids" in row]
-    if not lengths:
+    lengths = row_lengths(setup.rows)
+    if not any(lengths):
         return None
     low, high = min(lengths), max(lengths)
     width = max(1, math.ceil((high + 1 - low) / _BARS))
@@ -126,7 +127,9 @@ def _reducer(setup: RunSetup) -> ReducerInfo | None:
 
 
 def _flops(setup: RunSetup) -> float | None:
-    """Return the operations of the training; None if the adapter cannot be traced whole without weights."""
+    """Return the operations of the training; None of rows without tokens, or where tracing takes weights."""
+    if not any(row_lengths(setup.rows)):
+        return None
     request, data = setup.request, setup.data
     base_config = cast(PreTrainedConfig, cast(Any, setup.model).get_base_model().config)
     with warnings.catch_warnings():
@@ -152,7 +155,7 @@ def _flops(setup: RunSetup) -> float | None:
 
 def _padded_length(setup: RunSetup) -> int:
     """Return the mean length of the batches, whose rows are padded to the longest among them."""
-    lengths = [len(row["input_ids"]) for row in setup.rows]
+    lengths = list(row_lengths(setup.rows))
     random.Random(setup.request.seed).shuffle(lengths)  # noqa: S311 (an order like the training's)
     size = setup.schedule.batch_size
     return round(fmean(max(lengths[first : first + size]) for first in range(0, len(lengths), size)))

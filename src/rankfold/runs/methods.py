@@ -103,12 +103,10 @@ class Method:
         if unsaved_modules:
             values["modules_to_save"] = [*(values.get("modules_to_save") or ()), *unsaved_modules]
         new_heads = sorted(saved_heads & {part for name in fresh_modules for part in name.split(".")})
+        new_heads = new_heads or unsaved_modules
         # Only of heads on whole texts does PEFT know that "all-linear" does not mean them.
-        if (
-            task_type == "TOKEN_CLS"
-            and new_heads
-            and (self.target_word or not self.trains_adapter or self.name == FULL_NAME)
-        ):
+        takes_all_linear = self.target_word or not self.trains_adapter or self.name == FULL_NAME
+        if task_type != "SEQ_CLS" and new_heads and takes_all_linear:
             values.setdefault("exclude_modules", new_heads)
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast, final
@@ -25,7 +25,7 @@ from rankfold.runs.adapted import AdaptedModel, Answer, InputText, load
 from rankfold.runs.adapter_request import PredictRequest
 from rankfold.tasks.data.json_rows import read_json_row
 from rankfold.tasks.data.read import Row
-from rankfold.tasks.load import read_whole
+from rankfold.tasks.load import picture_folder, read_whole
 
 ENDINGS = (".jsonl", ".csv")
 """The endings of files that answers are written to."""
@@ -118,6 +118,9 @@ def load_for(request: PredictRequest) -> AdaptedModel:
         precision=request.precision,
         trust_remote_code=request.trust_remote_code,
     )
+    if request.data is not None:
+        folder = picture_folder(request.data, request.split)
+        model = replace(model, hints=replace(model.hints, folder=folder))
     return model.with_columns(request.text_column, request.pair_column)
 
 

@@ -31,6 +31,7 @@ from rankfold.tasks import TaskData, choose_metrics, limit_rows, load_task
 from rankfold.tasks.data.findings import Finding, log_findings
 from rankfold.tasks.data.label_findings import IMBALANCED
 from rankfold.tasks.kinds import Features, Learner, TaskKind, claiming_base
+from rankfold.tasks.kinds.learner import some_rows
 from rankfold.tasks.metrics import metric_name
 from rankfold.train.held_out import LOSS
 from rankfold.train.optimizer import parameter_groups
@@ -113,6 +114,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
         loading=Loading(request.base_dtype, request.attn, request.quantise, precision, device.type),
     )
     data = _load_data(request, base)
+    data.kind.check_base(base, data.columns)
     scoring = data.kind.scoring(request.scoring, data.task.metrics, data.task.name)
     findings = [
         finding
@@ -168,7 +170,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> RunSetup:
     token_remarks = learner.token_findings(rows)
     if request.sampling is not None:
         order = data.kind.balanced_order(data.examples.splits["train"])
-        rows = [rows[index] for index in order]
+        rows = some_rows(rows, order)
         token_remarks.append(Finding("sampling", f"balanced sampling makes {len(rows):,} rows of an epoch."))
     log_findings(token_remarks)
     if request.packing:

@@ -14,6 +14,7 @@ from rankfold.tasks import TaskData, load_task
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.tasks.kinds.kind import IGNORED_LABEL
+from rankfold.tasks.kinds.learner import row_lengths
 from rankfold.tasks.load import SPLITS, TRAINING_SPLITS
 from rankfold.tasks.registry import find_task
 
@@ -136,7 +137,11 @@ def preview_data(request: PreviewRequest) -> DataPreview:
         rows=data.examples.counts,
         labels={split: counts for split, counts in labels.items() if counts},
         numbers={split: span for split, span in numbers.items() if span is not None},
-        lengths={split: _lengths(data.kind, learner, examples) for split, examples in splits.items()},
+        lengths={
+            split: _lengths(data.kind, learner, examples)
+            for split, examples in splits.items()
+            if data.kind.reads_text
+        },
         example=_example(data, learner),
         findings=tuple(dict.fromkeys(findings)),
     )
@@ -172,9 +177,10 @@ def _learner(request: PreviewRequest, data: TaskData) -> Learner:
     """Return a model without weights, with its processor."""
     model = cast(str, request.model)
     base = resolve_model(model)
+    data.kind.check_base(base, data.columns)
     head = data.kind.head(data.examples.label_names)
     structure = meta_base(model, lambda _is_causal: head)
-    loaded = LoadedModel(structure.model(), load_processor(base), ())
+    loaded = LoadedModel(structure.model(), load_processor(base, head.inputs), ())
     length = row_length(structure.config, head.max_length, request.max_length, loaded.model)
     return Learner(
         loaded.model,
@@ -224,7 +230,7 @@ def _lengths(kind: TaskKind, learner: Learner | None, examples: Sequence[Any]) -
         words = [len(" ".join(_texts(kind, item)).split()) for item in _sample(examples)]
         return Lengths("words", len(words), median(words), max(words))
     whole = _encode_sample(kind, replace(learner, max_length=_ENDLESS), examples)
-    sizes = [len(row.get("input_ids", ())) for row in whole]
+    sizes = row_lengths(whole)
     most = learner.max_length
     cut = sum(size > most for size in sizes) / len(sizes)
     lost = sum(max(0, size - most) for size in sizes) / max(1, sum(sizes))
@@ -244,12 +250,16 @@ def _example(data: TaskData, learner: Learner | None) -> ExamplePreview:
     number = data.kind.label(example)
     label = ", ".join(names) or (f"{number:g}" if isinstance(number, float) else None)
     if learner is None:
-        segments = tuple(Segment(text, is_learned=False) for text in _texts(data.kind, example))
+        segments = _plain_segments(data.kind, example)
     else:
         (features,) = data.kind.encode(learner, [example], training=True)
-        segments = _segments(features, learner.processor)
+        segments = _segments(features, learner.processor) or _plain_segments(data.kind, example)
     is_written = any(segment.text == label for segment in segments)
     return ExamplePreview(example.id, segments, None if is_written else label)
+
+
+def _plain_segments(kind: TaskKind, example: Any) -> tuple[Segment, ...]:
+    return tuple(Segment(text, is_learned=False) for text in _texts(kind, example))
 
 
 def _segments(features: Features, processor: Any) -> tuple[Segment, ...]:

@@ -18,6 +18,7 @@ from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.missing import drop_missing
+from rankfold.tasks.data.pictures import PictureFolder
 from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
@@ -237,6 +238,13 @@ def read_whole(data: str, split: str | None = None, options: ReadOptions | None 
     if table is None:
         raise DataError(f"'{data}' has no split '{split}'; leave --split out, or name a split that it has.")
     return table
+
+
+def picture_folder(data: str, split: str | None = None) -> PictureFolder:
+    """Return the folder at which paths of pictures begin in rows that `read_whole` returned."""
+    files = find_source(data).files
+    paths = files.get(split or next(iter(files), ""), ())
+    return PictureFolder.beside(paths[0]) if paths else PictureFolder(None)
 
 
 def choose_metrics(data: TaskData, names: Sequence[str]) -> TaskData:

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from rankfold.errors import SpecError, TrainingError
 from rankfold.progress import Progress, quiet_libraries
 from rankfold.tasks.kinds import TaskKind
+from rankfold.tasks.kinds.learner import row_lengths
 from rankfold.train.auxiliary import AuxiliaryLossMixin
 from rankfold.train.checkpoint import MAX_CHECKPOINTS, Checkpointer, Checkpoints
 from rankfold.train.curve import Curve, Listener
@@ -154,15 +155,16 @@ def _default_optimizer(groups: Sequence[Mapping[str, Any]], arguments: TrainingA
     return optimizer_class, {**options, "params": [dict(group) for group in groups]}
 
 
-def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> Sequence[int]:
     """Return the tokens of each row.
 
     Raises:
         SpecError: If rows are no texts.
     """
-    if any("input_ids" not in row for row in rows):
+    lengths = row_lengths(rows)
+    if not all(lengths):
         raise SpecError("rows without tokens have no length; leave out --group-by-length.")
-    return [len(row["input_ids"]) for row in rows]
+    return lengths
 
 
 def recompute_activations(model: nn.Module) -> None:

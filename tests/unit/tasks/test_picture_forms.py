@@ -19,11 +19,11 @@ from rankfold.tasks.data import pictures
 from rankfold.tasks.data.pictures import (
     OWN_PATHS,
     Picture,
+    PictureCell,
     PictureFolder,
     check_pictures,
     is_picture,
     picture_columns,
-    picture_of,
 )
 from rankfold.tasks.data.read import find_source, read_split
 
@@ -39,7 +39,7 @@ def encode(image, kind="PNG", **options):
 
 
 def read(value, folder=OWN_PATHS):
-    return np.asarray(picture_of(value, folder).read())
+    return np.asarray(PictureCell(value, folder).picture().read())
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -105,15 +105,16 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     folder = PictureFolder(tmp_path / "data")
     for name, words in broken(tmp_path / "data").items():
         with pytest.raises(DataError, match=words):
-            picture_of(name, folder, "line 3").read()
+            PictureCell(name, folder, "line 3").picture().read()
     named = [
-        picture_of(name, folder, f"line {number}") for number, name in enumerate(["cut.png", "gone.png"])
+        PictureCell(name, folder, f"line {number}").picture()
+        for number, name in enumerate(["cut.png", "gone.png"])
     ]
     with pytest.raises(DataError, match=r"2 of 3 pictures.*'cut.png' \(line 0\).*'gone.png' \(line 1\)"):
-        check_pictures([*named, picture_of("fine.png", folder)])
+        check_pictures([*named, PictureCell("fine.png", folder).picture()])
     monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
     with pytest.raises(DataError, match=r"'fine.png' \(line 3\) is enormous: it has 40 × 40 pixels"):
-        picture_of("fine.png", folder, "line 3").read()
+        PictureCell("fine.png", folder, "line 3").picture().read()
 
 
 def test_bomb_is_refused_before_it_is_decoded():
@@ -137,7 +138,9 @@ def test_first_frame_of_an_animation_is_read_and_it_is_said():
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     content = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (read(content) == [255, 0, 0]).all()
-    (finding,) = check_pictures([picture_of(content, OWN_PATHS, "row 1"), picture_of(frames[0], OWN_PATHS)])
+    (finding,) = check_pictures(
+        [PictureCell(content, OWN_PATHS, "row 1").picture(), PictureCell(frames[0], OWN_PATHS).picture()]
+    )
     assert finding.name == "animated_pictures"
     assert "1 pictures are animated" in finding.message
 

@@ -10,7 +10,8 @@ from rankfold.tasks.data.questions import QuestionColumns, find_question_columns
 from rankfold.tasks.data.table import Row, Rows, quote_list
 from rankfold.tasks.data.texts import find_name, find_texts, text_names
 
-_LABELS = ("label", "labels", "class", "category", "score", "target")
+LABEL_NAMES = ("label", "labels", "class", "category", "score", "target")
+"""The usual names of columns of labels."""
 
 _SAMPLE_ROWS, _MOST_VALUES, _LONGEST_LABEL, _LISTED_COLUMNS = 1000, 20, 40, 3
 
@@ -133,7 +134,7 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
     named = QuestionColumns(overrides.text, overrides.label, overrides.choices)
     if overrides.pair is None and (question := find_question_columns(rows[0], named)):
         return replace(overrides, **question._asdict())
-    label = overrides.label or find_name(_LABELS, present)
+    label = overrides.label or find_name(LABEL_NAMES, present)
     if label is None:
         likely = _likely_labels(rows)
         example = f", such as {' or '.join(likely)}" if likely else ""
@@ -179,7 +180,7 @@ def find_text_columns(rows: Rows, overrides: Columns) -> Columns:
     _check_present(tuple(rows[0]), overrides)
     if overrides.text is not None:
         return overrides
-    labels = (overrides.label, *_LABELS) if overrides.label is None else (overrides.label,)
+    labels = (overrides.label, *LABEL_NAMES) if overrides.label is None else (overrides.label,)
     text, pair = find_texts(rows, skip=(*labels, overrides.group))
     return replace(overrides, text=text, pair=overrides.pair or pair)
 

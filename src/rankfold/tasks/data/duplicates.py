@@ -7,6 +7,7 @@ from itertools import combinations
 
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.pictures import picture_digests
 from rankfold.tasks.data.table import Row, Table
 from rankfold.tasks.data.texts import text_names
 
@@ -20,13 +21,17 @@ def content_keys(table: Table, columns: Columns) -> list[str]:
     The content is that of the text columns; of rows without them, such as conversations, all but ids and
     groups. Spaces at the ends make no difference.
     """
+    if columns.picture is not None:
+        # The same name may be of another picture in another folder.
+        digests = picture_digests(table, columns.picture)
+        rows = [{**row, columns.picture: digest} for row, digest in zip(table.rows, digests, strict=True)]
+        return [_key(row, columns) for row in rows]
     return [_key(row, columns) for row in table.rows]
 
 
 def _key(row: Row, columns: Columns) -> str:
     names = (*text_names(columns.text, row), *text_names(columns.pair, row))
-    if columns.picture is not None:
-        names = (*names, columns.picture)
+    names += () if columns.picture is None else (columns.picture,)
     if not names:
         names = tuple(name for name in row if name not in (*_IDS, columns.group))
     values = [value.strip() if isinstance(value := row.get(name), str) else value for name in names]

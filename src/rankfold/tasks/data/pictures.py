@@ -7,6 +7,7 @@ the data file. Transparency is put on white, the EXIF orientation is applied, an
 
 import base64
 import binascii
+import hashlib
 import io
 import re
 import struct
@@ -14,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
@@ -35,7 +36,7 @@ PICTURE_NAMES = ("image", "images", "picture", "pictures", "photo", "img", "file
 
 _SAMPLE_ROWS = 200
 _NAMED = 5
-_FULLY_CHECKED = 5000
+_FULLY_CHECKED = 2000
 """The most pictures that are decoded before a training; of more only the headers are read."""
 
 _SIGNATURES = (
@@ -131,9 +132,11 @@ class PictureFolder:
             index: The row's index in the source.
         """
         origin = table.origin_of(index)
-        if origin is None:
-            return cls(None)
-        path = Path(origin.file)
+        return cls(None) if origin is None else cls.beside(Path(origin.file))
+
+    @classmethod
+    def beside(cls, path: Path) -> "PictureFolder":
+        """Return the folder of a data file, or a folder of pictures itself."""
         return cls(path, is_own=True) if path.is_dir() else cls(path.parent, path.name)
 
     def read(self, name: str) -> bytes:
@@ -231,12 +234,15 @@ class Picture:
     place: str = ""
 
     @property
-    def name(self) -> str:
-        """The path or a word for the form, as messages have it."""
+    def title(self) -> str:
+        """The path, or a word for a picture that has none."""
         value = self.value
-        if isinstance(value, str) and not _is_encoded(value):
-            return f"the picture '{value}'"
-        return "the picture"
+        return value if isinstance(value, str) and not _is_encoded(value) else "(embedded)"
+
+    @property
+    def name(self) -> str:
+        """The picture as messages have it."""
+        return f"the picture '{self.title}'" if self.title is self.value else "the picture"
 
     def read(self) -> "Image":
         """Return the picture in the mode RGB.
@@ -262,23 +268,28 @@ class Picture:
                 _ = _as_rgb(image)
             return bool(getattr(image, "is_animated", False))
 
-    def encoded(self) -> bytes:
-        """Return the picture as the bytes of a PNG."""
-        buffer = io.BytesIO()
-        self.read().save(buffer, "PNG")
-        return buffer.getvalue()
+    def digest(self) -> str:
+        """Return the SHA-256 of the encoded picture, or of the pixels of one that is not.
+
+        Raises:
+            DataError: If it cannot be read, with its row.
+        """
+        with self._naming_faults():
+            content = self._content()
+        return hashlib.sha256(self.read().tobytes() if content is None else content).hexdigest()
 
     def _open(self) -> "Image":
+        content = self._content()
+        if content is not None:
+            return _open_bytes(content)
+        return cast("Image", self.value) if _is_pillow(self.value) else _from_array(self.value)
+
+    def _content(self) -> bytes | None:
+        """Return the bytes of the encoded picture; None of an image of Pillow or an array."""
         value = self.value
-        if _is_pillow(value):
-            return cast("Image", value)
         if isinstance(value, str):
-            content = _decode(value) if _is_encoded(value) else self.folder.read(value)
-        elif isinstance(value, bytes):
-            content = value
-        else:
-            return _from_array(value)
-        return _open_bytes(content)
+            return _decode(value) if _is_encoded(value) else self.folder.read(value)
+        return value if isinstance(value, bytes) else None
 
     @contextmanager
     def _naming_faults(self) -> Generator[None]:
@@ -303,38 +314,67 @@ _FAULTS = (
 _REASONS = ("is ", "leads ", "has ")
 
 
-def picture_of(value: object, folder: PictureFolder, place: str = "") -> Picture:
-    """Return a value of a column as a picture.
-
-    Args:
-        value: A picture in any form, or a list with one.
-        folder: Where a path begins.
-        place: The row in words, for errors that come later.
-
-    Raises:
-        DataError: If there is none, or the value is of no such form.
-    """
-    pictures = pictures_of(value, folder, place)
-    if len(pictures) != 1:
-        raise DataError(f"there are {len(pictures)} pictures where one is needed; keep one in a row.")
-    return pictures[0]
-
-
-def pictures_of(value: object, folder: PictureFolder, place: str = "") -> tuple[Picture, ...]:
-    """Return a value of a column as pictures: one, or those of a list.
+@final
+@dataclass(frozen=True, slots=True)
+class PictureCell:
+    """The value of a row in a column of pictures, and where it is.
 
     Args:
         value: A picture in any form, or a list of them.
         folder: Where paths begin.
-        place: The row in words, for errors that come later.
-
-    Raises:
-        DataError: If there is none, or the value is of no such form.
+        place: The row in words.
     """
-    if isinstance(value, list | tuple) and not _is_array(cast("Sequence[object]", value)):
-        items = cast("Sequence[object]", value)
-        return tuple(picture for item in items for picture in pictures_of(item, folder, place))
-    return (Picture(_plain(cast("object", value)), folder, place),)
+
+    value: object
+    folder: PictureFolder
+    place: str = ""
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """Return one picture, or those of a list.
+
+        Raises:
+            DataError: If there is none, or the value is of no such form.
+        """
+        value = self.value
+        if isinstance(value, list | tuple) and not _is_array(cast("Sequence[object]", value)):
+            cells = [replace(self, value=item) for item in cast("Sequence[object]", value)]
+            return tuple(picture for cell in cells for picture in cell.pictures())
+        return (Picture(_plain(cast("object", value)), self.folder, self.place),)
+
+    def picture(self) -> Picture:
+        """Return the one picture.
+
+        Raises:
+            DataError: If there is none or several, or the value is of no such form.
+        """
+        pictures = self.pictures()
+        if len(pictures) != 1:
+            raise DataError(f"there are {len(pictures)} pictures where one is needed; keep one in a row.")
+        return pictures[0]
+
+
+def picture_of(value: object, folder: PictureFolder, place: str = "") -> Picture:
+    """Return a value of a column as a picture, as `PictureCell.picture` does."""
+    return PictureCell(value, folder, place).picture()
+
+
+def with_cells(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
+    """Return tables in which each value of a column of pictures knows its folder and its row."""
+    return {
+        split: replace(
+            table,
+            rows=[
+                {
+                    **row,
+                    column: PictureCell(
+                        row.get(column), PictureFolder.of(table, index), table.locate(index, split)
+                    ),
+                }
+                for index, row in table.enumerate_rows()
+            ],
+        )
+        for split, table in tables.items()
+    }
 
 
 def _plain(value: object) -> object:
@@ -484,6 +524,29 @@ def _from_lab(image: "Image") -> "Image":
 
 
 # Checks before a training.
+
+
+def picture_digests(table: Table, column: str) -> list[str]:
+    """Return a text for each row that is equal for rows with the same bytes of pictures.
+
+    Of many files the names are compared instead, which takes no reading.
+    """
+    digests: dict[object, str] = {}
+
+    def digest(picture: Picture) -> str:
+        key = (picture.folder, picture.value) if isinstance(picture.value, str | bytes) else id(picture.value)
+        if key not in digests:
+            is_read = len(digests) < _FULLY_CHECKED
+            digests[key] = picture.digest() if is_read else f"{picture.folder.path}/{picture.title}"
+        return digests[key]
+
+    texts: list[str] = []
+    for number, row in enumerate(with_cells({"": table}, column)[""].rows):
+        try:
+            texts.append(" ".join(map(digest, cast("PictureCell", row[column]).pictures())))
+        except DataError:  # which reading the rows says; none of these is a copy of another
+            texts.append(f"row {number}")
+    return texts
 
 
 def check_pictures(pictures: Iterable[Picture]) -> list[Finding]:

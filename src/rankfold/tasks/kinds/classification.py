@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -32,7 +32,14 @@ from rankfold.tasks.metrics import AUROC, auroc, balanced_weights, measure
 
 
 class Classification(LabelledText):
-    """Texts in classes, scored by accuracy."""
+    """Texts in classes, scored by accuracy.
+
+    Args:
+        weights: Of each class in the loss; None if all rows count alike.
+    """
+
+    def __init__(self, weights: Sequence[float] | None = None) -> None:
+        self._weights = None if weights is None else tuple(weights)
 
     name: ClassVar[str] = "classification"
     setting_types: ClassVar[Mapping[str, type] | None] = {}
@@ -67,9 +74,15 @@ class Classification(LabelledText):
         first = next(iter(tables))
         return Examples(
             labels.names,
-            labelled_examples(tables, columns, lambda row: labels.ids[label_of(row, column)]),
+            self.labelled_rows(tables, columns, lambda row: labels.ids[label_of(row, column)]),
             () if hints.learned_names else tuple(label_findings(column, values[first], tables[first])),
         )
+
+    def labelled_rows(
+        self, tables: Mapping[str, Table], columns: Columns, label: Callable[[Row], Any]
+    ) -> Mapping[str, Sequence[Any]]:
+        """Return the rows of every split as examples with the label that a function reads off each."""
+        return labelled_examples(tables, columns, label)
 
     def strata(self, table: Table, columns: Columns, hints: LabelHints) -> Sequence[Stratum]:
         """Return the class of each row; None for questions with choices.
@@ -99,9 +112,27 @@ class Classification(LabelledText):
         """Return classification with weights in its loss, `rows / (classes * rows of the class)` if None."""
         names = examples.label_names or ()
         if weights is not None:
-            return WeightedClassification(named_weights(weights, names))
+            return type(self)(named_weights(weights, names))
         ids = [int(item.label) for item in examples.splits["train"]]
-        return WeightedClassification(balanced_weights(ids, len(names)))
+        return type(self)(balanced_weights(ids, len(names)))
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether classes are weighed."""
+        return self._weights is not None
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross-entropy, weighted by class if the classes have weights."""
+        if self._weights is None:
+            return super().loss(model, batch)
+        logits, weights = logits_and_weights(model, batch, self._weights)
+        return functional.cross_entropy(logits, batch["labels"], weights)
+
+    def loss_items(self, batch: Batch) -> float:
+        """Return the sum of the rows' weights, by which the loss is a mean."""
+        if self._weights is None:
+            return super().loss_items(batch)
+        return sum(self._weights[label] for label in cast("list[int]", batch["labels"].tolist()))
 
     def balanced_order(self, examples: Sequence[Example]) -> list[int]:
         """Return the indices of all rows, and behind them those of rarer classes again, in turn."""
@@ -169,27 +200,6 @@ class Classification(LabelledText):
     def shift_label(self, example: Example, first: int) -> Example:
         """Return the example with its class id among those of all tasks."""
         return replace(example, label=int(example.label) + first)
-
-
-class WeightedClassification(Classification):
-    """Classification whose loss weighs classes.
-
-    Args:
-        weights: One for each class.
-    """
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        self._weights = tuple(weights)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy, weighted by class."""
-        logits, weights = logits_and_weights(model, batch, self._weights)
-        return functional.cross_entropy(logits, batch["labels"], weights)
-
-    def loss_items(self, batch: Batch) -> float:
-        """Return the sum of the rows' weights, by which the loss is a mean."""
-        labels: list[int] = batch["labels"].tolist()
-        return sum(self._weights[label] for label in labels)
 
 
 def _choice_examples(tables: Mapping[str, Table], learned_names: Sequence[str] | None) -> Examples:

@@ -21,7 +21,7 @@ from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.chat_template import ASSISTANT, SYSTEM, TOOL, USER, Message
 from rankfold.tasks.kinds.prompts import candidate_answers, choices_of, prompt_and_answer, prompt_of
 
-_ROLES = {
+ROLES = {
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("user", "human", "prompter"), USER),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), ASSISTANT),
@@ -33,7 +33,7 @@ _READ_FIELDS = {"role", "content", "from", "value"}
 _EXTRA_FIELDS = {ASSISTANT: ("tool_calls",), TOOL: ("name", "tool_call_id")}
 _QUOTED_ROWS = 5
 _JSON_LIST = re.compile(r"\s*\[\s*[{\[]")
-_LISTS = ("messages", "conversations", "conversation")
+CONVERSATION_COLUMNS = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def conversation_of(row: Row, columns: Columns) -> Conversation:
     Raises:
         DataError: If the row is in none of the layouts, or a message cannot be read.
     """
-    name = columns.text or next((name for name in _LISTS if name in row), None)
+    name = columns.text or next((name for name in CONVERSATION_COLUMNS if name in row), None)
     if name is not None and columns.label is None and not isinstance(parse_json(row.get(name)), str | None):
         messages = _messages(row.get(name), name)
     elif "instruction" in row and columns.text is None:
@@ -137,11 +137,11 @@ def _messages(value: object, column: str) -> list[Mapping[str, Any] | Message]:
 def _turn(message: Mapping[str, Any], number: int) -> Message:
     word = message.get("role") or message.get("from")
     name = word.strip().lower() if isinstance(word, str) else ""
-    role = _ROLES.get(name)
+    role = ROLES.get(name)
     if role is None:
         raise DataError(
             f"message {number} is of the role '{word}', which is not trained on; write it as a turn of one "
-            f"of these roles, or remove the row: {', '.join(_ROLES)}."
+            f"of these roles, or remove the row: {', '.join(ROLES)}."
         )
     extra = {name: message[name] for name in _EXTRA_FIELDS.get(role, ()) if message.get(name)}
     content = message.get("content") if message.get("content") is not None else message.get("value")
@@ -314,7 +314,9 @@ class InstructionReader:
         Raises:
             DataError: If it cannot be read.
         """
-        if not any(column in row for column in (*_LISTS, "instruction", "prompt", self.columns.text)):
+        if not any(
+            column in row for column in (*CONVERSATION_COLUMNS, "instruction", "prompt", self.columns.text)
+        ):
             prompt, candidates = prompt_of(row, self.choice_word)
             return Instruction(
                 name, prompt, "", candidates or tuple(answers), choices=choices_of(row) if candidates else ()

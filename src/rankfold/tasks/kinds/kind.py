@@ -13,6 +13,7 @@ from rankfold.models.base import BaseModel, LoadedModel, TaskHead, load_model
 from rankfold.tasks.data.columns import Columns, find_columns, find_text_columns
 from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.numbers import Decimal
+from rankfold.tasks.data.pictures import PictureFolder
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.strata import Stratum, value_strata
 from rankfold.tasks.kinds.learner import Features, Learner
@@ -63,6 +64,7 @@ class LabelHints:
         choice_word: The word for a choice in a prompt that is written from `question` and `choices`.
         learned_settings: The `Examples.settings` that a model was trained with; None if none has been yet.
         decimal: The decimal separator of numbers that are written as texts; found in the data if None.
+        folder: Where paths of pictures begin in rows without a table; the working folder if None.
         is_published: Whether the task is a known one, whose protocol is not changed.
         chat_template: The name or file of a chat template, if the user named one.
     """
@@ -74,6 +76,7 @@ class LabelHints:
     decimal: Decimal | None = None
     is_published: bool = False
     chat_template: str | None = None
+    folder: PictureFolder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class TaskKind(ABC):
         default_for_causal: Whether it is the usual kind of models that generate text (True), or of all others
             (False), where there is no data to infer it from; None if neither.
         loss_per_token: Whether the loss is a mean over labelled tokens rather than over rows.
+        reads_text: Whether its examples have words, whose number is their length.
         uses_chat_template: Whether its examples are written by the model's chat template.
         sampling_options: The fields of a sampling request that its answers depend on.
         draws: Whether its answers are pictures, which are written into a folder.
@@ -133,6 +137,7 @@ class TaskKind(ABC):
     derived_settings: ClassVar[frozenset[str]] = frozenset()
     setting_types: ClassVar[Mapping[str, type] | None] = None
     loss_per_token: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = True
     uses_chat_template: ClassVar[bool] = False
     sampling_options: ClassVar[frozenset[str]] = frozenset()
     draws: ClassVar[bool] = False
@@ -361,6 +366,14 @@ class TaskKind(ABC):
         Args:
             label_names: Class names in the order of their ids, for a kind with classes.
         """
+
+    def check_base(self, base: BaseModel, columns: Columns) -> None:
+        """Check that a base model reads what the columns hold; by default it does.
+
+        Raises:
+            SpecError: If it does not, with the column.
+        """
+        _ = base, columns
 
     def load(self, base: BaseModel, label_names: Sequence[str] | None = None) -> LoadedModel:
         """Load a base model and its processor; a new head is drawn from torch's global generator.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast, final, overload
 
 import torch
 from pydantic import JsonValue
@@ -19,6 +19,57 @@ from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATE, ChatTemplate
 
 Features = Mapping[str, Any]
 """One example as the model's keyword arguments: token ids and so on, without padding."""
+
+
+_Row = TypeVar("_Row")
+
+
+@final
+class LazyRows(Sequence[Features]):
+    """Rows that are encoded each time they are read, because those of all pictures would not fit in memory.
+
+    Args:
+        encode: Returns the features of the row of an index.
+        lengths: The tokens of each row, 0 where it has none.
+    """
+
+    def __init__(self, encode: Callable[[int], Features], lengths: Sequence[int]) -> None:
+        self._encode = encode
+        self.lengths = tuple(lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Features: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Features]: ...
+    def __getitem__(self, index: int | slice) -> Features | Sequence[Features]:
+        """Return one row, encoded now, or some of them, encoded later."""
+        if isinstance(index, slice):
+            return self.part(range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._encode(index % len(self))
+
+    def part(self, indices: Sequence[int]) -> "LazyRows":
+        """Return some of the rows, in this order."""
+        return LazyRows(
+            lambda place: self._encode(indices[place]), [self.lengths[index] for index in indices]
+        )
+
+
+def some_rows(rows: Sequence[_Row], indices: Sequence[int]) -> Sequence[_Row]:
+    """Return some rows, in this order; those that are encoded when they are read still are."""
+    if isinstance(rows, LazyRows):
+        return cast("Sequence[_Row]", rows.part(indices))
+    return [rows[index] for index in indices]
+
+
+def row_lengths(rows: Sequence[Features]) -> Sequence[int]:
+    """Return the tokens of each row, 0 where it has none."""
+    return rows.lengths if isinstance(rows, LazyRows) else [len(row.get("input_ids", ())) for row in rows]
+
 
 NEW_TOKENS = 32
 """The most tokens of a generated answer: several times those of "the correct answer is answer3"."""
@@ -190,7 +241,7 @@ class Learner:
         self, rows: Sequence[Features], collate: Callable[[Sequence[Features]], dict[str, Any]]
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Yield padded batches on the device, each with the indices of its rows."""
-        for indices in self.similar([len(row.get("input_ids", ())) for row in rows]):
+        for indices in self.similar(row_lengths(rows)):
             batch = collate([dict(rows[index]) for index in indices])
             yield indices, {name: value.to(self.device) for name, value in batch.items()}
 
@@ -230,7 +281,7 @@ class Learner:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        with self.evaluating(), quiet_libraries(), self._draw_from_seed():
+        with self.evaluating(), quiet_libraries(), self.drawing_from_seed():
             tokens = cast(Any, self.model).generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
@@ -254,7 +305,7 @@ class Learner:
         return streamer
 
     @contextmanager
-    def _draw_from_seed(self) -> Generator[None]:
+    def drawing_from_seed(self) -> Generator[None]:
         """Draw from the sampling's seed while the block runs, and leave torch's generators as they were."""
         if not self.sampling.temperature:
             yield

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from rankfold.errors import DataError, SpecError, TrainingError
 from rankfold.seeding import random_order
+from rankfold.tasks.kinds.learner import some_rows
 from rankfold.train.reducer.blocks import Blocks
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -180,8 +181,8 @@ def hold_out_probes(rows: Sequence[_Row], batch_size: int) -> tuple[Sequence[_Ro
         )
     indices = set(random_order(len(rows), seed=0, name="reducer/probes")[:count].numpy().tolist())
     return (
-        [row for index, row in enumerate(rows) if index not in indices],
-        [row for index, row in enumerate(rows) if index in indices],
+        some_rows(rows, [index for index in range(len(rows)) if index not in indices]),
+        some_rows(rows, sorted(indices)),
     )
 
 
