@@ -37,8 +37,12 @@ from rankfold.models.base import resolve_model
 from rankfold.models.hardware import cpu_name
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter
+from rankfold.store.database import Database
 from rankfold.store.loading import load_adapter
+from rankfold.store.record import digest_of
+from rankfold.store.rows import select
 from rankfold.store.saved import open_adapter
+from rankfold.store.sharing import put_part
 from rankfold.store.store import AdapterStore
 
 ROWS, TOKENS = 32, 32
@@ -83,6 +87,47 @@ def fill_store(path: Path, saved: SavedAdapter, count: int) -> None:
     with AdapterStore(path) as store, store.batch():
         for index in range(count):
             store.put(f"a{index}", variant(saved, index))
+
+
+def fill_large_store(path: Path, saved: SavedAdapter, count: int) -> None:
+    """Write many adapters of one kind with random numbers into a store, by the rows that `put` writes.
+
+    One adapter is put, and the rows of the others are made from its rows: what is the same for all of a kind
+    is not computed again.
+    """
+    layout_bytes = sum(tensor.nbytes for tensor in saved.tensors.values())
+    with AdapterStore(path) as store:
+        store.put("a0", variant(saved, 0))
+    database = Database(path, "write", 30)
+    with database.plain() as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+    for first in range(1, count, 20_000):
+        span = range(first, min(first + 20_000, count))
+        values = torch.randn(len(span), layout_bytes // 4, generator=torch.Generator().manual_seed(first))
+        with database.write() as connection:
+            copy_rows(connection, span, [row.tobytes() for row in (0.05 * values).numpy()])
+    database.close()
+
+
+def copy_rows(connection: Any, span: range, parts: Sequence[bytes]) -> None:
+    """Write records with other numbers and names beside the first one of a store."""
+    (record,) = select(connection, "records.name = ?", ["a0"], limit=1)
+    blobs = connection.execute(
+        "SELECT outline, template, config FROM records JOIN kinds ON kinds.id = kind WHERE name = 'a0'"
+    ).fetchone()
+    columns = "kind, format, created, config, config_bytes, bytes"
+    ((position,),) = connection.execute("SELECT position FROM uses WHERE record = 1").fetchall()
+    for index, data in zip(span, parts, strict=True):
+        part, digest = put_part(connection, data)
+        name = f"a{index}"
+        own = dataclasses.replace(record, name=name)
+        row = connection.execute(
+            f"INSERT INTO records (name, digest, {columns}) SELECT ?, ?, {columns} FROM records WHERE id = 1",
+            (name, bytes.fromhex(digest_of(own, blobs, [(position, digest)]))),
+        ).lastrowid
+        connection.execute(
+            "INSERT INTO uses (record, position, part) VALUES (?, ?, ?)", (row, position, part)
+        )
 
 
 def batch(rows: int = ROWS) -> dict[str, torch.Tensor]:
@@ -211,6 +256,47 @@ def measure_loading(base: nn.Module, folder: Path, counts: Sequence[int]) -> lis
         bar(f"the same, median, growth from {counts[0]} to {counts[-1]}", medians[-1] / medians[0], 1.1)
     )
     return bars
+
+
+def measure_million(base: nn.Module, folder: Path, count: int, batches: int = 400) -> list[Bar]:
+    """Measure the time from a store of very many adapters to a slot, for names drawn by Zipf's law."""
+    path = folder / "million.db"
+    if not path.exists():
+        fill_large_store(path, saved_adapter(base, *METHODS["core"]), count)
+    bank = rankfold.Bank(base, path, slots=2000)
+    ranks = zipf(count, 10 * batches * ROWS)
+    times: list[float] = []
+    rows = 0
+    for index in ranks:
+        before = bank.stats.loads
+        start = time.process_time()
+        with bank.batch([f"a{index}"]):
+            pass
+        rows += 1
+        if bank.stats.loads > before:
+            times.append(1000 * (time.process_time() - start))
+        if len(times) == batches * 5:
+            break
+    return [
+        {
+            **bar(
+                f"store to usable, ms, 99th percentile of {count} adapters, Zipf",
+                statistics.quantiles(times, n=100)[98],
+                5,
+            ),
+            "median": round(statistics.median(times), 3),
+            "slot_hit_rate": round(bank.stats.slot_hits / rows, 3),
+            "file_bytes_per_adapter": round(path.stat().st_size / count),
+        }
+    ]
+
+
+def zipf(count: int, draws: int, exponent: float = 1.0) -> list[int]:
+    """Return numbers below `count`, drawn in proportion to 1 / (number + 1) ** exponent."""
+    weights = torch.arange(1, count + 1, dtype=torch.float64) ** -exponent
+    uniform = torch.rand(draws, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    cumulative = weights.cumsum(0) / weights.sum()
+    return torch.searchsorted(cumulative, uniform).clamp(max=count - 1).tolist()
 
 
 def measure_memory(base: nn.Module, folder: Path, count: int = 8000) -> list[Bar]:
@@ -350,8 +436,10 @@ def main() -> None:
     """Measure all bars and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("parts", nargs="*", help="the parts to measure again; all, into a new record")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--adapters", type=int, nargs="+", default=[10, 1000, 10_000])
+    parser.add_argument("--million", type=int, default=1_000_000, help="adapters of the largest store")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the test for wrong answers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -360,20 +448,29 @@ def main() -> None:
     base = minilm()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts: list[Callable[[], list[Bar]]] = [
-            partial(measure_memory, base, folder),  # first, before others leave free memory behind
-            partial(measure_error, base),
-            partial(measure_path, base, folder, arguments.rounds),
-            partial(measure_decoding, max(3, arguments.rounds // 4)),
-            partial(measure_loading, base, folder, arguments.adapters),
-            partial(measure_forward, base, arguments.adapters, arguments.rounds),
-            partial(measure_wrong_rows, folder, arguments.rows),
-        ]
-        bars: list[Bar] = []
-        for part in parts:
-            bars += part()
+        parts: dict[str, Callable[[], list[Bar]]] = {
+            "memory": partial(measure_memory, base, folder),  # first: others leave free memory behind
+            "error": partial(measure_error, base),
+            "path": partial(measure_path, base, folder, arguments.rounds),
+            "decoding": partial(measure_decoding, max(3, arguments.rounds // 4)),
+            "loading": partial(measure_loading, base, folder, arguments.adapters),
+            "forward": partial(measure_forward, base, arguments.adapters, arguments.rounds),
+            "wrong_rows": partial(measure_wrong_rows, folder, arguments.rows),
+            "million": partial(measure_million, base, folder, arguments.million),
+        }
+        bars = read_bars(arguments.out) if arguments.parts else {}
+        for part in arguments.parts or parts:
+            bars |= {measured["name"]: measured for measured in parts[part]()}
             if arguments.out is not None:
-                arguments.out.write_text(json.dumps(record_of(bars), indent=2) + "\n", "utf-8")
+                text = json.dumps(record_of(list(bars.values())), indent=2) + "\n"
+                arguments.out.write_text(text, "utf-8")
+
+
+def read_bars(path: Path | None) -> dict[str, Bar]:
+    """Return the bars of an earlier record by name; a part that is measured again replaces its own."""
+    if path is None or not path.exists():
+        return {}
+    return {measured["name"]: measured for measured in json.loads(path.read_text("utf-8"))["bars"]}
 
 
 def record_of(bars: Sequence[Bar]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import click
 from benchmarks.predicted import compared
 from docs.diagram import DIAGRAM, diagram
 from docs.picture import PICTURE, picture
+from docs.scale_picture import SCALE_PICTURE, scale_picture
 from rankfold.bench.suites.saved_suite import judge_suite, load_suite
 from rankfold.cli.main import cli
 from rankfold.presets import RECIPES, Option, discover, recommend
@@ -275,3 +276,4 @@ if __name__ == "__main__":
     SCHEMA.write_text(record_schema(), "utf-8")
     DIAGRAM.write_text(diagram(), "utf-8")
     PICTURE.write_text(picture(), "utf-8")
+    SCALE_PICTURE.write_text(scale_picture(), "utf-8")

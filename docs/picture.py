@@ -90,10 +90,16 @@ def picture() -> str:
     """Return the SVG text."""
     rows = picture_rows()
     panels = [_panel(task, [row for row in rows if row["task"] == task]) for task in _TASKS]
-    chart = alt.hconcat(*panels, spacing=34).properties(
+    title = "Score against bytes on disk, with 95 % confidence intervals"
+    return svg_of(alt.hconcat(*panels, spacing=34), _NOTE, title)
+
+
+def svg_of(chart: alt.HConcatChart, note: str, title: str) -> str:
+    """Return the SVG text of panels, in the colours of the page it stands on, with a note below."""
+    chart = chart.properties(
         padding=18,
         title=alt.TitleParams(
-            _NOTE, orient="bottom", anchor="start", fontSize=12, fontWeight="normal", color=SOFT, offset=14
+            note, orient="bottom", anchor="start", fontSize=12, fontWeight="normal", color=SOFT, offset=14
         ),
         background="transparent",
         config=alt.Config(
@@ -102,9 +108,9 @@ def picture() -> str:
         ),
     )
     svg: str = cast("Any", vl_convert).vegalite_to_svg(chart.to_dict())
-    title = "<title>Score against bytes on disk, with 95 % confidence intervals</title>"
     ground = '<rect class="paper" width="100%" height="100%" rx="10"/>'
-    return re.sub(r"(<svg[^>]*>)", rf"\1{title}<style>{_STYLE}</style>{ground}", svg, count=1) + "\n"
+    head = f"<title>{title}</title><style>{_STYLE}</style>{ground}"
+    return re.sub(r"(<svg[^>]*>)", rf"\1{head}", svg, count=1) + "\n"
 
 
 def _by_method(channel: Literal["color", "shape"]) -> alt.Color | alt.Shape:
