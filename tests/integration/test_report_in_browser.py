@@ -1,9 +1,7 @@
 """The page in a real browser: it opens offline, draws, sorts, finds, prints and fits a telephone."""
 
 import re
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,13 +10,13 @@ from rankfold.report.run_page import run_page
 from rankfold.report.study import make_report
 from rankfold.report.write import write_as_named
 from rankfold.runs.record import ReducerInfo, ReducerPoint
+from tests.support.browser import browser
 from tests.support.records import fail, make_record
 from tests.support.run_pages import PAGES
 from tests.support.suites import a_suite, records_of
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+__all__ = ["browser"]
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _FIND = "input[data-study=study-1]"
 _ROWS = "#study-1-table tbody tr"
 _SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -29,20 +27,6 @@ _DRAWN = """() => [...document.querySelectorAll(".chart")].map((chart) =>
         const isSeen = width + height > 1 && getComputedStyle(mark).opacity > 0;
         return isSeen && !mark.closest(".role-axis, .role-legend");
     }).length)"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        own = Path(started.chromium.executable_path)
-        found = next(filter(None, map(shutil.which, _NAMES)), None) or (str(own) if own.is_file() else None)
-        if found is None:
-            pytest.skip(
-                "there is no Chromium; install the package chromium, or run `playwright install chromium`"
-            )
-        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

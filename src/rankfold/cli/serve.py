@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rankfold.cli.console import note, shown_notes
+from rankfold.cli.console import note, progress_screen, shown_notes
 from rankfold.cli.options import SectionedCommand, section
 from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
     from rankfold.serve.engine import Engine
 
+_DEMO_FOLDER = "rankfold-demo"
+_DEMO_STEPS = 40
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 _model, _network, _size = section("Model"), section("Network"), section("Size")
 
 _EPILOG = """\b
 Examples:
+  rankfold serve --demo
   rankfold serve --model minilm --store adapters.db
   rankfold serve --model minilm --adapter tickets=runs/tickets
   rankfold serve --model smollm2 --store adapters.db --host 0.0.0.0 --keys keys.json
@@ -32,7 +35,7 @@ The file of keys is JSON:
 
 
 @click.command(cls=SectionedCommand, epilog=_EPILOG)
-@_model("--model", required=True, help="minilm, smollm2, a folder, a GGUF file or a hub id.")
+@_model("--model", help="minilm, smollm2, a folder, a GGUF file or a hub id.")
 @_model("--store", type=click.Path(dir_okay=False, path_type=Path), help="The store of the adapters.")
 @_model(
     "--adapter",
@@ -40,6 +43,12 @@ The file of keys is JSON:
     metavar="NAME=PATH",
     multiple=True,
     help="An adapter that is in no store, a folder or a packed file; may be repeated.",
+)
+@_model(
+    "--demo",
+    is_flag=True,
+    help=f"Train an adapter of minilm on the embedded news articles, into {_DEMO_FOLDER}/, and serve it as "
+    "'news'.",
 )
 @_model("--name", help="Name of the model without an adapter; as --model, of a path the last part.")
 @_model("--kind", help="The kind of task that the model's head is for; by its architecture if left out.")
@@ -97,7 +106,8 @@ The file of keys is JSON:
 )
 def command(
     *,
-    model: str,
+    model: str | None,
+    demo: bool,
     store: Path | None,
     adapters: Sequence[str],
     name: str | None,
@@ -133,8 +143,11 @@ def command(
             "serve anyone."
         )
     pairs = [_parse(adapter) for adapter in adapters]
+    model = _choose_model(model, demo=demo)
     listener = listen(host, port)
     with shown_notes():
+        if demo:
+            pairs.append(("news", _train_demo()))
         note(f"loading '{model}' ...")
         loaded = load_base(model, kind, trust_remote_code=trust_remote_code)
         size = EngineOptions(
@@ -156,6 +169,32 @@ def command(
         app = make_app(engine, known_keys, options)
         run(app, listener, connections=limits["connections"], grace=limits["grace"])
     note("the server has ended.")
+
+
+def _choose_model(model: str | None, *, demo: bool) -> str:
+    if demo and model not in (None, "minilm"):
+        raise SpecError(f"--demo serves minilm, and --model is {model}; leave one of them out.")
+    if not demo and model is None:
+        raise SpecError("no model is named; give --model, or --demo to try the server.")
+    return model or "minilm"
+
+
+def _train_demo() -> str:
+    """Return the folder of a small adapter, which is trained unless it is there."""
+    if (Path(_DEMO_FOLDER) / "adapter_config.json").is_file():
+        return _DEMO_FOLDER
+    from rankfold.runs.request import RunRequest
+    from rankfold.runs.run import run
+
+    note(f"training an adapter on the embedded news articles into {_DEMO_FOLDER}/ ...")
+    values: dict[str, Any] = {
+        **{"model": "minilm", "method": "tlora", "task": "bbc_news", "out": Path(_DEMO_FOLDER)},
+        **{"steps": _DEMO_STEPS, "batch_size": 8, "max_length": 64, "learning_rate": 5e-3},
+        **{"train_rows": 8 * _DEMO_STEPS, "eval_rows": 32},
+    }
+    with progress_screen() as new_bar:
+        _ = run(RunRequest(**values), progress=new_bar())
+    return _DEMO_FOLDER
 
 
 def _is_local(host: str) -> bool:
