@@ -69,13 +69,13 @@ def test_page_runs_and_the_server_survives_a_kill(tmp_path, capsys):
         process.kill()
         process.communicate(timeout=60)
         process, server = start(port, tmp_path)  # the adapter is there
-        body = {"model": "news", "input": ["Rates rise. " * 20] * 500}
+        body = {"model": "news", "input": ["Rates rise. " * 4] * 64}
         statuses = []
         asking = threading.Thread(
             target=lambda: statuses.append(ask(server, "POST", "/v1/classify", body)[0])
         )
         asking.start()
-        while b"rankfold_waiting_rows 0.0" in ask(server, "GET", "/metrics")[2]:
+        while asking.is_alive() and b"rankfold_waiting_rows 0.0" in ask(server, "GET", "/metrics")[2]:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         _, text = process.communicate(timeout=120)
