@@ -19,7 +19,7 @@ OLDEST_PEFT_FOLDER := $(CURDIR)/.cache/peft-$(OLDEST_PEFT)
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest lint types docs mutants bench-step bench-store clean
+.PHONY: help demo test test-newest lint types docs mutants bench bench-step bench-store clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -52,6 +52,9 @@ docs: $(VENV)/.dev  ## Bring the generated pages up to date and build the site i
 
 mutants: $(VENV)/.dev  ## Change the library in 100 places, one at a time, and see that the tests notice; takes an hour.
 	@PYTHONPATH=. $(BIN)/python benchmarks/mutants.py --out benchmarks/records/mutants.json
+
+bench: $(VENV)/.demo  ## Measure speed in 15 minutes, and name what became slower than the committed records.
+	@$(BIN)/python benchmarks/all.py --minutes 15
 
 bench-step: $(VENV)/.demo  ## Measure a training step against PEFT's own LoRA.
 	@$(BIN)/python benchmarks/training_step.py

@@ -9,15 +9,14 @@ loop over heads, each with its own product. Interleaved as in `training_step.py`
 
 import argparse
 import json
-import random
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from ratios import Ratio, interleave, ratios_of
 from reducer_step import saved_bytes
 from torch import Tensor, nn
 from torch.nn import functional
@@ -83,26 +82,24 @@ def variants(dropout: float) -> dict[str, Callable[[], nn.Module]]:
     return {**ours, HYDRA_LOOP: partial(hydra_loop, dropout)}
 
 
-def measure(rounds: int, batch: dict[str, Tensor], dropout: float) -> dict[str, dict[str, float]]:
-    """Return the median processor time of a step, in seconds, and the bytes kept, of every variant."""
-    models = {name: build() for name, build in variants(dropout).items()}
+def measure(batch: dict[str, Tensor], arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return, by variant, the ratio of its time to the reference's, its seconds, and the bytes kept."""
+    models = {name: build() for name, build in variants(arguments.dropout).items()}
     kept = {name: saved_bytes(model, batch) for name, model in models.items()}
     steps = {name: step_of(model, batch) for name, model in models.items()}
-    for step in steps.values():
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name in random.sample(list(steps), len(steps)):
-            start = time.process_time()
-            steps[name]()
-            times[name].append(time.process_time() - start)
-    return {name: {"seconds": statistics.median(times[name]), "kept_bytes": kept[name]} for name in models}
+    times = interleave(steps, arguments.rounds, arguments.seconds)
+    ratios = ratios_of(times, REFERENCE)
+    return {
+        name: {**ratios[name], "seconds": statistics.median(times[name]), "kept_bytes": kept[name]}
+        for name in models
+    }
 
 
 def main() -> None:
     """Measure, print the ratios to PEFT's LoRA and to the loop, and write them down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, help="begin no round after so many")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--dropout", type=float, default=0.0, help="HydraLoRA's scripts have 0.05")
@@ -115,23 +112,29 @@ def main() -> None:
         "input_ids": torch.randint(1000, 30000, (rows, arguments.tokens)),
         "labels": torch.randint(0, 2, (rows,)),
     }
-    measured = measure(arguments.rounds, batch, arguments.dropout)
+    measured = measure(batch, arguments)
     reference, loop = measured[REFERENCE], measured[HYDRA_LOOP]
-    for name, each in measured.items():
-        each["time_to_reference"] = each["seconds"] / reference["seconds"]
-        each["time_to_loop"] = each["seconds"] / loop["seconds"]
-        each["bytes_to_reference"] = each["kept_bytes"] / reference["kept_bytes"]
-        ratios = (
-            f"{each['time_to_reference']:.3f} {each['time_to_loop']:.3f} {each['bytes_to_reference']:.3f}"
-        )
-        print(f"{name:32} {ratios}")
+    ratios: dict[str, Ratio] = {}
+    for name, values in measured.items():
+        values["time_to_reference"] = values.pop("time")
+        values["time_to_loop"] = values["seconds"] / loop["seconds"]
+        values["bytes_to_reference"] = values["kept_bytes"] / reference["kept_bytes"]
+        time, bytes_kept = values["time_to_reference"], values["bytes_to_reference"]
+        ratios[name] = {
+            "time": time,
+            "low": values.pop("low"),
+            "high": values.pop("high"),
+            "bytes": bytes_kept,
+        }
+        print(f"{name:32} {time:.3f} {values['time_to_loop']:.3f} {bytes_kept:.3f}")
     if arguments.out is not None:
-        arguments.out.write_text(
-            json.dumps(
-                {**circumstances(arguments), "dropout": arguments.dropout, "variants": measured}, indent=2
-            )
-            + "\n"
-        )
+        record = {**circumstances(arguments), "model": "minilm", "dropout": arguments.dropout}
+        record |= {
+            "batch": {"rows": rows, "tokens": arguments.tokens},
+            "variants": measured,
+            "ratios": ratios,
+        }
+        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

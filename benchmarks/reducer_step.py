@@ -9,14 +9,13 @@ those of tensors saved for the backward pass, each storage once, parameters left
 
 import argparse
 import json
-import random
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import peft
 import torch
+from ratios import interleave, ratios_of
 from torch import Tensor, nn
 
 import rankfold
@@ -83,6 +82,7 @@ def main() -> None:
     """Measure every variant and write the ratios down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, help="begin no round after so many")
     parser.add_argument("--method", default="lora")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
@@ -99,21 +99,19 @@ def main() -> None:
         steps[name] = step_of(model, batch, reducer)
         steps[name]()
         kept[name] = saved_bytes(model, batch)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(arguments.rounds):
-        for name in random.sample(list(steps), len(steps)):
-            start = time.process_time()
-            steps[name]()
-            times[name].append(time.process_time() - start)
     # Probes come in some of the steps only: the mean counts them, the median would not.
-    seconds = {name: statistics.mean(each) for name, each in times.items()}
+    times = interleave(steps, arguments.rounds, arguments.seconds)
+    ratios = ratios_of(times, REFERENCE, average=statistics.mean)
+    for name, ratio in ratios.items():
+        ratio["bytes"] = kept[name] / kept[REFERENCE]
     record = {
         "command": f"python benchmarks/reducer_step.py --rounds {arguments.rounds}",
         "method": arguments.method,
         "versions": {"torch": torch.__version__, "peft": peft.__version__, "rankfold": rankfold.__version__},
         "batch": shape,
-        "time": {name: value / seconds[REFERENCE] for name, value in seconds.items()},
-        "saved_bytes": {name: value / kept[REFERENCE] for name, value in kept.items()},
+        "time": {name: ratio["time"] for name, ratio in ratios.items()},
+        "saved_bytes": {name: ratio["bytes"] for name, ratio in ratios.items()},
+        "ratios": ratios,
     }
     for name in steps:
         print(f"{name:38} time {record['time'][name]:.3f}   bytes {record['saved_bytes'][name]:.3f}")

@@ -10,10 +10,8 @@ anything.
 import argparse
 import json
 import platform
-import random
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
+from ratios import Ratio, interleave, ratios_of
 from torch import nn
 
 import rankfold
@@ -61,34 +60,31 @@ def step_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> Callable[[], No
     return step
 
 
-def measure(targets: dict[str, object], rounds: int, rows: int, tokens: int) -> dict[str, float]:
-    """Return, for each method, the median over the rounds of the processor time of a step, in seconds."""
+def measure(
+    targets: dict[str, object], arguments: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, Ratio]]:
+    """Return, by method, the median processor time of a step in seconds, and its ratio to the reference's."""
     torch.manual_seed(0)
-    batch = {"input_ids": torch.randint(1000, 30000, (rows, tokens)), "labels": torch.randint(0, 2, (rows,))}
+    rows = arguments.rows
+    batch = {
+        "input_ids": torch.randint(1000, 30000, (rows, arguments.tokens)),
+        "labels": torch.randint(0, 2, (rows,)),
+    }
     steps = {method: step_of(adapted(method, targets), batch) for method in (REFERENCE, *METHODS)}
-    for step in steps.values():
-        step()
-    times: dict[str, list[float]] = {method: [] for method in steps}
-    for _ in range(rounds):
-        for method in random.sample(list(steps), len(steps)):
-            start = time.process_time()
-            steps[method]()
-            times[method].append(time.process_time() - start)
-    return {method: statistics.median(each) for method, each in times.items()}
+    times = interleave(steps, arguments.rounds, arguments.seconds and arguments.seconds / len(SETTINGS))
+    return {method: statistics.median(of) for method, of in times.items()}, ratios_of(times, REFERENCE)
 
 
-def circumstances(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return what the figures depend on, and what repeats them."""
+def circumstances(arguments: argparse.Namespace, reference: str = REFERENCE) -> dict[str, object]:
+    """Return the command, versions and hardware that the figures depend on."""
     libraries = {each.__name__: each.__version__ for each in (rankfold, torch, peft, transformers)}
     return {
         "command": ["python", *sys.argv],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **libraries},
         "hardware": {"cpu": cpu_name(), "threads": torch.get_num_threads()},
-        "model": "minilm",
-        "batch": {"rows": arguments.rows, "tokens": arguments.tokens},
         "rounds": arguments.rounds,
-        "reference": REFERENCE,
+        "reference": reference,
     }
 
 
@@ -96,20 +92,27 @@ def main() -> None:
     """Measure every setting, and write down the times and their ratios to the reference's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seconds", type=float, help="begin no round after so many")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings: dict[str, object] = {}
+    ratios: dict[str, Ratio] = {}
     for name, targets in SETTINGS.items():
-        seconds = measure(targets, arguments.rounds, arguments.rows, arguments.tokens)
-        ratios = {method: each / seconds[REFERENCE] for method, each in seconds.items()}
-        settings[name] = {"seconds": seconds, "ratio": ratios}
-        for method, ratio in ratios.items():
-            print(f"{name:16} {method:14} {ratio:.3f}")
+        seconds, measured = measure(targets, arguments)
+        settings[name] = {
+            "seconds": seconds,
+            "ratio": {method: of["time"] for method, of in measured.items()},
+        }
+        for method, ratio in measured.items():
+            ratios[f"{name} {method}"] = ratio
+            print(f"{name:16} {method:14} {ratio['time']:.3f}   {ratio['low']:.3f} to {ratio['high']:.3f}")
     if arguments.out:
-        record = {**circumstances(arguments), "settings": settings}
+        batch = {"rows": arguments.rows, "tokens": arguments.tokens}
+        record = {**circumstances(arguments), "model": "minilm", "batch": batch, "settings": settings}
+        record["ratios"] = ratios
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 
