@@ -11,13 +11,14 @@ reuses the weights of the entries; nothing is kept from one pass to the next, no
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, final
+from typing import Any, Literal, cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rankfold.adapter.router import Router
+from rankfold.factors.base import is_transformed
 
 MlpRole = Literal["entry", "exit"]
 """What a layer is in its MLP."""
@@ -219,9 +220,7 @@ class ExpertExitGating(ExpertGating):
     def join(self, x: Float[Tensor, "experts *batch in_features"]) -> Float[Tensor, "*batch in_features"]:
         """Return the weighted sum of the experts' hidden states, the input of the layer."""
         weights, _ = _chosen_experts(self._mlp.weights(), self.experts)
-        # As the first expert and how the others differ: where none does, it is the first one, bit for bit.
-        differences = (x[1:] - x[0]) * weights[1:].unsqueeze(-1).to(x.dtype)
-        return x[0] + differences.sum(dim=0)
+        return join_experts(x, weights.unsqueeze(-1).to(x.dtype))
 
     def __call__(self, x: Tensor, codes: Codes, read: Callable[[], Tensor]) -> Tensor:
         """Return the experts' codes, weighted and summed, [*batch, heads * rank]."""
@@ -232,3 +231,38 @@ class ExpertExitGating(ExpertGating):
         weights, heads = _chosen_experts(self._mlp.weights(), self.experts)
         self._mlp.leave()
         return heads * weights.unsqueeze(-1)
+
+
+def join_experts(
+    x: Float[Tensor, "experts *batch features"], weights: Float[Tensor, "experts *batch 1"]
+) -> Float[Tensor, "*batch features"]:
+    """Return the weighted sum of the experts' hidden states, for weights of sum 1.
+
+    For the backward pass nothing of their size is kept but themselves.
+    """
+    if torch.compiler.is_compiling() or is_transformed():
+        return _weighted_sum(x, weights)
+    return cast(Tensor, cast(Any, _WeightedSum).apply(x, weights))
+
+
+def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
+    # As the first expert and how the others differ: where none does, it is the first one, bit for bit.
+    return x[0] + ((x[1:] - x[0]) * weights[1:]).sum(dim=0)
+
+
+@final
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor) -> Any:
+        ctx.save_for_backward(x, weights)
+        return _weighted_sum(x, weights)
+
+    # In differentiable steps, for those who want gradients of gradients.
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (torch's way)
+        (of_sum,) = gradients
+        x, weights = ctx.saved_tensors
+        shares = torch.cat([1 - weights[1:].sum(dim=0, keepdim=True), weights[1:]])
+        of_weights = [torch.zeros_like(weights[0])]
+        of_weights += [((state - x[0]) * of_sum).sum(dim=-1, keepdim=True) for state in x[1:]]
+        return of_sum * shares, torch.stack(of_weights)

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rankfold.adapter.gating import (
     ExpertEntryGating,
@@ -12,6 +14,7 @@ from rankfold.adapter.gating import (
     MlpEntryGating,
     MlpExitGating,
     MlpPass,
+    join_experts,
 )
 from rankfold.adapter.router import RouterSpec
 from tests.support.tolerance import assert_close
@@ -96,3 +99,37 @@ def test_experts_that_agree_join_to_what_they_agree_on_bit_for_bit():
     ExpertEntryGating(mlp, 3)(torch.randn(7, FEATURES, dtype=torch.float64), code(7), unread)
     hidden = torch.randn(7, 6, dtype=torch.float64)
     assert torch.equal(ExpertExitGating(mlp, 3).join(hidden.expand(3, 7, 6)), hidden)
+
+
+@given(
+    experts=st.integers(1, 4), batch=st.sampled_from([(), (3,), (2, 3), (2, 0)]), features=st.integers(1, 4)
+)
+def test_joined_experts_are_their_weighted_sum_with_its_gradients_and_keep_nothing_else(
+    experts, batch, features
+):
+    def outcome(join):
+        generator = torch.Generator().manual_seed(0)
+        x, scores = (
+            torch.randn(experts, *batch, size, generator=generator, dtype=torch.float64).requires_grad_()
+            for size in (features, 1)
+        )
+        kept = dict[int, int]()
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            return tensor
+
+        weights = scores.softmax(dim=0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            joined = join(x, weights)
+        first = torch.autograd.grad((joined**2).sum(), (x, scores), create_graph=True)
+        second = torch.autograd.grad(sum((part**2).sum() for part in first), (x, scores))
+        return [joined, *first, *second], sum(kept.values()), x.numel() + weights.numel()
+
+    def plain(x, weights):
+        return (x * weights).sum(dim=0)
+
+    actual, kept, size = outcome(join_experts)
+    for value, expected in zip(actual, outcome(plain)[0], strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
+    assert kept <= size
