@@ -117,16 +117,17 @@ class Adapter(nn.Module):
         flat, batch = x.reshape(-1, x.shape[-1]), x.shape[:-1]
         mask, multiplier = dropout.draw(flat) if is_dropping(dropout) else (None, 1.0)
         result, flat_code = linear_and_code(flat, weight, bias, down, mask, multiplier)
-        up, weights = self._matrix(self.up, down.dtype), None
+        up = self._matrix(self.up, down.dtype)
+        # The code has rank features where the output has out_features: the cheaper place to scale. With heads
+        # it is the weights, since the router has the code as it is, which need not be kept twice then.
         if self.gating is None:
-            code = self._apply_core(flat_code, down.dtype)
+            total = add_expanded(result, self._scale(self._apply_core(flat_code, down.dtype)), up)
         else:
             read = partial(self._undropped_code, x, flat_code.reshape(*batch, down.shape[0]), down)
-            weights = self.gating.weights(x, read)
-            weights = weights.reshape(-1, weights.shape[-1])
-            code = self._apply_core(self._split_heads(flat_code), down.dtype)
-        # The code has rank features where the output has out_features: the cheaper place to scale.
-        return add_expanded(result, self._scale(code), up, weights).reshape(*batch, up.shape[0])
+            weights = self._scale(self.gating.weights(x, read))
+            codes = self._apply_core(self._split_heads(flat_code), down.dtype)
+            total = add_expanded(result, codes, up, weights.reshape(-1, weights.shape[-1]))
+        return total.reshape(*batch, up.shape[0])
 
     def add_to(self, weight: Tensor) -> Tensor:
         """Return a parameter with the change added, in its dtype; only where the geometry is `Matrices`.
