@@ -168,6 +168,24 @@ def test_curve_is_logged_by_the_integrations_of_the_trainer(request_):
     assert [event.step for event in events.Scalars("eval/accuracy")] == [0, 2, 4]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of their own libraries
+@pytest.mark.parametrize("logger", ["wandb", "mlflow", "trackio"])
+def test_curve_is_logged_without_a_network(logger, request_, tmp_path, monkeypatch):
+    pytest.importorskip(logger, reason=f"the package '{logger}' is not installed")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+        "HF_HUB_OFFLINE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    record = run(replace(request_, steps=2, eval_every=1, report_to=logger))
+    assert record.status == "done"
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and request_.out not in path.parents]
+    assert written
+
+
 def test_random_state_is_given_back_after_an_evaluation():
     torch.manual_seed(3)
     expected = torch.rand(2)
