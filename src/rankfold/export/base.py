@@ -17,10 +17,10 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rankfold.errors import AdapterFileError, SpecError
-from rankfold.export.denoising import component_of, diffusers_class
+from rankfold.export.denoising import component_of
 from rankfold.models.base import BaseModel, head_options, refuse_pickle, resolve_model
 from rankfold.models.names import EMBEDDED_MODELS
-from rankfold.models.pipelines import PIPELINE_INDEX, pipeline_components
+from rankfold.models.pipelines import PIPELINE_INDEX, diffusers_class, pipeline_components
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.progress import quiet_libraries
 from rankfold.store.adapter import SavedAdapter

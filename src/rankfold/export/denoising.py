@@ -9,7 +9,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from rankfold.errors import NotExactError, SpecError
-from rankfold.models.pipelines import DENOISERS, diffusers_library, pipeline_components
+from rankfold.models.pipelines import DENOISERS, diffusers_class, pipeline_components
 
 COMPONENTS = (*DENOISERS, "text_encoder", "text_encoder_2")
 _TEXT_ENCODERS = {"CLIPTextModel": "text_encoder", "CLIPTextModelWithProjection": "text_encoder_2"}
@@ -48,22 +48,6 @@ def _takes_lora(name: str) -> bool:
 def is_denoiser(model: nn.Module) -> bool:
     """Return whether a model is one of diffusers, which reads noise in place of tokens."""
     return type(model).__module__.startswith("diffusers.")
-
-
-def diffusers_class(name: str) -> Any:
-    """Return the class of a model of diffusers by its name.
-
-    Raises:
-        SpecError: If diffusers is not installed, or has no such model.
-    """
-    library = diffusers_library(f"a base model of the class {name}")
-    # Only a model: a name in a file must not choose what is imported.
-    cls: Any = getattr(library, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, library.ModelMixin)):
-        raise SpecError(
-            f"diffusers has no model '{name}', which the adapter was trained on; install one that has."
-        )
-    return cls
 
 
 def load_exported_lora(model: nn.Module, component: str, folder: Path) -> nn.Module:

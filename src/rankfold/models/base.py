@@ -103,7 +103,7 @@ class TaskHead:
 
     Args:
         kind: The name of the kind of task.
-        auto_class: One of transformers' `AutoModelFor...` classes.
+        auto_class: One of transformers' `AutoModelFor...` classes; None for the denoiser of a pipeline.
         task_type: PEFT's name for it, such as "SEQ_CLS"; None if PEFT has none.
         num_labels: Outputs of the head; None if it is the model's own, such as the one over its vocabulary.
         options: Keywords of `from_pretrained` beside the number type.

@@ -23,6 +23,7 @@ from rankfold.models.base import (
     refuse_code,
     resolve_model,
 )
+from rankfold.models.pipelines import build_denoiser
 from rankfold.progress import quiet_libraries
 
 logger = logging.getLogger("rankfold.models")
@@ -51,6 +52,8 @@ class MetaBase:
         """
         try:
             with quiet_libraries(), torch.device("meta"):
+                if self.head.auto_class is None:
+                    return cast(PreTrainedModel, build_denoiser(self.config))
                 return self.head.auto_class.from_config(self.config, trust_remote_code=False)
         except (ValueError, KeyError, AttributeError) as error:
             if needs_code(error):

@@ -5,6 +5,7 @@ autoencoder stay as they are. A denoiser without an autoencoder works on pixels.
 """
 
 import copy
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,35 @@ def _read_index(folder: Path) -> dict[str, Any]:
 def denoiser_name(folder: Path) -> str | None:
     """Return the component of a pipeline that is its denoiser, `unet` or `transformer`; None if none is."""
     return next((name for name in DENOISERS if name in pipeline_components(folder)), None)
+
+
+def build_denoiser(config: Any) -> nn.Module:
+    """Return a denoiser of the class and the sizes that its configuration names, with random weights.
+
+    Args:
+        config: As `BaseModel.config` returns it for a pipeline.
+
+    Raises:
+        SpecError: If diffusers has no such class.
+    """
+    values = cast("dict[str, Any]", config.to_dict())
+    cls = diffusers_class(str(values.get("_class_name")))
+    sizes = inspect.signature(cls).parameters
+    return cls(**{key: value for key, value in values.items() if key in sizes})
+
+
+def diffusers_class(name: str) -> Any:
+    """Return the class of a model of diffusers by its name.
+
+    Raises:
+        SpecError: If diffusers is not installed, or has no such model.
+    """
+    library = diffusers_library(f"a base model of the class {name}")
+    # Only a model: a name in a file must not choose what is imported.
+    cls: Any = getattr(library, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, library.ModelMixin)):
+        raise SpecError(f"diffusers has no model '{name}', which the base model is; install one that has.")
+    return cls
 
 
 def diffusers_library(purpose: str) -> Any:
