@@ -353,11 +353,6 @@ class PictureCell:
         return pictures[0]
 
 
-def picture_of(value: object, folder: PictureFolder, place: str = "") -> Picture:
-    """Return a value of a column as a picture, as `PictureCell.picture` does."""
-    return PictureCell(value, folder, place).picture()
-
-
 def with_cells(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
     """Return tables in which each value of a column of pictures knows its folder and its row."""
     return {

@@ -1,9 +1,9 @@
 """Image generation: pictures drawn from captions by a diffusion model, whose denoiser learns."""
 
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, cast, final, overload
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
@@ -17,17 +17,17 @@ from rankfold.models.pipelines import TEXT_TOKENS, Conditions, Pipeline, load_pi
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.pictures import (
     Picture,
-    PictureFolder,
+    PictureCell,
     check_pictures,
     find_picture_column,
-    picture_of,
+    with_cells,
 )
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.table import quote_list
 from rankfold.tasks.data.texts import find_name, text_of
 from rankfold.tasks.kinds.kind import Batch, Collate, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import read_rows
-from rankfold.tasks.kinds.learner import Features, Learner
+from rankfold.tasks.kinds.learner import Features, LazyRows, Learner
 from rankfold.tasks.metrics import DENOISING_GAIN, DENOISING_LOSS
 
 _CAPTIONS = ("text", "caption", "prompt", "description", "title", "sentence", "name", "label")
@@ -227,9 +227,10 @@ class ImageGeneration(TaskKind):
         column = columns.picture or ""
 
         def read(row: Row, name: int | str) -> CaptionedPicture:
-            return CaptionedPicture(name, text_of(row, columns.text or ""), cast(Picture, row[column]))
+            cell = cast(PictureCell, row[column])
+            return CaptionedPicture(name, text_of(row, columns.text or ""), cell.picture())
 
-        splits = read_rows(_with_pictures(tables, column), read)
+        splits = read_rows(with_cells(tables, column), read)
         pictures = [item.picture for items in splits.values() for item in items if item.picture is not None]
         return Examples(None, splits, tuple(check_pictures(pictures)), dict(hints.learned_settings or {}))
 
@@ -310,7 +311,7 @@ class ImageGeneration(TaskKind):
                     break
                 _ = encode_row(index)
                 advance(index + 1)
-        return _EncodedRows(encode_row, len(examples))
+        return LazyRows(encode_row, [0] * len(examples))
 
     def collate(self, learner: Learner) -> Collate:
         """Return the function that stacks rows, with the noise that their loss is computed with."""
@@ -464,51 +465,6 @@ _RANGES: Mapping[str, tuple[type, float, float]] = {
     "samples": (int, 0, 64),
     "sample_steps": (int, 1, 1000),
 }
-
-
-def _with_pictures(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
-    """Return tables whose values in a column are pictures, each with its folder and its place."""
-    return {
-        split: replace(
-            table,
-            rows=[
-                {
-                    **row,
-                    column: picture_of(
-                        row.get(column), PictureFolder.of(table, index), table.locate(index, split)
-                    ),
-                }
-                for index, row in table.enumerate_rows()
-            ],
-        )
-        for split, table in tables.items()
-    }
-
-
-@final
-class _EncodedRows(Sequence[Features]):
-    """Rows that are encoded when they are read, unless they are in memory.
-
-    Args:
-        encode: Returns the features of the row of an index.
-        count: The number of rows.
-    """
-
-    def __init__(self, encode: Callable[[int], Features], count: int) -> None:
-        self._encode = encode
-        self._indices = range(count)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Features: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Features]: ...
-    def __getitem__(self, index: int | slice) -> Features | Sequence[Features]:
-        """Return one row or some of them."""
-        places = self._indices[index]
-        return self._encode(places) if isinstance(places, int) else [self._encode(place) for place in places]
 
 
 def _encoder(learner: Learner) -> PictureEncoder:
