@@ -11,6 +11,7 @@ ALLOWED = {
     "src/rankfold/runs/methods.py": {
         "lora"
     },  # a method of PEFT has no rate of its own and begins with LoRA's
+    "src/rankfold/cli/serve.py": {"tlora"},  # the adapter that the demonstration trains
     "src/rankfold/export/formats/__init__.py": {"lora"},  # the format that is written by default
     "src/rankfold/export/formats/plain_lora.py": {"lora"},  # the name of the format
     "src/rankfold/export/formats/gguf.py": {"lora"},  # llama.cpp's word for it

@@ -204,15 +204,12 @@ class Engine:
         if manifest is not None and manifest.task is not None:
             settings = manifest.task.settings
         learner = Learner(self.session.model, self._tokenizer, _ENDLESS, settings=settings)
-        if learner.chat_template.source is None:
-            if len(turns) > 1:
-                raise SpecError(
-                    f"'{adapter or self.name}' has no chat template, so it cannot read {len(turns)} "
-                    "messages; send one, or the whole text to /v1/completions."
-                )
-            row: Mapping[str, Any] = {"instruction": turns[0][1]}
-        else:
-            row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+        if learner.chat_template.source is None and len(turns) > 1:
+            raise SpecError(
+                f"'{adapter or self.name}' has no chat template, so it cannot read {len(turns)} messages; "
+                "send one, or the whole text to /v1/completions."
+            )
+        row = default_kind(is_causal=True).conversation_row(learner, turns)
         columns = Columns(**({} if manifest is None else manifest.columns))
         prompt = InstructionReader(columns).read_prompt(row, 0)
         with self._tokenizing:
