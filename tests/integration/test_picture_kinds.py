@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 import rankfold
 from rankfold.cli.main import cli
 from rankfold.runs.request import RunRequest
+from tests.architecture.sources import ROOT
 from tests.integration.test_resume import content
 from tests.support.killing import train_and_kill
 from tests.support.picture_models import save_encoder, save_llava
@@ -231,3 +233,14 @@ def test_answering_adapter_is_exported_as_plain_lora(answering, tmp_path):
 def test_model_of_texts_is_refused_with_the_column(questions, tmp_path):
     words = ("train", "--data", questions, "--method", "lora", "--out", tmp_path / "a", "--model", "minilm")
     assert "the column 'image' holds pictures" in call(*words, code=2).stderr
+
+
+def test_commands_of_the_page_run_on_a_folder_of_pictures(photos, encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(photos, target_is_directory=True)
+    block = re.search(
+        r"^```sh\n(.*?)^```", (ROOT / "docs" / "pictures.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    for line in block[1].splitlines():
+        call(*line.replace("google/vit-base-patch16-224-in21k", str(encoder)).split()[1:])
+    assert (tmp_path / "runs" / "photos.html").is_file()
