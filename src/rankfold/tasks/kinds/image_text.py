@@ -313,8 +313,8 @@ class ImageText(TaskKind):
                 values = functional.cross_entropy(
                     logits.transpose(1, 2), targets, ignore_index=IGNORED_LABEL, reduction="none"
                 )
-                totals = cast("list[float]", values.sum(1).tolist())
-                counts = cast("list[int]", cast(Any, (targets != IGNORED_LABEL).sum(1)).tolist())
+                totals: list[float] = cast(Any, values.sum(1)).tolist()
+                counts: list[int] = (targets != IGNORED_LABEL).sum(1).tolist()
                 for index, total, count in zip(indices, totals, counts, strict=True):
                     losses[index] = (total, count)
                 report(len(indices))

@@ -164,10 +164,10 @@ def _choices(
             ids = tokenizer([*item.candidates], add_special_tokens=False)["input_ids"]
             tables[item.candidates] = [[*row, end] for row in ids]
 
-    def allowed(row: int, tokens: Tensor) -> list[int]:
+    def next_tokens(row: int, tokens: Tensor) -> list[int]:
         written = cast("list[int]", cast(Any, tokens)[width:].tolist())
         paths = tables[items[row].candidates]
         following = {path[len(written)] for path in paths if path[: len(written)] == written != path}
         return sorted(following) or [end]
 
-    return allowed
+    return next_tokens
