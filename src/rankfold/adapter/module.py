@@ -320,7 +320,7 @@ class _LinearAndCode(torch.autograd.Function):
         # The input is kept for the down factor's gradient only.
         ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight, down, mask)
         ctx.multiplier = multiplier
-        code = functional.linear(_dropped(x, mask), down)
+        code = functional.linear(_drop_entries(x, mask), down)
         return functional.linear(x, weight, bias), code if mask is None else code.mul_(multiplier)
 
     # In differentiable steps, for those who want gradients of gradients.
@@ -334,12 +334,12 @@ class _LinearAndCode(torch.autograd.Function):
         if ctx.needs_input_grad[0] and mask is None:
             of_x = (of_result @ weight).addmm_(of_code, down)
         elif ctx.needs_input_grad[0]:
-            of_x = _dropped(of_code @ down, mask).addmm_(of_result, weight)
-        of_down = None if x is None else of_code.T @ _dropped(x, mask)
+            of_x = _drop_entries(of_code @ down, mask).addmm_(of_result, weight)
+        of_down = None if x is None else of_code.T @ _drop_entries(x, mask)
         return of_x, None, None, of_down, None, None
 
 
-def _dropped(x: Tensor, mask: Tensor | None) -> Tensor:
+def _drop_entries(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
