@@ -141,6 +141,8 @@ def test_every_family_learns_and_draws(family, data, tmp_path):
     assert record["metrics"]["denoising_loss"] < record["baselines"]["base"]
     lines = (tmp_path / "run" / "examples.jsonl").read_text("utf-8").splitlines()
     assert set(json.loads(lines[0])["pictures"]) == {"data", "base", "adapter"}
+    words = ("params", "--model", base, "--kind", "image_generation", "--method", "lora", "--json")
+    assert json.loads(call(*words).stdout)["trainable"] == record["parameters"]["trainable"]
 
 
 def test_what_cannot_be_trained_is_refused_by_name(base, data, tmp_path):

@@ -248,6 +248,7 @@ def write_pipeline(folder, family="sd15"):
             (folder / "model_index.json").write_text(json.dumps(index))
             return folder
     pipeline.save_pretrained(folder)
+    return folder
 
 
 _TEMPLATE = (

@@ -162,7 +162,9 @@ def _class_pairs(record: RunRecord, names: Sequence[str]) -> list[tuple[str, str
 
 
 def _number_pairs(record: RunRecord) -> list[tuple[float, float]]:
-    """Return true and predicted numbers; nothing if predictions are classes, indices or texts."""
+    """Return true and predicted numbers; nothing if predictions are classes, indices, texts or losses."""
+    if record.task.metric.endswith("_loss"):
+        return []
     pairs = [(item.label, item.prediction) for item in record.predictions]
     if record.task.label_names or not any(isinstance(guess, float) for _, guess in pairs):
         return []
