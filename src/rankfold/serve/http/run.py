@@ -54,6 +54,7 @@ def make_server(app: FastAPI, *, connections: int = 512, grace: float = 30.0) ->
         http=TimedProtocol,
         ws="none",
         log_config=None,
+        log_level="error",  # a flood of wrong requests must not fill a log
         access_log=False,
         server_header=False,
         limit_concurrency=connections,
