@@ -109,6 +109,7 @@ class Preset:
         targets: The layers that the method is made for, as PEFT's `target_modules`; the model's usual ones if
             None.
         router_type: The type of the spec's router, where it is not `RouterSpec` itself; by it files are read.
+        compositions: Options that make something unpublished of it, which `rankfold fit` tries.
         former_defaults: Defaults of version 0.1.0 that have changed since, for the runs of that version.
     """
 
@@ -120,6 +121,7 @@ class Preset:
     build: Callable[..., AdapterSpec]
     targets: str | None = None
     router_type: type[RouterSpec] = RouterSpec
+    compositions: tuple[Mapping[str, Any], ...] = ()
     former_defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property

@@ -55,5 +55,11 @@ PRESET = Preset(
     summary="Both factors are read from square products of two small matrices: 2k(d_up + d_down) parameters.",
     learning_rate=RECIPES["relayed_lora"].learning_rate,
     build=_spec,
+    # One square for the whole model, a seeded down factor, and a learned scale for each layer.
+    compositions=(
+        *({"share_down": "entries", "share_up": "entries", "k": k} for k in (1, 2, 4, 8, 16)),
+        *({"down": "seeded", "k": k} for k in (1, 2, 4, 8)),
+        {"scaling": "learned", "k": 1},
+    ),
     former_defaults={"zero": "down"},
 )

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from rankfold import presets
 from rankfold.bench.fit.budget import ALL_LINEAR, DTYPES, EXACT, Budget, Size, SizeEstimator
 from rankfold.errors import SpecError, unknown_name
-from rankfold.factors import BasisSpec
+from rankfold.factors import BasisSpec, DenseSpec
 from rankfold.models.base import resolve_model
 from rankfold.models.meta import MetaBase, meta_base
 from rankfold.presets import Option, Preset
@@ -27,16 +27,6 @@ from rankfold.tasks.kinds import kind_base
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 14, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256)
 
 _Options = dict[str, JsonValue]
-
-COMPOSITIONS: Mapping[str, Sequence[Mapping[str, JsonValue]]] = {
-    "relayed_lora": [
-        *({"share_down": "entries", "share_up": "entries", "k": k} for k in (1, 2, 4, 8, 16)),
-        *({"down": "seeded", "k": k} for k in (1, 2, 4, 8)),
-        {"scaling": "learned", "k": 1},
-    ],
-}
-"""Compositions of methods that nobody has published, by the method they start from: one square for the whole
-model, a seeded down factor with a relayed up factor, and a learned scale for each layer."""
 
 _FAMILY = ("basis", "down", "up", "share_down", "scaling")
 """The options that make another composition of a method, not another size of it."""
@@ -120,10 +110,10 @@ class Space:
             raise SpecError(f"candidates is {self.most}, which leaves none; give 1 or more.")
         if self.basis is not None:
             BasisSpec.of(self.basis)  # refuses one that is not there
-            if self.methods and not {"lora", "basis_core"} & set(self.methods):
-                raise SpecError(
-                    "a basis is for 'lora' and 'basis_core', which are not among the methods; add one."
-                )
+            users = [name for name in presets.discover() if _on_basis(presets.find(name), self.basis)]
+            if self.methods and not {*users} & {*self.methods}:
+                names = " or ".join(f"'{name}'" for name in users)
+                raise SpecError(f"none of the methods has a use for a basis; add {names}, or leave it out.")
 
 
 def find_candidates(
@@ -227,13 +217,20 @@ def _of_method(ruler: SizeEstimator, preset: Preset, space: Space) -> Iterator[C
                 yield from _with_sizes(ruler, preset.name, options, space.dtypes, distance)
 
 
-def _compositions(preset: Preset, basis: str | None) -> Iterator[_Options]:
-    """Yield the options of compositions that start from a method."""
-    yield from map(dict, COMPOSITIONS.get(preset.name, ()))
-    if basis is not None and "basis" in preset.options:
-        yield {"basis": basis}
-    elif basis is not None and preset.name == "lora":
-        yield {"down": f"basis:{basis}"}
+def _compositions(preset: Preset, basis: str | None) -> list[_Options]:
+    """Return the options of compositions that start from a method."""
+    on_basis = None if basis is None else _on_basis(preset, basis)
+    return [*map(dict, preset.compositions), *([on_basis] if on_basis else [])]
+
+
+def _on_basis(preset: Preset, basis: str) -> _Options | None:
+    """Return the options that put a method on a basis: cores, or one that trains its own up factor alone."""
+    if "basis" in preset.options:
+        return {"basis": basis}
+    spec = preset.spec()
+    is_plain = spec.core is None and spec.most_heads == 1 and not spec.shares
+    sides_are_dense = isinstance(spec.down, DenseSpec) and isinstance(spec.up, DenseSpec)
+    return {"down": f"basis:{basis}"} if is_plain and sides_are_dense else None
 
 
 def _target_sets(ruler: SizeEstimator, preset: Preset) -> list[JsonValue]:
