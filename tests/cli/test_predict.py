@@ -224,7 +224,7 @@ def test_a_base_model_that_is_gone_or_another_is_refused(classes, tmp_path):
         (("--text", "a", "--labels", "a,b"), "its own class names"),
         (("--data", "absent.csv"), "absent.csv"),
         (("--text", "a", "--split", "test"), "--split is given without --data"),
-        (("--text", "a", "--temperature", "0.5"), "leave 'temperature' out"),
+        (("--text", "a", "--temperature", "0.5"), "do not depend on 'temperature'; leave it out"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(classes, words, fault):

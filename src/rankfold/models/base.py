@@ -181,12 +181,9 @@ def _from_folder(name: str, folder: Path, *, trust_remote_code: bool) -> BaseMod
 
 def _from_hub(name: str, *, trust_remote_code: bool) -> BaseModel:
     check_model_name(name)
-    try:
-        file = _cached_file(name, "config.json") or _cached_file(name, PIPELINE_INDEX)
-    except OSError as error:
-        raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {REMEDY}") from error
+    file = _hub_file(name, "config.json") or _hub_file(name, PIPELINE_INDEX)
     if file is None:
-        raise SpecError(f"the hub's model '{name}' has no config.json; {REMEDY}")
+        raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {REMEDY}")
     folder = Path(file).parent
     if Path(file).name == PIPELINE_INDEX:
         return BaseModel(name, name, name, folder, is_causal=False)
@@ -194,10 +191,12 @@ def _from_hub(name: str, *, trust_remote_code: bool) -> BaseModel:
     return BaseModel(name, name, name, folder, is_causal(config), trust_remote_code)
 
 
-def _cached_file(name: str, file: str) -> str | None:
-    """Return a file of the hub's model; None if the model has none of this name."""
-    options = {"_raise_exceptions_for_missing_entries": False}
-    return cast(Any, hub).cached_file(name, file, **options)
+def _hub_file(name: str, file: str) -> str | None:
+    """Return a file of the hub's model; None if the hub did not give it."""
+    try:
+        return cast(Any, hub).cached_file(name, file)
+    except OSError:
+        return None
 
 
 def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:

@@ -13,7 +13,8 @@ from rankfold.export.base import find_base, open_rankfold_adapter
 from rankfold.export.bases import BasisRequest, learn_basis
 from rankfold.export.formats.gguf import FORMAT as GGUF
 from rankfold.export.verify import has_difference, verify
-from rankfold.serve.vllm import StoreResolver
+from rankfold.serve.folded import FoldedCache
+from rankfold.serve.vllm import LoadedAdapters, StoreResolver
 from rankfold.store.loading import load_adapter
 from rankfold.store.saved import open_adapter
 from tests.support import vllm_double
@@ -74,8 +75,10 @@ def test_resolver_of_vllm_folds_it_to_plain_lora(adapter, tiny_llama, tmp_path, 
         monkeypatch.setitem(sys.modules, name, module)
     with rankfold.AdapterStore(tmp_path / "store.db") as store:
         store.put("a", adapter)
-        resolver = StoreResolver(store, tmp_path / "vllm")
-        request = asyncio.run(resolver.resolve_lora(store.record("a").base, "a"))
+        base = store.record("a").base
+    resolver = StoreResolver(tmp_path / "store.db", FoldedCache(tmp_path / "vllm", 1 << 30))
+    resolver.table = LoadedAdapters(resolver, {})
+    request = asyncio.run(resolver.resolve_lora(base, "a"))
     assert peft.PeftConfig.from_pretrained(request.lora_path).peft_type == "LORA"
     plain = peft.PeftModel.from_pretrained(model_of(tiny_llama), request.lora_path)
     expected = scores(load_adapter(model_of(tiny_llama), adapter))

@@ -90,7 +90,7 @@ def content(folder):
             "save_best": "loss",
             "eval_every": 2,
         },
-        {"save_best": "accuracy", "early_stopping": 2, "eval_every": 1, "learning_rate": 0.5},
+        {"save_best": "accuracy", "early_stopping": 5, "eval_every": 1, "learning_rate": 0.5},
         pytest.param({"compile": True, "gradient_accumulation": 2}, marks=pytest.mark.slow),
     ],
     ids=str,

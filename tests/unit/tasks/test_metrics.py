@@ -11,7 +11,14 @@ from rankfold.errors import SpecError
 from rankfold.tasks.kinds import Examples
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.regression import KIND as REGRESSION
-from rankfold.tasks.metrics import METRICS, TEXT_METRICS, is_smaller_better, measure
+from rankfold.tasks.metrics import (
+    DENOISING_GAIN,
+    DENOISING_LOSS,
+    METRICS,
+    TEXT_METRICS,
+    is_smaller_better,
+    measure,
+)
 
 LABELS = [1, 1, 1, 0, 0, 0, 0, 1]
 PREDICTIONS = [1, 0, 1, 0, 1, 0, 0, 1]  # 3 hits of class 1, 1 miss, 1 false alarm, 3 hits of class 0
@@ -98,7 +105,7 @@ _LIBRARY_NAMES = {
     ("name", "classes"),
     [
         (name, n)
-        for name in sorted(set(METRICS) - set(TEXT_METRICS))
+        for name in sorted(set(METRICS) - {*TEXT_METRICS, DENOISING_LOSS, DENOISING_GAIN})
         for n in (2, 4)
         if (name, n) != ("f1", 4)
     ],

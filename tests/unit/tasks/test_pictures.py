@@ -38,7 +38,7 @@ def test_pictures_are_refused_with_the_remedy(row, picture):
 def test_the_text_alone_is_learned_where_it_is_named(tmp_path):
     rows = [{"text": f"some words {i}", "label": "ab"[i % 2], "photo": f"{i}.png"} for i in range(20)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(DataError, match="holds pictures"):
+    with pytest.raises(DataError, match="20 of 20 pictures cannot be read"):
         load_task(TaskRequest(data=str(tmp_path / "a.jsonl")), is_causal=False)
     data = load_task(TaskRequest(data=str(tmp_path / "a.jsonl"), columns=Columns("text")), is_causal=False)
     assert any("not read: 'photo'" in finding.message for finding in data.findings)

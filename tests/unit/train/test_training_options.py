@@ -139,7 +139,8 @@ def test_gradients_are_scaled_down_to_a_norm(trained):
 def test_missing_package_of_an_optimiser_is_named(monkeypatch):
     from rankfold.runs import check
 
-    monkeypatch.setattr(check, "find_spec", lambda _: None)
+    find_spec = check.find_spec
+    monkeypatch.setattr(check, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
     request = RunRequest(model="m", method="lora", out="new", optimizer="adamw_8bit")
     with pytest.raises(SpecError, match=r"--optimizer adamw_8bit .*pip install 'rankfold\[quantise\]'"):
         check.check_packages(request)
