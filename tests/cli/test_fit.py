@@ -129,7 +129,7 @@ def test_choice_without_a_reference_says_so(fit, reviews, tmp_path):
     words = ("--budget-params", 20, "--run", "--data", reviews, "--out", tmp_path / "fit")
     result = fit(*words, "--steps", 1, "--batch-size", 8, "--max-length", 32, methods="tlora")
     assert result.exit_code == 0, result.stderr
-    assert "no LoRA fits the budget" in result.stderr
+    assert "PEFT's LoRA in float32 does not fit the budget" in result.stderr
     assert {record.fit.role for record in find_records(tmp_path / "fit")} == {"candidate"}
 
 

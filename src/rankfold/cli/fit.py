@@ -163,7 +163,7 @@ def command(
     note(f"{len(plan.candidates)} candidates: {rung_list}; {plan.updates:,} updates in all.")
     _note_left_out(proposal)
     if plan.reference is None:
-        note("no LoRA fits the budget, so the chosen one is held against none.")
+        note("PEFT's LoRA in float32 does not fit the budget, so nothing is compared with it.")
     if is_dry_run:
         _print_list(proposal, all_shown=False, as_json=as_json)
         return

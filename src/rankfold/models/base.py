@@ -191,12 +191,21 @@ def _from_hub(name: str, *, trust_remote_code: bool) -> BaseModel:
     return BaseModel(name, name, name, folder, is_causal(config), trust_remote_code)
 
 
+_NO_SUCH_FILE = "does not appear to have a file named"
+
+
 def _hub_file(name: str, file: str) -> str | None:
-    """Return a file of the hub's model; None if the hub did not give it."""
+    """Return a file of the hub's model; None if the model has none of this name.
+
+    Raises:
+        SpecError: If the hub does not know the model or cannot be reached.
+    """
     try:
         return cast(Any, hub).cached_file(name, file)
-    except OSError:
-        return None
+    except OSError as error:
+        if _NO_SUCH_FILE in str(error):
+            return None
+        raise SpecError(f"there is no model folder '{name}' and the hub did not give it; {REMEDY}") from error
 
 
 def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:

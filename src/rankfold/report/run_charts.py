@@ -37,7 +37,7 @@ def curve_figures(record: RunRecord) -> list[Figure]:
             "loss",
             "Loss",
             "Of each training batch, and on held-out rows. Where the second rises again, the model overfits.",
-            _curve(losses, Axis("value", "loss")),
+            _curve(losses, Axis("value", "loss", format="~g")),
             "half",
             {name: style_of(index) for index, name in enumerate(("training", "held out"))},
         )
@@ -46,7 +46,7 @@ def curve_figures(record: RunRecord) -> list[Figure]:
         rows = _points(record.curve.validation, name, "held out")
         baseline = next(((value, key) for key, value in record.baselines.items()), None)
         title = f"{capital(metric_name(name))} on held-out rows"
-        chart = _curve(rows, Axis("value", metric_name(name)), baseline)
+        chart = _curve(rows, Axis("value", metric_name(name), format="~g"), baseline)
         figures.append(Figure("metric", title, "Measured during the training.", chart, "half"))
     return _fill_line([figure for figure in figures if figure.rows])
 

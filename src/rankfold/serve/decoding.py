@@ -158,7 +158,8 @@ class DecodingRow:
         if self._generator is None:
             seed = secrets.randbits(63) if self.prompt.seed is None else self.prompt.seed
             self._generator = torch.Generator(logits.device).manual_seed(seed)
-        shares = (logits.double() / self.prompt.temperature).softmax(-1)
+        # The largest is 0 first, so that no temperature, however small, makes it infinite.
+        shares = ((logits.double() - logits.amax()) / self.prompt.temperature).softmax(-1)
         if self.prompt.top_p < 1:
             ordered, order = shares.sort(descending=True)
             is_surplus = ordered.cumsum(-1) - ordered >= self.prompt.top_p
@@ -310,7 +311,7 @@ class Decoder:
         for row, scores in zip(rows, logits, strict=True):
             try:
                 self._extend(row, row.choose(scores))
-            except AdapterFileError as error:
+            except Exception as error:  # of this row alone, such as from its `on_text`
                 row.result = error
         self.drop([row for row in rows if row.result is not None])
 
