@@ -207,7 +207,7 @@ def _scratch_beside(place: Path) -> Generator[Path]:
 
 
 def remove_scratch(parent: Path) -> None:
-    """Delete what killed processes left in a folder while they replaced others in it, whichever those were.
+    """Delete the leavings of killed processes in a folder, whichever folders they replaced.
 
     A folder that one of them had moved aside is moved back. One without `new` and `old` is nobody's, or that
     of a process that has just begun.

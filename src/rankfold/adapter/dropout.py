@@ -26,7 +26,7 @@ class Dropout(nn.Dropout):
         return self.training and self.p > 0
 
     def draw(self, x: Tensor) -> tuple[Tensor, float]:
-        """Return a mask in the shape of x, 1 or 0 in uint8, and the multiplier of what is left."""
+        """Return a mask in the shape of x, 1 or 0 in uint8, and the multiplier of the kept entries."""
         if x.device.type != "cpu" or type(x) is not Tensor:
             return torch.empty_like(x, dtype=torch.uint8).bernoulli_(1 - self.p), 1 / (1 - self.p)
         dropped = min(round(self.p * _VALUES), _VALUES - 1)

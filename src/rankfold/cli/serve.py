@@ -212,7 +212,7 @@ def _parse(adapter: str) -> tuple[str, str]:
 
 
 def _describe(engine: "Engine", listener: socket.socket) -> None:
-    """Say what is served, and where."""
+    """Print the model, the adapters and the address of the server."""
     host, port = listener.getsockname()[:2]
     page = engine.bank.page(limit=1001)
     count = f"{len(page):,} adapters" if len(page) != 1 else "1 adapter"

@@ -22,7 +22,7 @@ _LEAST = 1e-8
 @final
 @dataclass(frozen=True, slots=True)
 class NoiseProcess:
-    """Noise levels of a training, and what a denoiser predicts.
+    """Noise levels of a training, and the quantity that a denoiser predicts.
 
     Args:
         signal: Factor of the picture at each time, `[times]`.
@@ -82,7 +82,7 @@ class NoiseProcess:
         return _factor(self.signal, index, picture) * picture + _factor(self.noise, index, picture) * noise
 
     def target_of(self, picture: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        """Return what the denoiser is to predict; arguments as for `add_noise`.
+        """Return the target of the denoiser's prediction; arguments as for `add_noise`.
 
         `v_prediction` is that of Salimans and Ho, "Progressive Distillation", 2022, appendix D.
         """

@@ -152,7 +152,7 @@ class Pipeline(ABC):
 
     @property
     def picture_scale(self) -> int:
-        """Pixels along a side of one number of what the denoiser sees."""
+        """Pixels along a side of one entry of the denoiser's input."""
         return int(self.parts.vae_scale_factor)
 
     @property

@@ -102,7 +102,7 @@ def confusion_figure(pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> 
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return class names cut to what fits beside a chart, each still different from the others."""
+    """Return class names cut to the width beside a chart, each still different from the others."""
     short = {
         name: name if len(name) <= _LABEL_LETTERS else f"{name[: _LABEL_LETTERS - 1]}…" for name in names
     }

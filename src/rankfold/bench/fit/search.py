@@ -292,7 +292,7 @@ def fit(
 
 
 def _copy_adapter(run: Path, folder: Path) -> None:
-    """Copy the adapter of a run, without what is about the run: the record of each run is there once."""
+    """Copy the adapter of a run without its record, curve and examples, which the run has already."""
     if (run / SAFETENSORS_WEIGHTS_NAME).is_file():  # the run of an archive has none
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(
