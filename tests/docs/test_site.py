@@ -26,7 +26,7 @@ def test_generated_page_is_up_to_date(page):
     said = StringIO()
     cog = Cog()
     cog.set_output(stdout=said, stderr=said)
-    failed = cog.main(["cog", "--check", "-I", str(ROOT), str(ROOT / page)])
+    failed = cog.main(["cog", "--check", "--diff", "-I", str(ROOT), str(ROOT / page)])
     assert not failed, f"{said.getvalue()}run `make docs` and look at the change."
 
 

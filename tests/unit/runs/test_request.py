@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -222,7 +223,8 @@ def requests(draw):
 
 @given(requests())
 def test_command_is_read_by_the_command_line_as_the_request_that_wrote_it(request):
-    context = command.make_context("train", list(request.command()[2:]))
+    program = click.Context(cli, **cli.context_settings)  # without it click remembers other help options
+    context = command.make_context("train", list(request.command()[2:]), program)
     assert make_request(context, None) == request
 
 

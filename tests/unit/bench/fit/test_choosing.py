@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,8 +112,8 @@ def test_official_validation_split_is_left_alone_until_the_winner_is_trained(pla
 
 def test_command_of_the_winner_is_one_that_train_takes(plan):
     _, word, *words = fit(plan, executor=Inline(Trainer(SCORES))).request.command()
-    command = cli.get_command(None, word)
-    options = command.make_context("train", words).params
+    program = click.Context(cli, **cli.context_settings)  # without it click remembers other help options
+    options = cli.get_command(program, word).make_context(word, words, program).params
     assert (options["method"], options["options"]) == (NAMES[-1], {"r": 2})
 
 
