@@ -59,8 +59,8 @@ def _constant(record: RunRecord) -> Iterator[str]:
     if isinstance(prediction, int) and 0 <= prediction < len(names):
         name = f"'{names[prediction]}'"
     yield (
-        f"the model predicts {name} for each of the {count:,} held-out rows; train for more steps or with a "
-        "higher learning rate."
+        f"the model predicts {name} for each of the {count:,} held-out rows; train for more steps, or "
+        "with another learning rate: too large a one ends there as well as too small a one."
     )
 
 

@@ -34,7 +34,7 @@ class Tuning:
             worse one on both sides; `grid` tries all combinations of lists; `tpe` asks optuna's
             tree-structured Parzen estimator.
         trials: Number of trials; a grid has as many as combinations, and a ladder takes this as an estimate.
-        seed: Seed of the trials' runs and of the sampler.
+        seed: Seed of the trials' runs and of the sampler; further `shared` tasks have the next ones.
         base: Settings of the trials that differ from those of the suite, such as fewer epochs.
         tasks: Settings of the trials on single tasks that differ from these.
         shared: Tasks whose mean score chooses one value for all tasks of the suite; each task has its own

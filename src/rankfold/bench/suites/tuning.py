@@ -198,14 +198,19 @@ def trial_requests(suite: Suite, out: Path) -> list[RunRequest]:
 def trial_request(
     suite: Suite, out: Path, key: Key, state: OngoingSearch, values: Values, number: int
 ) -> RunRequest:
-    """Return one trial: a run that is measured on rows cut from the training split."""
+    """Return one trial: a run that is measured on rows cut from the training split.
+
+    Each of the tasks that share values has a seed of its own: a rate that some seeds do not survive is less
+    likely to look like the best.
+    """
     assert suite.tuning is not None, "only a suite with tuning has trials"
     condition, label = key
+    seed = (suite.tuning.seed + state.conditions.index(condition)) % 2**32
     settings = overlay(suite.tuning.base, suite.tuning.tasks.get(condition.task, {}))
     return suite.request(
         condition,
         state.method.with_values(values),
-        suite.tuning.seed,
+        seed,
         out / trial_name(suite, condition, label, number),
         {**settings, "hold_out": True},
     )

@@ -305,7 +305,8 @@ def test_tasks_share_the_rate_that_is_best_on_average(tmp_path):
     tuning = replace(SUITE.tuning, shared=("mrpc", "stsb"))
     trainer = Tuned()
     run(replace(SUITE, base={"model": "minilm"}, tasks=tasks, tuning=tuning), tmp_path, trainer)
-    assert {request.task for request in trainer.requests if request.hold_out} == {"mrpc", "stsb"}
+    trials = [request for request in trainer.requests if request.hold_out]
+    assert {(request.task, request.seed) for request in trials} == {("mrpc", 0), ("stsb", 1)}
     record = RunRecord.read(tmp_path / "sst2-lora-seed0")
     assert (record.tuning.values, len(record.tuning.curve)) == ({"learning_rate": BEST["lora"]}, 3)
     assert record.training.learning_rate == BEST["lora"]
