@@ -54,9 +54,9 @@ class AdapterSpec:
         scaling: How the multiplier s comes from `alpha` and `rank`.
         dropout: Probability of dropout.
         dropout_position: What is dropped.
-        down: The factor V, rank x in_features.
+        down: The factor V, rank x in_features; a dense one, as of LoRA, if left out.
         core: The factor C, rank_up x rank, if any.
-        up: The factor U, out_features x rank_up.
+        up: The factor U, out_features x rank_up; a dense one that starts at zero if left out.
         share_down: Which layers use one V.
         share_up: Which layers use one U.
         heads: Number of U side by side; several numbers are those of as many equal parts of the model's

@@ -5,7 +5,7 @@ from typing import Annotated
 from rankfold.adapter.router import RouterInput, RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError
-from rankfold.factors import DenseSpec, Share
+from rankfold.factors import Share
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
 from rankfold.presets._recipes import RECIPES
 
@@ -32,8 +32,6 @@ def _spec(
         rank=r,
         alpha=alpha,
         dropout=dropout,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         share_down=share,
         heads=heads,
         router=router if heads > 1 else None,

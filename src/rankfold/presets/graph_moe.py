@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from rankfold.adapter.router import Router, RouterSpec
 from rankfold.adapter.spec import AdapterSpec
 from rankfold.errors import SpecError
-from rankfold.factors import DenseSpec
 from rankfold.limits import MOST_ROUNDS, check_most
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed
 from rankfold.presets._recipes import RECIPES
@@ -128,8 +127,6 @@ def _spec(
         rank=r,
         alpha=alpha,
         dropout=dropout,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         heads=heads,
         router=router,
         seed=seed,

@@ -2,7 +2,6 @@
 
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
-from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed
 from rankfold.presets._recipes import RECIPES
 
@@ -19,8 +18,6 @@ def _spec(
         rank=r,
         alpha=alpha,
         dropout=dropout,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         heads=heads,
         router=RouterSpec(reads="input") if heads > 1 else None,
         seed=seed,

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from rankfold.adapter.spec import AdapterSpec, Scaling
-from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
 from rankfold.presets._recipes import RECIPES
 
@@ -21,8 +20,6 @@ def _spec(
         alpha=alpha,
         dropout=dropout,
         scaling=scaling,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         seed=seed,
     )
 

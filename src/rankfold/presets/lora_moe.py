@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
-from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Dropout, Preset, Seed, balance
 from rankfold.presets._recipes import RECIPES
 
@@ -32,8 +31,6 @@ def _spec(
         rank=own_r if r is None else r,
         alpha=own_alpha if alpha is None else alpha,
         dropout=dropout,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         heads=own_heads if heads is None else heads,
         down_per_head=True,
         router=RouterSpec(balance=balance("localized", balance_loss, delta)),

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.spec import AdapterSpec
-from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
 from rankfold.presets._recipes import RECIPES
 
@@ -31,8 +30,6 @@ def _spec(
         rank=r,
         alpha=alpha,
         dropout=dropout,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         heads=heads,
         heads_in="mlp",
         down_per_head=True,

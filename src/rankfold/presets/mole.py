@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from rankfold.adapter.router import HeadWeights, RouterSpec
 from rankfold.adapter.spec import AdapterSpec
-from rankfold.factors import DenseSpec
 from rankfold.presets._preset import Alpha, Dropout, Heads, Preset, Rank, Seed, balance
 from rankfold.presets._recipes import RECIPES
 
@@ -36,8 +35,6 @@ def _spec(
         rank=r,
         alpha=alpha,
         dropout=dropout,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         heads=heads,
         heads_in="mlp",
         down_per_head=True,

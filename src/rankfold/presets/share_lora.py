@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from rankfold.adapter.spec import AdapterSpec
-from rankfold.factors import DenseSpec, Share
+from rankfold.factors import Share
 from rankfold.presets._preset import Alpha, Dropout, Preset, Rank, Seed
 from rankfold.presets._recipes import RECIPES
 
@@ -22,8 +22,6 @@ def _spec(
         rank=r,
         alpha=alpha,
         dropout=dropout,
-        down=DenseSpec(),
-        up=DenseSpec("zeros"),
         share_down="none" if shared == "up" else share,
         share_up="none" if shared == "down" else share,
         seed=seed,

@@ -3,31 +3,21 @@
 The names below are imported when they are first used, so that `rankfold.tasks.task` loads without torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rankfold._bootstrap import lazy_names
 
 if TYPE_CHECKING:
-    from rankfold.tasks.load import SPLITS as SPLITS
-    from rankfold.tasks.load import choose_metrics as choose_metrics
-    from rankfold.tasks.load import limit_rows as limit_rows
-    from rankfold.tasks.load import load_task as load_task
-    from rankfold.tasks.registry import NAMED_TASKS as NAMED_TASKS
-    from rankfold.tasks.task import MIXTURES as MIXTURES
-    from rankfold.tasks.task import Task as Task
-    from rankfold.tasks.task import TaskData as TaskData
-    from rankfold.tasks.task import TaskRequest as TaskRequest
+    from rankfold.tasks.load import SPLITS, choose_metrics, limit_rows, load_task
+    from rankfold.tasks.registry import NAMED_TASKS
+    from rankfold.tasks.task import MIXTURES, Task, TaskData, TaskRequest
 
 _HOMES = {
-    "MIXTURES": "rankfold.tasks.task",
-    "NAMED_TASKS": "rankfold.tasks.registry",
-    "SPLITS": "rankfold.tasks.load",
-    "Task": "rankfold.tasks.task",
-    "TaskData": "rankfold.tasks.task",
-    "TaskRequest": "rankfold.tasks.task",
-    "choose_metrics": "rankfold.tasks.load",
-    "limit_rows": "rankfold.tasks.load",
-    "load_task": "rankfold.tasks.load",
+    "rankfold.tasks.load": "SPLITS choose_metrics limit_rows load_task",
+    "rankfold.tasks.registry": "NAMED_TASKS",
+    "rankfold.tasks.task": "MIXTURES Task TaskData TaskRequest",
 }
+"""The public names by the module that each is imported from when it is first used."""
 
 __all__ = [
     "MIXTURES",
@@ -41,11 +31,4 @@ __all__ = [
     "load_task",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'rankfold.tasks' has no attribute '{name}'")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)
