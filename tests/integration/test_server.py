@@ -1,5 +1,6 @@
 """A live server answers the official client, keeps to its keys and limits, and never mixes up adapters."""
 
+import itertools
 import json
 import random
 import socket
@@ -264,6 +265,77 @@ def test_bad_requests_get_a_status_and_a_sentence(encoder, body, status, words):
     assert words in answer["error"]["message"]
 
 
+CLASHES = [
+    ({"max_tokens": 5, "max_completion_tokens": 7}, "other name"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"top_p": 0.5}, "temperature"),
+    ({"n": 2}, "n: "),
+    ({"logprobs": True}, "logprobs: The server does not have"),
+    ({"tools": [{"type": "function"}]}, "tools: "),
+    ({"response_format": {"type": "json_object"}}, "response_format: "),
+    ({"frequency_penalty": 0.5}, "frequency_penalty: "),
+    ({"temperature": float("nan")}, "temperature: "),
+    ({"stop": ""}, "stop"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"max_tokens": 0}, "max_tokens: "),
+    ({"max_tokens": True}, "max_tokens: "),
+    ({"max_tokens": 2.5}, "max_tokens: "),
+    ({"max_tokens": "5"}, "max_tokens: "),
+    ({"stream": "yes"}, "stream: "),
+    ({"seed": -1}, "seed: "),
+    ({"stream": "yes please"}, "stream: "),
+    ({"messages": [{"role": "user", "content": "a", "name": "Ann"}]}, "messages.0.name"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}]}, "messages.0"),
+    ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role"),
+]
+
+
+def test_fields_that_clash_or_ask_for_what_the_server_cannot_do_are_refused_by_name(writer):
+    body = {"model": "llama", "messages": [{"role": "user", "content": "true"}]}
+    for fields, words in CLASHES:
+        status, _, answer = ask(writer, "POST", "/v1/chat/completions", body | fields)
+        assert (status, words in answer["error"]["message"]) == (400, True), (fields, answer)
+
+
+def test_fields_that_ask_for_nothing_change_nothing(writer):
+    with client_of(writer) as client:
+        turn = {"role": "user", "content": [{"type": "text", "text": "tr"}, {"type": "text", "text": "ue"}]}
+        plain = client.chat.completions.create(
+            model="llama", messages=[turn | {"content": "true"}], max_tokens=5
+        )
+        idle = {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logprobs": False}
+        for limits in ({"max_tokens": 5, "max_completion_tokens": 5}, {"max_completion_tokens": 5}):
+            nulls = dict.fromkeys(("seed", "stop", "stream", "temperature", "top_p", "functions"))
+            answer = client.chat.completions.create(
+                model="llama", messages=[turn], **idle, **limits, n=1, extra_body=nulls
+            )
+            assert answer.choices == plain.choices
+        # Clients send the answer back, with all its fields, of which most are null.
+        echo = [{"role": "user", "content": "a"}, plain.choices[0].message.to_dict(exclude_unset=False)]
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            client.chat.completions.create(model="llama", messages=echo)
+
+
+def test_body_without_its_type_is_answered_with_the_header_to_send(encoder):
+    body = {"model": "plain", "input": "a"}
+    for kind in ("application/x-www-form-urlencoded", "text/plain"):
+        status, _, answer = ask(encoder, "POST", "/v1/embeddings", body, headers={"Content-Type": kind})
+        assert (status, "Content-Type: application/json" in answer["error"]["message"]) == (400, True)
+
+
+def test_adapters_of_no_store_show_their_method_and_keep_their_names(tiny_bert, tmp_path):
+    engine = engine_of(tiny_bert)
+    engine.bank.add("news", save_adapter(tmp_path / "a", tiny_bert, "tlora"))
+    with served(engine) as server, client_of(server) as client:
+        assert [(model.id, model.method) for model in client.models.list()] == [
+            ("bert", None),
+            ("news", "tlora"),
+        ]
+        for name in ("bert", "news"):  # an adapter put under it would never be served
+            status, _, answer = ask(server, "PUT", f"/admin/adapters/{name}", b"a", key=ADMIN)
+            assert (status, answer["error"]["code"]) == (409, "name_taken")
+
+
 TYPES = {404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -274,6 +346,8 @@ TYPES = {404: "not_found_error", 429: "rate_limit_error"}
         ("/v1/models?limit=100000", 400),
         ("/v1/models/never", 404),
         ("/v1/models/*", 404),
+        ("/v1/models/plai%3F", 404),
+        ("/v1/models/[p]lain", 404),
         ("/nowhere", 404),
         ("/v1/embeddings", 405),
         (f"/{'a' * 20_000}", 431),
@@ -344,17 +418,29 @@ def test_late_requests_get_504_and_clients_that_leave_free_their_rows(tiny_llama
             assert ask(server, "POST", "/v1/completions", body)[0] == 504
     engine = engine_of(tiny_llama)
     engine.session.processor.eos_token = None
+    scheduler, decoder = engine.scheduler, engine.scheduler._decoder
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     with served(engine) as server:
-        step, may_go_on = engine.scheduler._decoder.step, threading.Event()
-        engine.scheduler._decoder.step = lambda: may_go_on.wait(30) and step()
-        body = json.dumps({"model": "llama", "prompt": "a", "max_tokens": 60, "stream": True}).encode()
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            wait_until(lambda: engine.scheduler.stats.decoding == 1)
-        may_go_on.set()
-        wait_until(lambda: engine.scheduler.stats.decoding == 0)
-        assert engine.scheduler.stats.tokens < 60
+        for stage, stream in itertools.product(("join", "step"), (False, True)):
+            own, may_go_on, begun = getattr(decoder, stage), threading.Event(), threading.Event()
+
+            def wait_first(*values, own=own, may_go_on=may_go_on, begun=begun):
+                begun.set()
+                assert may_go_on.wait(30)
+                return own(*values)
+
+            setattr(decoder, stage, wait_first)
+            fields = {"model": "llama", "prompt": ["a", "b"], "max_tokens": 60, "stream": stream}
+            body, tokens = json.dumps(fields).encode(), scheduler.stats.tokens
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                assert begun.wait(30)
+                assert scheduler._by_key.total() == 2
+            wait_until(lambda: not scheduler._by_key.total())  # though the model is still busy
+            may_go_on.set()
+            wait_until(lambda: scheduler.stats.decoding == 0)
+            assert scheduler.stats.tokens - tokens < 60
+            setattr(decoder, stage, own)
 
 
 def wait_until(condition):

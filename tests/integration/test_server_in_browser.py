@@ -6,7 +6,7 @@ import rankfold
 from rankfold.store.manifest import Manifest, TaskManifest
 from rankfold.store.saved import open_adapter
 from tests.support.adapters import save_adapter
-from tests.support.browser import browser
+from tests.support.browser import browser, playwright
 from tests.support.live_server import CLOSED_KEYS, TEAM, engine_of, served
 from tests.support.tiny_models import tiny_bert
 
@@ -46,6 +46,8 @@ def test_page_asks_an_adapter_and_shows_the_load(browser, server, scheme, width,
     assert not page.is_visible("#more")
     page.click("text=Use >> nth=7")
     assert page.input_value("#model") == "team/007"
+    requests = page.locator("#numbers div:nth-child(1) dd")
+    before = int(requests.inner_text())
     page.fill("#text", "the film was good")
     page.click("text=Ask")
     page.wait_for_selector("#answer:has-text('probabilities')")
@@ -53,7 +55,7 @@ def test_page_asks_an_adapter_and_shows_the_load(browser, server, scheme, width,
     page.click("text=Ask")
     page.wait_for_selector("#answer.bad:has-text('does not exist')")
     page.wait_for_selector("#state:has-text('ready')")
-    assert float(page.inner_text("#numbers div:nth-child(1) dd")) > 0
+    playwright.expect(requests).to_have_text(str(before + 2))  # without those of the page itself
     assert page.evaluate(_SIDEWAYS) <= 0
     assert complaints == []
     assert all(address.startswith(origin) for address in addresses)

@@ -1,7 +1,7 @@
 """`rankfold serve`: a model with all adapters of a store over HTTP."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +15,8 @@ from rankfold.errors import SpecError
 
 if TYPE_CHECKING:
     from rankfold.serve.engine import Engine
+    from rankfold.serve.http.app import ServerSpec
+    from rankfold.serve.http.keys import Keys
 
 _DEMO_FOLDER = "rankfold-demo"
 _DEMO_STEPS = 40
@@ -84,6 +86,8 @@ The file of keys is JSON:
     help="Seconds in which requests that run are answered when the server is stopped.",
 )
 @_network("--metrics-by-adapter", is_flag=True, help="Count requests at /metrics for each adapter.")
+@_network("--ray", "by_ray", is_flag=True, help="Serve by Ray Serve: replicas, each adapter on one of them.")
+@_network("--replicas", type=click.IntRange(1), help="Replicas of --ray; 2 if left out.")
 @_size(
     "--slots", type=click.IntRange(2), default=256, show_default=True, help="Adapters ready at the same time."
 )
@@ -117,6 +121,8 @@ def command(
     port: int,
     keys: Path | None,
     no_keys: bool,
+    by_ray: bool,
+    replicas: int | None,
     **limits: Any,
 ) -> None:
     """Serve a model with many adapters over HTTP, by OpenAI's API.
@@ -129,46 +135,81 @@ def command(
             f"this takes the package '{missing[0]}', which is not installed; install it with "
             "`pip install 'rankfold[serve]'`."
         )
-    from rankfold.serve.engine import Engine, EngineOptions, load_base
-    from rankfold.serve.http.app import make_app
+    pairs = _parse([*adapters, *([f"news={_DEMO_FOLDER}"] if demo else [])])
+    model = _choose_model(model, demo=demo)
+    if replicas is not None and not by_ray:
+        raise SpecError(f"--replicas {replicas} is for --ray, which is not given; add it, or leave both out.")
+    note("loading the libraries ...")
+    from rankfold.serve.engine import EngineOptions
+    from rankfold.serve.http.app import ServerSpec, make_app
     from rankfold.serve.http.keys import read_keys
     from rankfold.serve.http.run import listen, run
     from rankfold.serve.http.service import ServerOptions
     from rankfold.serve.scheduler import Limits
+    from rankfold.store.record import check_labels
 
+    for label in (*pairs, *(() if name is None else (name,))):
+        check_labels(label, {}, {})
     known_keys = read_keys(keys)
     if known_keys.is_open and not no_keys and not _is_local(host):
         raise SpecError(
             f"--host {host} may be reached by others, and there are no keys; give --keys, or --no-keys to "
             "serve anyone."
         )
-    pairs = [_parse(adapter) for adapter in adapters]
-    model = _choose_model(model, demo=demo)
-    listener = listen(host, port)
-    with shown_notes():
-        if demo:
-            pairs.append(("news", _train_demo()))
-        note(f"loading '{model}' ...")
-        loaded = load_base(model, kind, trust_remote_code=trust_remote_code)
-        size = EngineOptions(
+    spec = ServerSpec(
+        model,
+        None if store is None else store.resolve(),
+        {adapter: str(Path(path).resolve()) for adapter, path in pairs.items()},
+        name,
+        kind,
+        trust_remote_code,
+        EngineOptions(
             limits["slots"],
             limits["host_mb"] << 20,
             limits=Limits(
                 limits["batch_rows"], queue_rows=limits["queue_rows"], key_rows=limits["queue_rows"] // 2
             ),
-        )
-        engine = Engine(name or Path(model).name, loaded, store, size)
-        for adapter, path in pairs:
-            engine.bank.add(adapter, path)
-        _describe(engine, listener)
-        options = ServerOptions(
+        ),
+        ServerOptions(
             timeout=limits["timeout"],
             generation_timeout=limits["generation_timeout"],
             metrics_by_adapter=limits["metrics_by_adapter"],
-        )
-        app = make_app(engine, known_keys, options)
-        run(app, listener, connections=limits["connections"], grace=limits["grace"])
+        ),
+    )
+    listener = listen(host, port)
+    if demo:
+        # What is found in the demo's data is no news to who only wants to see the server.
+        _train_demo()
+    with shown_notes():
+        if by_ray:
+            _run_by_ray(spec, known_keys, listener, replicas or 2, limits)
+        else:
+            note(f"loading '{model}' ...")
+            engine = spec.load()
+            _describe(engine, listener)
+            app = make_app(engine, known_keys, spec.options)
+            run(app, listener, connections=limits["connections"], grace=limits["grace"])
     note("the server has ended.")
+
+
+def _run_by_ray(
+    spec: "ServerSpec", keys: "Keys", listener: socket.socket, replicas: int, limits: Mapping[str, Any]
+) -> None:
+    """Serve by Ray Serve, which listens by itself at the address of a socket."""
+    try:
+        from rankfold.serve.ray_app import deploy, run
+    except ImportError as error:
+        raise SpecError(
+            f"this takes Ray Serve, which is not installed ({error.name}); install it with "
+            "`pip install 'rankfold[ray,serve]'`."
+        ) from error
+    host, port = listener.getsockname()[:2]
+    listener.close()
+    application = deploy(
+        spec, keys, replicas=replicas, connections=limits["connections"], grace=limits["grace"]
+    )
+    note(f"starting {replicas} replicas at http://{host}:{port} (Ctrl-C ends them)")
+    run(application, host, port)
 
 
 def _choose_model(model: str | None, *, demo: bool) -> str:
@@ -179,14 +220,14 @@ def _choose_model(model: str | None, *, demo: bool) -> str:
     return model or "minilm"
 
 
-def _train_demo() -> str:
-    """Return the folder of a small adapter, which is trained unless it is there."""
+def _train_demo() -> None:
+    """Train a small adapter, unless it is there."""
     if (Path(_DEMO_FOLDER) / "adapter_config.json").is_file():
-        return _DEMO_FOLDER
+        return
     from rankfold.runs.request import RunRequest
     from rankfold.runs.run import run
 
-    note(f"training an adapter on the embedded news articles into {_DEMO_FOLDER}/ ...")
+    note(f"training an adapter on the embedded news articles, into {_DEMO_FOLDER}/; they are read first ...")
     values: dict[str, Any] = {
         **{"model": "minilm", "method": "tlora", "task": "bbc_news", "out": Path(_DEMO_FOLDER)},
         **{"steps": _DEMO_STEPS, "batch_size": 8, "max_length": 64, "learning_rate": 5e-3},
@@ -194,7 +235,6 @@ def _train_demo() -> str:
     }
     with progress_screen() as new_bar:
         _ = run(RunRequest(**values), progress=new_bar())
-    return _DEMO_FOLDER
 
 
 def _is_local(host: str) -> bool:
@@ -204,11 +244,17 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _parse(adapter: str) -> tuple[str, str]:
-    name, equals, path = adapter.partition("=")
-    if not (name and equals and path):
-        raise SpecError(f"--adapter '{adapter}' names no file; write it as NAME=PATH.")
-    return name, path
+def _parse(adapters: Sequence[str]) -> dict[str, str]:
+    """Return the paths of adapters by name."""
+    paths: dict[str, str] = {}
+    for adapter in adapters:
+        name, equals, path = adapter.partition("=")
+        if not (name.strip() and equals and path.strip()):
+            raise SpecError(f"--adapter '{adapter}' lacks a name or a file; write it as NAME=PATH.")
+        if name in paths:
+            raise SpecError(f"--adapter names '{name}' twice; give each adapter a name of its own.")
+        paths[name] = path
+    return paths
 
 
 def _describe(engine: "Engine", listener: socket.socket) -> None:

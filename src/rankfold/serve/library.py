@@ -1,6 +1,7 @@
 """The library of a bank: adapters in memory, ready to be put into slots, from a store or added by hand."""
 
 import os
+import re
 import sqlite3
 import threading
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from rankfold.store.record import Record
 from rankfold.store.rounding import restore
 from rankfold.store.rows import digests, load, select
 from rankfold.store.saved import open_adapter
+from rankfold.store.sharing import Family
 from rankfold.store.store import AdapterStore
 from rankfold.store.weights import Layout
 
@@ -80,10 +82,12 @@ class ListedAdapter:
 
     Args:
         name: Its name.
+        method: The preset, or PEFT's name of the method in lower case.
         record: That of the store; None if it is in no store.
     """
 
     name: str
+    method: str
     record: Record | None = None
 
 
@@ -92,6 +96,12 @@ def fits_pattern(name: str, patterns: Sequence[str]) -> bool:
     return any(
         name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
     )
+
+
+def _glob(pattern: str) -> str:
+    """Return a pattern of `fits_pattern` in SQLite's spelling, where other letters have a meaning, too."""
+    start, star = (pattern[:-1], "*") if pattern.endswith("*") else (pattern, "")
+    return re.sub(r"[*?\[]", r"[\g<0>]", start) + star
 
 
 @final
@@ -138,6 +148,7 @@ class Library:
         )
         self._lock = threading.RLock()
         self._added: dict[str, ReadyAdapter] = {}
+        self._methods: dict[str, str] = {}
         self._numbers = count()
         self._templates: _Recent[Hashable, Template] = _Recent(_MOST_TEMPLATES)
         self._kinds: _Recent[bytes, tuple[Layout, Template]] = _Recent(_MOST_CONFIGS)
@@ -158,6 +169,7 @@ class Library:
         saved = open_adapter(adapter)
         with self._lock:
             self._added[name] = self._prepare(next(self._numbers), saved)
+            self._methods[name] = Family.of(saved).method
 
     def check(self, adapter: SavedAdapter | str | Path) -> None:
         """Check that an adapter can be served.
@@ -205,16 +217,16 @@ class Library:
         """
         with self._lock:
             names = {name for name in self._added if name > after and fits_pattern(name, patterns)}
-            listed = [ListedAdapter(name) for name in names]
+            listed = [ListedAdapter(name, self._methods[name]) for name in names]
             if self._database is not None:
                 condition = " OR ".join(["records.name GLOB ?"] * len(patterns)) or "0"
                 with self._database.read() as connection:
                     listed += [
-                        ListedAdapter(record.name, record)
+                        ListedAdapter(record.name, record.method, record)
                         for record in select(
                             connection,
                             f"records.name > ? AND ({condition})",
-                            [after, *patterns],
+                            [after, *map(_glob, patterns)],
                             limit=limit + len(names),
                         )
                         if record.name not in names

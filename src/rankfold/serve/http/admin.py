@@ -45,12 +45,26 @@ class _Adapters:
         return _info(listed[0].record)
 
     def put(self, name: str, packed: bytes) -> AdapterInfo:
-        """Store an adapter that can be served, in place of an earlier one."""
+        """Store an adapter that can be served, in place of an earlier one.
+
+        Raises:
+            HttpError: If something that is not in the store has its name, or it cannot be served.
+        """
+        if self._is_hidden(name):
+            raise HttpError(
+                409,
+                f"'{name}' names the model or an adapter outside the store; choose another.",
+                "name_taken",
+            )
         with tempfile.TemporaryDirectory() as folder, self._open() as store:
             file = Path(folder) / "adapter.rankfold"
             _ = file.write_bytes(packed)
             saved = self._read(file)
             return _info(store.put(name, saved, replace=True))
+
+    def _is_hidden(self, name: str) -> bool:
+        others = self._engine.bank.page([name], limit=1) if "*" not in name else []
+        return name == self._engine.name or any(listed.record is None for listed in others)
 
     def _read(self, file: Path) -> SavedAdapter:
         try:

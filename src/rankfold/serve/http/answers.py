@@ -38,8 +38,7 @@ def add_models(app: FastAPI, service: Service) -> None:
         created = (
             service.started if record is None else int(datetime.fromisoformat(record.created).timestamp())
         )
-        method = None if record is None else record.method
-        return ModelCard(id=listed.name, created=created, parent=engine.name, method=method)
+        return ModelCard(id=listed.name, created=created, parent=engine.name, method=listed.method)
 
     @app.get("/v1/models", responses={200: {"model": ModelList}})
     async def models(  # pyright: ignore[reportUnusedFunction]

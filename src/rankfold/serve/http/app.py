@@ -6,9 +6,11 @@ may not use, get the same answer.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, cast, final
 
 from fastapi import Depends, FastAPI, Request
@@ -16,8 +18,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from rankfold.errors import RankfoldError
-from rankfold.serve.engine import Engine
+from rankfold.errors import RankfoldError, SpecError
+from rankfold.serve.engine import Engine, EngineOptions, load_base
 from rankfold.serve.http.admin import add_admin
 from rankfold.serve.http.answers import add_answers, add_models
 from rankfold.serve.http.generation import add_generation
@@ -26,6 +28,48 @@ from rankfold.serve.http.keys import Keys
 from rankfold.serve.http.messages import ErrorAnswer, Health
 from rankfold.serve.http.metrics import Metrics
 from rankfold.serve.http.service import HttpError, ServerOptions, Service, as_http
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """What a server serves, and how; it can be sent to other processes.
+
+    Args:
+        model: `minilm`, `smollm2`, a folder, a GGUF file or a hub id.
+        store: The file of the store of the adapters, if any.
+        adapters: Folders or packed files of adapters that are in no store, by name.
+        name: Of the model without an adapter; the last part of `model` if None.
+        kind: The kind of task that the model's head is for; the usual one of its architecture if None.
+        trust_remote_code: Whether Python code that comes with the model's files may run.
+        size: Of the engine.
+        options: Limits of the server.
+    """
+
+    model: str
+    store: Path | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict[str, str])
+    name: str | None = None
+    kind: str | None = None
+    trust_remote_code: bool = False
+    size: EngineOptions = field(default_factory=EngineOptions)
+    options: ServerOptions = field(default_factory=ServerOptions)
+
+    def load(self) -> Engine:
+        """Return an engine with the model and its adapters.
+
+        Raises:
+            AdapterFileError: If an adapter is damaged, or belongs to another model.
+            SpecError: If the model or an adapter cannot be served, or a name is taken.
+            StoreError: If the store cannot be read.
+        """
+        loaded = load_base(self.model, self.kind, trust_remote_code=self.trust_remote_code)
+        engine = Engine(self.name or Path(self.model).resolve().name, loaded, self.store, self.size)
+        for adapter, path in self.adapters.items():
+            if engine.has(adapter):
+                raise SpecError(f"the model or the store has the name '{adapter}', too; choose another NAME.")
+            engine.bank.add(adapter, path)
+        return engine
 
 
 @final
@@ -131,16 +175,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _explain(_: Request, error: Exception) -> Response:
+async def _explain(request: Request, error: Exception) -> Response:
     """Return the answer for an error of a request."""
     match error:
         case RequestValidationError():
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"][1:])
-            if first["type"] == "json_invalid":
-                place, first["msg"] = "", "This is no JSON; send an object"
-            message = f"{place or 'the body'}: {first['msg']}."
-            return JSONResponse(error_body(400, message, first["type"], place or None), 400)
+            return _explain_fields(request, error)
         case HTTPException():
             texts = {
                 400: "the body cannot be read; send JSON in UTF-8.",
@@ -152,3 +191,22 @@ async def _explain(_: Request, error: Exception) -> Response:
             return HttpError(error.status_code, message, headers=headers).response()
         case _:
             return as_http(error).response()
+
+
+_SENTENCES = {
+    "json_invalid": "This is no JSON; send an object",
+    "extra_forbidden": "The server does not have this field, or this value of it; leave it out",
+}
+"""Sentences in place of pydantic's, by the type of its error."""
+
+
+def _explain_fields(request: Request, error: RequestValidationError) -> Response:
+    """Return the answer for a request whose fields are wrong: a sentence about the first of them."""
+    first = error.errors()[0]
+    kind: str = first["type"]
+    place = "" if kind == "json_invalid" else ".".join(str(part) for part in first["loc"][1:])
+    sentence = _SENTENCES.get(kind, str(first["msg"])).removeprefix("Value error, ")
+    if not place and kind != "value_error" and "json" not in request.headers.get("Content-Type", ""):
+        sentence = "send it with the header 'Content-Type: application/json'"
+    message = f"{sentence}." if kind == "value_error" else f"{place or 'the body'}: {sentence}."
+    return JSONResponse(error_body(400, message, kind, place or None), 400)

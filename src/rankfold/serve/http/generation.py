@@ -29,7 +29,7 @@ from rankfold.serve.http.messages import (
     Usage,
     inputs_of,
 )
-from rankfold.serve.http.service import Service, as_http, dump, usage_of
+from rankfold.serve.http.service import Service, as_http, cancel_if_gone, dump, usage_of
 from rankfold.serve.scheduler import GENERATE, DeadlineError, Ticket
 
 
@@ -154,7 +154,8 @@ async def _generate(
     if not body.stream:
         return dump(writer.whole(await service.answers(request, ticket, body.model)))
     ticket.result.add_done_callback(lambda _: put(None))
-    first = await _next_piece(pieces, ticket)
+    async with cancel_if_gone(request, ticket):
+        first = await _next_piece(pieces, ticket)
     if first is None and (error := ticket.result.exception()) is not None:
         raise await service.explain(error, body.model)
     has_usage = body.stream_options is not None and body.stream_options.include_usage

@@ -55,7 +55,7 @@ class Guard:
                 body = await _read_body(scope, receive, limit)
         except TimeoutError:
             message = f"the body did not arrive in {self._seconds:g} seconds; send it again."
-            await _refuse(send, 408, message)
+            await refuse(send, 408, message)
             return
         except _TooLargeError as error:
             await self._refuse_and_discard(receive, send, error)
@@ -63,7 +63,7 @@ class Guard:
         if body is None:  # the client has gone
             return
         if _has_lone_surrogate(body):
-            await _refuse(send, 400, "the body escapes half a letter (a lone surrogate); send whole ones.")
+            await refuse(send, 400, "the body escapes half a letter (a lone surrogate); send whole ones.")
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -74,7 +74,7 @@ class Guard:
 
     async def _refuse_and_discard(self, receive: Receive, send: Send, error: "_TooLargeError") -> None:
         """Answer at once, and read on for a while: many clients look for an answer only behind their body."""
-        await _refuse(send, error.status, str(error), is_last=False)
+        await refuse(send, error.status, str(error), is_last=False)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
                 message = await receive()
@@ -132,7 +132,7 @@ def _has_lone_surrogate(body: bytes) -> bool:
     return False
 
 
-async def _refuse(send: Send, status: int, message: str, *, is_last: bool = True) -> None:
+async def refuse(send: Send, status: int, message: str, *, is_last: bool = True) -> None:
     """Answer, and close the connection behind the last part of the answer."""
     body = json.dumps(error_body(status, message)).encode()
     headers = [

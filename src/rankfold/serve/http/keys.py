@@ -19,6 +19,10 @@ _LEAST_LETTERS = 16
 _MOST_BYTES = 16 << 20
 
 
+Pattern = Annotated[str, Field(pattern=r"^([^*?\[\s]+\*?|\*)$")]
+"""The name of an adapter, or the beginning of names with `*` behind it."""
+
+
 @final
 class ApiKey(BaseModel):
     """A key of a file.
@@ -34,8 +38,8 @@ class ApiKey(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
     key: Annotated[str, Field(min_length=_LEAST_LETTERS, pattern=r"^[!-~]+$")]
-    name: Annotated[str, Field(min_length=1, max_length=64)]
-    adapters: tuple[Annotated[str, Field(pattern=r"^[^*?\[]*\*?$")], ...] = ("*",)
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"\S")]
+    adapters: Annotated[tuple[Pattern, ...], Field(min_length=1)] = ("*",)
     rows: Annotated[int, Field(gt=0)] | None = None
     is_admin: Annotated[bool, Field(alias="admin")] = False
 

@@ -1,8 +1,9 @@
 """Messages of the server: requests and answers as JSON, in the shapes of OpenAI's API."""
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 MOST_TEXTS = 2048
 """The most texts of a request."""
@@ -41,9 +42,25 @@ def inputs_of(value: Any) -> list[str | list[int]]:
 
 
 class Message(BaseModel):
-    """A message with no unknown fields: none is passed over in silence."""
+    """A message with no unknown fields: none is passed over in silence, unless it asks for nothing."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    IDLE: ClassVar[Mapping[str, tuple[JsonValue, ...]]] = {}
+    """Values of OpenAI's other fields that ask for nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_idle(cls, values: Any) -> Any:
+        """Leave out fields that are null, as clients send them, and others that ask for nothing."""
+        if not isinstance(values, dict):
+            return values
+        fields = cast("dict[str, JsonValue]", values).items()
+        return {name: value for name, value in fields if value is not None and not cls._is_idle(name, value)}
+
+    @classmethod
+    def _is_idle(cls, name: str, value: JsonValue) -> bool:
+        return any(type(idle) is type(value) and idle == value for idle in cls.IDLE.get(name, ()))
 
 
 class TextPart(Message):
@@ -58,7 +75,6 @@ class Turn(Message):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    name: str | None = None
 
     @property
     def text(self) -> str:
@@ -79,6 +95,7 @@ class StreamOptions(Message):
     """Options of a stream."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class SamplingRequest(Message):
@@ -96,6 +113,32 @@ class SamplingRequest(Message):
     presence_penalty: Zero | None = None
     user: str | None = None
 
+    IDLE = {
+        "best_of": (1,),
+        "echo": (False,),
+        "logit_bias": ({},),
+        "logprobs": (False,),
+        "metadata": ({},),
+        "modalities": (["text"],),
+        "parallel_tool_calls": (True, False),
+        "response_format": ({"type": "text"},),
+        "store": (False,),
+        "suffix": ("",),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "top_logprobs": (0,),
+    }
+
+    @model_validator(mode="after")
+    def _check_fields_that_need_others(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options are for a stream; set 'stream' to true, or leave them out")
+        if self.temperature is None and self.top_p is not None and self.top_p < 1:
+            raise ValueError(
+                "top_p is for draws, and without a temperature the likeliest token is taken; name one, too"
+            )
+        return self
+
 
 class CompletionRequest(SamplingRequest):
     """Prompts to continue."""
@@ -110,6 +153,15 @@ class ChatRequest(SamplingRequest):
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MOST_TEXTS)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_one_limit(self) -> Self:
+        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
+            raise ValueError(
+                f"max_tokens is {self.max_tokens} and its other name, max_completion_tokens, is "
+                f"{self.max_completion_tokens}; send one of them"
+            )
+        return self
 
 
 Row = str | Annotated[list[str], Field(min_length=2, max_length=2)] | dict[str, JsonValue]

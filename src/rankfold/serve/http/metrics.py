@@ -10,6 +10,7 @@ from starlette.types import Scope
 from rankfold.serve.engine import Engine
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_FIRST_REFUSAL = 400
 _BATCHES = (
     ("rankfold_batches", "Batches that ran.", "batches"),
     ("rankfold_batch_rows", "Rows in batches.", "rows"),
@@ -33,7 +34,7 @@ class Metrics:
         self._requests = Counter("rankfold_requests", "Requests.", labels, registry=self._registry)
         self._latency = Histogram(
             "rankfold_request_seconds",
-            "Seconds until the answer begins.",
+            "Seconds until an answer begins; refusals are only counted.",
             ("path",),
             buckets=_SECONDS,
             registry=self._registry,
@@ -51,7 +52,8 @@ class Metrics:
         path = getattr(scope.get("route"), "path", "other")
         adapter = scope.get("state", {}).get("adapter", "")
         self._requests.labels(path, status, *((adapter,) if self._by_adapter else ())).inc()
-        self._latency.labels(path).observe(seconds)
+        if status < _FIRST_REFUSAL:
+            self._latency.labels(path).observe(seconds)
 
     def collect(self) -> Iterator[Any]:
         """Yield the engine's counts; prometheus-client calls this."""

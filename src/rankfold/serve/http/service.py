@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, final
 
@@ -18,7 +18,14 @@ from rankfold.serve.engine import Engine, Row, TooLongError
 from rankfold.serve.http.guard import error_body
 from rankfold.serve.http.keys import ANYONE, ApiKey, Keys
 from rankfold.serve.http.messages import Usage
-from rankfold.serve.scheduler import GENERATE, ClosedError, DeadlineError, QueueFullError, Ticket
+from rankfold.serve.scheduler import (
+    GENERATE,
+    CancelledError,
+    ClosedError,
+    DeadlineError,
+    QueueFullError,
+    Ticket,
+)
 
 logger = logging.getLogger("rankfold.serve")
 
@@ -73,6 +80,7 @@ class HttpError(Exception):
 _ANSWERS: Sequence[tuple[type[Exception], int, str | None]] = (
     (QueueFullError, 429, "queue_full"),
     (DeadlineError, 504, "deadline"),
+    (CancelledError, 499, "client_gone"),  # as nginx counts it; nobody gets it
     (ClosedError, 503, "shutting_down"),
     (TooLongError, 400, "context_length_exceeded"),
     (StoreError, 503, "store_unavailable"),
@@ -200,7 +208,7 @@ class Service:
 
     async def explain(self, error: BaseException, model: str) -> HttpError:
         """Return the answer for an error, the same for an adapter that has just been deleted as for none."""
-        if isinstance(error, RankfoldError) and not isinstance(error, StoreError):
+        if isinstance(error, RankfoldError) and not isinstance(error, StoreError | CancelledError):
             with contextlib.suppress(StoreError):
                 if not await asyncio.to_thread(self.engine.has, model):
                     return missing_model(model)
@@ -213,10 +221,9 @@ class Service:
             HttpError: If it fails, or is not answered in its time.
         """
         result = asyncio.wrap_future(ticket.result)
-        gone = asyncio.ensure_future(_wait_until_gone(request))
-        seconds = max(ticket.deadline - time.monotonic(), 0)
         try:
-            await asyncio.wait({result, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            async with cancel_if_gone(request, ticket):
+                await asyncio.wait({result}, timeout=max(ticket.deadline - time.monotonic(), 0))
             if not result.done():
                 ticket.fail(DeadlineError("the request was not answered in its time; try again."))
             return await result
@@ -225,13 +232,26 @@ class Service:
         except Exception as error:
             raise as_http(error) from error
         finally:
-            gone.cancel()
             ticket.cancel()
 
 
-async def _wait_until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+@contextlib.asynccontextmanager
+async def cancel_if_gone(request: Request, ticket: Ticket) -> AsyncGenerator[None]:
+    """Give a request up as soon as its client goes away within the block, or the block is cancelled."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        ticket.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        ticket.cancel()
+        raise
+    finally:
+        watching.cancel()
 
 
 def dump(model: BaseModel) -> Response:
