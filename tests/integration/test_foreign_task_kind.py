@@ -1,9 +1,7 @@
 """A kind of task from another package trains, goes on after a kill, is evaluated, compared and reported."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -16,6 +14,7 @@ from rankfold.models.base import resolve_model
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.kinds import KINDS, Learner, find_kind, kind_names
 from tests.support.foreign_kind import MODULE, write_package
+from tests.support.killing import call, start
 from tests.support.tiny_models import BAD, GOOD, review_rows, write_bert, write_splits
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -100,16 +99,13 @@ def test_kind_of_another_package_trains_and_is_recorded(trained):
 def test_run_that_is_killed_goes_on_to_the_same_adapter(trained, site, tiny_bert, data, tmp_path):
     out = tmp_path / "killed"
     words = _words(tiny_bert, data, out, "--learning-rate", 0.02)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "rankfold", *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])},
-        stderr=subprocess.DEVNULL,
-    )
+    child = start(call, words, str(site))
     unfinished = out.with_name(f"{out.name}.unfinished")
-    while child.poll() is None and not list(unfinished.glob(f"**/checkpoint-{EVERY}*")):
+    while child.is_alive() and not list(unfinished.glob(f"**/checkpoint-{EVERY}*")):
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, "the run ended before it was killed"
     assert not out.exists()
     _call("train", "--resume", "--out", out)
     weights = "adapter_model.safetensors"

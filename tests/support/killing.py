@@ -1,10 +1,15 @@
-"""Real processes that train and are killed, forked from one server that has imported everything once."""
+"""Real processes, some of them killed, forked from one server that has imported everything once."""
 
+import contextlib
 import gc
 import multiprocessing
+import os
+import runpy
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -55,6 +60,42 @@ def train(request: Any, connection: Connection) -> None:
     # The garbage collector would look through every library again in each process.
     gc.freeze()
     run(request, progress=Told(connection))
+
+
+def call(words: Sequence[object], *paths: str) -> None:
+    """Call the command line with packages on further paths, as the body of a process."""
+    gc.freeze()
+    sys.path[:0] = paths
+    from rankfold.cli.main import cli
+
+    cli([str(word) for word in words])
+
+
+def call_in_folder(words: Sequence[object], folder: Path, errors: Path) -> None:
+    """Call the command line in a folder, with standard error in a file, as the body of a process."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    call(words)
+
+
+def run_script(path: Path, environment: Mapping[str, str], output: Path) -> None:
+    """Run a script in the folder of its output, as the body of a process."""
+    gc.freeze()
+    os.environ.update(environment)
+    os.chdir(output.parent)
+    sys.path.insert(0, str(path.parent))
+    with output.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        runpy.run_path(str(path), run_name="__main__")
+
+
+def start(body: Callable[..., None], *arguments: object) -> Any:
+    """Start a process with this body."""
+    child = PROCESSES.Process(target=body, args=arguments)
+    child.start()
+    return child
 
 
 def train_and_kill(request: Any, *, after_events: int, then_wait: float) -> bool:

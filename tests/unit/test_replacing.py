@@ -1,11 +1,12 @@
 """Replacing a folder, stopped at every line of it: the earlier content or the new one is there."""
 
 import os
-import random
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -72,9 +73,10 @@ def content(place):
 
 
 def ways_to_stop(write, action, folder):
-    """Yield the place after a stop at every other line, odd or even, until nothing was left to stop."""
-    for line in range(random.choice([1, 2]), 2000, 2):
-        place = place_of(folder / str(line)) if (folder / str(line)).mkdir() is None else None
+    """Yield the place after a stop at every line, until nothing was left to stop."""
+    for line in range(1, 2000):
+        (folder / str(line)).mkdir()
+        place = place_of(folder / str(line))
         stop = Stop(line, action)
         if action is kill:
             child = os.fork()
@@ -99,32 +101,43 @@ def ways_to_stop(write, action, folder):
     pytest.fail("it never came to its end")
 
 
-@pytest.fixture(params=["exchanged", "moved aside"])
-def can_exchange(request, monkeypatch):
-    monkeypatch.setattr(files, "flush", lambda _: None)  # no power is cut here
-    if request.param == "moved aside":
-        monkeypatch.setattr(files, "exchange", lambda *_: False)
-    elif not sys.platform.startswith("linux"):
-        pytest.skip("only Linux exchanges two names in one step")
-    return request.param == "exchanged"
+def replace_by(way, patch):
+    """Let folders be exchanged or moved aside, and no file wait for the disk."""
+    patch.setattr(files, "flush", lambda _: None)  # no power is cut here
+    if way == "moved aside":
+        patch.setattr(files, "exchange", lambda *_: False)
 
 
-@pytest.mark.parametrize("write", [export_over, run_over])
-@pytest.mark.parametrize("action", [interrupt, kill])
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_stopped_at_any_line_one_of_both_is_there(write, action, can_exchange, tmp_path):
+def check_stops(write, action, way, folder):
+    """Stop a function at every line."""
     count = 0
-    for place in ways_to_stop(write, action, tmp_path):
+    for place in ways_to_stop(write, action, folder):
         count += 1
-        if can_exchange or action is interrupt:
+        if way == "exchanged" or action is interrupt:
             assert content(place) in (OLD, NEW)
         # The next start puts back what a kill left aside, and leaves nothing beside the folder.
         write(place)
         assert content(place) == NEW
         shutil.rmtree(folder_beside(place), ignore_errors=True)
         assert [path.name for path in place.parent.iterdir()] == ["place"]
-    assert count > 20
+    assert count > 40
+
+
+@pytest.mark.parametrize("write", [export_over, run_over])
+@pytest.mark.parametrize("action", [interrupt, kill])
+@pytest.mark.parametrize("way", ["exchanged", "moved aside"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_stopped_at_any_line_one_of_both_is_there(write, action, way, tmp_path, monkeypatch):
+    if way == "exchanged" and not sys.platform.startswith("linux"):
+        pytest.skip("only Linux exchanges two names in one step")
+    if action is interrupt:
+        replace_by(way, monkeypatch)
+        check_stops(write, action, way, tmp_path)
+        return
+    # A process without torch forks a hundred times faster than this one.
+    command = [sys.executable, "-m", "tests.unit.test_replacing", write.__name__, way, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
 
 
 def test_exchange_is_one_step_for_files_and_folders(tmp_path):
@@ -207,3 +220,10 @@ def test_run_that_cannot_take_its_place_stays_beside_it_and_is_named(fault, tmp_
     with pytest.raises(files.OutputExistsError, match=r"the finished run is in '.*place\.finished', move"):
         write()
     assert content(tmp_path / "place.finished") == NEW
+
+
+if __name__ == "__main__":
+    replace_by(sys.argv[2], pytest.MonkeyPatch())
+    check_stops(
+        {"export_over": export_over, "run_over": run_over}[sys.argv[1]], kill, sys.argv[2], Path(sys.argv[3])
+    )
