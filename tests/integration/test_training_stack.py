@@ -112,6 +112,18 @@ def test_exported_program_gives_the_same_scores_and_the_model_still_learns(metho
     assert train(model) == train(adapted(config_of(method)))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@STRUCTURES
+def test_traced_program_gives_the_same_scores_and_the_model_still_learns(method):
+    model = adapted(config_of(method))
+    program = torch.jit.trace(model.base_model.model, (ids(),), strict=False, check_trace=False)
+    for tokens in (ids(), ids(rows=2, seed=5)):
+        with torch.no_grad():
+            assert_close(program(tokens)["logits"], model(input_ids=tokens).logits)
+    assert train(model) == train(adapted(config_of(method)))
+
+
 def trainer(model, folder):
     rows = [
         {"input_ids": row, "labels": label} for row, label in zip(ids(24), torch.arange(24) % 3, strict=True)

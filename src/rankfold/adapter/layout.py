@@ -198,8 +198,11 @@ PARAMETERS = "target_parameters"
 
 def module_path(name: str, geometry: Geometry) -> str:
     """Return the path of the module that carries the adapter of a layer, or of a parameter, of this name."""
-    if not isinstance(geometry, Matrices):
-        return name
+    return parameter_path(name) if isinstance(geometry, Matrices) else name
+
+
+def parameter_path(name: str) -> str:
+    """Return the path of the module that carries the adapter of a parameter of this name."""
     owner, _, leaf = name.rpartition(".")
     return f"{owner}.{PARAMETERS}.{leaf}"
 

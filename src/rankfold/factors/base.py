@@ -201,11 +201,15 @@ _C, _FORWARD_AD = cast(Any, torch)._C, cast(Any, forward_ad)
 
 
 def is_transformed() -> bool:
-    """Return whether a transform of `torch.func` or forward-mode differentiation is under way.
+    """Return whether a transform of `torch.func`, forward-mode differentiation or a trace is under way.
 
-    Neither can go through an `autograd.Function` that defines only its values and its gradients.
+    None of them can go through an `autograd.Function` that defines only its values and its gradients.
     """
-    return bool(_C._are_functorch_transforms_active() or _FORWARD_AD._current_level >= 0)
+    return bool(
+        _C._are_functorch_transforms_active()
+        or _FORWARD_AD._current_level >= 0
+        or _C._get_tracing_state() is not None
+    )
 
 
 def is_lasting(tensor: Tensor) -> bool:

@@ -174,8 +174,9 @@ class RankfoldConfig(PeftConfig):
         self.expected_fingerprint = self.base_fingerprint
         self.expected_layers = self.layers
         self.saved_tensors: frozenset[str] | None = None
-        # By the name of a layer in a model that renamed it, its name in the file.
+        # By the name of a layer in a model that renamed it, its name in the file; and fields with such names.
         self.saved_names: dict[str, str] = {}
+        self.saved_fields: dict[str, Any] = {}
         if self.layers_pattern and self.layers_to_transform is None:
             raise SpecError("layers_pattern without layers_to_transform selects nothing; give both.")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
@@ -192,8 +193,8 @@ class RankfoldConfig(PeftConfig):
             self.spec_for(path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as values that JSON has: sets and tuples are lists."""
-        return _json_values(super().to_dict())
+        """Return the fields as values that JSON has: sets and tuples are lists, layers as in the file."""
+        return _json_values({**super().to_dict(), **self.saved_fields})
 
     @classmethod
     def from_pretrained(
@@ -337,7 +338,8 @@ def difference_for_hotswap(old: RankfoldConfig, new: RankfoldConfig) -> list[str
     options = [*_SPEC_FIELDS, "rank_pattern", "alpha_pattern", "layers", "towers"]
     if not any(isinstance(factor, SeededSpec) for factor in (old.down, old.core, old.up)):
         options.remove("seed")  # of initial values only
-    return [option for option in options if getattr(old, option) != getattr(new, option)]
+    old_values, new_values = old.to_dict(), new.to_dict()
+    return [option for option in options if old_values[option] != new_values[option]]
 
 
 _WHOLE = "a whole number"

@@ -37,6 +37,7 @@ from rankfold.peft_plugin.state import (
     check_tensors,
     fingerprint,
     layout_of_targets,
+    rename_tensors,
 )
 from rankfold.peft_plugin.structure import MLP_TARGETS, USUAL_TARGETS, usual_targets
 from rankfold.peft_plugin.targets import (
@@ -337,10 +338,26 @@ class RankfoldModel(BaseTuner):
         return model
 
     @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        """Return the adapter's tensors by the names that its layers had when it was first saved."""
+        tensors = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        return rename_tensors(tensors, config.saved_names)
+
+    @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Refuse a file that lacks some of the adapter: PEFT would go on with random values in its place."""
+        state_dict = rename_tensors(state_dict, {old: new for new, old in config.saved_names.items()})
         tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own_keys = check_tensors(model, adapter_name, tensors)
         check_finite(tensors)

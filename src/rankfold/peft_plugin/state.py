@@ -18,9 +18,11 @@ from rankfold.adapter.layout import (
     Layout,
     common_depth,
     describe_layer,
+    layer_name,
     layers_in,
     layout_of,
     module_path,
+    parameter_path,
 )
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.config import RankfoldConfig
@@ -36,6 +38,7 @@ _RESERVED = (
     *("base_layer", "model", "modules_to_save", "original_module"),
 )
 _SLOTS = ("modules_to_save", "trainable_tokens", "lora_", PREFIX)
+_WRAPPER = "base_model.model."
 _FLOAT_BASE, _QUANTISED_BASE = "float", "quantised"
 
 # Rounding a weight to bfloat16 moves it by at most 2**-9 of itself, to 4 bits by about a tenth of a typical
@@ -203,6 +206,23 @@ def check_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Ten
     return own_keys
 
 
+def rename_tensors(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the tensors of an adapter with other names of their layers, by the names that they have."""
+
+    def rename(key: str) -> str:
+        start, marker, end = key.partition(f".{PREFIX}")
+        path = start.removeprefix(_WRAPPER)
+        name = layer_name(path)
+        if not marker or name not in names:
+            return key
+        renamed = names[name]
+        if name != path:
+            renamed = parameter_path(renamed)
+        return f"{start.removesuffix(path)}{renamed}{marker}{end}"
+
+    return {rename(key): tensor for key, tensor in tensors.items()} if names else dict(tensors)
+
+
 def check_names(model: nn.Module, adapter_names: Collection[str]) -> None:
     """Check that several adapters of one model can be saved apart.
 
@@ -320,10 +340,11 @@ def expected_shapes(model: nn.Module, config: RankfoldConfig) -> dict[str, torch
         warnings.simplefilter("ignore", RankfoldWarning)
         builder = Builder({target.path: target.site for target in targets}, name="default")
         for target in targets:
-            name = module_path(target.name.removeprefix(COMPILED_PREFIX), target.geometry)
+            name = config.saved_names.get(target.name, target.name.removeprefix(COMPILED_PREFIX))
+            name = module_path(name, target.geometry)
             for role, part in builder.build(target.path).owned_parts.items():
                 for key, tensor in part.state_dict().items():
-                    shapes[f"base_model.model.{name}.{PREFIX}{role}.{key}"] = tensor.shape
+                    shapes[f"{_WRAPPER}{name}.{PREFIX}{role}.{key}"] = tensor.shape
     return shapes
 
 

@@ -23,7 +23,7 @@ from peft.utils.quantization_utils import (
 from torch import Tensor, nn
 
 from rankfold.adapter.build import Builder
-from rankfold.adapter.geometry import Geometry
+from rankfold.adapter.geometry import Geometry, Matrices
 from rankfold.adapter.layout import block_of, common_depth, layers_in, layout_of, tower_of
 from rankfold.adapter.site import MlpPosition, Site
 from rankfold.adapter.spec import AdapterSpec
@@ -97,19 +97,39 @@ def rename_layer(name: str, model: nn.Module) -> str:
 def follow_renamings(model: nn.Module, config: RankfoldConfig) -> None:
     """Let the configuration of a saved adapter have the layers' present names, and remember the old ones.
 
-    Frozen factors are derived from the names that the layers had when the adapter was trained.
+    Frozen factors are derived from the names that the layers had when the adapter was trained, and patterns
+    are matched with them. What is saved again has the old names, with which it can be loaded anywhere.
     """
     if config.expected_layers is None or config.saved_names:
         return
     geometries = layers_in(config.expected_layers)
     names = {name: rename_layer(name, model) for name in geometries}
-    modules = {name for name, _ in model.named_modules()}
-    if all(name in modules for name in geometries) or not all(name in modules for name in names.values()):
+    present = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+    if all(name in present for name in geometries) or not all(name in present for name in names.values()):
         return
+    config.saved_fields = {name: getattr(config, name) for name in _FIELDS_WITH_NAMES}
     config.saved_names = {new: old for old, new in names.items()}
     config.expected_layers = layout_of({names[name]: geometry for name, geometry in geometries.items()})
-    if isinstance(config.target_modules, set):
-        config.target_modules = {names.get(name, name) for name in config.target_modules}
+    specs = {names[name]: config.spec_for(name) for name in geometries}
+    if config.rank_pattern:
+        config.rank_pattern = {f"^{re.escape(name)}": spec.rank for name, spec in specs.items()}
+    if config.alpha_pattern:
+        config.alpha_pattern = {f"^{re.escape(name)}": spec.alpha for name, spec in specs.items()}
+    parameters = [name for name in geometries if isinstance(geometries[name], Matrices)]
+    config.target_modules = {names[name] for name in geometries.keys() - set(parameters)}
+    config.target_parameters = [names[name] for name in parameters] or config.target_parameters
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    if config.saved_tensors is not None:
+        prefix = "base_model.model."
+        config.saved_tensors = frozenset(
+            prefix + rename_layer(key.removeprefix(prefix), model) for key in config.saved_tensors
+        )
+
+
+_FIELDS_WITH_NAMES = (
+    *("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern", "layers"),
+)
 
 
 def find_targets(

@@ -15,7 +15,7 @@ from rankfold.adapter.module import hosts_in
 from rankfold.errors import AdapterFileError, RankfoldWarning, SpecError
 from rankfold.peft_plugin.combine import changing
 from rankfold.peft_plugin.config import RankfoldConfig, difference_for_hotswap
-from rankfold.peft_plugin.layer import RankfoldLayer
+from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer
 from rankfold.peft_plugin.state import are_of_one_base, check_finite, check_shapes, expected_shapes
 from rankfold.peft_plugin.targets import rename_layer
 from rankfold.progress import quiet_libraries
@@ -208,9 +208,9 @@ def _fill(model: PeftModel, name: str, adapter: SavedAdapter) -> None:
 
 
 def _with_present_names(adapter: SavedAdapter, model: nn.Module) -> SavedAdapter:
-    """Return an adapter whose tensors have the names that their layers have in this model."""
-    names: dict[str, str] = {}
-    for key in adapter.tensors:
+    """Return an adapter whose modules that are saved whole have the names that they have in this model."""
+    names: dict[str, str] = {key: key for key in adapter.tensors if f".{PREFIX}" in key}
+    for key in adapter.tensors.keys() - names.keys():
         prefix = _PREFIX if key.startswith(_PREFIX) else ""
         names[key] = prefix + rename_layer(key.removeprefix(prefix), model)
     return replace(adapter, tensors={names[key]: tensor for key, tensor in adapter.tensors.items()})
