@@ -5,6 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from transformers import ViTConfig
 
 from rankfold.bench.counts import count_on_meta
 from rankfold.bench.executors.base import Inline
@@ -93,6 +94,8 @@ def test_table_shows_all_of_it_on_demand_with_what_cannot_be_built(fit):
         (("--budget-params", "9k", "--run", "--all"), "--all has no effect with --run"),
         (("--budget-params", "9k", "--run"), "neither a task nor data is given"),
         (("--budget-params", "9k", "--batch-size", "0"), "batch_size is 0"),
+        (("--budget-params", "9k", "--store", "int4,,fp32"), "--store is 'int4,,fp32', which has an empty"),
+        (("--budget-params", "9k", "--store", ""), "--store is '', which has an empty item"),
         (("--budget-params", "9k", "--kind", "clasification"), "Did you mean 'classification'"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "nothing",
@@ -101,6 +104,22 @@ def test_wrong_use_is_one_line(fit, words, message):
     result = fit(*words, methods="lora")
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_kind_follows_from_the_type_of_the_model_and_one_that_does_not_fit_is_refused(fit, tmp_path):
+    ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=16
+    ).save_pretrained(tmp_path)
+    words = ("--budget-params", "9k", "--json")
+    result = fit(*words, model=tmp_path / "config.json", methods="lora")
+    assert result.exit_code == 0, result.stderr
+    named = fit(*words, "--kind", "image_classification", model=tmp_path / "config.json", methods="lora")
+    assert json.loads(result.stdout) == json.loads(named.stdout)
+    refused = fit(*words, "--kind", "classification", model=tmp_path / "config.json", methods="lora")
+    assert refused.stderr.strip() == (
+        "error: a model of type 'vit' cannot be built for tasks of the kind classification; name another "
+        "kind by --kind."
+    )
 
 
 def test_unknown_method_is_named_with_the_nearest(fit):

@@ -53,6 +53,7 @@ def test_help_and_misspelt_names_are_answered_before_anything_heavy_is_imported(
     lines += [[name, *model, *misspelt] for name in ("params", "lr")]
     lines += [["bench", "estimate", *model, *misspelt, "--task", "bbc_news"]]
     lines += [["train", *model, *misspelt, "--task", "bbc_news", "--out", str(tmp_path / "run")]]
+    lines += [["fit", *model, "--bytes", "9k", "--methods", "lora,loraa"]]
     lines += [["compare", *misspelt, "--method", "lora", "--task", "bbc_news"]]
     probe = (
         "import sys\n"

@@ -17,6 +17,8 @@ from rankfold.cli.console import (
 )
 from rankfold.cli.options import DATA_FIELDS, SectionedCommand, json_option, request_options, section
 from rankfold.errors import SpecError
+from rankfold.runs.check import check_preset_name
+from rankfold.runs.fields import split_list
 from rankfold.runs.request import RunRequest
 
 if TYPE_CHECKING:
@@ -133,6 +135,11 @@ def command(
     chooses one on rows held out of the training split, and its adapter is written as it is to be stored. A
     choice that was stopped continues with the same command.
     """
+    names = split_list("--methods", methods)
+    for name in names:
+        check_preset_name(name)
+    default_types = "fp32" if budget_bytes is None else "int4,fp32"
+    types = split_list("--store", default_types if store is None else store)
     from rankfold.bench.fit.budget import Budget, parse_bytes, parse_count, parse_step
     from rankfold.bench.fit.candidates import Space, propose  # --help can do without these seconds
 
@@ -141,8 +148,7 @@ def command(
         None if budget_bytes is None else parse_bytes(budget_bytes),
         None if budget_step is None else parse_step(budget_step),
     )
-    types = store or ("fp32" if budget_bytes is None else "int4,fp32")
-    space = Space(_split(methods or ""), _split(types), basis, candidates)
+    space = Space(names, types, basis, candidates)
     if not is_run:
         _refuse_unused()
     elif all_shown:
@@ -170,10 +176,6 @@ def command(
     with kept_when_interrupted(overwrite=overwrite), shown_notes(), progress_screen() as new_bar:
         choice = fit(plan, make_progress=new_bar, overwrite=overwrite)
     _report(choice, plan.out, as_json=as_json)
-
-
-def _split(words: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
 def _refuse_unused() -> None:

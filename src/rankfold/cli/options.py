@@ -10,7 +10,16 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from rankfold.errors import SpecError
-from rankfold.runs.fields import Request, choices_of, fields_of, flag_of, option_of, read_yaml, value_type
+from rankfold.runs.fields import (
+    Request,
+    choices_of,
+    fields_of,
+    flag_of,
+    option_of,
+    read_yaml,
+    split_list,
+    value_type,
+)
 from rankfold.runs.request import DataRequest, overlay
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -153,7 +162,8 @@ def _parse_value(text: str) -> Value:
     except (ValueError, RecursionError):  # no JSON, or numbers and nesting beyond all limits
         pass
     if "," in text and not text.startswith(("[", "{", '"')):
-        return [_parse_value(part.strip()) for part in text.split(",") if part.strip()]
+        # A comma at the end makes a list of one item.
+        return [_parse_value(part) for part in split_list("a setting", text.removesuffix(","))]
     return text
 
 

@@ -44,12 +44,23 @@ class MetaBase:
     head: TaskHead
     source: str
 
+    @property
+    def has_class(self) -> bool:
+        """Whether transformers has a class of this type of model for the kind of task."""
+        auto_class = self.head.auto_class
+        return auto_class is None or type(self.config) in auto_class._model_mapping
+
     def model(self) -> PreTrainedModel:
         """Return the model, on the meta device.
 
         Raises:
             SpecError: If transformers cannot build it for this kind of task.
         """
+        if not self.has_class:
+            raise SpecError(
+                f"a model of type '{self.config.model_type}' cannot be built for tasks of the kind "
+                f"{self.head.kind}; name another kind by --kind."
+            )
         try:
             with quiet_libraries(), torch.device("meta"):
                 if self.head.auto_class is None:

@@ -130,12 +130,22 @@ def check_method_name(name: str) -> None:
     Raises:
         SpecError: If there is no such method, with the nearest name.
     """
-    presets = file_names("rankfold.presets")
     if name.startswith(PEFT_PREFIX):
         peft_names = _peft_names()
         if peft_names and name not in peft_names:
             raise unknown_name("method", name, peft_names)
-    elif name not in (*presets, HEAD_ONLY_NAME, FULL_NAME) and not entry_points(group="rankfold.presets"):
+    elif name not in (HEAD_ONLY_NAME, FULL_NAME):
+        check_preset_name(name)
+
+
+def check_preset_name(name: str) -> None:
+    """Refuse a name that no preset has; without loading those of other packages, if there are any.
+
+    Raises:
+        SpecError: If there is no such preset, with the nearest name.
+    """
+    presets = file_names("rankfold.presets")
+    if name not in presets and not entry_points(group="rankfold.presets"):
         raise unknown_name("method", name, presets)
 
 

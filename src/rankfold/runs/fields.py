@@ -51,6 +51,18 @@ _NOT_OFFERED = {
 _BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
 
 
+def split_list(option: str, text: str | None) -> tuple[str, ...]:
+    """Return the items of a list with commas; none where there is no list.
+
+    Raises:
+        SpecError: If an item is empty.
+    """
+    items = () if text is None else tuple(item.strip() for item in text.split(","))
+    if "" in items:
+        raise SpecError(f"{option} is '{text}', which has an empty item; put one comma between two items.")
+    return items
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """Metadata of a field: how the command line offers it, and whether it is part of a run's identity.

@@ -23,6 +23,7 @@ from rankfold.files import (
 from rankfold.progress import Progress, Silent
 from rankfold.runs.adapted import AdaptedModel, Answer, InputText, load
 from rankfold.runs.adapter_request import PredictRequest
+from rankfold.runs.fields import split_list
 from rankfold.tasks.data.json_rows import read_json_row
 from rankfold.tasks.data.read import Row
 from rankfold.tasks.load import picture_folder, read_whole
@@ -104,7 +105,7 @@ def load_for(request: PredictRequest) -> AdaptedModel:
         AdapterFileError: If there is no adapter, it is damaged, or it does not belong to the base model.
         SpecError: If nothing names the base model, or it is not found.
     """
-    names = None if request.labels is None else [name.strip() for name in request.labels.split(",")]
+    names = split_list("labels", request.labels) or None
     model = load(
         str(request.adapter),
         request.model,

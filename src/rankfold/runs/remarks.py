@@ -59,8 +59,8 @@ def _constant(record: RunRecord) -> Iterator[str]:
     if isinstance(prediction, int) and 0 <= prediction < len(names):
         name = f"'{names[prediction]}'"
     yield (
-        f"the model predicts {name} for each of the {count:,} held-out rows; train for more steps, or "
-        "with another learning rate: too large a one ends there as well as too small a one."
+        f"the model predicts {name} for each of the {count:,} held-out rows; give more --steps or --epochs, "
+        "or another --learning-rate: too large a one ends there as well as too small a one."
     )
 
 
@@ -75,5 +75,6 @@ def _no_gain(record: RunRecord) -> Iterator[str]:
             other = "the untrained model" if name == "untrained" else f"a model that never looks ({name})"
             yield (
                 f"{metric} is {value:.4g}, and {other} has {baseline:.4g}: nothing "
-                "was learned that counts; train for more steps, or look at the data."
+                "was learned that counts; give more --steps or --epochs, another --learning-rate, or look at "
+                "the data with `rankfold data show`."
             )

@@ -19,6 +19,7 @@ from rankfold.runs.fields import (
     flag_of,
     option_of,
     request_class,
+    split_list,
     value_type,
 )
 from rankfold.tasks.data.columns import Columns
@@ -168,8 +169,8 @@ class DataRequest(Request):
     )
 
     def __post_init__(self) -> None:
-        """Check that there is such an encoding and that the delimiter can separate cells."""
-        _ = self.read_options
+        """Check the encoding, the delimiter of cells, and the list of metrics."""
+        _ = self.read_options, self.metrics
 
     @property
     def task_request(self) -> TaskRequest:
@@ -197,7 +198,7 @@ class DataRequest(Request):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names in `metric`."""
-        return tuple(name.strip() for name in (self.metric or "").split(",") if name.strip())
+        return split_list("metric", self.metric)
 
     @property
     def read_options(self) -> ReadOptions:
@@ -499,7 +500,7 @@ class RunRequest(DataRequest):
     @property
     def loggers(self) -> tuple[str, ...]:
         """The names in `report_to`."""
-        return tuple(name.strip() for name in (self.report_to or "").split(",") if name.strip())
+        return split_list("report_to", self.report_to)
 
     def identity(self) -> Values:
         """Return the JSON values that decide the run's result: equal for the same run, wherever it is."""

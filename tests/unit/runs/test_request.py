@@ -72,6 +72,8 @@ def test_numbers_that_make_no_sense_are_refused(change):
         ({"learning_rate": math.inf}, "learning_rate is inf; give a finite number above 0"),
         ({"precision": "fp23"}, "unknown precision 'fp23'. Did you mean 'fp32'?"),
         ({"epochs": 2.0}, "epochs (2) and steps (4) are both given; give one of them."),
+        ({"metric": "f1,,mcc"}, "metric is 'f1,,mcc', which has an empty item"),
+        ({"report_to": ","}, "report_to is ',', which has an empty item"),
         ({"modle": "minilm"}, "unknown option 'modle' of a run. Did you mean 'model'?"),
         ({"model": None}, "model is None; give a text."),
         ({"options": {"alpha": math.nan}}, "options.alpha is nan; give a finite number."),

@@ -5,6 +5,7 @@ A kind is one file with a subclass of `TaskKind`. Another package adds its own t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 from types import MappingProxyType
 
@@ -99,7 +100,8 @@ def kind_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
 
     Args:
         model: As for `rankfold train`, or the path of a `config.json`.
-        kind: The name of the kind of task; by the model's architecture if None.
+        kind: The name of the kind of task; if None the usual one of texts, or else the first that a model of
+            this type can be built for.
         num_labels: Classes, for a kind that has any.
 
     Raises:
@@ -107,4 +109,9 @@ def kind_base(model: str, *, kind: str | None, num_labels: int) -> MetaBase:
     """
     task_kind = None if kind is None else find_kind(kind)
     labels = [f"LABEL_{index}" for index in range(num_labels)]
-    return meta_base(model, lambda is_causal: (task_kind or default_kind(is_causal=is_causal)).head(labels))
+    base = meta_base(model, lambda is_causal: (task_kind or default_kind(is_causal=is_causal)).head(labels))
+    if kind is None and not base.has_class:
+        bases = (replace(base, head=other.head(labels)) for other in KINDS.values())
+        base = next((other for other in bases if other.head.auto_class and other.has_class), base)
+        base.config.num_labels = base.head.num_labels or 1
+    return base
