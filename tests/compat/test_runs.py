@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
 
-from rankfold.adapter.dropout import Dropout
+from rankfold.adapter.module import Dropout
 from rankfold.cli.main import cli
 from rankfold.peft_plugin.layer_types import RankfoldLinear
 from rankfold.runs.adapter_request import EvaluateRequest

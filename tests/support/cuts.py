@@ -1,7 +1,6 @@
 """Cut a validation split off rows with a column `label`, as a kind with one label a row does."""
 
-from rankfold.tasks.data.splits import hold_out
-from rankfold.tasks.data.strata import value_strata
+from rankfold.tasks.data.splits import hold_out, value_strata
 
 
 def cut(table, group=None, keys=None):

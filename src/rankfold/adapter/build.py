@@ -8,7 +8,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from rankfold.adapter.dropout import Dropout
 from rankfold.adapter.gating import (
     CodeGating,
     ExpertEntryGating,
@@ -20,7 +19,7 @@ from rankfold.adapter.gating import (
     MlpPass,
     MlpRole,
 )
-from rankfold.adapter.module import Adapter, LearnedScale
+from rankfold.adapter.module import Adapter, Dropout, LearnedScale
 from rankfold.adapter.router import RouterSpec
 from rankfold.adapter.site import Site, check_site, warn_of_relays
 from rankfold.errors import SpecError

@@ -4,16 +4,53 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeGuard, cast, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankfold.adapter.dropout import Dropout
 from rankfold.adapter.gating import Gating, weigh
 from rankfold.adapter.geometry import Geometry, Matrices
 from rankfold.errors import NotExactError
 from rankfold.factors import Factor, without_autocast
+from rankfold.factors.base import is_transformed
+
+_MASK_VALUES = 2**16
+_MASK_LANES = 4
+
+
+@final
+class Dropout(nn.Dropout):
+    """Dropout whose mask takes a quarter of the bytes that torch keeps of a float32 input.
+
+    It is drawn several times as fast as torch's. On a processor an entry is dropped where 16 bits of torch's
+    generator are below p, which is rounded to a multiple of 2**-16 by that; what is left is scaled by the
+    rounded one, so that the mean is exact.
+    """
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything is dropped now."""
+        return self.training and self.p > 0
+
+    def draw(self, x: Tensor) -> tuple[Tensor, float]:
+        """Return a mask in the shape of x, 1 or 0 in uint8, and the multiplier of the kept entries."""
+        if x.device.type != "cpu" or type(x) is not Tensor:
+            return torch.empty_like(x, dtype=torch.uint8).bernoulli_(1 - self.p), 1 / (1 - self.p)
+        dropped = min(round(self.p * _MASK_VALUES), _MASK_VALUES - 1)
+        bits = torch.empty(-(-x.numel() // _MASK_LANES), dtype=torch.int64, device="cpu")
+        lanes = cast(Any, bits.random_(-(2**63), None)).numpy().view(np.int16)[: x.numel()]
+        # Torch compares 16-bit integers one by one.
+        mask = np.greater_equal(lanes, np.int16(dropped - _MASK_VALUES // 2)).view(np.uint8)
+        return cast(Any, torch).from_numpy(mask).reshape(x.shape), _MASK_VALUES / (_MASK_VALUES - dropped)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input with entries dropped, in training."""
+        if not self.is_active or torch.compiler.is_compiling() or is_transformed():
+            return super().forward(input)
+        mask, multiplier = self.draw(input)
+        return input * mask * multiplier
 
 
 @final

@@ -106,12 +106,10 @@ def _f1(hits: Values, truth: Values, guess: Values) -> NDArray[np.float64]:
 
 
 def _precision(hits: Values, truth: Values, guess: Values) -> NDArray[np.float64]:
-    _ = truth
     return ratio(hits, guess)
 
 
 def _recall(hits: Values, truth: Values, guess: Values) -> NDArray[np.float64]:
-    _ = guess
     return ratio(hits, truth)
 
 

@@ -21,8 +21,7 @@ from rankfold.tasks.data.missing import drop_missing
 from rankfold.tasks.data.pictures import PictureFolder
 from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Source, Table, find_source, read_split
-from rankfold.tasks.data.splits import check_groups, hold_out, recommend_groups
-from rankfold.tasks.data.strata import Stratum
+from rankfold.tasks.data.splits import Stratum, check_groups, hold_out, recommend_groups
 from rankfold.tasks.data.table import rows_to_hash
 from rankfold.tasks.kinds import LabelHints, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.metrics import metric_name

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import rankfold
-from rankfold.adapter.dropout import Dropout
+from rankfold.adapter.module import Dropout
 
 
 @given(p=st.floats(0, 0.99), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))

@@ -1,16 +1,19 @@
 """A validation split for data that has none."""
 
+import math
 import random
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from itertools import combinations
 from typing import Any, cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.strata import Stratum
+from rankfold.tasks.data.labels import column_format
+from rankfold.tasks.data.numbers import NumberFormat
 from rankfold.tasks.data.table import Row, Rows, Table
 from rankfold.tasks.data.texts import text_names
 
@@ -18,6 +21,9 @@ HOLD_OUT_FRACTION = 0.1
 _SEED = 0
 # Into how many parts groups are dealt out, of which one is held out: a tenth, or more if groups are few.
 _PARTS = (10, 5, 3, 2)
+
+Stratum = object
+"""What an automatic validation split keeps of a row: a label in proportion, or each of a set of labels."""
 
 
 def hold_out(
@@ -168,6 +174,28 @@ _USUAL = frozenset(
 """What columns of groups are called, without "_id"."""
 
 _QUOTED_GROUPS = 3
+
+
+def value_strata(rows: Rows, column: str | None) -> list[Stratum]:
+    """Return the values of a column as labels; None for each row where they are lists, or measured."""
+    values = [None if column is None else row.get(column) for row in rows]
+    is_label = all(isinstance(value, Hashable) for value in values) and not _is_measured(values, column)
+    return values if is_label else [None] * len(rows)
+
+
+def _is_measured(values: Sequence[object], column: str | None) -> bool:
+    """Whether values are of a measurement: many different numbers, which may be written as texts.
+
+    Whole numbers without a gap are ids of classes, however many there are, unless no two rows have the same.
+    """
+    number_format = NumberFormat()
+    with suppress(DataError):
+        number_format = column_format(values, column or "") or number_format
+    numbers = {number for value in values if (number := number_format.read(value)) is not None}
+    if len(numbers) <= math.sqrt(len(values)):
+        return False
+    has_gaps = max(numbers) - min(numbers) >= len(numbers)
+    return has_gaps or len(numbers) == len(values) or not all(number.is_integer() for number in numbers)
 
 
 def groups_of(table: Table, column: str) -> list[str]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
@@ -11,10 +11,13 @@ from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq
 
 from rankfold.errors import DataError, SpecError
+from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.read import Table
 from rankfold.tasks.kinds.chat_template import ASSISTANT, USER, ChatTemplate, Message, Segment
-from rankfold.tasks.kinds.kind import IGNORED_LABEL, Collate
+from rankfold.tasks.kinds.kind import IGNORED_LABEL, Collate, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 from rankfold.tasks.kinds.packing import SharedPrompt, collate_packed, shared_log_likelihoods
+from rankfold.tasks.metrics import ANSWER_LOSS, TEXT_METRICS
 from rankfold.tasks.scoring import NO_CHOICE, Scoring, named_choice
 
 logger = logging.getLogger("rankfold.tasks")
@@ -24,6 +27,40 @@ _CHUNK = 256
 
 _MOST_WRITTEN = 256
 """The most tokens of an answer that is written to be compared."""
+
+
+class AnsweredKind(TaskKind):
+    """Kinds that answer in text; examples have an `answer`, and the `candidates` that it competes with."""
+
+    loss_per_token: ClassVar[bool] = True
+    reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
+
+    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> list[None]:
+        """Return nothing for each row: answers in text are no classes whose shares could be kept."""
+        return [None] * len(table.rows)
+
+    def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the loss of answers, behind the accuracy where there are candidates."""
+        last_split = list(examples.splits.values())[-1]
+        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
+
+    def possible_metrics(self, examples: Examples) -> tuple[str, ...]:
+        """Return the accuracy where there are candidates, else the loss and the metrics of written texts."""
+        usual = self.metrics(examples)
+        return usual[:1] if len(usual) > 1 else (*usual, *TEXT_METRICS)
+
+    def label(self, example: Any) -> int | None:
+        """Return the index of the right candidate; None if the answer is open."""
+        return example.candidates.index(example.answer) if example.answer in example.candidates else None
+
+    def reference(self, example: Any) -> str:
+        """Return the answer to learn."""
+        return example.answer
+
+    @property
+    def predicts_at_end(self) -> bool:
+        """Whether answers wait for the end of training; they take long."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from rankfold.errors import DataError
@@ -16,14 +16,13 @@ from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns
 from rankfold.tasks.data.label_findings import label_findings
 from rankfold.tasks.data.labels import check_repeated, find_labels, is_measured, label_of, not_learned
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.data.strata import Stratum, value_strata
+from rankfold.tasks.data.splits import Stratum, value_strata
 from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.labelled import (
     Example,
     LabelledText,
+    WeighedClasses,
     labelled_examples,
-    logits_and_weights,
-    named_weights,
     read_rows,
 )
 from rankfold.tasks.kinds.learner import Learner
@@ -31,15 +30,8 @@ from rankfold.tasks.kinds.prompts import answer_index, choices_of
 from rankfold.tasks.metrics import AUROC, auroc, balanced_weights, measure
 
 
-class Classification(LabelledText):
-    """Texts in classes, scored by accuracy.
-
-    Args:
-        weights: Of each class in the loss; None if all rows count alike.
-    """
-
-    def __init__(self, weights: Sequence[float] | None = None) -> None:
-        self._weights = None if weights is None else tuple(weights)
+class Classification(WeighedClasses, LabelledText):
+    """Texts in classes, scored by accuracy."""
 
     name: ClassVar[str] = "classification"
     setting_types: ClassVar[Mapping[str, type] | None] = {}
@@ -108,31 +100,19 @@ class Classification(LabelledText):
         is_binary = len(examples.label_names or ()) == 2  # noqa: PLR2004
         return (*self.metric_names, "f1") if is_binary else self.metric_names
 
-    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> TaskKind:
-        """Return classification with weights in its loss, `rows / (classes * rows of the class)` if None."""
-        names = examples.label_names or ()
-        if weights is not None:
-            return type(self)(named_weights(weights, names))
-        ids = [int(item.label) for item in examples.splits["train"]]
-        return type(self)(balanced_weights(ids, len(names)))
+    def balanced_weights(self, examples: Sequence[Example], names: Sequence[str]) -> list[float]:
+        """Return `rows / (classes * rows of the class)`."""
+        return balanced_weights([int(item.label) for item in examples], len(names))
 
-    @property
-    def has_own_loss(self) -> bool:
-        """Whether classes are weighed."""
-        return self._weights is not None
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy, weighted by class if the classes have weights."""
-        if self._weights is None:
-            return super().loss(model, batch)
-        logits, weights = logits_and_weights(model, batch, self._weights)
-        return functional.cross_entropy(logits, batch["labels"], weights)
+    def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the cross-entropy, weighted by class."""
+        return functional.cross_entropy(logits, labels, weights)
 
     def loss_items(self, batch: Batch) -> float:
         """Return the sum of the rows' weights, by which the loss is a mean."""
-        if self._weights is None:
+        if self.weights is None:
             return super().loss_items(batch)
-        return sum(self._weights[label] for label in cast("list[int]", batch["labels"].tolist()))
+        return sum(self.weights[label] for label in cast("list[int]", batch["labels"].tolist()))
 
     def balanced_order(self, examples: Sequence[Example]) -> list[int]:
         """Return the indices of all rows, and behind them those of rarer classes again, in turn."""
@@ -164,7 +144,6 @@ class Classification(LabelledText):
         self, learner: Learner, examples: Sequence[Example], metrics: Sequence[str], *, is_final: bool = True
     ) -> Evaluation:
         """Return the mean cross-entropy, metrics and predictions."""
-        _ = is_final
         outputs = self.outputs(learner, examples)
         labels = [int(example.label) for example in examples]
         predictions: list[int] = cast(Any, outputs.argmax(-1)).tolist()
@@ -194,7 +173,6 @@ class Classification(LabelledText):
 
     def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return the accuracy, which every task has."""
-        _ = metrics
         return ("accuracy",)
 
     def shift_label(self, example: Example, first: int) -> Example:

@@ -48,7 +48,6 @@ class ImageClassification(Classification):
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
         """Return that rows of texts are of another kind."""
-        _ = rows, columns, is_causal
         return False
 
     def claims(self, rows: Rows, overrides: Columns) -> bool:

@@ -236,28 +236,19 @@ class ImageGeneration(TaskKind):
 
     def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[CaptionedPicture]:
         """Return captions to draw."""
-        _ = hints
         return [CaptionedPicture(index, text_of(row, columns.text or "")) for index, row in enumerate(rows)]
 
     def label(self, example: CaptionedPicture) -> None:
         """Return nothing: a picture is no label."""
-        _ = example
-
-    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> list[None]:
-        """Return nothing for each row: any of them may be held out."""
-        _ = columns, hints
-        return [None] * len(table.rows)
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the denoising loss, and its difference from the base model's."""
-        _ = examples, task_metrics
         return self.metric_names
 
     # Base model.
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return that the denoiser is trained as it is."""
-        _ = label_names
         return TaskHead(self.name, None, None, max_length=TEXT_TOKENS)
 
     def load(self, base: BaseModel, label_names: Sequence[str] | None = None) -> LoadedModel:
@@ -266,7 +257,6 @@ class ImageGeneration(TaskKind):
         Raises:
             SpecError: If the base model is no pipeline, or of a class that is not trained here.
         """
-        _ = label_names
         if not base.is_pipeline:
             raise SpecError(
                 f"'{base.name}' is no pipeline of diffusers, which image generation takes; name a folder "
@@ -365,7 +355,6 @@ class ImageGeneration(TaskKind):
         Raises:
             SpecError: If the text encoder has another number, or min_snr is given for flow matching.
         """
-        _ = examples
         pipeline = _encoder(learner).pipeline
         if pipeline.caption_tokens not in (None, learner.max_length):
             raise SpecError(

@@ -25,9 +25,10 @@ from rankfold.tasks.data.pictures import (
 )
 from rankfold.tasks.data.table import Row, Rows, Table, quote_list
 from rankfold.tasks.data.texts import find_name
+from rankfold.tasks.kinds.answers import AnsweredKind
 from rankfold.tasks.kinds.conversations import CONVERSATION_COLUMNS
 from rankfold.tasks.kinds.image_classification import check_reads_pictures
-from rankfold.tasks.kinds.kind import IGNORED_LABEL, Collate, Evaluation, Examples, LabelHints, TaskKind
+from rankfold.tasks.kinds.kind import IGNORED_LABEL, Collate, Evaluation, Examples, LabelHints
 from rankfold.tasks.kinds.labelled import read_rows
 from rankfold.tasks.kinds.learner import Features, LazyRows, Learner
 from rankfold.tasks.kinds.picture_questions import (
@@ -48,13 +49,10 @@ _REPLIES = ("answer", "answers", "output", "response", "completion", "caption", 
 _TYPES = ("question_type", "type", "answer_type", "category")
 
 
-class ImageText(TaskKind):
+class ImageText(AnsweredKind):
     """Questions about pictures, and captions."""
 
     name: ClassVar[str] = "image_text"
-    loss_per_token: ClassVar[bool] = True
-    generates: ClassVar[bool] = True
-    reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
     derived_settings: ClassVar[frozenset[str]] = frozenset({ANSWERS})
     setting_types: ClassVar[Mapping[str, type] | None] = {ANSWERS: list}
     metric_names: ClassVar[tuple[str, ...]] = (ANSWER_LOSS, *TEXT_METRICS)
@@ -108,11 +106,6 @@ class ImageText(TaskKind):
             )
         return Columns(text=text, label=overrides.label, group=overrides.group, picture=picture)
 
-    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> list[None]:
-        """Return nothing for each row: answers in text are no classes whose shares could be kept."""
-        _ = columns, hints
-        return [None] * len(table.rows)
-
     def examples(self, tables: Mapping[str, Table], columns: Columns, hints: LabelHints) -> Examples:
         """Return questions with answers; few different ones in training are the candidates of all rows."""
         column = columns.picture or columns.text or ""
@@ -164,21 +157,6 @@ class ImageText(TaskKind):
             raise SpecError("questions about pictures were learned; give the picture as the second text too.")
         return {picture: text}
 
-    def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the loss of answers, behind the accuracy where there are candidates."""
-        _ = task_metrics
-        last_split = list(examples.splits.values())[-1]
-        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
-
-    def possible_metrics(self, examples: Examples) -> tuple[str, ...]:
-        """Return the accuracy where there are candidates, else the loss and the metrics of written texts."""
-        usual = self.metrics(examples)
-        return usual[:1] if len(usual) > 1 else (*usual, *TEXT_METRICS)
-
-    def label(self, example: PictureQuestion) -> int | None:
-        """Return the index of the right candidate; None if the answer is open."""
-        return example.candidates.index(example.answer) if example.answer in example.candidates else None
-
     def input_texts(self, example: PictureQuestion) -> dict[str, str]:
         """Return the question, and the names of the pictures."""
         names = ", ".join(picture.title for picture in example.pictures)
@@ -188,19 +166,13 @@ class ImageText(TaskKind):
         self, example: PictureQuestion, label: Any, label_names: Sequence[str] | None
     ) -> JsonValue:
         """Return the candidate of an index."""
-        _ = label_names
         is_index = isinstance(label, int) and 0 <= label < len(example.candidates)
         return example.candidates[label] if is_index else label
-
-    def reference(self, example: PictureQuestion) -> str:
-        """Return the answer to learn."""
-        return example.answer
 
     # Base model and training.
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a model that reads pictures and text, and writes text."""
-        _ = label_names
         auto_class = AutoModelForImageTextToText
         return TaskHead(self.name, auto_class, None, max_length=2048, inputs="picture_and_text")
 
@@ -235,11 +207,6 @@ class ImageText(TaskKind):
         return question_collator(learner, on_left=False)
 
     # Prediction and evaluation.
-
-    @property
-    def predicts_at_end(self) -> bool:
-        """Whether answers wait for the end of training; they take long."""
-        return True
 
     def predict(self, learner: Learner, examples: Sequence[Any]) -> list[Any]:
         """Return the index of the chosen candidate, or the generated text where the answer is open."""

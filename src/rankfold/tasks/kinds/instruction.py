@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from rankfold.models.base import BaseModel, LoadedModel, TaskHead
 from rankfold.tasks.data.columns import CHOICE_COLUMNS, Columns, has_columns, layout_of
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.kinds.answers import (
+    AnsweredKind,
     Instruction,
     answer_collator,
     check_room,
@@ -40,7 +41,7 @@ _ANSWERS = "answers"
 """The setting with the answers to choose from, where training has few."""
 
 
-class InstructionKind(TaskKind):
+class InstructionKind(AnsweredKind):
     """Answers in text, scored by their loss; by accuracy too where there are few to choose from.
 
     The choice among candidates is made by likelihood or by generation, as the learner's `scoring` says.
@@ -48,10 +49,8 @@ class InstructionKind(TaskKind):
 
     name: ClassVar[str] = "instruction"
     default_for_causal: ClassVar[bool | None] = True
-    loss_per_token: ClassVar[bool] = True
     sampling_options: ClassVar[frozenset[str]] = TEXT_SAMPLING
     uses_chat_template: ClassVar[bool] = True
-    reads_training: ClassVar[bool] = True  # its answers are the ones to choose from, if they are few
     derived_settings: ClassVar[frozenset[str]] = frozenset({_ANSWERS})
     setting_types: ClassVar[Mapping[str, type] | None] = {_ANSWERS: list, CHAT_TEMPLATE: str}
 
@@ -98,11 +97,6 @@ class InstructionKind(TaskKind):
             settings[CHAT_TEMPLATE] = template
         return Examples(None, splits, (*reader.findings(), *findings), settings)
 
-    def strata(self, table: Table, columns: Columns, hints: LabelHints) -> list[None]:
-        """Return nothing for each row: answers in text are no classes whose shares could be kept."""
-        _ = columns, hints
-        return [None] * len(table.rows)
-
     def model_settings(self, base: LoadedModel, examples: Examples) -> Mapping[str, JsonValue]:
         """Return the settings with the model's own chat template, where conversations are written by it."""
         template = ChatTemplate(base.processor).source
@@ -113,12 +107,10 @@ class InstructionKind(TaskKind):
 
     def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the columns as they are: those of instructions have fixed names."""
-        _ = rows
         return overrides
 
     def text_row(self, text: str, pair: str | None, columns: Columns) -> Row:
         """Return a bare text as an instruction, and a second one as its input."""
-        _ = columns
         return {"instruction": text} if pair is None else {"instruction": text, "input": pair}
 
     def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Instruction]:
@@ -134,21 +126,6 @@ class InstructionKind(TaskKind):
             return {"instruction": turns[-1][1]}
         return {"messages": [{"role": role, "content": text} for role, text in turns]}
 
-    def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the loss of answers, behind the accuracy where there are candidates."""
-        _ = task_metrics
-        last_split = list(examples.splits.values())[-1]
-        return ("accuracy", ANSWER_LOSS) if any(item.candidates for item in last_split) else (ANSWER_LOSS,)
-
-    def possible_metrics(self, examples: Examples) -> tuple[str, ...]:
-        """Return the accuracy where there are candidates, else the loss and the metrics of written texts."""
-        usual = self.metrics(examples)
-        return usual[:1] if len(usual) > 1 else (*usual, *TEXT_METRICS)
-
-    def label(self, example: Instruction) -> int | None:
-        """Return the index of the right candidate; None if the answer is open."""
-        return example.candidates.index(example.answer) if example.candidates else None
-
     def input_texts(self, example: Instruction) -> dict[str, str]:
         """Return the prompt."""
         return {"prompt": example.prompt}
@@ -157,18 +134,12 @@ class InstructionKind(TaskKind):
         self, example: Instruction, label: Any, label_names: Sequence[str] | None
     ) -> JsonValue:
         """Return the candidate of an index; None for an answer that names no candidate."""
-        _ = label_names
         if not example.candidates or not isinstance(label, int):
             return label
         return None if label == NO_CHOICE else example.choice_names[label]
 
-    def reference(self, example: Instruction) -> str:
-        """Return the answer to learn."""
-        return example.answer
-
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a model that continues text."""
-        _ = label_names
         return TaskHead(self.name, AutoModelForCausalLM, "CAUSAL_LM", max_length=256)
 
     def load(self, base: BaseModel, label_names: Sequence[str] | None = None) -> LoadedModel:
@@ -190,7 +161,6 @@ class InstructionKind(TaskKind):
         self, learner: Learner, examples: Sequence[Instruction], *, training: bool
     ) -> Sequence[Features]:
         """Tokenise prompts with their answers."""
-        _ = training  # the answer is part of the row
         return encode_answers(learner, [(item, item.answer) for item in examples])
 
     def pack(self, learner: Learner, rows: Sequence[Features]) -> Sequence[Features]:
@@ -231,12 +201,9 @@ class InstructionKind(TaskKind):
 
     def predict(self, learner: Learner, examples: Sequence[Instruction]) -> list[Any]:
         """Return the index of the chosen candidate, or the generated text where the answer is open."""
-        predictions: list[Any] = [None] * len(examples)
-        for is_open, answer in ((False, choose), (True, generate_answers)):
-            indices = [index for index, item in enumerate(examples) if is_open is not bool(item.candidates)]
-            for index, value in zip(indices, answer(learner, [examples[i] for i in indices]), strict=True):
-                predictions[index] = value
-        return predictions
+        return _answer_each(
+            learner, examples, [bool(item.candidates) for item in examples], choose, generate_answers
+        )
 
     def answer(self, learner: Learner, examples: Sequence[Instruction]) -> list[dict[str, JsonValue]]:
         """Return the text that answers each prompt, and the probabilities of its candidates if there are any.
@@ -244,22 +211,9 @@ class InstructionKind(TaskKind):
         The probabilities compare the candidates by the likelihood that the choice is made by; they are left
         out where the model's own text is read.
         """
-        answers: list[dict[str, JsonValue]] = [{}] * len(examples)
         is_generated = learner.scoring == Scoring.GENERATED
-        for is_scored, answer in ((True, likeliest_answers), (False, _generated_answers)):
-            indices = [
-                index
-                for index, item in enumerate(examples)
-                if is_scored is (bool(item.candidates) and not is_generated)
-            ]
-            for index, value in zip(indices, answer(learner, [examples[i] for i in indices]), strict=True):
-                answers[index] = value
-        return answers
-
-    @property
-    def predicts_at_end(self) -> bool:
-        """Whether the choice among candidates waits for the end of training; it takes long."""
-        return True
+        are_scored = [bool(item.candidates) and not is_generated for item in examples]
+        return _answer_each(learner, examples, are_scored, likeliest_answers, _generated_answers)
 
     def evaluate(
         self,
@@ -305,6 +259,22 @@ class InstructionKind(TaskKind):
     def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return the accuracy first if some task has it."""
         return max(metrics, key=len)
+
+
+def _answer_each(
+    learner: Learner,
+    examples: Sequence[Instruction],
+    are_first: Sequence[bool],
+    first: Callable[[Learner, Sequence[Instruction]], Sequence[Any]],
+    second: Callable[[Learner, Sequence[Instruction]], Sequence[Any]],
+) -> list[Any]:
+    """Return the answer to each example in order, by the first or by the second of two ways."""
+    answers: list[Any] = [None] * len(examples)
+    for is_first, answer in ((True, first), (False, second)):
+        indices = [index for index, flag in enumerate(are_first) if flag is is_first]
+        for index, value in zip(indices, answer(learner, [examples[i] for i in indices]), strict=True):
+            answers[index] = value
+    return answers
 
 
 def _text_evaluation(

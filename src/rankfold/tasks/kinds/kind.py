@@ -15,7 +15,7 @@ from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.data.pictures import PictureFolder
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.data.strata import Stratum, value_strata
+from rankfold.tasks.data.splits import Stratum, value_strata
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
 
@@ -170,7 +170,6 @@ class TaskKind(ABC):
         Args:
             base: What `resolve_model` found.
         """
-        _ = base
         return False
 
     def suits(self, rows: Rows, columns: Columns, *, is_causal: bool) -> bool:
@@ -184,7 +183,6 @@ class TaskKind(ABC):
         Raises:
             DataError: If the rows could mean this kind or another, or the model cannot learn them.
         """
-        _ = rows, columns, is_causal
         return False
 
     def claims(self, rows: Rows, overrides: Columns) -> bool:
@@ -196,7 +194,6 @@ class TaskKind(ABC):
             rows: At least one row.
             overrides: Columns that the user has named.
         """
-        _ = rows, overrides
         return False
 
     def columns(self, rows: Rows, overrides: Columns) -> Columns:
@@ -239,7 +236,6 @@ class TaskKind(ABC):
         Raises:
             DataError: If a label is missing or of the wrong type.
         """
-        _ = hints
         return value_strata(table.rows, columns.label)
 
     def input_columns(self, rows: Rows, overrides: Columns) -> Columns:
@@ -267,7 +263,6 @@ class TaskKind(ABC):
             DataError: If a text is missing.
             SpecError: If this kind cannot.
         """
-        _ = rows, columns, hints
         raise SpecError(f"the task kind '{self.name}' reads no rows without labels; evaluate it on a split.")
 
     def text_row(self, text: str, pair: str | None, columns: Columns) -> Row:
@@ -299,7 +294,6 @@ class TaskKind(ABC):
         Raises:
             SpecError: If this kind answers no conversation.
         """
-        _ = learner, turns
         raise SpecError(
             f"the adapter learned {self.name}, which holds no conversation; use `rankfold predict`."
         )
@@ -319,7 +313,6 @@ class TaskKind(ABC):
         Args:
             examples: With every split that will be used.
         """
-        _ = examples
         return self.metric_names
 
     def label(self, example: Any) -> Any:
@@ -339,7 +332,6 @@ class TaskKind(ABC):
             label: A label, or a prediction that `predict` returned.
             label_names: Class names in the order of their ids, for a kind with classes.
         """
-        _ = example
         is_class = label_names is not None and type(label) is int and 0 <= label < len(label_names)
         return label_names[label] if label_names is not None and is_class else label
 
@@ -354,7 +346,6 @@ class TaskKind(ABC):
             learner: The trained model, and how to run it.
             examples: Those of the held-out split.
         """
-        _ = learner, examples
         return []
 
     # Base model.
@@ -391,7 +382,6 @@ class TaskKind(ABC):
             base: The model with its processor.
             examples: With every split that will be used.
         """
-        _ = base
         return examples.settings
 
     def start_head(self, base: LoadedModel, examples: Examples) -> None:
@@ -412,7 +402,6 @@ class TaskKind(ABC):
         Args:
             settings: Those of the examples that were learned.
         """
-        _ = settings
         return 0.0, 1.0
 
     def rescale(self, settings: Mapping[str, JsonValue], mean: float, std: float) -> dict[str, JsonValue]:
@@ -423,7 +412,6 @@ class TaskKind(ABC):
             mean: The number to add to an output that was multiplied by `std`.
             std: The number to multiply an output by.
         """
-        _ = mean, std
         return dict(settings)
 
     # Training.
@@ -476,7 +464,6 @@ class TaskKind(ABC):
         Raises:
             SpecError: If the kind has no classes, or none of a name.
         """
-        _ = examples, weights
         raise SpecError(f"class weights are for kinds with classes, not for {self.name}; leave them out.")
 
     def balanced_order(self, examples: Sequence[Any]) -> list[int]:
@@ -485,7 +472,6 @@ class TaskKind(ABC):
         Raises:
             SpecError: If the kind has not one class for each row.
         """
-        _ = examples
         raise SpecError(
             f"balanced sampling is for kinds with one class a row, not for {self.name}; leave it out."
         )
@@ -501,7 +487,6 @@ class TaskKind(ABC):
         Raises:
             SpecError: If the kind's rows or the model cannot be packed.
         """
-        _ = learner, rows
         raise SpecError(f"packing is for kinds that learn to write text, not for {self.name}; leave it out.")
 
     def findings(self, learner: Learner, examples: Mapping[str, Sequence[Any]]) -> list[Finding]:
@@ -511,7 +496,6 @@ class TaskKind(ABC):
             learner: Has the processor and the most tokens of a row.
             examples: By split name.
         """
-        _ = learner, examples
         return []
 
     def check(self, learner: Learner, examples: Sequence[Any]) -> None:
@@ -567,7 +551,6 @@ class TaskKind(ABC):
             metrics: Names, the primary one first.
             is_final: False may leave out predictions that take much longer than the loss.
         """
-        _ = is_final
         rows = self.encode(learner, examples, training=True)
         total = 0.0
         for indices, batch in learner.batches(rows, self.collate(learner)):
@@ -605,7 +588,6 @@ class TaskKind(ABC):
         Args:
             kinds: Those of the tasks, this one first.
         """
-        _ = kinds
         return None
 
     def mixture_metrics(self, metrics: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -614,5 +596,4 @@ class TaskKind(ABC):
 
     def shift_label(self, example: Any, first: int) -> Any:
         """Return an example whose class ids begin at `first` in a mixture; by default as it is."""
-        _ = first
         return example

@@ -1,6 +1,7 @@
 """Texts with labels: examples, token ids and model outputs that classification and regression share."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from rankfold.models.base import TaskHead, head_options
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.texts import text_of
-from rankfold.tasks.kinds.kind import Batch, Collate, LabelHints, TaskKind
+from rankfold.tasks.kinds.kind import Batch, Collate, Examples, LabelHints, TaskKind
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 
 logger = logging.getLogger("rankfold.tasks")
@@ -48,7 +49,6 @@ class LabelledText(TaskKind):
 
     def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[Example]:
         """Return rows as texts without labels."""
-        _ = hints
         return [example_of(row, columns, index, None) for index, row in enumerate(rows)]
 
     def encode(self, learner: Learner, examples: Sequence[Example], *, training: bool) -> Sequence[Features]:
@@ -90,28 +90,57 @@ class LabelledText(TaskKind):
         return check_finite(self.outputs(learner, examples), [example.id for example in examples])
 
 
-def named_weights(weights: Mapping[str, float], names: Sequence[str]) -> list[float]:
-    """Return the weight of each class, 1 of one that is not named.
-
-    Raises:
-        SpecError: If there is no class of a name, with the nearest one.
-    """
-    for name in weights:
-        if name not in names:
-            raise unknown_name("class of class_weights", name, names)
-    return [float(weights.get(name, 1.0)) for name in names]
-
-
-def logits_and_weights(model: nn.Module, batch: Batch, weights: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Return the logits of a batch, and the weights of the classes as a tensor beside them.
+class WeighedClasses(TaskKind):
+    """Kinds with classes, which the loss can weigh.
 
     Args:
-        model: With a head of one output for each class.
-        batch: With labels, which the model does not get.
-        weights: One for each class.
+        weights: Of each class in the loss; None if all count alike.
     """
-    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-    return logits, torch.tensor(weights, dtype=logits.dtype, device=logits.device)
+
+    def __init__(self, weights: Sequence[float] | None = None) -> None:
+        self.weights = None if weights is None else tuple(weights)
+
+    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> TaskKind:
+        """Return the kind with weights in its loss; `balanced_weights` if None."""
+        names = examples.label_names or ()
+        for name in weights or ():
+            if name not in names:
+                raise unknown_name("class of class_weights", name, names)
+        if weights is None:
+            return type(self)(self.balanced_weights(examples.splits["train"], names))
+        return type(self)([float(weights.get(name, 1.0)) for name in names])
+
+    @abstractmethod
+    def balanced_weights(self, examples: Sequence[Any], names: Sequence[str]) -> Sequence[float]:
+        """Return the weights with which all classes count alike.
+
+        Args:
+            examples: Those of the training split.
+            names: Class names in the order of their ids.
+        """
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether classes are weighed."""
+        return self.weights is not None
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the model's own loss, or `weighted_loss` if the classes have weights."""
+        if self.weights is None:
+            return super().loss(model, batch)
+        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        weights = torch.tensor(self.weights, dtype=logits.dtype, device=logits.device)
+        return self.weighted_loss(logits, batch["labels"], weights)
+
+    @abstractmethod
+    def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the loss of a batch, with a weight for each class.
+
+        Args:
+            logits: Outputs of the head, one for each class along the last axis.
+            labels: Of the batch.
+            weights: `[classes]`.
+        """
 
 
 def example_of(row: Row, columns: Columns, name: int | str, label: Any) -> Example:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from rankfold.errors import DataError
@@ -25,13 +25,12 @@ from rankfold.tasks.data.label_findings import (
 )
 from rankfold.tasks.data.labels import check_label_lists, count_labels, sort_names
 from rankfold.tasks.data.read import Rows, Table
-from rankfold.tasks.kinds.kind import Batch, Evaluation, Examples, LabelHints, TaskKind
+from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
 from rankfold.tasks.kinds.labelled import (
     Example,
     LabelledText,
+    WeighedClasses,
     labelled_examples,
-    logits_and_weights,
-    named_weights,
     read_rows,
 )
 from rankfold.tasks.kinds.learner import Features, Learner
@@ -47,7 +46,7 @@ _THRESHOLD = 0.5
 _SHOWN_CHARACTERS = 60
 
 
-class MultiLabel(LabelledText):
+class MultiLabel(WeighedClasses, LabelledText):
     """Texts with any number of classes, each predicted for itself, scored by F1.
 
     Labels are a list of names, or a text of names with a separator between them. A class is predicted if its
@@ -105,17 +104,18 @@ class MultiLabel(LabelledText):
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the F1 over all labels, that over classes, and the share of rows that are right."""
-        _ = examples
         return tuple(task_metrics) or ("micro_f1", "macro_f1", "exact_match")
 
-    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> TaskKind:
-        """Return multi-label with weights of the classes that hold, `rows without / rows with` if None."""
-        names = examples.label_names or ()
-        if weights is not None:
-            return WeightedMultiLabel(named_weights(weights, names))
-        rows = examples.splits["train"]
-        counts = Counter(name for item in rows for name in item.label)
-        return WeightedMultiLabel([(len(rows) - counts[name]) / max(1, counts[name]) for name in names])
+    def balanced_weights(self, examples: Sequence[Example], names: Sequence[str]) -> list[float]:
+        """Return `rows without / rows with` each class."""
+        counts = Counter(name for item in examples for name in item.label)
+        return [(len(examples) - counts[name]) / max(1, counts[name]) for name in names]
+
+    def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the binary cross-entropy, in which classes that hold have weights."""
+        return functional.binary_cross_entropy_with_logits(
+            logits, labels.to(logits.dtype), pos_weight=weights
+        )
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a sequence classification model with an output for each class."""
@@ -151,7 +151,6 @@ class MultiLabel(LabelledText):
         self, learner: Learner, examples: Sequence[Example], metrics: Sequence[str], *, is_final: bool = True
     ) -> Evaluation:
         """Return the mean binary cross-entropy, metrics and predictions."""
-        _ = is_final
         outputs = self.outputs(learner, examples)
         labels = [list(example.label) for example in examples]
         truth = [[float(name in row) for name in learner.label_names] for row in labels]
@@ -184,24 +183,6 @@ class MultiLabel(LabelledText):
         "majority": most_common_set,
         "all labels": all_labels,
     }
-
-
-class WeightedMultiLabel(MultiLabel):
-    """Multi-label whose loss weighs the classes that hold.
-
-    Args:
-        weights: One for each class.
-    """
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        self._weights = tuple(weights)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the binary cross-entropy, weighted by class."""
-        logits, weights = logits_and_weights(model, batch, self._weights)
-        return functional.binary_cross_entropy_with_logits(
-            logits, batch["labels"].to(logits.dtype), pos_weight=weights
-        )
 
 
 def _reader(tables: Mapping[str, Table], column: str, hints: LabelHints) -> Callable[[object], list[str]]:

@@ -20,7 +20,7 @@ from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import check_published, column_format, is_measured, number_of, number_remedy
 from rankfold.tasks.data.numbers import MISSING_NUMBERS, NumberFormat, is_missing, is_number_text
 from rankfold.tasks.data.read import Rows, Table
-from rankfold.tasks.data.strata import Stratum
+from rankfold.tasks.data.splits import Stratum
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
 from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite
@@ -95,7 +95,6 @@ class Regression(LabelledText):
         Raises:
             DataError: If the labels are numbers that could also mean classes.
         """
-        _ = is_causal
         column = columns.label
         return column is not None and is_measured([row.get(column) for row in rows], column)
 
@@ -158,12 +157,10 @@ class Regression(LabelledText):
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the correlations of Pearson and Spearman, and the errors in the unit of the labels."""
-        _ = examples
         return tuple(task_metrics) or self.metric_names
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a sequence classification model with one output."""
-        _ = label_names
         return super().head(None)
 
     def start_head(self, base: LoadedModel, examples: Examples) -> None:
@@ -208,7 +205,6 @@ class Regression(LabelledText):
         self, learner: Learner, examples: Sequence[Example], metrics: Sequence[str], *, is_final: bool = True
     ) -> Evaluation:
         """Return the mean squared error as in training, metrics and predictions."""
-        _ = is_final
         outputs = self.outputs(learner, examples)
         scale = Scale.of(learner.settings)
         labels = [float(example.label) for example in examples]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -21,15 +21,14 @@ from rankfold.tasks.data.label_findings import counts_text, near_duplicates
 from rankfold.tasks.data.labels import DROP_REMEDY, check_label_lists, count_labels, sort_names
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.table import quote_list
-from rankfold.tasks.kinds.kind import Batch, Collate, Evaluation, Examples, LabelHints, TaskKind
-from rankfold.tasks.kinds.labelled import logits_and_weights, named_weights, note_cut, read_rows
+from rankfold.tasks.kinds.kind import IGNORED_LABEL, Batch, Collate, Evaluation, Examples, LabelHints
+from rankfold.tasks.kinds.labelled import WeighedClasses, note_cut, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite
 from rankfold.tasks.list_metrics import OUTSIDE, TAG_METRICS, find_entities, score_lists, split_tag
 from rankfold.tasks.metrics import balanced_weights, most_common
 
 _TOKENS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "ner", "entities", "pos_tags", "upos", "chunk_tags", "token_labels")
-_IGNORED = -100
 _TAG = re.compile(r"\s*([BIESLUMbieslum])\s*([-_])\s*(.*)", re.DOTALL)
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -43,7 +42,7 @@ class TokenExample:
     label: list[str] | None = None
 
 
-class TokenLabels(TaskKind):
+class TokenLabels(WeighedClasses):
     """Tags of tokens, scored by the F1 of entities, or by the accuracy of tokens if there are none.
 
     The tokens are joined by spaces and tokenised by the model's tokenizer; the first piece of each token is
@@ -121,7 +120,6 @@ class TokenLabels(TaskKind):
 
     def inputs(self, rows: Rows, columns: Columns, hints: LabelHints | None = None) -> list[TokenExample]:
         """Return rows without tags; a text is split into words and punctuation marks."""
-        _ = hints
         return [TokenExample(index, _tokens_of(row, columns.text or "")) for index, row in enumerate(rows)]
 
     def metrics(self, examples: Examples, task_metrics: Sequence[str] = ()) -> tuple[str, ...]:
@@ -135,14 +133,10 @@ class TokenLabels(TaskKind):
         """Return the tokens, with spaces between them."""
         return {"text": " ".join(example.tokens)}
 
-    def weigh_classes(self, examples: Examples, weights: Mapping[str, float] | None = None) -> TaskKind:
-        """Return token labels with weights of tags, `tokens / (tags * tokens of the tag)` if None."""
-        names = examples.label_names or ()
-        if weights is not None:
-            return WeightedTokenLabels(named_weights(weights, names))
+    def balanced_weights(self, examples: Sequence[TokenExample], names: Sequence[str]) -> list[float]:
+        """Return `tokens / (tags * tokens of the tag)`."""
         order = {name: index for index, name in enumerate(names)}
-        ids = [order[tag] for item in examples.splits["train"] for tag in item.label or ()]
-        return WeightedTokenLabels(balanced_weights(ids, len(names)))
+        return balanced_weights([order[tag] for item in examples for tag in item.label or ()], len(names))
 
     def head(self, label_names: Sequence[str] | None = None) -> TaskHead:
         """Return a token classification model with an output for each tag."""
@@ -164,7 +158,7 @@ class TokenLabels(TaskKind):
         for example in examples:
             tokens, starts = _pieces(learner, example)
             if training:
-                labels = [_IGNORED] * len(tokens["input_ids"])
+                labels = [IGNORED_LABEL] * len(tokens["input_ids"])
                 for word, piece in starts.items():
                     labels[piece] = ids[(example.label or [])[word]]
                 tokens["labels"] = labels
@@ -177,9 +171,16 @@ class TokenLabels(TaskKind):
         collator: Any = DataCollatorForTokenClassification(learner.processor)
         return collator
 
+    def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the cross-entropy over labelled tokens, weighted by tag."""
+        return functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), weights, ignore_index=IGNORED_LABEL
+        )
+
     def loss_items(self, batch: Batch) -> float:
-        """Return the number of labelled tokens."""
-        return float((batch["labels"] != _IGNORED).sum())
+        """Return the number of labelled tokens, or the sum of their weights, by which the loss is a mean."""
+        labels: list[int] = batch["labels"][batch["labels"] != IGNORED_LABEL].tolist()
+        return float(len(labels)) if self.weights is None else sum(self.weights[label] for label in labels)
 
     def predict(self, learner: Learner, examples: Sequence[TokenExample]) -> list[list[str]]:
         """Return the tag of each token of each example."""
@@ -211,7 +212,6 @@ class TokenLabels(TaskKind):
         is_final: bool = True,
     ) -> Evaluation:
         """Return the mean cross-entropy of a token, metrics and predictions."""
-        _ = is_final
         pairs = self._predictions(learner, examples)
         losses = [value for values, _ in pairs for value in values]
         loss = sum(losses) / max(1, len(losses))
@@ -267,30 +267,6 @@ class TokenLabels(TaskKind):
         return most_common([tag for row in labels for tag in row])
 
     baselines: ClassVar[Mapping[str, Callable[[Sequence[Any]], Any]]] = {"majority": most_common_tag}
-
-
-class WeightedTokenLabels(TokenLabels):
-    """Token labels whose loss weighs tags.
-
-    Args:
-        weights: One for each tag.
-    """
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        self._weights = tuple(weights)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy over labelled tokens, weighted by tag."""
-        logits, weights = logits_and_weights(model, batch, self._weights)
-        labels: Tensor = batch["labels"]
-        return functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), weights, ignore_index=_IGNORED
-        )
-
-    def loss_items(self, batch: Batch) -> float:
-        """Return the sum of the labelled tokens' weights, by which the loss is a mean."""
-        labels: list[int] = batch["labels"].flatten().tolist()
-        return sum(self._weights[label] for label in labels if label != _IGNORED)
 
 
 def _columns_of(row: Row, overrides: Columns) -> tuple[str | None, str | None]:
