@@ -10,17 +10,17 @@ from pathlib import Path
 from rankfold.bench.step_times import read_step_times, write_step_times
 from rankfold.bench.suites.saved_suite import load_suite
 from rankfold.bench.suites.speed import _pairs
-from rankfold.runs.archive import NAME, read_archive, write_archive
+from rankfold.runs.records import ARCHIVE_NAME, read_archive, write_archive
 
 RECORDS = Path(__file__).with_name("records")
 
 
 def migrate_archive(folder: Path) -> None:
     """Write an archive's records in the present format; those in it already keep their bytes."""
-    before = (folder / NAME).stat().st_size
-    records = read_archive(folder / NAME)
+    before = (folder / ARCHIVE_NAME).stat().st_size
+    records = read_archive(folder / ARCHIVE_NAME)
     write_archive(records, folder)
-    after = (folder / NAME).stat().st_size
+    after = (folder / ARCHIVE_NAME).stat().st_size
     print(f"{folder.name}: {len(records)} records, {before:,} bytes before and {after:,} after")
 
 
@@ -41,6 +41,6 @@ def migrate_step_times(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for archive in sorted(RECORDS.glob(f"*/{NAME}")):
+    for archive in sorted(RECORDS.glob(f"*/{ARCHIVE_NAME}")):
         migrate_archive(archive.parent)
         migrate_step_times(archive.parent)

@@ -20,9 +20,9 @@ from rankfold.bench.suites.saved_suite import judge_suite, load_suite
 from rankfold.cli.main import cli
 from rankfold.presets import RECIPES, Option, discover, recommend
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells
-from rankfold.runs.archive import NAME as ARCHIVED
-from rankfold.runs.archive import read_archive
 from rankfold.runs.fields import choices_of, fields_of, flag_of, option_of, value_type
+from rankfold.runs.records import ARCHIVE_NAME as ARCHIVED
+from rankfold.runs.records import read_archive
 from rankfold.runs.request import HEAD_ONLY_NAME, RunRequest
 from rankfold.store.record import schema
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from transformers import ViTConfig
 
-from rankfold.bench.counts import count_on_meta
+from rankfold.bench.estimates import count_on_meta
 from rankfold.bench.executors.base import Inline
 from rankfold.bench.fit import search as fitting
 from rankfold.cli.main import cli

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from transformers import BertConfig, LlamaConfig
 
-from rankfold.bench.counts import count_on_meta
+from rankfold.bench.estimates import count_on_meta
 from rankfold.cli.main import cli
 from rankfold.errors import SpecError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rankfold.cli.planned import show_estimates
+from rankfold.cli.compare import show_estimates
 from rankfold.runs.request import RunRequest
 
 

@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Count the parameters of a method on a model, without loading weights."""
     check_method_name(method)
-    from rankfold.bench.counts import count_on_meta  # seconds of imports that --help can do without
+    from rankfold.bench.estimates import count_on_meta  # seconds of imports that --help can do without
 
     with shown_notes():
         counts = count_on_meta(model, method, parse_settings(settings), kind=task_kind, num_labels=num_labels)

@@ -17,7 +17,6 @@ from rankfold.report.format import (
     score_text,
     seconds_text,
 )
-from rankfold.report.page import render
 from rankfold.report.pictures import run_grid
 from rankfold.report.run_charts import (
     MOST_CLASSES,
@@ -28,6 +27,7 @@ from rankfold.report.run_charts import (
 )
 from rankfold.report.sections import run_facts
 from rankfold.report.tables import baseline_name
+from rankfold.report.write import render
 from rankfold.runs.examples import HeldOutExample
 from rankfold.runs.record import RunRecord
 from rankfold.runs.remarks import class_figures, remarks

@@ -15,8 +15,8 @@ from rankfold.runs.record import Prediction, RunRecord
 from rankfold.runs.trained import open_trained
 from rankfold.store.manifest import Manifest
 from rankfold.tasks import TaskData, choose_metrics, load_task
-from rankfold.tasks.data.findings import log_findings
 from rankfold.tasks.data.read import find_source
+from rankfold.tasks.data.table import log_findings
 from rankfold.tasks.kinds import Evaluation
 from rankfold.tasks.load import TRAINING_SPLITS
 from rankfold.tasks.mixture import with_parts

@@ -19,11 +19,11 @@ from rankfold.files import (
     remove_scratch,
     restore_replaced,
 )
-from rankfold.runs.archive import archived_run
 from rankfold.runs.fields import differences, quote_differences
 from rankfold.runs.migrate import upgrade_start
 from rankfold.runs.record import NAME as RECORD_NAME
 from rankfold.runs.record import RunRecord, parse_record
+from rankfold.runs.records import archived_run
 from rankfold.runs.request import RunRequest
 
 START_NAME = "start.json"

@@ -28,8 +28,8 @@ from rankfold.runs.request import BALANCED, DEFAULT_EPOCHS, RunRequest
 from rankfold.runs.warm_start import start_from, with_seed_of
 from rankfold.store.saved import open_adapter
 from rankfold.tasks import TaskData, choose_metrics, limit_rows, load_task
-from rankfold.tasks.data.findings import Finding, log_findings
 from rankfold.tasks.data.label_findings import IMBALANCED
+from rankfold.tasks.data.table import Finding, log_findings
 from rankfold.tasks.kinds import Features, Learner, TaskKind, claiming_base
 from rankfold.tasks.kinds.learner import some_rows
 from rankfold.tasks.metrics import metric_name

@@ -11,7 +11,7 @@ from rankfold.models.base import LoadedModel, load_processor, resolve_model, row
 from rankfold.models.meta import meta_base
 from rankfold.runs.request import PreviewRequest
 from rankfold.tasks import TaskData, load_task
-from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.table import Finding
 from rankfold.tasks.kinds import Features, Learner, TaskKind
 from rankfold.tasks.kinds.kind import IGNORED_LABEL
 from rankfold.tasks.kinds.learner import row_lengths

@@ -15,19 +15,16 @@ from rankfold.tasks.data.columns import (
     is_question,
 )
 from rankfold.tasks.data.decode import ReadOptions
-from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
-from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.missing import drop_missing
+from rankfold.tasks.data.odd_rows import content_keys, drop_missing, duplicate_findings
 from rankfold.tasks.data.pictures import PictureFolder
 from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import Stratum, check_groups, hold_out, recommend_groups
-from rankfold.tasks.data.table import rows_to_hash
+from rankfold.tasks.data.table import Finding, rows_to_hash
 from rankfold.tasks.kinds import LabelHints, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.metrics import metric_name
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
-from rankfold.tasks.published import as_choices
-from rankfold.tasks.registry import find_task
+from rankfold.tasks.registry import as_choices, find_task
 from rankfold.tasks.task import MIXTURES, SEPARATOR, Task, TaskData, TaskRequest
 
 SPLITS = ("train", "validation", "test", "validation_mismatched")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from rankfold.errors import TrainingError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.decode import ReadOptions
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.numbers import Decimal
+from rankfold.tasks.data.table import Finding
 
 if TYPE_CHECKING:  # this module loads without torch
     from pydantic import JsonValue

@@ -18,10 +18,9 @@ from rankfold.report.chart_style import style_of
 from rankfold.report.charts import study_figures
 from rankfold.report.findings import READING, headline
 from rankfold.report.format import bytes_text, range_text, seconds_text, signed_text
-from rankfold.report.markdown import markdown
 from rankfold.report.study import make_report
 from rankfold.report.tables import cells, columns, settings_cells, settings_text
-from rankfold.report.write import comma_separated, html_page, write_report
+from rankfold.report.write import comma_separated, html_page, markdown, write_report
 from rankfold.runs.record import ParametersInfo
 from rankfold.runs.records import find_records
 from tests.support.records import fail, make_record

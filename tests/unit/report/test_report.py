@@ -14,11 +14,10 @@ from rankfold.bench.suites.suite import Variant, runs_by_name
 from rankfold.cli.results import report_as_json
 from rankfold.errors import DataError
 from rankfold.report.claims import SHAPES, claim_cells, claims_sentence, finding_cells
-from rankfold.report.markdown import markdown
 from rankfold.report.selection import tuning_cells
 from rankfold.report.study import Report, make_report, make_studies
 from rankfold.report.tables import cells, columns, overview_cells, overview_columns
-from rankfold.report.write import comma_separated, html_page
+from rankfold.report.write import comma_separated, html_page, markdown
 from rankfold.runs.record import TuningInfo
 from tests.support.records import make_record, with_request
 from tests.support.suites import RATES, a_suite, records_of, write_suite

@@ -8,10 +8,9 @@ import pytest
 
 from rankfold.cli.results import report_as_json
 from rankfold.report.findings import headline
-from rankfold.report.markdown import markdown
 from rankfold.report.selection import CHOSEN, choice_cells, choice_columns, choice_text, make_choices
 from rankfold.report.study import Report, make_studies
-from rankfold.report.write import comma_separated, html_page
+from rankfold.report.write import comma_separated, html_page, markdown
 from rankfold.runs.record import FitInfo
 from tests.support.records import fail, make_record
 

@@ -6,10 +6,9 @@ import pytest
 
 from rankfold.errors import DataError, SpecError
 from rankfold.report.findings import budgets_text
-from rankfold.report.markdown import markdown
 from rankfold.report.study import Report, make_studies
 from rankfold.report.tables import cells, verdict_text
-from rankfold.report.write import html_page
+from rankfold.report.write import html_page, markdown
 from rankfold.runs.record import ReducerInfo
 from tests.support.records import fail, make_record, with_request
 

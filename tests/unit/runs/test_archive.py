@@ -11,8 +11,14 @@ from rankfold.bench.executors.base import Inline
 from rankfold.bench.suites.runner import run_all
 from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.errors import DataError
-from rankfold.runs.archive import NAME, archived_run, read_archive, write_archive
-from rankfold.runs.records import find_places, find_records
+from rankfold.runs.records import (
+    ARCHIVE_NAME,
+    archived_run,
+    find_places,
+    find_records,
+    read_archive,
+    write_archive,
+)
 from tests.support.records import Trainer, make_record, with_request
 
 BASE = {"model": "minilm", "data": "rows.csv", "steps": 5}
@@ -38,16 +44,16 @@ def test_archive_names_no_folder_of_the_machine(tmp_path):
     record = with_request(make_record(), out=Path("/some/folder/runs/a"), data_root="/some/folder/data")
     source = "/some/folder/data/mrpc+/some/folder/data/sst2"
     write_archive({"deep/a": replace(record, data=replace(record.data, source=source))}, tmp_path)
-    (kept,) = read_archive(tmp_path / NAME).values()
+    (kept,) = read_archive(tmp_path / ARCHIVE_NAME).values()
     assert kept.request == replace(record.request, out=Path("deep/a"), data_root=None)
     assert kept.data.source == "mrpc+sst2"
     write_archive({"deep/a": kept}, tmp_path / "again")
-    assert (tmp_path / "again" / NAME).read_bytes() == (tmp_path / NAME).read_bytes()
+    assert (tmp_path / "again" / ARCHIVE_NAME).read_bytes() == (tmp_path / ARCHIVE_NAME).read_bytes()
 
 
 def test_same_records_in_any_order_are_the_same_bytes(tmp_path, archived):
     write_archive(dict(reversed(find_places(archived).items())), tmp_path / "again")
-    assert (tmp_path / "again" / NAME).read_bytes() == (archived / NAME).read_bytes()
+    assert (tmp_path / "again" / ARCHIVE_NAME).read_bytes() == (archived / ARCHIVE_NAME).read_bytes()
 
 
 def test_suite_goes_on_from_its_archive(archived):
@@ -86,33 +92,33 @@ def test_runs_whose_folders_have_one_name_are_all_kept(tmp_path):
 
 def test_archive_of_an_archive_is_the_same(tmp_path, archived):
     write_archive(find_places(archived.parent / "archive"), tmp_path / "again")
-    assert (tmp_path / "again" / NAME).read_bytes() == (archived / NAME).read_bytes()
+    assert (tmp_path / "again" / ARCHIVE_NAME).read_bytes() == (archived / ARCHIVE_NAME).read_bytes()
 
 
 def test_archive_without_folders_is_read_by_the_names_of_its_runs(tmp_path):
     records = [with_request(make_record(seed=seed), out=Path("runs/lora-seed0")) for seed in range(2)]
     lines = "".join(f"{json.dumps(record.to_dict())}\n" for record in records)
-    (tmp_path / NAME).write_bytes(gzip.compress(lines.encode()))
-    assert read_archive(tmp_path / NAME)["lora-seed0"] == records[0]
+    (tmp_path / ARCHIVE_NAME).write_bytes(gzip.compress(lines.encode()))
+    assert read_archive(tmp_path / ARCHIVE_NAME)["lora-seed0"] == records[0]
     assert find_records(tmp_path) == records
 
 
 def test_damaged_archive_is_refused_with_its_place(archived):
-    whole = (archived / NAME).read_bytes()
-    (archived / NAME).write_bytes(whole[:-20])
+    whole = (archived / ARCHIVE_NAME).read_bytes()
+    (archived / ARCHIVE_NAME).write_bytes(whole[:-20])
     with pytest.raises(DataError, match=r"records.jsonl.gz' is damaged"):
-        read_archive(archived / NAME)
+        read_archive(archived / ARCHIVE_NAME)
 
 
 @pytest.mark.parametrize("place", ["/elsewhere/lora", "../lora", "rung-1/../../lora"])
 def test_record_of_a_folder_that_is_not_below_its_archive_is_refused_with_its_line(tmp_path, place):
     line = json.dumps({"folder": place, **make_record().to_dict()}, separators=(",", ":"))
-    (tmp_path / NAME).write_bytes(gzip.compress(line.encode()))
-    with pytest.raises(DataError, match=rf"line 1 of '.*{NAME}' is of the folder '{place}'"):
+    (tmp_path / ARCHIVE_NAME).write_bytes(gzip.compress(line.encode()))
+    with pytest.raises(DataError, match=rf"line 1 of '.*{ARCHIVE_NAME}' is of the folder '{place}'"):
         find_places(tmp_path)
 
 
 def test_record_in_an_archive_that_is_none_is_refused_with_its_line(tmp_path):
-    (tmp_path / NAME).write_bytes(gzip.compress(b'{"format": 1}\n'))
+    (tmp_path / ARCHIVE_NAME).write_bytes(gzip.compress(b'{"format": 1}\n'))
     with pytest.raises(DataError, match=r"line 1 of .*status"):
-        read_archive(tmp_path / NAME)
+        read_archive(tmp_path / ARCHIVE_NAME)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rankfold.errors import DataError
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.data.columns import Columns, find_columns
-from rankfold.tasks.data.duplicates import content_keys, duplicate_findings
+from rankfold.tasks.data.odd_rows import content_keys, duplicate_findings
 from rankfold.tasks.data.pictures import picture_columns
 from rankfold.tasks.data.table import Origin, Table
 from rankfold.tasks.data.texts import text_of

@@ -7,7 +7,7 @@ from rankfold.errors import DataError
 from rankfold.tasks import NAMED_TASKS, TaskRequest, load_task
 from rankfold.tasks.data.read import Table
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
-from rankfold.tasks.published import as_choices
+from rankfold.tasks.registry import as_choices
 from tests.support.tiny_models import write_splits
 
 COMMONSENSE = {

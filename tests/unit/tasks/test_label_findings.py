@@ -5,7 +5,7 @@ import pytest
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.label_findings import find_separator, label_findings
-from rankfold.tasks.data.missing import drop_missing
+from rankfold.tasks.data.odd_rows import drop_missing
 from rankfold.tasks.data.table import Table
 from rankfold.tasks.kinds import KINDS, LabelHints
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION

@@ -12,10 +12,9 @@ from rankfold.bench.statistics.claims import JudgedClaim, judge
 from rankfold.bench.suites.suite import Suite, first_trial_names, model_of, runs_by_name, task_of
 from rankfold.errors import DataError, OutputExistsError
 from rankfold.files import write_into
-from rankfold.runs.archive import NAME as ARCHIVE_NAME
-from rankfold.runs.archive import read_archive
 from rankfold.runs.record import NAME as RECORD_NAME
 from rankfold.runs.record import RunRecord
+from rankfold.runs.records import ARCHIVE_NAME, read_archive
 from rankfold.runs.request import IDENTITY_FIELDS
 
 NAME = "suite.json"

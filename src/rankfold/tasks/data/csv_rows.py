@@ -10,8 +10,7 @@ from itertools import islice
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.decode import MAX_LINE_BYTES, check_values, reason_of
-from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.table import FileRows, Row, quote_list
+from rankfold.tasks.data.table import FileRows, Finding, Row, quote_list
 
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n")

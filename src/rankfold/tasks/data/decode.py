@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from rankfold.errors import DataError, SpecError
-from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.table import Finding
 
 logger = logging.getLogger("rankfold.tasks")
 

@@ -7,9 +7,8 @@ from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.decode import MAX_VALUES, check_values, reason_of
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.layout import split_of
-from rankfold.tasks.data.table import FileRows, Row, quote_list
+from rankfold.tasks.data.table import FileRows, Finding, Row, quote_list
 
 MAX_DEPTH = 64
 """The most lists and objects within each other."""

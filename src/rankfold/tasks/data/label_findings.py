@@ -4,10 +4,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import count_labels
 from rankfold.tasks.data.numbers import MISSING_NUMBERS, is_missing, is_number_text
-from rankfold.tasks.data.table import Table
+from rankfold.tasks.data.table import Finding, Table
 
 SEPARATORS = (";", "|", ",")
 """Separators of several labels in one text."""

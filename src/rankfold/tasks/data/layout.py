@@ -9,8 +9,7 @@ from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.decode import COMPRESSIONS
-from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.table import quote_list
+from rankfold.tasks.data.table import Finding, quote_list
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),

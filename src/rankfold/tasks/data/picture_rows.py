@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 from rankfold.errors import DataError
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.layout import is_picture_file
-from rankfold.tasks.data.table import FileRows, Row, quote_list
+from rankfold.tasks.data.table import FileRows, Finding, Row, quote_list
 
 
 def read_picture_folder(folder: Path) -> FileRows:

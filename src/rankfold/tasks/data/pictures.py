@@ -24,9 +24,8 @@ from zipfile import BadZipFile, ZipFile
 
 from rankfold.errors import DataError
 from rankfold.limits import MOST_PICTURE_BYTES, MOST_PIXELS
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.layout import SPLIT_NAMES, is_picture_file
-from rankfold.tasks.data.table import Rows, Table, quote_list
+from rankfold.tasks.data.table import Finding, Rows, Table, quote_list
 
 if TYPE_CHECKING:  # of an extra, and slow to import
     from PIL.Image import Image

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 from rankfold.errors import DataError
-from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.table import Row, Table, quote_list
+from rankfold.tasks.data.table import Finding, Row, Table, quote_list
 
 _QUESTIONS = ("question", "question_stem", "query", "problem", "prompt", "stem", "goal")
 _CHOICES = ("choices", "options", "candidates")

@@ -13,11 +13,10 @@ from rankfold.tasks.data.arrow_rows import read_arrow, read_parquet
 from rankfold.tasks.data.conll_rows import read_conll
 from rankfold.tasks.data.csv_rows import read_csv
 from rankfold.tasks.data.decode import COMPRESSIONS, ReadOptions, read_text, reason_of
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.json_rows import read_json, split_names
 from rankfold.tasks.data.layout import FORMATS, SPLIT_NAMES, find_layout, format_of
 from rankfold.tasks.data.picture_rows import read_picture_folder
-from rankfold.tasks.data.table import FileRows, Origin, Row, Rows, Table
+from rankfold.tasks.data.table import FileRows, Finding, Origin, Row, Rows, Table
 
 __all__ = ["ReadOptions", "Row", "Rows", "Source", "Table", "find_source", "read_split"]
 

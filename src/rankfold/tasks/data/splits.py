@@ -11,10 +11,9 @@ from typing import Any, cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import column_format
 from rankfold.tasks.data.numbers import NumberFormat
-from rankfold.tasks.data.table import Row, Rows, Table
+from rankfold.tasks.data.table import Finding, Row, Rows, Table
 from rankfold.tasks.data.texts import text_names
 
 HOLD_OUT_FRACTION = 0.1

@@ -1,12 +1,11 @@
-"""Tables: the rows of a split, and where each of them is in the files."""
+"""Tables: the rows of a split, where each of them is in the files, and findings on them."""
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Self
-
-from rankfold.tasks.data.findings import Finding
 
 Row = Mapping[str, object]
 Rows = Sequence[Row]
@@ -172,3 +171,25 @@ def quote_list(names: Iterable[object], separator: str = ", ") -> str:
     values = list(names)
     quoted = separator.join(f"'{value}'" for value in values[:_QUOTED_NAMES])
     return f"{quoted}, …" if len(values) > _QUOTED_NAMES else quoted
+
+
+logger = logging.getLogger("rankfold.tasks")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One remark on data or examples that the user may want to act on; it is no error.
+
+    Args:
+        name: An identifier for programs, the same for all remarks of this sort, such as "duplicates".
+        message: One sentence with the numbers, the first rows or values, and the remedy if there is one.
+    """
+
+    name: str
+    message: str
+
+
+def log_findings(findings: Iterable[Finding]) -> None:
+    """Log each message once, at level INFO."""
+    for message in dict.fromkeys(finding.message for finding in findings):
+        logger.info("%s", message)

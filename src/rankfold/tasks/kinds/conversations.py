@@ -14,8 +14,7 @@ from typing import Any, cast, final
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns, is_question
-from rankfold.tasks.data.findings import Finding
-from rankfold.tasks.data.table import Row, Table
+from rankfold.tasks.data.table import Finding, Row, Table
 from rankfold.tasks.data.texts import text_of
 from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.chat_template import ASSISTANT, SYSTEM, TOOL, USER, Message

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from rankfold.errors import SpecError
 from rankfold.models.base import BaseModel, LoadedModel, TaskHead, load_model
 from rankfold.tasks.data.columns import Columns, find_columns, find_text_columns
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.numbers import Decimal
 from rankfold.tasks.data.pictures import PictureFolder
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.splits import Stratum, value_strata
+from rankfold.tasks.data.table import Finding
 from rankfold.tasks.kinds.learner import Features, Learner
 from rankfold.tasks.metrics import measure, most_common
 

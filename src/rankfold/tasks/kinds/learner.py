@@ -14,7 +14,7 @@ from rankfold.errors import AdapterFileError
 from rankfold.models.hardware import autocast
 from rankfold.models.tokenizer import unknown_share
 from rankfold.progress import Progress, Silent, quiet_libraries
-from rankfold.tasks.data.findings import Finding
+from rankfold.tasks.data.table import Finding
 from rankfold.tasks.kinds.chat_template import CHAT_TEMPLATE, ChatTemplate
 
 Features = Mapping[str, Any]

@@ -15,7 +15,6 @@ from torch.nn import functional
 from rankfold.errors import DataError
 from rankfold.models.base import TaskHead
 from rankfold.tasks.data.columns import Columns, find_columns
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.label_findings import (
     SEPARATORS,
     counts_text,
@@ -25,6 +24,7 @@ from rankfold.tasks.data.label_findings import (
 )
 from rankfold.tasks.data.labels import check_label_lists, count_labels, sort_names
 from rankfold.tasks.data.read import Rows, Table
+from rankfold.tasks.data.table import Finding
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
 from rankfold.tasks.kinds.labelled import (
     Example,

@@ -16,11 +16,11 @@ from torch.nn import functional
 from rankfold.errors import AdapterFileError, DataError
 from rankfold.models.base import LoadedModel, TaskHead
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.labels import check_published, column_format, is_measured, number_of, number_remedy
 from rankfold.tasks.data.numbers import MISSING_NUMBERS, NumberFormat, is_missing, is_number_text
 from rankfold.tasks.data.read import Rows, Table
 from rankfold.tasks.data.splits import Stratum
+from rankfold.tasks.data.table import Finding
 from rankfold.tasks.kinds.kind import Evaluation, Examples, LabelHints
 from rankfold.tasks.kinds.labelled import Example, LabelledText, labelled_examples, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite

@@ -16,11 +16,10 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from rankfold.errors import DataError, SpecError
 from rankfold.models.base import TaskHead
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.findings import Finding
 from rankfold.tasks.data.label_findings import counts_text, near_duplicates
 from rankfold.tasks.data.labels import DROP_REMEDY, check_label_lists, count_labels, sort_names
 from rankfold.tasks.data.read import Row, Rows, Table
-from rankfold.tasks.data.table import quote_list
+from rankfold.tasks.data.table import Finding, quote_list
 from rankfold.tasks.kinds.kind import IGNORED_LABEL, Batch, Collate, Evaluation, Examples, LabelHints
 from rankfold.tasks.kinds.labelled import WeighedClasses, note_cut, read_rows
 from rankfold.tasks.kinds.learner import Features, Learner, check_finite

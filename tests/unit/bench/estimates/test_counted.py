@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 import rankfold
-from rankfold.bench.counts import count_on_meta
-from rankfold.bench.estimates import estimate
+from rankfold.bench.estimates import count_on_meta, estimate
 from rankfold.errors import SpecError
 from rankfold.presets import discover
 from rankfold.runs.methods import HEAD_ONLY, find_method

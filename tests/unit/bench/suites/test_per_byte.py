@@ -2,7 +2,7 @@
 
 import pytest
 
-from rankfold.bench.counts import count_on_meta
+from rankfold.bench.estimates import count_on_meta
 from rankfold.bench.suites.suite_file import read_suite
 from rankfold.presets import discover
 from rankfold.runs.methods import HEAD_ONLY

@@ -16,10 +16,9 @@ from rankfold.bench.suites.suite import Suite, Variant
 from rankfold.bench.suites.suite_file import read_suite
 from rankfold.bench.suites.tuning import trial_requests
 from rankfold.errors import BusyError, OutputExistsError, SpecError, TrainingError
-from rankfold.runs.archive import write_archive
 from rankfold.runs.methods import find_method
 from rankfold.runs.record import RunRecord
-from rankfold.runs.records import find_places, find_records
+from rankfold.runs.records import find_places, find_records, write_archive
 from tests.support.records import Trainer
 
 RATES = [1e-4, 1e-3, 1e-2]
