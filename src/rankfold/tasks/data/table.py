@@ -7,12 +7,27 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+logger = logging.getLogger("rankfold.tasks")
+
 Row = Mapping[str, object]
 Rows = Sequence[Row]
 
 _QUOTED_NAMES = 10
 _QUOTED_CHARACTERS = 60
 _NAMED_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One remark on data or examples that the user may want to act on; it is no error.
+
+    Args:
+        name: An identifier for programs, the same for all remarks of this sort, such as "duplicates".
+        message: One sentence with the numbers, the first rows or values, and the remedy if there is one.
+    """
+
+    name: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,22 +186,6 @@ def quote_list(names: Iterable[object], separator: str = ", ") -> str:
     values = list(names)
     quoted = separator.join(f"'{value}'" for value in values[:_QUOTED_NAMES])
     return f"{quoted}, …" if len(values) > _QUOTED_NAMES else quoted
-
-
-logger = logging.getLogger("rankfold.tasks")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One remark on data or examples that the user may want to act on; it is no error.
-
-    Args:
-        name: An identifier for programs, the same for all remarks of this sort, such as "duplicates".
-        message: One sentence with the numbers, the first rows or values, and the remedy if there is one.
-    """
-
-    name: str
-    message: str
 
 
 def log_findings(findings: Iterable[Finding]) -> None:
