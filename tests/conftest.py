@@ -71,9 +71,24 @@ def use_shared_cache(shared_cache: Path):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def freeze_imported_objects():
-    """Spare the garbage collector, which every training calls, the objects of all imported libraries."""
+def leave_disk_alone():
+    """Let no file wait for the disk: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rankfold.files.flush", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freeze_objects():
+    """Spare the garbage collector, which every training and every verdict calls, all that is there."""
+    gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def without_charts(monkeypatch: pytest.MonkeyPatch):
+    """Write pages of results without their charts, which take most of the time of a comparison in a test."""
+    monkeypatch.setattr("rankfold.report.sections.study_figures", lambda *_: [])
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """Code that comes with a model never runs, whatever stands on standard input, unless an option says so."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner
 
 from rankfold.cli.main import cli
 from rankfold.runs.record import RunRecord
+from tests.support.killing import call, start
 from tests.support.tiny_models import review_rows, write_bert, write_splits
 
 _CODE = """
@@ -74,8 +73,9 @@ def test_an_explicit_option_runs_the_code_and_is_recorded(hostile, tmp_path):
     folder, mark, data, _ = hostile
     words = [*_train(folder, data, tmp_path / "run"), "--trust-remote-code"]
     # Code that has run cannot be taken back, hence a process of its own.
-    code = "import sys; from rankfold.cli.main import cli; cli(sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+    child = start(call, words)
+    child.join()
+    assert child.exitcode == 0
     assert mark.exists()
     record = RunRecord.read(tmp_path / "run")
     assert record.request.trust_remote_code

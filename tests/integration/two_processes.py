@@ -25,7 +25,7 @@ from rankfold.runs.run import run
 from rankfold.train.distributed import shard_shared_factors, shared_factors
 from tests.integration.models import adapted, config_of, ids
 
-METHODS = ("lora", "effilora", "relayed_lora", "tlora", "hydra_lora", "mola")
+METHODS = ("effilora", "relayed_lora", "tlora", "mola")
 REDUCER = {"active_fraction": 0.5, "interval": 2, "start_step": 1, "seed": 3}
 ROWS = 24
 LABELS = torch.arange(ROWS) % 3
