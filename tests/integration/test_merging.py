@@ -158,6 +158,13 @@ def test_unload_gives_back_the_base(method):
     assert hooks_on(plain) == 0
 
 
+@pytest.mark.parametrize("method", FOLDABLE)
+def test_unload_takes_merged_adapters_out(method):
+    model = adapted(config_of(method, task_type=None))
+    model.merge_adapter()
+    assert_same(model.unload().state_dict(), bert().state_dict())
+
+
 def hooks_on(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 

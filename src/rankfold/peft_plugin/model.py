@@ -324,6 +324,8 @@ class RankfoldModel(BaseTuner):
             self._check_can_merge(adapter_names, safe_merge=safe_merge)
             # PEFT would keep the head of the active adapter.
             self._choose_heads({*self._merged_adapters(), *(adapter_names or self.active_adapters)})
+        elif self._merged_adapters():  # PEFT would give back the merged weights as those of the base
+            self.unmerge_adapter()
         # PEFT declares that it returns nothing, but it returns the model.
         model = cast(
             "nn.Module", super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
