@@ -26,6 +26,20 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 """The two files of a PEFT adapter's folder."""
 
 
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of an object of JSON by key, as `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        ValueError: If a key is there twice.
+    """
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return values
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one step, over an earlier one if there is one; a failure leaves that as it was.
 

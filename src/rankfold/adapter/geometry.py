@@ -28,13 +28,16 @@ class Geometry(ABC):
     def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
         """Return the code of an input: down [rank, in_features] applied to it, after dropout."""
 
-    @abstractmethod
     def mix(self, code: Tensor, core: Tensor) -> Tensor:
-        """Return the code after the core [rank_up, rank]."""
+        """Return the code after the core [rank_up, rank]; by default it acts on the last axis."""
+        return functional.linear(code, core)
 
-    @abstractmethod
     def expand(self, code: Tensor, up: Tensor) -> Tensor:
-        """Return up [out_features, rank_up] applied to a code, in the shape of the base layer's output."""
+        """Return up [out_features, rank_up] applied to a code, in the shape of the base layer's output.
+
+        By default it writes the last axis: code [*batch, rank_up] to [*batch, out_features].
+        """
+        return functional.linear(code, up)
 
     @abstractmethod
     def as_base_weight(self, matrix: Tensor) -> Tensor:
@@ -57,14 +60,6 @@ class Linear(Geometry):
     def project(self, x: Tensor, down: Tensor, dropout: nn.Module) -> Tensor:
         """Read the last axis: x [*batch, in_features] to code [*batch, rank]."""
         return functional.linear(dropout(x), down)
-
-    def mix(self, code: Tensor, core: Tensor) -> Tensor:
-        """Act on the last axis."""
-        return functional.linear(code, core)
-
-    def expand(self, code: Tensor, up: Tensor) -> Tensor:
-        """Write the last axis: code [*batch, rank_up] to [*batch, out_features]."""
-        return functional.linear(code, up)
 
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Transpose where the layer stores its weight transposed."""
@@ -151,14 +146,6 @@ class Embedding(Geometry):
         code = functional.embedding(x, down.T, padding_idx=self.padding_idx)
         # Dropout of a one-hot input drops or keeps the token as a whole.
         return code * dropout(code.new_ones(x.shape)).unsqueeze(-1)
-
-    def mix(self, code: Tensor, core: Tensor) -> Tensor:
-        """Act on the last axis."""
-        return functional.linear(code, core)
-
-    def expand(self, code: Tensor, up: Tensor) -> Tensor:
-        """Write the last axis: code [*batch, rank_up] to [*batch, out_features]."""
-        return functional.linear(code, up)
 
     def as_base_weight(self, matrix: Tensor) -> Tensor:
         """Transpose: an embedding stores one row a token."""

@@ -105,7 +105,6 @@ Examples:
     "--executor",
     type=click.Choice(["local", "ray"]),
     default="local",
-    show_default=True,
     help="Run here, or on the Ray cluster of RAY_ADDRESS.",
 )
 @click.option("--dry-run", is_flag=True, help="Train nothing; estimate cost and power of all runs.")
@@ -206,7 +205,7 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
         raise_common_error,
         unstarted_reasons,
     )
-    from rankfold.cli.results import print_report, report_as_json
+    from rankfold.cli.results import show_report
     from rankfold.report.study import make_report
     from rankfold.report.write import write_report
     from rankfold.runs.records import find_records
@@ -223,10 +222,7 @@ def _report(outcomes: "Sequence[Outcome]", folder: Path, *, as_json: bool) -> No
     report = make_report(
         [*earlier_records, *new_records.values()], folder, reasons=unstarted_reasons(outcomes)
     )
-    if as_json:
-        print_json(report_as_json(report))
-    else:
-        print_report(report)
+    show_report(report, as_json=as_json)
     note(f"report: {write_report(report, folder, version=__version__)}")
     check_none_elsewhere(outcomes)
     check_conditions_started(outcomes)

@@ -80,7 +80,6 @@ Examples:
     "--candidates",
     type=int,
     default=25,
-    show_default=True,
     help="How many compositions are on the short list.",
 )
 @request_options(RunRequest, ("kind", "batch_size", "max_length"), section=_SUBJECT)
@@ -94,12 +93,11 @@ Examples:
     "--dry-run", "is_dry_run", is_flag=True, help="With --run, print its plan and train nothing."
 )
 @request_options(RunRequest, _FITTED_DATA, section="Data, with --run", help_texts=_HELP_TEXTS)
-@_training_option("--steps", type=int, default=240, show_default=True, help="Updates of the last rung.")
+@_training_option("--steps", type=int, default=240, help="Updates of the last rung.")
 @_training_option(
     "--eta",
     type=int,
     default=5,
-    show_default=True,
     help="Each rung keeps one run in ETA, and trains it for ETA times the steps.",
 )
 @request_options(RunRequest, ("seed", "precision", "group_by_length"), section=_TRAINING)

@@ -60,9 +60,10 @@ class SectionedCommand(click.Command):
 
 
 def section(name: str) -> Callable[..., Callable[[_Function], _Function]]:
-    """Return `click.option` for one section."""
+    """Return `click.option` for one section; help pages state the defaults that are given."""
 
     def option(*flags: str, **settings: Any) -> Callable[[_Function], _Function]:
+        settings.setdefault("show_default", "default" in settings)
         return click.option(*flags, cls=SectionedOption, section=name, **settings)
 
     return option

@@ -32,7 +32,7 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
     folder holds the run.json files of `rankfold train` or `rankfold compare` at some depth: they are compared
     as page, Markdown and CSV, and if they are of a suite with claims, each claim gets a verdict.
     """
-    from rankfold.cli.results import print_report, report_as_json  # --help can do without them
+    from rankfold.cli.results import show_report  # --help can do without them
     from rankfold.report.study import make_report
     from rankfold.report.write import HTML_NAME, write_as_named, write_report
     from rankfold.runs.record import NAME
@@ -53,10 +53,7 @@ def command(folder: Path, *, out: Path | None, reference: str | None, overwrite:
     else:
         page = out
         write_as_named(report, page, version=__version__)
-    if as_json:
-        print_json(report_as_json(report))
-    else:
-        print_report(report)
+    show_report(report, as_json=as_json)
     note(f"report: {page}")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rankfold.bench.statistics.claims import JudgedClaim
 from rankfold.bench.statistics.comparison import metric_intervals
-from rankfold.cli.console import note, print_table
+from rankfold.cli.console import note, print_json, print_table
 from rankfold.report.claims import CLAIM_COLUMNS, claim_cells, claim_summary, claims_sentence
 from rankfold.report.findings import budgets_text, headline
 from rankfold.report.format import range_text
@@ -68,6 +68,14 @@ def _print_study(study: Study) -> None:
     for choice in study.choices:
         heads = choice_columns(choice)
         print_table(heads, choice_cells(choice), title="how it was chosen", left=(0, len(heads) - 1))
+
+
+def show_report(report: Report, *, as_json: bool) -> None:
+    """Print a report on stdout, as JSON or as tables."""
+    if as_json:
+        print_json(report_as_json(report))
+    else:
+        print_report(report)
 
 
 def report_as_json(report: Report) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,7 +29,7 @@ PREFIX = "rankfold_"
 _BITS = 32
 
 
-class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
+class RankfoldLayer(nn.Module, BaseTunerLayer):
     """A base layer plus the active ones of its adapters: y = base(x) + sum of adapter(x).
 
     What an adapter trains is registered here by role, so that PEFT finds it under
@@ -210,13 +209,14 @@ class RankfoldLayer(nn.Module, BaseTunerLayer, ABC):
             )
         return functional_call(self.base_layer, {self.parameter_name: weight}, args, kwargs)
 
-    @abstractmethod
     def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
         """Return base output and changes in one, where that is possible and faster; None where it is not."""
+        return None
 
-    @abstractmethod
     def change(self, name: str, x: Tensor) -> Tensor:
         """Return the change of the base layer's output by an adapter, for the input x."""
+        adapter = self.rankfold_adapters[name]
+        return adapter(self._cast_input_dtype(x, adapter.dtype))
 
     def joins(self, name: str) -> bool:
         """Whether an adapter joins here the experts that it parted where the MLP began."""

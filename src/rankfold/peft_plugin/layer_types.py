@@ -51,33 +51,15 @@ class RankfoldLinear(RankfoldLayer):
             return None
         return adapter.with_base(x, base.weight, base.bias)
 
-    def change(self, name: str, x: Tensor) -> Tensor:
-        """Return the change of the output by an adapter, for x [*batch, in_features]."""
-        adapter = self.rankfold_adapters[name]
-        return adapter(self._cast_input_dtype(x, adapter.dtype))
-
 
 @final
 class RankfoldConv2d(RankfoldLayer):
-    """A convolution with its adapters."""
-
-    def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
-        """Take the plain way always."""
-        return None
-
-    def change(self, name: str, x: Tensor) -> Tensor:
-        """Return the change of the output by an adapter, for x [batch, channels, height, width]."""
-        adapter = self.rankfold_adapters[name]
-        return adapter(self._cast_input_dtype(x, adapter.dtype))
+    """A convolution with its adapters; its input x is [batch, channels, height, width]."""
 
 
 @final
 class RankfoldEmbedding(RankfoldLayer):
     """An embedding with its adapters."""
-
-    def fused_forward(self, active: Sequence[str], x: Tensor) -> Tensor | None:
-        """Take the plain way always."""
-        return None
 
     def change(self, name: str, x: Tensor) -> Tensor:
         """Return the change of the output by an adapter, for tokens x [*batch]."""

@@ -68,15 +68,6 @@ class RankfoldParameter(RankfoldLayer):
         """Whether an adapter changes the parameter now."""
         return bool(self._acting_names())
 
-    def fused_forward(self, active: Any, x: Tensor) -> Tensor | None:
-        """Take the plain way always."""
-        return None
-
-    def change(self, name: str, x: Tensor) -> Tensor:
-        """Return the change of each expert's output by an adapter, for x [*experts, tokens, in_features]."""
-        adapter = self.rankfold_adapters[name]
-        return adapter(self._cast_input_dtype(x, adapter.dtype))
-
     def get_base_layer(self) -> nn.Module:
         """Return the module that has the parameter."""
         return self._owner[0]

@@ -15,6 +15,7 @@ from rankfold.runs.request import (
     ENCODING_FIELD,
     MOST_BYTES_FIELD,
     PLACE_OPTION,
+    TRUST_FIELD,
     DataRequest,
     Device,
     Precision,
@@ -59,9 +60,7 @@ class EvaluateRequest(DataRequest):
     model: Annotated[str | None, _EVALUATION] = Field(
         None, description="The base model; that of the run if left out."
     )
-    trust_remote_code: Annotated[bool, _EVALUATION] = Field(
-        default=False, description="Run Python code that comes with the model's files; read it first."
-    )
+    trust_remote_code: Annotated[bool, _EVALUATION] = TRUST_FIELD
     split: Annotated[SplitName | None, _EVALUATION] = Field(
         None,
         description="train, validation, test, or validation_mismatched (of mnli).  [default: validation; all "
@@ -200,9 +199,7 @@ class PredictRequest(SamplingRequest):
     model: Annotated[str | None, _ADAPTER] = Field(
         None, description="The base model; that which the adapter was trained on if left out."
     )
-    trust_remote_code: Annotated[bool, _ADAPTER] = Field(
-        default=False, description="Run Python code that comes with the model's files; read it first."
-    )
+    trust_remote_code: Annotated[bool, _ADAPTER] = TRUST_FIELD
     kind: Annotated[str | None, _ADAPTER] = Field(
         None, description="The kind of task, such as regression, for an adapter that does not say."
     )

@@ -156,8 +156,28 @@ def fields_of(cls: type[Request]) -> dict[str, FieldInfo]:
 
 
 def explain_fault(cls: type[Request], error: ValidationError) -> RankfoldError:
-    """Return the first fault that validation found, as one sentence with a remedy."""
-    return _explain(cls, cast("Mapping[str, Any]", error.errors()[0]))
+    """Return the first fault that validation found in our words: the value that is wrong, then the remedy."""
+    fault = cast("Mapping[str, Any]", error.errors()[0])
+    original = fault.get("ctx", {}).get("error")
+    if isinstance(original, RankfoldError):
+        return original
+    # Within options by name, each second part of a location is a type that pydantic tried.
+    path = (*fault["loc"][:1], *fault["loc"][1::2])
+    name, value = ".".join(map(str, path)), fault["input"]
+    field = fields_of(cls).get(str(next(iter(fault["loc"]), "")))
+    match fault["type"]:
+        case "unexpected_keyword_argument":
+            return unknown_name(f"option of {cls.title}", name, fields_of(cls))
+        case "missing":
+            return SpecError(f"{cls.title} needs {_NOUNS.get(name, f'a {name}')}; add --{name}.")
+        case "literal_error" if field is not None and isinstance(value, str):
+            reason = _NOT_OFFERED.get((name, value))
+            return SpecError(reason) if reason else unknown_name(name, value, choices_of(field))
+        case _:
+            subject, remedy = (
+                (cls.title, "its fields by name") if field is None else (name, _allowed_values(field, value))
+            )
+            return SpecError(f"{subject} is {_quote(value)}; give {remedy}.")
 
 
 def read_yaml(cls: type[Request], path: Path) -> dict[str, Any]:
@@ -225,30 +245,6 @@ def quote_differences(changes: Sequence[str]) -> str:
 
 
 # Messages
-
-
-def _explain(cls: type[Request], error: Mapping[str, Any]) -> RankfoldError:
-    """Return an error of pydantic in our words: the value that is wrong, then the remedy."""
-    original = error.get("ctx", {}).get("error")
-    if isinstance(original, RankfoldError):
-        return original
-    # Within options by name, each second part of a location is a type that pydantic tried.
-    path = (*error["loc"][:1], *error["loc"][1::2])
-    name, value = ".".join(map(str, path)), error["input"]
-    field = fields_of(cls).get(str(next(iter(error["loc"]), "")))
-    match error["type"]:
-        case "unexpected_keyword_argument":
-            return unknown_name(f"option of {cls.title}", name, fields_of(cls))
-        case "missing":
-            return SpecError(f"{cls.title} needs {_NOUNS.get(name, f'a {name}')}; add --{name}.")
-        case "literal_error" if field is not None and isinstance(value, str):
-            reason = _NOT_OFFERED.get((name, value))
-            return SpecError(reason) if reason else unknown_name(name, value, choices_of(field))
-        case _:
-            subject, remedy = (
-                (cls.title, "its fields by name") if field is None else (name, _allowed_values(field, value))
-            )
-            return SpecError(f"{subject} is {_quote(value)}; give {remedy}.")
 
 
 def _quote(value: object) -> str:

@@ -69,6 +69,9 @@ ENCODING_FIELD: Any = Field(
 DELIMITER_FIELD: Any = Field(
     None, description="Delimiter of CSV files: a character, or tab; found by the header if left out."
 )
+TRUST_FIELD: Any = Field(
+    default=False, description="Run Python code that comes with the model's files; read it first."
+)
 MOST_BYTES_FIELD: Any = Field(MAX_BYTES, gt=0, le=2**50, description="Most bytes of a split, decompressed.")
 
 
@@ -248,9 +251,7 @@ class RunRequest(DataRequest):
         default=False,
         description="Go on with a run that was stopped, if there is one; with --out alone, as it began.",
     )
-    trust_remote_code: Annotated[bool, _SUBJECT] = Field(
-        default=False, description="Run Python code that comes with the model's files; read it first."
-    )
+    trust_remote_code: Annotated[bool, _SUBJECT] = TRUST_FIELD
     freeze_head: Annotated[bool, Option("What to train", is_per_method=True)] = Field(
         default=False, description="Keep a new classification head at its random initial values (frozen)."
     )

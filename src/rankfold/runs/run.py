@@ -4,7 +4,7 @@ import csv
 import logging
 import shutil
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -338,7 +338,9 @@ def _write_curve(curve: Curve, path: Path) -> None:
     points = [{"split": "train", **point} for point in curve.train]
     points += [{"split": "validation", **point} for point in curve.validation]
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _columns(points), lineterminator="\n")
+        writer = csv.DictWriter(
+            file, list(dict.fromkeys(name for point in points for name in point)), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(sorted(points, key=lambda point: point["step"]))
 
@@ -350,10 +352,6 @@ def _write_examples(setup: RunSetup, evaluation: Evaluation, folder: Path) -> No
         logger.info("no examples are kept (%s).", str(error).rstrip("."))
         return
     write_examples(examples, folder)
-
-
-def _columns(points: Sequence[dict[str, str | float]]) -> list[str]:
-    return list(dict.fromkeys(name for point in points for name in point))
 
 
 def _leave_failure(start: RunRecord, folder: Path, scratch: Path, error: Exception) -> None:

@@ -4,11 +4,12 @@ import json
 import math
 import zlib
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from pydantic import JsonValue
 
 from rankfold.errors import AdapterFileError
+from rankfold.files import unique_pairs
 
 MOST_BYTES = 8 << 20
 """The most bytes of a JSON text; the table of a hundred thousand tensors fits."""
@@ -83,7 +84,10 @@ def parse(text: bytes, name: str = "the header", *, most_bytes: int = MOST_BYTES
     _check_size(text, name, most_bytes)
     try:
         values = json.loads(
-            text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+            text.decode(),
+            object_pairs_hook=unique_pairs,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
         )
         # A lone surrogate is a letter that no file name and no other program can spell.
         json.dumps(values, ensure_ascii=False).encode()
@@ -118,15 +122,6 @@ def _check_size(text: bytes, name: str = "the header", most_bytes: int = MOST_BY
         raise _refusal(f"it has {len(text):,} bytes, and {most_bytes:,} are allowed", name)
     if text.count(b"[") + text.count(b"{") > MOST_BRACKETS or text.count(b",") > _MOST_COMMAS:
         raise _refusal("it has too many parts", name)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
-    return values
 
 
 def _refuse_constant(text: str) -> float:

@@ -8,7 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -117,13 +117,12 @@ class Difference:
     estimate: MeanEstimate
     bound: float = 0.0
     is_error: bool = False
-    level: InitVar[float] = LEVEL
     interval: Interval = field(init=False)
     p_value: float = field(init=False)
 
-    def __post_init__(self, level: float) -> None:
+    def __post_init__(self) -> None:
         """Compute the interval and the p-value."""
-        object.__setattr__(self, "interval", _interval(self.estimate, level))
+        object.__setattr__(self, "interval", _interval(self.estimate))
         object.__setattr__(self, "p_value", self.estimate.p_value(self.bound))
 
     @property
@@ -132,7 +131,7 @@ class Difference:
         return replace(self.estimate, value=-self.estimate.value) if self.is_error else self.estimate
 
 
-def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float = LEVEL) -> Interval:
+def metric_interval(scores: Scores, metric: str) -> Interval:
     """Return a metric, averaged over seeds, with its confidence interval.
 
     Accuracy of a single seed has Wilson's interval, and that of several is no surer than as many examples as
@@ -141,25 +140,23 @@ def metric_interval(scores: Scores, metric: str, *, seed: int = 0, level: float 
     Args:
         scores: The predictions.
         metric: A key of `rankfold.tasks.metrics.METRICS`; larger is better.
-        seed: Makes the bootstrap repeatable.
-        level: Coverage, such as 0.95.
 
     Raises:
         SpecError: If the metric is unknown.
     """
     figure = scores.find_metric(metric)
-    estimate = _mean_estimate(lambda pick: scores.measure(metric, pick), scores, seed)
-    interval = _interval(estimate, level)
+    estimate = _mean_estimate(lambda pick: scores.measure(metric, pick), scores)
+    interval = _interval(estimate)
     low, high = max(interval.low, figure.least), min(interval.high, figure.most)
     if metric != "accuracy":
         return Interval(estimate.value, low, high)
-    wilson = _wilson(estimate, level)
+    wilson = _wilson(estimate)
     if estimate.seeds == 1:
         return wilson
     return Interval(estimate.value, min(low, wilson.low), max(high, wilson.high))
 
 
-def _wilson(estimate: MeanEstimate, level: float) -> Interval:
+def _wilson(estimate: MeanEstimate) -> Interval:
     """Return Wilson's interval of an accuracy, which does not shrink to nothing where all is right.
 
     Several seeds on the same examples are as sure as a number of examples between that of one seed and that
@@ -170,7 +167,7 @@ def _wilson(estimate: MeanEstimate, level: float) -> Interval:
         alike = estimate.value * (1 - estimate.value) / estimate.least**2
         count = min(max(count, alike), count * estimate.seeds)
     interval = cast("Any", statsmodels.stats.proportion).proportion_confint
-    low, high = interval(estimate.value * count, count, alpha=1 - level, method="wilson")
+    low, high = interval(estimate.value * count, count, alpha=1 - LEVEL, method="wilson")
     return Interval(estimate.value, float(low), float(high))
 
 
@@ -183,33 +180,23 @@ def mean_metric(scores: Scores, metric: str) -> float:
     return float(np.mean(scores.measure(metric, lambda values: values[..., None, :])))
 
 
-def paired_difference(
-    ours: Scores, reference: Scores, metric: str, *, seed: int = 0, level: float = LEVEL
-) -> Difference:
+def paired_difference(ours: Scores, reference: Scores, metric: str) -> Difference:
     """Return how much larger our metric is than the reference's, over the examples and seeds both have.
 
     Args:
         ours: Predictions of the method in question.
         reference: Predictions of the method it is held against.
         metric: A key of `rankfold.tasks.metrics.METRICS`; larger is better.
-        seed: Makes the bootstrap repeatable.
-        level: Coverage of the interval.
 
     Raises:
         DataError: If the examples differ, or no seed is shared.
         SpecError: If the metric is unknown.
     """
-    return paired_contrast([ours, reference], (1.0, -1.0), metric, seed=seed, level=level)
+    return paired_contrast([ours, reference], (1.0, -1.0), metric)
 
 
 def paired_contrast(
-    scores: Sequence[Scores],
-    weights: Sequence[float],
-    metric: str,
-    *,
-    bound: float = 0.0,
-    seed: int = 0,
-    level: float = LEVEL,
+    scores: Sequence[Scores], weights: Sequence[float], metric: str, *, bound: float = 0.0
 ) -> Difference:
     """Return a weighted sum of the metrics of several methods, over the examples and seeds all of them have.
 
@@ -218,8 +205,6 @@ def paired_contrast(
         weights: How much each counts; (1, -1) is the difference of two.
         metric: A key of `rankfold.tasks.metrics.METRICS`; larger is better.
         bound: What the sum is held against by the p-value.
-        seed: Makes the bootstrap repeatable.
-        level: Coverage of the interval.
 
     Raises:
         DataError: If the examples differ, or no seed is shared.
@@ -240,26 +225,23 @@ def paired_contrast(
         metrics = [method.measure(metric, pick) for method in paired_scores]
         return np.tensordot(np.asarray(weights), np.stack(metrics), axes=1)
 
-    estimate = _mean_estimate(gain, paired_scores[0], seed)
-    return Difference(estimate, bound, figure.is_error, level)
+    estimate = _mean_estimate(gain, paired_scores[0])
+    return Difference(estimate, bound, figure.is_error)
 
 
-def holm_rejections(p_values: Sequence[float], *, level: float = LEVEL) -> list[bool]:
+def holm_rejections(p_values: Sequence[float]) -> list[bool]:
     """Return which hypotheses are rejected, corrected together by Holm's method.
 
     Args:
         p_values: Of every comparison made.
-        level: One minus the chance of any false rejection.
     """
     if not p_values:
         return []
     correct = cast("Any", statsmodels.stats.multitest).multipletests
-    return [bool(sure) for sure in correct(p_values, alpha=1 - level, method="holm")[0]]
+    return [bool(sure) for sure in correct(p_values, alpha=1 - LEVEL, method="holm")[0]]
 
 
-def verdicts(
-    differences: Sequence[Difference], *, margin: float | None = None, level: float = LEVEL
-) -> list[Verdict]:
+def verdicts(differences: Sequence[Difference], *, margin: float | None = None) -> list[Verdict]:
     """Return the verdict on each comparison, each question corrected over all comparisons by Holm's method.
 
     A difference from 0 makes "better" or "worse". Without one, and with a margin, two one-sided tests may
@@ -268,16 +250,11 @@ def verdicts(
     Args:
         differences: Every comparison made with one reference.
         margin: The largest difference that does not matter, in units of the metric; stated before the runs.
-        level: One minus the chance of any false verdict of a kind.
     """
-
-    def answers(p_values: Sequence[float]) -> list[bool]:
-        return holm_rejections(p_values, level=level)
-
-    separated = answers([difference.p_value for difference in differences])
+    separated = holm_rejections([difference.p_value for difference in differences])
     gains = [difference.gain for difference in differences]
-    equivalent = answers([1.0 if margin is None else gain.p_value_within(margin) for gain in gains])
-    not_inferior = answers(
+    equivalent = holm_rejections([1.0 if margin is None else gain.p_value_within(margin) for gain in gains])
+    not_inferior = holm_rejections(
         [1.0 if margin is None else min(1.0, 2 * gain.p_value_above(-margin)) for gain in gains]
     )
     return [
@@ -294,12 +271,12 @@ def verdicts(
     ]
 
 
-def _mean_estimate(statistic: Statistic, scores: Scores, seed: int) -> MeanEstimate:
-    return estimate_mean(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=seed)
+def _mean_estimate(statistic: Statistic, scores: Scores) -> MeanEstimate:
+    return estimate_mean(statistic, seeds=len(scores.seeds), examples=len(scores.labels), seed=0)
 
 
-def _interval(estimate: MeanEstimate, level: float) -> Interval:
-    half = estimate.half_width(level)
+def _interval(estimate: MeanEstimate) -> Interval:
+    half = estimate.half_width(LEVEL)
     return Interval(estimate.value, estimate.value - half, estimate.value + half)
 
 

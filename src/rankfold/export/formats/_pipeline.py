@@ -3,20 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
 from rankfold.adapter.geometry import Conv2d, Geometry, Linear
-from rankfold.errors import AdapterFileError, NotExactError, SpecError
+from rankfold.errors import NotExactError, SpecError
 from rankfold.export.base import AdapterBase
 from rankfold.export.denoising import load_exported_lora
 from rankfold.export.fold import LowRankUpdate
 from rankfold.export.formats import LayerFormat
-from rankfold.export.formats.plain_lora import lora_tensors, read_lora_tensors
+from rankfold.export.formats.plain_lora import load_tensors, lora_tensors, read_lora_tensors
 from rankfold.export.layers import PREFIX, FoldedAdapter
 from rankfold.files import write_whole
 
@@ -97,13 +95,7 @@ class PipelineLora(LayerFormat):
         Raises:
             AdapterFileError: If the file lacks a layer, or cannot be read.
         """
-        path = folder / self.file_name
-        try:
-            tensors: dict[str, Tensor] = cast("Any", safetensors_torch).load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise AdapterFileError(
-                f"'{path}' cannot be read ({str(error).rstrip('.')}); export the adapter again."
-            ) from error
+        tensors = load_tensors(folder / self.file_name)
         names = {
             f"{PREFIX}{name}.{peft_side}": f"{self.layer_key(name)}.{side}"
             for name in geometries

@@ -58,14 +58,7 @@ class PlainLora(LayerFormat):
         Raises:
             AdapterFileError: If the file lacks a layer, or cannot be read.
         """
-        path = folder / WEIGHTS_NAME
-        try:
-            tensors = cast("Any", safetensors_torch).load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise AdapterFileError(
-                f"'{path}' cannot be read ({str(error).rstrip('.')}); export the adapter again."
-            ) from error
-        return read_lora_tensors(tensors, geometries)
+        return read_lora_tensors(load_tensors(folder / WEIGHTS_NAME), geometries)
 
     def load(self, base: AdapterBase, folder: Path) -> nn.Module:
         """Return the base model with the LoRA, by PEFT alone."""
@@ -75,6 +68,20 @@ class PlainLora(LayerFormat):
 
 
 FORMAT = PlainLora()
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of an export.
+
+    Raises:
+        AdapterFileError: If it cannot be read.
+    """
+    try:
+        return cast("Any", safetensors_torch).load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise AdapterFileError(
+            f"'{path}' cannot be read ({str(error).rstrip('.')}); export the adapter again."
+        ) from error
 
 
 def write_plain_lora(

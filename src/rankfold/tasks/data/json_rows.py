@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from rankfold.errors import DataError
+from rankfold.files import unique_pairs
 from rankfold.tasks.data.decode import MAX_VALUES, check_values, reason_of
 from rankfold.tasks.data.layout import split_of
 from rankfold.tasks.data.table import FileRows, Finding, Row, quote_list
@@ -172,7 +173,7 @@ def _parse(text: str, place: str, max_values: int, remedy: str = _REMEDY) -> obj
     """
     check_values(place, text, "[{,", max_values)
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=unique_pairs)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, " if "\n" in text else ""
         raise DataError(
@@ -207,15 +208,6 @@ def _children(value: object) -> list[object]:
     if isinstance(value, dict):
         return list(cast("dict[str, object]", value).values())
     return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        duplicate_key = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {duplicate_key[:60]!r} is there twice")
-    return values
 
 
 def _check_characters(value: object, place: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -166,6 +166,13 @@ def _find_ignored(folder: Path, files: Mapping[str, Sequence[Path]]) -> tuple[Fi
     return (Finding("ignored_files", f"not read in '{folder}': {quote_list(names)}."),)
 
 
+def _several(
+    folder: Path, noun: str, split: str, paths: Iterable[Path], remedy: str = "keep one of them"
+) -> DataError:
+    names = quote_list(path.name for path in paths)
+    return DataError(f"'{folder}' has several {noun} for the split '{split}' ({names}); {remedy}.")
+
+
 # Folders of pictures.
 
 
@@ -187,10 +194,7 @@ def _picture_layout(folder: Path) -> Layout | None:
         for path in _folders(folder):
             if (split := split_of(path.name)) and _has_pictures(path):
                 if split in files:
-                    names = quote_list((files[split][0].name, path.name))
-                    raise DataError(
-                        f"'{folder}' has several folders for the split '{split}' ({names}); keep one of them."
-                    )
+                    raise _several(folder, "folders", split, (files[split][0], path))
                 files[split] = [path]
         if files:
             return Layout(files, _find_ignored(folder, files))
@@ -245,10 +249,7 @@ def _choose(folder: Path, split: str, matches: _Matches) -> list[Path]:
         return _in_order(folder, split, matches.shards)
     candidates = matches.exact or matches.near
     if len(candidates) > 1:
-        raise DataError(
-            f"'{folder}' has several files for the split '{split}' "
-            f"({quote_list(path.name for path in candidates)}); keep one of them."
-        )
+        raise _several(folder, "files", split, candidates)
     return candidates
 
 
@@ -260,10 +261,7 @@ def _in_order(folder: Path, split: str, shards: Sequence[Path]) -> list[Path]:
     present = [numbers[path][0] for path in ordered]
     total = next(iter(totals)) if len(totals) == 1 else None
     if len(totals) > 1 or len(set(present)) < len(present):
-        raise DataError(
-            f"'{folder}' has several files for the split '{split}' "
-            f"({quote_list(path.name for path in ordered)}); keep those of one series."
-        )
+        raise _several(folder, "files", split, ordered, "keep those of one series")
     if total is not None and present != list(range(total)):
         missing = [str(number) for number in range(total) if number not in present]
         raise DataError(
@@ -288,10 +286,7 @@ def _split_folders(folder: Path) -> dict[str, list[Path]]:
     for split, names in SPLIT_NAMES.items():
         matches = [path for path in _folders(folder) if path.name.lower() in names and _folder_files(path)]
         if len(matches) > 1:
-            raise DataError(
-                f"'{folder}' has several folders for the split '{split}' "
-                f"({quote_list(path.name for path in matches)}); keep one of them."
-            )
+            raise _several(folder, "folders", split, matches)
         if matches:
             files[split] = _folder_files(matches[0])
     return files
