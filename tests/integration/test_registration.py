@@ -13,6 +13,7 @@ from rankfold import RankfoldConfig
 from rankfold._bootstrap import register_with_peft_when_imported
 from rankfold.peft_plugin.model import register
 from tests.conftest import ROOT
+from tests.integration import canary
 from tests.integration.models import adapted, bert, config_of
 
 TABLES = (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING)
@@ -48,15 +49,29 @@ def test_no_method_of_peft_is_replaced():
         assert all(key is ours[0] or isinstance(key, peft.PeftType) for key in table)
 
 
-KNOWN = "from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known; print('RANKFOLD' in known)"
+FORKS = """
+import os, sys, torch, transformers.modeling_utils, transformers.models.auto
+assert not {"peft", "rankfold.peft_plugin"} & set(sys.modules)
+for program in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        exec(program, {})
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, program
+"""
 
 
-@pytest.mark.parametrize(
-    "imports",
-    ["import rankfold, peft", "import peft, rankfold", "import rankfold.peft_plugin.model"],
-)
-def test_method_is_known_whoever_is_imported_first(imports):
-    assert run("-c", f"{imports}; {KNOWN}", TORCH_DEVICE_BACKEND_AUTOLOAD="0").strip() == "True"
+def run_forked(*programs: str, **environment: str) -> list[str]:
+    """Run programs, each in a fork of one Python that has imported torch but not us; return their lines."""
+    return run("-W", "ignore", "-c", FORKS, *programs, **environment).split()
+
+
+def test_method_is_known_whoever_is_imported_first():
+    known = "from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known; print('RANKFOLD' in known)"
+    imports = ["import rankfold, peft", "import peft, rankfold", "import rankfold.peft_plugin.model"]
+    programs = [f"{each}; {known}" for each in imports]
+    assert run_forked(*programs, TORCH_DEVICE_BACKEND_AUTOLOAD="0") == ["True"] * 3
 
 
 @pytest.fixture(scope="module")
@@ -70,28 +85,20 @@ def saved_dir(tmp_path_factory):
     return folder
 
 
-LOADERS = {
-    "peft": (
-        "from peft import AutoPeftModelForSequenceClassification as auto;"
-        "model = auto.from_pretrained(adapter)"
-    ),
-    "transformers": (
-        "from transformers import AutoModelForSequenceClassification as auto;"
-        "model = auto.from_pretrained(base);"
-        "model.load_adapter(adapter)"
-    ),
-}
+LOADERS = (
+    "from peft import AutoPeftModelForSequenceClassification as auto; model = auto.from_pretrained(adapter)",
+    "from transformers import AutoModelForSequenceClassification as auto; "
+    "model = auto.from_pretrained(base); model.load_adapter(adapter)",
+)
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-def test_adapter_is_loaded_by_programs_that_never_mention_us(saved_dir, loader):
+def test_adapter_is_loaded_by_programs_that_never_mention_us(saved_dir):
     if not any(entry.name == "rankfold" for entry in entry_points(group="torch.backends")):
         pytest.skip("needs the package to be installed, for its entry point")
-    program = (
-        f"adapter, base = {str(saved_dir / 'adapter')!r}, {str(saved_dir / 'base')!r}; {LOADERS[loader]};"
-        "print(type(model.peft_config['default']).__name__)"
-    )
-    assert run("-W", "ignore", "-c", program).strip().endswith(RankfoldConfig.__name__)
+    folders = f"adapter, base = {str(saved_dir / 'adapter')!r}, {str(saved_dir / 'base')!r}"
+    name = "print(type(model.peft_config['default']).__name__)"
+    programs = [f"{folders}; {loader}; {name}" for loader in LOADERS]
+    assert run_forked(*programs) == [RankfoldConfig.__name__] * 2
 
 
 def test_entry_point_loads_neither_peft_nor_transformers():
@@ -102,8 +109,9 @@ def test_entry_point_loads_neither_peft_nor_transformers():
     assert run("-c", program).strip() == "[]"
 
 
-def test_canary_lives_with_the_installed_peft():
-    assert run("-m", "tests.integration.canary").endswith(version("peft"))
+def test_canary_lives_with_the_installed_peft(capsys):
+    canary.main()
+    assert capsys.readouterr().out.endswith(version("peft"))
 
 
 def test_canary_lives_with_the_oldest_peft():

@@ -13,6 +13,7 @@ from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
 from rankfold.tasks.kinds import Evaluation
 from rankfold.train import curve as curve_module
+from rankfold.train import held_out as held_out_module
 from rankfold.train.curve import Listener
 from rankfold.train.held_out import LEAST_ROWS, POINTS, SHARE, HeldOut, Pace
 from rankfold.train.schedule import Schedule
@@ -95,23 +96,24 @@ def request_(tiny_bert, tmp_path):
     )
 
 
-def test_weights_are_the_same_however_often_they_are_measured(request_, tmp_path):
+def test_weights_are_the_same_however_often_they_are_measured(request_, tmp_path, monkeypatch):
+    monkeypatch.setattr(held_out_module, "SHARE", 0.1)  # so that a short training has points in between
     curves = {}
     for name, change in {
-        "auto": {"steps": 240},
-        "epochs": {"steps": 240, "validate": "epochs"},
-        "end": {"steps": 240, "validate": "end"},
-        "every": {"steps": 240, "eval_every": 7},
+        "auto": {},
+        "epochs": {"validate": "epochs"},
+        "end": {"validate": "end"},
+        "every": {"eval_every": 7},
     }.items():
         record = run(replace(request_, out=tmp_path / name, **change))
         curves[name] = [point["step"] for point in record.curve.validation]
         assert (tmp_path / name / WEIGHTS).read_bytes() == (tmp_path / "auto" / WEIGHTS).read_bytes()
     assert curves["auto"][0] == 0
-    assert curves["auto"][-1] == 240
+    assert curves["auto"][-1] == 60
     assert 2 < len(curves["auto"]) < POINTS
-    assert curves["epochs"] == list(range(0, 241, 6))
-    assert curves["end"] == [240]
-    assert curves["every"] == [*range(0, 240, 7), 240]
+    assert curves["epochs"] == list(range(0, 61, 6))
+    assert curves["end"] == [60]
+    assert curves["every"] == [*range(0, 60, 7), 60]
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
