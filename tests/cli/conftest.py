@@ -13,8 +13,8 @@ __all__ = ["questions", "reviews", "tiny_bert", "tiny_llama"]
 
 
 @pytest.fixture
-def compare(monkeypatch, tmp_path):
-    """Return a function that compares with a stand-in for training."""
+def compare(monkeypatch, tmp_path, without_charts):
+    """Return a function that compares with a stand-in for training, and without charts."""
     original = protocol.run_suite
 
     def call(*words, trainer=None):

@@ -9,6 +9,7 @@ from transformers import ViTConfig
 
 from rankfold.bench.estimates import count_on_meta
 from rankfold.bench.executors.base import Inline
+from rankfold.bench.fit import candidates
 from rankfold.bench.fit import search as fitting
 from rankfold.cli.main import cli
 from rankfold.runs.record import RunRecord
@@ -18,8 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 
 @pytest.fixture
-def fit(tiny_bert):
-    """Return a function that calls `rankfold fit` on the tiny model."""
+def fit(tiny_bert, monkeypatch, without_charts):
+    """Return a function that calls `rankfold fit` on the tiny model, with few ranks."""
+    monkeypatch.setattr(candidates, "RANKS", (1, 2, 3, 4, 6, 8, 16, 256))
 
     def call(*words, model=tiny_bert, methods="lora,tlora,lora_fa"):
         return CliRunner().invoke(
@@ -131,8 +133,8 @@ def test_choice_is_made_on_rows_of_the_training_split_and_is_in_the_report(choos
     result = choose("--eta", "2")
     assert result.exit_code == 0, result.stderr
     records = find_records(tmp_path / "fit")
-    candidates = [record for record in records if record.fit.role == "candidate"]
-    assert [record.training.steps for record in candidates] == [2, 2, 2, 4, 4]
+    of_candidates = [record for record in records if record.fit.role == "candidate"]
+    assert [record.training.steps for record in of_candidates] == [2, 2, 2, 4, 4]
     assert [record.method.name for record in records if record.fit.role == "reference"] == ["peft:lora"]
     assert {record.data.rows["train"] + record.data.rows["validation"] for record in records} == {48}
     assert "how it was chosen" in result.stdout

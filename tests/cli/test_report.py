@@ -27,6 +27,7 @@ def test_report_prints_a_table_and_writes_the_page(runs):
     assert (runs / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize(
     ("name", "begin"), [("a.html", "<!doctype"), ("a.md", "# "), ("a.csv", "model,task,")]
 )
@@ -50,6 +51,7 @@ def test_report_as_json_has_stable_keys(runs):
     assert [row["verdict"] for row in study["rows"]] == ["reference", "not separated", "not comparable"]
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_report_writes_where_it_is_told_and_never_over_a_file(runs, tmp_path):
     words = ["report", str(runs), "--out", str(tmp_path / "page.html")]
     assert CliRunner().invoke(cli, words).exit_code == 0
@@ -87,6 +89,7 @@ def test_report_of_a_damaged_record_names_the_file_and_writes_nothing(runs):
     assert not (runs / "report.html").exists()
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_report_of_a_suite_prints_a_verdict_for_each_claim(tmp_path):
     write_suite(tmp_path, tasks=("mrpc",))
     result = CliRunner().invoke(cli, ["report", str(tmp_path)])

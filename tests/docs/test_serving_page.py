@@ -1,13 +1,10 @@
 """The page on serving runs as it stands; the server is killed, started again, and ended."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -16,32 +13,24 @@ import pytest
 
 from rankfold.serve.http.run import listen
 from tests.architecture.sources import ROOT
+from tests.support.killing import call_in_folder, start
 from tests.support.live_server import ask
 
 PAGE = (ROOT / "docs" / "serving.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def start(port, folder):
+def serve(port, folder):
     """Start the server of the page's first command on another port, and wait until it answers."""
     command = next(text for kind, text in BLOCK.findall(PAGE) if kind == "sh")
     words = shlex.split(command.rpartition("&&")[2])
     assert words[0] == "rankfold"
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words, "--port", str(port)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("serving "):
-            break
-    if "serving 'minilm' and 1 adapter at" not in lines[-1]:
-        process.communicate()
-        pytest.fail("".join(lines))
+    errors = folder / "errors"
+    errors.touch()
+    process = start(call_in_folder, [*words[1:], "--port", str(port)], folder, errors)
+    while process.is_alive() and "\nserving " not in f"\n{errors.read_text('utf-8')}":
+        time.sleep(0.05)
+    assert "serving 'minilm' and 1 adapter at" in errors.read_text("utf-8")
     server = SimpleNamespace(port=port)
     while ask(server, "GET", "/ready")[0] != 200:
         time.sleep(0.05)
@@ -57,7 +46,7 @@ def free_port():
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_page_runs_and_the_server_survives_a_kill(tmp_path, capsys):
     port = free_port()
-    process, server = start(port, tmp_path)
+    process, server = serve(port, tmp_path)
     try:
         curl = next(text for _, text in BLOCK.findall(PAGE) if text.startswith("curl"))
         words = shlex.split(curl.replace("8000", str(port)))
@@ -67,8 +56,8 @@ def test_page_runs_and_the_server_survives_a_kill(tmp_path, capsys):
         exec(compile(example.replace("8000", str(port)), "serving.md", "exec"), {})
         assert capsys.readouterr().out == "['minilm', 'news']\n2 embeddings of 384 numbers\n"
         process.kill()
-        process.communicate(timeout=60)
-        process, server = start(port, tmp_path)  # the adapter is there
+        process.join(60)
+        process, server = serve(port, tmp_path)  # the adapter is there
         body = {"model": "news", "input": ["Rates rise. " * 4] * 64}
         statuses = []
         asking = threading.Thread(
@@ -77,12 +66,12 @@ def test_page_runs_and_the_server_survives_a_kill(tmp_path, capsys):
         asking.start()
         while asking.is_alive() and b"rankfold_waiting_rows 0.0" in ask(server, "GET", "/metrics")[2]:
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        _, text = process.communicate(timeout=120)
+        process.terminate()
+        process.join(120)
         asking.join()
         assert statuses == [200]  # the request that ran was answered
-        assert process.returncode == 0
-        assert text.endswith("the server has ended.\n")
+        assert process.exitcode == 0
+        assert (tmp_path / "errors").read_text("utf-8").endswith("the server has ended.\n")
     finally:
         process.kill()
-        process.communicate()
+        process.join()

@@ -27,6 +27,7 @@ def run_commands(text):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("shallow_smollm2")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_tutorial_runs(page, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "examples" / "data", tmp_path / "examples" / "data")

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -28,6 +29,7 @@ from tests.support.records import fail, make_record
 HOSTILE = "</script><script>alert(1)</script>"
 
 
+@cache
 def some_report():
     names = ("lora", "relayed_lora", "tlora")
     records = [
@@ -38,6 +40,7 @@ def some_report():
     return make_report(records)
 
 
+@cache
 def hostile_report():
     records = [
         make_record(HOSTILE, options={HOSTILE: HOSTILE}, task=HOSTILE, model=HOSTILE),
