@@ -1,10 +1,7 @@
 """Image generation from the command line: train, resume, evaluate, draw, compare, store and export."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +10,8 @@ from PIL import Image
 
 import rankfold
 from rankfold.cli.main import cli
+from tests.support import killing
+from tests.support.killing import start
 from tests.support.picture_models import CAPTIONS, write_pictures, write_pipeline
 
 pytestmark = [
@@ -79,14 +78,13 @@ def test_adapter_lowers_the_loss_of_the_base_on_the_same_noise(trained):
 def test_run_that_is_killed_goes_on_to_the_same_adapter(trained, base, data, tmp_path):
     out = tmp_path / "killed"
     words = train_words(base, data, out, "--steps", STEPS, "--checkpoint-every", EVERY)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "rankfold", *map(str, words)], env=dict(os.environ), stderr=subprocess.DEVNULL
-    )
+    child = start(killing.call, words)
     unfinished = out.with_name(f"{out.name}.unfinished")
-    while child.poll() is None and not list(unfinished.glob(f"**/checkpoint-{EVERY}/complete.json")):
+    while child.is_alive() and not list(unfinished.glob(f"**/checkpoint-{EVERY}/complete.json")):
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, "the run ended before it was killed"
     call("train", "--resume", "--out", out)
     assert (out / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
 
@@ -112,7 +110,7 @@ def test_captions_are_drawn_into_a_folder_with_their_seed(trained, tmp_path):
     )
 
 
-def test_comparison_shows_the_pictures_of_all_methods_beside_each_other(base, data, tmp_path):
+def test_comparison_shows_the_pictures_of_all_methods_beside_each_other(base, data, without_charts, tmp_path):
     out = tmp_path / "compared"
     words = ["compare", "--model", base, "--data", data, "--out", out, "--seeds", 0, *OPTIONS]
     call(*words, "--method", "lora r=2", "--method", "tlora r=2", "--steps", 2, "--batch-size", 8)

@@ -90,9 +90,9 @@ def test_run_that_is_killed_ends_with_the_same_bytes(trained, request_, tmp_path
     assert content(killed.out) == content(trained)
 
 
-def test_methods_are_compared_with_intervals_and_reported(request_, tmp_path):
+def test_methods_are_compared_with_intervals_and_reported(request_, without_charts, tmp_path):
     out = tmp_path / "compared"
-    words = ("--model", request_.model, "--data", request_.data, "--seeds", 0, "--steps", 30)
+    words = ("--model", request_.model, "--data", request_.data, "--seeds", 0, "--steps", 8)
     result = _call(
         *("compare", *words, "--out", out, "--batch-size", 8, "--method", "lora r=2", "--method", "tlora r=2")
     )

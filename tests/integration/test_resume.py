@@ -13,7 +13,7 @@ from tests.support.tiny_models import reviews, tiny_bert
 
 __all__ = ["reviews", "tiny_bert"]
 
-KILLS, STEPS = 20, 14
+KILLS, STEPS = 12, 14
 METHODS = {
     "relayed_lora": {"r": 4, "k": 2, "dropout": 0.2},
     "effilora": {"r": 2, "dropout": 0.2},

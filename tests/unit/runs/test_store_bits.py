@@ -76,18 +76,16 @@ def test_packing_a_run_at_its_bits_changes_no_number_and_everybody_reads_the_sam
 
 
 @pytest.mark.parametrize("method", ["tlora", "effilora"])
-@pytest.mark.parametrize("step", [5, 7, 8])
-def test_stopped_run_ends_with_the_same_bytes(variant, method, step, tmp_path):
+def test_stopped_run_ends_with_the_same_bytes(variant, method, tmp_path):
     """Stopped before, and after, the rounding began."""
-    whole, stopped = (
-        variant(method, out=tmp_path / "a"),
-        variant(method, out=tmp_path / "b", checkpoint_every=1),
-    )
+    whole = variant(method, out=tmp_path / "whole")
     run(whole)
-    with pytest.raises(KeyboardInterrupt):
-        run(stopped, progress=StopAt(step))
-    run(replace(stopped, resume=True))
-    assert numbers(rankfold.open_adapter(stopped.out)) == numbers(rankfold.open_adapter(whole.out))
+    for step in (5, 7, 8):
+        stopped = variant(method, out=tmp_path / f"{step}", checkpoint_every=1)
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped, progress=StopAt(step))
+        run(replace(stopped, resume=True))
+        assert numbers(rankfold.open_adapter(stopped.out)) == numbers(rankfold.open_adapter(whole.out))
 
 
 def test_rounding_in_training_changes_the_last_third_alone(variant, tmp_path):

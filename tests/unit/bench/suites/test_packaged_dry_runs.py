@@ -29,18 +29,22 @@ def shallow_architectures(monkeypatch):
 
 @pytest.fixture(scope="module")
 def followed():
-    """Kinds of runs that were followed for another suite or profile already."""
+    """Models and compositions that were followed for another suite or profile already."""
     return set()
 
 
-def kinds_of_runs(name, profile, folder):
-    """Return a run for all that differ only in numbers and layers, which are built and followed alike."""
-    kinds = {}
+def kinds_of_runs(name, profile, folder, followed):
+    """Yield a run for every model, and for all compositions that differ in more than numbers and layers.
+
+    Runs that differ only in numbers and layers are built and followed alike.
+    """
     for request in all_requests(packaged(name, profile), folder):
         own = {key: value for key, value in request.options.items() if key not in WHERE}
-        kind = [request.model, request.method, without_numbers(own), without_numbers(request.reducer or {})]
-        kinds.setdefault(json.dumps(kind, sort_keys=True), request)
-    return kinds
+        values = [request.method, without_numbers(own), without_numbers(request.reducer or {})]
+        parts = {(name == "per-byte", part) for part in (request.model, json.dumps(values, sort_keys=True))}
+        if parts - followed:
+            followed |= parts
+            yield request
 
 
 def without_numbers(options):
@@ -52,14 +56,10 @@ def without_numbers(options):
 )
 @pytest.mark.parametrize(("name", "profile"), PROFILES)
 def test_every_kind_of_run_can_be_followed_without_weights(name, profile, request, followed, tmp_path):
-    is_shallow = name != "per-byte"  # whose rows name their layers
-    if is_shallow:
+    if name != "per-byte":  # whose rows name their layers
         request.getfixturevalue("shallow_architectures")
     estimator = Estimator()
-    for kind, asked in kinds_of_runs(name, profile, tmp_path).items():
-        if (is_shallow, kind) in followed:
-            continue
-        followed.add((is_shallow, kind))
+    for asked in kinds_of_runs(name, profile, tmp_path, followed):
         rows = 100 if asked.data else None
         if asked.method == "peft:unilora":
             with pytest.raises(SpecError, match="cannot be built without weights"):
