@@ -349,6 +349,7 @@ TYPES = {404: "not_found_error", 429: "rate_limit_error"}
         ("/v1/models/plai%3F", 404),
         ("/v1/models/[p]lain", 404),
         ("/nowhere", 404),
+        ("/health/", 404),
         ("/v1/embeddings", 405),
         (f"/{'a' * 20_000}", 431),
     ],
@@ -422,12 +423,16 @@ def test_late_requests_get_504_and_clients_that_leave_free_their_rows(tiny_llama
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     with served(engine) as server:
         for stage, stream in itertools.product(("join", "step"), (False, True)):
-            own, may_go_on, begun = getattr(decoder, stage), threading.Event(), threading.Event()
+            own = getattr(decoder, stage)
+            begun, may_go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
-            def wait_first(*values, own=own, may_go_on=may_go_on, begun=begun):
+            def wait_first(*values, own=own, begun=begun, may_go_on=may_go_on, ended=ended):
                 begun.set()
                 assert may_go_on.wait(30)
-                return own(*values)
+                try:
+                    return own(*values)
+                finally:
+                    ended.set()
 
             setattr(decoder, stage, wait_first)
             fields = {"model": "llama", "prompt": ["a", "b"], "max_tokens": 60, "stream": stream}
@@ -438,7 +443,8 @@ def test_late_requests_get_504_and_clients_that_leave_free_their_rows(tiny_llama
                 assert scheduler._by_key.total() == 2
             wait_until(lambda: not scheduler._by_key.total())  # though the model is still busy
             may_go_on.set()
-            wait_until(lambda: scheduler.stats.decoding == 0)
+            assert ended.wait(30)
+            wait_until(lambda: not decoder.rows)
             assert scheduler.stats.tokens - tokens < 60
             setattr(decoder, stage, own)
 
@@ -448,6 +454,30 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_server_follows_the_file_at_the_path_of_its_store(tiny_bert, tmp_path):
+    def statuses(*names):
+        body = {"input": "a"}
+        return [ask(server, "POST", "/v1/embeddings", body | {"model": name})[0] for name in names]
+
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder, names in zip(folders, (["a", "b"], ["b", "c"]), strict=True):
+        folder.mkdir()
+        write_store(folder, tiny_bert, names, kind="classification", label_names=("bad", "good"))
+    first, second = (folder / "adapters.db" for folder in folders)
+    with served(engine_of(tiny_bert, first)) as server:
+        assert statuses("a", "b", "c") == [200, 200, 404]
+        second.replace(first)
+        assert statuses("a", "b", "c") == [404, 200, 200]
+        first.rename(second)
+        assert statuses("b", "bert") == [503, 200]
+        assert ask(server, "GET", "/ready")[0] == 503
+        first.write_bytes(b"no store" * 1000)
+        assert statuses("b") == [503]
+        second.replace(first)
+        assert statuses("a", "b", "c") == [404, 200, 200]
+        assert [ask(server, "HEAD", path)[0] for path in ("/", "/health", "/ready")] == [200] * 3
 
 
 def test_administrator_puts_and_deletes_adapters_of_a_running_server(

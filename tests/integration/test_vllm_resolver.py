@@ -13,12 +13,19 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
 import rankfold
 from rankfold import AdapterStore, NotExactError, SpecError, StoreError
 from rankfold.serve import vllm as plugin
 from rankfold.serve.folded import FoldedCache
+from rankfold.store.manifest import MANIFEST_NAME, Manifest, TaskManifest
 from tests.support import vllm_double
 
 BASE = "tiny/llama"
@@ -92,6 +99,43 @@ def test_adapter_that_vllm_asks_for_lies_there_as_plain_lora(store, vllm, tmp_pa
     plain = peft.PeftModel.from_pretrained(base(), request.lora_path).eval()(WORDS).logits
     torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-5)
     assert (expected - base()(WORDS).logits).abs().max() > 1e-3
+
+
+def regressor(kind):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2}
+    config, model_class = {
+        "bert": (BertConfig, BertForSequenceClassification),
+        "llama": (LlamaConfig, LlamaForSequenceClassification),
+    }[kind]
+    model = model_class(config(**sizes, num_hidden_layers=2, num_labels=1, pad_token_id=0)).eval()
+    model.name_or_path = BASE
+    return model
+
+
+@pytest.mark.parametrize(("kind", "mean"), [("bert", 250.0), ("llama", 0.0), ("llama", 250.0)])
+def test_regression_answers_in_the_unit_of_its_labels_or_is_refused_by_name(
+    store, vllm, tmp_path, kind, mean
+):
+    targets = {"bert": ["query"], "llama": ["q_proj"]}[kind]
+    config = rankfold.config("tlora", target_modules=targets, task_type="SEQ_CLS", init_weights=False)
+    model = peft.get_peft_model(regressor(kind), config)
+    model.save_pretrained(tmp_path / "a", save_embedding_layers=False)
+    settings = {"scale": {"mean": mean, "std": 90.0}}
+    manifest = Manifest(TaskManifest("prices", "regression", settings=settings))
+    (tmp_path / "a" / MANIFEST_NAME).write_bytes(manifest.to_json())
+    store.put("a", tmp_path / "a")
+    if kind == "llama" and mean:  # its head has no bias
+        with pytest.warns(rankfold.RankfoldWarning, match="centred"):
+            rankfold.export_lora(tmp_path / "a", tmp_path / "b")
+        store.put("b", tmp_path / "b")
+        for name in ("a", "b"):
+            with pytest.raises(NotExactError, match=f"adapter '{name}' in the unit of its labels"):
+                vllm().ask(name)
+        return
+    expected = 90.0 * model.eval()(WORDS).logits + mean
+    plain = peft.PeftModel.from_pretrained(regressor(kind), vllm().ask("a").lora_path).eval()(WORDS).logits
+    torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_adapter_is_folded_once_and_its_next_version_has_another_name_number_and_folder(

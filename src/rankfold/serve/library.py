@@ -1,6 +1,5 @@
 """The library of a bank: adapters in memory, ready to be put into slots, from a store or added by hand."""
 
-import os
 import re
 import sqlite3
 import threading
@@ -152,7 +151,7 @@ class Library:
         self._numbers = count()
         self._templates: _Recent[Hashable, Template] = _Recent(_MOST_TEMPLATES)
         self._kinds: _Recent[bytes, tuple[Layout, Template]] = _Recent(_MOST_CONFIGS)
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, ...] | None = None
         self._digests: dict[str, bytes] = {}
         self._cached: OrderedDict[Hashable, ReadyAdapter] = OrderedDict()
         # Adapters in slots, without their numbers, which need not be in the cache.
@@ -251,8 +250,7 @@ class Library:
             return ready
 
     def _find_stored(self, database: Database, names: Sequence[str]) -> dict[str, ReadyAdapter]:
-        with database.plain() as connection:
-            version = (os.getpid(), connection.execute("PRAGMA data_version").fetchone()[0])
+        version = database.version
         if version != self._version or len(self._digests) > _MOST_NAMES:
             self._digests, self._version = {}, version
         ready = {name: adapter for name in names if (adapter := self._in_memory(name)) is not None}

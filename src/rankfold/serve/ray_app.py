@@ -11,13 +11,16 @@ replica that comes or goes moves the adapters of one replica, and no others.
 
 import asyncio
 import json
+import logging
+import random
+import threading
 from collections.abc import AsyncGenerator, MutableMapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast, final
 
 from pydantic import BaseModel, ConfigDict, Field
-from ray import serve
+from ray import serve as ray_serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RequestCancelledError
 from ray.serve.request_router import RequestRouter
@@ -29,6 +32,11 @@ from rankfold.serve.http.app import ServerSpec, make_app
 from rankfold.serve.http.guard import Guard, refuse
 from rankfold.serve.http.keys import Keys, read_keys
 from rankfold.serve.http.service import ServerOptions
+
+logger = logging.getLogger("rankfold.serve")
+
+serve = cast(Any, ray_serve)
+"""Its types are not complete."""
 
 _REPLICAS, _APP = "Replicas", "rankfold"
 _FULL = 64
@@ -47,7 +55,7 @@ class HashRouter(RequestRouter):
         """Return the replicas, each a rank of its own; requests without an adapter's name go to any."""
         name = "" if pending_request is None else pending_request.metadata.multiplexed_model_id
         if not name:
-            return [list(candidate_replicas)]
+            return [random.sample(candidate_replicas, len(candidate_replicas))]
         return [[replica] for replica in sorted(candidate_replicas, key=lambda one: _weight(name, one))]
 
 
@@ -144,13 +152,17 @@ def _adapter_of(body: bytes) -> str:
     return name if isinstance(name, str) else ""
 
 
+def _leave_to_replicas(scope: Scope, status: int, seconds: float) -> None:
+    """Count no request; the replicas do."""
+
+
 def _make_gateway() -> Guard:
     limits = ServerOptions()
     return Guard(
         _Gateway(),
         limit=lambda path: limits.adapter_bytes if path.startswith("/admin/") else limits.body_bytes,
         seconds=limits.body_seconds,
-        observe=lambda *_: None,  # the replicas count
+        observe=_leave_to_replicas,
     )
 
 
@@ -186,11 +198,11 @@ def deploy(
         options = {"autoscaling_config": scale | {"target_ongoing_requests": _FULL // 2}}
     options |= {"max_ongoing_requests": _FULL, "graceful_shutdown_timeout_s": grace}
     options["request_router_config"] = {"request_router_class": HashRouter}
-    made = cast(Any, serve.deployment)(name=_REPLICAS, **options)(_Replica).bind(spec, keys)
+    made = serve.deployment(name=_REPLICAS, **options)(_Replica).bind(spec, keys)
     # A gateway only hands on, and needs no processor for it.
     options = {"max_ongoing_requests": connections, "ray_actor_options": {"num_cpus": 0}}
-    gateway = cast(Any, serve.ingress)(_make_gateway)()
-    return cast(Any, serve.deployment)(name="Gateway", **options)(gateway).bind(made)
+    gateway = serve.ingress(_make_gateway)()
+    return serve.deployment(name="Gateway", **options)(gateway).bind(made)
 
 
 @final
@@ -225,8 +237,8 @@ def app(args: RayOptions) -> Any:
     return deploy(spec, read_keys(args.keys), replicas=args.replicas, most_replicas=args.most_replicas)
 
 
-def run(application: Any, host: str, port: int) -> None:
-    """Serve an application of `deploy` until Ctrl-C, on the cluster of RAY_ADDRESS or one that is started.
+def start(application: Any, host: str, port: int) -> None:
+    """Serve an application of `deploy` on the cluster of RAY_ADDRESS or a new one; return when it answers.
 
     Args:
         application: The application.
@@ -234,7 +246,22 @@ def run(application: Any, host: str, port: int) -> None:
         port: Of HTTP.
     """
     serve.start(http_options={"host": host, "port": port})
+    serve.run(application, name=_APP, route_prefix="/")
+
+
+def run(application: Any, host: str, port: int) -> None:
+    """Serve as `start` does, until Ctrl-C or SIGTERM.
+
+    Args:
+        application: The application.
+        host: An address.
+        port: Of HTTP.
+    """
     try:
-        serve.run(application, name=_APP, route_prefix="/", blocking=True)
+        start(application, host, port)
+        logger.info("serving at http://%s:%d.", host, port)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
     finally:
         serve.shutdown()

@@ -19,10 +19,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast, final
 
+import torch
 from peft import PeftType
 
 from rankfold.errors import NotExactError, SpecError
+from rankfold.export.base import RankfoldAdapter
 from rankfold.export.formats.plain_lora import write_plain_lora
+from rankfold.export.label_scale import fold_label_scale
 from rankfold.files import CONFIG_NAME
 from rankfold.models.gguf import cache_dir
 from rankfold.peft_plugin.config import RankfoldConfig
@@ -32,6 +35,7 @@ from rankfold.store.database import Database
 from rankfold.store.loading import peft_config
 from rankfold.store.rounding import restore
 from rankfold.store.rows import digests, load, names, select
+from rankfold.tasks.kinds import find_kind, kind_names
 
 logger = logging.getLogger("rankfold.serve")
 
@@ -166,7 +170,7 @@ class StoreResolver:
     def _digest(self, name: str) -> str | None:
         """Return the digest of an adapter, read again whenever another process has changed the store."""
         with self._names.plain() as connection:
-            version = (os.getpid(), connection.execute("PRAGMA data_version").fetchone())
+            version = self._names.version
             if version != self._version:
                 self._version, self._digests = version, {}
             if name not in self._digests:
@@ -366,13 +370,32 @@ def _check_rank(name: str, folder: Path, most: int | None) -> None:
 
 
 def _write(name: str, adapter: SavedAdapter, folder: Path) -> None:
-    """Write an adapter as plain LoRA into an empty folder."""
+    """Write an adapter as plain LoRA into an empty folder, with the scale of its labels in its head.
+
+    Raises:
+        NotExactError: If no plain LoRA equals it, or its head cannot hold the scale.
+    """
     config = peft_config(adapter)
     if isinstance(config, RankfoldConfig):
-        write_plain_lora(config, adapter.tensors, folder)
+        unit = fold_label_scale(RankfoldAdapter(adapter, config), None, "vLLM has the model", torch.float32)
+        _check_unit(name, unit.note)
+        write_plain_lora(config, unit.adapter.saved.tensors, folder)
     elif config.peft_type == PeftType.LORA:
+        manifest = adapter.manifest
+        if manifest is not None and manifest.task is not None and manifest.task.kind in kind_names():
+            _check_unit(name, find_kind(manifest.task.kind).output_note(manifest.task.settings))
         adapter.write(folder)
     else:
         raise NotExactError(
             f"adapter '{name}' is no LoRA and of no method of rankfold; merge it into its base model."
         )
+
+
+def _check_unit(name: str, note: str | None) -> None:
+    """Check that nothing is left to compute from the outputs.
+
+    Raises:
+        NotExactError: If there is, as a note says.
+    """
+    if note is not None:
+        raise NotExactError(f"vLLM cannot answer by adapter '{name}' in the unit of its labels: {note}")

@@ -151,6 +151,7 @@ class Database:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._inherited: list[sqlite3.Connection] = []
+        self._file = (0, 0)
         self._connection = self._open()
 
     def close(self) -> None:
@@ -184,13 +185,13 @@ class Database:
     def plain(self) -> Generator[sqlite3.Connection]:
         """Give the connection without a transaction, for statements that SQLite allows in none."""
         with self._lock, self._translate_errors():
-            self._reopen_after_fork()
+            self._reopen_if_needed()
             yield self._connection
 
     @contextmanager
     def _transaction(self, begin: str) -> Generator[sqlite3.Connection]:
         with self._lock, self._translate_errors():
-            self._reopen_after_fork()
+            self._reopen_if_needed()
             if self._connection.in_transaction:
                 transaction = _savepoint(self._connection)
             else:
@@ -220,12 +221,34 @@ class Database:
             os.close(handle)
             self._connection.execute(f"PRAGMA busy_timeout = {round(self._wait * 1000)}")
 
-    def _reopen_after_fork(self) -> None:
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Differs once another connection has changed the store, or another file has taken its place.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        with self.plain() as connection:
+            (changes,) = connection.execute("PRAGMA data_version").fetchone()
+            return self._pid, *self._file, changes
+
+    def _reopen_if_needed(self) -> None:
         # A connection that two processes share destroys the file.
         if self._pid != os.getpid():
             # Closing it here would end the parent's transaction, so it stays open.
             self._inherited.append(self._connection)
             self._connection, self._pid = self._open(), os.getpid()
+        elif self._mode == "read" and not self._connection.in_transaction and self._file != self._find_file():
+            before, self._connection = self._connection, self._open()
+            before.close()
+
+    def _find_file(self) -> tuple[int, int]:
+        """Return which file has the store's path: a reader that lives long must not read an earlier one."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return 0, 0
+        return status.st_dev, status.st_ino
 
     def _open(self) -> sqlite3.Connection:
         if self._mode != "create" and not self.path.is_file():
@@ -233,12 +256,14 @@ class Database:
         with self._translate_errors():
             if self._mode == "create" and not self.path.exists():
                 self._create()
+            file = self._find_file()
             connection = self._connect(self.path, self._options())
             try:
                 self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
+            self._file = file
             return connection
 
     def _create(self) -> None:

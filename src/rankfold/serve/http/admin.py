@@ -71,7 +71,8 @@ class _Adapters:
             saved = open_adapter(file)
             self._engine.bank.check(saved)
         except (AdapterFileError, SpecError) as error:
-            raise HttpError(422, str(error), "adapter_unusable") from error
+            message = str(error).replace(f"'{file}'", "the body")  # whose file here is nobody's business
+            raise HttpError(422, message, "adapter_unusable") from error
         return saved
 
     def remove(self, name: str) -> None:

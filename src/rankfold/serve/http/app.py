@@ -83,12 +83,13 @@ class _Status:
         """Add the endpoints to an application."""
         page = (files("rankfold.serve.http") / "page.html").read_text("utf-8")
 
-        @app.get("/", include_in_schema=False)
+        @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
         def index() -> HTMLResponse:  # pyright: ignore[reportUnusedFunction]
             return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
-        app.get("/health")(self.health)
-        app.get("/ready")(self.ready)
+        for path, endpoint in (("/health", self.health), ("/ready", self.ready)):
+            app.get(path)(endpoint)
+            app.head(path, include_in_schema=False)(endpoint)  # as balancers of load ask
         app.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(key)])(self.metrics)
 
     async def health(self) -> Health:
@@ -141,6 +142,7 @@ def make_app(engine: Engine, keys: Keys, options: ServerOptions | None = None) -
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses=_ERRORS,
     )
     for kind in (RequestValidationError, HTTPException, HttpError, RankfoldError, Exception):
@@ -183,7 +185,7 @@ async def _explain(request: Request, error: Exception) -> Response:
         case HTTPException():
             texts = {
                 400: "the body cannot be read; send JSON in UTF-8.",
-                404: "there is nothing at this path.",
+                404: "there is nothing at this path; /openapi.json lists those that there are.",
                 405: "the path does not take this method.",
             }
             message = texts.get(error.status_code, f"{error.detail}.")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.types import Scope
 
@@ -40,6 +40,7 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(self)
+        _ = ProcessCollector(registry=self._registry)  # memory, descriptors and processor time
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request.
