@@ -4,6 +4,7 @@ import json
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -88,6 +89,11 @@ def test_classifier_learns_and_is_measured_again(trained, photos):
 def test_killed_training_ends_with_the_same_bytes(trained, request_, tmp_path):
     killed = replace(request_, out=tmp_path / "killed")
     assert train_and_kill(killed, after_events=15, then_wait=0.01)
+    path = Path(request_.data) / "val" / "red" / "a 0.png"
+    picture = path.read_bytes()
+    paint(path, "blue", 7)  # under the same name
+    assert "data" in call("train", "--resume", "--out", killed.out, code=2).stderr
+    path.write_bytes(picture)
     call("train", "--resume", "--out", killed.out)
     assert content(killed.out) == content(trained)
 

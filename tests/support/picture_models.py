@@ -293,3 +293,82 @@ def save_llava(folder, words):
         chat_template=_TEMPLATE,
     ).save_pretrained(folder)
     return folder
+
+
+def _words_tokenizer(words, *specials):
+    """Return a tokenizer of words, whose special tokens beside the usual four are these."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys((*words, "user", "assistant", ":", "\n"))]
+    vocabulary = {name: number for number, name in enumerate(dict.fromkeys([*names, *specials]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    usual = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, additional_special_tokens=list(specials), **usual
+    )
+
+
+def _idefics3_processor(words):
+    from transformers import Idefics3Processor
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    names = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
+    names += [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+    tokenizer = _words_tokenizer(words, *names)
+    return Idefics3Processor(images, tokenizer, image_seq_len=1, chat_template=_TEMPLATE)
+
+
+def _paligemma_processor(words):
+    from transformers import PaliGemmaProcessor
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    images.image_seq_length = 4
+    return PaliGemmaProcessor(images, _words_tokenizer(words, "<image>"))
+
+
+def _blip_2_processor(words):
+    from transformers import Blip2Processor
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    images = BlipImageProcessorPil(size={"height": 16, "width": 16})
+    return Blip2Processor(images, _words_tokenizer(words, "<image>"), num_query_tokens=3)
+
+
+_PROCESSORS = {
+    "idefics3": _idefics3_processor,
+    "smolvlm": _idefics3_processor,
+    "paligemma": _paligemma_processor,
+    "blip_2": _blip_2_processor,
+}
+
+
+def save_answering(folder, family, words):
+    """Write a model of a family beside LLaVA that answers in text, with its processor."""
+    processor = _PROCESSORS[family](words)
+    tokens = {"vocab_size": len(processor.tokenizer)}
+    mark = processor.tokenizer.convert_tokens_to_ids("<image>")
+    torch.manual_seed(0)
+    if family == "blip_2":
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        text = {"model_type": "opt", "ffn_dim": 32, "word_embed_proj_dim": 16, "max_position_embeddings": 64}
+        config = AutoConfig.for_model(
+            "blip-2",
+            vision_config={**_VISION},
+            qformer_config={**sizes, "intermediate_size": 32, "encoder_hidden_size": 16},
+            text_config={**text, **sizes, **tokens, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+            num_query_tokens=3,
+            image_token_index=mark,
+        )
+    else:
+        options = VISION_LANGUAGE[family]
+        name = "image_token_index" if family == "paligemma" else "image_token_id"
+        text = {**options["text_config"], **tokens}
+        values = {**options, "text_config": text, name: mark, "projection_dim": 16}
+        config = AutoConfig.for_model(family, **values)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

@@ -1,5 +1,6 @@
 """The processor of a base model: a tokenizer, an image processor, or both, without code of its files."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -39,7 +40,29 @@ def load_processor_files(location: str, name: str, inputs: Inputs, *, trust_remo
             "copy it from where the model is from, or name a model for pictures."
         )
     auto_class = AutoImageProcessor if inputs == "picture" else AutoProcessor
-    return cast(Any, auto_class).from_pretrained(location, trust_remote_code=trust_remote_code, backend="pil")
+    try:
+        return cast(Any, auto_class).from_pretrained(
+            location, trust_remote_code=trust_remote_code, backend="pil"
+        )
+    except ImportError as error:
+        # Pillow reads no videos, and a processor that does is loaded with all its parts or not at all.
+        if "Video processor" not in str(error):
+            raise
+        return _load_with_videos(location, name, trust_remote_code=trust_remote_code)
+
+
+def _load_with_videos(location: str, name: str, *, trust_remote_code: bool) -> Any:
+    """Return a processor that also reads videos, whose pictures are resized by Pillow all the same."""
+    if find_spec("torchvision") is None:
+        raise SpecError(
+            f"the processor of '{name}' also reads videos, for which it needs the package 'torchvision'; "
+            "install the version that belongs to your torch."
+        )
+    processor = cast(Any, AutoProcessor).from_pretrained(location, trust_remote_code=trust_remote_code)
+    processor.image_processor = cast(Any, AutoImageProcessor).from_pretrained(
+        location, trust_remote_code=trust_remote_code, backend="pil"
+    )
+    return processor
 
 
 def tokenizer_of(processor: Any) -> Any:

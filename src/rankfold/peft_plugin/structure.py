@@ -46,7 +46,12 @@ def usual_targets(model: nn.Module, config: RankfoldConfig) -> set[str] | str:
     names = [name for name, _ in model.named_modules()]
     if model_type in USUAL_TARGETS:
         usual = USUAL_TARGETS[model_type]
-        return usual if isinstance(usual, str) else set(usual)
+        # BLIP-2 has the names of one of two language models, and a saved adapter may name no others.
+        return (
+            usual
+            if isinstance(usual, str)
+            else {leaf for leaf in usual if _has_leaf(names, leaf)} or {*usual}
+        )
     if config.target_parameters:
         return set()
     if type(model).__module__.startswith("diffusers."):

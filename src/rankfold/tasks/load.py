@@ -1,5 +1,6 @@
 """From a task's name or a path to checked examples, with everything a record says about them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -16,12 +17,12 @@ from rankfold.tasks.data.columns import (
 )
 from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.odd_rows import content_keys, drop_missing, duplicate_findings
-from rankfold.tasks.data.pictures import PictureFolder
+from rankfold.tasks.data.pictures import PictureFolder, pictures_of, sha256_of_pictures
 from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import Stratum, check_groups, hold_out, recommend_groups
 from rankfold.tasks.data.table import Finding, rows_to_hash
-from rankfold.tasks.kinds import LabelHints, claiming_kind, find_kind, infer_kind
+from rankfold.tasks.kinds import Examples, LabelHints, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.metrics import metric_name
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.registry import as_choices, find_task
@@ -116,17 +117,23 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
         examples = as_part(task.name, kind, examples, request.learned_names)
     metrics = kind.metrics(examples, task.metrics if task.kind == kind.name else ())
     task = replace(task, kind=kind.name, metrics=metrics, label_names=examples.label_names)
-    sha256 = sha256_of_rows({split: rows_to_hash(table) for split, table in own_tables.items()})
     return TaskData(
         task,
         kind,
         SOURCE if source is None else source.name,
-        sha256,
+        _sha256(own_tables, examples),
         examples,
         findings=tuple(dict.fromkeys(findings)),
         columns=columns,
         unused_columns=columns.unread_names(rows[0]),
     )
+
+
+def _sha256(tables: Mapping[str, Table], examples: Examples) -> str:
+    """Return the hash of the content of rows and of their pictures, which others may have replaced."""
+    rows = sha256_of_rows({split: rows_to_hash(table) for split, table in tables.items()})
+    contents = sha256_of_pictures(pictures_of(examples.splits))
+    return hashlib.sha256(f"{rows}{contents}".encode()).hexdigest() if contents else rows
 
 
 def _as_questions(

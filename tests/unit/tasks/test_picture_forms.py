@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from rankfold.errors import DataError
+from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.data import pictures
 from rankfold.tasks.data.pictures import (
     OWN_PATHS,
@@ -94,10 +96,14 @@ def broken(path):
     (path / "text.png").write_bytes(b"a text of some words, which is no picture at all")
     (path / "flipped.png").write_bytes(good[:60] + bytes([good[60] ^ 255]) + good[61:])
     (path / "fine.png").write_bytes(good)
+    (path / "inner.png").mkdir()
+    Image.new("L", (1, 201)).save(path / "thin.png")
+    Image.new("L", (9, 9)).save(path / "script.eps")
     return {
-        "cut.png": "is broken", "empty.png": "is empty", "text.png": "is no picture",
+        "cut.png": "is broken|is no picture", "empty.png": "is empty", "text.png": "is no picture",
         "flipped.png": "is broken", "gone.png": "is not there", "../fine.png": "leads out",
-        None: "is missing", "https://a.b/c.png": "downloaded",
+        None: "is missing", "https://a.b/c.png": "downloaded", "s3://a/b.png": "downloaded",
+        "inner.png": "is a folder", "thin.png": "is too slender", "script.eps": "is no picture",
     }  # fmt: skip
 
 
@@ -210,3 +216,66 @@ def test_forms_are_recognised_without_being_opened():
         "/9j/ a text of words",
     ):
         assert not is_picture(value)
+
+
+CELLS = {  # a fault, and the words that name it
+    "gone.png": "is not there", "cut.png": "is broken|is no picture", "../out.png": "leads out",
+    "cat": "is a folder",
+    "http://a.b/c": "downloaded", "": "is missing", None: "is missing", 5: "is no picture",
+    "long/" * 60 + ".png": "is",
+}  # fmt: skip
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(place=st.integers(0, 11), fault=st.sampled_from([*CELLS]), data=st.data())
+def test_odd_cell_of_a_column_is_named_with_its_row_whatever_the_forms_of_the_others(
+    tmp_path, place, fault, data
+):
+    write(tmp_path / "cat" / "a.png")
+    content = (tmp_path / "cat" / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[:40])
+    text = base64.b64encode(content).decode()
+    path = tmp_path / "cat" / "a.png"
+    forms = ["cat/a.png", str(path), path.as_uri(), text, f"data:image/png;base64,{text}"]
+    forms += [["cat/a.png"], {"path": "cat/a.png", "bytes": None}]
+    cells = [data.draw(st.sampled_from(forms)) for _ in range(12)]
+    cells[place] = fault
+    rows = [{"image": cell, "label": "ab"[number % 2]} for number, cell in enumerate(cells)]
+    for split, first in (("train", 0), ("validation", 6)):
+        lines = "\n".join(map(json.dumps, rows[first : first + 6]))
+        (tmp_path / f"{split}.jsonl").write_text(lines)
+    with pytest.raises(DataError, match=CELLS[fault]) as caught:
+        load_task(TaskRequest(data=str(tmp_path)), is_causal=False)
+    assert f"line {place % 6 + 1} of" in str(caught.value)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(changed=st.integers(0, 7), pixel=st.integers(0, 15))
+def test_data_is_other_data_as_soon_as_one_pixel_of_a_picture_is_another(tmp_path, changed, pixel):
+    names = [f"{'ab'[number % 2]}/{number}.png" for number in range(8)]
+    for number, name in enumerate(names):
+        write(tmp_path / name, (number, 0, 0))
+    request = TaskRequest(data=str(tmp_path))
+    before = load_task(request, is_causal=False).sha256
+    assert load_task(request, is_causal=False).sha256 == before
+    with Image.open(tmp_path / names[changed]) as image:
+        image.load()
+    image.putpixel((pixel % 4, pixel // 4), (255, 255, 255))
+    image.save(tmp_path / names[changed])
+    assert load_task(request, is_causal=False).sha256 != before
+
+
+def test_links_to_folders_are_read_and_loops_end(tmp_path):
+    write(tmp_path / "elsewhere" / "1.png")
+    write(tmp_path / "photos" / "cat" / "2.png")
+    (tmp_path / "photos" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "cat" / "again").symlink_to(tmp_path / "photos")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos" / "dog")
+    table = read_split(find_source(str(tmp_path / "photos")), "train")
+    assert [(row["image"], row["label"]) for row in table.rows] == [
+        ("cat/2.png", "cat"),
+        ("dog/1.png", "dog"),
+    ]
+    (tmp_path / "photos" / "dog" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 3 pictures .* are no UTF-8: 'dog/\\xff.png'; rename"):
+        read_split(find_source(str(tmp_path / "photos")), "train")

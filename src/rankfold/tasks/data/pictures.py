@@ -51,7 +51,14 @@ _SIGNATURES = (
 # The same in base64: a JPEG begins like an absolute path.
 _BASE64 = re.compile(r"(iVBORw0KG|/9j/|_9j_|R0lGOD|Qk[0-3]|UklGR|SUkqA|TU0AK)[A-Za-z0-9+/_\s-]{24,}=*\s*")
 _DATA_URL = re.compile(r"data:image/[\w.+-]+(;[\w=.-]+)*;base64,", re.IGNORECASE)
-_LONGEST_PATH = 4096
+_URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_LONGEST_PATH, _LONGEST_TITLE = 4096, 200
+_MOST_SLENDER = 200
+"""The most times that a picture is longer than wide: the shorter side is scaled, and the longer with it."""
+
+_RUNS_PROGRAMS = {"EPS", "WMF"}
+"""Formats that Pillow hands to a program or to the system."""
+
 _REMEDY = "restore the picture, or remove the row"
 
 
@@ -66,9 +73,10 @@ def picture_columns(rows: Rows) -> list[str]:
 
 def _are_pictures(name: str, values: Sequence[object]) -> bool:
     present = [value for value in values if value is not None and not (isinstance(value, str) and not value)]
-    # "see a.png" is a text, unless it is an image.
-    takes_spaces = name.lower() in PICTURE_NAMES
-    return bool(present) and all(is_picture(value, takes_spaces=takes_spaces) for value in present)
+    # "see a.png" is a text, unless it is an image; the odd value of a column of images is a fault.
+    is_usual = name.lower() in PICTURE_NAMES
+    pictures = sum(is_picture(value, takes_spaces=is_usual) for value in present)
+    return pictures > len(present) / 2 if is_usual else 0 < pictures == len(present)
 
 
 def is_picture(value: object, *, takes_spaces: bool = True) -> bool:
@@ -151,6 +159,8 @@ class PictureFolder:
         if not path.is_absolute() and ".." in path.parts and not self.is_own:
             raise ValueError(f"leads out of the folder '{self.path}', which a data file may not")
         path = self.path / path
+        if path.is_dir():
+            raise ValueError("is a folder, and a row needs a file")
         if path.is_file():
             if path.stat().st_size > MOST_PICTURE_BYTES:
                 raise ValueError(_too_many_bytes(path.stat().st_size))
@@ -239,9 +249,16 @@ class Picture:
         return value if isinstance(value, str) and not _is_encoded(value) else "(embedded)"
 
     @property
+    def key(self) -> object:
+        """A value that is equal for the same picture, without opening it."""
+        is_hashable = isinstance(self.value, str | bytes)
+        return (self.folder, self.value) if is_hashable else id(self.value)
+
+    @property
     def name(self) -> str:
         """The picture as messages have it."""
-        return f"the picture '{self.title}'" if self.title is self.value else "the picture"
+        title = self.title if len(self.title) <= _LONGEST_TITLE else f"{self.title[:_LONGEST_TITLE]}…"
+        return f"the picture '{title}'" if self.title is self.value else "the picture"
 
     def read(self) -> "Image":
         """Return the picture in the mode RGB.
@@ -398,7 +415,7 @@ def _plain(value: object) -> object:
 
 def _without_scheme(text: str) -> str:
     """Return a path that may be written as a `file:` URL; base64 as it is."""
-    if text.startswith(("http://", "https://")):
+    if _URL.match(text):
         raise DataError(f"the picture is at '{text}', and nothing is downloaded; save it beside the data.")
     return unquote(urlsplit(text).path) if text.startswith("file:") else text
 
@@ -460,7 +477,8 @@ def _pillow() -> Any:
 def _open_bytes(content: bytes) -> "Image":
     library = _pillow()
     try:
-        image: Image = library.open(io.BytesIO(content))
+        library.init()
+        image: Image = library.open(io.BytesIO(content), formats=sorted({*library.ID} - _RUNS_PROGRAMS))
     except library.UnidentifiedImageError as error:
         raise ValueError("is empty" if not content else "is no picture, or of an unknown format") from error
     except library.DecompressionBombError as error:
@@ -477,6 +495,11 @@ def _check_size(width: int, height: int) -> None:
         )
     if not width * height:
         raise ValueError("has no pixels")
+    if max(width, height) > _MOST_SLENDER * min(width, height):
+        raise ValueError(
+            f"is too slender: it has {width:,} × {height:,} pixels, and a side may be {_MOST_SLENDER} times "
+            "the other"
+        )
 
 
 def _as_rgb(image: "Image") -> "Image":
@@ -528,11 +551,10 @@ def picture_digests(table: Table, column: str) -> list[str]:
     digests: dict[object, str] = {}
 
     def digest(picture: Picture) -> str:
-        key = (picture.folder, picture.value) if isinstance(picture.value, str | bytes) else id(picture.value)
-        if key not in digests:
+        if picture.key not in digests:
             is_read = len(digests) < _FULLY_CHECKED
-            digests[key] = picture.digest() if is_read else f"{picture.folder.path}/{picture.title}"
-        return digests[key]
+            digests[picture.key] = picture.digest() if is_read else f"{picture.folder.path}/{picture.title}"
+        return digests[picture.key]
 
     texts: list[str] = []
     for number, row in enumerate(with_cells({"": table}, column)[""].rows):
@@ -543,13 +565,38 @@ def picture_digests(table: Table, column: str) -> list[str]:
     return texts
 
 
+def pictures_of(splits: Mapping[str, Sequence[Any]]) -> list[Picture]:
+    """Return the pictures of examples of any kind, in order: each is in `picture`, several in `pictures`."""
+    items = (item for examples in splits.values() for item in examples)
+    found = (getattr(item, "pictures", None) or [getattr(item, "picture", None)] for item in items)
+    return [picture for pictures in found for picture in pictures if isinstance(picture, Picture)]
+
+
+def sha256_of_pictures(pictures: Iterable[Picture]) -> str:
+    """Return the SHA-256 of the content of pictures, each of which is read once; empty if there are none.
+
+    Raises:
+        DataError: If one cannot be read, with its row.
+    """
+    digests: dict[object, str] = {}
+    total = hashlib.sha256()
+    for picture in pictures:
+        if picture.key not in digests:
+            digests[picture.key] = picture.digest()
+        total.update(digests[picture.key].encode())
+    return total.hexdigest() if digests else ""
+
+
 def check_pictures(pictures: Iterable[Picture]) -> list[Finding]:
     """Check that all pictures can be read, and return a finding if some of them are animated.
 
     Raises:
         DataError: If some cannot, with their number, and the rows and faults of the first.
     """
-    items = list(pictures)
+    firsts: dict[object, Picture] = {}
+    for picture in pictures:
+        firsts.setdefault(picture.key, picture)
+    items = [*firsts.values()]
     faults: list[DataError] = []
     animated: list[Picture] = []
     for picture in items:

@@ -34,7 +34,9 @@ def encode_question(
     size = inputs["input_ids"].shape
     # Those of each token, such as the mask, are continued by the answer's.
     features: dict[str, Any] = {
-        name: value[0].tolist() if value.shape == size else value for name, value in inputs.items()
+        name: value[0].tolist() if value.shape == size else value
+        for name, value in inputs.items()
+        if name != "labels"  # of PaliGemma's prompts, which learn nothing
     }
     if answer is None:
         return features
@@ -44,7 +46,7 @@ def encode_question(
     for name, value in features.items():
         if isinstance(value, list):
             tokens = cast("list[int]", value)
-            tokens += ids if name == "input_ids" else [int(name == "attention_mask")] * len(ids)
+            tokens += ids if name == "input_ids" else [_type_of_answer(name, tokens)] * len(ids)
     count = len(features["input_ids"])
     if count > learner.max_length:
         raise DataError(
@@ -52,6 +54,15 @@ def encode_question(
             f"{learner.max_length} are read; raise --max-length, or remove the row."
         )
     return {**features, "labels": [IGNORED_LABEL] * (count - len(ids)) + ids}
+
+
+def _type_of_answer(name: str, prompt: Sequence[int]) -> int:
+    """Return the number that stands beside each token of an answer: of a mask, or of types of tokens.
+
+    Where only the tokens of pictures have a type (Gemma 3), the answer has none; where the whole prompt has
+    the type 0, it is read as one (PaliGemma), and the answer has another type: it must not see what follows.
+    """
+    return int(name == "attention_mask" or (name == "token_type_ids" and not any(prompt)))
 
 
 def _prompt(processor: Any, item: PictureQuestion) -> str:
@@ -68,12 +79,16 @@ def _prompt(processor: Any, item: PictureQuestion) -> str:
             for turn in item.turns
         ]
         return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    mark: str = getattr(processor, "image_token", None) or ""
-    texts = [
-        "\n".join(mark if part is None else part for part in turn.parts if part or mark)
-        for turn in item.turns
-    ]
-    return "\n".join(texts) + "\n"
+    # BLIP-2 puts its tokens of the picture before the text itself.
+    is_marked = getattr(processor, "num_query_tokens", None) is None
+    mark = str(getattr(processor, "image_token", None) or "") if is_marked else ""
+    if not is_marked and len(item.pictures) != 1:
+        raise DataError(
+            f"the row '{item.id}' has {len(item.pictures)} pictures, and this model reads one; keep one."
+        )
+    texts = ["".join(mark if part is None else f"{part}\n" for part in turn.parts) for turn in item.turns]
+    # PaliGemma's ends prompts with a line break itself.
+    return "".join(texts).removesuffix("\n" if type(processor).__name__.startswith("PaliGemma") else "")
 
 
 def question_collator(learner: Learner, *, on_left: bool) -> Collate:
