@@ -251,7 +251,10 @@ class Benchmark:
                     for task, row in product(SCORED, rows)
                 ]
                 for record in run(requests, self.jobs):
-                    print(f"{record.name} seed {seed}: {goodness(record):.4f}", flush=True)
+                    out = record.request.out
+                    print(
+                        f"{record.task.name} {out.parent.name} {out.name}: {goodness(record):.4f}", flush=True
+                    )
 
 
 def run(requests: Sequence[RunRequest], jobs: int) -> list[RunRecord]:

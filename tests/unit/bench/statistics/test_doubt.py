@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from rankfold.bench.statistics.comparison import (
@@ -113,6 +114,12 @@ def test_what_is_sure_is_separated_among_thousands_of_comparisons():
     ours, reference = (Scores(labels, np.full((5, 2000), guess), tuple(range(5))) for guess in (1, 0))
     sure = paired_difference(ours, reference, "accuracy")
     assert all(holm_rejections([sure.p_value] * 2000))
+
+
+@given(st.lists(st.floats(0, 1) | st.floats(0, 0.06) | st.just(0.05), max_size=12))
+def test_correction_is_the_one_of_statsmodels(p_values):
+    expected = multipletests(p_values, method="holm")[0].tolist() if p_values else []
+    assert holm_rejections(p_values) == expected
 
 
 def test_few_examples_are_no_surer_than_tosses_of_a_coin():
