@@ -26,7 +26,7 @@ def serve(port, folder):
     words = shlex.split(command.rpartition("&&")[2])
     assert words[0] == "rankfold"
     errors = folder / "errors"
-    errors.touch()
+    errors.write_text("")  # of a server before it
     process = start(call_in_folder, [*words[1:], "--port", str(port)], folder, errors)
     while process.is_alive() and "\nserving " not in f"\n{errors.read_text('utf-8')}":
         time.sleep(0.05)
