@@ -239,7 +239,7 @@ def _length_figures(record: RunRecord) -> list[Figure]:
 
 
 def _cost(record: RunRecord) -> list[tuple[str, str, str]]:
-    """Return speed, memory and sizes: name, value, and what it is made of."""
+    """Return rows of speed, memory and sizes: name, value and parts."""
     if record.status == "failed":
         return []
     seconds, sizes, parameters = record.seconds, record.bytes, record.parameters

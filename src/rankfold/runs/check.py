@@ -108,7 +108,7 @@ def check_packages(request: RunRequest) -> None:
 
 
 def check_data_packages(work: str) -> None:
-    """Refuse work on data where what reads and scores it is not installed.
+    """Check that the packages that read and score data are installed.
 
     Args:
         work: The work, for the message, such as "training".

@@ -215,7 +215,7 @@ def check_answer_file(path: Path, *, overwrite: bool) -> None:
 
 
 def check_answer_form(model: AdaptedModel, path: Path | None) -> None:
-    """Check that answers have the form of what they are written to: pictures a folder, others a file.
+    """Check that the output suits the answers: for pictures a folder, for others a file.
 
     Args:
         model: Made by `load`.

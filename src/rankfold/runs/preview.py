@@ -109,7 +109,7 @@ class DataPreview:
 
 
 def preview_data(request: PreviewRequest) -> DataPreview:
-    """Return what a run with the same data options would learn. Nothing is trained, and no weight is loaded.
+    """Return a preview of the data that a run of the same options would learn from; no weights are loaded.
 
     Args:
         request: The data, and perhaps the model, without which lengths are counted in words.

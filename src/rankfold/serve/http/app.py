@@ -33,7 +33,7 @@ from rankfold.serve.http.service import HttpError, ServerOptions, Service, as_ht
 @final
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """What a server serves, and how; it can be sent to other processes.
+    """Model, adapters and limits of a server, as a value that can be sent to other processes.
 
     Args:
         model: `minilm`, `smollm2`, a folder, a GGUF file or a hub id.

@@ -259,7 +259,7 @@ def _short(value: object, length: int = 60) -> str:
 @final
 @dataclass(slots=True)
 class InstructionReader:
-    """Reads rows as instructions, and counts what of them is not learned.
+    """Reader of rows as instructions, which counts the parts that are not learned.
 
     Args:
         columns: Those that are named.

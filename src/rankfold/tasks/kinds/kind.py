@@ -359,7 +359,7 @@ class TaskKind(ABC):
         """
 
     def check_base(self, base: BaseModel, columns: Columns) -> None:
-        """Check that a base model reads what the columns hold; by default it does.
+        """Check that a base model reads values such as those of the columns; by default it does.
 
         Raises:
             SpecError: If it does not, with the column.

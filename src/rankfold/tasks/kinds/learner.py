@@ -127,7 +127,7 @@ class Sampling:
 
 
 def check_finite(values: Tensor, names: Sequence[int | str]) -> Tensor:
-    """Return what a model gives for some rows, if all of it can be an answer.
+    """Return a model's outputs for some rows, if all of them are finite.
 
     Args:
         values: With the rows as the first axis.
