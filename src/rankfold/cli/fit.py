@@ -31,7 +31,7 @@ _subject_option, _training_option, _place_option = map(section, (_SUBJECT, _TRAI
 # Data are read with --run only, but their kind and length decide what fits; answers are always scored alike.
 _FITTED_DATA = tuple(name for name in DATA_FIELDS if name not in ("kind", "max_length", "scoring"))
 _HELP_TEXTS = {
-    "model": "minilm, smollm2, a folder, a config.json, a GGUF file or a hub id.",
+    "model": "minilm, smollm2, smollm2_vision, a folder, a config.json, a GGUF file or a hub id.",
     "eval_rows": "Of the rows that are held out, evaluate on this many.",
 }
 

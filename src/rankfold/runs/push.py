@@ -26,13 +26,10 @@ from rankfold.store.sharing import Family
 
 CARD_NAME = "README.md"
 
-_HUB_NAMES = dict(
-    zip(
-        EMBEDDED_MODELS,
-        ("sentence-transformers/all-MiniLM-L6-v2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        strict=True,
-    )
-)
+_HUB_NAMES = {
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PIPELINES = {
     "SEQ_CLS": "text-classification",

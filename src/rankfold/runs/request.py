@@ -232,7 +232,7 @@ class RunRequest(DataRequest):
     )
 
     model: Annotated[str, _SUBJECT] = Field(
-        description="minilm, smollm2, a model folder, a GGUF file or a hub id."
+        description="minilm, smollm2, smollm2_vision, a model folder, a GGUF file or a hub id."
     )
     method: Annotated[str, _SUBJECT] = Field(
         description="A method of `rankfold methods`, or one of PEFT's, such as peft:lora."
@@ -565,7 +565,8 @@ class PreviewRequest(DataRequest):
     sections: ClassVar[tuple[str, ...]] = ("What to show", "Data")
 
     model: Annotated[str | None, Option("What to show")] = Field(
-        None, description="The model whose tokens are shown: minilm, smollm2, a folder, a hub id."
+        None,
+        description="The model whose tokens are shown: minilm, smollm2, smollm2_vision, a folder, a hub id.",
     )
 
 

@@ -1,13 +1,13 @@
 """From a task's name or a path to checked examples, with everything a record says about them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
 from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
-from rankfold.tasks.bbc_news import SOURCE, read_bbc_news
+from rankfold.tasks import bbc_news, easy_vqa
 from rankfold.tasks.data.columns import (
     Columns,
     check_columns,
@@ -27,6 +27,12 @@ from rankfold.tasks.metrics import metric_name
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.registry import as_choices, find_task
 from rankfold.tasks.task import MIXTURES, SEPARATOR, Task, TaskData, TaskRequest
+
+_EMBEDDED: Mapping[str, tuple[str, Callable[[], Mapping[str, Table]]]] = {
+    "bbc_news": (bbc_news.SOURCE, bbc_news.read_bbc_news),
+    "easy_vqa": (easy_vqa.SOURCE, easy_vqa.read_easy_vqa),
+}
+"""Where the rows of an embedded task are from, and the function that reads its splits."""
 
 SPLITS = ("train", "validation", "test", "validation_mismatched")
 TRAINING_SPLITS = SPLITS[:2]
@@ -120,7 +126,7 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     return TaskData(
         task,
         kind,
-        SOURCE if source is None else source.name,
+        _EMBEDDED[task.name][0] if source is None else source.name,
         _sha256(own_tables, examples),
         examples,
         findings=tuple(dict.fromkeys(findings)),
@@ -186,7 +192,7 @@ class _Reader:
 
     def _read(self, split: str) -> Table | None:
         if self.source is None:
-            return read_bbc_news().get(split)
+            return _EMBEDDED[self.task.name][1]().get(split)
         table = read_split(self.source, split, self.request.reading)
         return table if table is None or self.task.choice_word is None else as_choices(table)
 

@@ -20,7 +20,7 @@ from rankfold.tasks.task import SEPARATOR, Task, TaskRequest
 
 logger = logging.getLogger("rankfold.tasks")
 
-EMBEDDED_TASK = "bbc_news"
+EMBEDDED_TASK, EMBEDDED_PICTURES = "bbc_news", "easy_vqa"
 DATA_ROOT = "RANKFOLD_DATA"
 GROUP = "rankfold.tasks"
 
@@ -28,7 +28,7 @@ GROUP = "rankfold.tasks"
 def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     """Return the task and where its data is; None is the embedded data.
 
-    A folder of the task's name goes before the hub.
+    A folder of the task's name goes before the package with pictures and before the hub.
 
     Raises:
         SpecError: If neither task nor data is given, or the task is unknown.
@@ -45,6 +45,8 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     folder = _folder(request, name)
     if folder is not None and folder.is_dir():
         return _lookup_task(name) or Task(name, None, ()), find_source(str(folder))
+    if name == EMBEDDED_PICTURES:
+        return NAMED_TASKS[name], None
     task = _require_task(name, folder)
     if folder is not None and _holds_splits(folder.parent):
         raise DataError(
@@ -193,6 +195,14 @@ _TASKS = (
     _commonsense("social_i_qa", "lighteval/siqa", "not stated", 33_410, 1_954),
     _commonsense("winogrande", "allenai/winogrande:winogrande_xl", "CC BY 4.0", 40_398, 1_267, word="option"),
     _commonsense("hellaswag", "Rowan/hellaswag", "MIT", 39_905, 10_042, word="ending"),
+    Task(
+        "easy_vqa",
+        "image_text",
+        ("accuracy",),
+        licence="MIT",
+        version=1,
+        rows={"train": 38_575, "test": 9_673},
+    ),
 )
 
 NAMED_TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
