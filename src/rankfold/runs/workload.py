@@ -1,5 +1,6 @@
 """Cost of training a method on a model, from structure alone: parameters, operations and memory of a step."""
 
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from rankfold.adapter.cost import adapter_work
-from rankfold.errors import SpecError
+from rankfold.errors import RankfoldWarning, SpecError
 from rankfold.models.meta import MetaBase
 from rankfold.peft_plugin.config import RankfoldConfig
 from rankfold.peft_plugin.targets import plan_adapters
@@ -64,7 +65,9 @@ def trace_step(model: nn.Module, rows: int, length: int) -> Trace:
         return tensor
 
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm})
-    with quiet_libraries():
+    with quiet_libraries(), warnings.catch_warnings():
+        # The batch has tokens alone, so layers of a vision model take no part in it.
+        warnings.simplefilter("ignore", RankfoldWarning)
         # Apart from the counter, for whose hooks layers leave the fast path, which keeps less.
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             _loss(model.train(), rows, length)
