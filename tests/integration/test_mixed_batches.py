@@ -1,7 +1,10 @@
 """One batch for many adapters gives each row the output of a pass of its own."""
 
+from functools import partial
+
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from tests.integration.models import (
     FOLDABLE,
@@ -86,6 +89,38 @@ def test_mixed_generation_equals_separate_passes(base, targets, task, beams):
     together = generate(model, num_beams=beams, adapter_names=ROWS)
     assert torch.equal(together, one_at_a_time(model, lambda: generate(model, num_beams=beams)))
     assert together.max() < VOCABULARY
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_return_sequences": 2, "num_beams": 3},
+        {"generation_config": GenerationConfig(num_beams=2, max_new_tokens=6, do_sample=False)},
+        {"num_return_sequences": 2, "do_sample": True, "top_k": 1},
+    ],
+    ids=["sequences of beams", "configuration", "samples"],
+)
+@pytest.mark.parametrize("is_default", [False, True])
+@pytest.mark.parametrize(
+    ("base", "targets", "task"),
+    [(gpt2, ["c_attn", "c_fc"], "CAUSAL_LM"), (t5, ["q", "v", "wo"], "SEQ_2_SEQ_LM")],
+    ids=["gpt2", "t5"],
+)
+def test_every_sequence_of_a_row_is_generated_by_its_adapter(base, targets, task, options, is_default):
+    model = mixed_scores("relayed_lora", base(), target_modules=targets, task_type=task, alpha=64.0)
+    if is_default:
+        defaults = options.get("generation_config", GenerationConfig(max_new_tokens=6, **options))
+        defaults.decoder_start_token_id = 0
+        model.get_base_model().generation_config = defaults
+        options = {}
+    run = partial(
+        model.generate, input_ids=ids(length=6), attention_mask=torch.ones(6, 6).long(), pad_token_id=0
+    )
+    options = {"max_new_tokens": 6, **options}
+    together = run(adapter_names=ROWS, **options)
+    copies = len(together) // len(ROWS)
+    alone = one_at_a_time(model, lambda: run(**options).unflatten(0, (len(ROWS), copies)))
+    assert torch.equal(together, alone.flatten(0, 1))
 
 
 def test_mixed_batch_leaves_no_hooks():

@@ -20,6 +20,7 @@ from rankfold.adapter.build import BuiltAdapter
 from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating, ExpertGating
 from rankfold.adapter.module import Adapter
 from rankfold.errors import NotExactError, RankfoldWarning, SpecError
+from rankfold.peft_plugin.batch_axis import find_batch_axis, note_input
 from rankfold.peft_plugin.effective_weight import effective_weight, is_in_forward
 from rankfold.peft_plugin.passes import ForwardPasses, row_adapters
 
@@ -27,6 +28,7 @@ PREFIX = "rankfold_"
 """The beginning of the names under which a layer registers the parts of its adapters."""
 
 _BITS = 32
+_MERGED = "rankfold_merged"  # in the metadata of a state_dict
 
 
 class RankfoldLayer(nn.Module, BaseTunerLayer):
@@ -52,6 +54,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
     other_param_names = ("rankfold_adapters", "rankfold_hooks")
     parameter_name = "weight"
     """The name, in the base layer, of the parameter that adapters are merged into."""
+    feature_axes = 1
+    """How many of the last axes of the input are never the batch."""
 
     def __init__(
         self, base_layer: nn.Module, quantization_backend: QuantizationBackend | None = None
@@ -79,6 +83,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         self.path = ""
         self.passes: ForwardPasses | None = None
         self.is_used = False
+        self.batch_axis: int | None = None
+        self.is_compared_to_one_row = False
 
     @property
     def weight(self) -> Tensor:
@@ -163,12 +169,13 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         """Return the base layer's output plus the adapters' changes.
 
         Args:
-            x: The base layer's input; its first axis is the batch.
+            x: The base layer's input.
             *args: Passed to the base layer.
             adapter_names: For each row its adapter, or `__base__`; None for the active adapters on every row.
             **kwargs: Passed to the base layer.
         """
         self._enter_pass()
+        note_input(self, x)
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.has_own_forward:
@@ -344,6 +351,30 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
                     f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                 )
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.merged and hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]][_MERGED] = list(self.merged_adapters)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """Refuse a base weight with merged adapters, on which they would act a second time.
+
+        Raises:
+            SpecError: If the weights were saved with other adapters merged than are merged here.
+        """
+        saved_as = local_metadata.get(_MERGED, [])
+        weight = state_dict.get(f"{prefix}base_layer.{self.parameter_name}")
+        if weight is not None and "version" in local_metadata and saved_as != self.merged_adapters:
+            here = ", ".join(self.merged_adapters) or "none"
+            raise SpecError(
+                f"the base weight of '{self.path}' was saved with merged adapters: "
+                f"{', '.join(saved_as) or 'none'}; here {here} are merged; call unmerge_adapter before you "
+                "save it and before you load it."
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def original_weight(self) -> Tensor:
         """Return the base weight without merged adapters, dequantised."""
         before = self._before_merge
@@ -495,7 +526,7 @@ def forward_mixed(
 
     Args:
         layer: The layer.
-        x: Its input; the batch is the first axis, or the second within such an MLP.
+        x: Its input, with the experts first within such an MLP.
         adapter_names: For each row its adapter, or `__base__`.
         *args: Passed to the base layer.
         **kwargs: Passed to the base layer.
@@ -513,12 +544,10 @@ def forward_mixed(
         name: gating.experts for name, gating in gatings.items() if isinstance(gating, ExpertEntryGating)
     }
     exits = {name: gating for name, gating in gatings.items() if isinstance(gating, ExpertExitGating)}
+    expert_axes = 1 if exits else 0
+    axis = _batch_axis(layer, x[0] if exits else x, adapter_names)
+    x = x.movedim(axis + expert_axes, expert_axes)
     base_input = x[0].clone() if exits else x
-    if len(base_input) != len(adapter_names):
-        raise ValueError(
-            "Length of `adapter_names` should be the same as the number of inputs, but got "
-            f"{len(adapter_names)} and {len(base_input)} respectively."
-        )
     rows = {name: _rows(adapter_names, name, x.device) for name in names}
     for name, gating in exits.items():
         base_input[rows[name]] = gating.join(x[: gating.experts, rows[name]])
@@ -528,7 +557,36 @@ def forward_mixed(
         target = (slice(0, entries.get(name, len(result))), rows[name]) if entries else (rows[name],)
         source = x[: exits[name].experts, rows[name]] if name in exits else base_input[rows[name]]
         result[target] = (result[target] + layer.change(name, source)).to(result.dtype)
-    return result
+    expert_axes = 1 if entries else 0
+    return result.movedim(expert_axes, axis + expert_axes)
+
+
+def _batch_axis(layer: "RankfoldLayer", x: Tensor, adapter_names: list[str]) -> int:
+    """Return the axis of a layer's input that has the rows.
+
+    Raises:
+        ValueError: If no axis has as many, or several have and nothing says which of them it is.
+    """
+    rows = len(adapter_names)
+    axes = [axis for axis in range(x.ndim - layer.feature_axes) if x.shape[axis] == rows]
+    if axes and (len(set(adapter_names)) == 1 or (torch.compiler.is_compiling() and axes[0] == 0)):
+        return axes[0]
+    if axes:
+        found_axis = find_batch_axis(layer, x, axes, rows)
+        layer.batch_axis = layer.batch_axis if found_axis is None else found_axis
+    if layer.batch_axis is not None and layer.batch_axis in axes:
+        return layer.batch_axis
+    if layer.batch_axis is None and axes == [0]:
+        return 0
+    if len(axes) > 1:
+        raise ValueError(
+            f"Cannot pass `adapter_names`: the layer '{layer.path}' has as many tokens as rows, so "
+            "its input does not say which are which; pad the tokens by one, or leave out a row."
+        )
+    raise ValueError(
+        "Length of `adapter_names` should be the same as the number of inputs, but got "
+        f"{rows} and {len(x)} respectively, in the layer '{layer.path}'."
+    )
 
 
 def _rows(adapter_names: list[str], name: str, device: torch.device) -> Tensor:

@@ -56,10 +56,14 @@ class RankfoldLinear(RankfoldLayer):
 class RankfoldConv2d(RankfoldLayer):
     """A convolution with its adapters; its input x is [batch, channels, height, width]."""
 
+    feature_axes = 3
+
 
 @final
 class RankfoldEmbedding(RankfoldLayer):
     """An embedding with its adapters."""
+
+    feature_axes = 0
 
     def change(self, name: str, x: Tensor) -> Tensor:
         """Return the change of the output by an adapter, for tokens x [*batch]."""

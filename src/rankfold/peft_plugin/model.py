@@ -1,8 +1,9 @@
 """The tuner: puts adapters on a model's layers."""
 
 import warnings
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from threading import Lock
 from typing import Any, cast, final
 
@@ -18,15 +19,17 @@ from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Matrices
 from rankfold.errors import RankfoldWarning, SpecError, unknown_name
 from rankfold.factors import Factor
+from rankfold.peft_plugin.batch_axis import compared_to_one_row
 from rankfold.peft_plugin.combine import check_sum, fill_factors, sum_config, weighted_factors
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.diffusers_saving import add_lora_saver, remove_lora_saver
+from rankfold.peft_plugin.fused_projections import allow_fusing, check_not_fused, refuse_fusing
 from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta, walk
 from rankfold.peft_plugin.layer_types import wrap
 from rankfold.peft_plugin.learning_check import LearningCheck
 from rankfold.peft_plugin.parameter_targets import warn_of_share
 from rankfold.peft_plugin.parameters import RankfoldParameter, RankfoldParameters
-from rankfold.peft_plugin.passes import ForwardPasses, row_adapters, rows_with_adapters
+from rankfold.peft_plugin.passes import ForwardPasses, all_row_adapters, row_adapters, rows_with_adapters
 from rankfold.peft_plugin.state import (
     check_fingerprint,
     check_finite,
@@ -84,6 +87,7 @@ class RankfoldModel(BaseTuner):
         self._targets = find_targets(model, config, state_dict)
         targets = list(self._targets.values())
         _check_free(self._targets)
+        check_not_fused(model, {target.name: target.module for target in targets})
         if config.expected_layers is None:
             warn_of_share(model, config, modules_outside_of_adapters(model))
         _check_fits(model, config, targets)
@@ -112,6 +116,7 @@ class RankfoldModel(BaseTuner):
             _replace_everywhere(model, {wrapper.base_layer: wrapper for wrapper in _wrappers(model)})
             self._hook_passes(model, adapter_name)
             add_lora_saver(model)
+            refuse_fusing(model)
         finally:
             del self._targets, self._builder
 
@@ -337,6 +342,7 @@ class RankfoldModel(BaseTuner):
             for adapter_name in layer.rankfold_adapters:
                 layer.remove_hooks(adapter_name)
         remove_lora_saver(model)
+        allow_fusing(model)
         return model
 
     @classmethod
@@ -372,7 +378,7 @@ class RankfoldModel(BaseTuner):
         return tensors | _under_other_names(model, tensors)
 
     @contextmanager
-    def _enable_peft_forward_hooks(self, *_args: Any, **kwargs: Any) -> Generator[None]:
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Generator[None]:
         """Hand `adapter_names` to every layer for the time of one call.
 
         Raises:
@@ -386,12 +392,6 @@ class RankfoldModel(BaseTuner):
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
         self._check_adapter_names(adapter_names)
         _check_rows(self.modules(), adapter_names)
-        beams = kwargs.get("num_beams")
-        # Beam search repeats every row; the encoder of an encoder-decoder model has run before that.
-        names_of_beams = [name for name in adapter_names for _ in range(beams or 1)]
-        find_encoder = getattr(self.model, "get_encoder", None)
-        encoder = find_encoder() if find_encoder is not None and (beams or 1) > 1 else None
-        in_encoder = set() if encoder is None or encoder is self.model else set(encoder.modules())
         modules: list[nn.Module] = [
             module
             for module in self.modules()
@@ -400,9 +400,48 @@ class RankfoldModel(BaseTuner):
         ]
         for module in modules:
             _take_adapter_names(module)
-        names = {module: adapter_names if module in in_encoder else names_of_beams for module in modules}
-        with rows_with_adapters(names):
+        inputs = {key: value for key, value in kwargs.items() if key != "adapter_names"}
+        with (
+            self._comparison(adapter_names, args, inputs),
+            rows_with_adapters(dict.fromkeys(modules, adapter_names)),
+        ):
             yield
+
+    @contextmanager
+    def _comparison(
+        self, adapter_names: list[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Generator[None]:
+        """Compare the first batch of layers that are new to mixed batches with one row of it."""
+        layers = [layer for layer in _layers(self) if not layer.is_compared_to_one_row]
+        is_compiled = torch.compiler.is_compiling() or hasattr(self.model, "_orig_mod")
+        if is_compiled or not layers or len(set(adapter_names)) <= 1:
+            yield
+            return
+        for layer in layers:
+            layer.is_compared_to_one_row = True
+        with compared_to_one_row(self.model, args, kwargs, len(adapter_names)):
+            yield
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the tuner or of its model; `generate` names the adapters of new rows."""
+        value = super().__getattr__(name)
+        return partial(self._generate, value) if name == "generate" else value
+
+    def _generate(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Generate with an adapter for each beam and each returned sequence of a row, which are rows too."""
+        names = all_row_adapters()
+        copies = _copies_of_rows(self.model, kwargs)
+        if names is None or copies == 1:
+            return generate(*args, **kwargs)
+        # The encoder of an encoder-decoder model runs before the rows are repeated.
+        model = cast(Any, self.model)
+        in_encoder = set(model.get_encoder().modules()) if model.config.is_encoder_decoder else set()
+        names_of_copies = {
+            module: rows if module in in_encoder else [name for name in rows for _ in range(copies)]
+            for module, rows in names.items()
+        }
+        with rows_with_adapters(names_of_copies):
+            return generate(*args, **kwargs)
 
     def _check_can_merge(self, adapter_names: list[str] | None, *, safe_merge: bool) -> None:
         for name in adapter_names or ():
@@ -428,6 +467,17 @@ class RankfoldModel(BaseTuner):
                 f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; "
                 f"loaded are {', '.join(sorted(loaded_names))}, and '{BASE}' stands for none."
             )
+
+
+def _copies_of_rows(model: nn.Module, options: Mapping[str, Any]) -> int:
+    """Return how often generation repeats each row: for its beams, or for the sequences to return."""
+    configs = (options.get("generation_config"), getattr(model, "generation_config", None))
+    sources = [options, *(vars(config) for config in configs if config is not None)]
+    values = [
+        next((source[key] for source in sources if source.get(key) is not None), 1)
+        for key in ("num_beams", "num_return_sequences")
+    ]
+    return max(values)
 
 
 def _check_fits(model: nn.Module, config: RankfoldConfig, targets: Sequence[Target]) -> None:

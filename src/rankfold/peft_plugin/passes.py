@@ -35,6 +35,11 @@ def row_adapters(module: nn.Module) -> list[str] | None:
     return None if _ROWS.names is None else _ROWS.names.get(module)
 
 
+def all_row_adapters() -> Mapping[nn.Module, list[str]] | None:
+    """Return the adapter of each row by module, in this thread's pass; None if none were named."""
+    return _ROWS.names
+
+
 @contextmanager
 def rows_with_adapters(names: Mapping[nn.Module, list[str]]) -> Generator[None]:
     """Name the adapter of each row for the time of one call in this thread.
