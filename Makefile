@@ -14,6 +14,8 @@ NEWEST := .venv-newest
 NEWEST_LIBRARIES := torch transformers peft diffusers accelerate
 CORE_TESTS := tests/laws tests/integration tests/unit/train tests/unit/adapter tests/unit/runs/test_run.py \
 	tests/unit/runs/test_unfinished.py tests/compat/test_adapters.py
+# Servers and browsers are no part of the core, and bring libraries of their own.
+NOT_CORE := --ignore-glob='*ray_replicas*' --ignore-glob='*server*' --ignore-glob='*browser*'
 OLDEST_PEFT := 0.21.0
 OLDEST_PEFT_FOLDER := $(CURDIR)/.cache/peft-$(OLDEST_PEFT)
 
@@ -33,7 +35,7 @@ test: $(VENV)/.dev  ## Run every check and every test.
 	@RANKFOLD_OLDEST_PEFT=$(OLDEST_PEFT_FOLDER) $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-newest: $(NEWEST)/.ready  ## Run the core tests with the newest torch, transformers, peft and diffusers.
-	@$(NEWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(CORE_TESTS)
+	@$(NEWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(NOT_CORE) $(CORE_TESTS)
 
 lint: $(VENV)/.dev  ## Check style and import contracts.
 	@$(BIN)/ruff check

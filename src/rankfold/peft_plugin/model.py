@@ -40,6 +40,7 @@ from rankfold.peft_plugin.state import (
     check_tensors,
     fingerprint,
     layout_of_targets,
+    move_tensors,
     rename_tensors,
 )
 from rankfold.peft_plugin.structure import MLP_TARGETS, USUAL_TARGETS, usual_targets
@@ -366,6 +367,7 @@ class RankfoldModel(BaseTuner):
     ) -> dict[str, Tensor]:
         """Refuse a file that lacks some of the adapter: PEFT would go on with random values in its place."""
         state_dict = rename_tensors(state_dict, {old: new for new, old in config.saved_names.items()})
+        state_dict = move_tensors(model, adapter_name, state_dict)
         tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own_keys = check_tensors(model, adapter_name, tensors)
         check_finite(tensors)

@@ -223,6 +223,49 @@ def rename_tensors(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> d
     return {rename(key): tensor for key, tensor in tensors.items()} if names else dict(tensors)
 
 
+def move_tensors(model: nn.Module, adapter_name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of an adapter under the names of layers that hang elsewhere in a model.
+
+    An adapter of a model with a head may be loaded on the model inside of it, whose layers lack the first
+    part of their names, or the other way round. A head that the model inside lacks is named in a warning.
+
+    Args:
+        model: It has the adapter, still without the saved values.
+        adapter_name: The adapter's name in the model.
+        tensors: The saved tensors.
+    """
+    layers = {
+        path.removeprefix(_WRAPPER)
+        for path, layer in walk(model)
+        if isinstance(layer, RankfoldLayer) and adapter_name in layer.rankfold_adapters
+    }
+    own_keys = [key for key in tensors if f".{PREFIX}" in key]
+    paths = {key.partition(f".{PREFIX}")[0].removeprefix(_WRAPPER) for key in own_keys}
+    names = {} if paths & layers else _moved_names(sorted(paths), layers)
+    heads = sorted({key.removeprefix(_WRAPPER).rpartition(".")[0] for key in tensors.keys() - set(own_keys)})
+    lost_heads = [head for head in heads if not any(path.endswith(head) for path, _ in walk(model))]
+    if names and lost_heads:
+        warnings.warn(
+            f"the adapter's '{lost_heads[0]}' is left out, which this model does not have.",
+            RankfoldWarning,
+            stacklevel=2,
+        )
+    return rename_tensors(tensors, names)
+
+
+def _moved_names(paths: Sequence[str], layers: Collection[str]) -> dict[str, str]:
+    """Return names of layers by those of a file that differ from them in their first part alone."""
+    for layer in layers if paths else ():
+        first = paths[0]
+        start = first.removesuffix(layer) if first.endswith(f".{layer}") else ""
+        new_start = layer.removesuffix(first) if layer.endswith(f".{first}") else ""
+        names = {path: f"{new_start}{path.removeprefix(start)}" for path in paths}
+        fits = all(path.startswith(start) for path in paths) and set(names.values()) <= set(layers)
+        if (start or new_start) and fits:
+            return names
+    return {}
+
+
 def check_names(model: nn.Module, adapter_names: Collection[str]) -> None:
     """Check that several adapters of one model can be saved apart.
 

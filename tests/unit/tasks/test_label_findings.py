@@ -3,7 +3,7 @@
 import pytest
 
 from rankfold.errors import DataError
-from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.data.columns import Columns, find_columns
 from rankfold.tasks.data.label_findings import find_separator, label_findings
 from rankfold.tasks.data.odd_rows import drop_missing
 from rankfold.tasks.data.table import Table
@@ -34,6 +34,10 @@ def test_classes_are_counted():
         ("billing", "BILLING"),
         ("a b", "a\u00a0 b"),
         ("Ger\u00e4te", "Gera\u0308te"),
+        ("sales", "sales\u200b"),
+        ("sales", "\ufeffsales"),
+        ("invoice", "in\u00advoice"),
+        ("\u2764", "\u2764\ufe0f"),
         ("network", "netwrok"),
         ("network", "netork"),
         ("network", "networks"),
@@ -43,6 +47,28 @@ def test_labels_that_are_almost_the_same_are_named_with_their_rows(common, rare)
     message = _findings(*[common] * 40, *["other"] * 40, rare)["near_duplicate_labels"]
     assert f"'{common}' (40), '{rare}' (1)" in message
     assert "row 81" in message
+
+
+def test_letters_that_nobody_sees_are_named():
+    message = _findings("sales", "sales\u200b")["near_duplicate_labels"]
+    assert r"'\u200b' of 'sales" in message
+    assert "zero width space" in message
+
+
+def test_labels_that_all_end_with_a_space_are_named():
+    findings = _findings("sales ", "tech ", "tech ")
+    assert "2 of 2 labels" in findings["label_spaces"]
+    assert "'tech '" in findings["label_spaces"]
+    assert "label_spaces" not in _findings("sales", "tech")
+
+
+def test_columns_that_may_be_the_label_are_suggested():
+    rows = [
+        {"id": index, "description": f"{index % 3} rooms", "price": "" if index == 4 else f"{index * 977}.5"}
+        for index in range(40)
+    ]
+    with pytest.raises(DataError, match="--label-column, such as price or"):
+        find_columns(rows, Columns())
 
 
 @pytest.mark.parametrize("labels", [("true", "1", "false"), ("yes", "no", "N"), ("True", "TRUE", "0")])

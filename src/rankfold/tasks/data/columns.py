@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from rankfold.errors import DataError
+from rankfold.tasks.data.numbers import is_missing, is_number_text
 from rankfold.tasks.data.pictures import picture_columns
 from rankfold.tasks.data.questions import QuestionColumns, find_question_columns, split_names
 from rankfold.tasks.data.table import Row, Rows, quote_list
-from rankfold.tasks.data.texts import find_name, find_texts, text_names
+from rankfold.tasks.data.texts import can_be_label, find_name, find_texts, text_names
 
 LABEL_NAMES = ("label", "labels", "class", "category", "score", "target")
 """The usual names of columns of labels."""
@@ -155,15 +156,23 @@ def find_columns(rows: Rows, overrides: Columns) -> Columns:
 
 
 def _likely_labels(rows: Rows) -> list[str]:
-    """Return up to three columns whose few values come back in other rows, those with the fewest first."""
+    """Return up to three columns that may be of labels: those of few values, the fewest first, and numbers.
+
+    The few values come back in other rows. Columns that are called as texts are, and those of ids, are none.
+    """
     sample = rows[:_SAMPLE_ROWS]
     counts: dict[str, int] = {}
+    numbers: list[str] = []
     for name in sample[0]:
-        values = {str(value) for row in sample if (value := row.get(name)) not in (None, "")}
+        values = {str(value) for row in sample if not is_missing(value := row.get(name))}
         is_short = all(len(value) <= _LONGEST_LABEL for value in values)
-        if is_short and 1 < len(values) <= _MOST_VALUES and 2 * len(values) <= len(sample):
+        if not is_short or len(values) < 2 or not can_be_label(name):  # noqa: PLR2004 (classes differ)
+            continue
+        if len(values) <= _MOST_VALUES and 2 * len(values) <= len(sample):
             counts[name] = len(values)
-    return sorted(counts, key=counts.__getitem__)[:_LISTED_COLUMNS]
+        elif all(map(is_number_text, values)):
+            numbers.append(name)
+    return [*sorted(counts, key=counts.__getitem__), *numbers][:_LISTED_COLUMNS]
 
 
 def find_text_columns(rows: Rows, overrides: Columns) -> Columns:

@@ -30,6 +30,9 @@ _LOOK_ALIKES = str.maketrans(
     "ABESIJKMHOPCTYXaesijopcyxhdqwABEZHIKMNOPTYXovapxc",
 )
 
+_VARIATIONS = "\ufe0e\ufe0f"
+"""Characters that choose between the plain and the coloured form of a sign."""
+
 _LISTED = 20
 _LISTED_GROUPS = 5
 _RARE = 0.05
@@ -55,6 +58,7 @@ def label_findings(column: str, labels: Sequence[str], table: Table) -> list[Fin
     return [
         Finding("classes", f"{len(counts)} classes in '{column}': {counts_text(counts)}."),
         *near_duplicates(column, [[label] for label in labels], table),
+        *_edges(column, counts, owners),
         *_missing(column, counts, owners),
         *_separator_remarks(column, labels),
         *_numbers(column, counts),
@@ -70,8 +74,16 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 
 def plain_label(label: str) -> str:
-    """Return a label without differences that people overlook: case, spaces, width, composition, alphabet."""
-    return " ".join(unicodedata.normalize("NFKC", label).translate(_LOOK_ALIKES).casefold().split())
+    """Return a label without differences that people overlook: case, spaces, width, composition, alphabet.
+
+    Nor has it characters that nobody sees, such as spaces of no width and marks of direction.
+    """
+    seen_letters = "".join(letter for letter in label if not _is_invisible(letter))
+    return " ".join(unicodedata.normalize("NFKC", seen_letters).translate(_LOOK_ALIKES).casefold().split())
+
+
+def _is_invisible(letter: str) -> bool:
+    return unicodedata.category(letter) == "Cf" or letter in _VARIATIONS
 
 
 def near_duplicates(column: str, rows: Sequence[Sequence[str]], table: Table) -> Iterator[Finding]:
@@ -105,15 +117,34 @@ def near_duplicates(column: str, rows: Sequence[Sequence[str]], table: Table) ->
         )
 
 
+def _quote_letter(letter: str) -> str:
+    return ascii(letter) if _is_invisible(letter) else f"'{letter}'"
+
+
+def _edges(column: str, counts: Mapping[str, int], owners: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding on labels that begin or end with a space, which labels of other files may lack."""
+    edged_labels = [label for label in counts if label != label.strip()]
+    if edged_labels:
+        label = edged_labels[0]
+        yield Finding(
+            "label_spaces",
+            f"{len(edged_labels)} of {len(counts)} labels of '{column}' begin or end with a space, such as "
+            f"'{label}' ({owners[label]}), which is part of their names; remove it, or rows without it have "
+            "other labels.",
+        )
+
+
 def _foreign_letters(labels: Sequence[str]) -> str:
-    """Return the letters of another alphabet by which labels that look the same differ, in words."""
+    """Return the letters of another alphabet, or unseen ones, by which labels that look alike differ."""
     letters = [
-        f"'{letter}' of '{label}' is {unicodedata.name(letter, 'unnamed').lower()}"
+        f"{_quote_letter(letter)} of '{label}' is {unicodedata.name(letter, 'unnamed').lower()}"
         for label in labels
         for letter in dict.fromkeys(label)
-        if ord(letter) in _LOOK_ALIKES
+        if ord(letter) in _LOOK_ALIKES or _is_invisible(letter)
     ]
-    is_mixed = letters and any(label.isascii() for label in labels)
+    is_mixed = letters and (
+        any(label.isascii() for label in labels) or any(map(_is_invisible, "".join(labels)))
+    )
     return f": {', '.join(letters[:_LISTED_GROUPS])}" if is_mixed else ""
 
 

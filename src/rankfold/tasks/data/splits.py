@@ -58,8 +58,8 @@ def hold_out(
     held_rows -= _last_rows(strata, units, held_rows)
     if not held_rows:
         raise DataError(
-            f"{len(strata)} rows with {len(set(strata))} different labels are too few to cut a validation "
-            "split from; add a validation split."
+            f"the data has {len(strata)} row(s) with {len(set(strata))} different label(s), too few "
+            "to cut a validation split from; add a validation split."
         )
     rows = range(len(strata))
     return table.part(row for row in rows if row not in held_rows), table.part(sorted(held_rows))

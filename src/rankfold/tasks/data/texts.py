@@ -33,6 +33,11 @@ _LEAST_WORDS = 2.5
 """Fewer words a text than this, on average, are names or categories."""
 
 
+def can_be_label(name: str) -> bool:
+    """Return whether a column may be of labels by its name, which is neither that of a text nor of an id."""
+    return name.lower() not in {*_SINGLES, *_HEADINGS, *_BODIES} and not _NOT_TEXT.fullmatch(name)
+
+
 def text_names(columns: str | None, present: Iterable[str]) -> tuple[str, ...]:
     """Return the names of columns that are joined into one text: one name, or several as "subject,body".
 
