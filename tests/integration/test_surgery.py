@@ -79,6 +79,19 @@ def test_weights_with_merged_adapters_are_not_loaded_where_the_adapters_act(is_m
     assert torch.equal(other(ids()).logits, model(ids()).logits)
 
 
+def test_merged_weights_are_known_by_their_values_where_a_file_does_not_tell():
+    base = gpt2()
+    model, other = (adapted(copy.deepcopy(base), ["c_attn"], seed=seed) for seed in (0, 1))
+    unmerged = {key: value.clone() for key, value in model.state_dict().items()}
+    model.merge_adapter()
+    with pytest.raises(SpecError, match=r"c_attn'.*act twice"):
+        other.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
+    other.load_state_dict({key: value + 1e-3 for key, value in unmerged.items()})
+    other.load_state_dict(unmerged)
+    model.unmerge_adapter()
+    assert torch.equal(other(ids()).logits, model(ids()).logits)
+
+
 class Block(nn.Module):
     """Two layers and a norm."""
 

@@ -28,6 +28,7 @@ PREFIX = "rankfold_"
 """The beginning of the names under which a layer registers the parts of its adapters."""
 
 _BITS = 32
+_SAME_CHANGE = 0.02  # merging into 16 bits rounds some of the change away
 _MERGED = "rankfold_merged"  # in the metadata of a state_dict
 
 
@@ -85,6 +86,8 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
         self.is_used = False
         self.batch_axis: int | None = None
         self.is_compared_to_one_row = False
+        self.weight_before_loading: Tensor | None = None
+        self.register_load_state_dict_post_hook(_check_loaded_weight)
 
     @property
     def weight(self) -> Tensor:
@@ -373,6 +376,10 @@ class RankfoldLayer(nn.Module, BaseTunerLayer):
                 f"{', '.join(saved_as) or 'none'}; here {here} are merged; call unmerge_adapter before you "
                 "save it and before you load it."
             )
+        # Files of safetensors say nothing on merging; the values do, once the adapters are loaded too.
+        own_weight = dict(self.get_base_layer().named_parameters(recurse=False)).get(self.parameter_name)
+        if weight is not None and own_weight is not None and _is_other(weight, own_weight):
+            self.weight_before_loading = own_weight.detach().clone()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def original_weight(self) -> Tensor:
@@ -460,6 +467,33 @@ def _has_own_forward(base_layer: nn.Module) -> bool:
     if issubclass(layer_type, nn.Conv2d) and layer_type._conv_forward is not nn.Conv2d._conv_forward:
         return True
     return layer_type.forward not in _FORWARDS
+
+
+def _is_other(weight: Tensor, own_weight: Tensor) -> bool:
+    """Whether a weight has other values than a layer's own, as far as these are at hand."""
+    is_comparable = type(weight) in (Tensor, nn.Parameter) and type(own_weight) is nn.Parameter
+    if not is_comparable or weight.is_meta or own_weight.is_meta or weight.shape != own_weight.shape:
+        return False
+    return not torch.equal(weight.to(own_weight), own_weight)
+
+
+def _check_loaded_weight(layer: "RankfoldLayer", _keys: Any) -> None:
+    """Refuse a loaded base weight that is the former one plus an adapter: a hook after loading.
+
+    Raises:
+        SpecError: If it is.
+    """
+    before, layer.weight_before_loading = layer.weight_before_loading, None
+    if before is None or layer.merged:
+        return
+    change = layer.get_base_weight().float() - before.float()
+    for name in layer.rankfold_adapters:
+        delta = layer.get_delta_weight(name).float().to(change.device)
+        if delta.any() and (change - delta).norm() <= _SAME_CHANGE * delta.norm():
+            raise SpecError(
+                f"the loaded base weight of '{layer.path}' has the adapter '{name}' merged into it, which "
+                "would act twice; call unmerge_adapter before you save the model."
+            )
 
 
 def _sum(weight: Tensor, delta: Tensor) -> Tensor:
