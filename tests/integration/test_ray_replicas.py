@@ -15,6 +15,7 @@ import rankfold
 from rankfold.serve.engine import load_base
 from rankfold.serve.http.app import ServerSpec
 from rankfold.serve.http.keys import Keys
+from rankfold.serve.http.service import ServerOptions
 from tests.support.adapters import save_adapter
 from tests.support.live_server import ask
 from tests.support.tiny_models import review_rows, tiny_bert
@@ -50,7 +51,8 @@ def cluster(tiny_bert, tmp_path, monkeypatch):
     variables = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=variables)
     try:
-        spec = ServerSpec(str(tiny_bert), tmp_path / "adapters.db")
+        limits = ServerOptions(body_bytes=20_000)
+        spec = ServerSpec(str(tiny_bert), tmp_path / "adapters.db", options=limits)
         ray_app.start(ray_app.deploy(spec, Keys(), replicas=2), "127.0.0.1", port)
         yield SimpleNamespace(port=port, alone=alone, ray=ray)
     finally:
@@ -85,6 +87,7 @@ def test_adapters_are_answered_by_replicas_of_which_a_killed_one_is_replaced(clu
             assert (status, gap < 1e-5) == (200, True)
     assert ask(cluster, "POST", "/v1/embeddings", {"model": "never", "input": "a"})[0] == 404
     assert ask(cluster, "POST", "/v1/embeddings", b"{")[0] == 400
+    assert ask(cluster, "POST", "/v1/embeddings", b" " * 20_001)[0] == 413
 
     stop, results = threading.Event(), []
 

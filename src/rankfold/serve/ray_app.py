@@ -156,8 +156,7 @@ def _leave_to_replicas(scope: Scope, status: int, seconds: float) -> None:
     """Count no request; the replicas do."""
 
 
-def _make_gateway() -> Guard:
-    limits = ServerOptions()
+def _make_gateway(limits: ServerOptions) -> Guard:
     return Guard(
         _Gateway(),
         limit=lambda path: limits.adapter_bytes if path.startswith("/admin/") else limits.body_bytes,
@@ -201,7 +200,7 @@ def deploy(
     made = serve.deployment(name=_REPLICAS, **options)(_Replica).bind(spec, keys)
     # A gateway only hands on, and needs no processor for it.
     options = {"max_ongoing_requests": connections, "ray_actor_options": {"num_cpus": 0}}
-    gateway = serve.ingress(_make_gateway)()
+    gateway = serve.ingress(lambda: _make_gateway(spec.options))()
     return serve.deployment(name="Gateway", **options)(gateway).bind(made)
 
 
