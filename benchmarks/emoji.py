@@ -6,14 +6,12 @@ captions that all of them share, and the same ones are held out.
 
     npm install --prefix build @iconify-json/noto @iconify-json/fluent-emoji-flat @iconify-json/twemoji
     python benchmarks/emoji.py pictures build/node_modules/@iconify-json build/emoji
-    python benchmarks/emoji.py base build/emoji build/emoji-base
+    python benchmarks/emoji.py base build/emoji build/emoji_diffusion.safetensors
 
 `pictures` writes an image folder for each style. `base` trains a U-Net on pixels, which reads MiniLM's
 tokens, on two of the styles together, with the style's name behind the caption; the third, noto, is left
 for adapters. It takes about an hour on one core, and goes on to the same bits when it is started again
-after a stop. Its folder is a base model:
-
-    rankfold train --model build/emoji-base --data build/emoji/noto --method lora --out runs/noto
+after a stop. The file is rankfold's base model `emoji_diffusion`, and noto its task `emoji_noto`.
 """
 
 import argparse
@@ -40,6 +38,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from rankfold.files import write_whole
 from rankfold.models.base import resolve_model
+from rankfold.models.emoji import compose_model, pack_denoiser
 from rankfold.models.noise import NoiseProcess
 from rankfold.progress import quiet_libraries
 
@@ -184,7 +183,8 @@ def train_base(pictures: Path, out: Path, options: argparse.Namespace) -> None:
             print(f"step {step + 1:,} of {options.steps:,}: loss {mean:.4f}", flush=True)
         if (step + 1) % options.save_every == 0:
             _save(state_file, step + 1, model, average, optimizer)
-    write_pipeline(average, scheduler, out)
+    write_denoiser(average, scheduler, options.styles, out)
+    print(f"a folder to train on: {compose_model(Path(resolve_model('minilm').location), out)}")
     shutil.rmtree(state_file.parent, ignore_errors=True)
 
 
@@ -234,22 +234,13 @@ def _save(file: Path, step: int, model: Any, average: Any, optimizer: Any) -> No
     write_whole(file, buffer.getvalue())
 
 
-def write_pipeline(model: Any, scheduler: Any, out: Path) -> None:
-    """Write the folder that `rankfold train --model` takes: denoiser, scheduler, and MiniLM beside them."""
-    folder = resolve_model("minilm").location
-    with quiet_libraries():
-        text: dict[str, Any] = {
-            "text_encoder": AutoModel.from_pretrained(folder),
-            "tokenizer": AutoTokenizer.from_pretrained(folder),
-        }
-    parts = {"unet": model, "scheduler": scheduler, **text}
-    for name, part in parts.items():
-        part.save_pretrained(out / name)
-    classes = {
-        name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()
+def write_denoiser(model: Any, scheduler: Any, styles: Sequence[str], out: Path) -> None:
+    """Write the file that `rankfold.models.emoji` puts together with MiniLM."""
+    configs = {
+        name: json.loads(part.to_json_string()) for name, part in (("unet", model), ("scheduler", scheduler))
     }
-    index = {"_class_name": "DiffusionPipeline", "_diffusers_version": diffusers.__version__, **classes}
-    write_whole(out / "model_index.json", json.dumps(index, indent=2).encode())
+    about = {"command": "python benchmarks/emoji.py base", "seed": "0", "pictures": ", ".join(styles)}
+    write_whole(out, pack_denoiser(model.state_dict(), configs, about))
 
 
 def main() -> int:

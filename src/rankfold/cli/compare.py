@@ -63,7 +63,8 @@ _place_option = section("Where")
 
 _TRAINING_FIELDS = ("kind_options", "epochs", "steps", "batch_size", "learning_rate", "device", "threads")
 _HELP_TEXTS = {
-    "model": "minilm, smollm2, smollm2_vision, a model folder, a GGUF file or a hub id.  [default: minilm]"
+    "model": "minilm, smollm2, smollm2_vision, emoji_diffusion, a folder, a GGUF file or a hub id.  "
+    "[default: minilm]"
 }
 
 _EPILOG = """\b

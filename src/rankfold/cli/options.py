@@ -327,7 +327,7 @@ def model_and_method_options(command: _Function) -> _Function:
         click.option(
             "--model",
             required=True,
-            help="minilm, smollm2, smollm2_vision, a folder, a config.json or a hub id.",
+            help="minilm, smollm2, smollm2_vision, emoji_diffusion, a folder, a config.json or a hub id.",
         ),
     ):
         command = cast("_Function", option(command))

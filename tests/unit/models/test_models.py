@@ -113,7 +113,9 @@ def test_the_fingerprint_follows_the_weights_alone(tmp_path):
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "./nowhere", "/nowhere/at/all"])
 def test_a_model_that_is_not_there_says_what_could_be(name):
-    with pytest.raises(SpecError, match="name minilm, smollm2, smollm2_vision, a folder, or a hub id"):
+    with pytest.raises(
+        SpecError, match="name minilm, smollm2, smollm2_vision, emoji_diffusion, a folder, or a hub id"
+    ):
         resolve_model(name)
 
 

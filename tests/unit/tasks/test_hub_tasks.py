@@ -190,7 +190,7 @@ def test_number_of_a_choice_is_read_however_it_is_written(label):
     assert as_choices(Table([{**row, "label": label}])).rows[0]["answer"] == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMED_TASKS) - {"bbc_news", "easy_vqa"}))
+@pytest.mark.parametrize("name", sorted(set(NAMED_TASKS) - {"bbc_news", "easy_vqa", "emoji_noto"}))
 def test_without_folder_and_network_the_remedy_is_both(name, monkeypatch):
     monkeypatch.delenv("RANKFOLD_DATA", raising=False)
     with pytest.raises(
