@@ -77,11 +77,15 @@ class BaseModel:
         return sha256_of_weights(self.origin)
 
     def loadable(self) -> str:
-        """Return the name or folder to give to `from_pretrained`; a GGUF file is converted, once.
+        """Return the name or folder to give to `from_pretrained`, of a pipeline that of its denoiser.
+
+        A GGUF file is converted, once.
 
         Raises:
             DataError: If a GGUF file cannot be read.
         """
+        if self.is_pipeline and (name := denoiser_name(self.origin)):
+            return str(self.origin / name)
         return str(convert_gguf(self.origin)) if self.origin.is_file() else self.location
 
     def config(self) -> PreTrainedConfig:

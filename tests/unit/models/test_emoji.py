@@ -11,6 +11,7 @@ from PIL import Image
 from rankfold.bench.estimates import Estimator
 from rankfold.bench.suites.protocol import all_requests
 from rankfold.errors import DataError
+from rankfold.export.export import export_lora
 from rankfold.models import emoji
 from rankfold.models.base import resolve_model
 from rankfold.models.pipelines import load_pipeline
@@ -74,7 +75,7 @@ def test_captions_of_the_emoji_are_in_one_split_each():
     assert Image.open(io.BytesIO(tables["train"].rows[0]["image"])).size == (32, 32)
 
 
-def test_a_run_is_measured_beside_the_base_model(tmp_path):
+def test_a_run_is_measured_beside_the_base_model_and_exported_with_a_certificate(tmp_path):
     budget = {"train_rows": 8, "steps": 1, "batch_size": 4, "eval_rows": 4, "max_length": 16}
     kind = {"samples": 1, "sample_steps": 1}
     request = RunRequest(
@@ -86,6 +87,9 @@ def test_a_run_is_measured_beside_the_base_model(tmp_path):
         **budget,
     )
     record = run(request)
+    certificate = export_lora(tmp_path / "run", tmp_path / "lora", to="diffusers")
+    assert certificate.logits is not None
+    assert certificate.logits.largest < 1e-5
     assert record.baselines["base"] < 0.5  # a random denoiser has about 1
     assert record.metrics["denoising_loss"] != record.baselines["base"]
 
@@ -95,5 +99,7 @@ def test_the_counts_of_the_paper_come_out_of_its_profile(tmp_path):
     requests = {
         request.method: request for request in all_requests(packaged("effilora-image", "paper"), tmp_path)
     }
-    counts = {method: estimator.estimate(request).trainable_parameters for method, request in requests.items()}
+    counts = {
+        method: estimator.estimate(request).parameters.trainable for method, request in requests.items()
+    }
     assert counts == {"lora": 797_184, "hydra_lora": 1_894_272, "effilora": 1_211_648}
