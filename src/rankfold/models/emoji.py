@@ -10,10 +10,10 @@ import shutil
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from safetensors import safe_open
-from safetensors.torch import load, save, save_file
+import safetensors
+import safetensors.torch
 from torch import Tensor
 
 from rankfold.errors import DataError
@@ -50,7 +50,9 @@ def pack_denoiser(
         about: Licences and the command, for the file's metadata.
     """
     half = {name: value.detach().half().contiguous() for name, value in weights.items()}
-    return save(half, {**about, **{name: json.dumps(config) for name, config in configs.items()}})
+    return safetensors.torch.save(
+        half, {**about, **{name: json.dumps(config) for name, config in configs.items()}}
+    )
 
 
 def compose_model(text_encoder: Path, denoiser: Path | None = None) -> Path:
@@ -73,7 +75,7 @@ def compose_model(text_encoder: Path, denoiser: Path | None = None) -> Path:
     if target.is_dir():
         return target
     logger.info("putting '%s' together once in '%s'.", NAME, target)
-    with safe_open(path, "pt") as file:
+    with cast(Any, safetensors).safe_open(path, "pt") as file:
         about: dict[str, str] = file.metadata()
     configs = {name: json.loads(about[name]) for name in ("unet", "scheduler")}
     with new_folder(target) as work:
@@ -81,8 +83,9 @@ def compose_model(text_encoder: Path, denoiser: Path | None = None) -> Path:
             (work / name).mkdir()
             file_name = "config.json" if name == "unet" else "scheduler_config.json"
             (work / name / file_name).write_text(json.dumps(config, indent=2), "utf-8")
-        weights = {name: value.float() for name, value in load(content).items()}
-        save_file(weights, work / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+        weights = {name: value.float() for name, value in safetensors.torch.load(content).items()}
+        content = safetensors.torch.save(weights, {"format": "pt"})
+        (work / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
         for name, file_names in _TEXT_FILES.items():
             (work / name).mkdir()
             for file_name in file_names:
