@@ -50,6 +50,13 @@ HELD_OUT = 10
 WARM_UP_STEPS = 500
 CAPTION_DROPOUT = 0.1
 AVERAGING = 0.999
+ABOUT = {
+    "command": "python benchmarks/emoji.py base PICTURES OUT (12,000 steps of 16 pictures, seed 0)",
+    "pictures": "fluent-emoji-flat (Microsoft, MIT) and twemoji (Twitter and other contributors, CC BY 4.0), "
+    "of the npm packages @iconify-json/fluent-emoji-flat and @iconify-json/twemoji",
+}
+"""The origin of the denoiser, which its file carries."""
+
 _VARIANTS = re.compile(r"skin-tone|-(light|medium|dark)$")
 
 
@@ -183,7 +190,7 @@ def train_base(pictures: Path, out: Path, options: argparse.Namespace) -> None:
             print(f"step {step + 1:,} of {options.steps:,}: loss {mean:.4f}", flush=True)
         if (step + 1) % options.save_every == 0:
             _save(state_file, step + 1, model, average, optimizer)
-    write_denoiser(average, scheduler, options.styles, out)
+    write_denoiser(average, scheduler, out)
     print(f"a folder to train on: {compose_model(Path(resolve_model('minilm').location), out)}")
     shutil.rmtree(state_file.parent, ignore_errors=True)
 
@@ -234,13 +241,12 @@ def _save(file: Path, step: int, model: Any, average: Any, optimizer: Any) -> No
     write_whole(file, buffer.getvalue())
 
 
-def write_denoiser(model: Any, scheduler: Any, styles: Sequence[str], out: Path) -> None:
+def write_denoiser(model: Any, scheduler: Any, out: Path) -> None:
     """Write the file that `rankfold.models.emoji` puts together with MiniLM."""
     configs = {
         name: json.loads(part.to_json_string()) for name, part in (("unet", model), ("scheduler", scheduler))
     }
-    about = {"command": "python benchmarks/emoji.py base", "seed": "0", "pictures": ", ".join(styles)}
-    write_whole(out, pack_denoiser(model.state_dict(), configs, about))
+    write_whole(out, pack_denoiser(model.state_dict(), configs, ABOUT))
 
 
 def main() -> int:
