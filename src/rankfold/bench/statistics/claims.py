@@ -118,7 +118,8 @@ class Finding:
         rows: Labels, in the order of the claim.
         means: The metric of each row over the examples and seeds all rows share; empty if there are none.
         seeds: How many seeds they share.
-        difference: The first less the second; for `rising`, what a straight line through the rows gains from
+        difference: The first less the second, of an error the second less the first, so that more is
+            better; for `rising`, what a straight line through the rows gains from
             the first to the last. None if it cannot be said.
         verdict: The verdict, corrected for all comparisons of the suite.
         note: Why the runs cannot speak to the claim although they ended well; empty if they can.
@@ -229,7 +230,6 @@ def _mean_finding(claim: Claim, findings: Sequence[Finding]) -> Finding:
     if len(findings) == 1 or not usable:
         return findings[0]
     estimate = mean_estimate([finding.difference.estimate for finding in usable if finding.difference])
-    is_error = any(finding.difference.is_error for finding in usable if finding.difference)
     columns = zip(*(finding.means for finding in usable), strict=True)
     names = [finding.task for finding in usable]
     return Finding(
@@ -239,7 +239,7 @@ def _mean_finding(claim: Claim, findings: Sequence[Finding]) -> Finding:
         usable[0].rows,
         tuple(sum(means) / len(means) for means in columns),
         min(finding.seeds for finding in usable),
-        Difference(estimate, _tested_bound(claim), is_error),
+        Difference(estimate, _tested_bound(claim)),
         parts=tuple(findings),
     )
 
@@ -294,10 +294,13 @@ def _finding(
     if not examples:
         return replace(finding, note="measured on no example in common")
     scores = [scores_of(row, examples, metric) for row in runs]
+    sign = -1 if is_smaller_better(metric) else 1
+    weights = [sign * weight for weight in _weights(claim, len(labels))]
+    difference = paired_contrast(scores, weights, metric, bound=_tested_bound(claim))
     return replace(
         finding,
         means=tuple(mean_metric(row_scores, metric) for row_scores in scores),
-        difference=paired_contrast(scores, _weights(claim, len(labels)), metric, bound=_tested_bound(claim)),
+        difference=replace(difference, is_error=False),
         note=_missing_learning(runs, scores, metric, rows, reference),
     )
 

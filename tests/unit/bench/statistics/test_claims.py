@@ -36,6 +36,31 @@ def test_greater_is_answered_by_the_paired_difference(first, second, expected):
     assert answer(claim("greater", "a", "b"), a=first, b=second) == expected
 
 
+@pytest.mark.parametrize("expect", ["greater", "not inferior", "rising"])
+def test_of_an_error_less_is_better(expect):
+    def losses(label, loss):
+        runs = [make_record(label, seed=seed, examples=90) for seed in SEEDS]
+        return [
+            replace(
+                run,
+                task=replace(run.task, kind="image_generation", metric="denoising_loss", label_names=None),
+                metrics={"denoising_loss": loss},
+                baselines={"base": 1.0},
+                predictions=tuple(
+                    replace(row, label=1.0, prediction=loss + (place + run.training.seed) % 7 / 1000)
+                    for place, row in enumerate(run.predictions)
+                ),
+            )
+            for run in runs
+        ]
+
+    study = {"high": losses("high", 0.5), "low": losses("low", 0.3)}
+    for rows_of_claim, low_first in ((("low", "high"), True), (("high", "low"), False)):
+        is_better = low_first is (expect != "rising")
+        (judgement,) = judge([claim(expect, *rows_of_claim, margin=0.01)], {("m", "t"): study})
+        assert judgement.verdict == ("supported" if is_better else "contradicted")
+
+
 @pytest.mark.parametrize(
     ("first", "margin", "expected"),
     [
