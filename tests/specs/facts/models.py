@@ -14,6 +14,7 @@ from transformers import (
 
 import rankfold
 from rankfold.models.architectures import read_architecture
+from rankfold.models.pipelines import build_denoiser
 
 HUB_IDS = {
     "roberta-base": "FacebookAI/roberta-base",
@@ -24,6 +25,7 @@ HUB_IDS = {
     "opt-125m": "facebook/opt-125m",
     "llama3-8b": "meta-llama/Meta-Llama-3-8B",
     "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 
 _CLASSES: dict[str, Any] = {"llama3-8b": AutoModelForCausalLM, "llava-1.5-7b": AutoModelForImageTextToText}
@@ -40,8 +42,9 @@ ENCODER_LINEARS = {
 def base_model(name: str) -> nn.Module:
     """Return a model without weights."""
     kind = _CLASSES.get(name, AutoModelForSequenceClassification)
+    config = read_architecture(HUB_IDS[name])
     with torch.device("meta"):
-        return kind.from_config(read_architecture(HUB_IDS[name]))
+        return build_denoiser(config) if name == "sd-1.5" else kind.from_config(config)
 
 
 @cache
