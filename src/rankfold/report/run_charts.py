@@ -44,7 +44,11 @@ def curve_figures(record: RunRecord) -> list[Figure]:
     ]
     for name in names[:1]:
         rows = _points(record.curve.validation, name, "held out")
-        baseline = next(((value, key) for key, value in record.baselines.items()), None)
+        # Earlier records have the baselines of the main metric only.
+        baselines = record.baseline_metrics or {
+            key: {record.task.metric: value} for key, value in record.baselines.items()
+        }
+        baseline = next(((scores[name], key) for key, scores in baselines.items() if name in scores), None)
         title = f"{capital(metric_name(name))} on held-out rows"
         chart = _curve(rows, Axis("value", metric_name(name), format="~g"), baseline)
         figures.append(Figure("metric", title, "Measured during the training.", chart, "half"))

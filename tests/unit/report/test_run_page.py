@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from rankfold.cli.main import cli
 from rankfold.errors import DataError
+from rankfold.report.run_charts import curve_figures
 from rankfold.report.run_page import headline, run_page
 from rankfold.runs.examples import NAME, read_examples, write_examples
 from rankfold.runs.remarks import remarks
@@ -98,6 +99,17 @@ def test_the_headline_has_the_metric_its_interval_the_rows_and_the_baseline():
     assert text.endswith("on 445 held-out rows; majority class 0.229.")
     assert headline(texts_run()) == "Answer loss 1.25 on 445 held-out rows."
     assert headline(failed_run()) == "The run failed."
+
+
+@pytest.mark.parametrize(("metric", "has_line"), [("accuracy", True), ("answer_loss", False)])
+def test_a_baseline_is_drawn_beside_its_own_metric_only(metric, has_line):
+    record = classes_run()
+    points = [{"step": step, "loss": 1.0, metric: 0.5} for step in (5, 10)]
+    curve = replace(record.curve, validation=tuple(points))
+    record = replace(record, curve=curve, metrics={**record.metrics, metric: 0.5})
+    for known in ({}, {"majority": {"accuracy": 0.229}}):
+        figure = curve_figures(replace(record, baseline_metrics=known))[1]
+        assert ("majority" in json.dumps(figure.spec)) == has_line
 
 
 def _constant(record, prediction):
