@@ -11,6 +11,7 @@ from torch.nn.utils import fusion, parametrizations, parametrize
 
 import rankfold
 from rankfold.errors import SpecError
+from rankfold.presets import discover
 from tests.integration.models import gpt2, ids
 from tests.support.picture_models import DENOISERS
 from tests.support.tolerance import assert_close
@@ -90,6 +91,16 @@ def test_merged_weights_are_known_by_their_values_where_a_file_does_not_tell():
     other.load_state_dict(unmerged)
     model.unmerge_adapter()
     assert torch.equal(other(ids()).logits, model(ids()).logits)
+
+
+@pytest.mark.filterwarnings("ignore:k=8 saves nothing")
+@pytest.mark.parametrize("method", discover())
+def test_a_fine_tuned_base_is_loaded_under_adapters_of_every_method(method):
+    config = rankfold.config(method, init_weights=False)
+    model = peft.get_peft_model(gpt2(), config)
+    state = {key: value + 1e-3 for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 class Block(nn.Module):

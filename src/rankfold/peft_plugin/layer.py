@@ -488,7 +488,13 @@ def _check_loaded_weight(layer: "RankfoldLayer", _keys: Any) -> None:
         return
     change = layer.get_base_weight().float() - before.float()
     for name in layer.rankfold_adapters:
-        delta = layer.get_delta_weight(name).float().to(change.device)
+        try:
+            delta = layer.get_delta_weight(name).float()
+        except NotExactError:  # no weight has ever had it merged
+            continue
+        if delta.is_meta:
+            continue
+        delta = delta.to(change.device)
         if delta.any() and (change - delta).norm() <= _SAME_CHANGE * delta.norm():
             raise SpecError(
                 f"the loaded base weight of '{layer.path}' has the adapter '{name}' merged into it, which "
