@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rankfold
 from rankfold.models.base import resolve_model
-from rankfold.tasks.bbc_news import read_bbc_news
+from rankfold.tasks.embedded import read_bbc_news
 
 PROMPTS, WORDS = 50, 24
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -31,7 +31,7 @@ from rankfold.models.hardware import cpu_name
 from rankfold.progress import quiet_libraries
 from rankfold.store.rounding import GRIDS, Dtype
 from rankfold.store.size import explain
-from rankfold.tasks.bbc_news import read_bbc_news
+from rankfold.tasks.embedded import read_bbc_news
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 
 TARGETS: dict[str, Any] = {"target_modules": ["query", "value"]}

@@ -38,7 +38,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from rankfold.files import write_whole
 from rankfold.models.base import resolve_model
 from rankfold.models.visual import PROJECTOR, SIDE, compose_model, load_encoder
-from rankfold.tasks.easy_vqa import read_easy_vqa
+from rankfold.tasks.embedded import read_easy_vqa
 
 SEED = 0
 MOST_SHAPES, MOST_HELD_OUT = 2000, 64

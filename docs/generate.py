@@ -4,7 +4,9 @@ import ast
 import importlib
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from textwrap import indent
@@ -16,6 +18,7 @@ from benchmarks.predicted import compared
 from docs.diagram import DIAGRAM, diagram
 from docs.picture import PICTURE, picture
 from docs.scale_picture import SCALE_PICTURE, scale_picture
+from rankfold.bench.statistics.claims import JudgedClaim
 from rankfold.bench.suites.saved_suite import judge_suite, load_suite
 from rankfold.cli.main import cli
 from rankfold.presets import RECIPES, Option, discover, recommend
@@ -194,12 +197,37 @@ def verdict_table() -> str:
     """Return what the records of every suite say to its claims."""
     heads = [*CLAIM_COLUMNS, "suite"]
     rows = [
-        f"| {' | '.join([*claim_cells(judgement), f'`{suite.name}`'])} |"
+        f"| {' | '.join([*claim_cells(judgement), f'`{suite}`'])} |" for suite, judgement in _judgements()
+    ]
+    return "\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows])
+
+
+def verdict_counts() -> str:
+    """Return in a sentence how many claims of the papers, and of our own, have which verdict."""
+
+    def count(*, is_own: bool) -> str:
+        judgements = [
+            claim for _, claim in _judgements() if claim.claim.source.startswith("rankfold") == is_own
+        ]
+        verdicts = Counter(claim.verdict for claim in judgements).most_common()
+        return ", ".join(f"{number} {verdict}" for verdict, number in verdicts)
+
+    return (
+        "Claims of the papers, asked again with tuned rates, three or five seeds and paired intervals: "
+        f"{count(is_own=False)}. Claims of our own: {count(is_own=True)} "
+        "([all of them](docs/experiments.md))."
+    )
+
+
+@cache
+def _judgements() -> list[tuple[str, JudgedClaim]]:
+    """Return the suites of the committed records with what these say to each claim."""
+    return [
+        (suite.name, judgement)
         for file in sorted(_RECORDS.glob(f"*/{ARCHIVED}"))
         if (suite := load_suite(file.parent))
         for judgement in judge_suite(suite, read_archive(file).values())
     ]
-    return "\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows])
 
 
 def measured_table() -> str:

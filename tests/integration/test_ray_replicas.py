@@ -28,9 +28,9 @@ COUNT = 13
 TEXTS = [row["sentence"] for row in review_rows(4)]
 
 
-@pytest.fixture
-def cluster(tiny_bert, tmp_path, monkeypatch):
-    """Two replicas at a free port, and what each adapter answers alone."""
+@pytest.fixture(params=["rankfold", "default"])
+def cluster(request, tiny_bert, tmp_path, monkeypatch):
+    """Two replicas under our name or that of `serve run`, and what each adapter answers alone."""
     import ray
 
     from rankfold.serve import ray_app
@@ -53,6 +53,7 @@ def cluster(tiny_bert, tmp_path, monkeypatch):
     try:
         limits = ServerOptions(body_bytes=20_000)
         spec = ServerSpec(str(tiny_bert), tmp_path / "adapters.db", options=limits)
+        monkeypatch.setattr(ray_app, "_APP", request.param)
         ray_app.start(ray_app.deploy(spec, Keys(), replicas=2), "127.0.0.1", port)
         yield SimpleNamespace(port=port, alone=alone, ray=ray)
     finally:
@@ -74,7 +75,7 @@ def replicas():
     return [
         process
         for process in psutil.Process().children(recursive=True)
-        if "ServeReplica:rankfold:Replicas" in " ".join(process.cmdline())
+        if ":Replicas" in " ".join(process.cmdline())
     ]
 
 

@@ -9,6 +9,7 @@ import click
 from rankfold.cli.compare import DEFAULT_OUT
 from rankfold.cli.console import note, print_json, print_table, progress_screen, shown_notes
 from rankfold.cli.options import SectionedCommand, json_option, merge_values, request_options, section
+from rankfold.models.names import EMBEDDED_LIST
 from rankfold.runs.check import check_method_name
 from rankfold.runs.request import RunRequest
 
@@ -174,7 +175,7 @@ _FIELDS = (
     *("epochs", "steps", "batch_size", "max_length", "precision", "reducer"),
 )
 _HELP_TEXTS = {
-    "model": "minilm, smollm2, smollm2_vision, a folder, a config.json, a GGUF file or a hub id.",
+    "model": f"{EMBEDDED_LIST}, a folder, a config.json, a GGUF file or a hub id.",
     "task": "A task with official splits: mrpc, boolq, ...; several as mrpc+sst2.",
     "data": "Data whose rows and classes are counted, if there is no such task.",
     "data_root": "Folder with one subfolder per task, whose rows and classes are counted.",
@@ -235,7 +236,7 @@ def estimate(
         title=f"{run_estimate.method} on {run_estimate.model}{task}",
     )
     if run_estimate.left_out:
-        note(f"not counted, because it cannot be followed without weights: {run_estimate.left_out}.")
+        note(f"not counted, as tokens go through a model without weights: {run_estimate.left_out}.")
     if run_estimate.fits is False:
         note(
             f"{run_estimate.device.name} has too little memory for this; lower --batch-size or --max-length."

@@ -26,6 +26,7 @@ from rankfold.cli.options import (
     section,
 )
 from rankfold.errors import SpecError
+from rankfold.models.names import EMBEDDED_LIST
 from rankfold.runs.check import check_method_name
 from rankfold.runs.request import RunRequest
 
@@ -62,10 +63,7 @@ _subject_option = section(_SUBJECT)
 _place_option = section("Where")
 
 _TRAINING_FIELDS = ("kind_options", "epochs", "steps", "batch_size", "learning_rate", "device", "threads")
-_HELP_TEXTS = {
-    "model": "minilm, smollm2, smollm2_vision, emoji_diffusion, a folder, a GGUF file or a hub id.  "
-    "[default: minilm]"
-}
+_HELP_TEXTS = {"model": f"{EMBEDDED_LIST}, a folder, a GGUF file or a hub id.  [default: minilm]"}
 
 _EPILOG = """\b
 Examples:

@@ -17,6 +17,7 @@ from rankfold.cli.console import (
 )
 from rankfold.cli.options import DATA_FIELDS, SectionedCommand, json_option, request_options, section
 from rankfold.errors import SpecError
+from rankfold.models.names import EMBEDDED_LIST
 from rankfold.runs.check import check_preset_name
 from rankfold.runs.fields import split_list
 from rankfold.runs.request import RunRequest
@@ -31,7 +32,7 @@ _subject_option, _training_option, _place_option = map(section, (_SUBJECT, _TRAI
 # Data are read with --run only, but their kind and length decide what fits; answers are always scored alike.
 _FITTED_DATA = tuple(name for name in DATA_FIELDS if name not in ("kind", "max_length", "scoring"))
 _HELP_TEXTS = {
-    "model": "minilm, smollm2, smollm2_vision, a folder, a config.json, a GGUF file or a hub id.",
+    "model": f"{EMBEDDED_LIST}, a folder, a config.json, a GGUF file or a hub id.",
     "eval_rows": "Of the rows that are held out, evaluate on this many.",
 }
 

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from rankfold.errors import SpecError
+from rankfold.models.names import EMBEDDED_LIST
 from rankfold.runs.fields import (
     Request,
     choices_of,
@@ -327,7 +328,7 @@ def model_and_method_options(command: _Function) -> _Function:
         click.option(
             "--model",
             required=True,
-            help="minilm, smollm2, smollm2_vision, emoji_diffusion, a folder, a config.json or a hub id.",
+            help=f"{EMBEDDED_LIST}, a folder, a config.json or a hub id.",
         ),
     ):
         command = cast("_Function", option(command))

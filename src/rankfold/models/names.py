@@ -7,7 +7,9 @@ from rankfold.errors import SpecError, nearest, unknown_name
 
 EMBEDDED_MODELS = ("minilm", "smollm2", "smollm2_vision", "emoji_diffusion")
 
-REMEDY = f"name {', '.join(EMBEDDED_MODELS)}, a folder, or a hub id, and check the network for the last."
+EMBEDDED_LIST = ", ".join(EMBEDDED_MODELS)
+
+REMEDY = f"name {EMBEDDED_LIST}, a folder, or a hub id, and check the network for the last."
 """The end of the error for a model that does not exist."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -17,11 +17,11 @@ from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from rankfold.adapter.build import BuiltAdapter
-from rankfold.adapter.gating import ExpertEntryGating, ExpertExitGating, ExpertGating
+from rankfold.adapter.gating import ExpertExitGating, ExpertGating
 from rankfold.adapter.module import Adapter
 from rankfold.errors import NotExactError, RankfoldWarning, SpecError
-from rankfold.peft_plugin.batch_axis import find_batch_axis, note_input
 from rankfold.peft_plugin.effective_weight import effective_weight, is_in_forward
+from rankfold.peft_plugin.mixed_batches import forward_mixed, note_input
 from rankfold.peft_plugin.passes import ForwardPasses, row_adapters
 
 PREFIX = "rankfold_"
@@ -550,84 +550,3 @@ def _walk(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[
 def is_meta(module: nn.Module) -> bool:
     """Whether a module has no weights, or none at hand."""
     return any(parameter.is_meta for parameter in module.parameters())
-
-
-BASE = "__base__"
-"""In `adapter_names`, the name for rows that get no adapter."""
-
-
-def forward_mixed(
-    layer: "RankfoldLayer", x: Tensor, adapter_names: list[str], *args: Any, **kwargs: Any
-) -> Tensor:
-    """Return the output of a layer where each row has an adapter of its own, or none.
-
-    Between the first and the last layer of an MLP, rows with experts have an axis in front, one entry for
-    each expert of a token. All rows of the batch get it then; those without experts are in its first entry.
-
-    Args:
-        layer: The layer.
-        x: Its input, with the experts first within such an MLP.
-        adapter_names: For each row its adapter, or `__base__`.
-        *args: Passed to the base layer.
-        **kwargs: Passed to the base layer.
-
-    Raises:
-        ValueError: If an adapter is merged, or there are not as many names as rows.
-    """
-    if layer.merged:
-        raise ValueError(
-            "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
-        )
-    names = [name for name in dict.fromkeys(adapter_names) if name in layer.rankfold_adapters]
-    gatings = {name: layer.rankfold_adapters[name].gating for name in names}
-    entries = {
-        name: gating.experts for name, gating in gatings.items() if isinstance(gating, ExpertEntryGating)
-    }
-    exits = {name: gating for name, gating in gatings.items() if isinstance(gating, ExpertExitGating)}
-    expert_axes = 1 if exits else 0
-    axis = _batch_axis(layer, x[0] if exits else x, adapter_names)
-    x = x.movedim(axis + expert_axes, expert_axes)
-    base_input = x[0].clone() if exits else x
-    rows = {name: _rows(adapter_names, name, x.device) for name in names}
-    for name, gating in exits.items():
-        base_input[rows[name]] = gating.join(x[: gating.experts, rows[name]])
-    result = layer.base_layer(base_input, *args, **kwargs)
-    result = result.expand(max(entries.values()), *result.shape).clone() if entries else result.clone()
-    for name in names:
-        target = (slice(0, entries.get(name, len(result))), rows[name]) if entries else (rows[name],)
-        source = x[: exits[name].experts, rows[name]] if name in exits else base_input[rows[name]]
-        result[target] = (result[target] + layer.change(name, source)).to(result.dtype)
-    expert_axes = 1 if entries else 0
-    return result.movedim(expert_axes, axis + expert_axes)
-
-
-def _batch_axis(layer: "RankfoldLayer", x: Tensor, adapter_names: list[str]) -> int:
-    """Return the axis of a layer's input that has the rows.
-
-    Raises:
-        ValueError: If no axis has as many, or several have and nothing says which of them it is.
-    """
-    rows = len(adapter_names)
-    axes = [axis for axis in range(x.ndim - layer.feature_axes) if x.shape[axis] == rows]
-    if axes and (len(set(adapter_names)) == 1 or (torch.compiler.is_compiling() and axes[0] == 0)):
-        return axes[0]
-    if axes:
-        found_axis = find_batch_axis(layer, x, axes, rows)
-        layer.batch_axis = layer.batch_axis if found_axis is None else found_axis
-    if layer.batch_axis is not None and layer.batch_axis in axes:
-        return layer.batch_axis
-    if layer.batch_axis is None and axes == [0]:
-        return 0
-    if len(axes) > 1:
-        raise ValueError(
-            f"Cannot pass `adapter_names`: the layer '{layer.path}' has as many tokens as rows, so "
-            "its input does not say which are which; pad the tokens by one, or leave out a row."
-        )
-    raise ValueError(
-        "Length of `adapter_names` should be the same as the number of inputs, but got "
-        f"{rows} and {len(x)} respectively, in the layer '{layer.path}'."
-    )
-
-
-def _rows(adapter_names: list[str], name: str, device: torch.device) -> Tensor:
-    return torch.tensor([row for row, of in enumerate(adapter_names) if of == name], device=device)

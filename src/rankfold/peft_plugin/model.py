@@ -19,14 +19,14 @@ from rankfold.adapter.build import Builder
 from rankfold.adapter.geometry import Matrices
 from rankfold.errors import RankfoldWarning, SpecError, unknown_name
 from rankfold.factors import Factor
-from rankfold.peft_plugin.batch_axis import compared_to_one_row
 from rankfold.peft_plugin.combine import check_sum, fill_factors, sum_config, weighted_factors
 from rankfold.peft_plugin.config import RankfoldConfig, RankfoldPeftType
 from rankfold.peft_plugin.diffusers_saving import add_lora_saver, remove_lora_saver
 from rankfold.peft_plugin.fused_projections import allow_fusing, check_not_fused, refuse_fusing
-from rankfold.peft_plugin.layer import BASE, PREFIX, RankfoldLayer, is_meta, walk
+from rankfold.peft_plugin.layer import PREFIX, RankfoldLayer, is_meta, walk
 from rankfold.peft_plugin.layer_types import wrap
 from rankfold.peft_plugin.learning_check import LearningCheck
+from rankfold.peft_plugin.mixed_batches import BASE, compared_to_one_row
 from rankfold.peft_plugin.parameter_targets import warn_of_share
 from rankfold.peft_plugin.parameters import RankfoldParameter, RankfoldParameters
 from rankfold.peft_plugin.passes import ForwardPasses, all_row_adapters, row_adapters, rows_with_adapters

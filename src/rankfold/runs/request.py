@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 from pydantic.fields import FieldInfo
 
 from rankfold.errors import SpecError, unknown_name
+from rankfold.models.names import EMBEDDED_LIST
 from rankfold.runs.fields import (
     Option,
     Request,
@@ -232,7 +233,7 @@ class RunRequest(DataRequest):
     )
 
     model: Annotated[str, _SUBJECT] = Field(
-        description="minilm, smollm2, smollm2_vision, emoji_diffusion, a folder, a GGUF file or a hub id."
+        description=f"{EMBEDDED_LIST}, a folder, a GGUF file or a hub id."
     )
     method: Annotated[str, _SUBJECT] = Field(
         description="A method of `rankfold methods`, or one of PEFT's, such as peft:lora."
@@ -566,7 +567,7 @@ class PreviewRequest(DataRequest):
 
     model: Annotated[str | None, Option("What to show")] = Field(
         None,
-        description="The model whose tokens are shown: minilm, smollm2, smollm2_vision, a folder, a hub id.",
+        description=f"The model whose tokens are shown: {EMBEDDED_LIST}, a folder, a hub id.",
     )
 
 

@@ -137,7 +137,7 @@ class Workload:
         trained: How many of them are trained: all, but for a frozen head.
         step: What one step takes, of a single batch.
         probe_flops: Operations of a Reducer's probes, on average over the steps.
-        left_out: What `step` does not have of the adapter, in words; None if it has all.
+        left_out: What `step` does not have of model and adapter, in words; None if it has all.
         batches: Batches of a step.
     """
 
@@ -192,7 +192,7 @@ def _step(
 ) -> tuple[Trace, str | None]:
     """Return the cost of a step, and the part of it that cannot be traced without weights."""
     try:
-        return trace_step(model, rows, length), None
+        return trace_step(model, rows, length), _untraced_encoder(base)
     except _UNTRACEABLE:
         bare = base.model().requires_grad_(requires_grad=False)
     try:
@@ -205,6 +205,11 @@ def _step(
         return step, "what the adapter computes and keeps"
     work = adapter_work(plan_adapters(bare, config), rows * length)
     return replace(step, flops=step.flops + round(work.flops)), "what the adapter keeps"
+
+
+def _untraced_encoder(base: MetaBase) -> str | None:
+    """Return the part of a model that a batch of tokens does not go through; None if there is none."""
+    return "the image encoder" if base.head.inputs == "picture_and_text" else None
 
 
 def _reason(error: Exception) -> str:

@@ -114,8 +114,11 @@ class _Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, whose body `Guard` has read."""
+        if scope["type"] == "lifespan":  # replicas start and end by themselves
+            await _answer_lifespan(receive, send)
+            return
         body = (await receive()).get("body", b"")
-        replicas: Any = serve.get_deployment_handle(_REPLICAS, _APP)
+        replicas: Any = serve.get_deployment_handle(_REPLICAS)  # of the same application, whatever its name
         replicas = replicas.options(stream=True, multiplexed_model_id=_adapter_of(body))
         answer = replicas.answer.remote({name: scope[name] for name in _SENT if name in scope}, body)
         gone = asyncio.create_task(_wait_until_gone(receive, answer))
@@ -134,6 +137,13 @@ class _Gateway:
             await refuse(send, 503, f"the replica has ended ({type(error).__name__}); try again.")
         finally:
             gone.cancel()
+
+
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
+    message: Message = {"type": ""}
+    while message["type"] != "lifespan.shutdown":
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
 
 
 async def _wait_until_gone(receive: Receive, answer: Any) -> None:

@@ -1,13 +1,12 @@
 """From a task's name or a path to checked examples, with everything a record says about them."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
 from rankfold.errors import DataError, SpecError
 from rankfold.files import sha256_of_rows
-from rankfold.tasks import bbc_news, easy_vqa, emoji_noto
 from rankfold.tasks.data.columns import (
     Columns,
     check_columns,
@@ -22,18 +21,12 @@ from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import Stratum, check_groups, hold_out, recommend_groups
 from rankfold.tasks.data.table import Finding, rows_to_hash
+from rankfold.tasks.embedded import EMBEDDED_TASKS
 from rankfold.tasks.kinds import Examples, LabelHints, claiming_kind, find_kind, infer_kind
 from rankfold.tasks.metrics import metric_name
 from rankfold.tasks.mixture import as_part, label_names_of, mix, rows_by_part, sample
 from rankfold.tasks.registry import as_choices, find_task
 from rankfold.tasks.task import MIXTURES, SEPARATOR, Task, TaskData, TaskRequest
-
-_EMBEDDED: Mapping[str, tuple[str, Callable[[], Mapping[str, Table]]]] = {
-    "bbc_news": (bbc_news.SOURCE, bbc_news.read_bbc_news),
-    "easy_vqa": (easy_vqa.SOURCE, easy_vqa.read_easy_vqa),
-    "emoji_noto": (emoji_noto.SOURCE, emoji_noto.read_emoji_noto),
-}
-"""Where the rows of an embedded task are from, and the function that reads its splits."""
 
 SPLITS = ("train", "validation", "test", "validation_mismatched")
 TRAINING_SPLITS = SPLITS[:2]
@@ -127,7 +120,7 @@ def _load_one(request: TaskRequest, *, is_causal: bool, splits: Sequence[str]) -
     return TaskData(
         task,
         kind,
-        _EMBEDDED[task.name][0] if source is None else source.name,
+        EMBEDDED_TASKS[task.name].source if source is None else source.name,
         _sha256(own_tables, examples),
         examples,
         findings=tuple(dict.fromkeys(findings)),
@@ -193,7 +186,7 @@ class _Reader:
 
     def _read(self, split: str) -> Table | None:
         if self.source is None:
-            return _EMBEDDED[self.task.name][1]().get(split)
+            return EMBEDDED_TASKS[self.task.name].read().get(split)
         table = read_split(self.source, split, self.request.reading)
         return table if table is None or self.task.choice_word is None else as_choices(table)
 

@@ -17,7 +17,7 @@ from rankfold.models.base import resolve_model
 from rankfold.models.pipelines import load_pipeline
 from rankfold.runs.request import RunRequest
 from rankfold.runs.run import run
-from rankfold.tasks.emoji_noto import read_emoji_noto
+from rankfold.tasks.embedded import read_emoji_noto
 from tests.support.packaged import packaged
 
 diffusers = pytest.importorskip("diffusers")

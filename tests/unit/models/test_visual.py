@@ -45,7 +45,10 @@ def trained(tmp_path_factory):
 
 
 def test_a_run_scores_each_type_of_question_with_and_without_the_picture(trained):
-    assert {"accuracy", "accuracy_blind", "answer_loss"} <= trained.metrics.keys()
+    types = {"accuracy_shape", "accuracy_colour", "accuracy_yes_or_no"} & trained.metrics.keys()
+    assert len(types) > 1
+    scores = {"accuracy", *types}
+    assert {"answer_loss", *scores, *(f"{name}_blind" for name in scores)} == trained.metrics.keys()
     assert "projector of rankfold" in trained.model.source
 
 

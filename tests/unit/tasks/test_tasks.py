@@ -8,8 +8,8 @@ import pytest
 
 from rankfold.errors import DataError, SpecError
 from rankfold.tasks import NAMED_TASKS, TaskRequest, kinds, load_task
-from rankfold.tasks.bbc_news import read_bbc_news
 from rankfold.tasks.data.columns import Columns
+from rankfold.tasks.embedded import read_bbc_news
 from rankfold.tasks.kinds import KINDS
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.multiple_choice import KIND as MULTIPLE_CHOICE

@@ -26,7 +26,9 @@ from rankfold.runs.methods import find_method
 from rankfold.runs.request import RunRequest
 from rankfold.runs.workload import measure_workload, trace_step
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
+from rankfold.tasks.kinds.image_text import KIND as IMAGE_TEXT
 from rankfold.tasks.kinds.instruction import KIND as INSTRUCTION
+from tests.support.picture_models import vision_language_model
 
 ROWS, LENGTH, WORDS = 8, 32, 500
 SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": WORDS}
@@ -141,6 +143,12 @@ def test_every_preset_is_followed_whole_but_the_one_that_is_cut_from_the_base(me
 def test_classes_of_a_model_without_a_word_for_padding_can_be_followed():
     base = replace(BASES["llama"], head=CLASSIFICATION.head())
     assert workload(base, find_method("lora").config({}, base.head.task_type, seed=0)).left_out is None
+
+
+def test_the_image_encoder_of_a_vision_language_model_is_named_as_not_counted():
+    base = MetaBase(vision_language_model("llava").config, IMAGE_TEXT.head(), "here")
+    config = find_method("lora").config({}, base.head.task_type, seed=0)
+    assert workload(base, config).left_out == "the image encoder"
 
 
 def test_model_that_cannot_be_followed_is_refused_with_the_reason():
