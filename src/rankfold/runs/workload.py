@@ -91,7 +91,7 @@ def _loss(model: nn.Module, rows: int, length: int) -> Tensor:
     config = cast(Any, model).config
     if hasattr(config, "cross_attention_dim") and hasattr(config, "sample_size"):
         return _denoising_loss(model, config, rows, length)
-    if config.pad_token_id is None:
+    if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = 0  # a row's class is read off its last token, which takes a word for padding
     tokens = torch.zeros(rows, length, dtype=torch.long, device="meta")
     # Were they given the tokens themselves, some models would look among them for padding.
