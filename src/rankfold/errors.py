@@ -19,6 +19,22 @@ class SpecError(RankfoldError, ValueError):
     """A method, option, factor or target that cannot be built as asked."""
 
 
+class UnknownAdapterError(SpecError):
+    """An adapter that does not exist, or no longer does.
+
+    Args:
+        adapter: Its name.
+        hint: The names there are, or how to find them.
+    """
+
+    def __init__(self, adapter: str, hint: str) -> None:
+        super().__init__(adapter, hint)
+        self.adapter, self.hint = adapter, hint
+
+    def __str__(self) -> str:
+        return f"there is no adapter '{self.adapter}'; {self.hint}."
+
+
 class DataError(RankfoldError, ValueError):
     """Data that cannot be trained or evaluated on: missing column, empty split, unknown label."""
 

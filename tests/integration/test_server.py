@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rankfold
 from rankfold.serve.decoding import Decoder, Prompt, TextStream
-from rankfold.serve.engine import load_base
+from rankfold.serve.engine import Engine, load_base
 from rankfold.serve.http.service import ServerOptions
 from rankfold.serve.scheduler import Limits
 from rankfold.store.manifest import Manifest, TaskManifest
@@ -503,6 +503,15 @@ def test_administrator_puts_and_deletes_adapters_of_a_running_server(
     assert ask(encoder, "DELETE", path, key=ADMIN)[0] == 204
     assert ask(encoder, "DELETE", path, key=ADMIN)[0] == 404
     assert ask(encoder, "POST", "/v1/embeddings", body)[0] == 404
+
+
+@pytest.mark.parametrize("path", ["embeddings", "classify"])
+def test_adapter_deleted_while_its_request_waits_is_as_unknown_as_any(encoder, monkeypatch, path):
+    body = {"model": "deleted", "input": ["good"]}
+    wanted = ask(encoder, "POST", f"/v1/{path}", body)
+    monkeypatch.setattr(Engine, "has", lambda self, model: True)
+    assert ask(encoder, "POST", f"/v1/{path}", body)[::2] == wanted[::2]
+    assert wanted[0] == 404
 
 
 class ChangingStore:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 
-from rankfold.errors import unknown_name
+from rankfold.errors import UnknownAdapterError
 from rankfold.serve.frame import Frames
 from rankfold.serve.template import Template, kind_of
 from rankfold.store.adapter import SavedAdapter
@@ -189,7 +189,7 @@ class Library:
         """
         with self._lock:
             if self._added.pop(name, None) is None:
-                raise unknown_name("added adapter", name, self._added)
+                raise self._unknown(name)
 
     def has(self, name: str) -> bool:
         """Whether there is an adapter of this name now.
@@ -244,10 +244,14 @@ class Library:
             ready = {name: self._added[name] for name in names if name in self._added}
             others = [name for name in names if name not in ready]
             if others and self._database is None:
-                raise unknown_name("adapter", others[0], self._added)
+                raise self._unknown(others[0])
             if others and self._database is not None:
                 ready |= self._find_stored(self._database, others)
             return ready
+
+    def _unknown(self, name: str) -> UnknownAdapterError:
+        names = ", ".join(sorted(self._added)) or "none"
+        return UnknownAdapterError(name, f"those that were added are: {names}")
 
     def _find_stored(self, database: Database, names: Sequence[str]) -> dict[str, ReadyAdapter]:
         version = database.version

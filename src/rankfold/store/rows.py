@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
-from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, unknown_name
+from rankfold.errors import AdapterFileError, OutputExistsError, SpecError, UnknownAdapterError, unknown_name
 from rankfold.store.adapter import SavedAdapter
 from rankfold.store.basis import content_of, digests_in
 from rankfold.store.container import DIGEST_BYTES
@@ -329,14 +329,14 @@ def _record(row: tuple[Any, ...], tags: dict[str, str], metrics: dict[str, float
     return Record(name, base, method, size, moment, digest.hex(), tags, metrics, format_)
 
 
-def _unknown(connection: sqlite3.Connection, name: str) -> SpecError:
+def _unknown(connection: sqlite3.Connection, name: str) -> UnknownAdapterError:
     near = connection.execute(
         "SELECT name FROM (SELECT name FROM records WHERE name >= ?1 ORDER BY name LIMIT 3)"
         " UNION SELECT name FROM (SELECT name FROM records WHERE name < ?1 ORDER BY name DESC LIMIT 3)",
         (name,),
     ).fetchall()
     hint = f"names near it are {', '.join(row[0] for row in near)}" if near else "the store is empty"
-    return SpecError(f"there is no adapter '{name}'; {hint}.")
+    return UnknownAdapterError(name, hint)
 
 
 def _split_parts(adapter: SavedAdapter) -> dict[int, bytes]:

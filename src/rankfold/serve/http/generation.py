@@ -157,7 +157,7 @@ async def _generate(
     async with cancel_if_gone(request, ticket):
         first = await _next_piece(pieces, ticket)
     if first is None and (error := ticket.result.exception()) is not None:
-        raise await service.explain(error, body.model)
+        raise as_http(error)
     has_usage = body.stream_options is not None and body.stream_options.include_usage
     events = _events(writer, ticket, pieces, first, has_usage=has_usage)
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})

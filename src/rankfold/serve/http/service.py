@@ -13,7 +13,13 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
-from rankfold.errors import AdapterFileError, OutputExistsError, RankfoldError, StoreError
+from rankfold.errors import (
+    AdapterFileError,
+    OutputExistsError,
+    RankfoldError,
+    StoreError,
+    UnknownAdapterError,
+)
 from rankfold.serve.engine import Engine, Row, TooLongError
 from rankfold.serve.http.guard import error_body
 from rankfold.serve.http.keys import ANYONE, ApiKey, Keys
@@ -97,6 +103,8 @@ def as_http(error: BaseException) -> HttpError:
     """Return the answer for an error; of those that are not rankfold's the client learns nothing."""
     if isinstance(error, HttpError):
         return error
+    if isinstance(error, UnknownAdapterError):  # deleted since the request came
+        return missing_model(error.adapter)
     for kind, status, code in _ANSWERS:
         if isinstance(error, kind):
             seconds = error.retry_after if isinstance(error, QueueFullError) else 1
@@ -204,15 +212,7 @@ class Service:
                 operation, rows, timeout=seconds, key=key.name, key_rows=key.rows
             )
         except Exception as error:
-            raise await self.explain(error, model) from error
-
-    async def explain(self, error: BaseException, model: str) -> HttpError:
-        """Return the answer for an error, the same for an adapter that has just been deleted as for none."""
-        if isinstance(error, RankfoldError) and not isinstance(error, StoreError | CancelledError):
-            with contextlib.suppress(StoreError):
-                if not await asyncio.to_thread(self.engine.has, model):
-                    return missing_model(model)
-        return as_http(error)
+            raise as_http(error) from error
 
     async def answers(self, request: Request, ticket: Ticket, model: str) -> list[Any]:
         """Return the answers of a request; it leaves the queue if the client goes away.
@@ -227,8 +227,6 @@ class Service:
             if not result.done():
                 ticket.fail(DeadlineError("the request was not answered in its time; try again."))
             return await result
-        except RankfoldError as error:
-            raise await self.explain(error, model) from error
         except Exception as error:
             raise as_http(error) from error
         finally:
