@@ -16,7 +16,8 @@ from rankfold.tasks.data.columns import (
 )
 from rankfold.tasks.data.decode import ReadOptions
 from rankfold.tasks.data.odd_rows import content_keys, drop_missing, duplicate_findings
-from rankfold.tasks.data.pictures import PictureFolder, pictures_of, sha256_of_pictures
+from rankfold.tasks.data.picture_columns import pictures_of, sha256_of_pictures
+from rankfold.tasks.data.pictures import PictureFolder
 from rankfold.tasks.data.questions import as_questions
 from rankfold.tasks.data.read import Source, Table, find_source, read_split
 from rankfold.tasks.data.splits import Stratum, check_groups, hold_out, recommend_groups

@@ -10,7 +10,7 @@ from rankfold.errors import DataError
 from rankfold.tasks import TaskRequest, load_task
 from rankfold.tasks.data.columns import Columns, find_columns
 from rankfold.tasks.data.odd_rows import content_keys, duplicate_findings
-from rankfold.tasks.data.pictures import picture_columns
+from rankfold.tasks.data.picture_columns import picture_columns
 from rankfold.tasks.data.table import Origin, Table
 from rankfold.tasks.data.texts import text_of
 from tests.support.cuts import cut

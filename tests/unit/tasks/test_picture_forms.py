@@ -17,16 +17,9 @@ from PIL import Image
 
 from rankfold.errors import DataError
 from rankfold.tasks import TaskRequest, load_task
-from rankfold.tasks.data import pictures
-from rankfold.tasks.data.pictures import (
-    OWN_PATHS,
-    Picture,
-    PictureCell,
-    PictureFolder,
-    check_pictures,
-    is_picture,
-    picture_columns,
-)
+from rankfold.tasks.data import image_decoding
+from rankfold.tasks.data.picture_columns import check_pictures, is_picture, picture_columns
+from rankfold.tasks.data.pictures import OWN_PATHS, Picture, PictureCell, PictureFolder
 from rankfold.tasks.data.read import find_source, read_split
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -118,7 +111,7 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     ]
     with pytest.raises(DataError, match=r"2 of 3 pictures.*'cut.png' \(line 0\).*'gone.png' \(line 1\)"):
         check_pictures([*named, PictureCell("fine.png", folder).picture()])
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
+    monkeypatch.setattr(image_decoding, "MOST_PIXELS", 99)
     with pytest.raises(DataError, match=r"'fine.png' \(line 3\) is enormous: it has 40 × 40 pixels"):
         PictureCell("fine.png", folder, "line 3").picture().read()
 
@@ -133,7 +126,7 @@ def test_bomb_is_refused_before_it_is_decoded():
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.binary(max_size=200), st.sampled_from(pictures._SIGNATURES), st.integers(0, 300))
+@given(st.binary(max_size=200), st.sampled_from(image_decoding._SIGNATURES), st.integers(0, 300))
 def test_hostile_bytes_are_refused_or_read(noise, start, cut):
     for content in (start + noise, encode(Image.new("P", (3, 3)), "GIF")[:cut] + noise):
         with contextlib.suppress(DataError):

@@ -6,7 +6,7 @@ from typing import cast
 
 from rankfold.errors import DataError
 from rankfold.tasks.data.numbers import is_missing, is_number_text
-from rankfold.tasks.data.pictures import picture_columns
+from rankfold.tasks.data.picture_columns import picture_columns
 from rankfold.tasks.data.questions import QuestionColumns, find_question_columns, split_names
 from rankfold.tasks.data.table import Row, Rows, quote_list
 from rankfold.tasks.data.texts import can_be_label, find_name, find_texts, text_names

@@ -10,7 +10,7 @@ from rankfold.errors import DataError
 from rankfold.tasks.data.columns import Columns
 from rankfold.tasks.data.labels import column_format
 from rankfold.tasks.data.numbers import MISSING, MISSING_NUMBERS, is_missing
-from rankfold.tasks.data.pictures import picture_digests
+from rankfold.tasks.data.picture_columns import picture_digests
 from rankfold.tasks.data.table import Finding, Row, Table, quote_list
 from rankfold.tasks.data.texts import text_names
 

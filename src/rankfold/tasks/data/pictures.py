@@ -1,115 +1,45 @@
-"""Pictures: columns of them in any form, opened when they are needed, as RGB pixels.
+"""Pictures: values of a column that are opened when they are needed, as RGB pixels.
 
 A value is a path (from the folder of the data file), encoded bytes, base64 with or without `data:` before it,
 a dictionary of `datasets.Image`, an image of Pillow or an array. Pictures may also be in a zip archive beside
-the data file. Transparency is put on white, the EXIF orientation is applied, and of 16 bits 8 are kept.
+the data file.
 """
 
-import base64
-import binascii
 import hashlib
-import io
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, cast, final
 from urllib.parse import unquote, urlsplit
 from zipfile import BadZipFile, ZipFile
 
 from rankfold.errors import DataError
-from rankfold.limits import MOST_PICTURE_BYTES, MOST_PIXELS
-from rankfold.tasks.data.layout import SPLIT_NAMES, is_picture_file
-from rankfold.tasks.data.table import Finding, Rows, Table, quote_list
+from rankfold.limits import MOST_PICTURE_BYTES
+from rankfold.tasks.data.image_decoding import (
+    as_rgb,
+    decode_base64,
+    from_array,
+    is_array,
+    is_encoded,
+    is_pillow,
+    open_image,
+)
+from rankfold.tasks.data.layout import SPLIT_NAMES
+from rankfold.tasks.data.table import Table, quote_list
 
 if TYPE_CHECKING:  # of an extra, and slow to import
     from PIL.Image import Image
 
-PICTURE_NAMES = ("image", "images", "picture", "pictures", "photo", "img", "file_name", "image_path", "path")
-"""The usual names of columns of pictures."""
-
-_SAMPLE_ROWS = 200
-_NAMED = 5
-_FULLY_CHECKED = 2000
-"""The most pictures that are decoded before a training; of more only the headers are read."""
-
-_SIGNATURES = (
-    b"\x89PNG",
-    b"\xff\xd8\xff",
-    b"GIF8",
-    b"BM",
-    b"RIFF",
-    b"II*\x00",
-    b"MM\x00*",
-    b"\x00\x00\x00 ftyp",
-)
-# The same in base64: a JPEG begins like an absolute path.
-_BASE64 = re.compile(r"(iVBORw0KG|/9j/|_9j_|R0lGOD|Qk[0-3]|UklGR|SUkqA|TU0AK)[A-Za-z0-9+/_\s-]{24,}=*\s*")
-_DATA_URL = re.compile(r"data:image/[\w.+-]+(;[\w=.-]+)*;base64,", re.IGNORECASE)
 _URL = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_LONGEST_PATH, _LONGEST_TITLE = 4096, 200
-_MOST_SLENDER = 200
-"""The most times that a picture is longer than wide: the shorter side is scaled, and the longer with it."""
-
-_RUNS_PROGRAMS = {"EPS", "WMF"}
-"""Formats that Pillow hands to a program or to the system."""
-
-_REMEDY = "restore the picture, or remove the row"
-
-
-# Columns.
-
-
-def picture_columns(rows: Rows) -> list[str]:
-    """Return the columns that hold pictures in any form, one or several a row."""
-    sample = rows[:_SAMPLE_ROWS]
-    return [name for name in rows[0] if _are_pictures(name, [row.get(name) for row in sample])]
-
-
-def _are_pictures(name: str, values: Sequence[object]) -> bool:
-    present = [value for value in values if value is not None and not (isinstance(value, str) and not value)]
-    # "see a.png" is a text, unless it is an image; the odd value of a column of images is a fault.
-    is_usual = name.lower() in PICTURE_NAMES
-    pictures = sum(is_picture(value, takes_spaces=is_usual) for value in present)
-    return pictures > len(present) / 2 if is_usual else 0 < pictures == len(present)
-
-
-def is_picture(value: object, *, takes_spaces: bool = True) -> bool:
-    """Return whether a value is a picture by its form, or a list of such; nothing is opened.
-
-    Args:
-        value: Of a column.
-        takes_spaces: Whether a path may have spaces.
-    """
-    match value:
-        case str():
-            return _is_picture_text(value, takes_spaces=takes_spaces)
-        case bytes():
-            return value.startswith(_SIGNATURES)
-        case list():
-            items = cast("list[object]", value)
-            return bool(items) and all(is_picture(item, takes_spaces=takes_spaces) for item in items)
-        case Mapping():  # as `datasets` stores its feature Image
-            return set(cast("Mapping[object, object]", value)) == {"bytes", "path"}
-        case _:
-            return _is_pillow(value)
-
-
-def _is_picture_text(text: str, *, takes_spaces: bool) -> bool:
-    if _DATA_URL.match(text) or _BASE64.fullmatch(text, 0, 1 << 16):
-        return True
-    if len(text) > _LONGEST_PATH or "\n" in text or (not takes_spaces and " " in text):
-        return False
-    return is_picture_file(Path(text))
-
-
-def _is_pillow(value: object) -> bool:
-    return any(cls.__module__.startswith("PIL.") for cls in type(value).__mro__)
+_LONGEST_TITLE = 200
+REMEDY = "restore the picture, or remove the row"
+"""The end of an error about a picture."""
 
 
 # Folders and archives that paths begin at.
@@ -246,7 +176,7 @@ class Picture:
     def title(self) -> str:
         """The path, or a word for a picture that has none."""
         value = self.value
-        return value if isinstance(value, str) and not _is_encoded(value) else "(embedded)"
+        return value if isinstance(value, str) and not is_encoded(value) else "(embedded)"
 
     @property
     def key(self) -> object:
@@ -267,7 +197,7 @@ class Picture:
             DataError: If it is missing, broken or enormous, with its row.
         """
         with self._naming_faults():
-            return _as_rgb(self._open())
+            return as_rgb(self._open())
 
     def check(self, *, is_full: bool) -> bool:
         """Check that the picture can be read, and return whether it is animated.
@@ -281,7 +211,7 @@ class Picture:
         with self._naming_faults():
             image = self._open()
             if is_full:
-                _ = _as_rgb(image)
+                _ = as_rgb(image)
             return bool(getattr(image, "is_animated", False))
 
     def digest(self) -> str:
@@ -297,14 +227,14 @@ class Picture:
     def _open(self) -> "Image":
         content = self._content()
         if content is not None:
-            return _open_bytes(content)
-        return cast("Image", self.value) if _is_pillow(self.value) else _from_array(self.value)
+            return open_image(content)
+        return cast("Image", self.value) if is_pillow(self.value) else from_array(self.value)
 
     def _content(self) -> bytes | None:
         """Return the bytes of the encoded picture; None of an image of Pillow or an array."""
         value = self.value
         if isinstance(value, str):
-            return _decode(value) if _is_encoded(value) else self.folder.read(value)
+            return decode_base64(value) if is_encoded(value) else self.folder.read(value)
         return value if isinstance(value, bytes) else None
 
     @contextmanager
@@ -318,7 +248,7 @@ class Picture:
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             if not reason.startswith(_REASONS):
                 reason = f"is broken ({reason})"
-            raise DataError(f"{self.name}{place} {reason}; {_REMEDY}.") from error
+            raise DataError(f"{self.name}{place} {reason}; {REMEDY}.") from error
 
 
 _FAULTS = (
@@ -352,7 +282,7 @@ class PictureCell:
             DataError: If there is none, or the value is of no such form.
         """
         value = self.value
-        if isinstance(value, list | tuple) and not _is_array(cast("Sequence[object]", value)):
+        if isinstance(value, list | tuple) and not is_array(cast("Sequence[object]", value)):
             cells = [replace(self, value=item) for item in cast("Sequence[object]", value)]
             return tuple(picture for cell in cells for picture in cell.pictures())
         return (Picture(_plain(cast("object", value)), self.folder, self.place),)
@@ -369,25 +299,6 @@ class PictureCell:
         return pictures[0]
 
 
-def with_cells(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
-    """Return tables in which each value of a column of pictures knows its folder and its row."""
-    return {
-        split: replace(
-            table,
-            rows=[
-                {
-                    **row,
-                    column: PictureCell(
-                        row.get(column), PictureFolder.of(table, index), table.locate(index, split)
-                    ),
-                }
-                for index, row in table.enumerate_rows()
-            ],
-        )
-        for split, table in tables.items()
-    }
-
-
 def _plain(value: object) -> object:
     """Return a picture without the dictionary or object around it.
 
@@ -395,7 +306,7 @@ def _plain(value: object) -> object:
         DataError: If there is none, or it is of no known form.
     """
     if value is None or (isinstance(value, str | bytes) and not value):
-        raise DataError(f"the picture is missing; {_REMEDY}.")
+        raise DataError(f"the picture is missing; {REMEDY}.")
     match value:
         case str():
             return _without_scheme(value)
@@ -405,7 +316,7 @@ def _plain(value: object) -> object:
             return str(value)
         case Mapping():
             return _from_mapping(cast("Mapping[str, object]", value))
-        case _ if _is_pillow(value) or _is_array(value):
+        case _ if is_pillow(value) or is_array(value):
             return value
         case _:
             raise DataError(
@@ -424,234 +335,6 @@ def _from_mapping(value: Mapping[str, object]) -> object:
     names = ("bytes", "base64", "image", "image_url", "url", "path", "file_name")
     inner = next((item for name in names if (item := value.get(name)) is not None), None)
     return _plain(inner)
-
-
-def _is_array(value: object) -> bool:
-    """Return whether a value is an array or tensor of numbers, or nested lists of them."""
-    if isinstance(value, list | tuple):
-        items = cast("Sequence[object]", value)
-        return bool(items) and isinstance(items[0], list | tuple) and not isinstance(items[0], str)
-    return hasattr(value, "shape") and (hasattr(value, "__array__") or hasattr(value, "numpy"))
-
-
-def _from_array(value: Any) -> "Image":
-    """Return an array of height, width and perhaps 1, 3 or 4 channels: 0 to 255, or fractions from 0 to 1."""
-    import numpy as np
-
-    pixels = np.asarray(value)
-    if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3, 4):  # noqa: PLR2004
-        pixels = pixels.transpose(1, 2, 0)  # as torch has them
-    _check_size(pixels.shape[1], pixels.shape[0])
-    if pixels.dtype.kind == "f":
-        pixels = np.rint(pixels * 255)
-    if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255:  # noqa: PLR2004
-        raise ValueError("has values outside 0 to 255")
-    if pixels.ndim == 3 and pixels.shape[2] == 1:  # noqa: PLR2004
-        pixels = pixels[:, :, 0]
-    return _pillow().fromarray(pixels.astype(np.uint8))
-
-
-def _is_encoded(text: str) -> bool:
-    return bool(_DATA_URL.match(text) or _BASE64.fullmatch(text))
-
-
-def _decode(text: str) -> bytes:
-    """Return the bytes of base64, with any of the two alphabets and with or without its padding."""
-    body = "".join(_DATA_URL.sub("", text).split()).translate(str.maketrans("-_", "+/")).rstrip("=")
-    try:
-        return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"is no base64 ({error})") from error
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(
-            "reading pictures takes the package 'pillow'; install it with `pip install 'rankfold[vision]'`."
-        ) from error
-    return Image
-
-
-def _open_bytes(content: bytes) -> "Image":
-    library = _pillow()
-    try:
-        library.init()
-        image: Image = library.open(io.BytesIO(content), formats=sorted({*library.ID} - _RUNS_PROGRAMS))
-    except library.UnidentifiedImageError as error:
-        raise ValueError("is empty" if not content else "is no picture, or of an unknown format") from error
-    except library.DecompressionBombError as error:
-        raise ValueError(f"is enormous: it has more pixels than the {MOST_PIXELS:,} that are read") from error
-    _check_size(*image.size)
-    return image
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise ValueError(
-            f"is enormous: it has {width:,} × {height:,} pixels, and {MOST_PIXELS:,} are the most that are "
-            "read"
-        )
-    if not width * height:
-        raise ValueError("has no pixels")
-    if max(width, height) > _MOST_SLENDER * min(width, height):
-        raise ValueError(
-            f"is too slender: it has {width:,} × {height:,} pixels, and a side may be {_MOST_SLENDER} times "
-            "the other"
-        )
-
-
-def _as_rgb(image: "Image") -> "Image":
-    """Return the first frame of an image in the mode RGB, upright, on white."""
-    from PIL import ImageOps
-
-    if getattr(image, "is_animated", False):
-        image.seek(0)
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        image = _from_wide(image)
-    if image.mode == "LAB":
-        image = _from_lab(image)
-    if image.has_transparency_data or image.mode in ("La", "RGBa"):
-        rgba = image.convert("RGBA")
-        return _pillow().alpha_composite(_pillow().new("RGBA", image.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_wide(image: "Image") -> "Image":
-    """Return a picture of 16-bit or floating-point numbers with those of 8 bits."""
-    import numpy as np
-
-    values = np.asarray(image)
-    if image.mode == "F":
-        most = 1 if values.max(initial=0) <= 1 else 255
-        return _pillow().fromarray(np.clip(np.rint(values * (255 / most)), 0, 255).astype(np.uint8))
-    values = np.clip(values.astype(np.int64), 0, 65535)
-    return _pillow().fromarray(np.rint(values / 257).astype(np.uint8))
-
-
-def _from_lab(image: "Image") -> "Image":
-    from PIL import ImageCms
-
-    library = cast("Any", ImageCms)
-    profiles = (library.createProfile("LAB"), library.createProfile("sRGB"))
-    return library.profileToProfile(image, *profiles, outputMode="RGB")
-
-
-# Checks before a training.
-
-
-def picture_digests(table: Table, column: str) -> list[str]:
-    """Return a text for each row that is equal for rows with the same bytes of pictures.
-
-    Of many files the names are compared instead, which takes no reading.
-    """
-    digests: dict[object, str] = {}
-
-    def digest(picture: Picture) -> str:
-        if picture.key not in digests:
-            is_read = len(digests) < _FULLY_CHECKED
-            digests[picture.key] = picture.digest() if is_read else f"{picture.folder.path}/{picture.title}"
-        return digests[picture.key]
-
-    texts: list[str] = []
-    for number, row in enumerate(with_cells({"": table}, column)[""].rows):
-        try:
-            texts.append(" ".join(map(digest, cast("PictureCell", row[column]).pictures())))
-        except DataError:  # which reading the rows says; none of these is a copy of another
-            texts.append(f"row {number}")
-    return texts
-
-
-def pictures_of(splits: Mapping[str, Sequence[Any]]) -> list[Picture]:
-    """Return the pictures of examples of any kind, in order: each is in `picture`, several in `pictures`."""
-    items = (item for examples in splits.values() for item in examples)
-    found = (getattr(item, "pictures", None) or [getattr(item, "picture", None)] for item in items)
-    return [picture for pictures in found for picture in pictures if isinstance(picture, Picture)]
-
-
-def sha256_of_pictures(pictures: Iterable[Picture]) -> str:
-    """Return the SHA-256 of the content of pictures, each of which is read once; empty if there are none.
-
-    Raises:
-        DataError: If one cannot be read, with its row.
-    """
-    digests: dict[object, str] = {}
-    total = hashlib.sha256()
-    for picture in pictures:
-        if picture.key not in digests:
-            digests[picture.key] = picture.digest()
-        total.update(digests[picture.key].encode())
-    return total.hexdigest() if digests else ""
-
-
-def check_pictures(pictures: Iterable[Picture]) -> list[Finding]:
-    """Check that all pictures can be read, and return a finding if some of them are animated.
-
-    Raises:
-        DataError: If some cannot, with their number, and the rows and faults of the first.
-    """
-    firsts: dict[object, Picture] = {}
-    for picture in pictures:
-        firsts.setdefault(picture.key, picture)
-    items = [*firsts.values()]
-    faults: list[DataError] = []
-    animated: list[Picture] = []
-    for picture in items:
-        try:
-            if picture.check(is_full=len(items) <= _FULLY_CHECKED):
-                animated.append(picture)
-        except DataError as error:
-            faults.append(error)
-    if faults:
-        if len(faults) == 1:
-            raise faults[0]
-        reasons = "; ".join(str(fault).removesuffix(f"; {_REMEDY}.") for fault in faults[:_NAMED])
-        more = "; …" if len(faults) > _NAMED else ""
-        raise DataError(
-            f"{len(faults):,} of {len(items):,} pictures cannot be read: {reasons}{more}; restore the "
-            "pictures, or remove the rows."
-        )
-    if not animated:
-        return []
-    places = ", ".join(
-        f"{item.name.removeprefix('the picture ')} ({item.place})" for item in animated[:_NAMED]
-    )
-    return [
-        Finding(
-            "animated_pictures",
-            f"{len(animated):,} pictures are animated, and their first frame is read: {places}.",
-        )
-    ]
-
-
-def find_picture_column(rows: Rows, name: str | None) -> str | None:
-    """Return the column of the pictures: the named one, or the one that holds some; None if none does.
-
-    Args:
-        rows: At least one row.
-        name: The name that the user gave.
-
-    Raises:
-        DataError: If there is no such column, or several hold pictures.
-    """
-    if name is not None:
-        if name not in rows[0]:
-            raise DataError(
-                f"there is no column '{name}'; name one that the data has: {quote_list(rows[0])}."
-            )
-        return name
-    columns = picture_columns(rows)
-    if len(columns) > 1:
-        usual = [column for column in columns if column.lower() in PICTURE_NAMES]
-        if len(usual) != 1:
-            raise DataError(
-                f"the columns {quote_list(columns)} hold pictures; name one with --picture-column."
-            )
-        columns = usual
-    return columns[0] if columns else None
 
 
 OWN_PATHS = PictureFolder(Path(), is_own=True)

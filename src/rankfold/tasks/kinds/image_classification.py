@@ -11,14 +11,8 @@ from transformers import AutoModelForImageClassification
 from rankfold.errors import DataError, SpecError
 from rankfold.models.base import BaseModel, LoadedModel, TaskHead, head_options, reads_pictures
 from rankfold.tasks.data.columns import LABEL_NAMES, Columns
-from rankfold.tasks.data.pictures import (
-    OWN_PATHS,
-    Picture,
-    PictureCell,
-    check_pictures,
-    find_picture_column,
-    with_cells,
-)
+from rankfold.tasks.data.picture_columns import check_pictures, find_picture_column, with_cells
+from rankfold.tasks.data.pictures import OWN_PATHS, Picture, PictureCell
 from rankfold.tasks.data.table import Row, Rows, Table, quote_list
 from rankfold.tasks.data.texts import find_name
 from rankfold.tasks.kinds.classification import Classification

@@ -15,13 +15,8 @@ from rankfold.models.base import BaseModel, LoadedModel, TaskHead
 from rankfold.models.noise import NoiseProcess
 from rankfold.models.pipelines import TEXT_TOKENS, Conditions, Pipeline, load_pipeline
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.pictures import (
-    Picture,
-    PictureCell,
-    check_pictures,
-    find_picture_column,
-    with_cells,
-)
+from rankfold.tasks.data.picture_columns import check_pictures, find_picture_column, with_cells
+from rankfold.tasks.data.pictures import Picture, PictureCell
 from rankfold.tasks.data.read import Row, Rows, Table
 from rankfold.tasks.data.table import quote_list
 from rankfold.tasks.data.texts import find_name, text_of

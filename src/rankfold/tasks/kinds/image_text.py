@@ -16,13 +16,8 @@ from transformers import AutoModelForImageTextToText
 from rankfold.errors import DataError, SpecError
 from rankfold.models.base import BaseModel, TaskHead
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.data.pictures import (
-    OWN_PATHS,
-    PictureCell,
-    check_pictures,
-    find_picture_column,
-    with_cells,
-)
+from rankfold.tasks.data.picture_columns import check_pictures, find_picture_column, with_cells
+from rankfold.tasks.data.pictures import OWN_PATHS, PictureCell
 from rankfold.tasks.data.table import Row, Rows, Table, quote_list
 from rankfold.tasks.data.texts import find_name
 from rankfold.tasks.kinds.answers import AnsweredKind
