@@ -80,7 +80,7 @@ def test_captions_have_a_question_of_their_own(load):
             {"image": FILE, "messages": [{"role": "user", "content": "<image> what ?"}]},
             "the answer is missing",
         ),
-        ({"image": FILE, "messages": [{"role": "x", "content": "a"}]}, "message 1 has no role"),
+        ({"image": FILE, "messages": [{"role": "x", "content": "a"}]}, "message 1 is of the role 'x'"),
     ],
 )
 def test_rows_that_make_no_question_are_named(load, row, words):

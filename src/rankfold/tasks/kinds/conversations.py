@@ -20,7 +20,7 @@ from rankfold.tasks.kinds.answers import Instruction
 from rankfold.tasks.kinds.chat_template import ASSISTANT, SYSTEM, TOOL, USER, Message
 from rankfold.tasks.kinds.prompts import candidate_answers, choices_of, prompt_and_answer, prompt_of
 
-ROLES = {
+_ROLES = {
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("user", "human", "prompter"), USER),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), ASSISTANT),
@@ -64,7 +64,7 @@ def conversation_of(row: Row, columns: Columns) -> Conversation:
     """
     name = columns.text or next((name for name in CONVERSATION_COLUMNS if name in row), None)
     if name is not None and columns.label is None and not isinstance(parse_json(row.get(name)), str | None):
-        messages = _messages(row.get(name), name)
+        messages = [*message_list(row.get(name), name)]
     elif "instruction" in row and columns.text is None:
         messages = _pair(row, "instruction", "output")
     else:
@@ -112,7 +112,7 @@ def _pair(row: Row, prompt: str, answer: str) -> list[Mapping[str, Any] | Messag
         if role == ASSISTANT and name not in row:
             continue
         if isinstance(value := parse_json(row.get(name)), list):
-            messages += _messages(cast("list[Any]", value), name)
+            messages += message_list(cast("list[Any]", value), name)
             continue
         text, details = text_of(row, name), row.get("input") if name == "instruction" else None
         if isinstance(details, str) and details:
@@ -121,7 +121,12 @@ def _pair(row: Row, prompt: str, answer: str) -> list[Mapping[str, Any] | Messag
     return messages
 
 
-def _messages(value: object, column: str) -> list[Mapping[str, Any] | Message]:
+def message_list(value: object, column: str) -> list[Mapping[str, Any]]:
+    """Return the messages of a conversation, which may be written as JSON.
+
+    Raises:
+        DataError: If the value is no list of objects, or an empty one.
+    """
     items = parse_json(value)
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in cast("list[Any]", items)):
         raise DataError(
@@ -130,21 +135,35 @@ def _messages(value: object, column: str) -> list[Mapping[str, Any] | Message]:
         )
     if not items:
         raise DataError(f"'{column}' has no messages; mend or remove the row.")
-    return cast("list[Mapping[str, Any] | Message]", items)
+    return cast("list[Mapping[str, Any]]", items)
 
 
-def _turn(message: Mapping[str, Any], number: int) -> Message:
+def role_of(message: Mapping[str, Any], number: int) -> str:
+    """Return the role of a message by one of its many names.
+
+    Raises:
+        DataError: If it has none, or one that is not trained on.
+    """
     word = message.get("role") or message.get("from")
-    name = word.strip().lower() if isinstance(word, str) else ""
-    role = ROLES.get(name)
+    role = _ROLES.get(word.strip().lower()) if isinstance(word, str) else None
     if role is None:
         raise DataError(
             f"message {number} is of the role '{word}', which is not trained on; write it as a turn of one "
-            f"of these roles, or remove the row: {', '.join(ROLES)}."
+            f"of these roles, or remove the row: {', '.join(_ROLES)}."
         )
+    return role
+
+
+def content_of(message: Mapping[str, Any]) -> object:
+    """Return the content of a message: a text, parts, or None."""
+    content = message.get("content")
+    return message.get("value") if content is None else content
+
+
+def _turn(message: Mapping[str, Any], number: int) -> Message:
+    role, content = role_of(message, number), content_of(message)
     extra = {name: message[name] for name in _EXTRA_FIELDS.get(role, ()) if message.get(name)}
-    content = message.get("content") if message.get("content") is not None else message.get("value")
-    if name in _CALL_ROLES:
+    if str(message.get("role") or message.get("from")).strip().lower() in _CALL_ROLES:
         extra["tool_calls"], content = _bare_calls(content, number), None
     elif message.get("function_call"):
         extra["tool_calls"] = _bare_calls(message["function_call"], number)

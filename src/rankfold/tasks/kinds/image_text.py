@@ -62,7 +62,7 @@ class ImageText(AnsweredKind):
             columns = self.columns(rows, overrides)
         except DataError:
             return False
-        return columns.picture is not None or has_inner_pictures(rows[0].get(columns.text or ""))
+        return columns.picture is not None or has_inner_pictures(rows[0], columns.text)
 
     def columns(self, rows: Rows, overrides: Columns) -> Columns:
         """Return the columns of pictures, a question and an answer; a conversation holds all of them.
@@ -94,7 +94,7 @@ class ImageText(AnsweredKind):
             raise DataError(
                 f"there is no column '{text}'; name one that the data has: {quote_list(rows[0])}."
             )
-        if picture is None and not has_inner_pictures(rows[0].get(text or "")):
+        if picture is None and not has_inner_pictures(rows[0], text):
             raise DataError(
                 "there is no column of pictures; name it with --picture-column; the data has "
                 f"{quote_list(rows[0])}."

@@ -12,7 +12,7 @@ from rankfold.tasks.data.pictures import Picture, PictureCell
 from rankfold.tasks.data.table import Row
 from rankfold.tasks.data.texts import text_of
 from rankfold.tasks.kinds.chat_template import ASSISTANT, USER
-from rankfold.tasks.kinds.conversations import CONVERSATION_COLUMNS, ROLES, parse_json
+from rankfold.tasks.kinds.conversations import CONVERSATION_COLUMNS, content_of, message_list, role_of
 from rankfold.tasks.kinds.kind import LabelHints
 
 ANSWERS = "answers"
@@ -63,7 +63,8 @@ class PictureQuestion:
 def read_question(row: Row, name: int | str, columns: Columns, cell: PictureCell) -> PictureQuestion:
     """Return a row as a question; without a label column it may have no answer."""
     if columns.text in CONVERSATION_COLUMNS:
-        return _read_conversation(row[columns.text], name, cell, has_column=columns.picture is not None)
+        messages = _messages(row[columns.text], columns.text)
+        return _read_conversation(messages, name, cell, has_column=columns.picture is not None)
     pictures = cell.pictures()
     question = _CAPTION if columns.text is None else text_of(row, columns.text)
     answer = "" if columns.label is None else _answer_of(row.get(columns.label), columns.label)
@@ -99,10 +100,9 @@ def _parts(text: str, pictures: int) -> tuple[str | None, ...]:
 
 
 def _read_conversation(
-    value: object, name: int | str, cell: PictureCell, *, has_column: bool
+    messages: Sequence[tuple[str, str | list[Any]]], name: int | str, cell: PictureCell, *, has_column: bool
 ) -> PictureQuestion:
     """Return messages up to the assistant's last turn, which is the answer if there is one."""
-    messages = _messages(value)
     pictures = list(cell.pictures()) if has_column and cell.value not in (None, []) else []
     has_marks = any(isinstance(content, str) and _PLACE.search(content) for _, content in messages)
     pending = 0 if has_marks else len(pictures)
@@ -124,22 +124,17 @@ def _read_conversation(
     return PictureQuestion(name, tuple(turns), tuple(pictures), answer)
 
 
-def _messages(value: object) -> list[tuple[str, str | list[Any]]]:
+def _messages(value: object, column: str) -> list[tuple[str, str | list[Any]]]:
     """Return the role and the content of each message: a text, or parts.
 
     Raises:
-        DataError: If a value is no list of messages.
+        DataError: If a value is no list of messages, or one has no role or no content.
     """
-    items: Any = parse_json(value)
-    if not isinstance(items, list) or not items:
-        raise DataError("the conversation is no list of messages; mend or remove the row.")
     messages: list[tuple[str, str | list[Any]]] = []
-    for number, item in enumerate(cast("list[Any]", items), 1):
-        message = cast("Mapping[str, Any]", item if isinstance(item, Mapping) else {})
-        role = ROLES.get(str(message.get("role", message.get("from"))).lower())
-        content = message.get("content", message.get("value"))
-        if role is None or not isinstance(content, str | list):
-            raise DataError(f"message {number} has no role or no content; mend or remove the row.")
+    for number, message in enumerate(message_list(value, column), 1):
+        role, content = role_of(message, number), content_of(message)
+        if not isinstance(content, str | list):
+            raise DataError(f"message {number} has no content; mend or remove the row.")
         messages.append((role, cast("str | list[Any]", content)))
     return messages
 
@@ -159,10 +154,12 @@ def _inner_parts(content: list[Any], cell: PictureCell, pictures: list[Picture])
             yield None
 
 
-def has_inner_pictures(value: object) -> bool:
-    """Return whether the messages of a conversation have parts that are pictures."""
+def has_inner_pictures(row: Row, column: str | None) -> bool:
+    """Return whether a column holds a conversation whose messages have parts that are pictures."""
+    if column is None:
+        return False
     try:
-        messages = _messages(value)
+        messages = _messages(row.get(column), column)
     except DataError:
         return False
     parts: list[Any] = [part for _, content in messages if isinstance(content, list) for part in content]
