@@ -31,6 +31,12 @@ REDUCERS: Mapping[str, Mapping[str, object] | None] = {
     "half the layers rest": {**HALF, "select": "random", "stop_shared_gradient": True},
     "by importance, 3 probes in 10 steps": {**HALF, "stop_shared_gradient": True, "start_step": 10},
     "lower half rests": {**HALF, "select": "last", "stop_shared_gradient": True},
+    "lower half rests, folded": {
+        **HALF,
+        "select": "last",
+        "stop_shared_gradient": True,
+        "fold_frozen": True,
+    },
 }
 
 

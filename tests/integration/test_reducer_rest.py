@@ -81,6 +81,45 @@ def test_only_stopping_gradients_saves_memory_when_the_top_half_trains():
     assert sizes["stopped"] < 0.6 * sizes["all"]
 
 
+@pytest.mark.parametrize("method", ["lora", "relayed_lora", "tlora", "tlora_plus", "share_lora"])
+@pytest.mark.parametrize("select", ["last", "random"])
+def test_folded_layers_act_as_frozen_ones_while_all_others_learn(method, select):
+    models, counts = [], []
+    for folds in (False, True):
+        model = reduced_bert(method, targets=ALL_LINEAR, dropout=0.0).double()
+        ours = reducer(select=select, stop_shared_gradient=True, fold_frozen=folds).attach(model)
+        train(model, ours, adamw(model), batches(6))
+        counts.append(sum(adapter._folded is not None for _, _, adapter in adapters_in(model)))
+        ours.detach()
+        models.append(model)
+    frozen, folded = models
+    assert counts == [0, LAYERS // 2 * len(ALL_LINEAR) + LAYERS]  # a BERT layer has three called "dense"
+    for left, right in zip(frozen.parameters(), folded.parameters(), strict=True):
+        assert torch.allclose(left, right, rtol=1e-9, atol=1e-12)
+    folded.eval()
+    folded(**batches(1)[0])
+    assert all(adapter._folded is None for _, _, adapter in adapters_in(folded)), "the copies are given back"
+
+
+def test_a_folded_layer_sees_weights_that_are_loaded_into_it():
+    model = reduced_bert(targets=ALL_LINEAR, dropout=0.0).double()
+    ours = reducer(select="last", stop_shared_gradient=True, fold_frozen=True).attach(model)
+    ours.before_step()
+    before = model(**batches(1)[0]).logits.detach()
+    torch.manual_seed(1)
+    changed = {key: value + 0.1 * torch.randn_like(value) for key, value in model.state_dict().items()}
+    model.load_state_dict(changed)
+    folded = model(**batches(1)[0]).logits.detach()
+    ours.detach()
+    assert torch.allclose(folded, model(**batches(1)[0]).logits, rtol=1e-9)
+    assert not torch.allclose(folded, before)
+
+
+def test_adapters_whose_gates_depend_on_the_input_are_not_folded():
+    with pytest.raises(SpecError, match="take a method without a router"):
+        reducer(stop_shared_gradient=True, fold_frozen=True).attach(reduced_bert("effilora"))
+
+
 def test_dropped_layers_stay_off_and_come_back_unchanged(tmp_path):
     model = reduced_bert("lora", random_start=False)
     ours = reducer(select="random", mode="drop", seed=1).attach(model)

@@ -18,6 +18,7 @@ from rankfold.factors.base import is_transformed
 
 _MASK_VALUES = 2**16
 _MASK_LANES = 4
+_FOLDABLE_BITS = 32
 
 
 @final
@@ -77,7 +78,8 @@ class Adapter(nn.Module):
 
     An adapter has no parameters of its own, only factors and a router; each may serve several adapters. One
     that is detached (`is_detached`) changes the output as before, but none of its factors learns from it and
-    nothing is kept for their gradients.
+    nothing is kept for their gradients. One that is folded (`is_folded`) is added to a copy of the weight of
+    a linear layer, without its dropout, until one of the two changes.
 
     Args:
         down: V, rank x in_features; with `down_heads` > 1 those of the heads one above the other.
@@ -114,7 +116,8 @@ class Adapter(nn.Module):
         self.geometry = geometry
         self.scaling = scaling
         self.strength = 1.0
-        self.is_detached = False
+        self.is_detached = self.is_folded = False
+        self._folded: tuple[tuple[object, ...], Tensor] | None = None
         self.input_dropout = input_dropout or nn.Identity()
         self.output_dropout = output_dropout or nn.Identity()
 
@@ -150,6 +153,9 @@ class Adapter(nn.Module):
             weight: The base layer's weight, [out_features, in_features].
             bias: The base layer's bias, if any.
         """
+        # Probes change strengths for one batch, for which making the weight does not pay.
+        if self._can_fold(weight) and torch.is_grad_enabled():
+            return functional.linear(x, self._folded_weight(weight), bias)
         down, dropout = self._matrix(self.down, self.dtype), self.input_dropout
         flat, batch = x.reshape(-1, x.shape[-1]), x.shape[:-1]
         mask, multiplier = dropout.draw(flat) if is_dropping(dropout) else (None, 1.0)
@@ -165,6 +171,21 @@ class Adapter(nn.Module):
             codes = self._apply_core(self._split_heads(flat_code), down.dtype)
             total = add_expanded(result, codes, up, weights.reshape(-1, weights.shape[-1]))
         return total.reshape(*batch, up.shape[0])
+
+    def _can_fold(self, weight: Tensor) -> bool:
+        """Whether the adapter is to be folded into a weight, and would not be rounded away there."""
+        if not self.is_folded:
+            self._folded = None
+        return self.is_folded and self.router is None and torch.finfo(weight.dtype).bits >= _FOLDABLE_BITS
+
+    def _folded_weight(self, weight: Tensor) -> Tensor:
+        """Return a copy of the base weight with the change, the same one until either has changed."""
+        tensors = (weight, *self.parameters(), *self.buffers())
+        state = (self.strength, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
+        if self._folded is None or self._folded[0] != state:
+            with torch.no_grad():
+                self._folded = state, weight + self.delta_weight().to(weight.dtype)
+        return self._folded[1]
 
     def add_to(self, weight: Tensor) -> Tensor:
         """Return a parameter with the change added, in its dtype; only where the geometry is `Matrices`.

@@ -118,7 +118,8 @@ class BlockFreezer:
         spec: Options: which parameters of an inactive block are frozen.
 
     Raises:
-        SpecError: If no block could be frozen alone, or blocks are to be dropped whose output is not zero.
+        SpecError: If no block could be frozen alone, adapters are to be folded whose gates depend on the
+            input, or blocks are to be dropped whose output is not zero.
     """
 
     def __init__(self, blocks: Blocks, spec: ReducerSpec) -> None:
@@ -126,6 +127,7 @@ class BlockFreezer:
         freezes_all = spec.freeze == "all" or spec.stop_shared_gradient or spec.mode == "drop"
         self._users = blocks.users(up_only=not freezes_all)
         _check_users(self._users, blocks, spec)
+        _check_can_fold(blocks, spec)
         self._strengths = [[adapter.strength for adapter in adapters] for adapters in blocks.adapters]
         self._frozen: frozenset[nn.Parameter] = frozenset()
         self._hooks: list[RemovableHandle] = []
@@ -147,6 +149,7 @@ class BlockFreezer:
         for block, adapters in enumerate(self._blocks.adapters):
             for adapter, strength in zip(adapters, self._strengths[block], strict=True):
                 adapter.is_detached = self._spec.stop_shared_gradient and block in inactive
+                adapter.is_folded = self._spec.fold_frozen and block in inactive
                 if self._spec.mode == "drop":
                     adapter.strength = 0.0 if block in inactive else strength
 
@@ -163,7 +166,7 @@ class BlockFreezer:
             parameter.requires_grad = True
         for adapters, strengths in zip(self._blocks.adapters, self._strengths, strict=True):
             for adapter, strength in zip(adapters, strengths, strict=True):
-                adapter.is_detached, adapter.strength = False, strength
+                adapter.is_detached, adapter.is_folded, adapter.strength = False, False, strength
 
     def _zero_gradient_of(self, parameter: nn.Parameter) -> RemovableHandle:
         def zero(gradient: Tensor) -> Tensor:
@@ -191,6 +194,15 @@ class BlockFreezer:
                         "the saved adapter would have it on again; use adapters that start at zero by a "
                         "factor that layers do not share, or mode='freeze'."
                     )
+
+
+def _check_can_fold(blocks: Blocks, spec: ReducerSpec) -> None:
+    adapters = [adapter for adapters in blocks.adapters for adapter in adapters]
+    if spec.fold_frozen and all(adapter.router is not None for adapter in adapters):
+        raise SpecError(
+            "fold_frozen=True adds adapters to the weights of their layers, but the gates of these depend on "
+            "the input; leave it out, or take a method without a router."
+        )
 
 
 def _check_users(users: dict[nn.Parameter, frozenset[int]], blocks: Blocks, spec: ReducerSpec) -> None:

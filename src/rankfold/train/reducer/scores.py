@@ -11,6 +11,7 @@ from typing import Any, Self, final
 
 from rankfold.errors import SpecError
 from rankfold.seeding import random_matrix
+from rankfold.train.reducer.spec import ReducerSpec
 
 Importance = tuple[float, ...]
 """One number a layer; 0 for nothing known."""
@@ -229,8 +230,10 @@ def check_state(state: Mapping[str, Any], current: Mapping[str, Any]) -> None:
             f"the Reducer's state is of {len(before)} layers ({_ends(before)}), but the model has {len(now)} "
             f"({_ends(now)}); use the same model and targets, or start a new training."
         )
+    # An option that is newer than the state had its default.
+    options = {**ReducerSpec().to_dict(), **state["options"]}
     for name, value in current["options"].items():
-        if (old := state["options"].get(name)) != value:
+        if (old := options[name]) != value:
             raise SpecError(
                 f"the Reducer's state was made with {name}={old}, but this Reducer has {name}={value}; "
                 "use the same options, or start a new training."

@@ -86,6 +86,9 @@ class ReducerSpec:
         freeze: Frozen part of the other layers: `up` (EffiLoRA) or `all` (IST).
         stop_shared_gradient: Send no gradient through the adapters of frozen layers, not even to shared
             factors, which saves time and memory.
+        fold_frozen: Add the adapters of frozen layers to copies of the layers' weights, without dropout,
+            which saves time and costs the memory of these copies. Only with `stop_shared_gradient`; for
+            linear layers in float32 and methods without a router.
         resample_every: Steps between two samples of the layers that train.
         start_step: First step with a probe; while all heads are zero, suppressing layers changes no loss.
         seed: Of all sampling.
@@ -109,6 +112,7 @@ class ReducerSpec:
     mode: Mode = "freeze"
     freeze: Freeze = "up"
     stop_shared_gradient: bool = False
+    fold_frozen: bool = False
     resample_every: int = 1
     start_step: int = 10
     seed: int = 0
@@ -196,8 +200,9 @@ def _check_names(spec: ReducerSpec) -> None:
         value = getattr(spec, name)
         if value not in choices:
             raise unknown_name(name, str(value), choices)
-    if not isinstance(spec.stop_shared_gradient, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise SpecError(f"stop_shared_gradient is '{spec.stop_shared_gradient}'; give true or false.")
+    for name in ("stop_shared_gradient", "fold_frozen"):
+        if not isinstance(getattr(spec, name), bool):
+            raise SpecError(f"{name} is '{getattr(spec, name)}'; give true or false.")
 
 
 def _check_ranges(spec: ReducerSpec) -> None:
@@ -240,6 +245,11 @@ def _check_combination(spec: ReducerSpec) -> None:
         raise SpecError(
             f"mode='drop' chooses layers before training, when select='{spec.select}' has no importance yet; "
             "use select='random' or 'last'."
+        )
+    if spec.fold_frozen and not (spec.stop_shared_gradient and spec.mode == "freeze"):
+        raise SpecError(
+            "fold_frozen=True is for layers that get no gradient at all and still act; give "
+            "stop_shared_gradient=True and mode='freeze' with it."
         )
     _check_unused(spec)
     if not spec.needs_probes or spec.score_rule != "reward":

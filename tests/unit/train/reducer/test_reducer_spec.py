@@ -49,6 +49,8 @@ def test_all_layers_train_when_importance_is_only_measured():
         ({"mode": "prune"}, "unknown mode 'prune'"),
         ({"freeze": "down"}, "unknown freeze 'down'"),
         ({"stop_shared_gradient": "yes"}, "stop_shared_gradient is 'yes'; give true or false"),
+        ({"fold_frozen": 1}, "fold_frozen is '1'; give true or false"),
+        ({"fold_frozen": True}, "give stop_shared_gradient=True and mode='freeze' with it"),
         ({"active_layers": 3, "active_fraction": 0.5}, "active_layers=3 and active_fraction=0.5 are both"),
         ({"mode": "drop"}, "mode='drop' chooses layers before training"),
         ({"suppress_select": "lowest"}, "score_rule='reward' compares several suppressed sets"),
@@ -82,7 +84,7 @@ def test_a_number_that_does_not_fit_the_model_is_refused(options, message):
     [
         {"score_rule": "loss_delta", "suppress_select": "lowest", "probes": 1},
         {"select": "random", "mode": "drop"},
-        {"select": "last", "stop_shared_gradient": True},
+        {"select": "last", "stop_shared_gradient": True, "fold_frozen": True},
     ],
 )
 def test_what_is_published_can_be_asked_for(options):
