@@ -159,7 +159,7 @@ def test_what_cannot_be_served_is_refused_by_name(tmp_path):
             bank.add("b", adapter)
     for names, message in [
         (["a"] * 5, "6 rows and 5 adapters"),
-        (["b"] * 6, "unknown adapter 'b'"),
+        (["b"] * 6, "there is no adapter 'b'"),
     ]:
         with pytest.raises(rankfold.SpecError, match=message):
             session.run(inputs, names)
