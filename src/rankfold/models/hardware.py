@@ -4,12 +4,16 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
 from rankfold.errors import RankfoldWarning, SpecError
+
+_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Names of `torch.cpu.get_capabilities`, the last two those of ARM."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,11 +34,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`; `auto` is bf16 autocast on a GPU that has it, else fp32.
 
     Warns:
-        RankfoldWarning: If the processor has no instructions for bf16, and takes many times as long for it.
+        RankfoldWarning: If the processor has no instructions for bf16, which makes it much slower than fp32.
     """
-    if name == "bf16" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    if name == "bf16" and device.type == "cpu" and _lacks_bf16():
         warnings.warn(
-            "this processor has no instructions for bf16, which then takes many times as long as fp32; "
+            "this processor has no instructions for bf16, which is then much slower than fp32; "
             "use --precision fp32 or auto.",
             RankfoldWarning,
             stacklevel=2,
@@ -42,6 +46,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _lacks_bf16() -> bool:
+    """Whether the processor is known to convert numbers in bf16 before it multiplies them."""
+    # Older versions of torch do not say what a processor can do.
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities) and not any(capabilities.get(name) for name in _BF16_INSTRUCTIONS)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -150,7 +150,8 @@ class LiteVision(PreTrainedModel):
         """
         patch = cast(LiteVisionConfig, self.config).patch_size
         grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
-        hidden = functional.relu6(self.stem(pixel_values))
+        # Convolutions by channel are twice as fast on a CPU if channels are next to each other.
+        hidden = functional.relu6(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
         depths: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             hidden = block(hidden)

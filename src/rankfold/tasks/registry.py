@@ -20,7 +20,7 @@ from rankfold.tasks.task import SEPARATOR, Task, TaskRequest
 
 logger = logging.getLogger("rankfold.tasks")
 
-EMBEDDED_TASK, EMBEDDED_PICTURES = "bbc_news", ("easy_vqa", "emoji_noto")
+EMBEDDED_TASK, EMBEDDED_PICTURES = "bbc_news", ("easy_vqa", "easy_vqa_grids", "emoji_noto")
 DATA_ROOT = "RANKFOLD_DATA"
 GROUP = "rankfold.tasks"
 
@@ -202,6 +202,14 @@ _TASKS = (
         licence="MIT",
         version=1,
         rows={"train": 38_575, "test": 9_673},
+    ),
+    Task(
+        "easy_vqa_grids",
+        "image_text",
+        ("accuracy",),
+        licence="MIT",
+        version=1,
+        rows={"train": 4_000, "validation": 600, "test": 600},
     ),
     Task(
         "emoji_noto",

@@ -181,9 +181,17 @@ def test_of_two_processes_that_make_a_folder_the_first_wins(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
-@pytest.mark.parametrize(("capability", "is_told"), [("AVX2", True), ("AVX512", False)])
-def test_bf16_on_a_processor_without_instructions_for_it_is_told(monkeypatch, capability, is_told):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+@pytest.mark.parametrize(
+    ("capabilities", "is_told"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False}, True),
+        ({"avx512_f": True, "avx512_bf16": True}, False),
+        ({"neon": True, "bf16": True}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_on_a_processor_without_instructions_for_it_is_told(monkeypatch, capabilities, is_told):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     with warnings.catch_warnings(record=True) as warnings_list:
         warnings.simplefilter("always")
         assert choose_precision("bf16", torch.device("cpu")) == "bf16"

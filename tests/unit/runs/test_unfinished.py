@@ -69,7 +69,6 @@ def content(folder):
     return record, [(folder / name).read_bytes() for name in files]
 
 
-@pytest.mark.filterwarnings("ignore:this processor has no instructions for bf16:rankfold.RankfoldWarning")
 @pytest.mark.parametrize(
     "change",
     [

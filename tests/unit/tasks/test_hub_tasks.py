@@ -6,6 +6,7 @@ import pytest
 from rankfold.errors import DataError
 from rankfold.tasks import NAMED_TASKS, TaskRequest, load_task
 from rankfold.tasks.data.read import Table
+from rankfold.tasks.embedded import EMBEDDED_TASKS
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.registry import as_choices
 from tests.support.tiny_models import write_splits
@@ -190,7 +191,7 @@ def test_number_of_a_choice_is_read_however_it_is_written(label):
     assert as_choices(Table([{**row, "label": label}])).rows[0]["answer"] == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMED_TASKS) - {"bbc_news", "easy_vqa", "emoji_noto"}))
+@pytest.mark.parametrize("name", sorted(set(NAMED_TASKS) - set(EMBEDDED_TASKS)))
 def test_without_folder_and_network_the_remedy_is_both(name, monkeypatch):
     monkeypatch.delenv("RANKFOLD_DATA", raising=False)
     with pytest.raises(

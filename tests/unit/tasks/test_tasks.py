@@ -1,15 +1,18 @@
 """Tasks: the embedded one, the named ones, and the user's own."""
 
+import io
 import json
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rankfold.errors import DataError, SpecError
 from rankfold.tasks import NAMED_TASKS, TaskRequest, kinds, load_task
 from rankfold.tasks.data.columns import Columns
-from rankfold.tasks.embedded import read_bbc_news
+from rankfold.tasks.embedded import EMBEDDED_TASKS, read_bbc_news
 from rankfold.tasks.kinds import KINDS
 from rankfold.tasks.kinds.classification import KIND as CLASSIFICATION
 from rankfold.tasks.kinds.multiple_choice import KIND as MULTIPLE_CHOICE
@@ -65,10 +68,49 @@ def test_official_rows_are_those_that_the_data_states(shared_data):
     assert [(name, split, stated[f"{name}/{split}.jsonl.gz"]) for name, split, _ in checked] == checked
 
 
-def test_the_embedded_task_has_the_rows_it_states():
-    assert {split: len(table.rows) for split, table in read_bbc_news().items()} == NAMED_TASKS[
-        "bbc_news"
-    ].rows
+@pytest.mark.parametrize(
+    "name", [name for name in EMBEDDED_TASKS if "validation" in NAMED_TASKS[name].rows], ids=str
+)
+def test_an_embedded_task_has_the_rows_it_states(name):
+    tables = EMBEDDED_TASKS[name].read()
+    assert {split: len(table.rows) for split, table in tables.items()} == NAMED_TASKS[name].rows
+
+
+def test_answers_about_grids_are_what_the_pictures_show_and_nothing_that_the_questions_give_away():
+    tables = EMBEDDED_TASKS["easy_vqa_grids"].read()
+    assert tables["test"].rows == EMBEDDED_TASKS["easy_vqa_grids"].read()["test"].rows
+    assert len({row["image"] for table in tables.values() for row in table.rows}) == 1000 + 150 + 150
+    for row in tables["validation"].rows:
+        pixels = np.asarray(Image.open(io.BytesIO(row["image"]))).astype(int)
+        cells = pixels.reshape(3, 64, 3, 64, 3).swapaxes(1, 2).reshape(9, 64 * 64, 3)
+        colours = [_colour_of(cell) for cell in cells if (cell != 255).any()]
+        words = row["question"].rstrip("?").split()
+        match row["question_type"]:
+            case "count":
+                assert row["answer"] == str(len(colours))
+            case "colour":
+                assert row["answer"] in colours
+            case "shape":
+                assert colours.count(words[-1]) == 1
+            case "yes or no":
+                assert words[-2] in colours
+    # The likeliest answer to each wording, learned from the training split.
+    seen: dict[str, Counter] = {}
+    for row in tables["train"].rows:
+        seen.setdefault(row["question"], Counter())[row["answer"]] += 1
+    guesses = [
+        seen[row["question"]].most_common(1)[0][0] == row["answer"] for row in tables["validation"].rows
+    ]
+    chance = (1 / 3 + 1 / 8 + 1 / 4 + 1 / 2) / 4
+    assert sum(guesses) / len(guesses) < chance + 0.05
+
+
+def _colour_of(cell):
+    """Return the name of the pixel that is farthest from the bright background."""
+    named = {"black": (0, 0, 0), "blue": (0, 0, 255), "brown": (165, 42, 42), "gray": (128, 128, 128)}
+    named |= {"green": (0, 128, 0), "red": (255, 0, 0), "teal": (0, 128, 128), "yellow": (255, 255, 0)}
+    pixel = cell[cell.min(-1).argmin()]
+    return min(named, key=lambda name: abs(pixel - np.array(named[name])).sum())
 
 
 @pytest.mark.parametrize("name", sorted(NAMED_TASKS))

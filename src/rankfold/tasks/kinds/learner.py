@@ -231,6 +231,12 @@ class Learner:
         finally:
             self.model.train(was_training)
 
+    @property
+    def base_model(self) -> Any:
+        """The model of transformers, without PEFT's around it."""
+        model = cast(Any, self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
     def logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the logits of a batch on the CPU, in single precision at least."""
         with self.evaluating():

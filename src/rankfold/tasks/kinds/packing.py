@@ -278,9 +278,8 @@ def _measure_shared(learner: Learner, prompts: Sequence[SharedPrompt]) -> list[L
 
 def _last_logits(learner: Learner, batch: dict[str, Any], count: int) -> Tensor:
     """Return the logits of the last tokens of each row, if possible without computing those of others."""
-    model = cast(Any, learner.model)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    options = {"logits_to_keep": count} if "logits_to_keep" in signature(base.forward).parameters else {}
+    keeps_logits = "logits_to_keep" in signature(learner.base_model.forward).parameters
+    options = {"logits_to_keep": count} if keeps_logits else {}
     return learner.logits({**batch, **options})[:, -count:]
 
 

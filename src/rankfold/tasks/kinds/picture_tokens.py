@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -92,8 +93,13 @@ def _prompt(processor: Any, item: PictureQuestion) -> str:
 
 
 def question_collator(learner: Learner, *, on_left: bool) -> Collate:
-    """Return the function that pads tokens, on the left before they are continued, and joins pictures."""
+    """Return the function that pads tokens, on the left before they are continued, and joins pictures.
+
+    Models that can are asked for the logits of the answers alone: those of a vocabulary are most of what a
+    batch of short questions takes.
+    """
     padding: int = learner.processor.tokenizer.pad_token_id
+    keeps_logits = "logits_to_keep" in signature(learner.base_model.forward).parameters
 
     def collate(rows: Sequence[Features]) -> dict[str, Any]:
         batch: dict[str, Any] = {}
@@ -104,9 +110,17 @@ def question_collator(learner: Learner, *, on_left: bool) -> Collate:
                 batch[name] = _pad(values, fill, on_left=on_left)
             else:
                 batch[name] = _join(values)
+        if keeps_logits and "labels" in batch:
+            batch |= _answers_only(batch["labels"])
         return batch
 
     return collate
+
+
+def _answers_only(labels: Tensor) -> dict[str, Any]:
+    """Return the labels from the token before the first answer on, and their places."""
+    first = max(int((labels != IGNORED_LABEL).any(0).long().argmax()) - 1, 0)
+    return {"labels": labels[:, first:], "logits_to_keep": torch.arange(first, labels.shape[1])}
 
 
 def _pad(rows: Sequence[Sequence[int]], fill: int, *, on_left: bool) -> Tensor:
