@@ -1,13 +1,9 @@
-"""Load on `rankfold serve`: 64 clients, many adapters, against the same server with one merged model.
+"""Throughput of `rankfold serve` with 64 clients and many adapters, against the same with one merged model.
 
-Two parts, each a subcommand:
+    python benchmarks/serving_load.py --adapters 1000 --out benchmarks/records/serving_load.json
 
-    python benchmarks/serving_load.py throughput --adapters 1000 --out benchmarks/records/serving_load.json
-    python benchmarks/serving_load.py faults --minutes 30 --out benchmarks/records/serving_faults.json
-
-`throughput` runs both servers and asks them in turns for embeddings of MiniLM; only ratios within a run mean
-anything. `faults` sends Zipf traffic while adapters are replaced and deleted, clients are slow or go away,
-and requests are wrong; every embedding is compared with those that the adapter's versions give alone.
+Both servers run at once and are asked in turns for embeddings of MiniLM; only ratios within a run mean
+anything.
 """
 
 import argparse
@@ -19,17 +15,15 @@ import os
 import random
 import secrets
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +84,32 @@ def version(saved: SavedAdapter, seed: int) -> SavedAdapter:
     return dataclasses.replace(saved, tensors=tensors)
 
 
-@contextmanager
-def server(folder: Path, *options: str) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
-    """Run a server; yields its port and its process."""
+def free_port() -> int:
+    """Return a port that nothing listens on."""
     with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_server(folder: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
+    """Start a server and return when it is ready."""
     command = [sys.executable, "-m", "rankfold", "serve", "--port", str(port), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RANKFOLD_ADMIN_KEY": ADMIN}
     process = subprocess.Popen(command, cwd=folder, env=environment)
+    while True:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if ask(port, "GET", "/ready")[0] == 200:
+                return process
+        if process.poll() is not None:
+            sys.exit("the server did not start.")
+        time.sleep(0.2)
+
+
+@contextmanager
+def server(folder: Path, *options: str) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run a server; yields its port and its process."""
+    port = free_port()
+    process = start_server(folder, port, *options)
     try:
-        while True:
-            with contextlib.suppress(OSError):
-                if ask(port, "GET", "/ready")[0] == 200:
-                    break
-            if process.poll() is not None:
-                sys.exit("the server did not start.")
-            time.sleep(0.2)
         yield port, process
     finally:
         process.send_signal(signal.SIGTERM)
@@ -166,7 +170,7 @@ def throughput(port: int, clients: int, seconds: float, names: Sequence[str], te
     return total / (time.monotonic() - started)
 
 
-def run_throughput(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure_throughput(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return the throughput of many adapters beside that of one merged model."""
     saved = make_adapter(folder / "first", options.method)
     with rankfold.AdapterStore(folder / "adapters.db") as store, store.batch():
@@ -205,171 +209,42 @@ def run_throughput(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-class Traffic:
-    """Clients and an administrator who disturb a server, and the counts of what they saw.
-
-    Args:
-        port: The server's.
-        saved: The kind of the adapters.
-        count: How many adapters there are.
-        texts: The texts that are asked for.
-    """
-
-    def __init__(self, port: int, saved: SavedAdapter, count: int, texts: Sequence[str]) -> None:
-        self.port, self.saved, self.count, self.texts = port, saved, count, texts
-        self.statuses: Counter[int] = Counter()
-        self.rows = self.wrong = 0
-        self.stop, self._lock = threading.Event(), threading.Lock()
-        loaded = load_base("minilm")
-        self._session = rankfold.Session(rankfold.Bank(loaded.model), loaded.processor)
-        self._wanted: dict[int, torch.Tensor] = {}
-        # Zipf: the first adapters are asked for most.
-        self._weights = [1 / (1 + index) for index in range(count)]
-
-    def packed(self, index: int, number: int, folder: Path) -> bytes:
-        """Return one of the two versions of an adapter as a packed file."""
-        file = folder / f"{secrets.token_hex(4)}.rankfold"
-        rankfold.pack_adapter(version(self.saved, 2 * index + number), file)
-        return file.read_bytes()
-
-    def wanted(self, index: int) -> torch.Tensor:
-        """Return the embeddings of all texts by both versions of an adapter, [2, texts, hidden]."""
-        with self._lock:
-            if index not in self._wanted:
-                for number in range(2):
-                    self._session.bank.add(str(number), version(self.saved, 2 * index + number))
-                both = [self._session.embed(self.texts, [str(n)] * len(self.texts)) for n in range(2)]
-                self._wanted[index] = torch.stack(both)
-            return self._wanted[index]
-
-    def ask(self, seed: int) -> None:
-        """Ask for embeddings until the end, and compare them."""
-        draw = random.Random(seed)
-        while not self.stop.is_set():
-            (index,) = draw.choices(range(self.count), self._weights)
-            rows = draw.sample(range(len(self.texts)), draw.randint(1, 4))
-            body = {"model": f"a{index}", "input": [self.texts[row] for row in rows]}
-            status, answer = ask(self.port, "POST", "/v1/embeddings", body)
-            self.count_status(status)
-            if status == 200:
-                vectors = torch.tensor([item["embedding"] for item in json.loads(answer)["data"]])
-                gaps = (self.wanted(index)[:, rows] - vectors).abs().amax(-1).amin(0)
-                with self._lock:
-                    self.rows, self.wrong = self.rows + len(rows), self.wrong + int((gaps > 1e-4).sum())
-
-    def count_status(self, status: int) -> None:
-        """Count an answer."""
-        with self._lock:
-            self.statuses[status] += 1
-
-    def administrate(self, folder: Path) -> None:
-        """Replace and delete adapters until the end."""
-        draw, number = random.Random(0), 0
-        while not self.stop.wait(0.05):
-            index, number = draw.randrange(self.count), 1 - number
-            path = f"/admin/adapters/a{index}"
-            if draw.random() < 0.2:
-                self.count_status(ask(self.port, "DELETE", path, key=ADMIN)[0])
-            self.count_status(ask(self.port, "PUT", path, self.packed(index, number, folder), key=ADMIN)[0])
-
-    def disturb(self, seed: int) -> None:
-        """Send wrong requests, go away in the middle, or send slowly, until the end."""
-        draw = random.Random(seed)
-        head = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-        whole = json.dumps({"model": "a0", "input": self.texts * 20}).encode()
-        while not self.stop.wait(0.1):
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", self.port), 5) as client,
-            ):
-                match draw.randrange(4):
-                    case 0:  # goes away before the answer
-                        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(whole) + whole)
-                    case 1:  # goes away in the middle
-                        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(whole) + whole[:50])
-                    case 2:  # sends slowly
-                        client.sendall(head + b"Content-Length: 20\r\n\r\n")
-                        for _ in range(20):
-                            client.sendall(b" ")
-                            time.sleep(0.02)
-                    case _:
-                        client.sendall(secrets.token_bytes(2000) + b"\r\n\r\n")
-                        _ = client.recv(1000)
+def settings_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options of a benchmark, with those that each benchmark of a server has."""
+    parser.add_argument("--adapters", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=256)
+    parser.add_argument("--method", default="tlora")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
 
 
-def run_faults(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return counts of wrong rows and statuses, and the memory of the server over time."""
-    saved = make_adapter(folder / "first", options.method)
-    with rankfold.AdapterStore(folder / "adapters.db") as store, store.batch():
-        for index in range(options.adapters):
-            store.put(f"a{index}", version(saved, 2 * index))
-    memory: list[tuple[float, int, int]] = []
-    slots = ("--slots", str(options.slots))
-    with server(folder, "--model", "minilm", "--store", "adapters.db", *slots) as (port, process):
-        traffic = Traffic(port, saved, options.adapters, texts_of(16, options.words))
-        jobs: list[tuple[Callable[[Any], None], Any]] = [
-            *((traffic.ask, seed) for seed in range(options.clients)),
-            *((traffic.disturb, seed) for seed in range(4)),
-            (traffic.administrate, folder),
-        ]
-        threads = [threading.Thread(target=job, args=[value]) for job, value in jobs]
-        for thread in threads:
-            thread.start()
-        started = time.monotonic()
-        while time.monotonic() < started + 60 * options.minutes:
-            time.sleep(min(5.0, 6 * options.minutes))
-            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-            files = len(os.listdir(f"/proc/{process.pid}/fd"))
-            memory.append((time.monotonic() - started, pages * os.sysconf("SC_PAGE_SIZE"), files))
-        traffic.stop.set()
-        for thread in threads:
-            thread.join()
-    warm = memory[len(memory) // 3 :]
-    growth = warm[-1][1] / warm[0][1] - 1
-    return {
-        "rows": traffic.rows,
-        "statuses": dict(traffic.statuses),
-        "memory": memory,
-        "bars": [
-            {"name": "wrong rows", "value": traffic.wrong, "bound": 0, "is_met": traffic.wrong == 0},
-            {"name": "growth of memory", "value": growth, "bound": 0.05, "is_met": growth <= 0.05},
-            {
-                "name": "status 500",
-                "value": traffic.statuses[500],
-                "bound": 0,
-                "is_met": not traffic.statuses[500],
-            },
-        ],
+def write_record(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print the bars, and write the record if there is a file to write."""
+    settings = {key: value for key, value in vars(options).items() if key != "out"}
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "created": datetime.now(UTC).date().isoformat(),
+        "machine": cpu_name(),
+        "settings": settings,
+        **result,
     }
+    for bar in record["bars"]:
+        remark = "" if bar["is_met"] else "  MISSED"
+        print(f"{bar['name']}: {bar['value']:.4g} (bound {bar['bound']}){remark}")
+    if options.out is not None:
+        options.out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
 def main() -> None:
-    """Run one part and write its record."""
+    """Measure the throughput and write its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parts = parser.add_subparsers(dest="part", required=True)
-    for name in ("throughput", "faults"):
-        part = parts.add_parser(name)
-        part.add_argument("--adapters", type=int, default=1000)
-        part.add_argument("--clients", type=int, default=64)
-        part.add_argument("--slots", type=int, default=256)
-        part.add_argument("--method", default="tlora")
-        part.add_argument("--words", type=int, default=24)
-        part.add_argument("--out", type=Path)
-    parts.choices["throughput"].add_argument("--rounds", type=int, default=5)
-    parts.choices["throughput"].add_argument("--seconds", type=float, default=10.0)
-    parts.choices["faults"].add_argument("--minutes", type=float, default=1.0)
-    options = parser.parse_args()
-    run = {"throughput": run_throughput, "faults": run_faults}[options.part]
+    parser.add_argument("--words", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = settings_of(parser)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(options, Path(folder))
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    record = {"machine": cpu_name(), "settings": settings, **result}
-    for bar in record["bars"]:
-        print(
-            f"{bar['name']}: {bar['value']:.4g} (bound {bar['bound']}){'' if bar['is_met'] else '  MISSED'}"
-        )
-    if options.out is not None:
-        options.out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        write_record(options, measure_throughput(options, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,10 @@ class DiskError(RankfoldError, OSError):
     """A disk that is full, or a file that may not become as large as it has to."""
 
 
+class FullStoreError(StoreError, DiskError):
+    """A store that cannot grow, since its disk is full."""
+
+
 class HubError(RankfoldError, OSError):
     """A model hub that cannot be reached, or refuses."""
 

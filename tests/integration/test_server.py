@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -243,7 +244,11 @@ BAD_BODIES = [
     pytest.param(b"{", 400, "body", id="no JSON"),
     pytest.param(b'{"model": "plain", "input": "\xff"}', 400, "UTF-8", id="not UTF-8"),
     pytest.param(b'{"model": "plain", "input": "\\ud800"}', 400, "surrogate", id="a surrogate"),
-    pytest.param(DEEP, 400, "", id="deep"),
+    pytest.param(DEEP, 400, "without end", id="deep"),
+    pytest.param(b'{"model": "plain", "input": "a", "model": "plain"}', 400, "'model'", id="a key twice"),
+    pytest.param(b'{"model": "plain", "input": [NaN]}', 400, "NaN", id="no number"),
+    pytest.param(b'{"model": "plain", "input": [1e999]}', 400, "1e999", id="a number without end"),
+    pytest.param(b'{"model": "plain", "input": [' + b"9" * 5000 + b"]}", 400, "digits", id="5,000 digits"),
     pytest.param({"model": "plain", "input": []}, 400, "at least 1", id="no text"),
     pytest.param({"model": "plain", "input": ["a"] * 10_000}, 400, "at most 2048", id="10,000 texts"),
     pytest.param({"model": "plain", "input": ["a"] * 2000}, 429, "send fewer rows", id="too many rows"),
@@ -274,7 +279,7 @@ CLASHES = [
     ({"tools": [{"type": "function"}]}, "tools: "),
     ({"response_format": {"type": "json_object"}}, "response_format: "),
     ({"frequency_penalty": 0.5}, "frequency_penalty: "),
-    ({"temperature": float("nan")}, "temperature: "),
+    ({"temperature": float("nan")}, "NaN"),
     ({"stop": ""}, "stop"),
     ({"stop": ["a"] * 5}, "stop"),
     ({"max_tokens": 0}, "max_tokens: "),
@@ -503,6 +508,45 @@ def test_administrator_puts_and_deletes_adapters_of_a_running_server(
     assert ask(encoder, "DELETE", path, key=ADMIN)[0] == 204
     assert ask(encoder, "DELETE", path, key=ADMIN)[0] == 404
     assert ask(encoder, "POST", "/v1/embeddings", body)[0] == 404
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
+@pytest.mark.parametrize("size", [100, 40_000], ids=["for the body", "for the store"])
+def test_full_disk_refuses_what_is_put_and_answers_what_is_there(encoder, tiny_bert, tmp_path, size):
+    import resource
+
+    packed = tmp_path / "a.rankfold"
+    rankfold.pack_adapter(save_adapter(tmp_path / "a", tiny_bert, seed=5), packed)
+    body = {"model": "plain", "input": "good"}
+    wanted = ask(encoder, "POST", "/v1/embeddings", body)[2]["data"]
+
+    def put():
+        return ask(encoder, "PUT", "/admin/adapters/plain", packed.read_bytes(), key=ADMIN)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        status, _, answer = put()
+        found = ask(encoder, "POST", "/v1/embeddings", body)[2]["data"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    # The system does not tell SQLite why it may not write more, as it does on a disk that is really full.
+    assert (status, answer["error"]["code"]) in {(507, "disk_full"), (503, "store_unavailable")}
+    assert "room" in answer["error"]["message"]
+    assert found == wanted
+    assert ask(encoder, "POST", "/v1/embeddings", body)[2]["data"] == wanted
+
+
+def test_clock_that_jumps_changes_no_answer(encoder, writer, monkeypatch):
+    clock = random.Random(0)
+    monkeypatch.setattr(time, "time", lambda: 1e9 + 1e8 * clock.random())
+    body = {"model": "plain", "input": "good"}
+    answers = [ask(encoder, "POST", "/v1/embeddings", body) for _ in range(5)]
+    assert [status for status, _, _ in answers] == [200] * 5
+    assert all(answer["data"] == answers[0][2]["data"] for _, _, answer in answers)
+    chat = {"model": "lora", "messages": [{"role": "user", "content": "true"}], "temperature": 0}
+    texts = [ask(writer, "POST", "/v1/chat/completions", chat)[2]["choices"] for _ in range(3)]
+    assert texts == [texts[0]] * 3
 
 
 @pytest.mark.parametrize("path", ["embeddings", "classify"])

@@ -207,3 +207,17 @@ def test_a_replaced_adapter_serves_from_the_next_batch_on_and_a_deleted_one_no_m
         store.delete("a")
         with pytest.raises(rankfold.SpecError, match="no adapter 'a'"):
             served(bank, ["a"] * 6, ids())
+
+
+def test_replaced_adapters_leave_the_memory(tmp_path, bert_adapters):
+    base, adapters = bert_adapters
+    with rankfold.AdapterStore(tmp_path / "adapters.db") as store:
+        bank = rankfold.Bank(base, store)
+        sizes = []
+        for turn in range(4):
+            for name in "ab":
+                store.put(name, adapters[f"lora-{turn % 2}"], replace=turn > 0)
+                served(bank, [name] * 6, ids())
+            sizes.append(bank.stats.host_bytes)
+    assert sizes == [sizes[0]] * 4
+    assert sizes[0] > 0

@@ -154,6 +154,7 @@ class Library:
         self._version: tuple[int, ...] | None = None
         self._digests: dict[str, bytes] = {}
         self._cached: OrderedDict[Hashable, ReadyAdapter] = OrderedDict()
+        self._loaded: dict[str, Hashable] = {}  # what each name was read as last
         # Adapters in slots, without their numbers, which need not be in the cache.
         self._placed: WeakValueDictionary[Hashable, ReadyAdapter] = WeakValueDictionary()
         self._hits = self._loads = self._bytes = 0
@@ -285,12 +286,20 @@ class Library:
         digest = self._digests[name] = bytes.fromhex(record.digest)
         adapter = self._prepare(digest, restore(saved))
         self._loads += 1
+        self._forget(self._loaded.get(name))  # nobody asks for a replaced adapter any more
+        if len(self._loaded) >= _MOST_NAMES:
+            self._loaded.clear()
+        self._loaded[name] = digest
+        self._forget(digest)
         self._cached[digest] = adapter
         self._bytes += adapter.bytes
         while self._bytes > self._host_bytes and self._cached:
-            _, old = self._cached.popitem(last=False)
-            self._bytes -= old.bytes
+            self._forget(next(iter(self._cached)))
         return adapter
+
+    def _forget(self, digest: Hashable) -> None:
+        old = self._cached.pop(digest, None)
+        self._bytes -= old.bytes if old else 0
 
     def _prepare(self, digest: Hashable, saved: SavedAdapter) -> ReadyAdapter:
         layout, template = self._kinds.get(saved.config) or (None, None)

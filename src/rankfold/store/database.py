@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal, final
 from urllib.parse import quote
 
-from rankfold.errors import NoStoreError, SpecError, StoreError
+from rankfold.errors import FullStoreError, NoStoreError, SpecError, StoreError
 from rankfold.files import fresh_file, try_lock
 
 logger = logging.getLogger("rankfold.store")
@@ -127,6 +127,7 @@ _REASONS = {
     "IOERR": "cannot be read or written by the system; nothing was changed, check the disk and its free room",
     "TOOBIG": "cannot hold a value of this size; nothing was changed",
 }
+_ERRORS = {"NOTADB": NoStoreError, "FULL": FullStoreError}
 
 
 @final
@@ -357,8 +358,7 @@ class Database:
             code: str = getattr(error, "sqlite_errorname", "") or ""
             word = code.removeprefix("SQLITE_").split("_")[0]
             reason = _REASONS.get(word, f"cannot be used ({error}); check the file and its folder")
-            error_class = NoStoreError if word == "NOTADB" else StoreError
-            raise error_class(f"'{self.path}' {reason}.") from error
+            raise _ERRORS.get(word, StoreError)(f"'{self.path}' {reason}.") from error
         except UnicodeDecodeError as error:
             raise StoreError(f"'{self.path}' {_REASONS['CORRUPT']}.") from error
         except UnicodeEncodeError as error:

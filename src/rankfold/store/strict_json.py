@@ -83,16 +83,28 @@ def parse(text: bytes, name: str = "the header", *, most_bytes: int = MOST_BYTES
     """
     _check_size(text, name, most_bytes)
     try:
+        return strict_values(text)
+    except ValueError as error:
+        raise _refusal(f"it is no strict JSON: {error}", name) from error
+
+
+def strict_values(text: bytes) -> JsonValue:
+    """Return the values of JSON of which every reader would read the same.
+
+    Raises:
+        ValueError: If it is not UTF-8, no JSON or too deep, has a key twice, a number that is not finite, or
+            a lone surrogate, which is a letter that no file name and no other program can spell.
+    """
+    try:
         values = json.loads(
             text.decode(),
             object_pairs_hook=unique_pairs,
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
-        # A lone surrogate is a letter that no file name and no other program can spell.
         json.dumps(values, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise _refusal(f"it is no strict JSON: {error}", name) from error
+    except RecursionError as error:
+        raise ValueError("lists within lists without end") from error
     return cast("JsonValue", values)
 
 

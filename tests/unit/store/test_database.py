@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rankfold import AdapterStore, StoreError
+from rankfold.errors import FullStoreError
 from rankfold.store.database import APPLICATION_ID, MIGRATIONS, VERSION
 from tests.support import store_work
 from tests.support.stored import make_adapter, same
@@ -148,7 +149,7 @@ def test_full_database_says_so_and_can_still_be_used(tmp_path):
         store.put("a", make_adapter(1))
         with store._database.plain() as connection:
             connection.execute("PRAGMA max_page_count = 20")
-        with pytest.raises(StoreError, match="disk is full; nothing was changed"):
+        with pytest.raises(FullStoreError, match="disk is full; nothing was changed"):
             store.put("big", make_adapter(2, size=90_000))
         assert [record.name for record in store.list()] == ["a"]
         store.put("b", make_adapter(3))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, final
 from fastapi import Depends, FastAPI, Query, Request
 
 from rankfold.errors import AdapterFileError, SpecError
+from rankfold.files import naming_full_disk
 from rankfold.serve.engine import Engine
 from rankfold.serve.http.messages import AdapterInfo
 from rankfold.serve.http.service import MOST_MODELS, HttpError, ModelName, Service, missing_model
@@ -49,6 +50,7 @@ class _Adapters:
 
         Raises:
             HttpError: If something that is not in the store has its name, or it cannot be served.
+            DiskError: If a disk is full; the earlier adapter stays.
         """
         if self._is_hidden(name):
             raise HttpError(
@@ -56,7 +58,11 @@ class _Adapters:
                 f"'{name}' names the model or an adapter outside the store; choose another.",
                 "name_taken",
             )
-        with tempfile.TemporaryDirectory() as folder, self._open() as store:
+        with (
+            naming_full_disk(Path("the body")),
+            tempfile.TemporaryDirectory() as folder,
+            self._open() as store,
+        ):
             file = Path(folder) / "adapter.rankfold"
             _ = file.write_bytes(packed)
             saved = self._read(file)

@@ -173,6 +173,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         429: "The queue is full; try again after the seconds of Retry-After.",
         503: "The server is shutting down, or its store cannot be read.",
         504: "The request was not answered in its time.",
+        507: "A disk of the server is full.",
     }.items()
 }
 

@@ -10,6 +10,8 @@ from typing import Any, cast, final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from rankfold.store.strict_json import strict_values
+
 MOST_HEADER_BYTES = 16 << 10
 """The most bytes of a request's first line and headers."""
 
@@ -62,8 +64,8 @@ class Guard:
             return
         if body is None:  # the client has gone
             return
-        if _has_lone_surrogate(body):
-            await refuse(send, 400, "the body escapes half a letter (a lone surrogate); send whole ones.")
+        if (fault := _json_fault(body)) is not None:
+            await refuse(send, 400, fault)
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -119,17 +121,17 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None
             return b"".join(chunks)
 
 
-def _has_lone_surrogate(body: bytes) -> bool:
-    """Whether JSON has a text that is none: Python reads it, and nothing can write it."""
-    if rb"\ud" not in body.lower():
-        return False
+def _json_fault(body: bytes) -> str | None:
+    """Return why JSON is refused that Python would read and others would not, or not as the same values."""
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return None
     try:
-        _ = json.dumps(json.loads(body), ensure_ascii=False).encode()
+        _ = strict_values(body)
     except UnicodeEncodeError:
-        return True
-    except (ValueError, RecursionError):  # no JSON, which is refused later
-        pass
-    return False
+        return "the body escapes half a letter (a lone surrogate); send whole ones."
+    except ValueError as error:
+        return f"the body is no JSON of one meaning ({error}); send an object of UTF-8."
+    return None
 
 
 async def refuse(send: Send, status: int, message: str, *, is_last: bool = True) -> None:

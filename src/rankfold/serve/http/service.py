@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from rankfold.errors import (
     AdapterFileError,
+    DiskError,
     OutputExistsError,
     RankfoldError,
     StoreError,
@@ -89,6 +90,7 @@ _ANSWERS: Sequence[tuple[type[Exception], int, str | None]] = (
     (CancelledError, 499, "client_gone"),  # as nginx counts it; nobody gets it
     (ClosedError, 503, "shutting_down"),
     (TooLongError, 400, "context_length_exceeded"),
+    (DiskError, 507, "disk_full"),
     (StoreError, 503, "store_unavailable"),
     (OutputExistsError, 409, "exists"),
     (AdapterFileError, 422, "adapter_unusable"),
