@@ -173,7 +173,7 @@ def test_what_cannot_be_served_is_refused_by_name(tmp_path):
     with pytest.raises(rankfold.SpecError, match="carries adapters already"):
         rankfold.Bank(peft.get_peft_model(bert(), config_of("lora")))
     bank.remove("b")
-    with pytest.raises(rankfold.SpecError, match="added adapter 'b'"):
+    with pytest.raises(rankfold.SpecError, match="there is no adapter 'b'"):
         bank.remove("b")
 
 
