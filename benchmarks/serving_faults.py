@@ -242,6 +242,7 @@ def load_with_faults(options: argparse.Namespace, folder: Path) -> dict[str, Any
     texts = [" ".join(draw.choices(WORDS, k=length)) for length in LENGTHS for _ in range(4)]
     port, seconds = free_port(), 60 * options.minutes
     serve = ("--model", "minilm", "--store", "adapters.db", "--slots", str(options.slots))
+    serve += ("--host-mb", str(options.host_mb))
     process = start_server(folder, port, *serve)
     judge, usage = Judge(saved, texts), []
     traffic, started = Traffic(port, judge, options.adapters, folder), time.monotonic()
@@ -297,6 +298,7 @@ def main() -> None:
     """Load the server and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--host-mb", type=int, default=4, help="of adapters in memory, full after minutes")
     options = settings_of(parser)
     with tempfile.TemporaryDirectory() as folder:
         write_record(options, load_with_faults(options, Path(folder)))
