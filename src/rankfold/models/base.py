@@ -376,6 +376,11 @@ def _refusing_files(base: BaseModel, noun: str) -> Generator[None]:
         except _UNREADABLE as error:
             if needs_code(error):
                 raise refuse_code(base.name) from error
+            if str(error).startswith("Unrecognized configuration class"):  # and a list of all others
+                raise SpecError(
+                    f"'{base.name}' is a model of the type '{base.config().model_type}', which transformers "
+                    "does not have with the head that this task needs; name another model, or another --kind."
+                ) from error
             raise SpecError(
                 f"cannot load the {noun} '{base.name}' ({_first_line(error)}); check its files."
             ) from error

@@ -95,6 +95,17 @@ def test_an_encoder_decoder_model_is_refused_for_instructions(tmp_path):
         _load(tmp_path, INSTRUCTION)
 
 
+def test_a_model_of_a_type_that_the_task_has_no_head_for_is_refused_by_its_type(tmp_path):
+    write_bert(tmp_path)
+    transformers.VisionTextDualEncoderConfig(
+        vision_config={"model_type": "clip_vision_model"}, text_config={"model_type": "bert"}
+    ).save_pretrained(tmp_path)
+    message = r"of the type 'vision-text-dual-encoder', which .* another --kind"
+    with pytest.raises(SpecError, match=message) as error:
+        _load(tmp_path)
+    assert len(str(error.value)) < 300
+
+
 _SIZES = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
