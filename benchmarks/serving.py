@@ -2,7 +2,8 @@
 
 Every part runs its cases in turns, in a random order, on one thread, and compares processor times: whatever
 else the machine does hits all of them alike, and only the ratios within one run mean anything. The bars are
-those that the project has set itself.
+those that the project has set itself. The part `server` only copies the bars that `serving_load.py` and
+`serving_faults.py` have recorded.
 
     python benchmarks/serving.py --out benchmarks/records/serving.json
 """
@@ -46,6 +47,7 @@ from rankfold.store.sharing import put_part
 from rankfold.store.store import AdapterStore
 
 ROWS, TOKENS = 32, 32
+RECORDS = Path(__file__).parent / "records"
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("lora", {"r": 8}),
     "core": ("tlora", {"r": 8}),
@@ -167,28 +169,32 @@ def plain(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Callable[[], obj
 
 def measure_forward(base: nn.Module, counts: Sequence[int], rounds: int) -> list[Bar]:
     """Measure batches of distinct adapters, all in slots."""
-    inputs, bars = batch(), list[Bar]()
+    return [measured for form in METHODS for measured in measure_form(base, form, counts, rounds)]
+
+
+def measure_form(base: nn.Module, form: str, counts: Sequence[int], rounds: int) -> list[Bar]:
+    """Measure batches of distinct adapters of one form."""
+    inputs = batch()
     cases: dict[str, Callable[[], object]] = {"merged": plain(base, inputs)}
-    for form, (method, options) in METHODS.items():
-        saved = saved_adapter(base, method, options)
-        # Of dense and routed adapters ten thousand would take more memory than this needs to show.
-        for count in counts if form == "core" else [min(count, 1000) for count in counts[:2]]:
-            bank = rankfold.Bank(base, slots=count)
-            for index in range(count):
-                bank.add(f"a{index}", variant(saved, index))
-            names = [f"a{index}" for index in range(count)]
-            with bank.batch(names):
+    saved = saved_adapter(base, *METHODS[form])
+    for count in counts:
+        bank = rankfold.Bank(base, slots=count)
+        names = [f"a{index}" for index in range(count)]
+        for index, name in enumerate(names):
+            bank.add(name, variant(saved, index))
+            with bank.batch([name]):  # into its slot
                 pass
-            session = rankfold.Session(bank)
+        session = rankfold.Session(bank)
 
-            def run(session: Any = session, names: list[str] = names) -> object:
-                draw = random.sample if len(names) >= ROWS else random.choices
-                return session.run(inputs, draw(names, k=ROWS))
+        def run(session: Any = session, names: list[str] = names) -> object:
+            draw = random.sample if len(names) >= ROWS else random.choices
+            return session.run(inputs, draw(names, k=ROWS))
 
-            cases[f"{form}, {count} adapters"] = run
-    for name, ratio in interleave(cases, rounds).items():
-        bars.append(bar(f"forward × merged, {name}", ratio, 1.08 if name.startswith("routed") else 1.05))
-    return bars
+        cases[f"{form}, {count} adapters"] = run
+    bound = 1.08 if form == "routed" else 1.05
+    return [
+        bar(f"forward × merged, {name}", ratio, bound) for name, ratio in interleave(cases, rounds).items()
+    ]
 
 
 def measure_path(base: nn.Module, folder: Path, rounds: int) -> list[Bar]:
@@ -196,7 +202,7 @@ def measure_path(base: nn.Module, folder: Path, rounds: int) -> list[Bar]:
     inputs, bars = batch(), list[Bar]()
     cases: dict[str, Callable[[], object]] = {"merged": plain(base, inputs)}
     banks: dict[str, rankfold.Bank] = {}
-    for form, count in (("dense", 1500), ("core", 1500)):
+    for form, count in (("dense", 2000), ("core", 2000)):
         method, options = METHODS[form]
         fill_store(folder / f"{form}.db", saved_adapter(base, method, options), count)
         banks[form] = rankfold.Bank(base, folder / f"{form}.db", slots=200)
@@ -256,6 +262,69 @@ def measure_loading(base: nn.Module, folder: Path, counts: Sequence[int]) -> lis
         bar(f"the same, median, growth from {counts[0]} to {counts[-1]}", medians[-1] / medians[0], 1.1)
     )
     return bars
+
+
+def measure_peft_loading(base: nn.Module, folder: Path, counts: Sequence[int] = (50, 200)) -> list[Bar]:
+    """Measure `load_adapter` on a PEFT model that has many adapters, against PEFT's LoRA."""
+    configs = {
+        "PEFT's LoRA": peft.LoraConfig(r=8, target_modules=QUERY_VALUE),
+        **{
+            method: rankfold.config(method, r=8, target_modules=QUERY_VALUE)
+            for method in ("lora", "relayed_lora", "tlora")
+        },
+    }
+    models: dict[str, Any] = {}
+    for name, config in configs.items():
+        with quiet_libraries():
+            models[name] = peft.get_peft_model(copy.deepcopy(base), config)
+        models[name].save_pretrained(folder / name)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for index in range(max(counts)):
+        for name in random.sample(list(models), len(models)):
+            start = time.process_time()
+            models[name].load_adapter(folder / name, f"a{index}")
+            times[name].append(time.process_time() - start)
+    own = times.pop("PEFT's LoRA")
+    return [
+        bar(
+            f"load_adapter × PEFT's LoRA, {name}, {count} loaded",
+            statistics.median(
+                mine / pefts
+                for mine, pefts in zip(spent[count - 20 : count], own[count - 20 : count], strict=True)
+            ),
+            1.0,
+        )
+        for name, spent in times.items()
+        for count in counts
+    ]
+
+
+def measure_threads(base: nn.Module, calls: int = 300) -> list[Bar]:
+    """Count answers by another adapter where two threads call a PEFT model with an adapter each."""
+    model: Any = peft.get_peft_model(
+        copy.deepcopy(base), rankfold.config("lora", r=8, target_modules=QUERY_VALUE, init_weights=False)
+    )
+    model.add_adapter(
+        "other", rankfold.config("lora", r=8, target_modules=QUERY_VALUE, init_weights=False, seed=1)
+    )
+    model.eval()
+    inputs, names = batch(2), ("default", "other")
+
+    @torch.inference_mode()
+    def hidden(name: str) -> torch.Tensor:
+        return model(**inputs, adapter_names=[name] * 2).last_hidden_state
+
+    right = {name: hidden(name) for name in names}
+    with ThreadPoolExecutor(2) as pool:
+        answers = pool.map(lambda index: (names[index % 2], hidden(names[index % 2])), range(calls))
+        wrong = sum(not torch.allclose(answer, right[name], atol=1e-5) for name, answer in answers)
+    return [bar(f"wrong answers of {calls} calls of two threads with an adapter each", wrong, 0)]
+
+
+def bars_of_records(*files: str) -> list[Bar]:
+    """Return the bars of records that other benchmarks of serving have written, with their commands."""
+    records = [json.loads((RECORDS / file).read_text("utf-8")) for file in files]
+    return [{**measured, "command": record["command"]} for record in records for measured in record["bars"]]
 
 
 def measure_million(base: nn.Module, folder: Path, count: int, batches: int = 400) -> list[Bar]:
@@ -457,6 +526,9 @@ def main() -> None:
             "forward": partial(measure_forward, base, arguments.adapters, arguments.rounds),
             "wrong_rows": partial(measure_wrong_rows, folder, arguments.rows),
             "million": partial(measure_million, base, folder, arguments.million),
+            "peft_loading": partial(measure_peft_loading, base, folder),
+            "threads": partial(measure_threads, base),
+            "server": partial(bars_of_records, "serving_load.json", "serving_faults.json"),
         }
         bars = read_bars(arguments.out) if arguments.parts else {}
         for part in arguments.parts or parts:
