@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from rankfold.adapter.module import Dropout
 from rankfold.cli.main import cli
+from rankfold.errors import RankfoldWarning
 from rankfold.peft_plugin.layer_types import RankfoldLinear
 from rankfold.runs.adapter_request import EvaluateRequest
 from rankfold.runs.evaluate import evaluate
@@ -100,7 +102,9 @@ def earlier_masks(monkeypatch):
 @pytest.mark.parametrize("name", STOPPED)
 def test_stopped_run_ends_as_the_run_that_was_not_stopped(name, corpus):
     """To the bit on the machine and with the libraries that it began with, nearly elsewhere."""
-    said = call("train", "--resume", "--out", f"stopped/{name}").stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RankfoldWarning)
+        said = call("train", "--resume", "--out", f"stopped/{name}").stderr
     is_elsewhere = "began elsewhere" in said
     resumed, whole = corpus / "stopped" / name, corpus / "runs" / name
     assert not (corpus / "stopped" / f"{name}.unfinished").exists()
